@@ -1,0 +1,142 @@
+-- The whole schema of an r3mes-edge database as it is now (user_version 1). A fresh file gets exactly this.
+--
+-- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
+-- rows are only found by their key has no second tree (WITHOUT ROWID).
+
+-- One row a wallet. The balance is never assigned: it moves with a ledger entry in the same transaction.
+CREATE TABLE users (
+    wallet         TEXT PRIMARY KEY,
+    credits        INTEGER NOT NULL DEFAULT 0 CHECK (credits >= 0),
+    total_earnings INTEGER NOT NULL DEFAULT 0 CHECK (total_earnings >= 0),
+    created_at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Who earned most of all time? (leaderboard)
+CREATE INDEX idx_users_total_earnings ON users (total_earnings DESC, wallet) WHERE total_earnings > 0;
+
+-- How many users and credits are there? One row, kept by triggers, so that nobody counts a table.
+CREATE TABLE totals (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    users   INTEGER NOT NULL,
+    credits INTEGER NOT NULL
+) STRICT;
+INSERT INTO totals (id, users, credits) VALUES (1, 0, 0);
+CREATE TRIGGER users_added AFTER INSERT ON users BEGIN
+    UPDATE totals SET users = users + 1, credits = credits + NEW.credits WHERE id = 1;
+END;
+CREATE TRIGGER users_credits_moved AFTER UPDATE OF credits ON users BEGIN
+    UPDATE totals SET credits = credits + NEW.credits - OLD.credits WHERE id = 1;
+END;
+
+-- Every movement of credits, for ever. sum(amount) of a wallet is its balance; balance is what it was after the entry.
+CREATE TABLE ledger (
+    id         INTEGER PRIMARY KEY,
+    wallet     TEXT NOT NULL REFERENCES users (wallet),
+    amount     INTEGER NOT NULL,
+    balance    INTEGER NOT NULL CHECK (balance >= 0),
+    reason     TEXT NOT NULL,
+    reference  TEXT,
+    note       TEXT,
+    created_at INTEGER NOT NULL
+) STRICT;
+-- What happened to this wallet's credits, newest first?
+CREATE INDEX idx_ledger_wallet ON ledger (wallet, id);
+CREATE TRIGGER ledger_is_never_changed BEFORE UPDATE ON ledger BEGIN
+    SELECT RAISE(ABORT, 'a ledger entry is never changed');
+END;
+CREATE TRIGGER ledger_is_never_deleted BEFORE DELETE ON ledger BEGIN
+    SELECT RAISE(ABORT, 'a ledger entry is never deleted');
+END;
+
+-- Credits taken for a chat before it began; id is the ledger entry that took them, refund_id the one that gave them back.
+-- state: 0 open, 1 settled, 2 refunded. Written only together with those entries, which hold the references.
+CREATE TABLE reservations (
+    id         INTEGER PRIMARY KEY REFERENCES ledger (id),
+    wallet     TEXT NOT NULL,
+    amount     INTEGER NOT NULL CHECK (amount > 0),
+    state      INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)),
+    refund_id  INTEGER CHECK ((state = 2) = (refund_id IS NOT NULL)),
+    created_at INTEGER NOT NULL,
+    ended_at   INTEGER CHECK ((state = 0) = (ended_at IS NULL))
+) STRICT;
+-- Which reservations did a crash leave open?
+CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;
+
+-- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet.
+CREATE TABLE api_keys (
+    id         TEXT PRIMARY KEY,
+    hash       BLOB NOT NULL CHECK (length(hash) = 32),
+    start      TEXT NOT NULL,
+    wallet     TEXT REFERENCES users (wallet),
+    name       TEXT NOT NULL,
+    scopes     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    last_used  INTEGER
+) STRICT, WITHOUT ROWID;
+-- Whose key is this?
+CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
+-- Which keys has this wallet, newest first?
+CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
+
+-- Every sample as the miner told it. The key answers "latest of this wallet", "this wallet's last day" and "is it there
+-- already?", so it needs no index beside it.
+CREATE TABLE mining_stats (
+    wallet             TEXT NOT NULL REFERENCES users (wallet),
+    recorded_at        INTEGER NOT NULL,
+    worker             TEXT NOT NULL,
+    hashrate           REAL NOT NULL,
+    unit               TEXT NOT NULL,
+    gpu_temperature    REAL,
+    blocks_found       INTEGER,
+    uptime_percentage  REAL,
+    uptime_seconds     INTEGER,
+    network_difficulty REAL,
+    power_watts        REAL,
+    accepted           INTEGER,
+    rejected           INTEGER,
+    loss               REAL,
+    PRIMARY KEY (wallet, recorded_at, worker)
+) STRICT, WITHOUT ROWID;
+
+-- What each worker told last; a figure that its newest sample left out keeps its last value.
+CREATE TABLE workers (
+    wallet             TEXT NOT NULL REFERENCES users (wallet),
+    worker             TEXT NOT NULL,
+    recorded_at        INTEGER NOT NULL,
+    hashrate           REAL NOT NULL,
+    unit               TEXT NOT NULL,
+    gpu_temperature    REAL,
+    blocks_found       INTEGER,
+    uptime_percentage  REAL,
+    network_difficulty REAL,
+    PRIMARY KEY (wallet, worker)
+) STRICT, WITHOUT ROWID;
+-- Who is mining now?
+CREATE INDEX idx_workers_recorded_at ON workers (recorded_at, wallet);
+
+-- The hashrate by the hour, kept up to date with every sample, so that a year is read without touching the samples.
+CREATE TABLE hashrate_history (
+    wallet      TEXT NOT NULL REFERENCES users (wallet),
+    recorded_at INTEGER NOT NULL,
+    worker      TEXT NOT NULL,
+    unit        TEXT NOT NULL,
+    total       REAL NOT NULL,
+    min         REAL NOT NULL,
+    max         REAL NOT NULL,
+    samples     INTEGER NOT NULL,
+    PRIMARY KEY (wallet, recorded_at, worker, unit)
+) STRICT, WITHOUT ROWID;
+
+-- What a miner earned; each earning granted its credits in the same transaction.
+CREATE TABLE earnings_history (
+    source_id   TEXT PRIMARY KEY,
+    wallet      TEXT NOT NULL REFERENCES users (wallet),
+    earnings    INTEGER NOT NULL CHECK (earnings > 0),
+    recorded_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+-- What did this wallet earn each day?
+CREATE INDEX idx_earnings_history_wallet ON earnings_history (wallet, recorded_at, earnings);
+-- Who earned most since a moment? (leaderboard of a day, a week, a month)
+CREATE INDEX idx_earnings_history_time ON earnings_history (recorded_at, wallet, earnings);

@@ -1,0 +1,134 @@
+//! The parts that every request shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nonzero_ext::nonzero;
+use tokio::sync::{Semaphore, watch};
+
+use crate::auth::KeyCache;
+use crate::billing::Unwritten;
+use crate::cache::{Cache, Policy};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::model::{Ids, Sample, Timestamp};
+use crate::store::{Recorded, Repository, StoreError};
+use crate::upstream::chain::{Blocks, ChainStatus};
+use crate::upstream::discovery::Upstreams;
+
+/// Everything a running server is made of.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) started: Instant,
+    pub(crate) ids: Ids,
+    pub(crate) store: Arc<dyn Repository>,
+    pub(crate) keys: KeyCache,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) pages: Cache<Page, Bytes>,
+    pub(crate) chain_status: Cache<(), ChainStatus>,
+    pub(crate) blocks: Cache<usize, Arc<Blocks>>,
+    pub(crate) unwritten: Unwritten,
+    /// Requests that may be worked on at once; the shutdown waits until all are back.
+    pub(crate) in_flight: Arc<Semaphore>,
+    draining: AtomicBool,
+    cut_off: watch::Sender<bool>,
+}
+
+/// A page that is kept whole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Page {
+    NetworkStats,
+    Leaderboard { days: Option<u16>, limit: usize },
+}
+
+impl App {
+    /// A wallet mines as long as its last sample is not older than this.
+    pub(crate) const ACTIVE: Duration = Duration::from_secs(300);
+
+    pub(crate) fn new(
+        config: Config,
+        store: Arc<dyn Repository>,
+        clock: Clock,
+    ) -> Result<Self, getrandom::Error> {
+        let upstreams = Upstreams::new(&config, &clock);
+        let metrics = Arc::new(Metrics::new(&config.adapter_names()));
+        store.observe(Arc::clone(&metrics) as _);
+        Ok(Self {
+            started: clock.instant(),
+            ids: Ids::new()?,
+            keys: KeyCache::new(nonzero!(16_384usize)),
+            limits: Limits::new(|class| config.rates.get(class), &clock),
+            metrics,
+            upstreams,
+            pages: Cache::new(nonzero!(64usize)),
+            chain_status: Cache::new(nonzero!(1usize)),
+            blocks: Cache::new(nonzero!(16usize)),
+            unwritten: Unwritten::default(),
+            in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
+            draining: AtomicBool::new(false),
+            cut_off: watch::Sender::new(false),
+            store,
+            clock,
+            config,
+        })
+    }
+
+    /// Stores samples. Every way in ends here, so that a first sample always drops the network's figures.
+    pub(crate) async fn record_samples(
+        &self,
+        samples: Vec<Sample>,
+    ) -> Result<Recorded, StoreError> {
+        let count = samples.len() as u64;
+        let recorded = self.store.record_samples(samples, self.clock.now()).await?;
+        self.metrics.samples.inc_by(count);
+        if recorded.first {
+            self.network_changed();
+        }
+        Ok(recorded)
+    }
+
+    /// Drops the network's figures, after the commit that changed them.
+    pub(crate) fn network_changed(&self) {
+        self.pages.invalidate(&Page::NetworkStats);
+    }
+
+    /// From when on a miner counts as active.
+    pub(crate) fn active_since(&self) -> Timestamp {
+        self.clock.now().minus(Self::ACTIVE)
+    }
+
+    /// How answers of the chain are kept: long enough to spare it a crowd, short against a block's time.
+    pub(crate) fn chain_policy(&self) -> Policy {
+        Policy {
+            ttl: Duration::from_secs(2),
+            stale_if_error: self.config.chain.stale_if_error,
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// From now on nothing new begins.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// From now on nothing goes on either.
+    pub(crate) fn cut(&self) {
+        self.cut_off.send_replace(true);
+    }
+
+    /// Returns when [`App::cut`] was called.
+    pub(crate) async fn cut_off(&self) {
+        // The sender is in `self`: it outlives this wait.
+        let _ = self.cut_off.subscribe().wait_for(|cut| *cut).await;
+    }
+}

@@ -1,0 +1,158 @@
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+
+use super::{KeyHash, KeyRecord};
+use crate::model::Timestamp;
+
+/// The keys that were used lately, so that a known key costs no look at the file.
+///
+/// Only our own process writes the file, so the cache is exact: a record enters with the generation it was looked up
+/// under and is refused if anything was dropped meanwhile; it is dropped after the commit that changes it and before
+/// that commit is told to anybody.
+#[derive(Debug)]
+pub struct KeyCache {
+    entries: Mutex<LruCache<KeyHash, Arc<CachedKey>>>,
+    generation: AtomicU64,
+}
+
+/// A key with the moment of its last use.
+#[derive(Debug)]
+pub struct CachedKey {
+    /// The record as it was read.
+    pub record: KeyRecord,
+    last_seen: AtomicI64,
+    written: AtomicI64,
+}
+
+impl CachedKey {
+    /// Notes a use.
+    pub fn touch(&self, now: Timestamp) {
+        self.last_seen.store(now.millis(), Ordering::Relaxed);
+    }
+}
+
+impl KeyCache {
+    /// An empty cache of at most `capacity` keys.
+    #[must_use]
+    pub fn new(capacity: NonZeroUsize) -> Self {
+        Self {
+            entries: Mutex::new(LruCache::sparse(capacity)),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// The key with this hash, where it is known.
+    #[must_use]
+    pub fn get(&self, hash: &KeyHash) -> Option<Arc<CachedKey>> {
+        self.lock().get(hash).map(Arc::clone)
+    }
+
+    /// The generation to look a key up under; read it before the look-up.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Keeps a record that was looked up under `generation`, unless a key was dropped since.
+    pub fn insert(&self, record: KeyRecord, generation: u64) -> Arc<CachedKey> {
+        let written = record.last_used.map_or(0, Timestamp::millis);
+        let hash = record.hash;
+        let key = Arc::new(CachedKey {
+            record,
+            last_seen: AtomicI64::new(0),
+            written: AtomicI64::new(written),
+        });
+        let mut entries = self.lock();
+        if self.generation.load(Ordering::SeqCst) == generation {
+            entries.put(hash, Arc::clone(&key));
+        }
+        key
+    }
+
+    /// Forgets a key.
+    pub fn drop_key(&self, hash: &KeyHash) {
+        let mut entries = self.lock();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        entries.pop(hash);
+    }
+
+    /// The keys used in a later minute than the file knows, with that minute; they count as written from now on.
+    pub fn take_touched(&self) -> Vec<(String, Timestamp)> {
+        let entries = self.lock();
+        let touched = entries.iter().filter_map(|(_, key)| {
+            let seen = key.last_seen.load(Ordering::Relaxed);
+            let minute = seen - seen.rem_euclid(60_000);
+            let newer = key.written.fetch_max(minute, Ordering::Relaxed) < minute;
+            newer.then(|| (key.record.id.clone(), Timestamp::from_millis(minute)))
+        });
+        touched.collect()
+    }
+
+    /// How many wallets were seen at or after `since`.
+    #[must_use]
+    pub fn active_wallets(&self, since: Timestamp) -> usize {
+        let entries = self.lock();
+        let seen = entries
+            .iter()
+            .filter(|(_, key)| key.last_seen.load(Ordering::Relaxed) >= since.millis());
+        seen.filter_map(|(_, key)| key.record.wallet)
+            .collect::<HashSet<_>>()
+            .len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<KeyHash, Arc<CachedKey>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{PlainKey, Scopes};
+    use nonzero_ext::nonzero;
+
+    fn record() -> KeyRecord {
+        let key = PlainKey::generate().unwrap();
+        KeyRecord {
+            id: "key_1".to_owned(),
+            hash: key.hash(),
+            start: key.start().to_owned(),
+            wallet: None,
+            name: String::new(),
+            scopes: Scopes::DEFAULT,
+            created_at: Timestamp::from_millis(0),
+            expires_at: None,
+            revoked_at: None,
+            last_used: None,
+        }
+    }
+
+    #[test]
+    fn a_record_looked_up_before_a_drop_does_not_come_back() {
+        let (cache, record) = (KeyCache::new(nonzero!(2usize)), record());
+        let before = cache.generation();
+        cache.drop_key(&record.hash);
+        cache.insert(record.clone(), before);
+        assert!(cache.get(&record.hash).is_none());
+        cache.insert(record.clone(), cache.generation());
+        assert!(cache.get(&record.hash).is_some());
+    }
+
+    #[test]
+    fn a_use_is_written_once_a_minute() {
+        let (cache, record) = (KeyCache::new(nonzero!(2usize)), record());
+        let key = cache.insert(record, 0);
+        assert!(cache.take_touched().is_empty());
+        key.touch(Timestamp::from_millis(125_000));
+        assert_eq!(
+            cache.take_touched(),
+            [("key_1".to_owned(), Timestamp::from_millis(120_000))]
+        );
+        key.touch(Timestamp::from_millis(179_000));
+        assert!(cache.take_touched().is_empty());
+    }
+}

@@ -1,0 +1,107 @@
+use super::{KeyRecord, PlainKey, Scopes};
+use crate::model::{Ids, Timestamp, Wallet};
+use crate::store::{Repository, StoreError};
+
+/// A key that somebody asked for and may have.
+#[derive(Clone, Debug)]
+pub struct KeyRequest {
+    /// Whose it will be; `None` for an admin's.
+    pub wallet: Option<Wallet>,
+    /// What its owner calls it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// When it runs out; `None` is never.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl KeyRequest {
+    /// Checks a key's name.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong, fit for the client.
+    pub fn name(text: &str) -> Result<String, &'static str> {
+        if text.chars().count() > 100 || text.chars().any(char::is_control) {
+            return Err("must be at most 100 characters, none of them a control character");
+        }
+        Ok(text.to_owned())
+    }
+}
+
+/// A new key with its record.
+#[derive(Debug)]
+pub struct IssuedKey {
+    /// The key, which is nowhere else.
+    pub key: PlainKey,
+    /// What is kept of it.
+    pub record: KeyRecord,
+    /// Whether the wallet's account was made for it.
+    pub new_account: bool,
+}
+
+impl IssuedKey {
+    /// The one answer that shows the key.
+    #[must_use]
+    pub fn shown(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.record.id,
+            "api_key": self.key.reveal(),
+            "start": self.record.start,
+            "wallet_address": self.record.wallet,
+            "name": self.record.name,
+            "scopes": self.record.scopes,
+            "created_at": self.record.created_at,
+            "expires_at": self.record.expires_at,
+            "message": "Keep this key: it is shown only now.",
+        })
+    }
+}
+
+/// Makes a key and keeps its hash. The wallet may then have at most `max_active` active keys.
+///
+/// # Errors
+/// Where the wallet has too many keys already, or the storage fails.
+pub async fn issue(
+    store: &dyn Repository,
+    ids: &Ids,
+    request: KeyRequest,
+    max_active: usize,
+    now: Timestamp,
+) -> Result<IssuedKey, StoreError> {
+    let key = PlainKey::generate()
+        .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
+    let (record, new_account) = keep(store, ids, &key, request, max_active, now).await?;
+    Ok(IssuedKey {
+        key,
+        record,
+        new_account,
+    })
+}
+
+/// Keeps the hash of a key that exists already, as the admin key file's does.
+///
+/// # Errors
+/// As [`issue`].
+pub async fn keep(
+    store: &dyn Repository,
+    ids: &Ids,
+    key: &PlainKey,
+    request: KeyRequest,
+    max_active: usize,
+    now: Timestamp,
+) -> Result<(KeyRecord, bool), StoreError> {
+    let record = KeyRecord {
+        id: ids.make("key_", now),
+        hash: key.hash(),
+        start: key.start().to_owned(),
+        wallet: request.wallet,
+        name: request.name,
+        scopes: request.scopes,
+        created_at: now,
+        expires_at: request.expires_at,
+        revoked_at: None,
+        last_used: None,
+    };
+    let new_account = store.create_key(record.clone(), max_active).await?;
+    Ok((record, new_account))
+}

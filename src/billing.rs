@@ -1,0 +1,292 @@
+//! One task per chat: reserve, ask, settle or refund.
+//!
+//! The task owns the money from before the reserve to its end. hyper drops a handler whose client left; it cannot drop
+//! this task, which notices and refunds or settles. The rule is simple: until the first text is handed to the socket
+//! everything is refunded, whoever is at fault; from then on the chat is paid.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::app::App;
+use crate::breaker::{Outcome, Permit};
+use crate::call::Aborted;
+use crate::error::{ApiError, ErrorCode};
+use crate::metrics::ChatEnd;
+use crate::model::{Credits, Wallet};
+use crate::store::{StoreError, ledger_id};
+use crate::upstream::UpstreamError;
+use crate::upstream::inference::{Node, TextStream};
+
+/// A chat that was checked and may begin.
+pub(crate) struct Order {
+    pub(crate) wallet: Wallet,
+    pub(crate) price: Credits,
+    pub(crate) message: String,
+    pub(crate) adapter: String,
+    pub(crate) node: Arc<Node>,
+    /// The request's place among those in flight, so that the shutdown waits for the money too.
+    pub(crate) place: Arc<OwnedSemaphorePermit>,
+}
+
+/// Begins a chat; returns with its first text, or with why there is none.
+pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ChatBody, ApiError> {
+    let (answer, first) = oneshot::channel();
+    tokio::spawn(run(Arc::clone(app), order, answer));
+    first
+        .await
+        .unwrap_or_else(|_| Err(ApiError::internal("a chat ended without an answer")))
+}
+
+/// The text of a chat on its way to the client.
+pub(crate) struct ChatBody {
+    texts: mpsc::Receiver<Result<Bytes, Aborted>>,
+    /// Told when the first text is handed to the socket.
+    taken: Option<oneshot::Sender<()>>,
+}
+
+impl ChatBody {
+    pub(crate) fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Aborted>>> {
+        let next = self.texts.poll_recv(context);
+        if let (Poll::Ready(Some(Ok(_))), Some(taken)) =
+            (&next, self.taken.take_if(|_| next.is_ready()))
+        {
+            // The task may have given up on this client already; then it has refunded, and this text is a gift.
+            let _ = taken.send(());
+        }
+        next
+    }
+}
+
+async fn run(app: Arc<App>, order: Order, mut answer: oneshot::Sender<Result<ChatBody, ApiError>>) {
+    let started = app.clock.instant();
+    let adapter = order.adapter.clone();
+    let end = |end| {
+        app.metrics.chat_ended(
+            &adapter,
+            end,
+            app.clock.instant().saturating_duration_since(started),
+        )
+    };
+    let reservation = match app
+        .store
+        .reserve(order.wallet, order.price, app.clock.now())
+        .await
+    {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            end(if matches!(error, StoreError::Insufficient { .. }) {
+                ChatEnd::Refused
+            } else {
+                ChatEnd::Failed
+            });
+            let _ = answer.send(Err(error.into()));
+            return;
+        }
+    };
+    app.metrics.reserved(order.price);
+    let first = tokio::select! {
+        biased;
+        () = answer.closed() => Err(None),
+        () = app.cut_off() => Err(Some(ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down"))),
+        first = first_text(&app, &order) => first.map_err(|error| Some(error.into())),
+    };
+    let (conversation, text) = match first {
+        Ok(first) => first,
+        Err(error) => {
+            close(&app, reservation, order.price, Closing::Refund).await;
+            end(if error.is_some() {
+                ChatEnd::Failed
+            } else {
+                ChatEnd::ClientLeft
+            });
+            if let Some(error) = error {
+                let _ = answer.send(Err(error));
+            }
+            return;
+        }
+    };
+    let (texts, body) = mpsc::channel(8);
+    let (taken, was_taken) = oneshot::channel();
+    let handed_out = texts.try_send(Ok(text)).is_ok()
+        && answer
+            .send(Ok(ChatBody {
+                texts: body,
+                taken: Some(taken),
+            }))
+            .is_ok();
+    // hyper takes the first text as soon as the head is written; one that does not is a client that does not read.
+    let taken = handed_out
+        && matches!(
+            timeout(app.config.chat.idle_timeout, was_taken).await,
+            Ok(Ok(()))
+        );
+    if !taken {
+        close(&app, reservation, order.price, Closing::Refund).await;
+        end(ChatEnd::ClientLeft);
+        return;
+    }
+    // The rest flows while the settlement is being written.
+    let settled = close(&app, reservation, order.price, Closing::Settle);
+    let ((), ended) = tokio::join!(settled, conversation.pass_on(&app, texts));
+    end(ended);
+    drop(order.place);
+}
+
+/// A conversation that gave its first text.
+struct Conversation {
+    stream: TextStream,
+    permit: Permit,
+    _room: OwnedSemaphorePermit,
+}
+
+async fn first_text(app: &App, order: &Order) -> Result<(Conversation, Bytes), UpstreamError> {
+    let patience = app.config.chat.first_text_timeout;
+    let waited = timeout(patience, order.node.place()).await;
+    let room = waited.unwrap_or(Err(UpstreamError::Busy))?;
+    // Asked for only now: while it waited in the queue, the breaker may have opened.
+    let mut permit = order.node.breaker().admit().map_err(UpstreamError::Open)?;
+    let lora =
+        Some(order.adapter.as_str()).filter(|adapter| *adapter != app.config.chat.default_adapter);
+    let asked = async {
+        let mut stream = order.node.ask(&order.message, lora).await?;
+        match stream.next().await? {
+            Some(text) => Ok((stream, text)),
+            None => Err(UpstreamError::Unreadable(
+                "an answer without any text".to_owned(),
+            )),
+        }
+    };
+    match timeout(patience, asked)
+        .await
+        .unwrap_or(Err(UpstreamError::Timeout("the first text")))
+    {
+        Ok((stream, text)) => {
+            permit.working();
+            Ok((
+                Conversation {
+                    stream,
+                    permit,
+                    _room: room,
+                },
+                text,
+            ))
+        }
+        Err(error) => {
+            log::warn!("inference {}: {error}", order.node.breaker().name());
+            permit.end(error.outcome());
+            Err(error)
+        }
+    }
+}
+
+impl Conversation {
+    /// Passes texts on until either side ends.
+    async fn pass_on(mut self, app: &App, texts: mpsc::Sender<Result<Bytes, Aborted>>) -> ChatEnd {
+        let patience = app.config.chat.idle_timeout;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = texts.closed() => return self.leave(),
+                () = app.cut_off() => {
+                    let _ = texts.try_send(Err(Aborted));
+                    return ChatEnd::Cut;
+                }
+                next = timeout(patience, self.stream.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next text"))),
+            };
+            let (message, ended) = match next {
+                Ok(Some(text)) => (Ok(text), None),
+                Ok(None) => (Ok(Bytes::from_static(b"\n")), Some(Outcome::Success)),
+                Err(error) => {
+                    log::warn!("inference {} broke off: {error}", self.permit.name());
+                    (Err(Aborted), Some(error.outcome()))
+                }
+            };
+            let whole = message.is_ok();
+            // A client that takes nothing for so long has left in all but name.
+            let passed_on = matches!(timeout(patience, texts.send(message)).await, Ok(Ok(())));
+            match ended {
+                None if passed_on => {}
+                None => return self.leave(),
+                Some(outcome) => {
+                    drop(texts);
+                    self.permit.end(outcome);
+                    if whole {
+                        self.stream.drain().await;
+                    }
+                    return if whole {
+                        ChatEnd::Success
+                    } else {
+                        ChatEnd::Cut
+                    };
+                }
+            }
+        }
+    }
+
+    /// The client is gone; dropping the stream cancels the upstream, and its permit counts for nothing.
+    fn leave(self) -> ChatEnd {
+        ChatEnd::ClientLeft
+    }
+}
+
+/// How a reservation is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Closing {
+    Settle,
+    Refund,
+}
+
+/// Reservations whose end could not be written yet.
+#[derive(Debug, Default)]
+pub(crate) struct Unwritten(Mutex<Vec<(i64, Credits, Closing)>>);
+
+impl Unwritten {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(i64, Credits, Closing)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// Closes a reservation; what cannot be written now is kept for [`retry`].
+async fn close(app: &App, reservation: i64, price: Credits, closing: Closing) {
+    if let Err(error) = write(app, reservation, price, closing).await {
+        log::error!(
+            "{closing:?} of {} was not written and is tried again: {error}",
+            ledger_id(reservation)
+        );
+        app.unwritten.lock().push((reservation, price, closing));
+    }
+}
+
+async fn write(
+    app: &App,
+    reservation: i64,
+    price: Credits,
+    closing: Closing,
+) -> Result<(), StoreError> {
+    match closing {
+        Closing::Settle => app.store.settle(reservation, app.clock.now()).await?,
+        Closing::Refund => app.store.refund(reservation, app.clock.now()).await?,
+    }
+    app.metrics.closed(price, closing);
+    Ok(())
+}
+
+/// Tries once more to write what could not be written.
+pub(crate) async fn retry(app: &App) {
+    let waiting = std::mem::take(&mut *app.unwritten.lock());
+    for (reservation, price, closing) in waiting {
+        close(app, reservation, price, closing).await;
+    }
+}

@@ -1,0 +1,251 @@
+//! What a handler sees of a request, and what it may answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::auth::Principal;
+use crate::billing::ChatBody;
+use crate::cache::{Cached, Policy};
+use crate::error::{ApiError, ErrorCode};
+use crate::model::Wallet;
+use crate::pipeline::Finish;
+use crate::routes::Route;
+
+/// A request whose way through the pipeline is done: routed, within its rates, its caller known, its body read.
+pub(crate) struct Call {
+    pub(crate) route: &'static Route,
+    /// What the braces of the route's path matched.
+    pub(crate) part: String,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) principal: Option<Principal>,
+    /// The request's place among those in flight; what outlives the request keeps a clone.
+    pub(crate) place: Arc<OwnedSemaphorePermit>,
+}
+
+impl Call {
+    /// The wallet in the path.
+    pub(crate) fn wallet(&self) -> Result<Wallet, ApiError> {
+        Wallet::parse(&self.part).map_err(|detail| ApiError {
+            pointer: Some("wallet".to_owned()),
+            ..ApiError::new(ErrorCode::InvalidWallet, detail)
+        })
+    }
+
+    /// The caller; the table says which routes have one.
+    pub(crate) fn principal(&self) -> Result<&Principal, ApiError> {
+        self.principal
+            .as_ref()
+            .ok_or_else(|| ApiError::internal("a route without a key asked for one"))
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> Result<&str, ApiError> {
+        std::str::from_utf8(&self.body)
+            .map_err(|_| ApiError::new(ErrorCode::InvalidJson, "the body is not UTF-8"))
+    }
+
+    /// A text header, where it is there.
+    pub(crate) fn header(&self, name: &'static str) -> Result<Option<&str>, ApiError> {
+        let value = self.headers.get(name).map(|value| {
+            value
+                .to_str()
+                .map_err(|_| ApiError::parameter(name, "must be plain text"))
+        });
+        value.transpose()
+    }
+
+    /// The query's parameters, which must be among `known` and stand there once.
+    pub(crate) fn parameters(&self, known: &[&'static str]) -> Result<Parameters<'_>, ApiError> {
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for pair in self
+            .query
+            .as_deref()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if !known.contains(&name) {
+                let known = if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.join(", ")
+                };
+                return Err(ApiError::parameter(
+                    name,
+                    &format!("is not a parameter here; known are {known}"),
+                ));
+            }
+            if pairs.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(ApiError::parameter(name, "stands there twice"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Parameters(pairs))
+    }
+}
+
+/// The parameters of a query. Every value we take is plain ASCII, so a percent sign is simply not part of any.
+pub(crate) struct Parameters<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Parameters<'a> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
+        self.0
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| *value)
+    }
+
+    /// A whole number within a range; out of range it is refused, not clamped.
+    pub(crate) fn number(
+        &self,
+        name: &str,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Result<Option<usize>, ApiError> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse() {
+            Ok(number) if digits && range.contains(&number) => Ok(Some(number)),
+            _ => Err(ApiError::parameter(
+                name,
+                &format!(
+                    "must be a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                ),
+            )),
+        }
+    }
+}
+
+/// An answer.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) content: Content,
+}
+
+/// What an answer holds.
+pub(crate) enum Content {
+    Bytes(Bytes),
+    Chat(ChatBody),
+}
+
+impl Reply {
+    /// JSON.
+    pub(crate) fn json(
+        status: StatusCode,
+        value: &impl serde::Serialize,
+    ) -> Result<Self, ApiError> {
+        let body = serde_json::to_vec(value)
+            .map_err(|error| ApiError::internal(format!("an answer was not written: {error}")))?;
+        Ok(Self::bytes(status, "application/json", body.into()))
+    }
+
+    /// Bytes of a type.
+    pub(crate) fn bytes(status: StatusCode, content_type: &'static str, body: Bytes) -> Self {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Self {
+            status,
+            headers,
+            content: Content::Bytes(body),
+        }
+    }
+
+    /// Text of a model, as it comes.
+    pub(crate) fn chat(body: ChatBody) -> Self {
+        let mut reply = Self::bytes(StatusCode::OK, "text/plain; charset=utf-8", Bytes::new());
+        reply.content = Content::Chat(body);
+        reply
+    }
+
+    /// JSON from a cache, with the headers that say so (RFC 9111).
+    pub(crate) fn cached<V>(body: Bytes, cached: &Cached<V>, policy: Policy) -> Self {
+        let mut reply = Self::bytes(StatusCode::OK, "application/json", body);
+        let left = policy.ttl.saturating_sub(cached.age).as_secs();
+        if let Content::Bytes(body) = &reply.content {
+            let tag = blake3::hash(body).to_hex();
+            reply.set(ETAG, &format!("\"{}\"", &tag[..16]));
+        }
+        reply.set(AGE, &cached.age.as_secs().to_string());
+        reply.set(CACHE_CONTROL, &format!("public, max-age={left}"));
+        reply.set(HeaderName::from_static("x-cache"), cached.source.as_str());
+        reply
+    }
+
+    /// Sets a header; what is no header value is left out, which never happens with the texts we write.
+    pub(crate) fn set(&mut self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+    }
+}
+
+/// The body of every answer.
+pub(crate) struct ReplyBody {
+    content: Content,
+    /// Writes the request's line and counts it once hyper is done with the body.
+    _finish: Finish,
+}
+
+impl ReplyBody {
+    pub(crate) fn new(content: Content, finish: Finish) -> Self {
+        Self {
+            content,
+            _finish: finish,
+        }
+    }
+}
+
+/// The upstream broke off: the connection is cut, so that no client takes the text for whole.
+#[derive(Debug)]
+pub(crate) struct Aborted;
+
+impl std::fmt::Display for Aborted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the answer was broken off")
+    }
+}
+
+impl std::error::Error for Aborted {}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        match &mut self.content {
+            Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Content::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Chat(chat) => chat
+                .poll_next(context)
+                .map(|next| next.map(|text| text.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.content, Content::Bytes(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Chat(_) => SizeHint::default(),
+        }
+    }
+}

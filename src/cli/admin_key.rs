@@ -1,0 +1,104 @@
+//! The admin key file: the one place outside a client where a key stands in plain text, readable by its owner only.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use r3mes_edge::auth::{KeyRequest, PlainKey, Scope, Scopes, keep};
+use r3mes_edge::model::Ids;
+use r3mes_edge::{Clock, Repository, SqliteStore};
+
+use super::Failure;
+
+/// Where the admin key of `database` stands.
+pub(super) fn path(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".admin-key");
+    PathBuf::from(name)
+}
+
+/// Reads the admin key of `database`.
+pub(super) fn read(database: &Path) -> Result<PlainKey, Failure> {
+    let path = path(database);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::Failed(format!(
+            "the admin key cannot be read from {}: {error}",
+            path.display()
+        ))
+    })?;
+    PlainKey::parse(text.trim())
+        .ok_or_else(|| Failure::Failed(format!("{} holds no key", path.display())))
+}
+
+/// Makes the first admin key if the database has none; returns its file then.
+///
+/// The file is written and synced before the hash is stored: a crash in between leaves a key that opens nothing yet, and
+/// the next start stores its hash. The other order could leave a database nobody can administer.
+pub(super) async fn ensure(
+    store: &SqliteStore,
+    database: &Path,
+) -> Result<Option<PathBuf>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::Failed(format!("the first admin key was not made: {error}"))
+    };
+    let mut before = None;
+    loop {
+        let keys = store
+            .keys(None, before, 500)
+            .await
+            .map_err(|error| failed(&error))?;
+        if keys.iter().any(|key| key.scopes.contains(Scope::Admin)) {
+            return Ok(None);
+        }
+        match keys.last() {
+            Some(last) => before = Some(last.id.clone()),
+            None => break,
+        }
+    }
+    let path = path(database);
+    let key = match write_new(&path) {
+        Ok(key) => key,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(database)?,
+        Err(error) => return Err(failed(&format!("{}: {error}", path.display()))),
+    };
+    let ids = Ids::new().map_err(|error| failed(&error))?;
+    let request = KeyRequest {
+        wallet: None,
+        name: "first admin key".to_owned(),
+        scopes: Scopes::ADMIN,
+        expires_at: None,
+    };
+    keep(
+        store,
+        &ids,
+        &key,
+        request,
+        usize::MAX,
+        Clock::default().now(),
+    )
+    .await
+    .map_err(|error| failed(&error))?;
+    Ok(Some(path))
+}
+
+fn write_new(path: &Path) -> std::io::Result<PlainKey> {
+    let key = PlainKey::generate().map_err(std::io::Error::other)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    let written = writeln!(file, "{}", key.reveal()).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        // Half a key would be taken for the key at the next start.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    // The name must be on the disk too.
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(key)
+}

@@ -1,0 +1,98 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use r3mes_edge::{EdgeServer, SqliteStore};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::settings::Settings;
+use super::{Failure, access, admin_key};
+
+/// Serves until SIGTERM or SIGINT; a second one ends the process at once.
+pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
+    let Settings { config, file } = settings;
+    start_log(&config.log.level);
+    if let Some(file) = &file {
+        log::info!("configuration from {}", file.display());
+    }
+    // The lock first: nothing of the database is looked at before.
+    let store = SqliteStore::open(&config.database, true).map_err(access::open_failure)?;
+    let store = Arc::new(store);
+    let first_key = admin_key::ensure(&store, &config.database).await?;
+    let database = config.database.clone();
+    let public = config.listen.ip().is_loopback();
+    let server = EdgeServer::builder(config, Arc::clone(&store) as _)
+        .start()
+        .await;
+    let server = server.map_err(|error| Failure::Failed(error.to_string()))?;
+    let address = format!("http://{}", reachable(server.local_addr()));
+    store
+        .announce(&address)
+        .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
+    log::info!(
+        "r3mes-edge {} serves {} on {address}",
+        env!("CARGO_PKG_VERSION"),
+        database.display()
+    );
+    if !public {
+        log::warn!(
+            "this address can be reached from other machines: traffic is not encrypted, and reads need a key"
+        );
+    }
+    if let Some(file) = &first_key {
+        println!("{}", next_steps(&address, file));
+    }
+    let failed = |error| Failure::Failed(format!("no signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    log::info!("stopping: what is under way is finished first; a second signal ends it at once");
+    tokio::select! {
+        () = server.shutdown() => log::info!("stopped"),
+        _ = terminate.recv() => log::warn!("ended at once"),
+        _ = interrupt.recv() => log::warn!("ended at once"),
+    }
+    Ok(())
+}
+
+/// Where a client on this machine reaches a server that listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn start_log(level: &str) {
+    let environment =
+        env_logger::Env::default().default_filter_or(format!("warn,r3mes_edge={level}"));
+    env_logger::Builder::from_env(environment)
+        .target(env_logger::Target::Stderr)
+        .init();
+}
+
+/// What to paste next, one line after the other.
+fn next_steps(address: &str, key_file: &Path) -> String {
+    let key_file = key_file.display().to_string().replace('\'', "'\\''");
+    format!(
+        r#"
+The first admin key is in '{key_file}'; only you can read it. Paste these lines into another terminal in this folder:
+
+  EDGE={address} ADMIN=$(cat '{key_file}') WALLET=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
+
+  curl -s $EDGE/users -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'"}}'
+  curl -s $EDGE/users/$WALLET/credits -H "X-API-Key: $ADMIN" -d '{{"amount":100,"reason":"welcome"}}'
+  KEY=$(curl -s $EDGE/api/keys -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'","scopes":["chat","read","miner"]}}' | grep -o 'r3mes_[0-9A-Za-z]\{{49\}}')
+  curl -s $EDGE/miner/stats -H "X-API-Key: $KEY" -d '{{"hashrate":42.5,"gpu_temperature":67}}'
+  curl -s $EDGE/miner/stats/$WALLET
+  curl -s $EDGE/users/$WALLET/ledger -H "X-API-Key: $KEY"
+  curl -N $EDGE/chat -H "X-API-Key: $KEY" -d '{{"message":"Hello"}}'      # needs an inference server
+  curl -s $EDGE/health
+"#
+    )
+}

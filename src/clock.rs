@@ -1,0 +1,48 @@
+//! Where the time comes in: everything that expires, cools down or is dated asks this clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::model::Timestamp;
+
+/// The system's clocks plus an offset that only ever grows, so that a test (or a simulation in an embedder) can let an
+/// hour pass without waiting for it. Clones share the offset.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    ahead_nanos: Arc<AtomicU64>,
+}
+
+impl Clock {
+    /// The monotonic time, for durations.
+    #[must_use]
+    pub fn instant(&self) -> Instant {
+        Instant::now() + self.ahead()
+    }
+
+    /// The time of day, for what is written down.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from(SystemTime::now() + self.ahead())
+    }
+
+    /// Lets `by` pass at once.
+    pub fn advance(&self, by: Duration) {
+        self.ahead_nanos.fetch_add(
+            u64::try_from(by.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::SeqCst,
+        );
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_nanos(self.ahead_nanos.load(Ordering::SeqCst))
+    }
+}
+
+impl governor::clock::Clock for Clock {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        self.instant()
+    }
+}

@@ -1,0 +1,303 @@
+//! What can go wrong, as a client sees it. This is the only place that knows which failure is which status.
+//!
+//! Every error has two messages: `detail`, which a client may read, and `internal`, which only the log holds. Each layer
+//! below has a small error of its own; the `From` impls here are the whole mapping, without a wildcard arm.
+
+use std::time::Duration;
+
+use crate::limits::{Verdict, seconds_up};
+use crate::model::{InputError, InputKind};
+use crate::store::StoreError;
+use crate::upstream::UpstreamError;
+
+macro_rules! codes {
+    ($($name:ident $text:literal $status:literal $title:literal $kind:literal;)*) => {
+        /// The machine-readable name of a failure; together with its status it is a promise to clients.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum ErrorCode {
+            $(#[doc = concat!("`", $text, "`, status ", stringify!($status))] $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The code as clients read it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+
+            /// The HTTP status it comes with.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status),* }
+            }
+
+            /// A few words for people.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title),* }
+            }
+
+            /// The `type` by which OpenAI's clients sort errors.
+            #[must_use]
+            pub const fn openai_type(self) -> &'static str {
+                match self { $(Self::$name => $kind),* }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidJson          "invalid_json"           400 "Invalid JSON"            "invalid_request_error";
+    InvalidRequest       "invalid_request"        400 "Invalid request"         "invalid_request_error";
+    InvalidWallet        "invalid_wallet_address" 400 "Invalid wallet address"  "invalid_request_error";
+    MissingChatIdentity  "missing_credentials"    400 "Missing credentials"     "invalid_request_error";
+    KeyInQuery           "key_in_query"           400 "Key in the query string" "invalid_request_error";
+    MissingCredentials   "missing_credentials"    401 "Missing credentials"     "authentication_error";
+    InvalidApiKey        "invalid_api_key"        401 "Invalid API key"         "authentication_error";
+    ExpiredApiKey        "expired_api_key"        401 "Expired API key"         "authentication_error";
+    InsufficientCredits  "insufficient_credits"   402 "Insufficient credits"    "insufficient_quota";
+    Forbidden            "forbidden"              403 "Forbidden"               "permission_error";
+    NotFound             "not_found"              404 "Not found"               "invalid_request_error";
+    UserNotFound         "user_not_found"         404 "User not found"          "invalid_request_error";
+    MethodNotAllowed     "method_not_allowed"     405 "Method not allowed"      "invalid_request_error";
+    RequestTimeout       "request_timeout"        408 "Request timeout"         "invalid_request_error";
+    Conflict             "conflict"               409 "Conflict"                "invalid_request_error";
+    BodyTooLarge         "body_too_large"         413 "Body too large"          "invalid_request_error";
+    UnsupportedMediaType "unsupported_media_type" 415 "Unsupported media type"  "invalid_request_error";
+    RateLimited          "rate_limited"           429 "Rate limited"            "rate_limit_error";
+    Internal             "internal"               500 "Internal error"          "api_error";
+    UpstreamBadResponse  "upstream_bad_response"  502 "Bad upstream response"   "api_error";
+    CircuitOpen          "circuit_open"           503 "Circuit open"            "api_error";
+    InferenceDisabled    "inference_disabled"     503 "Inference disabled"      "api_error";
+    ChainDisabled        "chain_disabled"         503 "Chain disabled"          "api_error";
+    Overloaded           "overloaded"             503 "Overloaded"              "api_error";
+    StorageUnavailable   "storage_unavailable"    503 "Storage unavailable"     "api_error";
+    ShuttingDown         "shutting_down"          503 "Shutting down"           "api_error";
+    UpstreamTimeout      "upstream_timeout"       504 "Upstream timeout"        "api_error";
+}
+
+/// A failure on its way to the client.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    /// Which failure.
+    pub code: ErrorCode,
+    /// What the client reads.
+    pub detail: String,
+    /// What only the log holds.
+    pub internal: Option<String>,
+    /// The place of the mistake in what the client sent, as a JSON pointer or a name.
+    pub pointer: Option<String>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// For 405: the methods the path has.
+    pub allow: Option<String>,
+}
+
+impl ApiError {
+    /// A failure with a sentence for the client.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        // A 503 without a better estimate: soon, but not at once.
+        let retry_after = (code.status() == 503).then_some(Duration::from_secs(1));
+        Self {
+            code,
+            detail: detail.into(),
+            internal: None,
+            pointer: None,
+            retry_after,
+            allow: None,
+        }
+    }
+
+    /// A fault of ours: the client learns nothing but the request id, the log everything.
+    pub fn internal(what: impl Into<String>) -> Self {
+        let error = Self::new(
+            ErrorCode::Internal,
+            "the server made a mistake; its log has the details under this request id",
+        );
+        error.for_the_log(what)
+    }
+
+    /// A query parameter or header that is wrong.
+    pub fn parameter(name: &str, detail: &str) -> Self {
+        InputError::field(name, format!("{name} {detail}")).into()
+    }
+
+    /// Adds what only the log may hold.
+    #[must_use]
+    pub fn for_the_log(mut self, internal: impl Into<String>) -> Self {
+        self.internal = Some(internal.into());
+        self
+    }
+
+    /// Adds when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> Vec<u8> {
+        let code = self.code.as_str();
+        let param = self
+            .pointer
+            .as_deref()
+            .map(|pointer| pointer.trim_start_matches('/'));
+        let param = param.filter(|param| !param.is_empty());
+        let mut body = serde_json::json!({
+            "type": format!("urn:r3mes-edge:{code}"),
+            "title": self.code.title(),
+            "status": self.code.status(),
+            "detail": self.detail,
+            "code": code,
+            "message": self.detail,
+            "request_id": request_id,
+            "error": {
+                "message": self.detail,
+                "type": self.code.openai_type(),
+                "code": code,
+                "param": param,
+            },
+        });
+        if let (Some(pointer), Some(members)) = (&self.pointer, body.as_object_mut()) {
+            members.insert(
+                "errors".to_owned(),
+                serde_json::json!([{ "pointer": pointer, "detail": self.detail }]),
+            );
+        }
+        body.to_string().into_bytes()
+    }
+}
+
+impl From<InputError> for ApiError {
+    fn from(error: InputError) -> Self {
+        let code = match error.kind {
+            InputKind::Json => ErrorCode::InvalidJson,
+            InputKind::Field => ErrorCode::InvalidRequest,
+            InputKind::Wallet => ErrorCode::InvalidWallet,
+        };
+        let pointer = (error.kind != InputKind::Json).then_some(error.pointer);
+        Self {
+            pointer,
+            ..Self::new(code, error.detail)
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::UserNotFound => Self::new(
+                ErrorCode::UserNotFound,
+                "no account has this wallet address",
+            ),
+            StoreError::KeyNotFound => Self::new(ErrorCode::NotFound, "no key has this id"),
+            StoreError::Conflict(detail) => Self::new(ErrorCode::Conflict, detail),
+            StoreError::Insufficient { needed, balance } => {
+                let credits = if needed.micro() == 1_000_000 {
+                    "credit"
+                } else {
+                    "credits"
+                };
+                let detail =
+                    format!("the request needs {needed} {credits}, the wallet has {balance}");
+                Self::new(ErrorCode::InsufficientCredits, detail)
+            }
+            StoreError::Busy => Self::new(
+                ErrorCode::Overloaded,
+                "the storage has more to do than it can take on",
+            ),
+            StoreError::Unavailable(internal) => Self::new(
+                ErrorCode::StorageUnavailable,
+                "the storage cannot be used at the moment",
+            )
+            .for_the_log(internal),
+            StoreError::Internal(internal) => Self::internal(internal),
+        }
+    }
+}
+
+impl From<UpstreamError> for ApiError {
+    fn from(error: UpstreamError) -> Self {
+        let internal = error.to_string();
+        let shown = match error {
+            UpstreamError::Open(wait) => {
+                let detail = "the upstream failed repeatedly and is not asked at the moment";
+                return Self::new(ErrorCode::CircuitOpen, detail).retry_after(wait);
+            }
+            UpstreamError::Busy => {
+                return Self::new(
+                    ErrorCode::Overloaded,
+                    "every place at the upstream is taken",
+                );
+            }
+            UpstreamError::Timeout(_) => Self::new(
+                ErrorCode::UpstreamTimeout,
+                "the upstream did not answer in time",
+            ),
+            UpstreamError::Connect(_) => Self::new(
+                ErrorCode::UpstreamBadResponse,
+                "the upstream could not be reached",
+            ),
+            UpstreamError::Status(status) => Self::new(
+                ErrorCode::UpstreamBadResponse,
+                format!("the upstream answered with status {status}"),
+            ),
+            UpstreamError::Unreadable(_) => Self::new(
+                ErrorCode::UpstreamBadResponse,
+                "the upstream's answer could not be understood",
+            ),
+            UpstreamError::Cut(_) => Self::new(
+                ErrorCode::UpstreamBadResponse,
+                "the upstream broke off its answer",
+            ),
+        };
+        shown.for_the_log(internal)
+    }
+}
+
+impl From<Verdict> for ApiError {
+    fn from(verdict: Verdict) -> Self {
+        let wait = verdict.retry_after.unwrap_or_default();
+        let name = verdict.class.as_str();
+        let detail = format!(
+            "too many requests of the class {name}; try again in {} s",
+            seconds_up(wait).max(1)
+        );
+        Self::new(ErrorCode::RateLimited, detail).retry_after(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_never_holds_what_is_for_the_log() {
+        for error in [
+            ApiError::from(StoreError::Unavailable(
+                "disk I/O error in SELECT secret".to_owned(),
+            )),
+            ApiError::internal("SELECT secret"),
+            ApiError::from(UpstreamError::Cut("secret".to_owned())),
+        ] {
+            let body = String::from_utf8(error.body("req_1")).unwrap();
+            assert!(!body.contains("secret"), "{body}");
+            assert!(error.internal.unwrap().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_for_every_kind_of_client() {
+        let error = ApiError::from(InputError::field("/amount", "amount is required"));
+        let body: serde_json::Value = serde_json::from_slice(&error.body("req_1")).unwrap();
+        assert_eq!(body["errors"][0]["pointer"], "/amount");
+        assert_eq!(body["error"]["param"], "amount");
+        assert_eq!(body["detail"], body["message"]);
+        assert_eq!(body["status"], 400);
+    }
+}

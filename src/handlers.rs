@@ -1,0 +1,51 @@
+//! What each route does, once its call is known to be allowed.
+
+mod chain;
+mod chat;
+mod keys;
+mod miner;
+mod network;
+mod ops;
+mod users;
+
+use std::sync::Arc;
+
+use crate::app::App;
+use crate::call::{Call, Reply};
+use crate::error::ApiError;
+use crate::routes::RouteId;
+
+/// Runs the handler of a call's route.
+pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiError> {
+    match call.route.id {
+        RouteId::CreateKey => keys::create(&app, &call).await,
+        RouteId::ListKeys => keys::list(&app, &call).await,
+        RouteId::RevokeKey => keys::revoke(&app, &call).await,
+        RouteId::Me => keys::me(&app, &call).await,
+        RouteId::CreateUser => users::create(&app, &call).await,
+        RouteId::GetUser => users::get(&app, &call).await,
+        RouteId::Grant => users::grant(&app, &call).await,
+        RouteId::Ledger => users::ledger(&app, &call).await,
+        RouteId::PostStats => miner::post_stats(&app, &call).await,
+        RouteId::PostEarnings => miner::post_earnings(&app, &call).await,
+        RouteId::MinerStats => miner::stats(&app, &call).await,
+        RouteId::Earnings => miner::earnings(&app, &call).await,
+        RouteId::Hashrate => miner::hashrate(&app, &call).await,
+        RouteId::Leaderboard => network::leaderboard(&app, &call).await,
+        RouteId::Chat => chat::chat(&app, &call).await,
+        RouteId::NetworkStats => network::stats(&app, &call).await,
+        RouteId::ChainStatus => chain::status(&app, &call).await,
+        RouteId::Blocks => chain::blocks(&app, &call).await,
+        RouteId::VerifyLedger => ops::verify_ledger(&app, &call).await,
+        RouteId::Health => ops::health(&app),
+        RouteId::Livez => ops::livez(),
+        RouteId::Readyz => ops::readyz(&app),
+        RouteId::Metrics => ops::metrics(&app, &call),
+    }
+}
+
+/// Reads `?limit=` and `?cursor=` of a list; the page holds one more than was asked for, which tells whether there is a
+/// next one.
+fn page_limit(parameters: &crate::call::Parameters<'_>) -> Result<usize, ApiError> {
+    Ok(parameters.number("limit", 1..=500)?.unwrap_or(50))
+}

@@ -1,0 +1,73 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::app::App;
+use crate::cache::{Cached, Source};
+use crate::call::{Call, Reply};
+use crate::error::{ApiError, ErrorCode};
+use crate::upstream::UpstreamError;
+use crate::upstream::chain::{Chain, ChainStatus};
+
+pub(super) async fn status(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let status = cached_status(app, chain(app)?).await?;
+    let body = json!({
+        "network": status.value.network,
+        "latest_block_height": status.value.latest_block_height,
+        "latest_block_time": status.value.latest_block_time,
+        "catching_up": status.value.catching_up,
+        "stale": status.source == Source::Stale,
+        "age_seconds": status.age.as_secs(),
+    });
+    Ok(Reply::cached(
+        body.to_string().into(),
+        &status,
+        app.chain_policy(),
+    ))
+}
+
+pub(super) async fn blocks(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let limit = call
+        .parameters(&["limit"])?
+        .number("limit", 1..=100)?
+        .unwrap_or(20);
+    let chain = chain(app)?;
+    let ask = || async { chain.blocks(limit).await.map(Arc::new) };
+    let blocks = app
+        .blocks
+        .get(limit, app.chain_policy(), || app.clock.instant(), ask)
+        .await?;
+    let body =
+        json!({ "blocks": blocks.value.blocks, "limit": limit, "total": blocks.value.total });
+    Ok(Reply::cached(
+        body.to_string().into(),
+        &blocks,
+        app.chain_policy(),
+    ))
+}
+
+/// The chain's status, from its cache where that is fresh or the chain is down.
+pub(super) async fn cached_status(
+    app: &App,
+    chain: &Arc<Chain>,
+) -> Result<Cached<ChainStatus>, UpstreamError> {
+    app.chain_status
+        .get(
+            (),
+            app.chain_policy(),
+            || app.clock.instant(),
+            || chain.status(),
+        )
+        .await
+}
+
+fn chain(app: &App) -> Result<&Arc<Chain>, ApiError> {
+    let disabled = || {
+        ApiError::new(
+            ErrorCode::ChainDisabled,
+            "no chain is configured here, and none was found",
+        )
+    };
+    app.upstreams.chain().ok_or_else(disabled)
+}

@@ -1,0 +1,171 @@
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::page_limit;
+use crate::app::App;
+use crate::auth::{KeyRequest, Principal, Scope, Scopes, issue};
+use crate::call::{Call, Reply};
+use crate::error::{ApiError, ErrorCode};
+use crate::model::{Credits, Fields, InputError, Timestamp, Wallet, integer, text};
+use crate::store::StoreError;
+
+impl KeyRequest {
+    fn parse(body: &str, now: Timestamp) -> Result<Self, InputError> {
+        let fields = Fields::parse(
+            body,
+            "",
+            &["wallet_address", "name", "scopes", "expires_days"],
+        )?;
+        let name = |value| text(value).and_then(|name| Self::name(&name));
+        let days = |value| match integer(value) {
+            Ok(days @ 1..=365) => Ok(Duration::from_secs(days.unsigned_abs() * 86_400)),
+            _ => Err("must be a whole number from 1 to 365"),
+        };
+        let scopes = |value: &RawValue| {
+            let names: Vec<String> =
+                serde_json::from_str(value.get()).map_err(|_| "must be an array of texts")?;
+            Scopes::parse(names.iter().map(String::as_str))
+        };
+        Ok(Self {
+            wallet: fields.wallet("wallet_address")?,
+            name: fields.optional("name", name)?.unwrap_or_default(),
+            scopes: fields
+                .optional("scopes", scopes)?
+                .unwrap_or(Scopes::DEFAULT),
+            expires_at: fields
+                .optional("expires_days", days)?
+                .map(|days| now.plus(days)),
+        })
+    }
+}
+
+pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let now = app.clock.now();
+    let mut request = KeyRequest::parse(call.text()?, now)?;
+    allow(call.principal()?, &mut request)?;
+    let issued = issue(
+        &*app.store,
+        &app.ids,
+        request,
+        app.config.auth.max_keys_per_wallet,
+        now,
+    )
+    .await?;
+    if issued.new_account {
+        app.network_changed();
+    }
+    Reply::json(StatusCode::CREATED, &issued.shown())
+}
+
+/// A key makes keys for its own wallet only, and only with scopes it has; an admin for anybody.
+fn allow(principal: &Principal, request: &mut KeyRequest) -> Result<(), ApiError> {
+    if !principal.is_admin() {
+        let own = principal.wallet;
+        if request.wallet.is_some() && request.wallet != own {
+            return Err(ApiError::new(
+                ErrorCode::Forbidden,
+                "a key makes keys for its own wallet only",
+            ));
+        }
+        request.wallet = own;
+        if !principal.scopes.covers(request.scopes) {
+            return Err(ApiError::new(
+                ErrorCode::Forbidden,
+                "a key makes keys with scopes that it has itself",
+            ));
+        }
+    }
+    if request.wallet.is_none() && !request.scopes.contains(Scope::Admin) {
+        return Err(InputError::field(
+            "/wallet_address",
+            "wallet_address is required, except for an admin key",
+        )
+        .into());
+    }
+    Ok(())
+}
+
+pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let principal = call.principal()?;
+    let parameters = call.parameters(&["wallet_address", "limit", "cursor"])?;
+    let asked = parameters
+        .get("wallet_address")
+        .map(Wallet::parse)
+        .transpose()
+        .map_err(|detail| ApiError {
+            pointer: Some("wallet_address".to_owned()),
+            ..ApiError::new(ErrorCode::InvalidWallet, detail)
+        })?;
+    let wallet = if principal.is_admin() {
+        asked
+    } else {
+        principal.wallet
+    };
+    if asked.is_some() && asked != wallet {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "this key belongs to another wallet",
+        ));
+    }
+    let limit = page_limit(&parameters)?;
+    let before = parameters.get("cursor").map(str::to_owned);
+    if before
+        .as_deref()
+        .is_some_and(|cursor| !cursor.starts_with("key_"))
+    {
+        return Err(ApiError::parameter(
+            "cursor",
+            "must be the next_cursor of an earlier page",
+        ));
+    }
+    let mut keys = app.store.keys(wallet, before, limit + 1).await?;
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    let now = app.clock.now();
+    let next_cursor = if more {
+        keys.last().map(|key| key.id.as_str())
+    } else {
+        None
+    };
+    let listed: Vec<_> = keys.iter().map(|record| record.shown(now)).collect();
+    Reply::json(
+        StatusCode::OK,
+        &json!({ "keys": listed, "next_cursor": next_cursor }),
+    )
+}
+
+pub(super) async fn revoke(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let principal = call.principal()?;
+    let only = if principal.is_admin() {
+        None
+    } else {
+        principal.wallet
+    };
+    let now = app.clock.now();
+    let record = app.store.revoke_key(call.part.clone(), only, now).await?;
+    app.keys.drop_key(&record.hash);
+    Reply::json(StatusCode::OK, &record.shown(now))
+}
+
+pub(super) async fn me(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let principal = call.principal()?;
+    let user = match principal.wallet {
+        Some(wallet) => Some(
+            app.store
+                .user(wallet)
+                .await?
+                .ok_or(StoreError::UserNotFound)?,
+        ),
+        None => None,
+    };
+    let body = json!({
+        "wallet_address": principal.wallet,
+        "credits": user.as_ref().map_or(Credits::ZERO, |user| user.credits),
+        "is_miner": user.as_ref().is_some_and(|user| user.is_miner),
+        "key": { "id": principal.key_id, "scopes": principal.scopes, "expires_at": principal.expires_at },
+    });
+    Reply::json(StatusCode::OK, &body)
+}

@@ -1,0 +1,95 @@
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde_json::json;
+
+use super::chain::cached_status;
+use crate::app::{App, Page};
+use crate::cache::Policy;
+use crate::call::{Call, Content, Reply};
+use crate::error::ApiError;
+
+/// A new user, a grant, an earning or a miner's first sample drops the figures; a chat's charge does not.
+const STATS: Policy = Policy {
+    ttl: Duration::from_secs(300),
+    stale_if_error: Duration::from_secs(300),
+};
+const LEADERBOARD: Policy = Policy {
+    ttl: Duration::from_secs(60),
+    stale_if_error: Duration::from_secs(300),
+};
+
+pub(super) async fn stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let compute = || async {
+        let totals = app.store.totals(app.active_since()).await?;
+        let chain = match app.upstreams.chain() {
+            Some(chain) => cached_status(app, chain).await.ok(),
+            None => None,
+        };
+        json_bytes(&json!({
+            "active_miners": totals.active_miners,
+            "total_users": totals.users,
+            "total_credits": totals.credits,
+            "block_height": chain.map(|chain| chain.value.latest_block_height),
+            "generated_at": app.clock.now(),
+        }))
+    };
+    let page = app
+        .pages
+        .get(Page::NetworkStats, STATS, || app.clock.instant(), compute)
+        .await?;
+    Ok(Reply::cached(page.value.clone(), &page, STATS))
+}
+
+pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let parameters = call.parameters(&["limit", "period"])?;
+    let limit = parameters.number("limit", 1..=100)?.unwrap_or(10);
+    let days = match parameters.get("period") {
+        Some("day") => Some(1),
+        Some("week") => Some(7),
+        Some("month") => Some(30),
+        None | Some("all") => None,
+        Some(_) => {
+            return Err(ApiError::parameter(
+                "period",
+                "must be day, week, month or all",
+            ));
+        }
+    };
+    let compute = || async {
+        let since = days.map(|days| {
+            app.clock
+                .now()
+                .minus(Duration::from_secs(86_400 * u64::from(days)))
+        });
+        let rows = app.store.leaderboard(since, limit).await?;
+        let row = |(index, row): (usize, &crate::store::LeaderboardRow)| {
+            json!({
+                "rank": index + 1,
+                "wallet_address": row.wallet,
+                "total_earnings": row.total_earnings,
+                "hashrate": row.hashrate,
+                "blocks_found": row.blocks_found,
+            })
+        };
+        json_bytes(&json!({ "miners": rows.iter().enumerate().map(row).collect::<Vec<_>>() }))
+    };
+    let page = app
+        .pages
+        .get(
+            Page::Leaderboard { days, limit },
+            LEADERBOARD,
+            || app.clock.instant(),
+            compute,
+        )
+        .await?;
+    Ok(Reply::cached(page.value.clone(), &page, LEADERBOARD))
+}
+
+fn json_bytes(value: &serde_json::Value) -> Result<bytes::Bytes, ApiError> {
+    match Reply::json(StatusCode::OK, value)?.content {
+        Content::Bytes(bytes) => Ok(bytes),
+        Content::Chat(_) => Err(ApiError::internal("JSON that is a chat")),
+    }
+}

@@ -1,0 +1,93 @@
+use hyper::StatusCode;
+use hyper::header::ACCEPT;
+use serde_json::json;
+
+use crate::app::App;
+use crate::breaker::Phase;
+use crate::call::{Call, Reply};
+use crate::error::{ApiError, ErrorCode};
+
+/// How the node is, in detail but without paths and addresses: strangers may read it.
+pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
+    let store = app.store.gauges();
+    let ready = app.store.is_ready();
+    let breaker = |breaker: &std::sync::Arc<crate::breaker::Breaker>| {
+        let retry = breaker.refusal().map(|wait| wait.as_secs());
+        json!({ "name": breaker.name(), "state": breaker.phase(), "retry_after_seconds": retry })
+    };
+    let breakers: Vec<_> = app.upstreams.breakers().map(breaker).collect();
+    let all_closed = app
+        .upstreams
+        .breakers()
+        .all(|breaker| breaker.phase() == Phase::Closed);
+    let status = if ready && all_closed && !app.is_draining() {
+        "ok"
+    } else {
+        "degraded"
+    };
+    let body = json!({
+        "status": status,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": app.clock.instant().saturating_duration_since(app.started).as_secs(),
+        "draining": app.is_draining(),
+        "storage": {
+            "ready": ready,
+            "write_queue": store.queue_depth,
+            "pool_in_use": store.pool_in_use,
+            "pool_size": store.pool_size,
+            "file_bytes": store.file_bytes,
+            "wal_bytes": store.wal_bytes,
+            "reservations_unwritten": app.unwritten.len(),
+        },
+        "inference": app.upstreams.nodes.iter().any(|node| node.is_present()),
+        "chain": app.upstreams.chain().is_some(),
+        "miner": app.upstreams.miner.iter().any(|miner| miner.is_present()),
+        "breakers": breakers,
+    });
+    Reply::json(StatusCode::OK, &body)
+}
+
+/// The process answers.
+pub(super) fn livez() -> Result<Reply, ApiError> {
+    Reply::json(StatusCode::OK, &json!({ "status": "alive" }))
+}
+
+/// The storage takes writes and nobody told the server to stop. Looks at memory only.
+pub(super) fn readyz(app: &App) -> Result<Reply, ApiError> {
+    if app.is_draining() {
+        return Err(ApiError::new(
+            ErrorCode::ShuttingDown,
+            "the server is shutting down",
+        ));
+    }
+    if !app.store.is_ready() {
+        return Err(ApiError::new(
+            ErrorCode::StorageUnavailable,
+            "the storage takes no writes",
+        ));
+    }
+    Reply::json(StatusCode::OK, &json!({ "status": "ready" }))
+}
+
+pub(super) fn metrics(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let accept = call
+        .headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let open_metrics = accept.contains("application/openmetrics-text");
+    let page = app
+        .metrics
+        .page(app, open_metrics)
+        .map_err(|error| ApiError::internal(format!("metrics: {error}")))?;
+    Ok(Reply::bytes(StatusCode::OK, page.0, page.1.into()))
+}
+
+pub(super) async fn verify_ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let report = app.store.verify_ledger().await?;
+    for mistake in &report.mistakes {
+        log::error!("ledger: {mistake}");
+    }
+    Reply::json(StatusCode::OK, &report)
+}

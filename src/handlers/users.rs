@@ -1,0 +1,96 @@
+use hyper::StatusCode;
+use serde_json::json;
+
+use super::page_limit;
+use crate::app::App;
+use crate::call::{Call, Reply};
+use crate::error::{ApiError, ErrorCode};
+use crate::model::{Credits, Fields, text};
+use crate::store::{StoreError, ledger_id, parse_ledger_id};
+
+pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let wallet =
+        Fields::parse(call.text()?, "", &["wallet_address"])?.required_wallet("wallet_address")?;
+    if !call.principal()?.owns(&wallet) {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "this key belongs to another wallet",
+        ));
+    }
+    let user = app.store.create_user(wallet, app.clock.now()).await?;
+    app.network_changed();
+    Reply::json(StatusCode::CREATED, &user)
+}
+
+pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let user = app
+        .store
+        .user(call.wallet()?)
+        .await?
+        .ok_or(StoreError::UserNotFound)?;
+    Reply::json(StatusCode::OK, &user)
+}
+
+pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let wallet = call.wallet()?;
+    let fields = Fields::parse(call.text()?, "", &["amount", "reason"])?;
+    let amount = fields.required("amount", |value| Credits::parse(value.get()))?;
+    if amount == Credits::ZERO {
+        return Err(fields.refused("amount", "must not be 0").into());
+    }
+    let reason = fields.required("reason", |value| {
+        let reason = text(value)?;
+        let fine =
+            (1..=200).contains(&reason.chars().count()) && !reason.chars().any(char::is_control);
+        if fine {
+            Ok(reason.into_owned())
+        } else {
+            Err("must be 1 to 200 characters, none of them a control character")
+        }
+    })?;
+    let granted = app
+        .store
+        .grant(wallet, amount, reason, app.clock.now())
+        .await;
+    let (entry, _) = granted.map_err(|error| match error {
+        // A client that cannot pay gets 402; an admin who would take too much is told that it does not fit.
+        StoreError::Insufficient { balance, .. } => ApiError::new(
+            ErrorCode::Conflict,
+            format!("the wallet has {balance} credits; its balance cannot go below zero"),
+        ),
+        other => other.into(),
+    })?;
+    app.metrics.distributed("grant", amount);
+    app.network_changed();
+    Reply::json(
+        StatusCode::OK,
+        &json!({ "credits": entry.balance, "entry": entry }),
+    )
+}
+
+pub(super) async fn ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let wallet = call.wallet()?;
+    let parameters = call.parameters(&["limit", "cursor"])?;
+    let limit = page_limit(&parameters)?;
+    let read = |cursor| {
+        parse_ledger_id(cursor).ok_or_else(|| {
+            ApiError::parameter("cursor", "must be the next_cursor of an earlier page")
+        })
+    };
+    let before = parameters.get("cursor").map(read).transpose()?;
+    let (credits, mut entries) = app
+        .store
+        .ledger(wallet, before, limit + 1)
+        .await?
+        .ok_or(StoreError::UserNotFound)?;
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    let next_cursor = if more {
+        entries.last().map(|entry| ledger_id(entry.id))
+    } else {
+        None
+    };
+    let body = json!({ "wallet_address": wallet, "credits": credits, "entries": entries, "next_cursor": next_cursor });
+    Reply::json(StatusCode::OK, &body)
+}

@@ -1,0 +1,384 @@
+//! How often somebody may ask: one governor limiter per class, with buckets by client address and by key.
+//!
+//! GCRA (ATM Forum TM 4.0) gives a burst of the whole number and then one request every `window / number`. The buckets
+//! live in a sharded LRU of a fixed size instead of governor's own maps, which grow with every new address: a full table
+//! forgets the bucket that was idle longest, which is the one closest to full again.
+
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::ShrinkableKeyedStateStore;
+use governor::{Quota, RateLimiter};
+use lru::LruCache;
+use nonzero_ext::nonzero;
+
+use crate::auth::KeyHash;
+use crate::clock::Clock;
+
+/// What kind of request a rate is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RateClass {
+    /// Making keys and logging in.
+    Auth,
+    /// Paid chat.
+    Chat,
+    /// Changes.
+    Write,
+    /// Samples from miners.
+    Telemetry,
+    /// Reads.
+    Read,
+    /// Health, metrics and alerts.
+    Health,
+    /// Wrong credentials, by address only.
+    Failures,
+}
+
+impl RateClass {
+    /// Every class.
+    pub const ALL: [Self; 7] = [
+        Self::Auth,
+        Self::Chat,
+        Self::Write,
+        Self::Telemetry,
+        Self::Read,
+        Self::Health,
+        Self::Failures,
+    ];
+
+    /// The class's name in configuration, headers and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Chat => "chat",
+            Self::Write => "write",
+            Self::Telemetry => "telemetry",
+            Self::Read => "read",
+            Self::Health => "health",
+            Self::Failures => "failures",
+        }
+    }
+}
+
+/// So many requests in so long a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Requests, all of which may come at once.
+    pub count: NonZeroU32,
+    /// The time in which a spent burst comes back.
+    pub per: Duration,
+}
+
+/// Whose requests share a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Bucket {
+    /// A client address: IPv4 whole, IPv6 by its /64, which is what one customer gets.
+    Address(u128),
+    /// A key.
+    Key(u128),
+}
+
+impl From<IpAddr> for Bucket {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::Address(v4.to_ipv6_mapped().to_bits()),
+            IpAddr::V6(v6) => Self::Address(v6.to_bits() >> 64 << 64),
+        }
+    }
+}
+
+impl From<&KeyHash> for Bucket {
+    fn from(hash: &KeyHash) -> Self {
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.as_bytes()[..16]);
+        Self::Key(u128::from_le_bytes(first))
+    }
+}
+
+/// What a limiter says to one request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// The class that was asked.
+    pub class: RateClass,
+    /// The class's rate.
+    pub rate: Rate,
+    /// Requests left at once.
+    pub remaining: u32,
+    /// `None` where the request may pass; else how long to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Verdict {
+    /// The `RateLimit-Policy` field (draft-ietf-httpapi-ratelimit-headers): `"chat";q=10;w=60`.
+    #[must_use]
+    pub fn policy(&self) -> String {
+        format!(
+            "\"{}\";q={};w={}",
+            self.class.as_str(),
+            self.rate.count,
+            self.rate.per.as_secs().max(1)
+        )
+    }
+
+    /// The `RateLimit` field: requests left, and seconds until the bucket is full again or, where it refused, until the
+    /// next request may pass.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let spent = self.rate.count.get().saturating_sub(self.remaining);
+        let refill = self
+            .rate
+            .per
+            .mul_f64(f64::from(spent) / f64::from(self.rate.count.get()));
+        let reset = seconds_up(self.retry_after.unwrap_or(refill));
+        format!("\"{}\";r={};t={reset}", self.class.as_str(), self.remaining)
+    }
+}
+
+/// Whole seconds, rounded up, as `Retry-After` wants them.
+#[must_use]
+pub fn seconds_up(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// The limiters of every class; a class without a rate is not limited.
+#[derive(Debug)]
+pub struct Limits {
+    classes: [Option<ClassLimiter>; RateClass::ALL.len()],
+    clock: Clock,
+}
+
+type Limiter = RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>;
+
+#[derive(Debug)]
+struct ClassLimiter {
+    class: RateClass,
+    rate: Rate,
+    limiter: Limiter,
+}
+
+impl Limits {
+    /// Limiters for the rates that `rate_of` tells.
+    pub fn new(rate_of: impl Fn(RateClass) -> Option<Rate>, clock: &Clock) -> Self {
+        let classes = RateClass::ALL.map(|class| {
+            let rate = rate_of(class)?;
+            let quota = Quota::with_period(rate.per / rate.count.get())?.allow_burst(rate.count);
+            let limiter = RateLimiter::new(quota, Buckets::default(), clock.clone());
+            Some(ClassLimiter {
+                class,
+                rate,
+                limiter,
+            })
+        });
+        Self {
+            classes,
+            clock: clock.clone(),
+        }
+    }
+
+    /// Counts one request against a bucket; `None` where the class is not limited.
+    pub fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Verdict> {
+        let ClassLimiter {
+            class,
+            rate,
+            limiter,
+        } = self.classes[class as usize].as_ref()?;
+        let (class, rate) = (*class, *rate);
+        Some(match limiter.check_key(&bucket.into()) {
+            Ok(state) => Verdict {
+                class,
+                rate,
+                remaining: state.remaining_burst_capacity(),
+                retry_after: None,
+            },
+            Err(refusal) => {
+                let wait = refusal
+                    .wait_time_from(self.clock.instant())
+                    .max(Duration::from_millis(1));
+                Verdict {
+                    class,
+                    rate,
+                    remaining: 0,
+                    retry_after: Some(wait),
+                }
+            }
+        })
+    }
+
+    /// Drops the buckets that are full again.
+    pub fn sweep(&self) {
+        for class in self.classes.iter().flatten() {
+            class.limiter.retain_recent();
+        }
+    }
+
+    /// Buckets held, over all classes.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.classes
+            .iter()
+            .flatten()
+            .map(|class| class.limiter.len())
+            .sum()
+    }
+}
+
+/// The theoretical arrival time of each bucket.
+#[derive(Debug)]
+struct Buckets([Mutex<LruCache<Bucket, Nanos>>; Buckets::SHARDS]);
+
+impl Buckets {
+    const SHARDS: usize = 16;
+    /// 65,536 in all.
+    const PER_SHARD: NonZeroUsize = nonzero!(4096usize);
+
+    fn shard(&self, bucket: &Bucket) -> std::sync::MutexGuard<'_, LruCache<Bucket, Nanos>> {
+        let (Bucket::Address(bits) | Bucket::Key(bits)) = bucket;
+        // The /64 of an IPv6 address has its variety in the upper half, an IPv4 one in the lower.
+        let folded = (bits >> 64) as u64 ^ *bits as u64;
+        let shard = folded.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60;
+        Self::lock(&self.0[shard as usize])
+    }
+
+    fn lock(
+        shard: &Mutex<LruCache<Bucket, Nanos>>,
+    ) -> std::sync::MutexGuard<'_, LruCache<Bucket, Nanos>> {
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| {
+            Mutex::new(LruCache::sparse(Self::PER_SHARD))
+        }))
+    }
+}
+
+impl StateStore for Buckets {
+    type Key = Bucket;
+
+    fn measure_and_replace<T, F, E>(&self, key: &Bucket, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut entries = self.shard(key);
+        let (answer, arrival) = measure(entries.get(key).copied())?;
+        entries.put(*key, arrival);
+        Ok(answer)
+    }
+}
+
+impl ShrinkableKeyedStateStore<Bucket> for Buckets {
+    fn retain_recent(&self, drop_below: Nanos) {
+        for shard in &self.0 {
+            Self::lock(shard).retain(|_, arrival| *arrival >= drop_below);
+        }
+    }
+
+    fn shrink_to_fit(&self) {}
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|shard| Self::lock(shard).len()).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn limits(count: u32, clock: &Clock) -> Limits {
+        let rate = Rate {
+            count: NonZeroU32::new(count).unwrap(),
+            per: Duration::from_secs(60),
+        };
+        Limits::new(|class| (class != RateClass::Health).then_some(rate), clock)
+    }
+
+    #[test]
+    fn a_burst_passes_then_one_every_twelve_seconds() {
+        let clock = Clock::default();
+        let limits = limits(5, &clock);
+        let ask = || {
+            limits
+                .check(RateClass::Auth, IpAddr::from(Ipv4Addr::LOCALHOST))
+                .unwrap()
+        };
+        for left in (0..5).rev() {
+            let verdict = ask();
+            assert_eq!((verdict.remaining, verdict.retry_after), (left, None));
+            assert_eq!(verdict.policy(), "\"auth\";q=5;w=60");
+        }
+        let refused = ask();
+        assert!(
+            seconds_up(refused.retry_after.unwrap()) <= 12,
+            "{refused:?}"
+        );
+        assert!(refused.state().starts_with("\"auth\";r=0;t=1"));
+        clock.advance(Duration::from_secs(12));
+        assert_eq!(ask().retry_after, None);
+        assert!(ask().retry_after.is_some());
+    }
+
+    #[test]
+    fn a_class_that_is_off_and_another_client_are_not_limited() {
+        let clock = Clock::default();
+        let limits = limits(1, &clock);
+        assert_eq!(
+            limits.check(RateClass::Health, IpAddr::from(Ipv4Addr::LOCALHOST)),
+            None
+        );
+        for last in 1..200 {
+            let address = IpAddr::from(Ipv4Addr::new(127, 0, 0, last));
+            assert_eq!(
+                limits.check(RateClass::Read, address).unwrap().retry_after,
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn one_64_of_ipv6_shares_a_bucket() {
+        let limits = limits(1, &Clock::default());
+        let ask = |text: &str| {
+            limits
+                .check(
+                    RateClass::Read,
+                    text.parse::<Ipv6Addr>().map(IpAddr::from).unwrap(),
+                )
+                .unwrap()
+                .retry_after
+        };
+        assert_eq!(ask("2001:db8::1"), None);
+        assert!(ask("2001:db8::ffff:1").is_some());
+        assert_eq!(ask("2001:db8:0:1::1"), None);
+    }
+
+    #[test]
+    fn the_table_stays_bounded_and_is_swept() {
+        let clock = Clock::default();
+        let limits = limits(1, &clock);
+        for client in 0..100_000u32 {
+            limits.check(RateClass::Read, IpAddr::from(Ipv4Addr::from_bits(client)));
+        }
+        let most = Buckets::SHARDS * Buckets::PER_SHARD.get();
+        assert!(
+            limits.entries() <= most && limits.entries() > most / 2,
+            "{}",
+            limits.entries()
+        );
+        clock.advance(Duration::from_secs(120));
+        limits.sweep();
+        assert_eq!(limits.entries(), 0);
+    }
+}

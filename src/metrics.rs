@@ -1,0 +1,552 @@
+//! Every metric, in one struct. Labels come from fixed sets only: route templates, the configured adapters, the names of
+//! upstreams. Nothing a client sends becomes a label.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::app::App;
+use crate::billing::Closing;
+use crate::breaker::Phase;
+use crate::cache::Counts;
+use crate::limits::RateClass;
+use crate::model::Credits;
+use crate::routes::ROUTES;
+use crate::store::StoreObserver;
+
+/// How a chat ended, as `chat_requests_total{status}` tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum ChatEnd {
+    /// Whole.
+    Success,
+    /// Broken off by the upstream (or the shutdown) after its first text.
+    Cut,
+    /// The client did not wait for its end.
+    ClientLeft,
+    /// The wallet could not pay.
+    Refused,
+    /// Nothing came.
+    Failed,
+}
+
+impl ChatEnd {
+    const ALL: [Self; 5] = [
+        Self::Success,
+        Self::Cut,
+        Self::ClientLeft,
+        Self::Refused,
+        Self::Failed,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Cut => "cut",
+            Self::ClientLeft => "client_left",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ChatLabels {
+    status: &'static str,
+    adapter: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct HttpLabels {
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct RouteLabel {
+    route: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct UpstreamLabel {
+    upstream: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CacheLabels {
+    cache: &'static str,
+    result: &'static str,
+}
+
+type Amount = Counter<f64, AtomicU64>;
+
+/// The metrics and the registry that writes them.
+pub(crate) struct Metrics {
+    registry: Registry,
+    http_requests: Family<HttpLabels, Counter>,
+    http_duration: Family<RouteLabel, Histogram>,
+    connections: Gauge,
+    in_flight: Gauge,
+    chats: Family<ChatLabels, Counter>,
+    chat_duration: Histogram,
+    active_users: Gauge,
+    distributed: Family<ReasonLabel, Amount>,
+    reserved: Amount,
+    settled: Amount,
+    refunded: Amount,
+    unwritten: Gauge,
+    auth_failures: Counter,
+    limited: Family<ClassLabel, Counter>,
+    limiter_entries: Gauge,
+    /// Samples taken in.
+    pub(crate) samples: Counter,
+    breaker_state: Family<UpstreamLabel, Gauge>,
+    breaker_opened: Family<UpstreamLabel, Counter>,
+    cache: Family<CacheLabels, Counter>,
+    commit_duration: Histogram,
+    commit_jobs: Histogram,
+    commit_failures: Counter,
+    read_duration: Histogram,
+    queue_depth: Gauge,
+    pool_in_use: Gauge,
+    pool_size: Gauge,
+    file_bytes: Gauge,
+    wal_bytes: Gauge,
+}
+
+const SECONDS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+const CHAT_SECONDS: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 120.0, 300.0];
+
+impl Metrics {
+    pub(crate) fn new(adapters: &BTreeSet<String>) -> Self {
+        let seconds = || Histogram::new(SECONDS);
+        let metrics = Self {
+            registry: Registry::default(),
+            http_requests: Family::default(),
+            http_duration: Family::new_with_constructor(seconds),
+            connections: Gauge::default(),
+            in_flight: Gauge::default(),
+            chats: Family::default(),
+            chat_duration: Histogram::new(CHAT_SECONDS),
+            active_users: Gauge::default(),
+            distributed: Family::default(),
+            reserved: Amount::default(),
+            settled: Amount::default(),
+            refunded: Amount::default(),
+            unwritten: Gauge::default(),
+            auth_failures: Counter::default(),
+            limited: Family::default(),
+            limiter_entries: Gauge::default(),
+            samples: Counter::default(),
+            breaker_state: Family::default(),
+            breaker_opened: Family::default(),
+            cache: Family::default(),
+            commit_duration: seconds(),
+            commit_jobs: Histogram::new([
+                1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0,
+            ]),
+            commit_failures: Counter::default(),
+            read_duration: seconds(),
+            queue_depth: Gauge::default(),
+            pool_in_use: Gauge::default(),
+            pool_size: Gauge::default(),
+            file_bytes: Gauge::default(),
+            wal_bytes: Gauge::default(),
+        };
+        // What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
+        for adapter in adapters {
+            for end in ChatEnd::ALL {
+                drop(metrics.chats.get_or_create(&ChatLabels {
+                    status: end.as_str(),
+                    adapter: adapter.clone(),
+                }));
+            }
+        }
+        for reason in ["grant", "mining"] {
+            drop(metrics.distributed.get_or_create(&ReasonLabel { reason }));
+        }
+        for class in RateClass::ALL {
+            drop(metrics.limited.get_or_create(&ClassLabel {
+                class: class.as_str(),
+            }));
+        }
+        for route in ROUTES {
+            drop(
+                metrics
+                    .http_duration
+                    .get_or_create(&RouteLabel { route: route.path }),
+            );
+        }
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        registry.register(
+            "chat_requests",
+            "Chats by how they ended",
+            self.chats.clone(),
+        );
+        registry.register(
+            "chat_request_duration_seconds",
+            "Time from a chat's reserve to its end",
+            self.chat_duration.clone(),
+        );
+        registry.register(
+            "active_users",
+            "Wallets with an authenticated request in the last 15 minutes",
+            self.active_users.clone(),
+        );
+        registry.register(
+            "credits_distributed",
+            "Credits given out, by why",
+            self.distributed.clone(),
+        );
+        let registry = registry.sub_registry_with_prefix("r3mes");
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running version", build);
+        registry.register(
+            "http_requests",
+            "Requests by route template, method and status; 499 is a client that left",
+            self.http_requests.clone(),
+        );
+        registry.register(
+            "http_request_duration_seconds",
+            "Time until the answer was handed to the connection",
+            self.http_duration.clone(),
+        );
+        registry.register(
+            "http_connections",
+            "Connections open",
+            self.connections.clone(),
+        );
+        registry.register(
+            "http_requests_in_flight",
+            "Requests being worked on",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "auth_failures",
+            "Requests with a key that opens nothing",
+            self.auth_failures.clone(),
+        );
+        registry.register(
+            "rate_limited",
+            "Requests refused by a rate, by its class",
+            self.limited.clone(),
+        );
+        registry.register(
+            "rate_limiter_entries",
+            "Buckets held by the limiters",
+            self.limiter_entries.clone(),
+        );
+        registry.register(
+            "credits_reserved",
+            "Credits taken for chats",
+            self.reserved.clone(),
+        );
+        registry.register(
+            "credits_settled",
+            "Reserved credits that were spent",
+            self.settled.clone(),
+        );
+        registry.register(
+            "credits_refunded",
+            "Reserved credits that went back",
+            self.refunded.clone(),
+        );
+        registry.register(
+            "reservations_unwritten",
+            "Reservations whose end waits to be written",
+            self.unwritten.clone(),
+        );
+        registry.register(
+            "miner_samples",
+            "Samples taken in, from requests and from the collector",
+            self.samples.clone(),
+        );
+        registry.register(
+            "breaker_state",
+            "0 closed, 1 half-open, 2 open",
+            self.breaker_state.clone(),
+        );
+        registry.register(
+            "breaker_opened",
+            "Times a breaker opened",
+            self.breaker_opened.clone(),
+        );
+        registry.register(
+            "cache_requests",
+            "Look-ups in a cache, by what came of them",
+            self.cache.clone(),
+        );
+        registry.register(
+            "db_commit_duration_seconds",
+            "Time of a group commit",
+            self.commit_duration.clone(),
+        );
+        registry.register(
+            "db_commit_jobs",
+            "Writes in a group commit",
+            self.commit_jobs.clone(),
+        );
+        registry.register(
+            "db_commit_failures",
+            "Group commits that failed",
+            self.commit_failures.clone(),
+        );
+        registry.register(
+            "db_read_duration_seconds",
+            "Time of a read, waiting included",
+            self.read_duration.clone(),
+        );
+        registry.register(
+            "db_write_queue_depth",
+            "Writes waiting",
+            self.queue_depth.clone(),
+        );
+        registry.register(
+            "db_pool_in_use",
+            "Reading connections in use",
+            self.pool_in_use.clone(),
+        );
+        registry.register(
+            "db_pool_size",
+            "Reading connections",
+            self.pool_size.clone(),
+        );
+        registry.register(
+            "db_file_bytes",
+            "Size of the database file",
+            self.file_bytes.clone(),
+        );
+        registry.register(
+            "db_wal_bytes",
+            "Size of the write-ahead log",
+            self.wal_bytes.clone(),
+        );
+        self
+    }
+
+    /// Counts a request.
+    pub(crate) fn request(
+        &self,
+        route: &'static str,
+        method: &'static str,
+        status: u16,
+        took: Duration,
+    ) {
+        self.http_requests
+            .get_or_create(&HttpLabels {
+                route,
+                method,
+                status,
+            })
+            .inc();
+        self.http_duration
+            .get_or_create(&RouteLabel { route })
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.connections.inc();
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    pub(crate) fn auth_failed(&self) {
+        self.auth_failures.inc();
+    }
+
+    pub(crate) fn limited(&self, class: RateClass) {
+        self.limited
+            .get_or_create(&ClassLabel {
+                class: class.as_str(),
+            })
+            .inc();
+    }
+
+    /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
+    pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
+        self.chats
+            .get_or_create(&ChatLabels {
+                status: end.as_str(),
+                adapter: adapter.to_owned(),
+            })
+            .inc();
+        self.chat_duration.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn distributed(&self, reason: &'static str, amount: Credits) {
+        if amount > Credits::ZERO {
+            self.distributed
+                .get_or_create(&ReasonLabel { reason })
+                .inc_by(shown(amount));
+        }
+    }
+
+    pub(crate) fn reserved(&self, price: Credits) {
+        self.reserved.inc_by(shown(price));
+    }
+
+    pub(crate) fn closed(&self, price: Credits, closing: Closing) {
+        match closing {
+            Closing::Settle => self.settled.inc_by(shown(price)),
+            Closing::Refund => self.refunded.inc_by(shown(price)),
+        };
+    }
+
+    /// The page, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4, with its content type.
+    pub(crate) fn page(
+        &self,
+        app: &App,
+        open_metrics: bool,
+    ) -> Result<(&'static str, String), std::fmt::Error> {
+        self.look_around(app);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        if open_metrics {
+            return Ok((
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                text,
+            ));
+        }
+        Ok((
+            "text/plain; version=0.0.4; charset=utf-8",
+            to_text_format(&text),
+        ))
+    }
+
+    /// Sets what is read where it lives instead of being counted.
+    fn look_around(&self, app: &App) {
+        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(
+            &self.active_users,
+            app.keys
+                .active_wallets(app.clock.now().minus(Duration::from_secs(15 * 60))),
+        );
+        set(
+            &self.in_flight,
+            app.config.limits.in_flight - app.in_flight.available_permits(),
+        );
+        set(&self.limiter_entries, app.limits.entries());
+        set(&self.unwritten, app.unwritten.len());
+        let store = app.store.gauges();
+        set(&self.queue_depth, store.queue_depth);
+        set(&self.pool_in_use, store.pool_in_use);
+        set(&self.pool_size, store.pool_size);
+        set(&self.file_bytes, store.file_bytes as usize);
+        set(&self.wal_bytes, store.wal_bytes as usize);
+        for breaker in app.upstreams.breakers() {
+            let label = UpstreamLabel {
+                upstream: breaker.name().to_owned(),
+            };
+            self.breaker_state
+                .get_or_create(&label)
+                .set(match breaker.phase() {
+                    Phase::Closed => 0,
+                    Phase::HalfOpen => 1,
+                    Phase::Open => 2,
+                });
+            self.breaker_opened
+                .get_or_create(&label)
+                .inner()
+                .store(breaker.times_opened(), Ordering::Relaxed);
+        }
+        let caches = [
+            ("pages", app.pages.counts()),
+            ("chain", app.chain_status.counts()),
+            ("blocks", app.blocks.counts()),
+        ];
+        for (
+            cache,
+            Counts {
+                hits,
+                misses,
+                stale,
+            },
+        ) in caches
+        {
+            for (result, count) in [("hit", hits), ("miss", misses), ("stale", stale)] {
+                let counter = self.cache.get_or_create(&CacheLabels { cache, result });
+                counter
+                    .inner()
+                    .store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl StoreObserver for Metrics {
+    fn committed(&self, jobs: usize, took: Duration, ok: bool) {
+        self.commit_duration.observe(took.as_secs_f64());
+        self.commit_jobs.observe(jobs as f64);
+        if !ok {
+            self.commit_failures.inc();
+        }
+    }
+
+    fn read(&self, took: Duration) {
+        self.read_duration.observe(took.as_secs_f64());
+    }
+}
+
+/// Prometheus knows no integers; this is the one place where an amount becomes a float, on its way out.
+fn shown(amount: Credits) -> f64 {
+    amount.micro() as f64 / 1_000_000.0
+}
+
+/// OpenMetrics names a counter without its `_total` and an info without its `_info`, and ends with `# EOF`; the older
+/// format names them whole and has no end.
+fn to_text_format(open_metrics: &str) -> String {
+    let mut kinds = std::collections::HashMap::new();
+    for line in open_metrics.lines() {
+        if let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|rest| rest.split_once(' '))
+        {
+            kinds.insert(name, kind);
+        }
+    }
+    let whole = |name: &str| match kinds.get(name) {
+        Some(&"counter") => format!("{name}_total"),
+        Some(&"info") => format!("{name}_info"),
+        _ => name.to_owned(),
+    };
+    let mut text = String::with_capacity(open_metrics.len() + 256);
+    for line in open_metrics.lines() {
+        let written = match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["#", "EOF" | "UNIT", ..] => continue,
+            ["#", "TYPE", name, "info"] => writeln!(text, "# TYPE {} gauge", whole(name)),
+            ["#", word, name, rest] => writeln!(text, "# {word} {} {rest}", whole(name)),
+            _ => writeln!(text, "{line}"),
+        };
+        // Writing to a text cannot fail.
+        debug_assert!(written.is_ok());
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! The words of the domain, each parsed once at the edge and trusted after.
+//!
+//! Nothing here knows HTTP or SQL: a [`Wallet`] that exists has a right checksum, [`Credits`] never passed through a
+//! float, a [`Sample`] is within its ranges.
+
+mod credits;
+mod fields;
+mod ids;
+mod sample;
+mod time;
+mod wallet;
+
+pub use credits::Credits;
+pub use fields::{Fields, InputError, InputKind, items, lines};
+pub use ids::Ids;
+pub use sample::{HashrateUnit, Sample};
+pub use time::Timestamp;
+pub use wallet::Wallet;
+
+pub(crate) use fields::{float, integer, plain_object, text};

@@ -1,0 +1,289 @@
+//! Reads the members of a JSON object one by one, so that every refusal names its field.
+//!
+//! serde's derive stops at the first mismatch with a sentence about Rust types and no path; here each member is kept as
+//! its own text until the domain type that it is meant to be reads it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::Wallet;
+
+/// What kind of mistake a client made; the edge turns it into a code and a status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InputKind {
+    /// The body is not JSON at all.
+    Json,
+    /// A member is missing, unknown, of the wrong type or out of range.
+    Field,
+    /// A member that must be a wallet address is none.
+    Wallet,
+}
+
+/// One mistake in what a client sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InputError {
+    /// What kind of mistake.
+    pub kind: InputKind,
+    /// Where: a JSON pointer (RFC 6901) into the body, or the name of a query parameter or header.
+    pub pointer: String,
+    /// What is wrong, for the client to read.
+    pub detail: String,
+}
+
+impl InputError {
+    /// A mistake in the member at `pointer`.
+    pub fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            kind: InputKind::Field,
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }
+    }
+
+    fn json(at: &str, error: &serde_json::Error) -> Self {
+        Self {
+            kind: InputKind::Json,
+            pointer: at.to_owned(),
+            detail: format!("the body is not valid JSON: {error}"),
+        }
+    }
+}
+
+/// The members of one JSON object.
+pub struct Fields<'a> {
+    at: String,
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads an object whose members must be among `known`; `at` is the pointer of the object itself, empty for a body.
+    ///
+    /// # Errors
+    /// Not JSON, not an object, a member that is not known or stands there twice.
+    pub fn parse(body: &'a str, at: &str, known: &[&str]) -> Result<Self, InputError> {
+        let Members(members) = match serde_json::from_str::<Members<'a>>(body) {
+            Ok(members) => members,
+            Err(error) if error.is_data() => {
+                return Err(InputError::field(at, "must be a JSON object"));
+            }
+            Err(error) => return Err(InputError::json(at, &error)),
+        };
+        for (index, (name, _)) in members.iter().enumerate() {
+            let pointer = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+            if !known.contains(&name.as_ref()) {
+                let detail = format!(
+                    "{name:?} is not a field here; known are {}",
+                    known.join(", ")
+                );
+                return Err(InputError::field(pointer, detail));
+            }
+            if members[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(InputError::field(
+                    pointer,
+                    format!("{name:?} stands there twice"),
+                ));
+            }
+        }
+        Ok(Self {
+            at: at.to_owned(),
+            members,
+        })
+    }
+
+    /// The member `name` read by `read`, or `None` where it is absent or null.
+    ///
+    /// # Errors
+    /// What `read` says of it, with the pointer to it.
+    pub fn optional<T, E: Into<String>>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&'a RawValue) -> Result<T, E>,
+    ) -> Result<Option<T>, InputError> {
+        match self.members.iter().find(|(member, _)| member == name) {
+            Some((_, value)) if value.get() != "null" => match read(value) {
+                Ok(value) => Ok(Some(value)),
+                Err(detail) => Err(self.refused(name, &detail.into())),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// The member `name` read by `read`.
+    ///
+    /// # Errors
+    /// Where it is absent or null, and what `read` says of it.
+    pub fn required<T, E: Into<String>>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&'a RawValue) -> Result<T, E>,
+    ) -> Result<T, InputError> {
+        self.optional(name, read)?
+            .ok_or_else(|| self.refused(name, "is required"))
+    }
+
+    /// A wallet address, whose mistakes have a kind of their own.
+    ///
+    /// # Errors
+    /// Where the member is there and is no wallet address.
+    pub fn wallet(&self, name: &str) -> Result<Option<Wallet>, InputError> {
+        self.optional(name, |value| {
+            text(value).and_then(|text| Wallet::parse(&text))
+        })
+        .map_err(|error| InputError {
+            kind: InputKind::Wallet,
+            ..error
+        })
+    }
+
+    /// A wallet address that must be there.
+    ///
+    /// # Errors
+    /// Where the member is absent or is no wallet address.
+    pub fn required_wallet(&self, name: &str) -> Result<Wallet, InputError> {
+        self.wallet(name)?
+            .ok_or_else(|| self.refused(name, "is required"))
+    }
+
+    /// A mistake in the member `name`.
+    #[must_use]
+    pub fn refused(&self, name: &str, detail: &str) -> InputError {
+        InputError::field(format!("{}/{name}", self.at), format!("{name} {detail}"))
+    }
+}
+
+/// The items of a JSON array, each as its own text; `None` where the body is no array.
+///
+/// # Errors
+/// Where the body is not JSON.
+pub fn items(body: &str) -> Result<Option<Vec<&RawValue>>, InputError> {
+    if !body.trim_start().starts_with('[') {
+        return Ok(None);
+    }
+    serde_json::from_str(body)
+        .map(Some)
+        .map_err(|error| InputError::json("", &error))
+}
+
+/// The lines of NDJSON that are not blank.
+pub fn lines(body: &str) -> impl Iterator<Item = &str> {
+    body.lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+/// A text.
+pub(crate) fn text(value: &RawValue) -> Result<Cow<'_, str>, &'static str> {
+    serde_json::from_str::<Text<'_>>(value.get())
+        .map(|text| text.0)
+        .map_err(|_| "must be a text")
+}
+
+/// A finite number of zero or more.
+pub(crate) fn float(value: &RawValue) -> Result<f64, &'static str> {
+    // serde_json's own float parser may be off by the last bit; the standard library's is exact. It also takes texts like
+    // "inf", which are no JSON: a number starts with a digit or a minus.
+    let text = value.get();
+    let number = text.starts_with(|first: char| first.is_ascii_digit() || first == '-');
+    match text.parse::<f64>() {
+        Ok(parsed) if number && parsed.is_finite() && parsed >= 0.0 => Ok(parsed),
+        Ok(parsed) if number && parsed < 0.0 => Err("must not be negative"),
+        _ => Err("must be a finite number"),
+    }
+}
+
+/// A whole number of zero or more.
+pub(crate) fn integer(value: &RawValue) -> Result<i64, &'static str> {
+    match serde_json::from_str::<i64>(value.get()) {
+        Ok(number) if number >= 0 => Ok(number),
+        Ok(_) => Err("must not be negative"),
+        Err(_) => Err("must be a whole number"),
+    }
+}
+
+/// Whether `body` starts like one object; what else it may be, the caller says.
+pub(crate) fn plain_object(body: &str) -> bool {
+    let mut values = serde_json::Deserializer::from_str(body).into_iter::<&RawValue>();
+    matches!(values.next(), Some(Ok(_))) && values.next().is_none()
+}
+
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Credits;
+    use proptest::prelude::*;
+
+    fn refusal(body: &str) -> InputError {
+        let read = || -> Result<Credits, InputError> {
+            let fields = Fields::parse(body, "", &["amount", "reason"])?;
+            fields.optional("reason", text)?;
+            fields.required("amount", |value| Credits::parse(value.get()))
+        };
+        read().unwrap_err()
+    }
+
+    #[test]
+    fn each_mistake_names_its_field() {
+        for (body, kind, pointer) in [
+            ("{", InputKind::Json, ""),
+            ("{\"amount\":1} x", InputKind::Json, ""),
+            ("[]", InputKind::Field, ""),
+            ("{}", InputKind::Field, "/amount"),
+            ("{\"amount\":null}", InputKind::Field, "/amount"),
+            ("{\"amount\":\"1\"}", InputKind::Field, "/amount"),
+            ("{\"amount\":1e3}", InputKind::Field, "/amount"),
+            ("{\"amount\":1,\"reason\":7}", InputKind::Field, "/reason"),
+            ("{\"amount\":1,\"a/b~\":7}", InputKind::Field, "/a~1b~0"),
+            ("{\"amount\":1,\"amount\":2}", InputKind::Field, "/amount"),
+        ] {
+            let error = refusal(body);
+            assert_eq!(
+                (error.kind, error.pointer.as_str()),
+                (kind, pointer),
+                "{body}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn escaped_names_and_texts_are_read() {
+        let fields = Fields::parse(r#"{"re\u0061son":"two\nlines"}"#, "", &["reason"]).unwrap();
+        assert_eq!(fields.required("reason", text).unwrap(), "two\nlines");
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_reader_panic(body in "[\\[\\]{}\":,a-z0-9\\\\ .e-]{0,60}") {
+            let _ = Fields::parse(&body, "", &["a"]).map(|fields| fields.required("a", float));
+            let _ = items(&body);
+            let _ = plain_object(&body);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The routes: every path there is, with who may call it, how often, and how much it may send. A route without one of
+//! these does not compile.
+
+use crate::auth::Scope;
+use crate::limits::RateClass;
+
+/// Who may call a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Auth {
+    /// Anybody.
+    Open,
+    /// Anybody where public reads are on; else a key that may read, of the path's wallet where the path has one.
+    Public,
+    /// Anybody where public reads are on; else an admin.
+    PublicElseAdmin,
+    /// Any key.
+    AnyKey,
+    /// A key with this scope.
+    Key(Scope),
+    /// A key with this scope, of the path's wallet.
+    Own(Scope),
+    /// A key that may chat; without one the handler says what is missing, as the body may name a wallet.
+    Chat,
+    /// An admin.
+    Admin,
+}
+
+/// How large a body may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyClass {
+    /// None is read.
+    None,
+    /// `limits.body`
+    Common,
+    /// `limits.telemetry_body`
+    Telemetry,
+    /// `limits.chat_body`
+    Chat,
+}
+
+/// A method that some route has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// GET, and HEAD with it.
+    Get,
+    /// POST.
+    Post,
+    /// DELETE.
+    Delete,
+}
+
+impl Method {
+    /// As it stands in a request line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    fn fits(self, method: &str) -> bool {
+        method == self.as_str() || (self == Self::Get && method == "HEAD")
+    }
+}
+
+/// One route.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Which it is.
+    pub id: RouteId,
+    /// Its method.
+    pub method: Method,
+    /// Its path; at most one part stands in braces and matches one segment.
+    pub path: &'static str,
+    /// Who may call it.
+    pub auth: Auth,
+    /// How often.
+    pub rate: RateClass,
+    /// How much it may be sent.
+    pub body: BodyClass,
+    prefix: &'static str,
+    suffix: Option<&'static str>,
+}
+
+macro_rules! routes {
+    ($($id:ident $method:ident $path:literal $auth:expr, $rate:ident, $body:ident;)*) => {
+        /// The name of a route.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum RouteId {
+            $(#[doc = concat!("`", stringify!($method), " ", $path, "`")] $id,)*
+        }
+
+        /// THE table.
+        pub const ROUTES: &[Route] = &[$(
+            Route::new(RouteId::$id, Method::$method, $path, $auth, RateClass::$rate, BodyClass::$body),
+        )*];
+    };
+}
+
+routes! {
+    CreateKey    Post   "/api/keys"                Auth::Key(Scope::Keys),   Auth,      Common;
+    ListKeys     Get    "/api/keys"                Auth::Key(Scope::Keys),   Read,      None;
+    RevokeKey    Delete "/api/keys/{id}"           Auth::Key(Scope::Keys),   Write,     None;
+    Me           Get    "/auth/me"                 Auth::AnyKey,             Read,      None;
+    CreateUser   Post   "/users"                   Auth::AnyKey,             Write,     Common;
+    GetUser      Get    "/users/{wallet}"          Auth::Public,             Read,      None;
+    Grant        Post   "/users/{wallet}/credits"  Auth::Admin,              Write,     Common;
+    Ledger       Get    "/users/{wallet}/ledger"   Auth::Own(Scope::Read),   Read,      None;
+    PostStats    Post   "/miner/stats"             Auth::Key(Scope::Miner),  Telemetry, Telemetry;
+    PostEarnings Post   "/miner/earnings"          Auth::Admin,              Write,     Common;
+    MinerStats   Get    "/miner/stats/{wallet}"    Auth::Public,             Read,      None;
+    Earnings     Get    "/miner/earnings/{wallet}" Auth::Public,             Read,      None;
+    Hashrate     Get    "/miner/hashrate/{wallet}" Auth::Public,             Read,      None;
+    Leaderboard  Get    "/leaderboard"             Auth::Public,             Read,      None;
+    Chat         Post   "/chat"                    Auth::Chat,               Chat,      Chat;
+    NetworkStats Get    "/network/stats"           Auth::Public,             Read,      None;
+    ChainStatus  Get    "/chain/status"            Auth::Public,             Read,      None;
+    Blocks       Get    "/blocks"                  Auth::Public,             Read,      None;
+    VerifyLedger Get    "/admin/ledger/verify"     Auth::Admin,              Write,     None;
+    Health       Get    "/health"                  Auth::Open,               Health,    None;
+    Livez        Get    "/livez"                   Auth::Open,               Health,    None;
+    Readyz       Get    "/readyz"                  Auth::Open,               Health,    None;
+    Metrics      Get    "/metrics"                 Auth::PublicElseAdmin,    Health,    None;
+}
+
+impl Route {
+    const fn new(
+        id: RouteId,
+        method: Method,
+        path: &'static str,
+        auth: Auth,
+        rate: RateClass,
+        body: BodyClass,
+    ) -> Self {
+        let bytes = path.as_bytes();
+        let (mut open, mut close) = (bytes.len(), bytes.len());
+        let mut at = 0;
+        while at < bytes.len() {
+            match bytes[at] {
+                b'{' => open = at,
+                b'}' => close = at,
+                _ => {}
+            }
+            at += 1;
+        }
+        let (prefix, rest) = path.split_at(open);
+        let suffix = if rest.is_empty() {
+            None
+        } else {
+            Some(path.split_at(close + 1).1)
+        };
+        Self {
+            id,
+            method,
+            path,
+            auth,
+            rate,
+            body,
+            prefix,
+            suffix,
+        }
+    }
+
+    /// Whether `path` is this route's; the part in braces, or an empty text where it has none.
+    fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix(self.prefix)?;
+        match self.suffix {
+            None => rest.is_empty().then_some(""),
+            Some(suffix) => rest
+                .strip_suffix(suffix)
+                .filter(|part| !part.is_empty() && !part.contains('/')),
+        }
+    }
+}
+
+/// What a method and a path lead to.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// A route, with the part of the path that its braces matched.
+    Route(&'static Route, &'a str),
+    /// The path is there, the method is not; the methods that are, for `Allow`.
+    OtherMethods(String),
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks a request up.
+#[must_use]
+pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
+    let mut others = Vec::new();
+    for route in ROUTES {
+        let Some(part) = route.matches(path) else {
+            continue;
+        };
+        if route.method.fits(method) {
+            return Found::Route(route, part);
+        }
+        others.push(route.method.as_str());
+        if route.method == Method::Get {
+            others.push("HEAD");
+        }
+    }
+    if others.is_empty() {
+        Found::Nothing
+    } else {
+        Found::OtherMethods(others.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_stands_in_the_order_of_its_names_and_no_route_hides_another() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            assert_eq!(route.id as usize, index);
+            let path = route
+                .path
+                .replace("{wallet}", "remes1x")
+                .replace("{id}", "key_1");
+            match find(route.method.as_str(), &path) {
+                Found::Route(found, _) => assert_eq!(found.id, route.id),
+                other => panic!("{}: {other:?}", route.path),
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_in_braces_is_one_segment() {
+        let part = |path| match find("GET", path) {
+            Found::Route(route, part) => Some((route.id, part)),
+            _ => None,
+        };
+        assert_eq!(part("/users/abc"), Some((RouteId::GetUser, "abc")));
+        assert_eq!(part("/users/abc/ledger"), Some((RouteId::Ledger, "abc")));
+        for path in [
+            "/users/",
+            "/users/a/b",
+            "/users//ledger",
+            "/users/a/ledger/",
+            "/",
+            "",
+            "/metrics/",
+        ] {
+            assert_eq!(part(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn another_method_is_told_which_there_are() {
+        assert!(
+            matches!(find("PUT", "/api/keys"), Found::OtherMethods(allow) if allow == "POST, GET, HEAD")
+        );
+        assert!(
+            matches!(find("HEAD", "/livez"), Found::Route(route, "") if route.id == RouteId::Livez)
+        );
+        assert!(matches!(find("get", "/nothing"), Found::Nothing));
+    }
+}

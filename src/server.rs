@@ -1,0 +1,288 @@
+//! The server: bind, accept, stop.
+//!
+//! A [`Builder`] takes what the caller has (configuration, store, listener, clock); [`EdgeServer`] is the running server.
+//! It reads no environment, handles no signal and installs no logger: it is a guest in its caller's process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{interval, timeout};
+
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::{Repository, StoreError};
+use crate::{billing, collector, pipeline};
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    Bind(SocketAddr, std::io::Error),
+    /// The operating system gave no random bytes.
+    Random(getrandom::Error),
+    /// The storage failed before the first request.
+    Store(StoreError),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Random(error) => write!(f, "no random bytes: {error}"),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What a server is started with.
+pub struct Builder {
+    config: Config,
+    store: Arc<dyn Repository>,
+    listener: Option<TcpListener>,
+    clock: Clock,
+}
+
+impl Builder {
+    /// Takes a bound listener instead of binding `config.listen`.
+    #[must_use]
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// Takes the time from this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Starts serving in the current tokio runtime.
+    ///
+    /// # Errors
+    /// Where the address cannot be listened on, or the storage fails.
+    pub async fn start(self) -> Result<EdgeServer, StartError> {
+        let Self {
+            config,
+            store,
+            listener,
+            clock,
+        } = self;
+        let wanted = config.listen;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(wanted)
+                .await
+                .map_err(|error| StartError::Bind(wanted, error))?,
+        };
+        let local_addr = listener
+            .local_addr()
+            .map_err(|error| StartError::Bind(wanted, error))?;
+        let refunded = store
+            .refund_open(clock.now())
+            .await
+            .map_err(StartError::Store)?;
+        if refunded > 0 {
+            log::warn!(
+                "{refunded} chats that were cut short by the last end of this server were refunded"
+            );
+        }
+        let app = Arc::new(App::new(config, store, clock).map_err(StartError::Random)?);
+        let (stop, stopping) = watch::channel(false);
+        let background = vec![
+            tokio::spawn(collector::collect(Arc::clone(&app))),
+            tokio::spawn(discover(Arc::clone(&app))),
+            tokio::spawn(housekeeping(Arc::clone(&app))),
+        ];
+        let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
+        Ok(EdgeServer {
+            app,
+            local_addr,
+            stop,
+            serving: Some(serving),
+            background,
+        })
+    }
+}
+
+/// A running server. Dropped, it stops without waiting for anybody; [`EdgeServer::shutdown`] is the kind way.
+pub struct EdgeServer {
+    app: Arc<App>,
+    local_addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: Option<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl EdgeServer {
+    /// What a server is started with; the rest has defaults.
+    #[must_use]
+    pub fn builder(config: Config, store: Arc<dyn Repository>) -> Builder {
+        Builder {
+            config,
+            store,
+            listener: None,
+            clock: Clock::default(),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Stops: no new connections, no new requests; what is under way has `limits.shutdown_grace`, then it is ended and
+    /// what it cost is settled or refunded. Returns when everything is written and the storage is closed.
+    pub async fn shutdown(mut self) {
+        self.app.drain();
+        self.stop.send_replace(true);
+        for task in &self.background {
+            task.abort();
+        }
+        if let Some(serving) = self.serving.take() {
+            // Bounded by the grace inside; a panic in there was logged by the runtime.
+            let _ = serving.await;
+        }
+        billing::retry(&self.app).await;
+        let left = self.app.unwritten.len();
+        if left > 0 {
+            log::error!("{left} reservations could not be closed; the next start refunds them");
+        }
+        let store = Arc::clone(&self.app.store);
+        if tokio::task::spawn_blocking(move || store.close())
+            .await
+            .is_err()
+        {
+            log::error!("the storage was not closed cleanly");
+        }
+    }
+}
+
+impl Drop for EdgeServer {
+    fn drop(&mut self) {
+        self.app.drain();
+        self.app.cut();
+        for task in self.background.iter().chain(&self.serving) {
+            task.abort();
+        }
+    }
+}
+
+async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+    let connections = Arc::new(Semaphore::new(app.config.limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    // Without the timer hyper ignores the timeout. It bounds the head of a request and the pause before the next one.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(app.config.limits.header_timeout)
+        .max_buf_size(64 << 10);
+    loop {
+        // The permit first: a connection nobody can serve is left in the kernel's queue.
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            break;
+        };
+        let stream = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            _ = stopping.wait_for(|stop| *stop) => break,
+        };
+        let Some((stream, peer)) = stream else {
+            continue;
+        };
+        let service = {
+            let app = Arc::clone(&app);
+            service_fn(move |request| {
+                let app = Arc::clone(&app);
+                async move {
+                    Ok::<_, std::convert::Infallible>(pipeline::handle(app, peer, request).await)
+                }
+            })
+        };
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            app.metrics.connection_opened();
+            tokio::select! {
+                // An error here is the client's: it left, or sent what is not HTTP.
+                _ = connection => {}
+                () = after_the_end(&app) => {}
+            }
+            app.metrics.connection_closed();
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let grace = app.config.limits.shutdown_grace;
+    if timeout(grace, graceful.shutdown()).await.is_err() {
+        log::warn!("requests were still under way after {grace:?}; they are ended now");
+        app.cut();
+    }
+    // Billing outlives its connection: wait until every request's place is back.
+    let all = u32::try_from(app.config.limits.in_flight).unwrap_or(u32::MAX);
+    if timeout(Duration::from_secs(5), app.in_flight.acquire_many(all))
+        .await
+        .is_err()
+    {
+        log::error!("some requests did not end");
+    }
+}
+
+/// A little after the grace has run out: time for an ended stream's last bytes to leave.
+async fn after_the_end(app: &App) {
+    app.cut_off().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok((stream, peer)) => {
+            // Small answers and single words of a stream must not wait for more (Nagle).
+            let _ = stream.set_nodelay(true);
+            Some((stream, peer))
+        }
+        Err(error) => {
+            // A connection that failed before it was taken says nothing; no file descriptors left is worth a pause.
+            if !matches!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::ConnectionReset
+            ) {
+                log::error!("a connection was not accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            None
+        }
+    }
+}
+
+async fn discover(app: Arc<App>) {
+    app.upstreams.discover().await;
+}
+
+/// What is due now and then: reservations that could not be closed, the last use of keys, limiter entries.
+async fn housekeeping(app: Arc<App>) {
+    let mut every = interval(Duration::from_secs(10));
+    for round in 1u64.. {
+        every.tick().await;
+        billing::retry(&app).await;
+        if round.is_multiple_of(6) {
+            app.limits.sweep();
+            let touched = app.keys.take_touched();
+            if !touched.is_empty()
+                && let Err(error) = app.store.touch_keys(touched).await
+            {
+                log::warn!("the last use of keys was not noted: {error}");
+            }
+        }
+    }
+}

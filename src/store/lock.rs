@@ -1,0 +1,107 @@
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// The right to be the one process that writes a database: a lock (flock) on `<database>.lock`, taken before anything of
+/// the database is looked at. The system gives it back when the process ends, however it ends.
+#[derive(Debug)]
+pub struct InstanceLock {
+    file: File,
+}
+
+/// Why the lock was not taken.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has it; the address it serves on, where it said one.
+    Held(Option<String>),
+    /// The lock file could not be used.
+    Io(PathBuf, std::io::Error),
+}
+
+impl std::fmt::Display for LockError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Held(Some(address)) => {
+                write!(f, "another r3mes-edge serves this database at {address}")
+            }
+            Self::Held(None) => f.write_str("another r3mes-edge uses this database"),
+            Self::Io(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for LockError {}
+
+impl InstanceLock {
+    /// Takes the lock for `database`, or says who has it.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] where another process has it, [`LockError::Io`] where the lock file cannot be used.
+    pub fn acquire(database: &Path) -> Result<Self, LockError> {
+        let path = beside(database, "lock");
+        let failed = |error| LockError::Io(path.clone(), error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {
+                // What a crashed holder left in it is no longer true.
+                file.set_len(0).map_err(failed)?;
+                Ok(Self { file })
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut address = String::new();
+                file.read_to_string(&mut address).map_err(failed)?;
+                let address = address.trim();
+                Err(LockError::Held(
+                    (!address.is_empty()).then(|| address.to_owned()),
+                ))
+            }
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Writes where the holder serves, for commands that want to ask it.
+    ///
+    /// # Errors
+    /// Where the lock file cannot be written.
+    pub fn announce(&self, address: &str) -> std::io::Result<()> {
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(address.as_bytes())
+    }
+}
+
+/// `<database>.<extension>`, beside the database whatever its own extension is.
+fn beside(database: &Path, extension: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_taker_is_told_the_address_and_the_lock_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("edge.db");
+        let first = InstanceLock::acquire(&database).unwrap();
+        assert!(matches!(
+            InstanceLock::acquire(&database),
+            Err(LockError::Held(None))
+        ));
+        first.announce("http://127.0.0.1:8000").unwrap();
+        match InstanceLock::acquire(&database) {
+            Err(LockError::Held(Some(address))) => assert_eq!(address, "http://127.0.0.1:8000"),
+            other => panic!("{other:?}"),
+        }
+        drop(first);
+        assert!(InstanceLock::acquire(&database).is_ok());
+    }
+}

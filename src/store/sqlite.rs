@@ -1,0 +1,340 @@
+//! The storage over one SQLite file: many readers beside one writer.
+//!
+//! `writer` owns the only connection that changes anything; `readers` is a pool of read-only ones; `accounts`, `keys` and
+//! `telemetry` hold the transactions of each subject; `sql` holds every statement.
+
+mod accounts;
+mod keys;
+mod open;
+mod readers;
+mod sql;
+mod telemetry;
+mod writer;
+
+pub use open::OpenError;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use async_trait::async_trait;
+use rusqlite::ErrorCode;
+
+use self::readers::Readers;
+use self::writer::{Room, Writer};
+use super::{
+    Earning, EarningsDay, HashratePoint, InstanceLock, LeaderboardRow, LedgerEntry, LedgerReport,
+    MinerStats, Recorded, Repository, Resolution, StoreError, StoreGauges, StoreObserver, Totals,
+    User,
+};
+use crate::auth::{KeyHash, KeyRecord};
+use crate::model::{Credits, Sample, Timestamp, Wallet};
+
+/// A database file, open for this process alone to write.
+pub struct SqliteStore {
+    path: PathBuf,
+    readers: Readers,
+    writer: Writer,
+    lock: Mutex<Option<InstanceLock>>,
+    observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path` under its instance lock; makes it (mode 0600) where it is missing and `create` says
+    /// so. Blocks, as it is done once before anything is served.
+    ///
+    /// # Errors
+    /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program.
+    pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
+        let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
+        let connection = open::writing(path, create)?;
+        let observer = Arc::new(OnceLock::new());
+        let readers = Readers::open(path, Arc::clone(&observer))?;
+        let writer = Writer::start(connection, Arc::clone(&observer))
+            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            readers,
+            writer,
+            lock: Mutex::new(Some(lock)),
+            observer,
+        })
+    }
+
+    /// Writes into the lock file where this process serves, so that commands can ask it.
+    ///
+    /// # Errors
+    /// Where the lock file cannot be written.
+    pub fn announce(&self, address: &str) -> std::io::Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
+    }
+}
+
+/// Sorts SQLite's errors: what the machine or another program does to the file is "unavailable"; the rest is our mistake.
+fn storage_error(error: rusqlite::Error) -> StoreError {
+    let text = error.to_string();
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::ReadOnly
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::OutOfMemory
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::PermissionDenied,
+        ) => StoreError::Unavailable(text),
+        _ => StoreError::Internal(text),
+    }
+}
+
+/// A value in the file that is not what we would have written there.
+fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
+}
+
+fn wallet_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Wallet> {
+    let text = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(|_| unreadable(column, "a wallet"))?;
+    Wallet::parse(text).map_err(|what| unreadable(column, what))
+}
+
+fn credits_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Credits> {
+    row.get(column).map(Credits::from_micro)
+}
+
+fn time_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+    row.get(column).map(Timestamp::from_millis)
+}
+
+fn maybe_time_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(row
+        .get::<_, Option<i64>>(column)?
+        .map(Timestamp::from_millis))
+}
+
+#[async_trait]
+impl Repository for SqliteStore {
+    async fn create_user(&self, wallet: Wallet, now: Timestamp) -> Result<User, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| accounts::create(c, &wallet, now))
+            .await
+    }
+
+    async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError> {
+        self.readers.point(|c| accounts::user(c, &wallet)).await
+    }
+
+    async fn grant(
+        &self,
+        wallet: Wallet,
+        amount: Credits,
+        reason: String,
+        now: Timestamp,
+    ) -> Result<(LedgerEntry, bool), StoreError> {
+        self.writer
+            .write(Room::Common, move |c| {
+                accounts::grant(c, &wallet, amount, &reason, now)
+            })
+            .await
+    }
+
+    async fn ledger(
+        &self,
+        wallet: Wallet,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Option<(Credits, Vec<LedgerEntry>)>, StoreError> {
+        self.readers
+            .scan(move |c| accounts::ledger(c, &wallet, before, limit))
+            .await
+    }
+
+    async fn reserve(
+        &self,
+        wallet: Wallet,
+        price: Credits,
+        now: Timestamp,
+    ) -> Result<i64, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| {
+                accounts::reserve(c, &wallet, price, now)
+            })
+            .await
+    }
+
+    async fn settle(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .write(Room::Kept, move |c| accounts::settle(c, reservation, now))
+            .await
+    }
+
+    async fn refund(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .write(Room::Kept, move |c| accounts::refund(c, reservation, now))
+            .await
+    }
+
+    async fn refund_open(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let mut refunded = 0;
+        loop {
+            let some = self
+                .writer
+                .write(Room::Common, move |c| accounts::refund_open(c, now, 1000))
+                .await?;
+            if some == 0 {
+                return Ok(refunded);
+            }
+            refunded += some;
+        }
+    }
+
+    async fn verify_ledger(&self) -> Result<LedgerReport, StoreError> {
+        self.readers.scan(accounts::verify).await
+    }
+
+    async fn create_key(&self, key: KeyRecord, max_active: usize) -> Result<bool, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| keys::create(c, &key, max_active))
+            .await
+    }
+
+    async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError> {
+        self.readers.point(|c| keys::by_hash(c, &hash)).await
+    }
+
+    async fn keys(
+        &self,
+        wallet: Option<Wallet>,
+        before: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        self.readers
+            .scan(move |c| keys::list(c, wallet.as_ref(), before.as_deref(), limit))
+            .await
+    }
+
+    async fn revoke_key(
+        &self,
+        id: String,
+        wallet: Option<Wallet>,
+        now: Timestamp,
+    ) -> Result<KeyRecord, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| {
+                keys::revoke(c, &id, wallet.as_ref(), now)
+            })
+            .await
+    }
+
+    async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError> {
+        self.writer
+            .write(Room::Common, move |c| keys::touch(c, &touched))
+            .await
+    }
+
+    async fn record_samples(
+        &self,
+        samples: Vec<Sample>,
+        now: Timestamp,
+    ) -> Result<Recorded, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| telemetry::record(c, &samples, now))
+            .await
+    }
+
+    async fn record_earning(&self, earning: Earning, now: Timestamp) -> Result<bool, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| {
+                telemetry::record_earning(c, &earning, now)
+            })
+            .await
+    }
+
+    async fn miner(
+        &self,
+        wallet: Wallet,
+        active_since: Timestamp,
+    ) -> Result<Option<MinerStats>, StoreError> {
+        self.readers
+            .point(|c| telemetry::miner(c, &wallet, active_since))
+            .await
+    }
+
+    async fn earnings(
+        &self,
+        wallet: Wallet,
+        since: Timestamp,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Option<Vec<EarningsDay>>, StoreError> {
+        self.readers
+            .scan(move |c| telemetry::earnings(c, &wallet, since, offset, limit))
+            .await
+    }
+
+    async fn hashrate(
+        &self,
+        wallet: Wallet,
+        since: Timestamp,
+        resolution: Resolution,
+        limit: usize,
+    ) -> Result<Option<Vec<HashratePoint>>, StoreError> {
+        self.readers
+            .scan(move |c| telemetry::hashrate(c, &wallet, since, resolution, limit))
+            .await
+    }
+
+    async fn leaderboard(
+        &self,
+        since: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Vec<LeaderboardRow>, StoreError> {
+        self.readers
+            .scan(move |c| telemetry::leaderboard(c, since, limit))
+            .await
+    }
+
+    async fn totals(&self, active_since: Timestamp) -> Result<Totals, StoreError> {
+        self.readers
+            .scan(move |c| telemetry::totals(c, active_since))
+            .await
+    }
+
+    fn observe(&self, observer: Arc<dyn StoreObserver>) {
+        // The first one stays.
+        let _ = self.observer.set(observer);
+    }
+
+    fn gauges(&self) -> StoreGauges {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        StoreGauges {
+            queue_depth: self.writer.depth(),
+            queue_capacity: Writer::CAPACITY,
+            pool_in_use: self.readers.in_use(),
+            pool_size: Readers::SIZE,
+            file_bytes: size(&self.path),
+            wal_bytes: size(Path::new(&wal)),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.writer.is_alive()
+    }
+
+    fn close(&self) {
+        self.writer.close();
+        self.readers.close();
+        self.lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}

@@ -1,0 +1,126 @@
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{accounts, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
+use crate::auth::{KeyHash, KeyRecord, Scopes};
+use crate::model::{Timestamp, Wallet};
+use crate::store::StoreError;
+
+pub(super) fn create(
+    c: &Connection,
+    key: &KeyRecord,
+    max_active: usize,
+) -> Result<bool, StoreError> {
+    let mut new_account = false;
+    if let Some(wallet) = &key.wallet {
+        new_account = accounts::ensure(c, wallet, key.created_at)?;
+        let active: i64 = c
+            .prepare_cached(sql::COUNT_ACTIVE_KEYS)
+            .and_then(|mut count| {
+                count.query_row(params![wallet.as_str(), key.created_at.millis()], |row| {
+                    row.get(0)
+                })
+            })
+            .map_err(storage_error)?;
+        if active >= max_active as i64 {
+            return Err(StoreError::Conflict(format!(
+                "the wallet has {active} active keys already; revoke one first"
+            )));
+        }
+    }
+    let values = params![
+        key.id,
+        key.hash.as_bytes(),
+        key.start,
+        key.wallet.as_ref().map(Wallet::as_str),
+        key.name,
+        key.scopes.to_string(),
+        key.created_at.millis(),
+        key.expires_at.map(Timestamp::millis),
+    ];
+    let mut insert = c.prepare_cached(sql::INSERT_KEY).map_err(storage_error)?;
+    insert.execute(values).map_err(storage_error)?;
+    Ok(new_account)
+}
+
+pub(super) fn by_hash(c: &Connection, hash: &KeyHash) -> rusqlite::Result<Option<KeyRecord>> {
+    c.prepare_cached(sql::SELECT_KEY_BY_HASH)?
+        .query_row([hash.as_bytes()], record)
+        .optional()
+}
+
+pub(super) fn list(
+    c: &Connection,
+    wallet: Option<&Wallet>,
+    before: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<Vec<KeyRecord>> {
+    // Identifiers are `key_` and ASCII capitals and digits: a tilde sorts after them all.
+    let (before, limit) = (before.unwrap_or("~"), limit as i64);
+    match wallet {
+        Some(wallet) => {
+            let mut select = c.prepare_cached(sql::SELECT_KEYS_OF_WALLET)?;
+            select
+                .query_map(params![wallet.as_str(), before, limit], record)?
+                .collect()
+        }
+        None => c
+            .prepare_cached(sql::SELECT_KEYS)?
+            .query_map(params![before, limit], record)?
+            .collect(),
+    }
+}
+
+pub(super) fn revoke(
+    c: &Connection,
+    id: &str,
+    wallet: Option<&Wallet>,
+    now: Timestamp,
+) -> Result<KeyRecord, StoreError> {
+    let find = || {
+        c.prepare_cached(sql::SELECT_KEY)
+            .and_then(|mut select| select.query_row([id], record).optional())
+            .map_err(storage_error)
+    };
+    let found = find()?.ok_or(StoreError::KeyNotFound)?;
+    if wallet.is_some() && found.wallet.as_ref() != wallet {
+        return Err(StoreError::KeyNotFound);
+    }
+    let mut update = c.prepare_cached(sql::REVOKE_KEY).map_err(storage_error)?;
+    update
+        .execute(params![id, now.millis()])
+        .map_err(storage_error)?;
+    find()?.ok_or(StoreError::KeyNotFound)
+}
+
+pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> Result<(), StoreError> {
+    let mut update = c.prepare_cached(sql::TOUCH_KEY).map_err(storage_error)?;
+    for (id, at) in touched {
+        update
+            .execute(params![id, at.millis()])
+            .map_err(storage_error)?;
+    }
+    Ok(())
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    let wallet = match row.get_ref(3)? {
+        rusqlite::types::ValueRef::Null => None,
+        _ => Some(wallet_at(row, 3)?),
+    };
+    let scopes = row
+        .get_ref(5)?
+        .as_str()
+        .map_err(|_| unreadable(5, "scopes"))?;
+    Ok(KeyRecord {
+        id: row.get(0)?,
+        hash: KeyHash::from_bytes(row.get(1)?),
+        start: row.get(2)?,
+        wallet,
+        name: row.get(4)?,
+        scopes: Scopes::parse(scopes.split(',')).map_err(|what| unreadable(5, what))?,
+        created_at: time_at(row, 6)?,
+        expires_at: maybe_time_at(row, 7)?,
+        revoked_at: maybe_time_at(row, 8)?,
+        last_used: maybe_time_at(row, 9)?,
+    })
+}

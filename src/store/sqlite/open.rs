@@ -1,0 +1,252 @@
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::storage_error;
+use crate::store::{LockError, StoreError};
+
+/// Why a database was not opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it, or its lock file cannot be used.
+    Locked(LockError),
+    /// There is no such file.
+    Missing(PathBuf),
+    /// The file is something else.
+    Foreign(PathBuf),
+    /// A newer version of this program wrote it.
+    Newer {
+        /// The file's schema version.
+        found: i64,
+        /// The newest this program knows.
+        known: i64,
+    },
+    /// The file system refused.
+    Io(PathBuf, std::io::Error),
+    /// SQLite refused.
+    Storage(StoreError),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Locked(error) => error.fmt(f),
+            Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
+            Self::Foreign(path) => write!(f, "{} is not a database of r3mes-edge", path.display()),
+            Self::Newer { found, known } => {
+                write!(
+                    f,
+                    "the database has schema version {found}, this program knows versions up to {known}: use a newer one"
+                )
+            }
+            Self::Io(path, error) => write!(f, "cannot use {}: {error}", path.display()),
+            Self::Storage(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(storage_error(error))
+    }
+}
+
+/// "R3ME", in the file's header: tells `file` and us whose database it is.
+const APPLICATION_ID: i64 = 0x5233_4D45;
+/// The version of `schema.sql`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Statements kept ready per connection; there are about forty.
+pub(super) const PREPARED: usize = 64;
+
+/// Opens the one writing connection and brings the file into shape. Call it under the instance lock.
+pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError> {
+    if !path.exists() {
+        if !create {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
+        // Made here and not by SQLite, so that nobody else can read it for a moment; -wal and -shm take its mode.
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options
+            .open(path)
+            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let number = |c: &Connection, pragma: &str| {
+        c.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
+    };
+    let foreign = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign(path.to_owned()),
+        _ => error.into(),
+    };
+    let (application, version) = (
+        number(&connection, "application_id").map_err(foreign)?,
+        number(&connection, "user_version")?,
+    );
+    match (application, version) {
+        (0, 0)
+            if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+                row.get::<_, i64>(0)
+            })? == 0 =>
+        {
+            // WAL once, on this connection, before the pool opens: set by several at once it fails with "locked".
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            settle(&connection)?;
+            let fresh =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            fresh.execute_batch(include_str!("../../../schema.sql"))?;
+            fresh.pragma_update(None, "application_id", APPLICATION_ID)?;
+            fresh.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            fresh.commit()?;
+        }
+        (APPLICATION_ID, SCHEMA_VERSION) => {
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            settle(&connection)?;
+        }
+        (APPLICATION_ID, found) => {
+            return Err(OpenError::Newer {
+                found,
+                known: SCHEMA_VERSION,
+            });
+        }
+        _ => return Err(OpenError::Foreign(path.to_owned())),
+    }
+    Ok(connection)
+}
+
+/// What the writing connection needs besides WAL.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    // FULL: an answer says that the change is on the disk. NORMAL would lose the last commits in a power cut.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_a_foreign_and_a_newer_file_are_refused_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.db");
+        assert!(matches!(writing(&path, false), Err(OpenError::Missing(_))));
+        assert!(!path.exists());
+
+        std::fs::write(
+            &path,
+            "this is a letter to my mother, and it is longer than a header",
+        )
+        .unwrap();
+        assert!(matches!(writing(&path, true), Err(OpenError::Foreign(_))));
+        std::fs::remove_file(&path).unwrap();
+
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE theirs (n)")
+            .unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(writing(&path, true), Err(OpenError::Foreign(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        std::fs::remove_file(&path).unwrap();
+
+        writing(&path, true)
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        assert!(matches!(
+            writing(&path, true),
+            Err(OpenError::Newer {
+                found: 99,
+                known: SCHEMA_VERSION
+            })
+        ));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_can_read_a_new_database() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.db");
+        let _connection = writing(&path, true).unwrap();
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", path.display());
+            assert_eq!(
+                std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{file}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_statement_is_answered_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = writing(&folder.path().join("edge.db"), true).unwrap();
+        for (name, statement) in super::super::sql::ALL {
+            let mut plan = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
+                .unwrap();
+            let parameters = plan.parameter_count();
+            let steps = plan
+                .query_map(rusqlite::params_from_iter(vec![1i64; parameters]), |row| {
+                    row.get::<_, String>(3)
+                })
+                .unwrap()
+                .collect::<Result<Vec<_>, _>>()
+                .unwrap();
+            for step in &steps {
+                // A walk over an index in its order is bounded by LIMIT, one over a grouped subquery by what that yields.
+                let bounded = ["USING", "(subquery", "CONSTANT ROW"]
+                    .iter()
+                    .any(|word| step.contains(word));
+                assert!(!step.starts_with("SCAN") || bounded, "{name}: {steps:#?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_statement_stands_outside_the_one_list() {
+        fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, found)
+                } else {
+                    found.push(path)
+                }
+            }
+        }
+        let mut files = Vec::new();
+        walk(
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+            &mut files,
+        );
+        for file in files.iter().filter(|file| !file.ends_with("sqlite/sql.rs")) {
+            let text = std::fs::read_to_string(file).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for verb in ["\"SELECT ", "\"INSERT ", "\"UPDATE ", "\"DELETE "] {
+                let allowed = file.ends_with("sqlite/open.rs") && verb == "\"SELECT ";
+                assert!(
+                    allowed || !code.contains(verb),
+                    "{} holds SQL",
+                    file.display()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::open::{OpenError, PREPARED};
+use super::storage_error;
+use crate::store::{StoreError, StoreObserver};
+
+type Pool = r2d2::Pool<SqliteConnectionManager>;
+
+/// The pool of reading connections, each unable to write.
+///
+/// A permit is taken in async code, with a deadline, before a connection is asked for, so r2d2's own blocking wait never
+/// happens on a worker thread.
+pub(super) struct Readers {
+    pool: Pool,
+    permits: Arc<Semaphore>,
+    closed: AtomicBool,
+    observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+}
+
+impl Readers {
+    /// Connections in the pool.
+    pub(super) const SIZE: usize = 4;
+    /// How long a read waits for a connection before the client hears that there is too much to do.
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    pub(super) fn open(
+        path: &Path,
+        observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+    ) -> Result<Self, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let manager = SqliteConnectionManager::file(path)
+            .with_flags(flags)
+            .with_init(|connection| {
+                connection.pragma_update(None, "query_only", true)?;
+                connection.pragma_update(None, "trusted_schema", false)?;
+                connection.pragma_update(None, "temp_store", "memory")?;
+                connection.set_prepared_statement_cache_capacity(PREPARED);
+                connection.busy_timeout(Duration::from_secs(5))
+            });
+        let pool = r2d2::Pool::builder()
+            .max_size(Self::SIZE as u32)
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(Self::PATIENCE)
+            .build(manager)
+            .map_err(|error| OpenError::Storage(StoreError::Unavailable(error.to_string())))?;
+        Ok(Self {
+            pool,
+            permits: Arc::new(Semaphore::new(Self::SIZE)),
+            closed: AtomicBool::new(false),
+            observer,
+        })
+    }
+
+    /// A look-up by an index, run in place: it takes a few microseconds, less than a hop to another thread.
+    pub(super) async fn point<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let started = Instant::now();
+        let permit = self.permit().await?;
+        let answer = read(&self.pool, query);
+        drop(permit);
+        self.observed(started);
+        answer
+    }
+
+    /// A read that may take longer, run where it blocks nobody.
+    pub(super) async fn scan<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let started = Instant::now();
+        let permit = self.permit().await?;
+        let pool = self.pool.clone();
+        let work = move || {
+            let answer = read(&pool, query);
+            // Only now: a caller that left must not free the place while its query runs on.
+            drop(permit);
+            answer
+        };
+        let answer = tokio::task::spawn_blocking(work).await;
+        self.observed(started);
+        answer
+            .unwrap_or_else(|error| Err(StoreError::Internal(format!("a read panicked: {error}"))))
+    }
+
+    /// Connections in use.
+    pub(super) fn in_use(&self) -> usize {
+        Self::SIZE.saturating_sub(self.permits.available_permits())
+    }
+
+    /// Refuses reads from now on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Unavailable("the storage is closed".to_owned()));
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        match tokio::time::timeout(Self::PATIENCE, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Busy),
+        }
+    }
+
+    fn observed(&self, started: Instant) {
+        if let Some(observer) = self.observer.get() {
+            observer.read(started.elapsed());
+        }
+    }
+}
+
+fn read<T>(
+    pool: &Pool,
+    query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T, StoreError> {
+    let connection = pool
+        .get()
+        .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    query(&connection).map_err(storage_error)
+}

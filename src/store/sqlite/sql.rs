@@ -1,0 +1,92 @@
+//! Every statement the program runs, in one place, so that a test can ask SQLite how it would run each.
+//!
+//! The portable subset only: numbered parameters, `ON CONFLICT`, `RETURNING`, moments and amounts passed in as integers.
+
+macro_rules! statements {
+    ($($name:ident = $text:literal;)*) => {
+        $(pub(super) const $name: &str = $text;)*
+        /// Every statement with its name, for the test of the query plans.
+        #[cfg(test)]
+        pub(super) const ALL: &[(&str, &str)] = &[$((stringify!($name), $text)),*];
+    };
+}
+
+statements! {
+    // users and credits
+    INSERT_USER = "INSERT INTO users (wallet, created_at) VALUES (?1, ?2) ON CONFLICT (wallet) DO NOTHING";
+    SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
+                   FROM users u WHERE u.wallet = ?1";
+    SELECT_BALANCE = "SELECT credits FROM users WHERE wallet = ?1";
+    MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE wallet = ?1 AND credits + ?2 BETWEEN 0 AND ?3 RETURNING credits";
+    INSERT_ENTRY = "INSERT INTO ledger (wallet, amount, balance, reason, reference, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
+    SELECT_LEDGER = "SELECT id, amount, balance, reason, reference, created_at FROM ledger
+                     WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+    INSERT_RESERVATION = "INSERT INTO reservations (id, wallet, amount, created_at) VALUES (?1, ?2, ?3, ?4)";
+    SELECT_RESERVATION = "SELECT wallet, amount, state FROM reservations WHERE id = ?1";
+    CLOSE_RESERVATION = "UPDATE reservations SET state = ?2, ended_at = ?3, refund_id = ?4 WHERE id = ?1 AND state = 0";
+    SELECT_OPEN_RESERVATIONS = "SELECT id FROM reservations WHERE state = 0 ORDER BY id LIMIT ?1";
+
+    // keys
+    INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    COUNT_ACTIVE_KEYS = "SELECT count(*) FROM api_keys WHERE wallet = ?1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?2)";
+    SELECT_KEY_BY_HASH = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used FROM api_keys WHERE hash = ?1";
+    SELECT_KEY = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used FROM api_keys WHERE id = ?1";
+    SELECT_KEYS = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used FROM api_keys
+                   WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+    SELECT_KEYS_OF_WALLET = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used FROM api_keys
+                             WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+    REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
+    TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
+
+    // telemetry
+    INSERT_SAMPLE = "INSERT INTO mining_stats (wallet, recorded_at, worker, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
+                     uptime_seconds, network_difficulty, power_watts, accepted, rejected, loss)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (wallet, recorded_at, worker) DO NOTHING";
+    SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
+    UPSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                     ON CONFLICT (wallet, worker) DO UPDATE SET recorded_at = excluded.recorded_at, hashrate = excluded.hashrate, unit = excluded.unit,
+                     gpu_temperature = coalesce(excluded.gpu_temperature, gpu_temperature), blocks_found = coalesce(excluded.blocks_found, blocks_found),
+                     uptime_percentage = coalesce(excluded.uptime_percentage, uptime_percentage),
+                     network_difficulty = coalesce(excluded.network_difficulty, network_difficulty)
+                     WHERE excluded.recorded_at >= recorded_at";
+    UPSERT_HOUR = "INSERT INTO hashrate_history (wallet, recorded_at, worker, unit, total, min, max, samples) VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, 1)
+                   ON CONFLICT (wallet, recorded_at, worker, unit) DO UPDATE SET total = total + excluded.total,
+                   min = min(min, excluded.min), max = max(max, excluded.max), samples = samples + 1";
+    INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
+    SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
+    ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1";
+    SELECT_TOTAL_EARNINGS = "SELECT total_earnings FROM users WHERE wallet = ?1";
+    SELECT_WORKERS = "SELECT recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty
+                      FROM workers WHERE wallet = ?1";
+    SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2
+                              GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000 LIMIT ?3 OFFSET ?4";
+    SELECT_SAMPLES = "SELECT recorded_at, unit, hashrate, hashrate, hashrate, 1 FROM mining_stats
+                      WHERE wallet = ?1 AND recorded_at >= ?2 ORDER BY recorded_at, worker LIMIT ?3";
+    SELECT_BY_MINUTE = "SELECT bucket, unit, sum(mean), sum(least), sum(most), sum(samples) FROM
+                        (SELECT recorded_at - recorded_at % 60000 AS bucket, unit, avg(hashrate) AS mean, min(hashrate) AS least, max(hashrate) AS most, count(*) AS samples
+                         FROM mining_stats WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY bucket, worker, unit)
+                        GROUP BY bucket, unit ORDER BY bucket LIMIT ?3";
+    SELECT_BY_HOUR = "SELECT recorded_at, unit, sum(total / samples), sum(min), sum(max), sum(samples) FROM hashrate_history
+                      WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY recorded_at, unit ORDER BY recorded_at LIMIT ?3";
+    SELECT_BY_DAY = "SELECT bucket, unit, sum(mean), sum(least), sum(most), sum(samples) FROM
+                     (SELECT recorded_at - recorded_at % 86400000 AS bucket, unit, sum(total) / sum(samples) AS mean, min(min) AS least, max(max) AS most, sum(samples) AS samples
+                      FROM hashrate_history WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY bucket, worker, unit)
+                     GROUP BY bucket, unit ORDER BY bucket LIMIT ?3";
+
+    // over all wallets
+    SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(hashrate) FROM workers w WHERE w.wallet = u.wallet),
+                          (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = u.wallet)
+                          FROM users u WHERE u.total_earnings > 0 ORDER BY u.total_earnings DESC, u.wallet LIMIT ?1";
+    SELECT_TOP_EARNERS_SINCE = "SELECT e.wallet, sum(e.earnings) AS earned, (SELECT sum(hashrate) FROM workers w WHERE w.wallet = e.wallet),
+                                (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = e.wallet)
+                                FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
+    SELECT_TOTALS = "SELECT users, credits FROM totals WHERE id = 1";
+    // An expression, since for the bare column SQLite walks the whole table in its order instead of the index.
+    COUNT_ACTIVE_MINERS = "SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1";
+    SELECT_USERS_AFTER = "SELECT u.wallet, u.credits, (SELECT coalesce(sum(l.amount), 0) FROM ledger l WHERE l.wallet = u.wallet),
+                          (SELECT count(*) FROM ledger l WHERE l.wallet = u.wallet) FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
+    SELECT_RESERVATIONS_AFTER = "SELECT r.id, r.wallet, r.amount, r.state, l.wallet, l.amount, f.wallet, f.amount
+                                 FROM reservations r JOIN ledger l ON l.id = r.id LEFT JOIN ledger f ON f.id = r.refund_id
+                                 WHERE r.id > ?1 ORDER BY r.id LIMIT ?2";
+}

@@ -1,0 +1,311 @@
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{accounts, credits_at, sql, storage_error, time_at, unreadable, wallet_at};
+use crate::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
+use crate::store::{
+    Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
+    StoreError, Totals,
+};
+
+pub(super) fn record(
+    c: &Connection,
+    samples: &[Sample],
+    now: Timestamp,
+) -> Result<Recorded, StoreError> {
+    let mut recorded = Recorded {
+        new: 0,
+        first: false,
+    };
+    let mut known: Option<Wallet> = None;
+    for sample in samples {
+        // A batch nearly always is one wallet's: look its account up once.
+        if known != Some(sample.wallet) {
+            accounts::ensure(c, &sample.wallet, now)?;
+            let mut select = c
+                .prepare_cached(sql::SELECT_HAS_WORKER)
+                .map_err(storage_error)?;
+            let mines: bool = select
+                .query_row([sample.wallet.as_str()], |row| row.get(0))
+                .map_err(storage_error)?;
+            recorded.first |= !mines;
+            known = Some(sample.wallet);
+        }
+        recorded.new += usize::from(insert(c, sample).map_err(storage_error)?);
+    }
+    Ok(recorded)
+}
+
+/// Stores one sample with all that follows from it; `false` where it was there already.
+fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
+    let (wallet, unit) = (sample.wallet.as_str(), sample.unit.as_str());
+    let inserted = c.prepare_cached(sql::INSERT_SAMPLE)?.execute(params![
+        wallet,
+        sample.recorded_at.millis(),
+        sample.worker,
+        sample.hashrate,
+        unit,
+        sample.gpu_temperature,
+        sample.blocks_found,
+        sample.uptime_percentage,
+        sample.uptime_seconds,
+        sample.network_difficulty,
+        sample.power_watts,
+        sample.accepted,
+        sample.rejected,
+        sample.loss,
+    ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    c.prepare_cached(sql::UPSERT_WORKER)?.execute(params![
+        wallet,
+        sample.worker,
+        sample.recorded_at.millis(),
+        sample.hashrate,
+        unit,
+        sample.gpu_temperature,
+        sample.blocks_found,
+        sample.uptime_percentage,
+        sample.network_difficulty,
+    ])?;
+    let hour = sample.recorded_at.millis() - sample.recorded_at.millis().rem_euclid(3_600_000);
+    c.prepare_cached(sql::UPSERT_HOUR)?.execute(params![
+        wallet,
+        hour,
+        sample.worker,
+        unit,
+        sample.hashrate
+    ])?;
+    Ok(true)
+}
+
+pub(super) fn record_earning(
+    c: &Connection,
+    earning: &Earning,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    accounts::ensure(c, &earning.wallet, now)?;
+    let wallet = earning.wallet.as_str();
+    let values = params![
+        earning.source_id,
+        wallet,
+        earning.earnings.micro(),
+        earning.recorded_at.millis()
+    ];
+    let mut insert = c
+        .prepare_cached(sql::INSERT_EARNING)
+        .map_err(storage_error)?;
+    if insert.execute(values).map_err(storage_error)? == 0 {
+        let mut select = c
+            .prepare_cached(sql::SELECT_EARNING)
+            .map_err(storage_error)?;
+        let counted = select.query_row([&earning.source_id], |row| {
+            Ok((wallet_at(row, 0)?, credits_at(row, 1)?))
+        });
+        return match counted.map_err(storage_error)? {
+            same if same == (earning.wallet, earning.earnings) => Ok(false),
+            _ => Err(StoreError::Conflict(
+                "this source_id was counted for another wallet or amount".to_owned(),
+            )),
+        };
+    }
+    let mut add = c.prepare_cached(sql::ADD_EARNINGS).map_err(storage_error)?;
+    add.execute(params![wallet, earning.earnings.micro()])
+        .map_err(storage_error)?;
+    accounts::post(
+        c,
+        &earning.wallet,
+        earning.earnings,
+        "mining",
+        Some(earning.source_id.clone()),
+        now,
+    )?;
+    Ok(true)
+}
+
+pub(super) fn miner(
+    c: &Connection,
+    wallet: &Wallet,
+    active_since: Timestamp,
+) -> rusqlite::Result<Option<MinerStats>> {
+    let earned = c
+        .prepare_cached(sql::SELECT_TOTAL_EARNINGS)?
+        .query_row([wallet.as_str()], |row| credits_at(row, 0))
+        .optional()?;
+    let Some(total_earnings) = earned else {
+        return Ok(None);
+    };
+    let mut select = c.prepare_cached(sql::SELECT_WORKERS)?;
+    let workers = select
+        .query_map([wallet.as_str()], Worker::read)?
+        .collect::<Result<Vec<_>, _>>()?;
+    let newest = workers.iter().max_by_key(|worker| worker.recorded_at);
+    let is_active = newest.is_some_and(|newest| newest.recorded_at >= active_since);
+    let since = if is_active {
+        Some(active_since)
+    } else {
+        newest.map(|newest| newest.recorded_at)
+    };
+    // Those that speak now; where none does, the one that spoke last. Unlike units are not added up.
+    let speaking = || {
+        let unit = newest.map(|newest| newest.unit);
+        workers
+            .iter()
+            .filter(move |worker| Some(worker.recorded_at) >= since && Some(worker.unit) == unit)
+    };
+    let uptimes = speaking()
+        .filter_map(|worker| worker.uptime_percentage)
+        .collect::<Vec<_>>();
+    Ok(Some(MinerStats {
+        wallet_address: *wallet,
+        total_earnings,
+        hashrate: newest.map(|_| speaking().map(|worker| worker.hashrate).sum()),
+        hashrate_unit: newest.map(|newest| newest.unit),
+        gpu_temperature: speaking()
+            .filter_map(|worker| worker.gpu_temperature)
+            .reduce(f64::max),
+        blocks_found: workers
+            .iter()
+            .filter_map(|worker| worker.blocks_found)
+            .reduce(i64::saturating_add),
+        uptime_percentage: (!uptimes.is_empty())
+            .then(|| uptimes.iter().sum::<f64>() / uptimes.len() as f64),
+        network_difficulty: newest.and_then(|newest| newest.network_difficulty),
+        is_active,
+        recorded_at: newest.map(|newest| newest.recorded_at),
+    }))
+}
+
+struct Worker {
+    recorded_at: Timestamp,
+    hashrate: f64,
+    unit: HashrateUnit,
+    gpu_temperature: Option<f64>,
+    blocks_found: Option<i64>,
+    uptime_percentage: Option<f64>,
+    network_difficulty: Option<f64>,
+}
+
+impl Worker {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            recorded_at: time_at(row, 0)?,
+            hashrate: row.get(1)?,
+            unit: unit_at(row, 2)?,
+            gpu_temperature: row.get(3)?,
+            blocks_found: row.get(4)?,
+            uptime_percentage: row.get(5)?,
+            network_difficulty: row.get(6)?,
+        })
+    }
+}
+
+fn unit_at(row: &Row<'_>, column: usize) -> rusqlite::Result<HashrateUnit> {
+    let text = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(|_| unreadable(column, "a unit"))?;
+    HashrateUnit::parse(text).map_err(|what| unreadable(column, what))
+}
+
+pub(super) fn earnings(
+    c: &Connection,
+    wallet: &Wallet,
+    since: Timestamp,
+    offset: usize,
+    limit: usize,
+) -> rusqlite::Result<Option<Vec<EarningsDay>>> {
+    if accounts::balance(c, wallet)?.is_none() {
+        return Ok(None);
+    }
+    let mut select = c.prepare_cached(sql::SELECT_EARNINGS_BY_DAY)?;
+    let read = |row: &Row<'_>| {
+        Ok(EarningsDay {
+            earnings: credits_at(row, 0)?,
+            recorded_at: time_at(row, 1)?,
+        })
+    };
+    let days = select.query_map(
+        params![wallet.as_str(), since.millis(), limit as i64, offset as i64],
+        read,
+    )?;
+    days.collect::<Result<_, _>>().map(Some)
+}
+
+pub(super) fn hashrate(
+    c: &Connection,
+    wallet: &Wallet,
+    since: Timestamp,
+    resolution: Resolution,
+    limit: usize,
+) -> rusqlite::Result<Option<Vec<HashratePoint>>> {
+    if accounts::balance(c, wallet)?.is_none() {
+        return Ok(None);
+    }
+    let (statement, bucket) = match resolution {
+        Resolution::Raw => (sql::SELECT_SAMPLES, 1),
+        Resolution::Minute => (sql::SELECT_BY_MINUTE, 60_000),
+        Resolution::Hour => (sql::SELECT_BY_HOUR, 3_600_000),
+        Resolution::Day => (sql::SELECT_BY_DAY, 86_400_000),
+    };
+    // From the start of the bucket that `since` lies in, so that the first one is whole.
+    let since = since.millis() - since.millis().rem_euclid(bucket);
+    let read = |row: &Row<'_>| {
+        let recorded_at = time_at(row, 0)?;
+        Ok(HashratePoint {
+            date: recorded_at.date(),
+            hashrate: row.get(2)?,
+            hashrate_unit: unit_at(row, 1)?,
+            recorded_at,
+            min: row.get(3)?,
+            max: row.get(4)?,
+            samples: row.get(5)?,
+        })
+    };
+    let mut select = c.prepare_cached(statement)?;
+    select
+        .query_map(params![wallet.as_str(), since, limit as i64], read)?
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+pub(super) fn leaderboard(
+    c: &Connection,
+    since: Option<Timestamp>,
+    limit: usize,
+) -> rusqlite::Result<Vec<LeaderboardRow>> {
+    let read = |row: &Row<'_>| {
+        Ok(LeaderboardRow {
+            wallet: wallet_at(row, 0)?,
+            total_earnings: credits_at(row, 1)?,
+            hashrate: row.get(2)?,
+            blocks_found: row.get(3)?,
+        })
+    };
+    match since {
+        None => c
+            .prepare_cached(sql::SELECT_TOP_EARNERS)?
+            .query_map([limit as i64], read)?
+            .collect(),
+        Some(since) => {
+            let mut select = c.prepare_cached(sql::SELECT_TOP_EARNERS_SINCE)?;
+            select
+                .query_map([since.millis(), limit as i64], read)?
+                .collect()
+        }
+    }
+}
+
+pub(super) fn totals(c: &Connection, active_since: Timestamp) -> rusqlite::Result<Totals> {
+    let c = c.unchecked_transaction()?;
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    let (users, credits) = c.prepare_cached(sql::SELECT_TOTALS)?.query_row([], read)?;
+    let active_miners = c
+        .prepare_cached(sql::COUNT_ACTIVE_MINERS)?
+        .query_row([active_since.millis()], |row| row.get(0))?;
+    Ok(Totals {
+        users,
+        credits: Credits::from_micro(credits),
+        active_miners,
+    })
+}

@@ -1,0 +1,209 @@
+//! Asking other programs over HTTP: one pooled client, a deadline and a size on everything, a breaker in front.
+//!
+//! An error here says what happened; whether it counts against the upstream is [`UpstreamError::outcome`], what a client
+//! hears of it is decided in `error.rs`. No client header goes up; redirects are not followed.
+
+pub(crate) mod chain;
+pub(crate) mod discovery;
+pub(crate) mod inference;
+mod sse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::client::legacy::Client as Pooled;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::breaker::{Breaker, Outcome, Permit};
+
+/// What went wrong with an upstream. The texts are for the log, never for a client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum UpstreamError {
+    /// The breaker is open; when to try again.
+    Open(Duration),
+    /// Every place at the upstream and in the queue before it is taken.
+    Busy,
+    /// No connection.
+    Connect(String),
+    /// Too slow; what was waited for.
+    Timeout(&'static str),
+    /// A status that is not a success.
+    Status(u16),
+    /// An answer that cannot be understood, or is too large.
+    Unreadable(String),
+    /// The answer broke off.
+    Cut(String),
+}
+
+impl UpstreamError {
+    /// Whether the upstream is to blame.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Open(_) | Self::Busy => Outcome::Unknown,
+            // A request the upstream refuses says nothing about its health.
+            Self::Status(status) if *status < 500 => Outcome::Unknown,
+            Self::Status(_)
+            | Self::Connect(_)
+            | Self::Timeout(_)
+            | Self::Unreadable(_)
+            | Self::Cut(_) => Outcome::Failure,
+        }
+    }
+}
+
+impl std::fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open(wait) => write!(f, "the breaker is open for {wait:?}"),
+            Self::Busy => f.write_str("no place free"),
+            Self::Connect(what) => write!(f, "no connection: {what}"),
+            Self::Timeout(what) => write!(f, "too slow: {what}"),
+            Self::Status(status) => write!(f, "status {status}"),
+            Self::Unreadable(what) => write!(f, "unreadable: {what}"),
+            Self::Cut(what) => write!(f, "broke off: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for UpstreamError {}
+
+/// The pooled client that all upstreams share; clones share the pool.
+#[derive(Clone, Debug)]
+pub struct HttpClient(Pooled<HttpConnector, Full<Bytes>>);
+
+impl Default for HttpClient {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(2)));
+        let pooled = Pooled::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(16)
+            .http1_max_buf_size(256 << 10)
+            .build(connector);
+        Self(pooled)
+    }
+}
+
+impl HttpClient {
+    /// Sends a request and waits for the head of its answer, which must be a success.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let response = self.0.request(request).await.map_err(|error| {
+            let text = with_cause(&error);
+            if error.is_connect() {
+                UpstreamError::Connect(text)
+            } else {
+                UpstreamError::Cut(text)
+            }
+        })?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status => Err(UpstreamError::Status(status.as_u16())),
+        }
+    }
+
+    /// Reads a whole answer of at most `most` bytes within `deadline`; it must be a success.
+    pub(crate) async fn fetch(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Duration,
+        most: usize,
+    ) -> Result<Bytes, UpstreamError> {
+        let whole = async {
+            let mut body = self.send(request).await?.into_body();
+            let mut bytes = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| UpstreamError::Cut(error.to_string()))?;
+                if let Some(data) = frame.data_ref() {
+                    if bytes.len() + data.len() > most {
+                        return Err(UpstreamError::Unreadable(format!("more than {most} bytes")));
+                    }
+                    bytes.extend_from_slice(data);
+                }
+            }
+            Ok(bytes.freeze())
+        };
+        tokio::time::timeout(deadline, whole)
+            .await
+            .unwrap_or(Err(UpstreamError::Timeout("the whole answer")))
+    }
+}
+
+/// A GET of an absolute address.
+pub(crate) fn get(uri: &Uri, token: Option<&str>) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    let mut request = Request::get(uri)
+        .header(USER_AGENT, USER_AGENT_VALUE)
+        .header(ACCEPT, "application/json");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    // The token is not in the error: hyper names the kind of fault only.
+    request
+        .body(Full::default())
+        .map_err(|error| UpstreamError::Unreadable(error.to_string()))
+}
+
+/// A POST of JSON to an absolute address.
+pub(crate) fn post_json(
+    uri: &Uri,
+    body: &serde_json::Value,
+) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    Request::builder()
+        .method(Method::POST)
+        .uri(uri)
+        .header(USER_AGENT, USER_AGENT_VALUE)
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::from(body.to_string()))
+        .map_err(|error| UpstreamError::Unreadable(error.to_string()))
+}
+
+/// `base` with `path` after it.
+pub(crate) fn join(base: &str, path: &str) -> Result<Uri, UpstreamError> {
+    let text = format!("{}{path}", base.trim_end_matches('/'));
+    text.parse()
+        .map_err(|_| UpstreamError::Unreadable(format!("{text:?} is no address")))
+}
+
+/// Runs one whole call under a breaker and tells it how it ended.
+pub(crate) async fn guarded<T>(
+    breaker: &Arc<Breaker>,
+    call: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, UpstreamError> {
+    let permit = breaker.admit().map_err(UpstreamError::Open)?;
+    let answer = call.await;
+    finish(permit, &answer);
+    answer
+}
+
+/// Tells the breaker how a call ended.
+pub(crate) fn finish<T>(permit: Permit, answer: &Result<T, UpstreamError>) {
+    permit.end(
+        answer
+            .as_ref()
+            .map_or_else(UpstreamError::outcome, |_| Outcome::Success),
+    );
+}
+
+const USER_AGENT_VALUE: &str = concat!("r3mes-edge/", env!("CARGO_PKG_VERSION"));
+
+/// hyper's own message says only "client error (Connect)"; why is in its source.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,243 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error};
+
+use super::{HttpClient, UpstreamError, get, guarded, join};
+use crate::breaker::Breaker;
+use crate::model::Timestamp;
+
+/// The chain, read over CometBFT's RPC.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    base: String,
+    timeout: Duration,
+    client: HttpClient,
+    breaker: Arc<Breaker>,
+    present: AtomicBool,
+}
+
+/// What the chain says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ChainStatus {
+    pub(crate) network: String,
+    pub(crate) latest_block_height: i64,
+    pub(crate) latest_block_time: Timestamp,
+    pub(crate) catching_up: bool,
+}
+
+/// The newest blocks, newest first, and the height of the chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Blocks {
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) total: i64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub(crate) struct Block {
+    height: i64,
+    hash: String,
+    miner: String,
+    timestamp: Timestamp,
+    tx_count: i64,
+}
+
+impl Chain {
+    /// Blocks in one answer of `/blockchain`; CometBFT never gives more.
+    const PAGE: usize = 20;
+    /// Bytes of an answer: 20 block metas are about 30 KB.
+    const MOST: usize = 1 << 20;
+
+    /// `present` is false for a conventional address where nothing was found yet.
+    pub(crate) fn new(
+        base: String,
+        timeout: Duration,
+        present: bool,
+        client: HttpClient,
+        breaker: Arc<Breaker>,
+    ) -> Self {
+        Self {
+            base,
+            timeout,
+            client,
+            breaker,
+            present: AtomicBool::new(present),
+        }
+    }
+
+    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) fn is_present(&self) -> bool {
+        self.present.load(Ordering::Acquire)
+    }
+
+    /// Looks whether a chain answers at this address, and remembers it if so.
+    pub(crate) async fn look(&self) -> bool {
+        let found = self.ask_status().await.is_ok();
+        if found {
+            self.present.store(true, Ordering::Release);
+        }
+        found
+    }
+
+    pub(crate) async fn status(&self) -> Result<ChainStatus, UpstreamError> {
+        guarded(&self.breaker, self.ask_status()).await
+    }
+
+    /// The newest `limit` blocks, by one call for every 20.
+    pub(crate) async fn blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
+        guarded(&self.breaker, self.ask_blocks(limit)).await
+    }
+
+    async fn ask_status(&self) -> Result<ChainStatus, UpstreamError> {
+        let status: wire::Status = self.call("/status").await?;
+        Ok(ChainStatus {
+            network: status.node_info.network,
+            latest_block_height: status.sync_info.latest_block_height,
+            latest_block_time: status.sync_info.latest_block_time,
+            catching_up: status.sync_info.catching_up,
+        })
+    }
+
+    async fn ask_blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
+        let mut page: wire::Blockchain = self.call("/blockchain").await?;
+        let total = page.last_height;
+        let mut blocks = Vec::with_capacity(limit);
+        loop {
+            let full = page.block_metas.len() >= Self::PAGE;
+            for meta in page.block_metas {
+                let height = meta.header.height;
+                if blocks
+                    .last()
+                    .is_some_and(|last: &Block| last.height <= height)
+                {
+                    return Err(UpstreamError::Unreadable(
+                        "the blocks are not in order".to_owned(),
+                    ));
+                }
+                blocks.push(Block {
+                    height,
+                    hash: meta.block_id.hash,
+                    miner: meta.header.proposer_address,
+                    timestamp: meta.header.time,
+                    tx_count: meta.num_txs,
+                });
+            }
+            blocks.truncate(limit);
+            let lowest = blocks.last().map_or(0, |block| block.height);
+            if blocks.len() == limit || !full || lowest <= 1 {
+                return Ok(Blocks { blocks, total });
+            }
+            let (highest, count) = (lowest - 1, (limit - blocks.len()).min(Self::PAGE) as i64);
+            let path = format!(
+                "/blockchain?minHeight={}&maxHeight={highest}",
+                (highest - count + 1).max(1)
+            );
+            page = self.call(&path).await?;
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
+        let body = self
+            .client
+            .fetch(
+                get(&join(&self.base, path)?, None)?,
+                self.timeout,
+                Self::MOST,
+            )
+            .await?;
+        let answer: wire::Answer<T> = serde_json::from_slice(&body)
+            .map_err(|error| UpstreamError::Unreadable(error.to_string()))?;
+        Ok(answer.result)
+    }
+}
+
+/// CometBFT's own shapes (its RPC specification); 64-bit numbers come as texts, from some servers as numbers.
+mod wire {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Answer<T> {
+        #[serde(rename = "jsonrpc")]
+        _version: String,
+        pub(super) result: T,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Status {
+        pub(super) node_info: NodeInfo,
+        pub(super) sync_info: SyncInfo,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct NodeInfo {
+        pub(super) network: String,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct SyncInfo {
+        #[serde(deserialize_with = "integer")]
+        pub(super) latest_block_height: i64,
+        #[serde(deserialize_with = "time")]
+        pub(super) latest_block_time: Timestamp,
+        pub(super) catching_up: bool,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Blockchain {
+        #[serde(deserialize_with = "integer")]
+        pub(super) last_height: i64,
+        pub(super) block_metas: Vec<Meta>,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Meta {
+        pub(super) block_id: BlockId,
+        pub(super) header: Header,
+        #[serde(deserialize_with = "integer")]
+        pub(super) num_txs: i64,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct BlockId {
+        pub(super) hash: String,
+    }
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Header {
+        #[serde(deserialize_with = "integer")]
+        pub(super) height: i64,
+        #[serde(deserialize_with = "time")]
+        pub(super) time: Timestamp,
+        pub(super) proposer_address: String,
+    }
+
+    fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(i64),
+            Text(String),
+        }
+        let number = match Written::deserialize(deserializer)? {
+            Written::Number(number) => number,
+            Written::Text(text) => text.parse().map_err(D::Error::custom)?,
+        };
+        if number < 0 {
+            Err(D::Error::custom("a negative number"))
+        } else {
+            Ok(number)
+        }
+    }
+
+    fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        Timestamp::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,218 @@
+//! Where upstreams are looked for when nobody configured them.
+//!
+//! Each conventional address gets its upstream at the start, absent until something answers there; it is looked for
+//! again every minute, and once found it stays: from then on its breaker says how it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::HttpClient;
+use super::chain::Chain;
+use super::inference::Node;
+use crate::breaker::Breaker;
+use crate::clock::Clock;
+use crate::collector::MinerPage;
+use crate::config::{Config, InferenceConfig, InferenceKind};
+
+/// Every upstream there is or may be.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) chain: Option<Arc<Chain>>,
+    pub(crate) miner: Option<Arc<MinerPage>>,
+    conventional: Conventional,
+}
+
+#[derive(Debug, Default)]
+struct Conventional {
+    nodes: bool,
+    chain: bool,
+    miner: bool,
+}
+
+const CONVENTIONAL_NODES: [(&str, InferenceKind, &str); 3] = [
+    ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
+    ("ollama", InferenceKind::OpenAi, "http://127.0.0.1:11434"),
+    ("llama.cpp", InferenceKind::OpenAi, "http://127.0.0.1:8080"),
+];
+const CONVENTIONAL_CHAIN: &str = "http://127.0.0.1:26657";
+const CONVENTIONAL_MINER: &str = "http://127.0.0.1:8080/stats";
+
+impl Upstreams {
+    /// Upstreams as configured, and conventional ones where nothing is.
+    pub(crate) fn new(config: &Config, clock: &Clock) -> Self {
+        let client = HttpClient::default();
+        let breaker = |name: &str| Breaker::new(name, config.breaker.clone(), clock.clone());
+        let conventional = Conventional {
+            nodes: config.discover && config.inference.is_empty(),
+            chain: config.discover && config.chain.rpc.is_none(),
+            miner: config.discover && config.miner.url.is_none(),
+        };
+        let configured: Vec<InferenceConfig> = if conventional.nodes {
+            let node = |(name, kind, url): (&str, InferenceKind, &str)| InferenceConfig {
+                name: name.to_owned(),
+                kind,
+                url: url.to_owned(),
+                model: String::new(),
+                adapters: Vec::new(),
+            };
+            CONVENTIONAL_NODES.into_iter().map(node).collect()
+        } else {
+            config.inference.clone()
+        };
+        let nodes = configured.into_iter().map(|mut node| {
+            if node.adapters.is_empty() {
+                node.adapters.push(config.chat.default_adapter.clone());
+            }
+            let breaker = breaker(&node.name);
+            let (in_flight, queue) = (config.chat.in_flight, config.chat.queue);
+            Arc::new(Node::new(
+                node,
+                in_flight,
+                queue,
+                !conventional.nodes,
+                client.clone(),
+                breaker,
+            ))
+        });
+        let nodes = nodes.collect();
+        let rpc = config
+            .chain
+            .rpc
+            .clone()
+            .or_else(|| conventional.chain.then(|| CONVENTIONAL_CHAIN.to_owned()));
+        let chain = rpc.map(|rpc| {
+            Arc::new(Chain::new(
+                rpc,
+                config.chain.timeout,
+                !conventional.chain,
+                client.clone(),
+                breaker("chain"),
+            ))
+        });
+        let url = config
+            .miner
+            .url
+            .clone()
+            .or_else(|| conventional.miner.then(|| CONVENTIONAL_MINER.to_owned()));
+        let miner = url.map(|url| {
+            Arc::new(MinerPage::new(
+                url,
+                &config.miner,
+                !conventional.miner,
+                client.clone(),
+                breaker("miner"),
+            ))
+        });
+        Self {
+            nodes,
+            chain,
+            miner,
+            conventional,
+        }
+    }
+
+    /// The breakers of everything that is there.
+    pub(crate) fn breakers(&self) -> impl Iterator<Item = &Arc<Breaker>> {
+        let nodes = self
+            .nodes
+            .iter()
+            .filter(|node| node.is_present())
+            .map(|node| node.breaker());
+        let chain = self
+            .chain
+            .iter()
+            .filter(|chain| chain.is_present())
+            .map(|chain| chain.breaker());
+        let miner = self
+            .miner
+            .iter()
+            .filter(|miner| miner.is_present())
+            .map(|miner| miner.breaker());
+        nodes.chain(chain).chain(miner)
+    }
+
+    /// The chain, if one is configured or was found.
+    pub(crate) fn chain(&self) -> Option<&Arc<Chain>> {
+        self.chain.as_ref().filter(|chain| chain.is_present())
+    }
+
+    /// Says what is there, what is not, and looks again every minute; never returns.
+    pub(crate) async fn discover(&self) {
+        for node in self.nodes.iter().filter(|node| node.is_present()) {
+            log::info!("inference {} at {}", node.breaker().name(), node.url());
+        }
+        for chain in self.chain.iter().filter(|chain| chain.is_present()) {
+            log::info!("chain at {}", chain.url());
+        }
+        for miner in self.miner.iter().filter(|miner| miner.is_present()) {
+            log::info!("miner at {}", miner.url());
+        }
+        let mut first = true;
+        loop {
+            self.look(first).await;
+            if std::mem::take(&mut first) {
+                self.report_absent();
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    }
+
+    async fn look(&self, first: bool) {
+        let again = if first { "" } else { " now" };
+        for node in self.nodes.iter().filter(|node| !node.is_present()) {
+            if node.look().await {
+                log::info!(
+                    "found{again} inference {} at {}",
+                    node.breaker().name(),
+                    node.url()
+                );
+            }
+        }
+        for chain in self.chain.iter().filter(|chain| !chain.is_present()) {
+            if chain.look().await {
+                log::info!("found{again} a chain at {}", chain.url());
+            }
+        }
+        for miner in self.miner.iter().filter(|miner| !miner.is_present()) {
+            if miner.look().await {
+                log::info!("found{again} a miner at {}", miner.url());
+            }
+        }
+    }
+
+    fn report_absent(&self) {
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|node| !node.is_present())
+            .map(|node| node.url())
+            .collect();
+        if self.conventional.nodes && nodes.len() == self.nodes.len() {
+            log::info!(
+                "no inference server at {}: chat is off until one is there (looking every minute)",
+                nodes.join(", ")
+            );
+        }
+        if let Some(chain) = self
+            .chain
+            .iter()
+            .find(|chain| self.conventional.chain && !chain.is_present())
+        {
+            log::info!(
+                "no chain at {}: blocks are off until one is there (looking every minute)",
+                chain.url()
+            );
+        }
+        if let Some(miner) = self
+            .miner
+            .iter()
+            .find(|miner| self.conventional.miner && !miner.is_present())
+        {
+            log::info!(
+                "no miner at {}: samples come by POST /miner/stats until one is there (looking every minute)",
+                miner.url()
+            );
+        }
+    }
+}
