@@ -43,9 +43,17 @@ pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ChatBody, ApiE
 
 /// The text of a chat on its way to the client.
 pub(crate) struct ChatBody {
-    texts: mpsc::Receiver<Result<Bytes, Aborted>>,
+    pieces: mpsc::Receiver<Piece>,
     /// Told when the first text is handed to the socket.
     taken: Option<oneshot::Sender<()>>,
+    ended: bool,
+}
+
+/// What the task sends its client. Without an `End` the body is broken off, whatever the reason: no fault of ours can
+/// make half an answer look whole.
+enum Piece {
+    Text(Bytes),
+    End,
 }
 
 impl ChatBody {
@@ -53,14 +61,20 @@ impl ChatBody {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Aborted>>> {
-        let next = self.texts.poll_recv(context);
-        if let (Poll::Ready(Some(Ok(_))), Some(taken)) =
-            (&next, self.taken.take_if(|_| next.is_ready()))
-        {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = std::task::ready!(self.pieces.poll_recv(context));
+        self.ended = !matches!(piece, Some(Piece::Text(_)));
+        if let Some(taken) = self.taken.take() {
             // The task may have given up on this client already; then it has refunded, and this text is a gift.
             let _ = taken.send(());
         }
-        next
+        Poll::Ready(Some(match piece {
+            Some(Piece::Text(text)) => Ok(text),
+            Some(Piece::End) => Ok(Bytes::from_static(b"\n")),
+            None => Err(Aborted),
+        }))
     }
 }
 
@@ -112,15 +126,14 @@ async fn run(app: Arc<App>, order: Order, mut answer: oneshot::Sender<Result<Cha
             return;
         }
     };
-    let (texts, body) = mpsc::channel(8);
+    let (pieces, body) = mpsc::channel(8);
     let (taken, was_taken) = oneshot::channel();
-    let handed_out = texts.try_send(Ok(text)).is_ok()
-        && answer
-            .send(Ok(ChatBody {
-                texts: body,
-                taken: Some(taken),
-            }))
-            .is_ok();
+    let body = ChatBody {
+        pieces: body,
+        taken: Some(taken),
+        ended: false,
+    };
+    let handed_out = pieces.try_send(Piece::Text(text)).is_ok() && answer.send(Ok(body)).is_ok();
     // hyper takes the first text as soon as the head is written; one that does not is a client that does not read.
     let taken = handed_out
         && matches!(
@@ -132,9 +145,13 @@ async fn run(app: Arc<App>, order: Order, mut answer: oneshot::Sender<Result<Cha
         end(ChatEnd::ClientLeft);
         return;
     }
-    // The rest flows while the settlement is being written.
-    let settled = close(&app, reservation, order.price, Closing::Settle);
-    let ((), ended) = tokio::join!(settled, conversation.pass_on(&app, texts));
+    // The rest flows while the settlement is being written; only the end waits for it.
+    let (written, settled) = oneshot::channel();
+    let settle = async {
+        close(&app, reservation, order.price, Closing::Settle).await;
+        let _ = written.send(());
+    };
+    let ((), ended) = tokio::join!(settle, conversation.pass_on(&app, pieces, settled));
     end(ended);
     drop(order.place);
 }
@@ -187,52 +204,50 @@ async fn first_text(app: &App, order: &Order) -> Result<(Conversation, Bytes), U
 }
 
 impl Conversation {
-    /// Passes texts on until either side ends.
-    async fn pass_on(mut self, app: &App, texts: mpsc::Sender<Result<Bytes, Aborted>>) -> ChatEnd {
+    /// Passes texts on until either side ends. Where the client is gone, dropping the stream cancels the upstream, and
+    /// its permit counts for nothing.
+    async fn pass_on(
+        mut self,
+        app: &App,
+        pieces: mpsc::Sender<Piece>,
+        settled: oneshot::Receiver<()>,
+    ) -> ChatEnd {
         let patience = app.config.chat.idle_timeout;
-        loop {
+        let broken = loop {
             let next = tokio::select! {
                 biased;
-                () = texts.closed() => return self.leave(),
-                () = app.cut_off() => {
-                    let _ = texts.try_send(Err(Aborted));
-                    return ChatEnd::Cut;
-                }
+                () = pieces.closed() => return ChatEnd::ClientLeft,
+                () = app.cut_off() => break Some(Outcome::Unknown),
                 next = timeout(patience, self.stream.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next text"))),
             };
-            let (message, ended) = match next {
-                Ok(Some(text)) => (Ok(text), None),
-                Ok(None) => (Ok(Bytes::from_static(b"\n")), Some(Outcome::Success)),
+            match next {
+                // A client that takes nothing for so long has left in all but name.
+                Ok(Some(text)) => match timeout(patience, pieces.send(Piece::Text(text))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) | Err(_) => return ChatEnd::ClientLeft,
+                },
+                Ok(None) => break None,
                 Err(error) => {
                     log::warn!("inference {} broke off: {error}", self.permit.name());
-                    (Err(Aborted), Some(error.outcome()))
-                }
-            };
-            let whole = message.is_ok();
-            // A client that takes nothing for so long has left in all but name.
-            let passed_on = matches!(timeout(patience, texts.send(message)).await, Ok(Ok(())));
-            match ended {
-                None if passed_on => {}
-                None => return self.leave(),
-                Some(outcome) => {
-                    drop(texts);
-                    self.permit.end(outcome);
-                    if whole {
-                        self.stream.drain().await;
-                    }
-                    return if whole {
-                        ChatEnd::Success
-                    } else {
-                        ChatEnd::Cut
-                    };
+                    break Some(error.outcome());
                 }
             }
-        }
-    }
-
-    /// The client is gone; dropping the stream cancels the upstream, and its permit counts for nothing.
-    fn leave(self) -> ChatEnd {
-        ChatEnd::ClientLeft
+        };
+        // What a client takes for the end comes after the commit.
+        let _ = settled.await;
+        let Some(blame) = broken else {
+            let ended = timeout(patience, pieces.send(Piece::End)).await;
+            drop(pieces);
+            self.permit.end(Outcome::Success);
+            self.stream.drain().await;
+            return if matches!(ended, Ok(Ok(()))) {
+                ChatEnd::Success
+            } else {
+                ChatEnd::ClientLeft
+            };
+        };
+        self.permit.end(blame);
+        ChatEnd::Cut
     }
 }
 

@@ -1,1 +1,17 @@
-//! The integration tests.
+//! The integration tests: the real server over TCP on a real file, against scripted upstreams. One binary, a file per
+//! subject; `support` has the server, the callers and the upstreams.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that cannot go on may panic, and says what it measured"
+)]
+
+mod architecture;
+mod chat;
+mod crash;
+mod http;
+mod keys;
+mod support;

@@ -1,0 +1,106 @@
+//! Who may name whom. The rules stand in one table; the `use` lines and paths of the source are held against it.
+
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found)
+            } else {
+                found.push(path)
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files
+        .iter()
+        .map(|file| {
+            let name = file
+                .strip_prefix(&root)
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
+            let text = std::fs::read_to_string(file).unwrap();
+            // Comments may name anything; unit tests stand at the end and may use anything.
+            let code: Vec<&str> = text
+                .split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap()
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            (name, code.join("\n"))
+        })
+        .collect()
+}
+
+#[test]
+fn each_outside_crate_is_named_only_where_it_belongs() {
+    let homes: [(&str, &[&str]); 9] = [
+        ("rusqlite", &["store/sqlite"]),
+        ("r2d2", &["store/sqlite"]),
+        ("governor", &["limits.rs", "clock.rs"]),
+        ("lru", &["cache.rs", "auth/cache.rs", "limits.rs"]),
+        ("prometheus_client", &["metrics.rs"]),
+        ("blake3", &["auth/key.rs", "call.rs"]),
+        ("hyper_util", &["server.rs", "upstream.rs", "cli/"]),
+        ("clap", &["cli.rs", "cli/"]),
+        ("env_logger", &["cli/"]),
+    ];
+    for (name, code) in sources() {
+        for (dependency, homes) in homes {
+            let named = code.contains(&format!("{dependency}::"))
+                || code.contains(&format!("use {dependency};"));
+            let at_home = homes.iter().any(|home| name.starts_with(home));
+            assert!(
+                !named || at_home,
+                "{name} names {dependency}, which belongs to {homes:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_lower_layers_know_nothing_of_the_upper_ones() {
+    let layers: [(&str, &[&str]); 6] = [
+        ("model", &["crate::model"]),
+        ("breaker.rs", &["crate::clock"]),
+        ("routes.rs", &["crate::auth", "crate::limits"]),
+        ("store", &["crate::store", "crate::auth", "crate::model"]),
+        ("cache.rs", &[]),
+        ("limits.rs", &["crate::auth", "crate::clock"]),
+    ];
+    for (name, code) in sources() {
+        for (layer, known) in layers {
+            if !name.starts_with(layer) {
+                continue;
+            }
+            for line in code.lines().filter(|line| line.contains("crate::")) {
+                assert!(
+                    known.iter().any(|known| line.contains(known)),
+                    "{name} knows too much: {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_command_line_reads_the_environment_and_handles_signals() {
+    for (name, code) in sources() {
+        let mine = name == "main.rs" || name.starts_with("cli");
+        for word in [
+            "std::env::",
+            "signal::",
+            "println!",
+            "process::exit",
+            "set_hook",
+        ] {
+            assert!(mine || !code.contains(word), "{name} has {word}");
+        }
+    }
+}

@@ -1,0 +1,462 @@
+use std::process::Command;
+use std::time::Duration;
+
+use hyper::Method;
+use r3mes_edge::Config;
+use r3mes_edge::config::RatesConfig;
+use r3mes_edge::limits::RateClass;
+use serde_json::json;
+
+use crate::support::{
+    Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, next_text,
+};
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_opens_what_its_scopes_say() {
+    let server = TestServer::start(config()).await;
+    let body = json!({"wallet_address":W1,"name":"laptop","scopes":["read"],"expires_days":30});
+    let made = server.admin().post("/api/keys", &body).await.expect(201);
+    let key = made["api_key"].as_str().unwrap();
+    assert_eq!((key.len(), &key[..6]), (55, "r3mes_"));
+    let caller = server.with_key(key);
+    let me = caller.get("/auth/me").await.expect(200);
+    assert_eq!(
+        (&me["wallet_address"], &me["credits"]),
+        (&json!(W1), &json!(0))
+    );
+    assert_eq!(me["key"]["expires_at"], made["expires_at"]);
+    let bearer = [("authorization", format!("bearer {key}"))];
+    let bearer: Vec<_> = bearer
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    server
+        .anybody()
+        .send(Method::GET, "/auth/me", &bearer, "")
+        .await
+        .expect(200);
+
+    caller
+        .post("/miner/stats", &json!({"hashrate":1}))
+        .await
+        .refused(403, "forbidden");
+    caller
+        .post("/api/keys", &json!({}))
+        .await
+        .refused(403, "forbidden");
+    caller
+        .get(&format!("/users/{W2}/ledger"))
+        .await
+        .refused(403, "forbidden");
+    caller
+        .post(
+            &format!("/users/{W1}/credits"),
+            &json!({"amount":1,"reason":"me"}),
+        )
+        .await
+        .refused(403, "forbidden");
+
+    let listed = server
+        .admin()
+        .get(&format!("/api/keys?wallet_address={W1}"))
+        .await;
+    assert!(!String::from_utf8_lossy(&listed.body).contains(key));
+    let listed = listed.expect(200);
+    assert_eq!(
+        (&listed["keys"][0]["start"], &listed["keys"][0]["is_active"]),
+        (&json!(key[..10]), &json!(true))
+    );
+}
+
+#[tokio::test]
+async fn a_wallet_makes_keys_for_itself_with_no_more_than_it_has() {
+    let server = TestServer::start(config()).await;
+    let caller = server.caller(W1, &["read", "keys"]).await;
+    let made = caller
+        .post("/api/keys", &json!({"scopes":["read"]}))
+        .await
+        .expect(201);
+    assert_eq!(made["wallet_address"], W1);
+    for body in [
+        json!({"scopes":["chat"]}),
+        json!({"scopes":["admin"]}),
+        json!({"wallet_address":W2,"scopes":["read"]}),
+    ] {
+        caller
+            .post("/api/keys", &body)
+            .await
+            .refused(403, "forbidden");
+    }
+    let other = server.caller(W2, &["read"]).await;
+    let theirs = server
+        .admin()
+        .get(&format!("/api/keys?wallet_address={W2}"))
+        .await
+        .expect(200);
+    let id = theirs["keys"][0]["id"].as_str().unwrap();
+    caller
+        .delete(&format!("/api/keys/{id}"))
+        .await
+        .refused(404, "not_found");
+    other.get("/auth/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn every_mistake_in_a_request_for_a_key_names_its_field() {
+    let server = TestServer::start(config()).await;
+    let admin = server.admin();
+    for (body, pointer) in [
+        (json!({}), "/wallet_address"),
+        (json!({"wallet_address":W1,"scopes":[]}), "/scopes"),
+        (json!({"wallet_address":W1,"scopes":["root"]}), "/scopes"),
+        (json!({"wallet_address":W1,"scopes":"read"}), "/scopes"),
+        (
+            json!({"wallet_address":W1,"expires_days":0}),
+            "/expires_days",
+        ),
+        (
+            json!({"wallet_address":W1,"expires_days":366}),
+            "/expires_days",
+        ),
+        (json!({"wallet_address":W1,"name":"line\nbreak"}), "/name"),
+        (json!({"wallet_address":W1,"color":"red"}), "/color"),
+    ] {
+        let refused = admin
+            .post("/api/keys", &body)
+            .await
+            .refused(400, "invalid_request");
+        assert_eq!(refused["errors"][0]["pointer"], pointer, "{body}");
+    }
+    admin
+        .post("/api/keys", &json!({"wallet_address":"remes1x"}))
+        .await
+        .refused(400, "invalid_wallet_address");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_on_the_next_request() {
+    let server = TestServer::start(config()).await;
+    let caller = server.caller(W1, &["read", "keys"]).await;
+    let me = caller.get("/auth/me").await.expect(200);
+    let id = me["key"]["id"].as_str().unwrap().to_owned();
+    let revoked = caller.delete(&format!("/api/keys/{id}")).await.expect(200);
+    assert_eq!(revoked["is_active"], false);
+    caller.get("/auth/me").await.refused(401, "invalid_api_key");
+    server
+        .admin()
+        .delete(&format!("/api/keys/{id}"))
+        .await
+        .expect(200);
+    server
+        .admin()
+        .delete("/api/keys/key_nothing")
+        .await
+        .refused(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_key_that_runs_out_is_refused_to_the_second() {
+    let server = TestServer::start(config()).await;
+    let body = json!({"wallet_address":W1,"scopes":["read"],"expires_days":1});
+    let made = server.admin().post("/api/keys", &body).await.expect(201);
+    let caller = server.with_key(made["api_key"].as_str().unwrap());
+    server.clock.advance(Duration::from_secs(86_400 - 60));
+    caller.get("/auth/me").await.expect(200);
+    server.clock.advance(Duration::from_secs(60));
+    caller.get("/auth/me").await.refused(401, "expired_api_key");
+}
+
+#[tokio::test]
+async fn wrong_keys_are_refused_each_with_its_word() {
+    let server = TestServer::start(config()).await;
+    let anybody = server.anybody();
+    anybody
+        .get("/auth/me")
+        .await
+        .refused(401, "missing_credentials");
+    for wrong in ["r3mes_", "x", &format!("r3mes_{}", "0".repeat(49))] {
+        server
+            .with_key(wrong)
+            .get("/auth/me")
+            .await
+            .refused(401, "invalid_api_key");
+    }
+    let unknown = r3mes_edge::auth::PlainKey::generate().unwrap();
+    server
+        .with_key(unknown.reveal())
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    let basic = [("authorization", "Basic dXNlcjpwYXNz")];
+    anybody
+        .send(Method::GET, "/auth/me", &basic, "")
+        .await
+        .refused(401, "invalid_api_key");
+    let key = server.caller(W1, &["read"]).await.key().to_owned();
+    anybody
+        .get(&format!("/auth/me?api_key={key}"))
+        .await
+        .refused(400, "key_in_query");
+}
+
+#[tokio::test]
+async fn guessing_keys_is_limited_and_never_locks_out_a_key_that_is_known() {
+    let mut config = config();
+    config.rates.set(
+        RateClass::Failures,
+        RatesConfig::default().get(RateClass::Failures),
+    );
+    let server = TestServer::start(config).await;
+    let caller = server.caller(W1, &["read"]).await;
+    caller.get("/auth/me").await.expect(200);
+    let guess = || async {
+        let guess = r3mes_edge::auth::PlainKey::generate().unwrap();
+        server.with_key(guess.reveal()).get("/auth/me").await
+    };
+    // Two of the twenty went to the first look-ups of the admin's and the caller's own key.
+    for _ in 0..18 {
+        guess().await.refused(401, "invalid_api_key");
+    }
+    guess().await.refused(429, "rate_limited");
+    caller.get("/auth/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn six_key_creations_at_once_make_five_keys() {
+    let mut config = config();
+    config.rates = Config::default().rates;
+    let server = TestServer::start(config).await;
+    let admin = server.admin();
+    let creations: Vec<_> = (0..6)
+        .map(|_| {
+            let admin = admin.clone();
+            tokio::spawn(
+                async move { admin.post("/api/keys", &json!({"wallet_address":W1})).await },
+            )
+        })
+        .collect();
+    let (mut made, mut limited) = (0, 0);
+    for creation in creations {
+        let answer = creation.await.unwrap();
+        assert_eq!(answer.header("ratelimit-policy"), "\"auth\";q=5;w=60");
+        if answer.status == 429 {
+            let wait: u64 = answer.header("retry-after").parse().unwrap();
+            assert!((1..=12).contains(&wait), "{wait}");
+            answer.refused(429, "rate_limited");
+            limited += 1;
+        } else {
+            answer.expect(201);
+            made += 1;
+        }
+    }
+    assert_eq!((made, limited), (5, 1));
+}
+
+#[tokio::test]
+async fn a_wallet_has_ten_active_keys_at_most() {
+    let server = TestServer::start(config()).await;
+    for _ in 0..10 {
+        server.caller(W1, &["read"]).await;
+    }
+    let admin = server.admin();
+    admin
+        .post("/api/keys", &json!({"wallet_address":W1}))
+        .await
+        .refused(409, "conflict");
+    let keys = admin
+        .get(&format!("/api/keys?wallet_address={W1}&limit=4"))
+        .await
+        .expect(200);
+    let id = keys["keys"][0]["id"].as_str().unwrap();
+    admin.delete(&format!("/api/keys/{id}")).await.expect(200);
+    admin
+        .post("/api/keys", &json!({"wallet_address":W1}))
+        .await
+        .expect(201);
+
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = admin
+            .get(&format!("/api/keys?wallet_address={W1}&limit=4{cursor}"))
+            .await
+            .expect(200);
+        seen.extend(
+            page["keys"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|key| key["id"].as_str().unwrap().to_owned()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 11);
+    assert!(seen.is_sorted_by(|a, b| a > b), "{seen:?}");
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_key_is_known_to_the_minute() {
+    let server = TestServer::start(config()).await;
+    let caller = server.caller(W1, &["read"]).await;
+    let me = caller.get("/auth/me").await.expect(200);
+    server
+        .store
+        .touch_keys(vec![(
+            me["key"]["id"].as_str().unwrap().to_owned(),
+            server.clock.now(),
+        )])
+        .await
+        .unwrap();
+    let keys = server
+        .admin()
+        .get(&format!("/api/keys?wallet_address={W1}"))
+        .await
+        .expect(200);
+    assert!(keys["keys"][0]["last_used"].is_string());
+}
+
+/// The words of a key, and any hexadecimal of it, must stand nowhere that lasts.
+#[tokio::test]
+async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
+    let log = captured_log();
+    let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 5).await;
+    let key = caller.key().to_owned();
+    let (_, _, mut body) = caller.chat("hello").await;
+    while next_text(&mut body).await.is_some() {}
+    caller
+        .get(&format!("/{key}"))
+        .await
+        .refused(404, "not_found");
+    caller
+        .get(&format!("/users/{key}"))
+        .await
+        .refused(400, "invalid_wallet_address");
+    caller
+        .get(&format!("/auth/me?key={key}"))
+        .await
+        .refused(400, "key_in_query");
+    caller
+        .delete(&format!("/api/keys/{key}"))
+        .await
+        .refused(403, "forbidden");
+    server
+        .admin()
+        .delete(&format!("/api/keys/{key}"))
+        .await
+        .refused(404, "not_found");
+    let wrong = format!("{}x", &key[..54]);
+    server
+        .with_key(&wrong)
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    let metrics = server.anybody().get("/metrics").await;
+    let database = server.database();
+    let holds = |bytes: &[u8]| {
+        bytes
+            .windows(20)
+            .any(|window| window == &key.as_bytes()[20..40])
+    };
+    assert!(holds(format!("so it is looked for: {key}").as_bytes()));
+    assert!(!holds(&metrics.body), "the metrics hold the key");
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let file = format!("{}{suffix}", database.display());
+        assert!(
+            !holds(&std::fs::read(&file).unwrap()),
+            "{file} holds the key"
+        );
+    }
+    let folder = server.shutdown().await;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(
+            !holds(&std::fs::read(&path).unwrap()),
+            "{} holds the key",
+            path.display()
+        );
+    }
+    let log = log.lock().unwrap();
+    assert!(
+        log.contains("POST /chat 200"),
+        "nothing was logged, so nothing was tested"
+    );
+    assert!(!holds(log.as_bytes()), "the log holds the key");
+}
+
+/// Everything that is logged in this process, at every level.
+fn captured_log() -> std::sync::Arc<std::sync::Mutex<String>> {
+    use std::sync::{Arc, Mutex, OnceLock};
+    struct Capture(Arc<Mutex<String>>);
+    impl log::Log for Capture {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            *self.0.lock().unwrap() += &format!("{} {}\n", record.level(), record.args());
+        }
+        fn flush(&self) {}
+    }
+    static LOG: OnceLock<Arc<Mutex<String>>> = OnceLock::new();
+    let install = || {
+        let text = Arc::new(Mutex::new(String::new()));
+        log::set_boxed_logger(Box::new(Capture(Arc::clone(&text)))).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        text
+    };
+    Arc::clone(LOG.get_or_init(install))
+}
+
+/// Runs the real binary against a database; its standard output.
+fn edge(database: &std::path::Path, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
+    let done = command
+        .arg("--database")
+        .arg(database)
+        .args(arguments)
+        .env_clear()
+        .output()
+        .unwrap();
+    (
+        done.status.code().unwrap(),
+        String::from_utf8(done.stdout).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn the_command_line_makes_and_revokes_keys_without_a_server() {
+    let server = TestServer::start(config()).await;
+    let folder = server.shutdown().await;
+    let database = folder.path().join("edge.db");
+    let (code, key) = edge(
+        &database,
+        &[
+            "keys",
+            "create",
+            "--wallet",
+            W1,
+            "--scopes",
+            "read",
+            "--expires",
+            "90d",
+        ],
+    );
+    assert_eq!((code, key.trim().len()), (0, 55), "{key}");
+    let (_, listed) = edge(&database, &["keys", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let id = listed["keys"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["keys"][0]["start"], key[..10]);
+    assert_eq!(edge(&database, &["keys", "revoke", &id]).0, 0);
+    assert_eq!(edge(&database, &["keys", "revoke", "key_nothing"]).0, 3);
+    assert_eq!(
+        edge(&database, &["keys", "create", "--wallet", "remes1x"]).0,
+        2
+    );
+    assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
+    let nowhere = folder.path().join("nowhere.db");
+    assert_eq!(edge(&nowhere, &["keys", "list"]).0, 3);
+    assert!(!nowhere.exists() && !folder.path().join("nowhere.db.lock").exists());
+}

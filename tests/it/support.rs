@@ -1,0 +1,404 @@
+//! A real server on port 0 over a file in a temporary folder, callers that check the shape of every answer, and
+//! upstreams that do what the test says.
+
+mod upstream;
+
+pub(crate) use upstream::{Frames, Scripted, Upstream};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{HeaderMap, Method, Request};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+use r3mes_edge::config::RatesConfig;
+use r3mes_edge::model::{Credits, Ids, Wallet};
+use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
+use serde_json::{Value, json};
+
+pub(crate) const W1: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
+pub(crate) const W2: &str = "remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx";
+pub(crate) const W3: &str = "remes16kykek0kkvk803mfw4e3wukykhaccla26tvxhq";
+
+pub(crate) fn wallet(text: &str) -> Wallet {
+    Wallet::parse(text).unwrap()
+}
+
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/it/fixtures")
+        .join(name);
+    std::fs::read(path).unwrap()
+}
+
+/// A configuration for tests: nothing is looked for outside, nothing is limited by rates.
+pub(crate) fn config() -> Config {
+    let mut config = Config::read("listen = \"127.0.0.1:0\"\ndiscover = false", []).unwrap();
+    config.rates = RatesConfig::off();
+    config
+}
+
+/// The same with one inference server of a kind.
+pub(crate) fn config_with_inference(kind: &str, upstream: &Upstream) -> Config {
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ndiscover = false\n[[inference]]\nname = \"node\"\nkind = \"{kind}\"\nurl = \"{}\"",
+        upstream.url()
+    );
+    let mut config = Config::read(&text, []).unwrap();
+    config.rates = RatesConfig::off();
+    config
+}
+
+/// A running server with its folder.
+pub(crate) struct TestServer {
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Repository>,
+    server: Option<EdgeServer>,
+    base: String,
+    admin: String,
+    folder: Option<tempfile::TempDir>,
+}
+
+impl TestServer {
+    pub(crate) async fn start(config: Config) -> Self {
+        Self::start_with(config, |store| Arc::new(store)).await
+    }
+
+    /// Starts over a store that `wrap` puts around the real one.
+    pub(crate) async fn start_with(
+        config: Config,
+        wrap: impl FnOnce(SqliteStore) -> Arc<dyn Repository>,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(folder, config, wrap).await
+    }
+
+    async fn start_in(
+        folder: tempfile::TempDir,
+        config: Config,
+        wrap: impl FnOnce(SqliteStore) -> Arc<dyn Repository>,
+    ) -> Self {
+        raise_file_limit();
+        let store = wrap(SqliteStore::open(&folder.path().join("edge.db"), true).unwrap());
+        let clock = Clock::default();
+        let request = KeyRequest {
+            wallet: None,
+            name: "test".to_owned(),
+            scopes: Scopes::ADMIN,
+            expires_at: None,
+        };
+        let ids = Ids::new().unwrap();
+        let admin = issue(&*store, &ids, request, 10, clock.now())
+            .await
+            .unwrap();
+        let builder = EdgeServer::builder(config, Arc::clone(&store)).clock(clock.clone());
+        let server = builder.start().await.unwrap();
+        let base = format!("http://{}", server.local_addr());
+        let admin = admin.key.reveal().to_owned();
+        Self {
+            clock,
+            store,
+            server: Some(server),
+            base,
+            admin,
+            folder: Some(folder),
+        }
+    }
+
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.as_ref().unwrap().path().join("edge.db")
+    }
+
+    /// A caller without a key.
+    pub(crate) fn anybody(&self) -> Caller {
+        Caller::new(&self.base, None)
+    }
+
+    /// The admin.
+    pub(crate) fn admin(&self) -> Caller {
+        Caller::new(&self.base, Some(&self.admin))
+    }
+
+    /// A caller with this key.
+    pub(crate) fn with_key(&self, key: &str) -> Caller {
+        Caller::new(&self.base, Some(key))
+    }
+
+    /// A caller with a new key of a wallet.
+    pub(crate) async fn caller(&self, wallet: &str, scopes: &[&str]) -> Caller {
+        let body = json!({ "wallet_address": wallet, "scopes": scopes });
+        let made = self.admin().post("/api/keys", &body).await.expect(201);
+        self.with_key(made["api_key"].as_str().unwrap())
+    }
+
+    /// A caller with a new key that may chat and read, whose wallet has so many credits.
+    pub(crate) async fn payer(&self, wallet: &str, credits: u32) -> Caller {
+        let caller = self.caller(wallet, &["chat", "read"]).await;
+        if credits > 0 {
+            let body = json!({ "amount": credits, "reason": "test" });
+            self.admin()
+                .post(&format!("/users/{wallet}/credits"), &body)
+                .await
+                .expect(200);
+        }
+        caller
+    }
+
+    pub(crate) async fn balance(&self, text: &str) -> Credits {
+        self.store
+            .user(wallet(text))
+            .await
+            .unwrap()
+            .unwrap()
+            .credits
+    }
+
+    /// Every balance is the sum of its ledger, and nothing is left open.
+    pub(crate) async fn assert_ledger_adds_up(&self) {
+        let report = self.store.verify_ledger().await.unwrap();
+        assert_eq!(report.mistakes, Vec::<String>::new());
+        assert_eq!(report.open_reservations, 0);
+    }
+
+    /// Stops the server kindly and returns its folder with everything written.
+    pub(crate) async fn shutdown(mut self) -> tempfile::TempDir {
+        self.server.take().unwrap().shutdown().await;
+        self.folder.take().unwrap()
+    }
+
+    /// Tells the server to stop; the returned task ends when it has.
+    pub(crate) fn begin_shutdown(&mut self) -> tokio::task::JoinHandle<()> {
+        let server = self.server.take().unwrap();
+        tokio::spawn(server.shutdown())
+    }
+}
+
+/// A thousand chats need some thousand sockets in this one process.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        rustix::process::Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
+}
+
+/// Somebody who calls the server.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    base: String,
+    key: Option<String>,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Caller {
+    pub(crate) fn new(base: &str, key: Option<&str>) -> Self {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self {
+            base: base.to_owned(),
+            key: key.map(str::to_owned),
+            client,
+        }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.key.as_deref().unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, &[], Bytes::new()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, &[], body.to_string()).await
+    }
+
+    /// A whole answer, its shape checked.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let head_only = method == Method::HEAD;
+        let (status, headers, body) = self.open(method, path, headers, body).await;
+        let body = body.collect().await.unwrap().to_bytes();
+        let answer = Answer {
+            status,
+            headers,
+            body,
+        };
+        answer.check_shape(head_only);
+        answer
+    }
+
+    /// Only the head of the answer; the body comes as the test takes it.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> (u16, HeaderMap, Incoming) {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key);
+        }
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+        {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
+        let response = self.client.request(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        (head.status.as_u16(), head.headers, body)
+    }
+
+    /// Asks for a chat and returns with the head of its answer.
+    pub(crate) async fn chat(&self, message: &str) -> (u16, HeaderMap, Incoming) {
+        self.open(
+            Method::POST,
+            "/chat",
+            &[],
+            json!({ "message": message }).to_string(),
+        )
+        .await
+    }
+}
+
+/// The next piece of a streamed body; `None` at its clean end, an error where it is cut.
+pub(crate) async fn next_text(body: &mut Incoming) -> Option<Result<String, hyper::Error>> {
+    loop {
+        match body.frame().await? {
+            Err(error) => return Some(Err(error)),
+            Ok(frame) => {
+                if let Ok(data) = frame.into_data() {
+                    return Some(Ok(String::from_utf8(data.to_vec()).unwrap()));
+                }
+            }
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The JSON of an answer that must have this status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Value {
+        assert_eq!(
+            self.status,
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.body)
+        );
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// An error that must have this status and code.
+    #[track_caller]
+    pub(crate) fn refused(self, status: u16, code: &str) -> Value {
+        let body = self.expect(status);
+        assert_eq!(body["code"], code, "{body}");
+        body
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// What holds for every answer: no header that nobody meant to send, a request id, and errors in the one shape.
+    #[track_caller]
+    fn check_shape(&self, head_only: bool) {
+        const KNOWN: [&str; 18] = [
+            "age",
+            "allow",
+            "cache-control",
+            "connection",
+            "content-length",
+            "content-type",
+            "date",
+            "etag",
+            "ratelimit",
+            "ratelimit-policy",
+            "retry-after",
+            "transfer-encoding",
+            "www-authenticate",
+            "x-cache",
+            "x-content-type-options",
+            "x-request-id",
+            "vary",
+            "location",
+        ];
+        for name in self.headers.keys() {
+            assert!(
+                KNOWN.contains(&name.as_str()),
+                "the answer has the header {name}"
+            );
+        }
+        assert!(!self.header("x-request-id").is_empty());
+        assert!(!self.header("cache-control").is_empty());
+        if self.status < 400 {
+            return;
+        }
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(
+            self.headers.contains_key("retry-after"),
+            matches!(self.status, 429 | 503)
+        );
+        assert_eq!(
+            self.headers.contains_key("www-authenticate"),
+            self.status == 401
+        );
+        assert_eq!(self.headers.contains_key("allow"), self.status == 405);
+        if head_only {
+            return;
+        }
+        let body: Value = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(body["status"], self.status);
+        assert_eq!(body["request_id"], self.header("x-request-id"));
+        assert_eq!(
+            body["type"],
+            format!("urn:r3mes-edge:{}", body["code"].as_str().unwrap())
+        );
+        assert_eq!(body["error"]["code"], body["code"]);
+        for text in ["title", "detail", "message"] {
+            assert!(!body[text].as_str().unwrap().is_empty());
+        }
+        if body["code"] == "invalid_request" {
+            assert!(body["errors"][0]["pointer"].is_string(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+/// A request that an upstream got.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) body: String,
+}
+
+/// What an upstream answers.
+pub(crate) struct Scripted {
+    status: u16,
+    content_type: &'static str,
+    frames: mpsc::UnboundedReceiver<Result<Bytes, Broken>>,
+}
+
+/// Lets a test send the frames of an answer one by one; dropped, the answer ends cleanly.
+pub(crate) struct Frames(mpsc::UnboundedSender<Result<Bytes, Broken>>);
+
+impl Frames {
+    pub(crate) fn send(&self, bytes: impl Into<Bytes>) {
+        // A reader that left is what some tests are about.
+        let _ = self.0.send(Ok(bytes.into()));
+    }
+
+    /// One event of an OpenAI-compatible stream.
+    pub(crate) fn send_word(&self, word: &str) {
+        let chunk =
+            serde_json::json!({ "choices": [{ "index": 0, "delta": { "content": word } }] });
+        self.send(format!("data: {chunk}\n\n"));
+    }
+
+    pub(crate) fn send_done(self) {
+        self.send("data: [DONE]\n\n");
+    }
+
+    /// Cuts the connection in the middle of the answer.
+    pub(crate) fn cut(self) {
+        let _ = self.0.send(Err(Broken));
+    }
+
+    /// Returns when the one who asked has left.
+    pub(crate) async fn reader_left(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl Scripted {
+    /// An answer whose frames the test sends.
+    pub(crate) fn held() -> (Self, Frames) {
+        let (sender, frames) = mpsc::unbounded_channel();
+        (
+            Self {
+                status: 200,
+                content_type: "text/event-stream",
+                frames,
+            },
+            Frames(sender),
+        )
+    }
+
+    pub(crate) fn whole(status: u16, body: impl Into<Bytes>) -> Self {
+        let (scripted, frames) = Self::held();
+        frames.send(body);
+        Self {
+            status,
+            content_type: "application/json",
+            ..scripted
+        }
+    }
+
+    /// A whole OpenAI-compatible stream of these words.
+    pub(crate) fn words(words: &[&str]) -> Self {
+        let (scripted, frames) = Self::held();
+        for word in words {
+            frames.send_word(word);
+        }
+        frames.send_done();
+        scripted
+    }
+}
+
+/// An HTTP server that answers as the test says.
+pub(crate) struct Upstream {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Upstream {
+    pub(crate) async fn start(script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let serving = tokio::spawn(serve(listener, Arc::new(script), Arc::clone(&seen)));
+        Self {
+            address,
+            seen,
+            serving,
+        }
+    }
+
+    /// An OpenAI-compatible server: `/v1/models` names one model, every chat is answered by `script`.
+    pub(crate) async fn inference(
+        script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(move |seen| match seen.path.as_str() {
+            "/v1/models" => Scripted::whole(200, r#"{"object":"list","data":[{"id":"tiny"}]}"#),
+            _ => script(seen),
+        })
+        .await
+    }
+
+    /// An address where nobody listens.
+    pub(crate) async fn dead() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The requests whose path starts with `path`.
+    pub(crate) fn seen(&self, path: &str) -> Vec<Seen> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter()
+            .filter(|seen| seen.path.starts_with(path))
+            .cloned()
+            .collect()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    script: Arc<dyn Fn(&Seen) -> Scripted + Send + Sync>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+) {
+    // Dropped with this task, so that a stopped upstream is dead to open connections too.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body
+                    .collect()
+                    .await
+                    .map(|body| body.to_bytes())
+                    .unwrap_or_default();
+                let path = head.uri.path_and_query().unwrap().to_string();
+                let request = Seen {
+                    path,
+                    headers: head.headers,
+                    body: String::from_utf8(body.to_vec()).unwrap(),
+                };
+                seen.lock().unwrap().push(request.clone());
+                let scripted = script(&request);
+                let response = Response::builder()
+                    .status(scripted.status)
+                    .header("content-type", scripted.content_type);
+                Ok::<_, Infallible>(response.body(ScriptedBody(scripted.frames)).unwrap())
+            }
+        });
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+struct ScriptedBody(mpsc::UnboundedReceiver<Result<Bytes, Broken>>);
+
+#[derive(Debug)]
+struct Broken;
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("broken by the test")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl Body for ScriptedBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.0
+            .poll_recv(context)
+            .map(|next| next.map(|frame| frame.map(Frame::data)))
+    }
+}
