@@ -1,4 +1,3 @@
-use std::process::Command;
 use std::time::Duration;
 
 use hyper::Method;
@@ -8,7 +7,7 @@ use r3mes_edge::limits::RateClass;
 use serde_json::json;
 
 use crate::support::{
-    Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, next_text,
+    Process, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, edge, next_text,
 };
 
 #[tokio::test]
@@ -410,22 +409,6 @@ fn captured_log() -> std::sync::Arc<std::sync::Mutex<String>> {
     Arc::clone(LOG.get_or_init(install))
 }
 
-/// Runs the real binary against a database; its standard output.
-fn edge(database: &std::path::Path, arguments: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
-    let done = command
-        .arg("--database")
-        .arg(database)
-        .args(arguments)
-        .env_clear()
-        .output()
-        .unwrap();
-    (
-        done.status.code().unwrap(),
-        String::from_utf8(done.stdout).unwrap(),
-    )
-}
-
 #[tokio::test]
 async fn the_command_line_makes_and_revokes_keys_without_a_server() {
     let server = TestServer::start(config()).await;
@@ -459,4 +442,27 @@ async fn the_command_line_makes_and_revokes_keys_without_a_server() {
     let nowhere = folder.path().join("nowhere.db");
     assert_eq!(edge(&nowhere, &["keys", "list"]).0, 3);
     assert!(!nowhere.exists() && !folder.path().join("nowhere.db.lock").exists());
+}
+
+#[tokio::test]
+async fn a_key_that_the_command_line_revokes_beside_a_server_is_refused_on_the_next_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    let (code, key) = edge(
+        &database,
+        &["keys", "create", "--wallet", W1, "--scopes", "read"],
+    );
+    assert_eq!(code, 0);
+    let caller = crate::support::Caller::new(&server.address, Some(key.trim()));
+    let me = caller.get("/auth/me").await.expect(200);
+    let id = me["key"]["id"].as_str().unwrap();
+    assert_eq!(edge(&database, &["keys", "revoke", id]).0, 0);
+    caller.get("/auth/me").await.refused(401, "invalid_api_key");
+    let (_, listed) = edge(&database, &["keys", "list", "--wallet", W1, "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["keys"][0]["is_active"], false);
+    assert_eq!(edge(&database, &["keys", "revoke", "key_nothing"]).0, 3);
+    assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
+    assert_eq!(server.terminate(), Some(0));
 }

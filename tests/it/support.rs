@@ -1,8 +1,10 @@
 //! A real server on port 0 over a file in a temporary folder, callers that check the shape of every answer, and
 //! upstreams that do what the test says.
 
+mod process;
 mod upstream;
 
+pub(crate) use process::{Process, edge};
 pub(crate) use upstream::{Frames, Scripted, Upstream};
 
 use std::path::{Path, PathBuf};
@@ -75,14 +77,6 @@ impl TestServer {
         wrap: impl FnOnce(SqliteStore) -> Arc<dyn Repository>,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self::start_in(folder, config, wrap).await
-    }
-
-    async fn start_in(
-        folder: tempfile::TempDir,
-        config: Config,
-        wrap: impl FnOnce(SqliteStore) -> Arc<dyn Repository>,
-    ) -> Self {
         raise_file_limit();
         let store = wrap(SqliteStore::open(&folder.path().join("edge.db"), true).unwrap());
         let clock = Clock::default();
@@ -108,10 +102,6 @@ impl TestServer {
             admin,
             folder: Some(folder),
         }
-    }
-
-    pub(crate) fn base(&self) -> &str {
-        &self.base
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -276,6 +266,16 @@ impl Caller {
         let response = self.client.request(request).await.unwrap();
         let (head, body) = response.into_parts();
         (head.status.as_u16(), head.headers, body)
+    }
+
+    /// Sends a request to a server that may die; the status of a whole answer, if there was one.
+    pub(crate) async fn try_post(&self, path: &str, body: String) -> Option<u16> {
+        let request = Request::post(format!("{}{path}", self.base)).header("x-api-key", self.key());
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let response = self.client.request(request).await.ok()?;
+        let status = response.status().as_u16();
+        response.into_body().collect().await.ok()?;
+        Some(status)
     }
 
     /// Asks for a chat and returns with the head of its answer.
