@@ -1,5 +1,6 @@
 //! The parts that every request shares.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +31,8 @@ pub(crate) struct App {
     pub(crate) keys: KeyCache,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
+    /// The adapters a client may ask for.
+    pub(crate) adapters: BTreeSet<String>,
     pub(crate) upstreams: Upstreams,
     pub(crate) pages: Cache<Page, Bytes>,
     pub(crate) chain_status: Cache<(), ChainStatus>,
@@ -58,7 +61,8 @@ impl App {
         clock: Clock,
     ) -> Result<Self, getrandom::Error> {
         let upstreams = Upstreams::new(&config, &clock);
-        let metrics = Arc::new(Metrics::new(&config.adapter_names()));
+        let adapters = config.adapter_names();
+        let metrics = Arc::new(Metrics::new(&adapters));
         store.observe(Arc::clone(&metrics) as _);
         Ok(Self {
             started: clock.instant(),
@@ -66,6 +70,7 @@ impl App {
             keys: KeyCache::new(nonzero!(16_384usize)),
             limits: Limits::new(|class| config.rates.get(class), &clock),
             metrics,
+            adapters,
             upstreams,
             pages: Cache::new(nonzero!(64usize)),
             chain_status: Cache::new(nonzero!(1usize)),
@@ -92,6 +97,16 @@ impl App {
             self.network_changed();
         }
         Ok(recorded)
+    }
+
+    /// Notes when keys were last used; called now and then, and at the end.
+    pub(crate) async fn note_key_use(&self) {
+        let touched = self.keys.take_touched();
+        if !touched.is_empty()
+            && let Err(error) = self.store.touch_keys(touched).await
+        {
+            log::warn!("the last use of keys was not noted: {error}");
+        }
     }
 
     /// Drops the network's figures, after the commit that changed them.

@@ -1,8 +1,9 @@
 //! Every metric, in one struct. Labels come from fixed sets only: route templates, the configured adapters, the names of
 //! upstreams. Nothing a client sends becomes a label.
 
+mod text_format;
+
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -437,7 +438,7 @@ impl Metrics {
         }
         Ok((
             "text/plain; version=0.0.4; charset=utf-8",
-            to_text_format(&text),
+            text_format::from_open_metrics(&text),
         ))
     }
 
@@ -518,35 +519,4 @@ impl StoreObserver for Metrics {
 /// Prometheus knows no integers; this is the one place where an amount becomes a float, on its way out.
 fn shown(amount: Credits) -> f64 {
     amount.micro() as f64 / 1_000_000.0
-}
-
-/// OpenMetrics names a counter without its `_total` and an info without its `_info`, and ends with `# EOF`; the older
-/// format names them whole and has no end.
-fn to_text_format(open_metrics: &str) -> String {
-    let mut kinds = std::collections::HashMap::new();
-    for line in open_metrics.lines() {
-        if let Some((name, kind)) = line
-            .strip_prefix("# TYPE ")
-            .and_then(|rest| rest.split_once(' '))
-        {
-            kinds.insert(name, kind);
-        }
-    }
-    let whole = |name: &str| match kinds.get(name) {
-        Some(&"counter") => format!("{name}_total"),
-        Some(&"info") => format!("{name}_info"),
-        _ => name.to_owned(),
-    };
-    let mut text = String::with_capacity(open_metrics.len() + 256);
-    for line in open_metrics.lines() {
-        let written = match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
-            ["#", "EOF" | "UNIT", ..] => continue,
-            ["#", "TYPE", name, "info"] => writeln!(text, "# TYPE {} gauge", whole(name)),
-            ["#", word, name, rest] => writeln!(text, "# {word} {} {rest}", whole(name)),
-            _ => writeln!(text, "{line}"),
-        };
-        // Writing to a text cannot fail.
-        debug_assert!(written.is_ok());
-    }
-    text
 }

@@ -155,6 +155,7 @@ impl EdgeServer {
             // Bounded by the grace inside; a panic in there was logged by the runtime.
             let _ = serving.await;
         }
+        self.app.note_key_use().await;
         billing::retry(&self.app).await;
         let left = self.app.unwritten.len();
         if left > 0 {
@@ -277,12 +278,7 @@ async fn housekeeping(app: Arc<App>) {
         billing::retry(&app).await;
         if round.is_multiple_of(6) {
             app.limits.sweep();
-            let touched = app.keys.take_touched();
-            if !touched.is_empty()
-                && let Err(error) = app.store.touch_keys(touched).await
-            {
-                log::warn!("the last use of keys was not noted: {error}");
-            }
+            app.note_key_use().await;
         }
     }
 }

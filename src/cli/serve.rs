@@ -15,6 +15,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
     }
+    raise_file_limit();
     // The lock first: nothing of the database is looked at before.
     let store = SqliteStore::open(&config.database, true).map_err(access::open_failure)?;
     let store = Arc::new(store);
@@ -56,6 +57,24 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         _ = interrupt.recv() => log::warn!("ended at once"),
     }
     Ok(())
+}
+
+/// A connection is a file descriptor, and the usual soft limit of 1,024 is meant for programs that use `select`.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    ) {
+        log::warn!(
+            "the limit of open files stays at {:?}: {error}",
+            limit.current
+        );
+    }
 }
 
 /// Where a client on this machine reaches a server that listens on `address`.

@@ -68,10 +68,8 @@ fn trusted(file: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt;
     let about = std::fs::metadata(file)
         .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
-    let me = std::fs::metadata("/proc/self")
-        .map(|process| process.uid())
-        .ok();
-    if me.is_some_and(|me| me != about.uid()) || about.mode() & 0o022 != 0 {
+    let me = rustix::process::geteuid().as_raw();
+    if me != about.uid() || about.mode() & 0o022 != 0 {
         let text = format!(
             "{} is ignored unless it is yours and nobody else may write it; name it with --config to use it anyway",
             file.display()

@@ -72,7 +72,7 @@ pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError>
     let request = Request::parse(call, app.config.chat.max_message)?;
     let wallet = payer(call, request.wallet)?;
     let adapter = match request.adapter {
-        Some(adapter) if app.config.adapter_names().contains(&adapter) => adapter,
+        Some(adapter) if app.adapters.contains(&adapter) => adapter,
         Some(_) => {
             return Err(
                 InputError::field("/adapter", "adapter is none of those configured here").into(),

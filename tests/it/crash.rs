@@ -82,6 +82,21 @@ fn kept(database: &Path) -> (HashSet<i64>, HashSet<String>) {
     (samples, grants)
 }
 
+fn assert_none_missing<T: Eq + std::hash::Hash>(
+    round: u64,
+    told: &Mutex<HashSet<T>>,
+    kept: &HashSet<T>,
+) {
+    let told = told.lock().unwrap();
+    let missing = told.difference(kept).count();
+    assert_eq!(
+        missing,
+        0,
+        "round {round}: of {} acknowledged writes",
+        told.len()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_in_the_middle_of_64_writers_lose_nothing_that_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,15 +167,8 @@ async fn twenty_kills_in_the_middle_of_64_writers_lose_nothing_that_was_acknowle
             assert_eq!(chat.await.unwrap(), None);
         }
         let (samples, grants) = kept(&database);
-        let missing =
-            |kept: usize, all: usize| format!("round {round}: {} of {all} are missing", all - kept);
-        let told = acknowledged.samples.lock().unwrap();
-        let there = told.intersection(&samples).count();
-        assert!(there == told.len(), "{}", missing(there, told.len()));
-        let told = acknowledged.grants.lock().unwrap();
-        let there = told.intersection(&grants).count();
-        assert!(there == told.len(), "{}", missing(there, told.len()));
-        drop(told);
+        assert_none_missing(round, &acknowledged.samples, &samples);
+        assert_none_missing(round, &acknowledged.grants, &grants);
         let store = SqliteStore::open(&database, false).unwrap();
         let report = store.verify_ledger().await.unwrap();
         assert_eq!(report.mistakes, Vec::<String>::new());

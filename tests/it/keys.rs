@@ -4,6 +4,7 @@ use hyper::Method;
 use r3mes_edge::Config;
 use r3mes_edge::config::RatesConfig;
 use r3mes_edge::limits::RateClass;
+use r3mes_edge::model::Timestamp;
 use serde_json::json;
 
 use crate::support::{
@@ -299,21 +300,23 @@ async fn a_wallet_has_ten_active_keys_at_most() {
 async fn the_last_use_of_a_key_is_known_to_the_minute() {
     let server = TestServer::start(config()).await;
     let caller = server.caller(W1, &["read"]).await;
-    let me = caller.get("/auth/me").await.expect(200);
-    server
-        .store
-        .touch_keys(vec![(
-            me["key"]["id"].as_str().unwrap().to_owned(),
-            server.clock.now(),
-        )])
-        .await
-        .unwrap();
-    let keys = server
-        .admin()
-        .get(&format!("/api/keys?wallet_address={W1}"))
-        .await
-        .expect(200);
-    assert!(keys["keys"][0]["last_used"].is_string());
+    server.clock.advance(Duration::from_secs(86_400));
+    caller.get("/auth/me").await.expect(200);
+    let used = server.clock.now().millis();
+    let folder = server.shutdown().await;
+    let (_, listed) = edge(
+        &folder.path().join("edge.db"),
+        &["keys", "list", "--wallet", W1, "--json"],
+    );
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let noted = Timestamp::parse(listed["keys"][0]["last_used"].as_str().unwrap())
+        .unwrap()
+        .millis();
+    assert_eq!(noted % 60_000, 0);
+    assert!(
+        (0..=60_000).contains(&(used - noted)),
+        "used at {used}, noted {noted}"
+    );
 }
 
 /// The words of a key, and any hexadecimal of it, must stand nowhere that lasts.

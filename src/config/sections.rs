@@ -1,0 +1,343 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::units;
+use crate::breaker::Settings;
+use crate::limits::{Rate, RateClass};
+use crate::model::{Credits, Wallet};
+
+/// Sizes and times of the HTTP side.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Connections open at once; further ones wait unaccepted.
+    pub connections: usize,
+    /// Requests worked on at once; a further one is refused with 503.
+    pub in_flight: usize,
+    /// Bytes of a request's body.
+    #[serde(deserialize_with = "units::size")]
+    pub body: usize,
+    /// Bytes of a body of samples.
+    #[serde(deserialize_with = "units::size")]
+    pub telemetry_body: usize,
+    /// Bytes of a chat's body.
+    #[serde(deserialize_with = "units::size")]
+    pub chat_body: usize,
+    /// For the whole request head, and for the pause between requests on one connection.
+    #[serde(deserialize_with = "units::duration")]
+    pub header_timeout: Duration,
+    /// For the whole body.
+    #[serde(deserialize_with = "units::duration")]
+    pub body_timeout: Duration,
+    /// For the answer to anything but chat.
+    #[serde(deserialize_with = "units::duration")]
+    pub request_timeout: Duration,
+    /// For what is under way when the server is told to stop.
+    #[serde(deserialize_with = "units::duration")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            in_flight: 512,
+            body: 64 << 10,
+            telemetry_body: 1 << 20,
+            chat_body: 256 << 10,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Rates by class; `None` is "off".
+#[derive(Clone, Debug)]
+pub struct RatesConfig([Option<Rate>; RateClass::ALL.len()]);
+
+impl RatesConfig {
+    /// The rate of a class.
+    #[must_use]
+    pub fn get(&self, class: RateClass) -> Option<Rate> {
+        self.0[class as usize]
+    }
+
+    /// Sets the rate of a class; `None` turns it off.
+    pub fn set(&mut self, class: RateClass, rate: Option<Rate>) {
+        self.0[class as usize] = rate;
+    }
+
+    /// No limits at all.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self([None; RateClass::ALL.len()])
+    }
+}
+
+impl Default for RatesConfig {
+    fn default() -> Self {
+        Self(RateClass::ALL.map(|class| {
+            units::parse_rate(match class {
+                RateClass::Auth => "5/min",
+                RateClass::Chat => "10/min",
+                RateClass::Write => "60/min",
+                RateClass::Telemetry | RateClass::Health => "600/min",
+                RateClass::Read => "300/min",
+                RateClass::Failures => "20/min",
+            })
+            .unwrap_or_default()
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for RatesConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut rates = Self::default();
+        for (name, text) in BTreeMap::<String, String>::deserialize(deserializer)? {
+            let Some(class) = RateClass::ALL
+                .into_iter()
+                .find(|class| class.as_str() == name)
+            else {
+                let known = RateClass::ALL.map(RateClass::as_str).join(", ");
+                return Err(serde::de::Error::custom(format!(
+                    "unknown rate {name:?}; known are {known}"
+                )));
+            };
+            let rate = units::parse_rate(&text)
+                .map_err(|what| serde::de::Error::custom(format!("{name}: {what}")))?;
+            rates.set(class, rate);
+        }
+        Ok(rates)
+    }
+}
+
+/// Who may do what.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Whether strangers may read public figures; where not set, only while the listener is loopback.
+    pub public_reads: Option<bool>,
+    /// Active keys of one wallet at most.
+    pub max_keys_per_wallet: usize,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            public_reads: None,
+            max_keys_per_wallet: 10,
+        }
+    }
+}
+
+/// Paid chat.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatConfig {
+    /// What one chat costs.
+    pub price: Credits,
+    /// Characters of a message at most.
+    pub max_message: usize,
+    /// The adapter of a message that names none and fits no keyword.
+    pub default_adapter: String,
+    /// Chats at one inference server at once.
+    pub in_flight: usize,
+    /// Chats that may wait for a place there.
+    pub queue: usize,
+    /// Until the first text.
+    #[serde(deserialize_with = "units::duration")]
+    pub first_text_timeout: Duration,
+    /// Between two texts.
+    #[serde(deserialize_with = "units::duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for ChatConfig {
+    fn default() -> Self {
+        Self {
+            price: Credits::from_micro(1_000_000),
+            max_message: 10_000,
+            default_adapter: "general".to_owned(),
+            in_flight: 4,
+            queue: 16,
+            first_text_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What an inference server speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InferenceKind {
+    /// `POST /v1/chat/completions`: llama.cpp, Ollama, vLLM and others.
+    OpenAi,
+    /// `POST /chat` of an R3MES serving node.
+    R3mes,
+}
+
+/// One inference server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InferenceConfig {
+    /// Its name in health, metrics and log.
+    pub name: String,
+    /// What it speaks.
+    pub kind: InferenceKind,
+    /// `http://host:port`
+    pub url: String,
+    /// The model to ask for; where empty, the first that `/v1/models` names.
+    #[serde(default)]
+    pub model: String,
+    /// The adapters it serves; where empty, the default adapter.
+    #[serde(default)]
+    pub adapters: Vec<String>,
+}
+
+/// How a message without an adapter finds one.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterConfig {
+    /// A message that holds one of these words goes to this adapter.
+    pub keywords: Vec<String>,
+}
+
+/// The chain.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChainConfig {
+    /// The CometBFT RPC, `http://host:port`; where not set, the conventional one is looked for.
+    pub rpc: Option<String>,
+    /// For one answer of the chain.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    /// How old an answer may be that is served while the chain is down.
+    #[serde(deserialize_with = "units::duration")]
+    pub stale_if_error: Duration,
+}
+
+impl Default for ChainConfig {
+    fn default() -> Self {
+        Self {
+            rpc: None,
+            timeout: Duration::from_secs(2),
+            stale_if_error: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What a miner's statistics page looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MinerKind {
+    /// `/stats` of the R3MES miner engine.
+    R3mes,
+    /// `/2/summary` of XMRig.
+    Xmrig,
+}
+
+/// The miner on this machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MinerConfig {
+    /// Its statistics page; where not set, the conventional one is looked for.
+    pub url: Option<String>,
+    /// What the page looks like.
+    pub kind: MinerKind,
+    /// Whose miner it is; without a wallet nothing can be recorded.
+    pub wallet: Option<Wallet>,
+    /// Its name among the wallet's miners.
+    pub worker: String,
+    /// How often it is asked.
+    #[serde(deserialize_with = "units::duration")]
+    pub every: Duration,
+    /// A file whose first line is the page's Bearer token.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for MinerConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            kind: MinerKind::R3mes,
+            wallet: None,
+            worker: "local".to_owned(),
+            every: Duration::from_secs(10),
+            token_file: None,
+        }
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+        }
+    }
+}
+
+pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Settings, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Written {
+        consecutive_failures: u32,
+        failure_rate: f64,
+        last_calls: usize,
+        #[serde(deserialize_with = "units::duration")]
+        open: Duration,
+        #[serde(deserialize_with = "units::duration")]
+        max_open: Duration,
+    }
+    impl Default for Written {
+        fn default() -> Self {
+            let Settings {
+                consecutive_failures,
+                failure_rate,
+                last_calls,
+                open,
+                max_open,
+            } = Settings::default();
+            Self {
+                consecutive_failures,
+                failure_rate,
+                last_calls,
+                open,
+                max_open,
+            }
+        }
+    }
+    let Written {
+        consecutive_failures,
+        failure_rate,
+        last_calls,
+        open,
+        max_open,
+    } = Written::deserialize(deserializer)?;
+    Ok(Settings {
+        consecutive_failures,
+        failure_rate,
+        last_calls,
+        open,
+        max_open,
+    })
+}
+
+impl<'de> Deserialize<'de> for Wallet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,186 @@
+//! Who asks, and may they?
+
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+
+use crate::app::App;
+use crate::auth::{PlainKey, Principal, Scope};
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::{Bucket, RateClass};
+use crate::routes::{Auth, Route};
+
+/// A key that was sent and opens something.
+pub(super) struct KnownKey {
+    pub(super) principal: Principal,
+    pub(super) bucket: Bucket,
+}
+
+/// Header, checksum, hash, cache, store. `None` where no key was sent.
+pub(super) async fn authenticate(
+    app: &App,
+    headers: &HeaderMap,
+    client: IpAddr,
+) -> Result<Option<KnownKey>, ApiError> {
+    let Some(text) = credentials(headers) else {
+        return Ok(None);
+    };
+    let refused = |code, detail| {
+        app.metrics.auth_failed();
+        Err(ApiError::new(code, detail))
+    };
+    let Some(hash) = text
+        .to_str()
+        .ok()
+        .and_then(PlainKey::parse)
+        .map(|key| key.hash())
+    else {
+        return refused(
+            ErrorCode::InvalidApiKey,
+            "this is no API key of this server (r3mes_ and 49 characters, the last 6 a checksum)",
+        );
+    };
+    let key = match app.keys.get(&hash) {
+        Some(key) => key,
+        None => {
+            // Counted before the look-up, so that guessing costs the guesser and not the file.
+            if let Some(verdict) = app
+                .limits
+                .check(RateClass::Failures, client)
+                .filter(|verdict| verdict.retry_after.is_some())
+            {
+                app.metrics.limited(RateClass::Failures);
+                return Err(verdict.into());
+            }
+            let generation = app.keys.generation();
+            match app.store.key_by_hash(hash).await? {
+                Some(record) => app.keys.insert(record, generation),
+                None => return refused(ErrorCode::InvalidApiKey, "no such key"),
+            }
+        }
+    };
+    let now = app.clock.now();
+    if key.record.revoked_at.is_some() {
+        return refused(ErrorCode::InvalidApiKey, "this key was revoked");
+    }
+    if key.record.is_expired(now) {
+        return refused(ErrorCode::ExpiredApiKey, "this key has expired");
+    }
+    key.touch(now);
+    Ok(Some(KnownKey {
+        principal: Principal::from(&key.record),
+        bucket: Bucket::from(&hash),
+    }))
+}
+
+/// The key as it was sent; `X-API-Key` wins.
+fn credentials(headers: &HeaderMap) -> Option<HeaderValue> {
+    if let Some(key) = headers.get("x-api-key") {
+        return Some(key.clone());
+    }
+    let value = headers.get(AUTHORIZATION)?;
+    let (scheme, key) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return HeaderValue::from_str(key.trim()).ok();
+    }
+    // Another scheme: credentials, but none that open anything here.
+    Some(value.clone())
+}
+
+/// Whether the caller may call the route; `public` is whether strangers may read.
+pub(super) fn authorize(
+    route: &Route,
+    part: &str,
+    principal: Option<&Principal>,
+    public: bool,
+) -> Result<(), ApiError> {
+    let missing = || {
+        ApiError::new(
+            ErrorCode::MissingCredentials,
+            "send a key as X-API-Key or Authorization: Bearer",
+        )
+    };
+    let forbidden = |detail: String| Err(ApiError::new(ErrorCode::Forbidden, detail));
+    let needs = |scope: Scope| -> Result<&Principal, ApiError> {
+        let principal = principal.ok_or_else(missing)?;
+        if principal.is_admin() || principal.scopes.contains(scope) {
+            return Ok(principal);
+        }
+        Err(ApiError::new(
+            ErrorCode::Forbidden,
+            format!("this needs a key with the scope {}", scope.as_str()),
+        ))
+    };
+    let of_the_wallet = |principal: &Principal| {
+        let named = route.path.contains("{wallet}");
+        let own = principal.is_admin()
+            || principal
+                .wallet
+                .is_some_and(|wallet| wallet.as_str() == part);
+        if named && !own {
+            forbidden("this key belongs to another wallet".to_owned())
+        } else {
+            Ok(())
+        }
+    };
+    match route.auth {
+        Auth::Open => Ok(()),
+        Auth::Public | Auth::PublicElseAdmin if public => Ok(()),
+        Auth::Public | Auth::Own(Scope::Read) => of_the_wallet(needs(Scope::Read)?),
+        Auth::Own(scope) => of_the_wallet(needs(scope)?),
+        Auth::PublicElseAdmin | Auth::Admin => needs(Scope::Admin).map(drop),
+        Auth::Key(scope) => needs(scope).map(drop),
+        Auth::AnyKey => principal.map(drop).ok_or_else(missing),
+        Auth::Chat if principal.is_none() => Ok(()),
+        Auth::Chat => needs(Scope::Chat).map(drop),
+    }
+}
+
+/// Whether a query holds a key, by its name or its look.
+pub(super) fn holds_key(query: &str) -> bool {
+    let names = [
+        "api_key",
+        "apikey",
+        "api-key",
+        "x-api-key",
+        "access_token",
+        "token",
+        "key",
+    ];
+    let named = |pair: &str| {
+        names.contains(
+            &pair
+                .split('=')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_lowercase()
+                .as_str(),
+        )
+    };
+    query.contains(PlainKey::PREFIX) || query.split('&').any(named)
+}
+
+/// Whether somebody else's request was passed on to us: then the peer's being local says nothing.
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_a_query_is_noticed_by_its_name_or_its_look() {
+        for query in ["api_key=x", "a=b&Token=x", "q=r3mes_abc", "KEY"] {
+            assert!(holds_key(query), "{query}");
+        }
+        assert!(!holds_key("limit=5&cursor=key_01J"));
+    }
+}
