@@ -286,4 +286,36 @@ mod tests {
         let file = "[chat]\nprice = 0\n[chain]\nrpc = \"ftp://x\"\n[log]\nlevel = \"loud\"";
         assert_eq!(Config::read(file, []).unwrap_err().len(), 3);
     }
+
+    #[test]
+    fn the_example_names_every_setting_and_its_default() {
+        let example = include_str!("../examples/config.toml");
+        let defaults = format!("{:#?}", Config::default());
+        assert_eq!(
+            format!("{:#?}", Config::read(example, []).unwrap()),
+            defaults
+        );
+        // With what is commented out for want of a default, every field stands there.
+        let whole: String = example
+            .lines()
+            .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line)))
+            .collect();
+        let settings = defaults
+            .lines()
+            .filter_map(|line| line.trim().split_once(": "));
+        for name in settings
+            .map(|(name, _)| name)
+            .filter(|name| !matches!(*name, "rates" | "count" | "per"))
+        {
+            let named = whole.lines().any(|line| {
+                let section = line.trim_matches(['[', ']']).split('.').next() == Some(name);
+                section
+                    || line
+                        .split_once(" =")
+                        .is_some_and(|(setting, _)| setting == name)
+                    || line.starts_with(&format!("[{name}]"))
+            });
+            assert!(named, "examples/config.toml does not name {name}");
+        }
+    }
 }

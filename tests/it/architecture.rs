@@ -104,3 +104,17 @@ fn only_the_command_line_reads_the_environment_and_handles_signals() {
         }
     }
 }
+
+#[test]
+fn the_readme_names_every_route_and_no_other() {
+    let readme = include_str!("../../README.md");
+    let rows = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let named: Vec<&str> = rows.map(|(route, _)| route).collect();
+    let routes = r3mes_edge::routes::ROUTES.iter();
+    let routes: Vec<String> = routes
+        .map(|route| format!("{} {}", route.method.as_str(), route.path))
+        .collect();
+    assert_eq!(named, routes);
+}
