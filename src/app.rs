@@ -1,8 +1,8 @@
 //! The parts that every request shares.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,13 +10,12 @@ use nonzero_ext::nonzero;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::KeyCache;
-use crate::billing::Unwritten;
 use crate::cache::{Cache, Policy};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
-use crate::metrics::Metrics;
-use crate::model::{Ids, Sample, Timestamp};
+use crate::metrics::{Gauges, Metrics};
+use crate::model::{Credits, Ids, Sample, Timestamp};
 use crate::store::{Recorded, Repository, StoreError};
 use crate::upstream::chain::{Blocks, ChainStatus};
 use crate::upstream::discovery::Upstreams;
@@ -54,6 +53,8 @@ pub(crate) enum Page {
 impl App {
     /// A wallet mines as long as its last sample is not older than this.
     pub(crate) const ACTIVE: Duration = Duration::from_secs(300);
+    /// A wallet counts as an active user for this long after an authenticated request.
+    const SEEN: Duration = Duration::from_secs(15 * 60);
 
     pub(crate) fn new(
         config: Config,
@@ -127,6 +128,24 @@ impl App {
         }
     }
 
+    /// Brings the metrics up to date with what is read where it lives.
+    pub(crate) fn measure(&self) {
+        self.metrics.set_gauges(&Gauges {
+            active_users: self.keys.active_wallets(self.clock.now().minus(Self::SEEN)),
+            in_flight: self.config.limits.in_flight - self.in_flight.available_permits(),
+            limiter_entries: self.limits.entries(),
+            unwritten: self.unwritten.len(),
+            store: self.store.gauges(),
+        });
+        for breaker in self.upstreams.breakers() {
+            self.metrics
+                .set_breaker(breaker.name(), breaker.phase(), breaker.times_opened());
+        }
+        self.metrics.set_cache("pages", self.pages.counts());
+        self.metrics.set_cache("chain", self.chain_status.counts());
+        self.metrics.set_cache("blocks", self.blocks.counts());
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
@@ -145,5 +164,27 @@ impl App {
     pub(crate) async fn cut_off(&self) {
         // The sender is in `self`: it outlives this wait.
         let _ = self.cut_off.subscribe().wait_for(|cut| *cut).await;
+    }
+}
+
+/// How a reservation is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Closing {
+    Settle,
+    Refund,
+}
+
+/// Reservations whose end could not be written yet: what to close, its price, and how.
+#[derive(Debug, Default)]
+pub(crate) struct Unwritten(Mutex<Vec<(i64, Credits, Closing)>>);
+
+impl Unwritten {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(i64, Credits, Closing)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
     }
 }

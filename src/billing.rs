@@ -4,22 +4,21 @@
 //! this task, which notices and refunds or settles. The rule is simple: until the first text is handed to the socket
 //! everything is refunded, whoever is at fault; from then on the chat is paid.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::app::App;
+use crate::app::{App, Closing};
 use crate::breaker::{Outcome, Permit};
-use crate::call::Aborted;
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
 use crate::store::{StoreError, ledger_id};
+use crate::stream::{Piece, TextStream};
 use crate::upstream::UpstreamError;
-use crate::upstream::inference::{Node, TextStream};
+use crate::upstream::inference::{Answer, Node};
 
 /// A chat that was checked and may begin.
 pub(crate) struct Order {
@@ -33,7 +32,7 @@ pub(crate) struct Order {
 }
 
 /// Begins a chat; returns with its first text, or with why there is none.
-pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ChatBody, ApiError> {
+pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<TextStream, ApiError> {
     let (answer, first) = oneshot::channel();
     tokio::spawn(run(Arc::clone(app), order, answer));
     first
@@ -41,44 +40,11 @@ pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ChatBody, ApiE
         .unwrap_or_else(|_| Err(ApiError::internal("a chat ended without an answer")))
 }
 
-/// The text of a chat on its way to the client.
-pub(crate) struct ChatBody {
-    pieces: mpsc::Receiver<Piece>,
-    /// Told when the first text is handed to the socket.
-    taken: Option<oneshot::Sender<()>>,
-    ended: bool,
-}
-
-/// What the task sends its client. Without an `End` the body is broken off, whatever the reason: no fault of ours can
-/// make half an answer look whole.
-enum Piece {
-    Text(Bytes),
-    End,
-}
-
-impl ChatBody {
-    pub(crate) fn poll_next(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Aborted>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let piece = std::task::ready!(self.pieces.poll_recv(context));
-        self.ended = !matches!(piece, Some(Piece::Text(_)));
-        if let Some(taken) = self.taken.take() {
-            // The task may have given up on this client already; then it has refunded, and this text is a gift.
-            let _ = taken.send(());
-        }
-        Poll::Ready(Some(match piece {
-            Some(Piece::Text(text)) => Ok(text),
-            Some(Piece::End) => Ok(Bytes::from_static(b"\n")),
-            None => Err(Aborted),
-        }))
-    }
-}
-
-async fn run(app: Arc<App>, order: Order, mut answer: oneshot::Sender<Result<ChatBody, ApiError>>) {
+async fn run(
+    app: Arc<App>,
+    order: Order,
+    mut answer: oneshot::Sender<Result<TextStream, ApiError>>,
+) {
     let started = app.clock.instant();
     let adapter = order.adapter.clone();
     let end = |end| {
@@ -126,14 +92,8 @@ async fn run(app: Arc<App>, order: Order, mut answer: oneshot::Sender<Result<Cha
             return;
         }
     };
-    let (pieces, body) = mpsc::channel(8);
-    let (taken, was_taken) = oneshot::channel();
-    let body = ChatBody {
-        pieces: body,
-        taken: Some(taken),
-        ended: false,
-    };
-    let handed_out = pieces.try_send(Piece::Text(text)).is_ok() && answer.send(Ok(body)).is_ok();
+    let (pieces, was_taken, body) = TextStream::begin(text);
+    let handed_out = answer.send(Ok(body)).is_ok();
     // hyper takes the first text as soon as the head is written; one that does not is a client that does not read.
     let taken = handed_out
         && matches!(
@@ -158,7 +118,7 @@ async fn run(app: Arc<App>, order: Order, mut answer: oneshot::Sender<Result<Cha
 
 /// A conversation that gave its first text.
 struct Conversation {
-    stream: TextStream,
+    stream: Answer,
     permit: Permit,
     _room: OwnedSemaphorePermit,
 }
@@ -251,28 +211,6 @@ impl Conversation {
     }
 }
 
-/// How a reservation is closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Closing {
-    Settle,
-    Refund,
-}
-
-/// Reservations whose end could not be written yet.
-#[derive(Debug, Default)]
-pub(crate) struct Unwritten(Mutex<Vec<(i64, Credits, Closing)>>);
-
-impl Unwritten {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(i64, Credits, Closing)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.lock().len()
-    }
-}
-
 /// Closes a reservation; what cannot be written now is kept for [`retry`].
 async fn close(app: &App, reservation: i64, price: Credits, closing: Closing) {
     if let Err(error) = write(app, reservation, price, closing).await {
@@ -290,12 +228,19 @@ async fn write(
     price: Credits,
     closing: Closing,
 ) -> Result<(), StoreError> {
+    let now = app.clock.now();
     match closing {
-        Closing::Settle => app.store.settle(reservation, app.clock.now()).await?,
-        Closing::Refund => app.store.refund(reservation, app.clock.now()).await?,
+        Closing::Settle => app
+            .store
+            .settle(reservation, now)
+            .await
+            .map(|()| app.metrics.settled(price)),
+        Closing::Refund => app
+            .store
+            .refund(reservation, now)
+            .await
+            .map(|()| app.metrics.refunded(price)),
     }
-    app.metrics.closed(price, closing);
-    Ok(())
 }
 
 /// Tries once more to write what could not be written.

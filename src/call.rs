@@ -1,22 +1,18 @@
 //! What a handler sees of a request, and what it may answer.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::auth::Principal;
-use crate::billing::ChatBody;
 use crate::cache::{Cached, Policy};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::Wallet;
-use crate::pipeline::Finish;
 use crate::routes::Route;
+use crate::stream::TextStream;
 
 /// A request whose way through the pipeline is done: routed, within its rates, its caller known, its body read.
 pub(crate) struct Call {
@@ -139,7 +135,7 @@ pub(crate) struct Reply {
 /// What an answer holds.
 pub(crate) enum Content {
     Bytes(Bytes),
-    Chat(ChatBody),
+    Chat(TextStream),
 }
 
 impl Reply {
@@ -165,7 +161,7 @@ impl Reply {
     }
 
     /// Text of a model, as it comes.
-    pub(crate) fn chat(body: ChatBody) -> Self {
+    pub(crate) fn chat(body: TextStream) -> Self {
         let mut reply = Self::bytes(StatusCode::OK, "text/plain; charset=utf-8", Bytes::new());
         reply.content = Content::Chat(body);
         reply
@@ -189,63 +185,6 @@ impl Reply {
     pub(crate) fn set(&mut self, name: HeaderName, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(name, value);
-        }
-    }
-}
-
-/// The body of every answer.
-pub(crate) struct ReplyBody {
-    content: Content,
-    /// Writes the request's line and counts it once hyper is done with the body.
-    _finish: Finish,
-}
-
-impl ReplyBody {
-    pub(crate) fn new(content: Content, finish: Finish) -> Self {
-        Self {
-            content,
-            _finish: finish,
-        }
-    }
-}
-
-/// The upstream broke off: the connection is cut, so that no client takes the text for whole.
-#[derive(Debug)]
-pub(crate) struct Aborted;
-
-impl std::fmt::Display for Aborted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the answer was broken off")
-    }
-}
-
-impl std::error::Error for Aborted {}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = Aborted;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        match &mut self.content {
-            Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Chat(chat) => chat
-                .poll_next(context)
-                .map(|next| next.map(|text| text.map(Frame::data))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Bytes(bytes) if bytes.is_empty())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Chat(_) => SizeHint::default(),
         }
     }
 }

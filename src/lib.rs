@@ -51,6 +51,7 @@ mod pipeline;
 pub mod routes;
 pub mod server;
 pub mod store;
+mod stream;
 pub mod upstream;
 
 pub use clock::Clock;

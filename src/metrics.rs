@@ -1,6 +1,7 @@
 //! Every metric, in one struct. Labels come from fixed sets only: route templates, the configured adapters, the names of
 //! upstreams. Nothing a client sends becomes a label.
 
+mod names;
 mod text_format;
 
 use std::collections::BTreeSet;
@@ -13,17 +14,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::app::App;
-use crate::billing::Closing;
 use crate::breaker::Phase;
 use crate::cache::Counts;
 use crate::limits::RateClass;
 use crate::model::Credits;
 use crate::routes::ROUTES;
-use crate::store::StoreObserver;
+use crate::store::{StoreGauges, StoreObserver};
 
 /// How a chat ended, as `chat_requests_total{status}` tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -100,6 +98,15 @@ struct CacheLabels {
 }
 
 type Amount = Counter<f64, AtomicU64>;
+
+/// Figures that are read at the moment the page is asked for.
+pub(crate) struct Gauges {
+    pub(crate) active_users: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) limiter_entries: usize,
+    pub(crate) unwritten: usize,
+    pub(crate) store: StoreGauges,
+}
 
 /// The metrics and the registry that writes them.
 pub(crate) struct Metrics {
@@ -203,154 +210,6 @@ impl Metrics {
         metrics.registered()
     }
 
-    fn registered(mut self) -> Self {
-        let registry = &mut self.registry;
-        registry.register(
-            "chat_requests",
-            "Chats by how they ended",
-            self.chats.clone(),
-        );
-        registry.register(
-            "chat_request_duration_seconds",
-            "Time from a chat's reserve to its end",
-            self.chat_duration.clone(),
-        );
-        registry.register(
-            "active_users",
-            "Wallets with an authenticated request in the last 15 minutes",
-            self.active_users.clone(),
-        );
-        registry.register(
-            "credits_distributed",
-            "Credits given out, by why",
-            self.distributed.clone(),
-        );
-        let registry = registry.sub_registry_with_prefix("r3mes");
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running version", build);
-        registry.register(
-            "http_requests",
-            "Requests by route template, method and status; 499 is a client that left",
-            self.http_requests.clone(),
-        );
-        registry.register(
-            "http_request_duration_seconds",
-            "Time until the answer was handed to the connection",
-            self.http_duration.clone(),
-        );
-        registry.register(
-            "http_connections",
-            "Connections open",
-            self.connections.clone(),
-        );
-        registry.register(
-            "http_requests_in_flight",
-            "Requests being worked on",
-            self.in_flight.clone(),
-        );
-        registry.register(
-            "auth_failures",
-            "Requests with a key that opens nothing",
-            self.auth_failures.clone(),
-        );
-        registry.register(
-            "rate_limited",
-            "Requests refused by a rate, by its class",
-            self.limited.clone(),
-        );
-        registry.register(
-            "rate_limiter_entries",
-            "Buckets held by the limiters",
-            self.limiter_entries.clone(),
-        );
-        registry.register(
-            "credits_reserved",
-            "Credits taken for chats",
-            self.reserved.clone(),
-        );
-        registry.register(
-            "credits_settled",
-            "Reserved credits that were spent",
-            self.settled.clone(),
-        );
-        registry.register(
-            "credits_refunded",
-            "Reserved credits that went back",
-            self.refunded.clone(),
-        );
-        registry.register(
-            "reservations_unwritten",
-            "Reservations whose end waits to be written",
-            self.unwritten.clone(),
-        );
-        registry.register(
-            "miner_samples",
-            "Samples taken in, from requests and from the collector",
-            self.samples.clone(),
-        );
-        registry.register(
-            "breaker_state",
-            "0 closed, 1 half-open, 2 open",
-            self.breaker_state.clone(),
-        );
-        registry.register(
-            "breaker_opened",
-            "Times a breaker opened",
-            self.breaker_opened.clone(),
-        );
-        registry.register(
-            "cache_requests",
-            "Look-ups in a cache, by what came of them",
-            self.cache.clone(),
-        );
-        registry.register(
-            "db_commit_duration_seconds",
-            "Time of a group commit",
-            self.commit_duration.clone(),
-        );
-        registry.register(
-            "db_commit_jobs",
-            "Writes in a group commit",
-            self.commit_jobs.clone(),
-        );
-        registry.register(
-            "db_commit_failures",
-            "Group commits that failed",
-            self.commit_failures.clone(),
-        );
-        registry.register(
-            "db_read_duration_seconds",
-            "Time of a read, waiting included",
-            self.read_duration.clone(),
-        );
-        registry.register(
-            "db_write_queue_depth",
-            "Writes waiting",
-            self.queue_depth.clone(),
-        );
-        registry.register(
-            "db_pool_in_use",
-            "Reading connections in use",
-            self.pool_in_use.clone(),
-        );
-        registry.register(
-            "db_pool_size",
-            "Reading connections",
-            self.pool_size.clone(),
-        );
-        registry.register(
-            "db_file_bytes",
-            "Size of the database file",
-            self.file_bytes.clone(),
-        );
-        registry.register(
-            "db_wal_bytes",
-            "Size of the write-ahead log",
-            self.wal_bytes.clone(),
-        );
-        self
-    }
-
     /// Counts a request.
     pub(crate) fn request(
         &self,
@@ -414,20 +273,19 @@ impl Metrics {
         self.reserved.inc_by(shown(price));
     }
 
-    pub(crate) fn closed(&self, price: Credits, closing: Closing) {
-        match closing {
-            Closing::Settle => self.settled.inc_by(shown(price)),
-            Closing::Refund => self.refunded.inc_by(shown(price)),
-        };
+    pub(crate) fn settled(&self, price: Credits) {
+        self.settled.inc_by(shown(price));
+    }
+
+    pub(crate) fn refunded(&self, price: Credits) {
+        self.refunded.inc_by(shown(price));
     }
 
     /// The page, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4, with its content type.
     pub(crate) fn page(
         &self,
-        app: &App,
         open_metrics: bool,
     ) -> Result<(&'static str, String), std::fmt::Error> {
-        self.look_around(app);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         if open_metrics {
@@ -443,61 +301,50 @@ impl Metrics {
     }
 
     /// Sets what is read where it lives instead of being counted.
-    fn look_around(&self, app: &App) {
+    pub(crate) fn set_gauges(&self, now: &Gauges) {
         let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(
-            &self.active_users,
-            app.keys
-                .active_wallets(app.clock.now().minus(Duration::from_secs(15 * 60))),
-        );
-        set(
-            &self.in_flight,
-            app.config.limits.in_flight - app.in_flight.available_permits(),
-        );
-        set(&self.limiter_entries, app.limits.entries());
-        set(&self.unwritten, app.unwritten.len());
-        let store = app.store.gauges();
-        set(&self.queue_depth, store.queue_depth);
-        set(&self.pool_in_use, store.pool_in_use);
-        set(&self.pool_size, store.pool_size);
-        set(&self.file_bytes, store.file_bytes as usize);
-        set(&self.wal_bytes, store.wal_bytes as usize);
-        for breaker in app.upstreams.breakers() {
-            let label = UpstreamLabel {
-                upstream: breaker.name().to_owned(),
-            };
-            self.breaker_state
-                .get_or_create(&label)
-                .set(match breaker.phase() {
-                    Phase::Closed => 0,
-                    Phase::HalfOpen => 1,
-                    Phase::Open => 2,
-                });
-            self.breaker_opened
-                .get_or_create(&label)
+        set(&self.active_users, now.active_users);
+        set(&self.in_flight, now.in_flight);
+        set(&self.limiter_entries, now.limiter_entries);
+        set(&self.unwritten, now.unwritten);
+        set(&self.queue_depth, now.store.queue_depth);
+        set(&self.pool_in_use, now.store.pool_in_use);
+        set(&self.pool_size, now.store.pool_size);
+        set(&self.file_bytes, now.store.file_bytes as usize);
+        set(&self.wal_bytes, now.store.wal_bytes as usize);
+    }
+
+    /// Sets what a breaker is doing.
+    pub(crate) fn set_breaker(&self, upstream: &str, phase: Phase, times_opened: u64) {
+        let label = UpstreamLabel {
+            upstream: upstream.to_owned(),
+        };
+        self.breaker_state.get_or_create(&label).set(match phase {
+            Phase::Closed => 0,
+            Phase::HalfOpen => 1,
+            Phase::Open => 2,
+        });
+        self.breaker_opened
+            .get_or_create(&label)
+            .inner()
+            .store(times_opened, Ordering::Relaxed);
+    }
+
+    /// Sets what a cache did so far.
+    pub(crate) fn set_cache(
+        &self,
+        cache: &'static str,
+        Counts {
+            hits,
+            misses,
+            stale,
+        }: &Counts,
+    ) {
+        for (result, count) in [("hit", hits), ("miss", misses), ("stale", stale)] {
+            let counter = self.cache.get_or_create(&CacheLabels { cache, result });
+            counter
                 .inner()
-                .store(breaker.times_opened(), Ordering::Relaxed);
-        }
-        let caches = [
-            ("pages", app.pages.counts()),
-            ("chain", app.chain_status.counts()),
-            ("blocks", app.blocks.counts()),
-        ];
-        for (
-            cache,
-            Counts {
-                hits,
-                misses,
-                stale,
-            },
-        ) in caches
-        {
-            for (result, count) in [("hit", hits), ("miss", misses), ("stale", stale)] {
-                let counter = self.cache.get_or_create(&CacheLabels { cache, result });
-                counter
-                    .inner()
-                    .store(count.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
+                .store(count.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! One request from top to bottom. The order is the text of [`run`]; there is no other place where it is decided.
 
+mod body;
 mod finish;
 mod gate;
 
-pub(crate) use finish::Finish;
+pub(crate) use body::ReplyBody;
+use finish::Finish;
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +24,7 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use crate::app::App;
-use crate::call::{Call, Content, Reply, ReplyBody};
+use crate::call::{Call, Content, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};

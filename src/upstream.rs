@@ -6,6 +6,7 @@
 pub(crate) mod chain;
 pub(crate) mod discovery;
 pub(crate) mod inference;
+mod miner;
 mod sse;
 
 use std::sync::Arc;

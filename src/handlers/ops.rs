@@ -76,9 +76,10 @@ pub(super) fn metrics(app: &App, call: &Call) -> Result<Reply, ApiError> {
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     let open_metrics = accept.contains("application/openmetrics-text");
+    app.measure();
     let page = app
         .metrics
-        .page(app, open_metrics)
+        .page(open_metrics)
         .map_err(|error| ApiError::internal(format!("metrics: {error}")))?;
     Ok(Reply::bytes(StatusCode::OK, page.0, page.1.into()))
 }

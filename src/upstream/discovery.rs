@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::HttpClient;
 use super::chain::Chain;
 use super::inference::Node;
+use super::miner::MinerPage;
 use crate::breaker::Breaker;
 use crate::clock::Clock;
-use crate::collector::MinerPage;
 use crate::config::{Config, InferenceConfig, InferenceKind};
 
 /// Every upstream there is or may be.

@@ -113,7 +113,7 @@ impl Node {
         &self,
         message: &str,
         lora: Option<&str>,
-    ) -> Result<TextStream, UpstreamError> {
+    ) -> Result<Answer, UpstreamError> {
         let (path, body) = match self.config.kind {
             InferenceKind::R3mes => (
                 "/chat",
@@ -138,7 +138,7 @@ impl Node {
             InferenceKind::R3mes => Decoder::Plain,
             InferenceKind::OpenAi => Decoder::Events(Parser::default()),
         };
-        Ok(TextStream {
+        Ok(Answer {
             body: response.into_body(),
             decoder,
         })
@@ -181,7 +181,7 @@ impl Drop for InQueue<'_> {
 
 /// The text of an answer as it comes.
 #[derive(Debug)]
-pub(crate) struct TextStream {
+pub(crate) struct Answer {
     body: Incoming,
     decoder: Decoder,
 }
@@ -192,7 +192,7 @@ enum Decoder {
     Events(Parser),
 }
 
-impl TextStream {
+impl Answer {
     /// The next piece of text, never empty; `None` at the clean end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {

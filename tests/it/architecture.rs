@@ -45,7 +45,7 @@ fn each_outside_crate_is_named_only_where_it_belongs() {
         ("r2d2", &["store/sqlite"]),
         ("governor", &["limits.rs", "clock.rs"]),
         ("lru", &["cache.rs", "auth/cache.rs", "limits.rs"]),
-        ("prometheus_client", &["metrics.rs"]),
+        ("prometheus_client", &["metrics"]),
         ("blake3", &["auth/key.rs", "call.rs"]),
         ("hyper_util", &["server.rs", "upstream.rs", "cli/"]),
         ("clap", &["cli.rs", "cli/"]),
