@@ -71,6 +71,12 @@ async fn run(
         }
     };
     app.metrics.reserved(order.price);
+    let reservation = Reservation {
+        app: &app,
+        id: reservation,
+        price: order.price,
+        closed: false,
+    };
     let first = tokio::select! {
         biased;
         () = answer.closed() => Err(None),
@@ -80,7 +86,7 @@ async fn run(
     let (conversation, text) = match first {
         Ok(first) => first,
         Err(error) => {
-            close(&app, reservation, order.price, Closing::Refund).await;
+            reservation.close(Closing::Refund).await;
             end(if error.is_some() {
                 ChatEnd::Failed
             } else {
@@ -101,14 +107,14 @@ async fn run(
             Ok(Ok(()))
         );
     if !taken {
-        close(&app, reservation, order.price, Closing::Refund).await;
+        reservation.close(Closing::Refund).await;
         end(ChatEnd::ClientLeft);
         return;
     }
     // The rest flows while the settlement is being written; only the end waits for it.
     let (written, settled) = oneshot::channel();
     let settle = async {
-        close(&app, reservation, order.price, Closing::Settle).await;
+        reservation.close(Closing::Settle).await;
         let _ = written.send(());
     };
     let ((), ended) = tokio::join!(settle, conversation.pass_on(&app, pieces, settled));
@@ -211,14 +217,40 @@ impl Conversation {
     }
 }
 
-/// Closes a reservation; what cannot be written now is kept for [`retry`].
-async fn close(app: &App, reservation: i64, price: Credits, closing: Closing) {
-    if let Err(error) = write(app, reservation, price, closing).await {
-        log::error!(
-            "{closing:?} of {} was not written and is tried again: {error}",
-            ledger_id(reservation)
-        );
-        app.unwritten.lock().push((reservation, price, closing));
+/// A reservation that is open. Whatever becomes of its task, it is closed: dropped without a word, as by a panic, it
+/// waits among those to refund.
+struct Reservation<'a> {
+    app: &'a App,
+    id: i64,
+    price: Credits,
+    closed: bool,
+}
+
+impl Reservation<'_> {
+    /// Closes it; what cannot be written now is kept for [`retry`].
+    async fn close(mut self, closing: Closing) {
+        if let Err(error) = write(self.app, self.id, self.price, closing).await {
+            log::error!(
+                "{closing:?} of {} was not written and is tried again: {error}",
+                ledger_id(self.id)
+            );
+            self.app
+                .unwritten
+                .lock()
+                .push((self.id, self.price, closing));
+        }
+        self.closed = true;
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.app
+                .unwritten
+                .lock()
+                .push((self.id, self.price, Closing::Refund));
+        }
     }
 }
 
@@ -243,10 +275,22 @@ async fn write(
     }
 }
 
-/// Tries once more to write what could not be written.
+/// Tries once more to write what could not be written. Each stays in the list until it is: this may be cut short.
 pub(crate) async fn retry(app: &App) {
-    let waiting = std::mem::take(&mut *app.unwritten.lock());
+    let waiting = app.unwritten.lock().clone();
     for (reservation, price, closing) in waiting {
-        close(app, reservation, price, closing).await;
+        match write(app, reservation, price, closing).await {
+            Ok(()) => {}
+            // Ended the other way by a write whose answer was lost: there is nothing left to do.
+            Err(StoreError::Conflict(what)) => log::warn!("{closing:?} is not needed: {what}"),
+            Err(error) => {
+                log::error!(
+                    "{closing:?} of {} is still not written: {error}",
+                    ledger_id(reservation)
+                );
+                continue;
+            }
+        }
+        app.unwritten.lock().retain(|(id, ..)| *id != reservation);
     }
 }

@@ -15,7 +15,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -218,12 +218,19 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
         BodyClass::Telemetry => limits.telemetry_body,
         BodyClass::Chat => limits.chat_body,
     };
-    match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
+    let too_large = || {
+        ApiError::new(
             ErrorCode::BodyTooLarge,
             format!("a body may have {most} bytes here"),
-        )),
+        )
+    };
+    // One that says so in its head is not read at all.
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(
             ApiError::new(ErrorCode::InvalidRequest, "the body broke off")
                 .for_the_log(error.to_string()),

@@ -191,15 +191,16 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
         .max_buf_size(64 << 10);
     loop {
         // The permit first: a connection nobody can serve is left in the kernel's queue.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-            break;
+        let next = async {
+            let permit = Arc::clone(&connections).acquire_owned().await.ok()?;
+            Some((permit, accept(&listener).await?))
         };
-        let stream = tokio::select! {
-            accepted = accept(&listener) => accepted,
+        let (permit, (stream, peer)) = tokio::select! {
+            next = next => match next {
+                Some(next) => next,
+                None => continue,
+            },
             _ = stopping.wait_for(|stop| *stop) => break,
-        };
-        let Some((stream, peer)) = stream else {
-            continue;
         };
         let service = {
             let app = Arc::clone(&app);

@@ -233,3 +233,15 @@ async fn a_request_that_was_passed_on_by_a_proxy_gets_no_public_reads() {
         .await
         .refused(403, "forbidden");
 }
+
+#[tokio::test]
+async fn a_server_whose_connections_are_all_taken_still_stops() {
+    let mut config = config();
+    config.limits.connections = 1;
+    let server = TestServer::start(config).await;
+    let caller = server.anybody();
+    caller.get("/livez").await.expect(200);
+    // The caller keeps its connection open; the server waits for a free one when it is told to stop.
+    let stopped = tokio::time::timeout(std::time::Duration::from_secs(20), server.shutdown()).await;
+    assert!(stopped.is_ok(), "the server did not stop");
+}
