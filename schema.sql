@@ -62,7 +62,8 @@ CREATE TABLE reservations (
 -- Which reservations did a crash leave open?
 CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;
 
--- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet.
+-- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
+-- wallet login.
 CREATE TABLE api_keys (
     id         TEXT PRIMARY KEY,
     hash       BLOB NOT NULL CHECK (length(hash) = 32),
@@ -73,12 +74,15 @@ CREATE TABLE api_keys (
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
     revoked_at INTEGER,
-    last_used  INTEGER
+    last_used  INTEGER,
+    login      INTEGER NOT NULL DEFAULT 0 CHECK (login IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 -- Whose key is this?
 CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
 -- Which keys has this wallet, newest first?
 CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
+-- Which login keys have run out?
+CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
 
 -- Every sample as the miner told it. The key answers "latest of this wallet", "this wallet's last day" and "is it there
 -- already?", so it needs no index beside it.

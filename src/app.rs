@@ -9,7 +9,7 @@ use bytes::Bytes;
 use nonzero_ext::nonzero;
 use tokio::sync::{Semaphore, watch};
 
-use crate::auth::KeyCache;
+use crate::auth::{Challenges, KeyCache};
 use crate::cache::{Cache, Policy};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -28,6 +28,7 @@ pub(crate) struct App {
     pub(crate) ids: Ids,
     pub(crate) store: Arc<dyn Repository>,
     pub(crate) keys: KeyCache,
+    pub(crate) challenges: Challenges,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     /// The adapters a client may ask for.
@@ -68,6 +69,7 @@ impl App {
         Ok(Self {
             started: clock.instant(),
             ids: Ids::new()?,
+            challenges: Challenges::new()?,
             keys: KeyCache::new(nonzero!(16_384usize)),
             limits: Limits::new(|class| config.rates.get(class), &clock),
             metrics,

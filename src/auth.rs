@@ -3,11 +3,13 @@
 mod cache;
 mod issue;
 mod key;
+mod login;
 mod scope;
 
 pub use cache::KeyCache;
-pub use issue::{IssuedKey, KeyRequest, issue, keep};
+pub use issue::{IssuedKey, KeyRequest, issue, keep, rotate};
 pub use key::{KeyHash, PlainKey};
+pub use login::{Challenges, LoginError, verify};
 pub use scope::{Scope, Scopes};
 
 use crate::model::{Timestamp, Wallet};
@@ -35,6 +37,8 @@ pub struct KeyRecord {
     pub revoked_at: Option<Timestamp>,
     /// When it was last used, to the minute.
     pub last_used: Option<Timestamp>,
+    /// Whether a wallet login made it: such a key is short-lived, counts against no limit, and is deleted at its end.
+    pub login: bool,
 }
 
 impl KeyRecord {

@@ -125,6 +125,16 @@ impl Config {
             .unwrap_or_else(|| self.listen.ip().is_loopback())
     }
 
+    /// What a wallet login signs in to.
+    #[must_use]
+    pub fn public_name(&self) -> String {
+        if self.auth.public_name.is_empty() {
+            self.listen.to_string()
+        } else {
+            self.auth.public_name.clone()
+        }
+    }
+
     /// What reads well but makes no sense.
     fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
@@ -142,6 +152,14 @@ impl Config {
             "limits.in_flight must be at least 1",
         );
         check(self.chat.in_flight > 0, "chat.in_flight must be at least 1");
+        check(
+            !self.auth.public_name.contains(char::is_control),
+            "auth.public_name must be one line",
+        );
+        check(
+            self.auth.login_ttl >= Duration::from_secs(60),
+            "auth.login_ttl must be at least 1min",
+        );
         check(
             self.chat.price > Credits::ZERO,
             "chat.price must be more than 0",

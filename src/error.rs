@@ -57,6 +57,7 @@ codes! {
     KeyInQuery           "key_in_query"           400 "Key in the query string" "invalid_request_error";
     MissingCredentials   "missing_credentials"    401 "Missing credentials"     "authentication_error";
     InvalidApiKey        "invalid_api_key"        401 "Invalid API key"         "authentication_error";
+    InvalidSignature     "invalid_signature"      401 "Invalid signature"       "authentication_error";
     ExpiredApiKey        "expired_api_key"        401 "Expired API key"         "authentication_error";
     InsufficientCredits  "insufficient_credits"   402 "Insufficient credits"    "insufficient_quota";
     Forbidden            "forbidden"              403 "Forbidden"               "permission_error";

@@ -3,6 +3,7 @@
 mod chain;
 mod chat;
 mod keys;
+mod login;
 mod miner;
 mod network;
 mod ops;
@@ -21,6 +22,9 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::CreateKey => keys::create(&app, &call).await,
         RouteId::ListKeys => keys::list(&app, &call).await,
         RouteId::RevokeKey => keys::revoke(&app, &call).await,
+        RouteId::RotateKey => keys::rotate(&app, &call).await,
+        RouteId::Challenge => login::challenge(&app, &call),
+        RouteId::Login => login::login(&app, &call).await,
         RouteId::Me => keys::me(&app, &call).await,
         RouteId::CreateUser => users::create(&app, &call).await,
         RouteId::GetUser => users::get(&app, &call).await,

@@ -100,9 +100,12 @@ macro_rules! routes {
 }
 
 routes! {
+    Challenge    Post   "/login/challenge"         Auth::Open,               Auth,      Common;
+    Login        Post   "/login"                   Auth::Open,               Auth,      Common;
     CreateKey    Post   "/api/keys"                Auth::Key(Scope::Keys),   Auth,      Common;
     ListKeys     Get    "/api/keys"                Auth::Key(Scope::Keys),   Read,      None;
     RevokeKey    Delete "/api/keys/{id}"           Auth::Key(Scope::Keys),   Write,     None;
+    RotateKey    Post   "/api/keys/{id}/rotate"    Auth::Key(Scope::Keys),   Auth,      Common;
     Me           Get    "/auth/me"                 Auth::AnyKey,             Read,      None;
     CreateUser   Post   "/users"                   Auth::AnyKey,             Write,     Common;
     GetUser      Get    "/users/{wallet}"          Auth::Public,             Read,      None;

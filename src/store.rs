@@ -320,6 +320,17 @@ pub trait Repository: Send + Sync + 'static {
         wallet: Option<Wallet>,
         now: Timestamp,
     ) -> Result<KeyRecord, StoreError>;
+    /// The key with this id, active or not.
+    async fn key(&self, id: String) -> Result<Option<KeyRecord>, StoreError>;
+    /// Keeps `new` in the place of the active key `id`, which is refused from `until` on; returns the old key as it is then.
+    async fn rotate_key(
+        &self,
+        id: String,
+        new: KeyRecord,
+        until: Timestamp,
+    ) -> Result<KeyRecord, StoreError>;
+    /// Deletes the keys of wallet logins that have run out; returns how many.
+    async fn purge_logins(&self, now: Timestamp) -> Result<usize, StoreError>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError>;
 

@@ -128,6 +128,7 @@ mod tests {
             expires_at: None,
             revoked_at: None,
             last_used: None,
+            login: false,
         }
     }
 

@@ -13,6 +13,8 @@ pub struct KeyRequest {
     pub scopes: Scopes,
     /// When it runs out; `None` is never.
     pub expires_at: Option<Timestamp>,
+    /// Whether it is for a wallet login.
+    pub login: bool,
 }
 
 impl KeyRequest {
@@ -78,6 +80,45 @@ pub async fn issue(
     })
 }
 
+/// Makes a key in the place of another, with the same owner, name, scopes and lifetime. The old one is refused from
+/// `until` on. Also returns the old key as it is then.
+///
+/// # Errors
+/// Where the old key is not active any more, or the storage fails.
+pub async fn rotate(
+    store: &dyn Repository,
+    ids: &Ids,
+    old: &KeyRecord,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<(IssuedKey, KeyRecord), StoreError> {
+    let key = PlainKey::generate()
+        .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
+    let lifetime = |expires_at: Timestamp| expires_at.millis() - old.created_at.millis();
+    let record = KeyRecord {
+        id: ids.make("key_", now),
+        hash: key.hash(),
+        start: key.start().to_owned(),
+        created_at: now,
+        expires_at: old
+            .expires_at
+            .map(|at| Timestamp::from_millis(now.millis() + lifetime(at))),
+        last_used: None,
+        ..old.clone()
+    };
+    let retired = store
+        .rotate_key(old.id.clone(), record.clone(), until)
+        .await?;
+    Ok((
+        IssuedKey {
+            key,
+            record,
+            new_account: false,
+        },
+        retired,
+    ))
+}
+
 /// Keeps the hash of a key that exists already, as the admin key file's does.
 ///
 /// # Errors
@@ -101,6 +142,7 @@ pub async fn keep(
         expires_at: request.expires_at,
         revoked_at: None,
         last_used: None,
+        login: request.login,
     };
     let new_account = store.create_key(record.clone(), max_active).await?;
     Ok((record, new_account))

@@ -40,6 +40,9 @@ pub struct Scopes(u8);
 impl Scopes {
     /// What a key gets when nobody says otherwise.
     pub const DEFAULT: Self = Self(Scope::Chat as u8 | Scope::Read as u8);
+    /// What a wallet login gets: everything but admin.
+    pub const LOGIN: Self =
+        Self(Scope::Chat as u8 | Scope::Read as u8 | Scope::Miner as u8 | Scope::Keys as u8);
     /// What the first key gets.
     pub const ADMIN: Self = Self(Scope::Admin as u8);
 

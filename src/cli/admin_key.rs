@@ -67,6 +67,7 @@ pub(super) async fn ensure(
         name: "first admin key".to_owned(),
         scopes: Scopes::ADMIN,
         expires_at: None,
+        login: false,
     };
     keep(
         store,

@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use clap::Subcommand;
 use r3mes_edge::Repository;
-use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+use r3mes_edge::auth::{self, KeyRequest, Scopes, issue};
 use r3mes_edge::config::parse_duration;
 use r3mes_edge::model::{Ids, Wallet};
+use r3mes_edge::store::StoreError;
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -38,6 +41,15 @@ pub(super) enum Command {
         /// Only this wallet's
         #[arg(long)]
         wallet: Option<String>,
+    },
+    /// Make a key in the place of another; it is printed once, alone on stdout
+    #[command(after_help = "Example: KEY=$(r3mes-edge keys rotate key_01J… --grace 24h)")]
+    Rotate {
+        /// The key's id, as `keys list` shows it
+        id: String,
+        /// How long the old key goes on, at most 30d
+        #[arg(long, value_name = "DURATION", default_value = "0s")]
+        grace: String,
     },
     /// Revoke a key; it fails on its very next request
     #[command(after_help = "Example: r3mes-edge keys revoke key_01J…")]
@@ -76,6 +88,11 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
             .await
         }
         Command::List { wallet } => list(settings, json, parse_wallet(wallet.as_deref())?).await,
+        Command::Rotate { id, grace } => {
+            let grace = parse_duration(&grace)
+                .map_err(|what| Failure::Usage(format!("--grace: {what}")))?;
+            rotate(settings, json, id, grace).await
+        }
         Command::Revoke { id } => revoke(settings, json, id).await,
     }
 }
@@ -117,14 +134,14 @@ async fn create(
         }
         Access::File(store) => {
             let now = r3mes_edge::Clock::default().now();
-            let expires_at =
-                days.map(|days| now.plus(std::time::Duration::from_secs(days * 86_400)));
+            let expires_at = days.map(|days| now.plus(Duration::from_secs(days * 86_400)));
             let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
             let request = KeyRequest {
                 wallet,
                 name,
                 scopes,
                 expires_at,
+                login: false,
             };
             let max = settings.config.auth.max_keys_per_wallet;
             issue(&store, &ids, request, max, now)
@@ -133,15 +150,74 @@ async fn create(
                 .shown()
         }
     };
+    show_new(&answer, json);
+    Ok(())
+}
+
+/// Prints a new key, the one time it can be seen.
+fn show_new(answer: &Value, json: bool) {
     if json {
         println!("{answer}");
     } else {
+        let scopes: Vec<&str> = answer["scopes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(text)
+            .collect();
         eprintln!(
             "{} with {}: keep this key, it is shown only now",
             text(&answer["id"]),
-            scopes
+            scopes.join(",")
         );
         println!("{}", text(&answer["api_key"]));
+    }
+}
+
+async fn rotate(
+    settings: &Settings,
+    json: bool,
+    id: String,
+    grace: Duration,
+) -> Result<(), Failure> {
+    const MOST: Duration = Duration::from_secs(30 * 86_400);
+    if grace > MOST || grace.subsec_nanos() > 0 {
+        return Err(Failure::Usage(
+            "--grace must be whole seconds, at most 30d".to_owned(),
+        ));
+    }
+    plain_id(&id)?;
+    let answer = match Access::open(&settings.config.database).await? {
+        Access::Server { address, database } => {
+            let body = json!({ "grace_seconds": grace.as_secs() });
+            ask(
+                &address,
+                &database,
+                "POST",
+                &format!("/api/keys/{id}/rotate"),
+                Some(&body),
+            )
+            .await?
+        }
+        Access::File(store) => {
+            let now = r3mes_edge::Clock::default().now();
+            let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
+            let old = store.key(id).await.map_err(store_failure)?;
+            let old = old.ok_or_else(|| store_failure(StoreError::KeyNotFound))?;
+            let (issued, _) = auth::rotate(&store, &ids, &old, now.plus(grace), now)
+                .await
+                .map_err(store_failure)?;
+            issued.shown()
+        }
+    };
+    show_new(&answer, json);
+    Ok(())
+}
+
+/// An id that may stand in a path.
+fn plain_id(id: &str) -> Result<(), Failure> {
+    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Err(Failure::Usage("a key's id looks like key_01J…".to_owned()));
     }
     Ok(())
 }
@@ -220,9 +296,7 @@ async fn list(settings: &Settings, json: bool, wallet: Option<Wallet>) -> Result
 }
 
 async fn revoke(settings: &Settings, json: bool, id: String) -> Result<(), Failure> {
-    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        return Err(Failure::Usage("a key's id looks like key_01J…".to_owned()));
-    }
+    plain_id(&id)?;
     let answer = match Access::open(&settings.config.database).await? {
         Access::Server { address, database } => {
             ask(

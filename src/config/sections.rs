@@ -122,6 +122,11 @@ impl<'de> Deserialize<'de> for RatesConfig {
 pub struct AuthConfig {
     /// Whether strangers may read public figures; where not set, only while the listener is loopback.
     pub public_reads: Option<bool>,
+    /// What a wallet login signs in to, for the person who signs; where empty, the address listened on.
+    pub public_name: String,
+    /// How long the key of a wallet login is valid.
+    #[serde(deserialize_with = "units::duration")]
+    pub login_ttl: Duration,
     /// Active keys of one wallet at most.
     pub max_keys_per_wallet: usize,
 }
@@ -130,6 +135,8 @@ impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             public_reads: None,
+            public_name: String::new(),
+            login_ttl: Duration::from_secs(3600),
             max_keys_per_wallet: 10,
         }
     }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::page_limit;
 use crate::app::App;
-use crate::auth::{KeyRequest, Principal, Scope, Scopes, issue};
+use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes, issue};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, InputError, Timestamp, Wallet, integer, text};
@@ -38,6 +38,7 @@ impl KeyRequest {
             expires_at: fields
                 .optional("expires_days", days)?
                 .map(|days| now.plus(days)),
+            login: false,
         })
     }
 }
@@ -148,6 +149,42 @@ pub(super) async fn revoke(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let record = app.store.revoke_key(call.part.clone(), only, now).await?;
     app.keys.drop_key(&record.hash);
     Reply::json(StatusCode::OK, &record.shown(now))
+}
+
+pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    /// The longest a replaced key may go on.
+    const MOST: i64 = 30 * 86_400;
+    let principal = call.principal()?;
+    let body = if call.body.is_empty() {
+        "{}"
+    } else {
+        call.text()?
+    };
+    let fields = Fields::parse(body, "", &["grace_seconds"])?;
+    let grace = |value| match integer(value) {
+        Ok(seconds @ 0..=MOST) => Ok(Duration::from_secs(seconds.unsigned_abs())),
+        _ => Err("must be a whole number from 0 to 2592000"),
+    };
+    let grace = fields.optional("grace_seconds", grace)?.unwrap_or_default();
+    let own = |key: &KeyRecord| principal.is_admin() || key.wallet == principal.wallet;
+    let old = app
+        .store
+        .key(call.part.clone())
+        .await?
+        .filter(own)
+        .ok_or(StoreError::KeyNotFound)?;
+    // The new key can do what the old one could: that must not be more than its maker can.
+    if !principal.scopes.covers(old.scopes) {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "a key makes keys with scopes that it has itself",
+        ));
+    }
+    let now = app.clock.now();
+    let (issued, retired) =
+        crate::auth::rotate(&*app.store, &app.ids, &old, now.plus(grace), now).await?;
+    app.keys.drop_key(&retired.hash);
+    Reply::json(StatusCode::CREATED, &issued.shown())
 }
 
 pub(super) async fn me(app: &App, call: &Call) -> Result<Reply, ApiError> {

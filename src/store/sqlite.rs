@@ -232,6 +232,36 @@ impl Repository for SqliteStore {
             .await
     }
 
+    async fn key(&self, id: String) -> Result<Option<KeyRecord>, StoreError> {
+        self.readers.point(|c| keys::by_id(c, &id)).await
+    }
+
+    async fn rotate_key(
+        &self,
+        id: String,
+        new: KeyRecord,
+        until: Timestamp,
+    ) -> Result<KeyRecord, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| keys::rotate(c, &id, &new, until))
+            .await
+    }
+
+    async fn purge_logins(&self, now: Timestamp) -> Result<usize, StoreError> {
+        // In steps, so that no request waits behind thousands.
+        let purge = || {
+            self.writer
+                .write(Room::Common, move |c| keys::purge_logins(c, now, 500))
+        };
+        let mut purged = 0;
+        loop {
+            match purge().await? {
+                0 => return Ok(purged),
+                some => purged += some,
+            }
+        }
+    }
+
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError> {
         self.writer
             .write(Room::Common, move |c| keys::touch(c, &touched))

@@ -435,7 +435,11 @@ async fn the_command_line_makes_and_revokes_keys_without_a_server() {
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let id = listed["keys"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(listed["keys"][0]["start"], key[..10]);
+    let (code, rotated) = edge(&database, &["keys", "rotate", &id, "--grace", "1h"]);
+    assert_eq!((code, rotated.trim().len()), (0, 55), "{rotated}");
+    assert_ne!(rotated, key);
     assert_eq!(edge(&database, &["keys", "revoke", &id]).0, 0);
+    assert_eq!(edge(&database, &["keys", "rotate", &id]).0, 4);
     assert_eq!(edge(&database, &["keys", "revoke", "key_nothing"]).0, 3);
     assert_eq!(
         edge(&database, &["keys", "create", "--wallet", "remes1x"]).0,
@@ -460,12 +464,87 @@ async fn a_key_that_the_command_line_revokes_beside_a_server_is_refused_on_the_n
     let caller = crate::support::Caller::new(&server.address, Some(key.trim()));
     let me = caller.get("/auth/me").await.expect(200);
     let id = me["key"]["id"].as_str().unwrap();
+    let (code, rotated) = edge(&database, &["keys", "rotate", id, "--grace", "1h"]);
+    assert_eq!(code, 0);
+    let rotated = crate::support::Caller::new(&server.address, Some(rotated.trim()));
+    rotated.get("/auth/me").await.expect(200);
+    caller.get("/auth/me").await.expect(200);
     assert_eq!(edge(&database, &["keys", "revoke", id]).0, 0);
     caller.get("/auth/me").await.refused(401, "invalid_api_key");
     let (_, listed) = edge(&database, &["keys", "list", "--wallet", W1, "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!(listed["keys"][0]["is_active"], false);
+    let active = |at: usize| listed["keys"][at]["is_active"].as_bool().unwrap();
+    assert_eq!(
+        (active(0), active(1)),
+        (true, false),
+        "newest first: {listed}"
+    );
     assert_eq!(edge(&database, &["keys", "revoke", "key_nothing"]).0, 3);
     assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
     assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_rotated_key_goes_on_for_its_grace_and_the_new_one_can_do_the_same() {
+    let server = TestServer::start(config()).await;
+    let old = server.caller(W1, &["read", "keys"]).await;
+    let id = old.get("/auth/me").await.expect(200)["key"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let rotate = format!("/api/keys/{id}/rotate");
+    let made = old
+        .post(&rotate, &json!({"grace_seconds":60}))
+        .await
+        .expect(201);
+    let new = server.with_key(made["api_key"].as_str().unwrap());
+    assert_eq!(
+        new.get("/auth/me").await.expect(200)["key"]["scopes"],
+        json!(["read", "keys"])
+    );
+    server.clock.advance(Duration::from_secs(58));
+    old.get("/auth/me").await.expect(200);
+    server.clock.advance(Duration::from_secs(2));
+    old.get("/auth/me").await.refused(401, "expired_api_key");
+    new.post(&rotate, &json!({})).await.refused(409, "conflict");
+
+    let id = made["id"].as_str().unwrap();
+    let newest = new
+        .send(Method::POST, &format!("/api/keys/{id}/rotate"), &[], "")
+        .await
+        .expect(201);
+    new.get("/auth/me").await.refused(401, "expired_api_key");
+    server
+        .with_key(newest["api_key"].as_str().unwrap())
+        .get("/auth/me")
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn rotation_widens_nothing_and_reaches_no_other_wallet() {
+    let server = TestServer::start(config()).await;
+    let chat = server.caller(W1, &["chat"]).await;
+    let keys = server.caller(W1, &["keys"]).await;
+    let stranger = server.caller(W2, &["chat", "keys"]).await;
+    let id = chat.get("/auth/me").await.expect(200)["key"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let rotate = format!("/api/keys/{id}/rotate");
+    keys.post(&rotate, &json!({}))
+        .await
+        .refused(403, "forbidden");
+    stranger
+        .post(&rotate, &json!({}))
+        .await
+        .refused(404, "not_found");
+    server
+        .admin()
+        .post(&rotate, &json!({"grace_seconds":-1}))
+        .await
+        .refused(400, "invalid_request");
+    chat.get("/auth/me").await.expect(200);
+    server.admin().post(&rotate, &json!({})).await.expect(201);
+    chat.get("/auth/me").await.refused(401, "expired_api_key");
 }

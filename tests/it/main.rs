@@ -14,4 +14,5 @@ mod chat;
 mod crash;
 mod http;
 mod keys;
+mod login;
 mod support;

@@ -85,6 +85,7 @@ impl TestServer {
             name: "test".to_owned(),
             scopes: Scopes::ADMIN,
             expires_at: None,
+            login: false,
         };
         let ids = Ids::new().unwrap();
         let admin = issue(&*store, &ids, request, 10, clock.now())

@@ -21,12 +21,17 @@ pub(super) fn create(
                 })
             })
             .map_err(storage_error)?;
-        if active >= max_active as i64 {
+        if !key.login && active >= max_active as i64 {
             return Err(StoreError::Conflict(format!(
                 "the wallet has {active} active keys already; revoke one first"
             )));
         }
     }
+    insert(c, key)?;
+    Ok(new_account)
+}
+
+fn insert(c: &Connection, key: &KeyRecord) -> Result<(), StoreError> {
     let values = params![
         key.id,
         key.hash.as_bytes(),
@@ -36,10 +41,10 @@ pub(super) fn create(
         key.scopes.to_string(),
         key.created_at.millis(),
         key.expires_at.map(Timestamp::millis),
+        key.login,
     ];
     let mut insert = c.prepare_cached(sql::INSERT_KEY).map_err(storage_error)?;
-    insert.execute(values).map_err(storage_error)?;
-    Ok(new_account)
+    insert.execute(values).map(drop).map_err(storage_error)
 }
 
 pub(super) fn by_hash(c: &Connection, hash: &KeyHash) -> rusqlite::Result<Option<KeyRecord>> {
@@ -76,11 +81,7 @@ pub(super) fn revoke(
     wallet: Option<&Wallet>,
     now: Timestamp,
 ) -> Result<KeyRecord, StoreError> {
-    let find = || {
-        c.prepare_cached(sql::SELECT_KEY)
-            .and_then(|mut select| select.query_row([id], record).optional())
-            .map_err(storage_error)
-    };
+    let find = || by_id(c, id).map_err(storage_error);
     let found = find()?.ok_or(StoreError::KeyNotFound)?;
     if wallet.is_some() && found.wallet.as_ref() != wallet {
         return Err(StoreError::KeyNotFound);
@@ -90,6 +91,52 @@ pub(super) fn revoke(
         .execute(params![id, now.millis()])
         .map_err(storage_error)?;
     find()?.ok_or(StoreError::KeyNotFound)
+}
+
+pub(super) fn by_id(c: &Connection, id: &str) -> rusqlite::Result<Option<KeyRecord>> {
+    c.prepare_cached(sql::SELECT_KEY)?
+        .query_row([id], record)
+        .optional()
+}
+
+/// Puts `new` in the place of the key `id`, which goes on until `until`; returns the old key as it is then. The count of
+/// active keys does not stand in the way: one comes, one goes.
+pub(super) fn rotate(
+    c: &Connection,
+    id: &str,
+    new: &KeyRecord,
+    until: Timestamp,
+) -> Result<KeyRecord, StoreError> {
+    let find = || {
+        by_id(c, id)
+            .map_err(storage_error)?
+            .ok_or(StoreError::KeyNotFound)
+    };
+    if !find()?.is_active(new.created_at) {
+        return Err(StoreError::Conflict(
+            "the key is not active; make a new one instead".to_owned(),
+        ));
+    }
+    insert(c, new)?;
+    let mut update = c.prepare_cached(sql::RETIRE_KEY).map_err(storage_error)?;
+    update
+        .execute(params![id, until.millis()])
+        .map_err(storage_error)?;
+    find()
+}
+
+/// Deletes at most `limit` login keys that have run out; how many.
+pub(super) fn purge_logins(
+    c: &Connection,
+    now: Timestamp,
+    limit: usize,
+) -> Result<usize, StoreError> {
+    let mut delete = c
+        .prepare_cached(sql::PURGE_LOGIN_KEYS)
+        .map_err(storage_error)?;
+    delete
+        .execute(params![now.millis(), limit as i64])
+        .map_err(storage_error)
 }
 
 pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> Result<(), StoreError> {
@@ -122,5 +169,6 @@ fn record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         expires_at: maybe_time_at(row, 7)?,
         revoked_at: maybe_time_at(row, 8)?,
         last_used: maybe_time_at(row, 9)?,
+        login: row.get(10)?,
     })
 }
