@@ -7,6 +7,26 @@ export no_proxy=127.0.0.1,localhost
 # Its warnings are read below.
 unset RUST_LOG
 
+scratch=$(mktemp -d)
+demo=
+why='a command failed'
+finish() {
+  local code=$?
+  [ -z "$demo" ] || { kill "$demo" && wait "$demo"; } 2> /dev/null || true
+  rm -rf "$scratch"
+  # The last line, whatever was printed before.
+  if [ "$code" = 0 ]; then
+    echo "tests/clients/curl.sh: passed"
+  else
+    echo "tests/clients/curl.sh: FAILED: $why"
+  fi
+}
+trap finish EXIT
+fail() {
+  why=$1
+  exit 1
+}
+
 if ! command -v curl > /dev/null; then
   root=
   [ "$(id -u)" = 0 ] || root='sudo -n'
@@ -16,18 +36,6 @@ fi
 
 cargo build --release --locked --example demo
 target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-
-scratch=$(mktemp -d)
-demo=
-finish() {
-  [ -z "$demo" ] || { kill "$demo" && wait "$demo"; } 2> /dev/null || true
-  rm -rf "$scratch"
-}
-trap finish EXIT
-fail() {
-  echo "tests/clients/curl.sh: FAILED: $1"
-  exit 1
-}
 
 "$target/release/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" > "$scratch/printed" 2> "$scratch/log" &
 demo=$!
@@ -56,4 +64,3 @@ kill "$demo"
 wait "$demo" || fail "the demo ended with $?"
 demo=
 [ ! -s "$scratch/log" ] || { cat "$scratch/log"; fail 'the demo logged a warning'; }
-echo 'tests/clients/curl.sh: passed'

@@ -9,6 +9,22 @@ export no_proxy=127.0.0.1,localhost
 unset RUST_LOG
 for name in $(compgen -e R3MES_EDGE_ || true); do unset "$name"; done
 
+scratch=$(mktemp -d)
+server=
+why='a command failed'
+finish() {
+  local code=$?
+  [ -z "$server" ] || { kill "$server" && wait "$server"; } 2> /dev/null || true
+  rm -rf "$scratch"
+  # The last line, whatever was printed before.
+  if [ "$code" = 0 ]; then
+    echo "tests/clients/first_start.sh: passed"
+  else
+    echo "tests/clients/first_start.sh: FAILED: $why"
+  fi
+}
+trap finish EXIT
+
 if ! command -v curl > /dev/null; then
   root=
   [ "$(id -u)" = 0 ] || root='sudo -n'
@@ -21,18 +37,12 @@ target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target
 edge=$target/release/r3mes-edge
 wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
 
-# The server's folder holds nothing but what the server writes; ours is beside it.
-scratch=$(mktemp -d)
+# The server's folder holds nothing but what the server writes; ours is around it.
 mkdir "$scratch/place"
 cd "$scratch/place"
-server=
-finish() {
-  [ -z "$server" ] || { kill "$server" && wait "$server"; } 2> /dev/null || true
-  rm -rf "$scratch"
-}
-trap finish EXIT
+
 fail() {
-  echo "tests/clients/first_start.sh: FAILED: $1"
+  why=$1
   [ ! -e "$scratch/log" ] || sed 's/^/  log: /' "$scratch/log"
   exit 1
 }
@@ -183,4 +193,3 @@ ok 'SIGTERM ends it again with exit code 0'
 if ls -A | grep -vE '^r3mes-edge\.db(|-wal|-shm|\.lock|\.admin-key)$'; then fail 'these files should not be left behind'; fi
 [ ! -s r3mes-edge.db-wal ] || fail 'the write-ahead log still holds something'
 ok "everything is in the database file; left behind: $(ls -A | tr '\n' ' ')"
-echo 'tests/clients/first_start.sh: passed'
