@@ -15,3 +15,4 @@ mod crash;
 mod http;
 mod keys;
 mod support;
+mod telemetry;
