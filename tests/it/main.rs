@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod chain;
 mod chat;
 mod crash;
 mod http;
