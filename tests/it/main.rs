@@ -15,5 +15,6 @@ mod chat;
 mod crash;
 mod http;
 mod keys;
+mod network;
 mod support;
 mod telemetry;
