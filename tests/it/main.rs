@@ -16,5 +16,6 @@ mod crash;
 mod http;
 mod keys;
 mod network;
+mod ops;
 mod support;
 mod telemetry;
