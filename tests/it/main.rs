@@ -13,6 +13,7 @@ mod architecture;
 mod chain;
 mod chat;
 mod crash;
+mod faults;
 mod http;
 mod keys;
 mod network;
