@@ -154,6 +154,7 @@ async fn fill(store: &dyn Repository, max_keys: usize) -> Result<(String, String
         name: name.to_owned(),
         scopes,
         expires_at: None,
+        login: false,
     };
     let admin = request(None, "demo admin", Scopes::ADMIN);
     let admin = issue(store, &ids, admin, max_keys, now).await?;

@@ -144,9 +144,7 @@ impl Reply {
         status: StatusCode,
         value: &impl serde::Serialize,
     ) -> Result<Self, ApiError> {
-        let body = serde_json::to_vec(value)
-            .map_err(|error| ApiError::internal(format!("an answer was not written: {error}")))?;
-        Ok(Self::bytes(status, "application/json", body.into()))
+        Ok(Self::bytes(status, "application/json", json_bytes(value)?))
     }
 
     /// Bytes of a type.
@@ -187,4 +185,12 @@ impl Reply {
             self.headers.insert(name, value);
         }
     }
+}
+
+/// JSON as it is sent: with a line's end, for those who read it in a terminal.
+pub(crate) fn json_bytes(value: &impl serde::Serialize) -> Result<Bytes, ApiError> {
+    let mut body = serde_json::to_vec(value)
+        .map_err(|error| ApiError::internal(format!("an answer was not written: {error}")))?;
+    body.push(b'\n');
+    Ok(body.into())
 }

@@ -170,7 +170,9 @@ impl ApiError {
                 serde_json::json!([{ "pointer": pointer, "detail": self.detail }]),
             );
         }
-        body.to_string().into_bytes()
+        let mut text = body.to_string().into_bytes();
+        text.push(b'\n');
+        text
     }
 }
 

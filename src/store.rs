@@ -156,8 +156,8 @@ pub struct MinerStats {
     pub recorded_at: Option<Timestamp>,
 }
 
-/// How finely a hashrate is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// How finely a hashrate is asked for; finer is less.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Resolution {
     /// Every sample.
     Raw,

@@ -21,7 +21,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let store = Arc::new(store);
     let first_key = admin_key::ensure(&store, &config.database).await?;
     let database = config.database.clone();
-    let public = config.listen.ip().is_loopback();
+    let exposed = !config.listen.ip().is_loopback();
     let server = EdgeServer::builder(config, Arc::clone(&store) as _)
         .start()
         .await;
@@ -35,7 +35,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         env!("CARGO_PKG_VERSION"),
         database.display()
     );
-    if !public {
+    if exposed {
         log::warn!(
             "this address can be reached from other machines: traffic is not encrypted, and reads need a key"
         );
@@ -110,8 +110,11 @@ The first admin key is in '{key_file}'; only you can read it. Paste these lines 
   curl -s $EDGE/miner/stats -H "X-API-Key: $KEY" -d '{{"hashrate":42.5,"gpu_temperature":67}}'
   curl -s $EDGE/miner/stats/$WALLET
   curl -s $EDGE/users/$WALLET/ledger -H "X-API-Key: $KEY"
-  curl -N $EDGE/chat -H "X-API-Key: $KEY" -d '{{"message":"Hello"}}'      # needs an inference server
   curl -s $EDGE/health
+
+With an inference server there, this costs one credit:
+
+  curl -sN $EDGE/chat -H "X-API-Key: $KEY" -d '{{"message":"Hello"}}'
 "#
     )
 }

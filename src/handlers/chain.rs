@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::cache::{Cached, Source};
-use crate::call::{Call, Reply};
+use crate::call::{Call, Reply, json_bytes};
 use crate::error::{ApiError, ErrorCode};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Chain, ChainStatus};
@@ -21,7 +21,7 @@ pub(super) async fn status(app: &App, call: &Call) -> Result<Reply, ApiError> {
         "age_seconds": status.age.as_secs(),
     });
     Ok(Reply::cached(
-        body.to_string().into(),
+        json_bytes(&body)?,
         &status,
         app.chain_policy(),
     ))
@@ -41,7 +41,7 @@ pub(super) async fn blocks(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let body =
         json!({ "blocks": blocks.value.blocks, "limit": limit, "total": blocks.value.total });
     Ok(Reply::cached(
-        body.to_string().into(),
+        json_bytes(&body)?,
         &blocks,
         app.chain_policy(),
     ))

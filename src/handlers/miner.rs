@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{Credits, Fields, Sample, Timestamp, text};
+use crate::model::{Credits, Fields, Sample, Timestamp, Wallet, text};
 use crate::store::{Earning, HashratePoint, Resolution, StoreError};
 
 pub(super) async fn post_stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
@@ -161,22 +161,9 @@ pub(super) async fn hashrate(app: &App, call: &Call) -> Result<Reply, ApiError> 
         .clock
         .now()
         .minus(Duration::from_secs(hours as u64 * 3600));
-    let points = app
-        .store
-        .hashrate(wallet, since, resolution, MOST_POINTS + 1)
-        .await?
-        .ok_or(StoreError::UserNotFound)?;
-    if points.len() > MOST_POINTS {
-        let coarser = match resolution {
-            Resolution::Raw if hours <= 160 => "1m",
-            Resolution::Raw | Resolution::Minute => "1h",
-            Resolution::Hour | Resolution::Day => "1d",
-        };
-        return Err(ApiError::parameter(
-            "resolution",
-            &format!("gives more than 10,000 points; resolution={coarser} fits"),
-        ));
-    }
+    let Some(points) = history(app, wallet, since, resolution).await? else {
+        return Err(too_fine(app, wallet, since, resolution).await?);
+    };
     let accept = call
         .headers
         .get(ACCEPT)
@@ -193,6 +180,45 @@ pub(super) async fn hashrate(app: &App, call: &Call) -> Result<Reply, ApiError> 
         ));
     }
     Reply::json(StatusCode::OK, &json!({ "hashrate": points }))
+}
+
+/// The points of a history; `None` where there are too many for one answer.
+async fn history(
+    app: &App,
+    wallet: Wallet,
+    since: Timestamp,
+    resolution: Resolution,
+) -> Result<Option<Vec<HashratePoint>>, StoreError> {
+    let points = app
+        .store
+        .hashrate(wallet, since, resolution, MOST_POINTS + 1)
+        .await?;
+    let points = points.ok_or(StoreError::UserNotFound)?;
+    Ok((points.len() <= MOST_POINTS).then_some(points))
+}
+
+/// What to tell somebody whose resolution gives too many points: the finest that does not.
+async fn too_fine(
+    app: &App,
+    wallet: Wallet,
+    since: Timestamp,
+    asked: Resolution,
+) -> Result<ApiError, StoreError> {
+    let coarser = [
+        (Resolution::Minute, "1m"),
+        (Resolution::Hour, "1h"),
+        (Resolution::Day, "1d"),
+    ];
+    for (resolution, name) in coarser.into_iter().skip_while(|(finer, _)| asked >= *finer) {
+        if history(app, wallet, since, resolution).await?.is_some() {
+            let detail = format!("gives more than 10,000 points; resolution={name} fits");
+            return Ok(ApiError::parameter("resolution", &detail));
+        }
+    }
+    Ok(ApiError::parameter(
+        "days",
+        "gives more than 10,000 points at any resolution; ask for fewer",
+    ))
 }
 
 fn csv(points: &[HashratePoint]) -> String {

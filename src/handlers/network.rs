@@ -1,12 +1,11 @@
 use std::time::Duration;
 
-use hyper::StatusCode;
 use serde_json::json;
 
 use super::chain::cached_status;
 use crate::app::{App, Page};
 use crate::cache::Policy;
-use crate::call::{Call, Content, Reply};
+use crate::call::{Call, Reply, json_bytes};
 use crate::error::ApiError;
 
 /// A new user, a grant, an earning or a miner's first sample drops the figures; a chat's charge does not.
@@ -85,11 +84,4 @@ pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiErro
         )
         .await?;
     Ok(Reply::cached(page.value.clone(), &page, LEADERBOARD))
-}
-
-fn json_bytes(value: &serde_json::Value) -> Result<bytes::Bytes, ApiError> {
-    match Reply::json(StatusCode::OK, value)?.content {
-        Content::Bytes(bytes) => Ok(bytes),
-        Content::Chat(_) => Err(ApiError::internal("JSON that is a chat")),
-    }
 }

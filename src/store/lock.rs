@@ -75,6 +75,13 @@ impl InstanceLock {
     }
 }
 
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // Nobody serves there any more; the lock itself goes with the file.
+        let _ = self.file.set_len(0);
+    }
+}
+
 /// `<database>.<extension>`, beside the database whatever its own extension is.
 fn beside(database: &Path, extension: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();

@@ -96,6 +96,11 @@ fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
 }
 
+/// A count or a limit as SQLite takes it.
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn wallet_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Wallet> {
     let text = row
         .get_ref(column)?
@@ -360,8 +365,9 @@ impl Repository for SqliteStore {
     }
 
     fn close(&self) {
-        self.writer.close();
+        // The readers first: SQLite removes the -wal and -shm files when its last connection closes cleanly.
         self.readers.close();
+        self.writer.close();
         self.lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -19,7 +19,7 @@ fn credits(whole: i64) -> Credits {
 }
 
 /// An inference server whose every answer is handed to the test, frame by frame.
-async fn held_inference() -> (Upstream, mpsc::UnboundedReceiver<Frames>) {
+pub(crate) async fn held_inference() -> (Upstream, mpsc::UnboundedReceiver<Frames>) {
     let (sender, held) = mpsc::unbounded_channel();
     let upstream = Upstream::inference(move |_| {
         let (scripted, frames) = Scripted::held();
@@ -31,7 +31,7 @@ async fn held_inference() -> (Upstream, mpsc::UnboundedReceiver<Frames>) {
 }
 
 /// The text of a whole chat.
-async fn whole(mut body: hyper::body::Incoming) -> Result<String, hyper::Error> {
+pub(crate) async fn whole(mut body: hyper::body::Incoming) -> Result<String, hyper::Error> {
     let mut text = String::new();
     while let Some(piece) = next_text(&mut body).await {
         text += &piece?;

@@ -10,9 +10,14 @@
 )]
 
 mod architecture;
+mod chain;
 mod chat;
 mod crash;
+mod faults;
 mod http;
 mod keys;
 mod login;
+mod network;
+mod ops;
 mod support;
+mod telemetry;

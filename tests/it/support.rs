@@ -5,10 +5,11 @@ mod process;
 mod upstream;
 
 pub(crate) use process::{Process, edge};
-pub(crate) use upstream::{Frames, Scripted, Upstream};
+pub(crate) use upstream::{Frames, Scripted, Seen, Upstream};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -19,7 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use r3mes_edge::auth::{KeyRequest, Scopes, issue};
 use r3mes_edge::config::RatesConfig;
-use r3mes_edge::model::{Credits, Ids, Wallet};
+use r3mes_edge::model::{Credits, Ids, Timestamp, Wallet};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
 
@@ -61,7 +62,7 @@ pub(crate) struct TestServer {
     pub(crate) clock: Clock,
     pub(crate) store: Arc<dyn Repository>,
     server: Option<EdgeServer>,
-    base: String,
+    pub(crate) base: String,
     admin: String,
     folder: Option<tempfile::TempDir>,
 }
@@ -144,6 +145,15 @@ impl TestServer {
         caller
     }
 
+    /// Lets time pass until tomorrow's noon (UTC), so that hours and days lie where the test expects them.
+    pub(crate) fn wait_for_noon(&self) -> Timestamp {
+        let now = self.clock.now();
+        let noon = now.day().plus(Duration::from_secs(36 * 3600));
+        let wait = noon.millis().abs_diff(now.millis());
+        self.clock.advance(Duration::from_millis(wait));
+        noon
+    }
+
     pub(crate) async fn balance(&self, text: &str) -> Credits {
         self.store
             .user(wallet(text))
@@ -171,6 +181,18 @@ impl TestServer {
         let server = self.server.take().unwrap();
         tokio::spawn(server.shutdown())
     }
+}
+
+/// Asks again and again until there is what is waited for: for what the server does in its own time. Every round is at
+/// least one turn of the runtime; nothing is slept, and what never happens fails.
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..50_000 {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("waited in vain: {what}");
 }
 
 /// A thousand chats need some thousand sockets in this one process.

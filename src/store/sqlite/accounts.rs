@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{credits_at, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
+use super::{count, credits_at, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{LedgerEntry, LedgerReport, StoreError, User, ledger_id};
 
@@ -143,7 +143,7 @@ pub(super) fn ledger(
     };
     let mut select = c.prepare_cached(sql::SELECT_LEDGER)?;
     let entries = select.query_map(
-        params![wallet.as_str(), before.unwrap_or(i64::MAX), limit as i64],
+        params![wallet.as_str(), before.unwrap_or(i64::MAX), count(limit)],
         read,
     )?;
     Ok(Some((balance, entries.collect::<Result<_, _>>()?)))
@@ -240,7 +240,7 @@ pub(super) fn refund_open(
             .prepare_cached(sql::SELECT_OPEN_RESERVATIONS)
             .map_err(storage_error)?;
         let rows = select
-            .query_map([limit as i64], |row| row.get::<_, i64>(0))
+            .query_map([count(limit)], |row| row.get::<_, i64>(0))
             .map_err(storage_error)?;
         rows.collect::<Result<Vec<_>, _>>().map_err(storage_error)?
     };

@@ -1,6 +1,6 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{accounts, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
+use super::{accounts, count, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
 use crate::auth::{KeyHash, KeyRecord, Scopes};
 use crate::model::{Timestamp, Wallet};
 use crate::store::StoreError;
@@ -21,7 +21,7 @@ pub(super) fn create(
                 })
             })
             .map_err(storage_error)?;
-        if !key.login && active >= max_active as i64 {
+        if !key.login && active >= count(max_active) {
             return Err(StoreError::Conflict(format!(
                 "the wallet has {active} active keys already; revoke one first"
             )));
@@ -60,7 +60,7 @@ pub(super) fn list(
     limit: usize,
 ) -> rusqlite::Result<Vec<KeyRecord>> {
     // Identifiers are `key_` and ASCII capitals and digits: a tilde sorts after them all.
-    let (before, limit) = (before.unwrap_or("~"), limit as i64);
+    let (before, limit) = (before.unwrap_or("~"), count(limit));
     match wallet {
         Some(wallet) => {
             let mut select = c.prepare_cached(sql::SELECT_KEYS_OF_WALLET)?;
@@ -135,7 +135,7 @@ pub(super) fn purge_logins(
         .prepare_cached(sql::PURGE_LOGIN_KEYS)
         .map_err(storage_error)?;
     delete
-        .execute(params![now.millis(), limit as i64])
+        .execute(params![now.millis(), count(limit)])
         .map_err(storage_error)
 }
 

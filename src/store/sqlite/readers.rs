@@ -1,6 +1,5 @@
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use r2d2_sqlite::SqliteConnectionManager;
@@ -18,9 +17,9 @@ type Pool = r2d2::Pool<SqliteConnectionManager>;
 /// A permit is taken in async code, with a deadline, before a connection is asked for, so r2d2's own blocking wait never
 /// happens on a worker thread.
 pub(super) struct Readers {
-    pool: Pool,
+    /// `None` once closed.
+    pool: RwLock<Option<Pool>>,
     permits: Arc<Semaphore>,
-    closed: AtomicBool,
     observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
 }
 
@@ -53,9 +52,8 @@ impl Readers {
             .build(manager)
             .map_err(|error| OpenError::Storage(StoreError::Unavailable(error.to_string())))?;
         Ok(Self {
-            pool,
+            pool: RwLock::new(Some(pool)),
             permits: Arc::new(Semaphore::new(Self::SIZE)),
-            closed: AtomicBool::new(false),
             observer,
         })
     }
@@ -67,7 +65,7 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let started = Instant::now();
         let permit = self.permit().await?;
-        let answer = read(&self.pool, query);
+        let answer = self.pool().and_then(|pool| read(&pool, query));
         drop(permit);
         self.observed(started);
         answer
@@ -80,7 +78,7 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let started = Instant::now();
         let permit = self.permit().await?;
-        let pool = self.pool.clone();
+        let pool = self.pool()?;
         let work = move || {
             let answer = read(&pool, query);
             // Only now: a caller that left must not free the place while its query runs on.
@@ -98,15 +96,24 @@ impl Readers {
         Self::SIZE.saturating_sub(self.permits.available_permits())
     }
 
-    /// Refuses reads from now on.
+    /// Refuses reads from now on, and closes the connections when the last read under way is done.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.pool
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn pool(&self) -> Result<Pool, StoreError> {
+        let pool = self
+            .pool
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        pool.ok_or_else(|| StoreError::Unavailable("the storage is closed".to_owned()))
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(StoreError::Unavailable("the storage is closed".to_owned()));
-        }
         let permit = Arc::clone(&self.permits).acquire_owned();
         match tokio::time::timeout(Self::PATIENCE, permit).await {
             Ok(Ok(permit)) => Ok(permit),

@@ -45,16 +45,19 @@ statements! {
                      uptime_seconds, network_difficulty, power_watts, accepted, rejected, loss)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (wallet, recorded_at, worker) DO NOTHING";
     SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
+    // A sample that comes late changes nothing but what no newer one told.
     UPSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                     ON CONFLICT (wallet, worker) DO UPDATE SET recorded_at = excluded.recorded_at, hashrate = excluded.hashrate, unit = excluded.unit,
-                     gpu_temperature = coalesce(excluded.gpu_temperature, gpu_temperature), blocks_found = coalesce(excluded.blocks_found, blocks_found),
-                     uptime_percentage = coalesce(excluded.uptime_percentage, uptime_percentage),
-                     network_difficulty = coalesce(excluded.network_difficulty, network_difficulty)
-                     WHERE excluded.recorded_at >= recorded_at";
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (wallet, worker) DO UPDATE SET
+                     hashrate = CASE WHEN excluded.recorded_at >= recorded_at THEN excluded.hashrate ELSE hashrate END,
+                     unit = CASE WHEN excluded.recorded_at >= recorded_at THEN excluded.unit ELSE unit END,
+                     gpu_temperature = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.gpu_temperature, gpu_temperature) ELSE coalesce(gpu_temperature, excluded.gpu_temperature) END,
+                     blocks_found = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.blocks_found, blocks_found) ELSE coalesce(blocks_found, excluded.blocks_found) END,
+                     uptime_percentage = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.uptime_percentage, uptime_percentage) ELSE coalesce(uptime_percentage, excluded.uptime_percentage) END,
+                     network_difficulty = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.network_difficulty, network_difficulty) ELSE coalesce(network_difficulty, excluded.network_difficulty) END,
+                     recorded_at = CASE WHEN excluded.recorded_at >= recorded_at THEN excluded.recorded_at ELSE recorded_at END";
     UPSERT_HOUR = "INSERT INTO hashrate_history (wallet, recorded_at, worker, unit, total, min, max, samples) VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, 1)
-                   ON CONFLICT (wallet, recorded_at, worker, unit) DO UPDATE SET total = total + excluded.total,
-                   min = min(min, excluded.min), max = max(max, excluded.max), samples = samples + 1";
+                   ON CONFLICT (wallet, recorded_at, worker, unit) DO UPDATE SET total = total + excluded.total, samples = samples + 1,
+                   min = CASE WHEN excluded.min < min THEN excluded.min ELSE min END, max = CASE WHEN excluded.max > max THEN excluded.max ELSE max END";
     INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
     SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
     ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1";
@@ -76,11 +79,13 @@ statements! {
                       FROM hashrate_history WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY bucket, worker, unit)
                      GROUP BY bucket, unit ORDER BY bucket LIMIT ?3";
 
-    // over all wallets
-    SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(hashrate) FROM workers w WHERE w.wallet = u.wallet),
+    // over all wallets; unlike units are not added up, the newest worker's counts
+    SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.unit =
+                           (SELECT n.unit FROM workers n WHERE n.wallet = u.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
                           (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = u.wallet)
                           FROM users u WHERE u.total_earnings > 0 ORDER BY u.total_earnings DESC, u.wallet LIMIT ?1";
-    SELECT_TOP_EARNERS_SINCE = "SELECT e.wallet, sum(e.earnings) AS earned, (SELECT sum(hashrate) FROM workers w WHERE w.wallet = e.wallet),
+    SELECT_TOP_EARNERS_SINCE = "SELECT e.wallet, sum(e.earnings) AS earned, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = e.wallet AND w.unit =
+                           (SELECT n.unit FROM workers n WHERE n.wallet = e.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
                                 (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = e.wallet)
                                 FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
     SELECT_TOTALS = "SELECT users, credits FROM totals WHERE id = 1";

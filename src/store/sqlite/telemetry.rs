@@ -1,6 +1,6 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{accounts, credits_at, sql, storage_error, time_at, unreadable, wallet_at};
+use super::{accounts, count, credits_at, sql, storage_error, time_at, unreadable, wallet_at};
 use crate::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
 use crate::store::{
     Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
@@ -226,7 +226,7 @@ pub(super) fn earnings(
         })
     };
     let days = select.query_map(
-        params![wallet.as_str(), since.millis(), limit as i64, offset as i64],
+        params![wallet.as_str(), since.millis(), count(limit), count(offset)],
         read,
     )?;
     days.collect::<Result<_, _>>().map(Some)
@@ -264,7 +264,7 @@ pub(super) fn hashrate(
     };
     let mut select = c.prepare_cached(statement)?;
     select
-        .query_map(params![wallet.as_str(), since, limit as i64], read)?
+        .query_map(params![wallet.as_str(), since, count(limit)], read)?
         .collect::<Result<_, _>>()
         .map(Some)
 }
@@ -285,12 +285,12 @@ pub(super) fn leaderboard(
     match since {
         None => c
             .prepare_cached(sql::SELECT_TOP_EARNERS)?
-            .query_map([limit as i64], read)?
+            .query_map([count(limit)], read)?
             .collect(),
         Some(since) => {
             let mut select = c.prepare_cached(sql::SELECT_TOP_EARNERS_SINCE)?;
             select
-                .query_map([since.millis(), limit as i64], read)?
+                .query_map([since.millis(), count(limit)], read)?
                 .collect()
         }
     }

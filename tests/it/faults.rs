@@ -1,0 +1,344 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use r3mes_edge::auth::{KeyHash, KeyRecord};
+use r3mes_edge::model::{Credits, Sample, Timestamp, Wallet};
+use r3mes_edge::server::StartError;
+use r3mes_edge::store::{
+    Earning, EarningsDay, HashratePoint, LeaderboardRow, LedgerEntry, LedgerReport, MinerStats,
+    Recorded, Resolution, StoreError, StoreGauges, StoreObserver, Totals, User,
+};
+use r3mes_edge::{EdgeServer, Repository, SqliteStore};
+use serde_json::json;
+
+use crate::chat::whole;
+use crate::support::{
+    Answer, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, wallet,
+};
+
+/// What the log of a failing storage would say and no client may read.
+const INTERNAL: &str = "disk I/O error in SELECT hash FROM api_keys";
+
+/// Which verbs fail, and how often from now on.
+#[derive(Clone, Default)]
+struct Faults(Arc<Mutex<HashMap<&'static str, usize>>>);
+
+impl Faults {
+    fn fail(&self, verb: &'static str) {
+        self.fail_times(verb, usize::MAX);
+    }
+
+    fn fail_times(&self, verb: &'static str, times: usize) {
+        self.0.lock().unwrap().insert(verb, times);
+    }
+
+    fn mend(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    fn check(&self, verb: &str) -> Result<(), StoreError> {
+        match self.0.lock().unwrap().get_mut(verb) {
+            Some(times) if *times > 0 => {
+                *times -= 1;
+                Err(StoreError::Unavailable(INTERNAL.to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A server over a storage with these faults.
+    async fn serve(&self, config: r3mes_edge::Config) -> TestServer {
+        let faults = self.clone();
+        TestServer::start_with(config, |store| Arc::new(Faulty { store, faults })).await
+    }
+}
+
+/// A storage that works until it is told to fail.
+struct Faulty {
+    store: SqliteStore,
+    faults: Faults,
+}
+
+macro_rules! verbs {
+    ($($verb:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Repository for Faulty {
+            $(async fn $verb(&self, $($argument: $type),*) -> Result<$answer, StoreError> {
+                self.faults.check(stringify!($verb))?;
+                self.store.$verb($($argument),*).await
+            })*
+
+            fn observe(&self, observer: Arc<dyn StoreObserver>) {
+                self.store.observe(observer);
+            }
+
+            fn gauges(&self) -> StoreGauges {
+                self.store.gauges()
+            }
+
+            fn is_ready(&self) -> bool {
+                self.faults.check("is_ready").is_ok() && self.store.is_ready()
+            }
+
+            fn close(&self) {
+                self.store.close();
+            }
+        }
+    };
+}
+
+verbs! {
+    create_user(wallet: Wallet, now: Timestamp) -> User;
+    user(wallet: Wallet) -> Option<User>;
+    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp) -> (LedgerEntry, bool);
+    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
+    reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
+    settle(reservation: i64, now: Timestamp) -> ();
+    refund(reservation: i64, now: Timestamp) -> ();
+    refund_open(now: Timestamp) -> usize;
+    verify_ledger() -> LedgerReport;
+    create_key(key: KeyRecord, max_active: usize) -> bool;
+    key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
+    keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
+    revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;
+    key(id: String) -> Option<KeyRecord>;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
+    purge_logins(now: Timestamp) -> usize;
+    touch_keys(touched: Vec<(String, Timestamp)>) -> ();
+    record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
+    record_earning(earning: Earning, now: Timestamp) -> bool;
+    miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
+    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
+    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;
+    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow>;
+    totals(active_since: Timestamp) -> Totals;
+}
+
+/// A refusal that says when to try again and nothing of what is wrong.
+#[track_caller]
+fn unavailable(answer: Answer) {
+    let body = answer.refused(503, "storage_unavailable").to_string();
+    for secret in ["disk", "SELECT", "api_keys"] {
+        assert!(!body.contains(secret), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_could_not_be_looked_up_is_not_called_wrong() {
+    let faults = Faults::default();
+    let server = faults.serve(config()).await;
+    let caller = server.caller(W1, &["read", "miner"]).await;
+    faults.fail("key_by_hash");
+    unavailable(caller.get("/auth/me").await);
+    unavailable(caller.get(&format!("/users/{W1}/ledger")).await);
+    unavailable(caller.post("/miner/stats", &json!({"hashrate": 1})).await);
+    // Open where public reads are on, but a key was sent and could not be looked at.
+    unavailable(caller.get("/network/stats").await);
+    // What nobody needs to look up is refused as ever.
+    let wrong = server.with_key("r3mes_nonsense");
+    wrong.get("/auth/me").await.refused(401, "invalid_api_key");
+    faults.mend();
+    caller.get("/auth/me").await.expect(200);
+    // Known by now.
+    faults.fail("key_by_hash");
+    caller.get("/auth/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_read_that_fails_is_not_a_nothing_found() {
+    let faults = Faults::default();
+    let server = faults.serve(config()).await;
+    let admin = server.admin();
+    server.caller(W1, &["read"]).await;
+    for (verb, path) in [
+        ("user", format!("/users/{W1}")),
+        ("user", format!("/users/{W2}")),
+        ("ledger", format!("/users/{W1}/ledger")),
+        ("miner", format!("/miner/stats/{W1}")),
+        ("miner", format!("/miner/stats/{W2}")),
+        ("earnings", format!("/miner/earnings/{W2}")),
+        ("hashrate", format!("/miner/hashrate/{W2}")),
+        ("leaderboard", "/leaderboard".to_owned()),
+        ("totals", "/network/stats".to_owned()),
+        ("keys", "/api/keys".to_owned()),
+        ("verify_ledger", "/admin/ledger/verify".to_owned()),
+    ] {
+        faults.fail(verb);
+        unavailable(admin.get(&path).await);
+        faults.mend();
+        let after = admin.get(&path).await.status;
+        let expected = if path.contains(W2) { 404 } else { 200 };
+        assert_eq!(after, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_fails_is_refused_and_leaves_nothing() {
+    let faults = Faults::default();
+    let server = faults.serve(config()).await;
+    let admin = server.admin();
+    admin.get("/auth/me").await.expect(200);
+    for (verb, path, body) in [
+        (
+            "create_user",
+            "/users".to_owned(),
+            json!({"wallet_address": W1}),
+        ),
+        (
+            "grant",
+            format!("/users/{W1}/credits"),
+            json!({"amount": 1, "reason": "test"}),
+        ),
+        (
+            "create_key",
+            "/api/keys".to_owned(),
+            json!({"wallet_address": W1}),
+        ),
+        (
+            "record_samples",
+            "/miner/stats".to_owned(),
+            json!({"wallet_address": W1, "hashrate": 1}),
+        ),
+        (
+            "record_earning",
+            "/miner/earnings".to_owned(),
+            json!({"wallet_address": W1, "earnings": 1, "source_id": "a"}),
+        ),
+    ] {
+        faults.fail(verb);
+        unavailable(admin.post(&path, &body).await);
+        faults.mend();
+        let unknown = admin.get(&format!("/users/{W1}")).await;
+        unknown.refused(404, "user_not_found");
+    }
+    let body = json!({"wallet_address": W1});
+    let made = admin.post("/api/keys", &body).await.expect(201);
+    let path = format!("/api/keys/{}", made["id"].as_str().unwrap());
+    faults.fail("revoke_key");
+    unavailable(admin.delete(&path).await);
+    let key = server.with_key(made["api_key"].as_str().unwrap());
+    key.get("/auth/me").await.expect(200);
+    let metrics = admin.get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.contains("\ncredits_distributed_total{reason=\"grant\"} 0"));
+    assert!(metrics.contains("\nr3mes_miner_samples_total 0\n"));
+}
+
+#[tokio::test]
+async fn a_storage_that_takes_no_writes_is_not_ready_but_alive() {
+    let faults = Faults::default();
+    let server = faults.serve(config()).await;
+    let caller = server.anybody();
+    faults.fail("is_ready");
+    unavailable(caller.get("/readyz").await);
+    caller.get("/livez").await.expect(200);
+    let health = caller.get("/health").await.expect(200);
+    assert_eq!(
+        (&health["status"], &health["storage"]["ready"]),
+        (&json!("degraded"), &json!(false))
+    );
+    faults.mend();
+    caller.get("/readyz").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_server_does_not_start_over_a_storage_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("edge.db"), true).unwrap();
+    let faults = Faults::default();
+    faults.fail("refund_open");
+    let store = Arc::new(Faulty { store, faults });
+    let started = EdgeServer::builder(config(), store).start().await;
+    let error = started.err().unwrap();
+    assert!(
+        matches!(&error, StartError::Store(StoreError::Unavailable(why)) if why == INTERNAL),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_chat_whose_price_cannot_be_taken_is_refused_before_anybody_is_asked() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
+    let faults = Faults::default();
+    let server = faults
+        .serve(config_with_inference("openai", &upstream))
+        .await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail("reserve");
+    unavailable(caller.post("/chat", &json!({"message": "hi"})).await);
+    assert!(upstream.seen("/v1/chat").is_empty());
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    server.assert_ledger_adds_up().await;
+}
+
+/// The end of the file's money: balance, reservations open, mistakes.
+async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>) {
+    let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
+    let report = store.verify_ledger().await.unwrap();
+    let user = store.user(wallet(W1)).await.unwrap().unwrap();
+    (
+        user.credits.micro(),
+        report.open_reservations,
+        report.mistakes,
+    )
+}
+
+#[tokio::test]
+async fn a_settlement_that_could_not_be_written_is_written_in_the_end() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
+    let faults = Faults::default();
+    let server = faults
+        .serve(config_with_inference("openai", &upstream))
+        .await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail_times("settle", 1);
+    let (status, _, body) = caller.chat("hi").await;
+    assert_eq!(
+        (status, whole(body).await.unwrap().as_str()),
+        (200, "paid\n")
+    );
+    let health = server.anybody().get("/health").await.expect(200);
+    assert_eq!(health["storage"]["reservations_unwritten"], 1);
+    let report = server.store.verify_ledger().await.unwrap();
+    assert_eq!((report.open_reservations, report.mistakes.len()), (1, 0));
+    let folder = server.shutdown().await;
+    assert_eq!(money(&folder).await, (2_000_000, 0, vec![]));
+}
+
+#[tokio::test]
+async fn a_refund_that_could_not_be_written_is_written_in_the_end() {
+    let upstream = Upstream::inference(|_| Scripted::whole(500, "no")).await;
+    let faults = Faults::default();
+    let server = faults
+        .serve(config_with_inference("openai", &upstream))
+        .await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail_times("refund", 1);
+    caller
+        .post("/chat", &json!({"message": "hi"}))
+        .await
+        .refused(502, "upstream_bad_response");
+    assert_eq!(server.balance(W1).await.micro(), 2_000_000);
+    let folder = server.shutdown().await;
+    assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
+}
+
+#[tokio::test]
+async fn what_could_not_be_settled_before_the_end_is_refunded_at_the_next_start() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["a gift"])).await;
+    let faults = Faults::default();
+    let server = faults
+        .serve(config_with_inference("openai", &upstream))
+        .await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail("settle");
+    let (_, _, body) = caller.chat("hi").await;
+    assert_eq!(whole(body).await.unwrap(), "a gift\n");
+    let folder = server.shutdown().await;
+    assert_eq!(money(&folder).await, (2_000_000, 1, vec![]));
+    let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
+    let next = EdgeServer::builder(config(), Arc::new(store)).start().await;
+    next.unwrap().shutdown().await;
+    assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
+}

@@ -1,0 +1,126 @@
+mod metrics;
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::chat::{held_inference, whole};
+use crate::support::{TestServer, W1, config, config_with_inference, eventually, next_text};
+
+#[tokio::test]
+async fn a_healthy_node_says_so_in_three_ways() {
+    let server = TestServer::start(config()).await;
+    let caller = server.anybody();
+    let alive = caller.get("/livez").await.expect(200);
+    assert_eq!(alive, json!({"status": "alive"}));
+    let ready = caller.get("/readyz").await.expect(200);
+    assert_eq!(ready, json!({"status": "ready"}));
+    server.clock.advance(Duration::from_secs(5000));
+    let answer = caller.get("/health").await;
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let mut health = answer.expect(200);
+    let uptime = health["uptime_seconds"].take().as_u64().unwrap();
+    assert!((5000..5060).contains(&uptime), "{uptime}");
+    for size in ["file_bytes", "wal_bytes", "pool_size"] {
+        assert!(
+            health["storage"][size].take().as_u64().unwrap() > 0,
+            "{size}"
+        );
+    }
+    assert_eq!(
+        health,
+        json!({
+            "status": "ok", "version": env!("CARGO_PKG_VERSION"), "uptime_seconds": null, "draining": false,
+            "storage": {
+                "ready": true, "write_queue": 0, "pool_in_use": 0, "pool_size": null, "file_bytes": null,
+                "wal_bytes": null, "reservations_unwritten": 0,
+            },
+            "inference": false, "chain": false, "miner": false, "breakers": [],
+        })
+    );
+    // Nobody needs a key for these, and no proxy takes them away.
+    let forwarded = [("x-forwarded-for", "203.0.113.7")];
+    for path in ["/livez", "/readyz", "/health"] {
+        caller
+            .send(Method::GET, path, &forwarded, "")
+            .await
+            .expect(200);
+    }
+    let text = caller.get("/health").await;
+    let text = String::from_utf8_lossy(&text.body).into_owned();
+    let folder = server.database();
+    assert!(!text.contains(folder.parent().unwrap().to_str().unwrap()));
+    assert!(!text.contains("127.0.0.1"), "{text}");
+}
+
+/// A connection whose request the server has begun to read.
+async fn half_asked(server: &TestServer, path: &str) -> TcpStream {
+    let address = server.base.trim_start_matches("http://");
+    let stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n");
+    stream.writable().await.unwrap();
+    assert_eq!(stream.try_write(head.as_bytes()).unwrap(), head.len());
+    stream
+}
+
+/// Ends the request's head and reads the answer to the end of the connection.
+async fn ask_the_rest(stream: TcpStream) -> String {
+    stream.writable().await.unwrap();
+    assert_eq!(stream.try_write(b"\r\n").unwrap(), 2);
+    let mut answer = Vec::new();
+    loop {
+        stream.readable().await.unwrap();
+        let mut piece = [0; 4096];
+        match stream.try_read(&mut piece) {
+            Ok(0) => return String::from_utf8(answer).unwrap(),
+            Ok(read) => answer.extend_from_slice(&piece[..read]),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_takes_nothing_new_and_lets_what_is_under_way_end() {
+    let (upstream, mut held) = held_inference().await;
+    let mut server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 3).await;
+    let asking = tokio::spawn(async move { caller.chat("hello").await });
+    let frames = held.recv().await.unwrap();
+    frames.send_word("one ");
+    let (_, _, mut body) = asking.await.unwrap();
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "one ");
+
+    let mut late = Vec::new();
+    for path in ["/readyz", "/leaderboard", "/livez", "/health"] {
+        late.push(half_asked(&server, path).await);
+    }
+    // Answered after the halves above were read: they came first, and one thread reads all.
+    server.anybody().get("/livez").await.expect(200);
+    let address = server.base.trim_start_matches("http://").to_owned();
+    let stopped = server.begin_shutdown();
+    eventually("new connections are refused", async || {
+        TcpStream::connect(&address).await.is_err().then_some(())
+    })
+    .await;
+
+    let mut answers = Vec::new();
+    for stream in late {
+        answers.push(ask_the_rest(stream).await);
+    }
+    for refused in &answers[..2] {
+        assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+        assert!(refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
+        assert!(refused.contains("\"code\":\"shutting_down\""), "{refused}");
+    }
+    assert!(answers[2].starts_with("HTTP/1.1 200"), "{}", answers[2]);
+    assert!(answers[3].starts_with("HTTP/1.1 200"), "{}", answers[3]);
+    assert!(answers[3].contains("\"status\":\"degraded\""));
+    assert!(answers[3].contains("\"draining\":true"));
+
+    frames.send_word("two");
+    frames.send_done();
+    assert_eq!(whole(body).await.unwrap(), "two\n");
+    stopped.await.unwrap();
+}

@@ -1,0 +1,489 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use hyper::Method;
+use r3mes_edge::auth::PlainKey;
+use r3mes_edge::limits::{Rate, RateClass};
+use r3mes_edge::routes::ROUTES;
+use serde_json::{Value, json};
+
+use crate::chat::whole;
+use crate::support::{
+    Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
+};
+
+/// A line of the metrics page.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Series {
+    name: String,
+    labels: BTreeMap<String, String>,
+}
+
+impl Series {
+    fn new(name: &str, labels: &[(&str, &str)]) -> Self {
+        let labels = labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Self {
+            name: name.to_owned(),
+            labels,
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.bytes().all(plain) && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+}
+
+/// Reads the page in the text format 0.0.4 as strictly as its description is: comments, then `name{labels} value` of a
+/// family whose type was told, each series once.
+fn parse(page: &str) -> BTreeMap<Series, f64> {
+    let (mut kinds, mut read) = (BTreeMap::new(), BTreeMap::new());
+    assert!(page.ends_with('\n'));
+    for line in page.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let (word, rest) = comment.split_once(' ').unwrap();
+            let (name, rest) = rest.split_once(' ').unwrap();
+            assert!(is_name(name), "{line}");
+            match word {
+                "HELP" => assert!(!rest.is_empty(), "{line}"),
+                "TYPE" => {
+                    assert!(["counter", "gauge", "histogram"].contains(&rest), "{line}");
+                    assert_eq!(
+                        kinds.insert(name.to_owned(), rest.to_owned()),
+                        None,
+                        "{line}"
+                    );
+                }
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let value: f64 = value.replace("+Inf", "inf").parse().unwrap();
+        let (name, labels) = match series.split_once('{') {
+            None => (series, Vec::new()),
+            Some((name, rest)) => {
+                let inside = rest.strip_suffix('}').unwrap();
+                // No value of ours holds a comma, a quote or a backslash: a label is never what a client sent.
+                let label = |pair: &str| {
+                    let (name, value) = pair.split_once('=').unwrap();
+                    let value = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+                    let value = value.unwrap_or_else(|| panic!("{line}"));
+                    assert!(is_name(name) && !value.contains(['"', '\\']), "{line}");
+                    (name.to_owned(), value.to_owned())
+                };
+                (name, inside.split(',').map(label).collect())
+            }
+        };
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .filter_map(|suffix| name.strip_suffix(suffix))
+            .find(|family| kinds.get(*family).is_some_and(|kind| kind == "histogram"))
+            .unwrap_or(name);
+        assert!(is_name(name) && kinds.contains_key(family), "{line}");
+        let count = labels.len();
+        let labels: BTreeMap<_, _> = labels.into_iter().collect();
+        assert_eq!(labels.len(), count, "a label twice: {line}");
+        let series = Series {
+            name: name.to_owned(),
+            labels,
+        };
+        assert_eq!(read.insert(series, value), None, "twice: {line}");
+    }
+    read
+}
+
+async fn metrics(server: &TestServer) -> BTreeMap<Series, f64> {
+    let page = server.anybody().get("/metrics").await;
+    assert_eq!(page.status, 200);
+    parse(std::str::from_utf8(&page.body).unwrap())
+}
+
+async fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let series = Series::new(name, labels);
+    let read = metrics(server).await;
+    *read
+        .get(&series)
+        .unwrap_or_else(|| panic!("there is no {series:?}"))
+}
+
+#[tokio::test]
+async fn the_metrics_come_in_the_format_that_is_asked_for() {
+    let server = TestServer::start(config()).await;
+    let caller = server.anybody();
+    let accepting = async |accept: &str| {
+        let headers = [("accept", accept)];
+        let page = caller.send(Method::GET, "/metrics", &headers, "").await;
+        let text = String::from_utf8(page.body.to_vec()).unwrap();
+        (page.header("content-type").to_owned(), text)
+    };
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    for accept in ["*/*", "text/plain", "text/plain;version=0.0.4"] {
+        let (kind, page) = accepting(accept).await;
+        assert_eq!(kind, TEXT, "{accept}");
+        assert!(!page.contains("# EOF"));
+        parse(&page);
+        assert!(page.contains("# TYPE chat_requests_total counter\n"));
+        assert!(page.contains("# TYPE r3mes_build_info gauge\n"));
+    }
+    let page = caller.get("/metrics").await;
+    assert_eq!(page.header("content-type"), TEXT);
+    // What Prometheus sends.
+    let (kind, page) = accepting("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1").await;
+    assert_eq!(
+        kind,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert!(page.ends_with("\n# EOF\n"));
+    assert_eq!(page.matches("# EOF").count(), 1);
+    assert!(page.contains("# TYPE chat_requests counter\n"));
+    assert!(page.contains("\nchat_requests_total{"));
+    assert!(page.contains("# TYPE r3mes_build info\n"));
+}
+
+#[tokio::test]
+async fn what_can_be_known_beforehand_is_there_at_zero() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
+    let mut config = config_with_inference("openai", &upstream);
+    config.inference[0].adapters = vec!["general".to_owned(), "coding".to_owned()];
+    let server = TestServer::start(config).await;
+    let read = metrics(&server).await;
+    let value = |name: &str, labels: &[(&str, &str)]| read.get(&Series::new(name, labels)).copied();
+    for adapter in ["general", "coding"] {
+        for status in ["success", "cut", "client_left", "refused", "failed"] {
+            let labels = [("status", status), ("adapter", adapter)];
+            assert_eq!(
+                value("chat_requests_total", &labels),
+                Some(0.0),
+                "{labels:?}"
+            );
+        }
+    }
+    let chats = read
+        .keys()
+        .filter(|series| series.name == "chat_requests_total")
+        .count();
+    assert_eq!(chats, 10);
+    for reason in ["grant", "mining"] {
+        let labels = [("reason", reason)];
+        assert_eq!(value("credits_distributed_total", &labels), Some(0.0));
+    }
+    for class in RateClass::ALL {
+        let labels = [("class", class.as_str())];
+        assert_eq!(value("r3mes_rate_limited_total", &labels), Some(0.0));
+    }
+    assert_eq!(value("active_users", &[]), Some(0.0));
+    assert_eq!(value("chat_request_duration_seconds_count", &[]), Some(0.0));
+    let mut bounds: Vec<f64> = read
+        .keys()
+        .filter(|series| series.name == "chat_request_duration_seconds_bucket")
+        .map(|series| series.labels["le"].replace("+Inf", "inf").parse().unwrap())
+        .collect();
+    bounds.sort_by(f64::total_cmp);
+    assert_eq!(
+        bounds,
+        [
+            0.1,
+            0.5,
+            1.0,
+            2.0,
+            5.0,
+            15.0,
+            60.0,
+            120.0,
+            300.0,
+            f64::INFINITY
+        ]
+    );
+    let node = [("upstream", "node")];
+    assert_eq!(value("r3mes_breaker_state", &node), Some(0.0));
+    assert_eq!(value("r3mes_breaker_opened_total", &node), Some(0.0));
+    let build = [("version", env!("CARGO_PKG_VERSION"))];
+    assert_eq!(value("r3mes_build_info", &build), Some(1.0));
+}
+
+#[tokio::test]
+async fn chats_grants_earnings_and_samples_move_the_metrics_by_what_they_are() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["some ", "words"])).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 2).await;
+    let body = json!({"amount": 0.5, "reason": "test"});
+    let path = format!("/users/{W2}/credits");
+    server.admin().post(&path, &body).await.expect(200);
+    // What is taken was not distributed.
+    let body = json!({"amount": -0.25, "reason": "test"});
+    server.admin().post(&path, &body).await.expect(200);
+    let body = json!({"wallet_address": W2, "earnings": 1.25, "source_id": "a"});
+    for status in [201, 200] {
+        server
+            .admin()
+            .post("/miner/earnings", &body)
+            .await
+            .expect(status);
+    }
+    let body = json!([{"wallet_address": W2, "hashrate": 1, "worker": "a"}, {"wallet_address": W2, "hashrate": 1, "worker": "b"}]);
+    server.admin().post("/miner/stats", &body).await.expect(201);
+    for _ in 0..2 {
+        let (_, _, body) = caller.chat("hi").await;
+        assert_eq!(whole(body).await.unwrap(), "some words\n");
+    }
+    caller
+        .post("/chat", &json!({"message": "hi"}))
+        .await
+        .refused(402, "insufficient_credits");
+    let chats = |status| {
+        Series::new(
+            "chat_requests_total",
+            &[("status", status), ("adapter", "general")],
+        )
+    };
+    // A chat is counted after its last byte was handed on.
+    let read = eventually("both chats are counted", async || {
+        let read = metrics(&server).await;
+        (read[&chats("success")] >= 2.0).then_some(read)
+    })
+    .await;
+    let value = |name: &str, labels: &[(&str, &str)]| read[&Series::new(name, labels)];
+    assert_eq!(
+        ["success", "refused", "failed", "cut", "client_left"].map(|status| read[&chats(status)]),
+        [2.0, 1.0, 0.0, 0.0, 0.0]
+    );
+    assert_eq!(value("chat_request_duration_seconds_count", &[]), 3.0);
+    assert_eq!(
+        value("credits_distributed_total", &[("reason", "grant")]),
+        2.5
+    );
+    assert_eq!(
+        value("credits_distributed_total", &[("reason", "mining")]),
+        1.25
+    );
+    assert_eq!(value("r3mes_credits_reserved_total", &[]), 2.0);
+    assert_eq!(value("r3mes_credits_settled_total", &[]), 2.0);
+    assert_eq!(value("r3mes_credits_refunded_total", &[]), 0.0);
+    assert_eq!(value("r3mes_reservations_unwritten", &[]), 0.0);
+    assert_eq!(value("r3mes_miner_samples_total", &[]), 2.0);
+    // The admin belongs to no wallet.
+    assert_eq!(value("active_users", &[]), 1.0);
+    server
+        .caller(W2, &["read"])
+        .await
+        .get("/auth/me")
+        .await
+        .expect(200);
+    assert_eq!(metric(&server, "active_users", &[]).await, 2.0);
+    server.clock.advance(Duration::from_secs(16 * 60));
+    assert_eq!(metric(&server, "active_users", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_method_and_status() {
+    let server = TestServer::start(config()).await;
+    let caller = server.anybody();
+    for _ in 0..3 {
+        let path = format!("/users/{W1}");
+        caller.get(&path).await.refused(404, "user_not_found");
+    }
+    caller.get("/nothing").await.refused(404, "not_found");
+    caller
+        .send(Method::PUT, "/users", &[], "")
+        .await
+        .refused(405, "method_not_allowed");
+    let requests = |route, method, status| {
+        Series::new(
+            "r3mes_http_requests_total",
+            &[("route", route), ("method", method), ("status", status)],
+        )
+    };
+    let read = eventually("the requests are counted", async || {
+        let read = metrics(&server).await;
+        read.contains_key(&requests("none", "none", "405"))
+            .then_some(read)
+    })
+    .await;
+    assert_eq!(read[&requests("/users/{wallet}", "GET", "404")], 3.0);
+    assert_eq!(read[&requests("none", "none", "404")], 1.0);
+    assert_eq!(read[&requests("none", "none", "405")], 1.0);
+    let took = Series::new(
+        "r3mes_http_request_duration_seconds_count",
+        &[("route", "/users/{wallet}")],
+    );
+    assert_eq!(read[&took], 3.0);
+}
+
+/// Bytes that look random and are the same in every run.
+fn noise(seed: u32) -> [u8; 32] {
+    *blake3::hash(&seed.to_le_bytes()).as_bytes()
+}
+
+#[tokio::test]
+async fn no_path_wallet_or_key_that_a_stranger_sends_becomes_a_series() {
+    let server = TestServer::start(config()).await;
+    let caller = server.anybody();
+    let hrp = bech32::Hrp::parse("remes").unwrap();
+    let round = async |seed: u32| {
+        let bytes = noise(seed);
+        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        caller
+            .get(&format!("/{text}"))
+            .await
+            .refused(404, "not_found");
+        caller
+            .get(&format!("/users/{text}"))
+            .await
+            .refused(400, "invalid_wallet_address");
+        let wallet = bech32::encode::<bech32::Bech32>(hrp, &bytes[..20]).unwrap();
+        caller
+            .get(&format!("/users/{wallet}"))
+            .await
+            .refused(404, "user_not_found");
+        let key = PlainKey::generate().unwrap();
+        let sent = [
+            ("x-api-key", key.reveal()),
+            ("x-request-id", text.as_str()),
+            ("user-agent", text.as_str()),
+        ];
+        let refused = caller.send(Method::GET, "/auth/me", &sent, "").await;
+        refused.refused(401, "invalid_api_key");
+        let method = Method::from_bytes(&text.as_bytes()[..12]).unwrap();
+        let refused = caller.send(method, "/users", &[], "").await;
+        refused.refused(405, "method_not_allowed");
+    };
+    let names = async || {
+        let read = metrics(&server).await;
+        read.into_keys().collect::<BTreeSet<_>>()
+    };
+    round(0).await;
+    names().await;
+    let before = eventually(
+        "one of each kind is counted, the page itself too",
+        async || {
+            let before = names().await;
+            let count = |status| {
+                before
+                    .iter()
+                    .filter(|series| {
+                        series.name == "r3mes_http_requests_total"
+                            && series.labels["status"] == status
+                    })
+                    .count()
+            };
+            (count("405") == 1
+                && count("401") == 1
+                && count("404") == 2
+                && count("400") == 1
+                && count("200") == 1)
+                .then_some(before)
+        },
+    )
+    .await;
+    for seed in 1..=500 {
+        round(seed).await;
+    }
+    let after = names().await;
+    assert_eq!(
+        after.difference(&before).collect::<Vec<_>>(),
+        Vec::<&Series>::new()
+    );
+    assert_eq!(after, before);
+    let shown: BTreeSet<&str> = after
+        .iter()
+        .filter_map(|series| series.labels.get("route"))
+        .map(String::as_str)
+        .collect();
+    let known: BTreeSet<&str> = ROUTES
+        .iter()
+        .map(|route| route.path)
+        .chain(["none"])
+        .collect();
+    assert_eq!(shown, known);
+}
+
+#[tokio::test]
+async fn an_open_breaker_is_a_two_and_after_its_rest_a_one() {
+    let mut config = config();
+    config.chain.rpc = Some(Upstream::dead().await);
+    let server = TestServer::start(config).await;
+    let state = async || metric(&server, "r3mes_breaker_state", &[("upstream", "chain")]).await;
+    assert_eq!(state().await, 0.0);
+    for _ in 0..5 {
+        server
+            .anybody()
+            .get("/chain/status")
+            .await
+            .refused(502, "upstream_bad_response");
+    }
+    assert_eq!(state().await, 2.0);
+    let opened = [("upstream", "chain")];
+    assert_eq!(
+        metric(&server, "r3mes_breaker_opened_total", &opened).await,
+        1.0
+    );
+    server.clock.advance(Duration::from_secs(67));
+    assert_eq!(state().await, 1.0);
+}
+
+#[tokio::test]
+async fn caches_count_what_came_of_each_look() {
+    let server = TestServer::start(config()).await;
+    for _ in 0..4 {
+        server.anybody().get("/network/stats").await.expect(200);
+    }
+    let read = metrics(&server).await;
+    let pages = |result| {
+        read[&Series::new(
+            "r3mes_cache_requests_total",
+            &[("cache", "pages"), ("result", result)],
+        )]
+    };
+    assert_eq!(
+        (pages("miss"), pages("hit"), pages("stale")),
+        (1.0, 3.0, 0.0)
+    );
+}
+
+#[tokio::test]
+async fn who_is_limited_is_counted_by_class() {
+    let mut config = config();
+    let one = Rate {
+        count: NonZeroU32::MIN,
+        per: Duration::from_secs(60),
+    };
+    config.rates.set(RateClass::Read, Some(one));
+    config.rates.set(RateClass::Failures, Some(one));
+    let server = TestServer::start(config).await;
+    let caller = server.anybody();
+    caller.get("/network/stats").await.expect(200);
+    for _ in 0..3 {
+        caller
+            .get("/network/stats")
+            .await
+            .refused(429, "rate_limited");
+    }
+    for code in [
+        (401, "invalid_api_key"),
+        (429, "rate_limited"),
+        (429, "rate_limited"),
+    ] {
+        let key = PlainKey::generate().unwrap();
+        let refused = server
+            .with_key(key.reveal())
+            .post("/users", &Value::Null)
+            .await;
+        refused.refused(code.0, code.1);
+    }
+    let read = metrics(&server).await;
+    let limited = |class| read[&Series::new("r3mes_rate_limited_total", &[("class", class)])];
+    for class in RateClass::ALL {
+        let expected = match class {
+            RateClass::Read => 3.0,
+            RateClass::Failures => 2.0,
+            _ => 0.0,
+        };
+        assert_eq!(limited(class.as_str()), expected, "{}", class.as_str());
+    }
+    assert_eq!(read[&Series::new("r3mes_auth_failures_total", &[])], 1.0);
+}

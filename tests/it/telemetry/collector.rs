@@ -1,0 +1,173 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use r3mes_edge::Config;
+use r3mes_edge::config::MinerKind;
+use r3mes_edge::model::Timestamp;
+use serde_json::{Value, json};
+
+use super::samples;
+use crate::support::{Scripted, TestServer, Upstream, W1, config, eventually, fixture, wallet};
+
+/// A configuration that watches a miner's page, more often than an operator could set.
+fn config_with_miner(page: &Upstream, path: &str, kind: MinerKind) -> Config {
+    let mut config = config();
+    config.miner.url = Some(format!("{}{path}", page.url()));
+    config.miner.kind = kind;
+    config.miner.wallet = Some(wallet(W1));
+    config.miner.every = Duration::from_millis(20);
+    config
+}
+
+/// The statistics of the wallet, once there are any.
+async fn recorded(server: &TestServer) -> Value {
+    let caller = server.anybody();
+    let path = format!("/miner/stats/{W1}");
+    eventually("the collector records a sample", async || {
+        let answer = caller.get(&path).await;
+        (answer.status == 200).then(|| answer.expect(200))
+    })
+    .await
+}
+
+/// What of a sample no answer shows, from the file: worker, seconds up, shares taken and refused, loss.
+type Rest = (String, Option<i64>, Option<i64>, Option<i64>, Option<f64>);
+
+fn first_sample_in_the_file(database: PathBuf) -> Rest {
+    let file = rusqlite::Connection::open(database).unwrap();
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok((
+            row.get(0)?,
+            row.get(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.get(4)?,
+        ))
+    };
+    let select =
+        "SELECT worker, uptime_seconds, accepted, rejected, loss FROM mining_stats LIMIT 1";
+    file.query_row(select, [], read).unwrap()
+}
+
+#[tokio::test]
+async fn the_page_of_an_r3mes_miner_is_recorded_without_anybody_posting() {
+    let page = Upstream::start(|_| Scripted::whole(200, fixture("r3mes-miner-stats.json"))).await;
+    let mut config = config_with_miner(&page, "/stats", MinerKind::R3mes);
+    config.miner.worker = "rig-7".to_owned();
+    let server = TestServer::start(config).await;
+    let mut shown = recorded(&server).await;
+    let age = server.clock.now().millis()
+        - Timestamp::parse(shown["recorded_at"].take().as_str().unwrap())
+            .unwrap()
+            .millis();
+    assert!((0..60_000).contains(&age), "{age}");
+    assert_eq!(
+        shown,
+        json!({
+            "wallet_address": W1, "total_earnings": 0, "hashrate": 42.5, "hashrate_unit": "gradients/h",
+            "gpu_temperature": 67.0, "blocks_found": null, "uptime_percentage": null,
+            "network_difficulty": null, "is_active": true, "recorded_at": null,
+        })
+    );
+    eventually("it is asked again and again", async || {
+        (samples(&server).await >= 3).then_some(())
+    })
+    .await;
+    assert!(!page.seen("/stats")[0].headers.contains_key("authorization"));
+    let health = server.anybody().get("/health").await.expect(200);
+    assert_eq!(health["miner"], true);
+    assert_eq!(
+        health["breakers"],
+        json!([{"name": "miner", "state": "CLOSED", "retry_after_seconds": null}])
+    );
+    assert_eq!(
+        first_sample_in_the_file(server.database()),
+        ("rig-7".to_owned(), Some(86_412), None, None, Some(0.8312))
+    );
+}
+
+#[tokio::test]
+async fn the_summary_of_xmrig_is_recorded_and_asked_for_with_its_token() {
+    let page = Upstream::start(|seen| match seen.headers.get("authorization") {
+        Some(token) if token == "Bearer s3cret-token" => {
+            Scripted::whole(200, fixture("xmrig-2-summary.json"))
+        }
+        _ => Scripted::whole(401, "{}"),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "s3cret-token\nanother line\n").unwrap();
+    let mut config = config_with_miner(&page, "/2/summary", MinerKind::Xmrig);
+    config.miner.token_file = Some(token);
+    let server = TestServer::start(config).await;
+    let shown = recorded(&server).await;
+    assert_eq!(
+        (&shown["hashrate"], &shown["hashrate_unit"]),
+        (&json!(1207.19), &json!("H/s"))
+    );
+    assert_eq!(
+        first_sample_in_the_file(server.database()),
+        ("local".to_owned(), Some(106), Some(3), Some(0), None)
+    );
+    for path in ["/health", "/metrics", &format!("/miner/stats/{W1}")] {
+        let answer = server.anybody().get(path).await;
+        assert!(!String::from_utf8_lossy(&answer.body).contains("s3cret"));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_read_opens_the_miners_breaker_and_is_found_again() {
+    let readable = Arc::new(AtomicBool::new(false));
+    let page = {
+        let readable = Arc::clone(&readable);
+        Upstream::start(move |_| match readable.load(Ordering::SeqCst) {
+            false => Scripted::whole(200, "<html>not a number in sight</html>"),
+            true => Scripted::whole(200, fixture("r3mes-miner-stats.json")),
+        })
+        .await
+    };
+    let mut config = config_with_miner(&page, "/stats", MinerKind::R3mes);
+    config.breaker.consecutive_failures = 3;
+    let server = TestServer::start(config).await;
+    let caller = server.anybody();
+    let state = async |state: &str| {
+        let what = format!("the miner's breaker is {state}");
+        eventually(&what, async || {
+            let health = caller.get("/health").await.expect(200);
+            let breaker = health["breakers"][0].clone();
+            assert_eq!(breaker["name"], "miner");
+            (breaker["state"] == state).then_some(health["status"].clone())
+        })
+        .await
+    };
+    assert_eq!(state("OPEN").await, "degraded");
+    assert_eq!(page.seen("/stats").len(), 3);
+    caller
+        .get(&format!("/miner/stats/{W1}"))
+        .await
+        .refused(404, "user_not_found");
+    readable.store(true, Ordering::SeqCst);
+    server.clock.advance(Duration::from_secs(67));
+    assert_eq!(recorded(&server).await["hashrate"], json!(42.5));
+    assert_eq!(state("CLOSED").await, "ok");
+}
+
+#[tokio::test]
+async fn a_token_file_that_is_not_there_counts_against_the_page_which_is_never_asked_without_it() {
+    let page = Upstream::start(|_| Scripted::whole(200, fixture("r3mes-miner-stats.json"))).await;
+    let mut config = config_with_miner(&page, "/stats", MinerKind::R3mes);
+    config.miner.token_file = Some("/nowhere/token".into());
+    config.breaker.consecutive_failures = 3;
+    let server = TestServer::start(config).await;
+    let caller = server.anybody();
+    eventually("the miner's breaker is open", async || {
+        let health = caller.get("/health").await.expect(200);
+        assert!(!health.to_string().contains("nowhere"));
+        (health["breakers"][0]["state"] == "OPEN").then_some(())
+    })
+    .await;
+    assert!(page.seen("/").is_empty());
+}
