@@ -273,6 +273,28 @@ async fn what_no_sample_ever_told_is_null_and_what_one_told_is_kept() {
 }
 
 #[tokio::test]
+async fn what_only_an_older_sample_told_is_shown_however_late_it_came() {
+    let server = TestServer::start(config()).await;
+    let noon = server.wait_for_noon();
+    let miner = server.caller(W1, &["miner"]).await;
+    // Newest first, as a miner may well send what it kept while it was offline.
+    let kept = json!([
+        sample(noon, 50.0),
+        {"recorded_at": noon.minus(MINUTE), "hashrate": 40, "gpu_temperature": 67.5, "blocks_found": 3},
+    ]);
+    miner.post("/miner/stats", &kept).await.expect(201);
+    let shown = stats(&server, W1).await;
+    assert_eq!(
+        (&shown["hashrate"], &shown["recorded_at"]),
+        (&json!(50.0), &json!(noon))
+    );
+    assert_eq!(
+        (&shown["gpu_temperature"], &shown["blocks_found"]),
+        (&json!(67.5), &json!(3))
+    );
+}
+
+#[tokio::test]
 async fn several_workers_are_one_miner_and_a_silent_one_no_longer_counts() {
     let server = TestServer::start(config()).await;
     let miner = server.caller(W1, &["miner"]).await;

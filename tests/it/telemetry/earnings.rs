@@ -221,3 +221,21 @@ async fn the_leaderboard_ranks_who_earned_most_in_the_period() {
     );
     server.assert_ledger_adds_up().await;
 }
+
+#[tokio::test]
+async fn the_leaderboard_adds_no_unlike_units_either() {
+    let server = TestServer::start(config()).await;
+    let now = server.clock.now();
+    earn(&server, W1, 5.0, "a", now).await;
+    let rigs = json!([
+        {"wallet_address": W1, "worker": "cpu", "hashrate": 1207.19, "hashrate_unit": "H/s", "recorded_at": now.minus(MINUTE)},
+        {"wallet_address": W1, "worker": "gpu", "hashrate": 42.5, "recorded_at": now},
+    ]);
+    server.admin().post("/miner/stats", &rigs).await.expect(201);
+    assert_eq!(stats(&server, W1).await["hashrate"], json!(42.5));
+    for query in ["", "?period=day"] {
+        let path = format!("/leaderboard{query}");
+        let board = server.anybody().get(&path).await.expect(200);
+        assert_eq!(board["miners"][0]["hashrate"], json!(42.5), "{query}");
+    }
+}

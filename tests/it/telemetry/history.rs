@@ -215,6 +215,31 @@ async fn ten_thousand_points_are_given_and_one_more_is_refused_with_the_resoluti
 }
 
 #[tokio::test]
+async fn a_wallet_with_two_units_is_told_a_resolution_that_fits_both() {
+    let server = TestServer::start(config()).await;
+    let noon = server.wait_for_noon();
+    let miner = server.caller(W1, &["miner"]).await;
+    // An R3MES miner and an XMRig side by side, a sample a minute each: two points for every minute of 84 hours.
+    let history: Vec<_> = (0..5001)
+        .flat_map(|n| {
+            let at = noon.minus(n * MINUTE);
+            let cpu = json!({"recorded_at": at, "hashrate": 1207, "hashrate_unit": "H/s", "worker": "cpu"});
+            [sample(at, 42.5), cpu]
+        })
+        .collect();
+    post_all(&miner, &history).await;
+    let path = format!("/miner/hashrate/{W1}?hours=100&resolution=raw");
+    let refused = server.anybody().get(&path).await;
+    let fits = named_resolution(&refused.refused(400, "invalid_request"));
+    let fitting = points(&server, &format!("?hours=100&resolution={fits}")).await;
+    let sum: i64 = fitting
+        .iter()
+        .map(|point| point["samples"].as_i64().unwrap())
+        .sum();
+    assert_eq!(sum, 10_002);
+}
+
+#[tokio::test]
 async fn a_history_is_csv_for_those_who_accept_it() {
     let (server, noon) = with_history().await;
     let path = format!("/miner/hashrate/{W1}?hours=1&resolution=1m");
