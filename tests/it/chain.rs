@@ -162,6 +162,15 @@ async fn a_hundred_blocks_are_five_calls_and_twenty_are_one() {
         assert_eq!(seen - calls, expected, "limit={limit}");
         calls = seen;
     }
+    // Only what is missing is asked for: of limit=21 one block, of limit=99 nineteen last.
+    let paths: Vec<_> = chain.seen("/blockchain?");
+    let asked = |index: usize| paths[index].path.as_str();
+    assert_eq!(asked(0), "/blockchain?minHeight=211&maxHeight=230");
+    assert_eq!(asked(4), "/blockchain?minHeight=230&maxHeight=230");
+    assert_eq!(
+        asked(paths.len() - 1),
+        "/blockchain?minHeight=152&maxHeight=170"
+    );
     for limit in ["0", "101", "-1", "x", ""] {
         let path = format!("/blocks?limit={limit}");
         caller.get(&path).await.refused(400, "invalid_request");

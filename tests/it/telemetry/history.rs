@@ -121,6 +121,24 @@ async fn the_history_of_several_workers_is_their_sum_and_unlike_units_are_kept_a
 }
 
 #[tokio::test]
+async fn a_day_is_the_mean_of_its_samples_and_not_of_its_hours() {
+    let server = TestServer::start(config()).await;
+    let noon = server.wait_for_noon();
+    let miner = server.caller(W1, &["miner"]).await;
+    let body = json!([
+        sample(noon.minus(3 * HOUR), 10.0),
+        sample(noon.minus(HOUR), 20.0),
+        sample(noon.minus(HOUR).plus(MINUTE), 30.0),
+        sample(noon.minus(HOUR).plus(2 * MINUTE), 40.0),
+    ]);
+    miner.post("/miner/stats", &body).await.expect(201);
+    assert_eq!(
+        points(&server, "?resolution=1d").await,
+        [point(noon.day(), [25.0, 10.0, 40.0], 4)]
+    );
+}
+
+#[tokio::test]
 async fn a_history_that_is_asked_for_wrongly_is_refused_and_unknown_wallets_have_none() {
     let (server, _) = with_history().await;
     let caller = server.anybody();
