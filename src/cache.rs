@@ -67,11 +67,14 @@ pub struct Counts {
     pub stale: AtomicU64,
 }
 
+/// By key, the turn that its callers take; in it, when the last computation failed.
+type Flights<K> = Mutex<HashMap<K, Arc<tokio::sync::Mutex<Option<Instant>>>>>;
+
 /// The cache.
 #[derive(Debug)]
 pub struct Cache<K: Hash + Eq, V> {
     entries: Mutex<LruCache<K, Entry<V>>>,
-    flights: Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>,
+    flights: Flights<K>,
     generation: AtomicU64,
     counts: Counts,
 }
@@ -110,13 +113,20 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     where
         F: Future<Output = Result<V, E>>,
     {
-        if let Some(hit) = self.fresh(&key, policy, now()) {
+        let joined = now();
+        if let Some(hit) = self.fresh(&key, policy, joined) {
             return Ok(hit);
         }
         let flight = Flight::join(&self.flights, key.clone());
-        let _leading = flight.turn.lock().await;
+        let mut failed = flight.turn.lock().await;
         if let Some(hit) = self.fresh(&key, policy, now()) {
             return Ok(hit);
+        }
+        // Who waited for a computation that failed takes the old answer, and does not make the next one wait as long.
+        if failed.is_some_and(|at| at >= joined)
+            && let Some(stale) = self.stale(&key, policy, now())
+        {
+            return Ok(stale);
         }
         let generation = self.generation.load(Ordering::SeqCst);
         match compute().await {
@@ -140,22 +150,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
                 })
             }
             Err(error) => {
-                let mut entries = self.lock();
-                let now = now();
-                match entries.get(&key) {
-                    Some(entry)
-                        if now.saturating_duration_since(entry.stored) <= policy.stale_if_error =>
-                    {
-                        self.counts.stale.fetch_add(1, Ordering::Relaxed);
-                        let age = now.saturating_duration_since(entry.stored);
-                        Ok(Cached {
-                            value: entry.value.clone(),
-                            age,
-                            source: Source::Stale,
-                        })
-                    }
-                    _ => Err(error),
-                }
+                *failed = Some(now());
+                self.stale(&key, policy, now()).ok_or(error)
             }
         }
     }
@@ -189,6 +185,21 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         })
     }
 
+    fn stale(&self, key: &K, policy: Policy, now: Instant) -> Option<Cached<V>> {
+        let mut entries = self.lock();
+        let entry = entries.get(key)?;
+        let age = now.saturating_duration_since(entry.stored);
+        if age > policy.stale_if_error {
+            return None;
+        }
+        self.counts.stale.fetch_add(1, Ordering::Relaxed);
+        Some(Cached {
+            value: entry.value.clone(),
+            age,
+            source: Source::Stale,
+        })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<K, Entry<V>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,13 +208,13 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
 /// One caller's share in the computation for a key; the last to leave removes it, so the table holds only what is in
 /// the air.
 struct Flight<'a, K: Hash + Eq> {
-    flights: &'a Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>,
+    flights: &'a Flights<K>,
     key: K,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turn: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 impl<'a, K: Hash + Eq + Clone> Flight<'a, K> {
-    fn join(flights: &'a Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>, key: K) -> Self {
+    fn join(flights: &'a Flights<K>, key: K) -> Self {
         let turn = Arc::clone(
             flights
                 .lock()
@@ -307,6 +318,43 @@ mod tests {
             }
             assert_eq!(computed.load(Ordering::SeqCst), 1);
             assert!(cache.flights.lock().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_crowd_that_waited_for_a_failure_takes_the_old_answer_at_once() {
+        block_on(async {
+            let cache = Arc::new(Cache::new(nonzero!(4usize)));
+            let start = Instant::now();
+            let later = start + Duration::from_secs(301);
+            answer(&cache, start, Ok(1)).await.unwrap();
+            let asked = Arc::new(AtomicU32::new(0));
+            let callers: Vec<_> = (0..100)
+                .map(|_| {
+                    let (cache, asked) = (Arc::clone(&cache), Arc::clone(&asked));
+                    tokio::spawn(async move {
+                        let compute = || async {
+                            asked.fetch_add(1, Ordering::SeqCst);
+                            tokio::task::yield_now().await;
+                            Err::<u32, ()>(())
+                        };
+                        cache
+                            .get(1, POLICY, || later, compute)
+                            .await
+                            .unwrap()
+                            .source
+                    })
+                })
+                .collect();
+            for caller in callers {
+                assert_eq!(caller.await.unwrap(), Source::Stale);
+            }
+            assert_eq!(asked.load(Ordering::SeqCst), 1);
+            // The next one, who did not wait, asks again.
+            assert_eq!(
+                answer(&cache, later + Duration::from_secs(1), Ok(2)).await,
+                Ok((2, Source::Miss))
+            );
         });
     }
 

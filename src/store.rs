@@ -169,6 +169,22 @@ pub enum Resolution {
     Day,
 }
 
+impl Resolution {
+    /// Every resolution, the finest first.
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Minute, Self::Hour, Self::Day];
+
+    /// The resolution as it stands in a query.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Minute => "1m",
+            Self::Hour => "1h",
+            Self::Day => "1d",
+        }
+    }
+}
+
 /// A point of a hashrate history: over all workers, the sum of each one's mean, least and most in that time.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct HashratePoint {

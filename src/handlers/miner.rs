@@ -144,26 +144,25 @@ pub(super) async fn hashrate(app: &App, call: &Call) -> Result<Reply, ApiError> 
         49..=1440 => Resolution::Hour,
         _ => Resolution::Day,
     };
-    let resolution = match parameters.get("resolution") {
-        None => fitting,
-        Some("raw") => Resolution::Raw,
-        Some("1m") => Resolution::Minute,
-        Some("1h") => Resolution::Hour,
-        Some("1d") => Resolution::Day,
-        Some(_) => {
-            return Err(ApiError::parameter(
-                "resolution",
-                "must be raw, 1m, 1h or 1d",
-            ));
-        }
-    };
+    let asked = parameters.get("resolution").map(|name| {
+        let known = Resolution::ALL
+            .into_iter()
+            .find(|resolution| resolution.as_str() == name);
+        known.ok_or_else(|| ApiError::parameter("resolution", "must be raw, 1m, 1h or 1d"))
+    });
+    let asked = asked.transpose()?;
     let since = app
         .clock
         .now()
         .minus(Duration::from_secs(hours as u64 * 3600));
-    let Some(points) = history(app, wallet, since, resolution).await? else {
-        return Err(too_fine(app, wallet, since, resolution).await?);
-    };
+    let (resolution, points) = finest(app, wallet, since, asked.unwrap_or(fitting)).await?;
+    if asked.is_some_and(|asked| asked != resolution) {
+        let detail = format!(
+            "gives more than 10,000 points; resolution={} fits",
+            resolution.as_str()
+        );
+        return Err(ApiError::parameter("resolution", &detail));
+    }
     let accept = call
         .headers
         .get(ACCEPT)
@@ -182,40 +181,27 @@ pub(super) async fn hashrate(app: &App, call: &Call) -> Result<Reply, ApiError> 
     Reply::json(StatusCode::OK, &json!({ "hashrate": points }))
 }
 
-/// The points of a history; `None` where there are too many for one answer.
-async fn history(
+/// The history at a resolution, or at the next coarser one whose points are not too many for one answer.
+async fn finest(
     app: &App,
     wallet: Wallet,
     since: Timestamp,
-    resolution: Resolution,
-) -> Result<Option<Vec<HashratePoint>>, StoreError> {
-    let points = app
-        .store
-        .hashrate(wallet, since, resolution, MOST_POINTS + 1)
-        .await?;
-    let points = points.ok_or(StoreError::UserNotFound)?;
-    Ok((points.len() <= MOST_POINTS).then_some(points))
-}
-
-/// What to tell somebody whose resolution gives too many points: the finest that does not.
-async fn too_fine(
-    app: &App,
-    wallet: Wallet,
-    since: Timestamp,
-    asked: Resolution,
-) -> Result<ApiError, StoreError> {
-    let coarser = [
-        (Resolution::Minute, "1m"),
-        (Resolution::Hour, "1h"),
-        (Resolution::Day, "1d"),
-    ];
-    for (resolution, name) in coarser.into_iter().skip_while(|(finer, _)| asked >= *finer) {
-        if history(app, wallet, since, resolution).await?.is_some() {
-            let detail = format!("gives more than 10,000 points; resolution={name} fits");
-            return Ok(ApiError::parameter("resolution", &detail));
+    from: Resolution,
+) -> Result<(Resolution, Vec<HashratePoint>), ApiError> {
+    for resolution in Resolution::ALL
+        .into_iter()
+        .filter(|resolution| *resolution >= from)
+    {
+        let points = app
+            .store
+            .hashrate(wallet, since, resolution, MOST_POINTS + 1)
+            .await?;
+        let points = points.ok_or(StoreError::UserNotFound)?;
+        if points.len() <= MOST_POINTS {
+            return Ok((resolution, points));
         }
     }
-    Ok(ApiError::parameter(
+    Err(ApiError::parameter(
         "days",
         "gives more than 10,000 points at any resolution; ask for fewer",
     ))

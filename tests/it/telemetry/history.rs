@@ -195,8 +195,13 @@ async fn ten_thousand_points_are_given_and_one_more_is_refused_with_the_resoluti
         10_000
     );
     post_all(&miner, &[sample(noon.plus(MINUTE), 2.0)]).await;
+    // Who names no resolution gets the finest that fits.
+    let minutes = points(&server, "?hours=2").await;
+    let counted = minutes
+        .iter()
+        .map(|point| point["samples"].as_i64().unwrap());
+    assert_eq!((minutes.len() < 100, counted.sum()), (true, 10_001));
     for query in [
-        "hours=2",
         "hours=2&resolution=raw",
         "days=7&resolution=raw",
         "days=365&resolution=raw",
