@@ -120,9 +120,8 @@ impl Config {
     /// Whether strangers may read public figures.
     #[must_use]
     pub fn public_reads(&self) -> bool {
-        self.auth
-            .public_reads
-            .unwrap_or_else(|| self.listen.ip().is_loopback())
+        let alone = self.listen.ip().is_loopback() && self.auth.trusted_proxies.is_empty();
+        self.auth.public_reads.unwrap_or(alone)
     }
 
     /// What a wallet login signs in to.
@@ -152,6 +151,10 @@ impl Config {
             "limits.in_flight must be at least 1",
         );
         check(self.chat.in_flight > 0, "chat.in_flight must be at least 1");
+        check(
+            self.limits.per_address > 0,
+            "limits.per_address must be at least 1",
+        );
         check(
             !self.auth.public_name.contains(char::is_control),
             "auth.public_name must be one line",

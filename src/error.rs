@@ -61,6 +61,7 @@ codes! {
     ExpiredApiKey        "expired_api_key"        401 "Expired API key"         "authentication_error";
     InsufficientCredits  "insufficient_credits"   402 "Insufficient credits"    "insufficient_quota";
     Forbidden            "forbidden"              403 "Forbidden"               "permission_error";
+    WrongHost            "wrong_host"             421 "Wrong host"              "invalid_request_error";
     NotFound             "not_found"              404 "Not found"               "invalid_request_error";
     UserNotFound         "user_not_found"         404 "User not found"          "invalid_request_error";
     MethodNotAllowed     "method_not_allowed"     405 "Method not allowed"      "invalid_request_error";

@@ -3,6 +3,7 @@
 mod body;
 mod finish;
 mod gate;
+mod origin;
 
 pub(crate) use body::ReplyBody;
 use finish::Finish;
@@ -55,6 +56,9 @@ pub(crate) async fn handle(
         );
         reply.set(HeaderName::from_static("ratelimit"), &verdict.state());
     }
+    if let Some(origin) = finish.origin.take() {
+        origin::allow(&mut reply.headers, origin);
+    }
     if finish.key_id.is_some() || !reply.headers.contains_key(CACHE_CONTROL) {
         reply.set(CACHE_CONTROL, "no-store");
     }
@@ -74,7 +78,7 @@ pub(crate) async fn handle(
 
 async fn run(
     app: &Arc<App>,
-    client: IpAddr,
+    peer: IpAddr,
     request: Request<Incoming>,
     finish: &mut Finish,
 ) -> Result<Reply, ApiError> {
@@ -88,9 +92,25 @@ async fn run(
     })?);
     let (head, body) = request.into_parts();
 
+    // Where from.
+    let client = origin::client_address(&app.config, peer, &head.headers);
+    origin::check_host(&app.config, &head)?;
+    finish.origin = origin::check_origin(&app.config, &head)?;
+
     // Route.
     let (route, part) = match find(head.method.as_str(), head.uri.path()) {
         Found::Route(route, part) => (route, part.to_owned()),
+        Found::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
+            let mut reply = Reply::bytes(StatusCode::NO_CONTENT, "text/plain", Bytes::new());
+            reply.headers.remove(CONTENT_TYPE);
+            reply.set(ALLOW, &allow);
+            if finish.origin.is_some() {
+                for (name, value) in origin::preflight(&allow) {
+                    reply.set(name, &value);
+                }
+            }
+            return Ok(reply);
+        }
         Found::OtherMethods(allow) => {
             let detail = format!("this path answers to {allow}");
             return Err(ApiError {
@@ -127,7 +147,7 @@ async fn run(
         limit(app, finish, route.rate, key.bucket)?;
     }
     let principal = known.map(|key| key.principal);
-    let public = app.config.public_reads() && !gate::is_forwarded(&head.headers);
+    let public = app.config.public_reads() && !origin::is_forwarded(&head.headers);
     gate::authorize(route, &part, principal.as_ref(), public)?;
 
     // Body.

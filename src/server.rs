@@ -3,6 +3,9 @@
 //! A [`Builder`] takes what the caller has (configuration, store, listener, clock); [`EdgeServer`] is the running server.
 //! It reads no environment, handles no signal and installs no logger: it is a guest in its caller's process.
 
+mod crowd;
+mod patient;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
+use self::crowd::Crowd;
+use self::patient::Patient;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -74,7 +79,7 @@ impl Builder {
     /// Where the address cannot be listened on, or the storage fails.
     pub async fn start(self) -> Result<EdgeServer, StartError> {
         let Self {
-            config,
+            mut config,
             store,
             listener,
             clock,
@@ -89,6 +94,8 @@ impl Builder {
         let local_addr = listener
             .local_addr()
             .map_err(|error| StartError::Bind(wanted, error))?;
+        // Who may read and which Host is ours depend on where it really listens.
+        config.listen = local_addr;
         let refunded = store
             .refund_open(clock.now())
             .await
@@ -183,6 +190,7 @@ impl Drop for EdgeServer {
 
 async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
     let connections = Arc::new(Semaphore::new(app.config.limits.connections));
+    let crowd = Arc::new(Crowd::default());
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     // Without the timer hyper ignores the timeout. It bounds the head of a request and the pause before the next one.
@@ -202,6 +210,21 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
             },
             _ = stopping.wait_for(|stop| *stop) => break,
         };
+        let proxy = app
+            .config
+            .auth
+            .trusted_proxies
+            .iter()
+            .any(|network| network.contains(&peer.ip().to_canonical()));
+        let most = if proxy {
+            usize::MAX
+        } else {
+            app.config.limits.per_address
+        };
+        let Some(member) = crowd.enter(peer.ip(), most) else {
+            continue;
+        };
+        let stream = Patient::new(stream, app.config.limits.write_timeout);
         let service = {
             let app = Arc::clone(&app);
             service_fn(move |request| {
@@ -221,7 +244,7 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
                 () = after_the_end(&app) => {}
             }
             app.metrics.connection_closed();
-            drop(permit);
+            drop((permit, member));
         });
     }
     drop(listener);

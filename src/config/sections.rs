@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use super::units;
@@ -15,6 +16,8 @@ use crate::model::{Credits, Wallet};
 pub struct LimitsConfig {
     /// Connections open at once; further ones wait unaccepted.
     pub connections: usize,
+    /// Connections open at once from one client address; a further one is closed. Trusted proxies are not counted.
+    pub per_address: usize,
     /// Requests worked on at once; a further one is refused with 503.
     pub in_flight: usize,
     /// Bytes of a request's body.
@@ -32,6 +35,9 @@ pub struct LimitsConfig {
     /// For the whole body.
     #[serde(deserialize_with = "units::duration")]
     pub body_timeout: Duration,
+    /// For a client to take something of its answer.
+    #[serde(deserialize_with = "units::duration")]
+    pub write_timeout: Duration,
     /// For the answer to anything but chat.
     #[serde(deserialize_with = "units::duration")]
     pub request_timeout: Duration,
@@ -44,12 +50,14 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             connections: 1024,
+            per_address: 128,
             in_flight: 512,
             body: 64 << 10,
             telemetry_body: 1 << 20,
             chat_body: 256 << 10,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(30),
         }
@@ -120,8 +128,14 @@ impl<'de> Deserialize<'de> for RatesConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// Whether strangers may read public figures; where not set, only while the listener is loopback.
+    /// Whether strangers may read public figures; where not set, only while the listener is loopback and no proxy is trusted.
     pub public_reads: Option<bool>,
+    /// Names this server answers to, besides its address and `localhost`.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may call this server, as browsers write them: `https://app.example`.
+    pub cors_origins: Vec<String>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// What a wallet login signs in to, for the person who signs; where empty, the address listened on.
     pub public_name: String,
     /// How long the key of a wallet login is valid.
@@ -135,6 +149,9 @@ impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             public_reads: None,
+            hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             public_name: String::new(),
             login_ttl: Duration::from_secs(3600),
             max_keys_per_wallet: 10,

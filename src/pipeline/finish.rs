@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hyper::header::HeaderValue;
+
 use crate::app::App;
 use crate::limits::Verdict;
 
@@ -15,6 +17,8 @@ pub(crate) struct Finish {
     pub(super) status: u16,
     pub(super) key_id: Option<String>,
     pub(super) verdict: Option<Verdict>,
+    /// The allowed origin of the page that asks.
+    pub(super) origin: Option<HeaderValue>,
 }
 
 impl Finish {
@@ -29,6 +33,7 @@ impl Finish {
             status: 499,
             key_id: None,
             verdict: None,
+            origin: None,
         }
     }
 }

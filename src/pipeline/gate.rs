@@ -165,13 +165,6 @@ pub(super) fn holds_key(query: &str) -> bool {
     query.contains(PlainKey::PREFIX) || query.split('&').any(named)
 }
 
-/// Whether somebody else's request was passed on to us: then the peer's being local says nothing.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
-        .iter()
-        .any(|name| headers.contains_key(*name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,5 +19,6 @@ mod keys;
 mod login;
 mod network;
 mod ops;
+mod origin;
 mod support;
 mod telemetry;

@@ -1,0 +1,243 @@
+//! Where a request comes from: the client behind the proxies, the name it called us by, the page that sent it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderName, HeaderValue, ORIGIN,
+    VARY,
+};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Version};
+
+use crate::config::Config;
+use crate::error::{ApiError, ErrorCode};
+
+/// Whether somebody else's request was passed on to us: then the peer's being local says nothing.
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
+}
+
+/// The client's address: the peer's, unless the peer is a trusted proxy; then the right-most address of
+/// `X-Forwarded-For` that is none. Whatever stands left of that, the client may have made up.
+pub(super) fn client_address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let trusted = |address: &IpAddr| {
+        config
+            .auth
+            .trusted_proxies
+            .iter()
+            .any(|network| network.contains(address))
+    };
+    let mut nearest = peer.to_canonical();
+    let lists = headers.get_all("x-forwarded-for").iter().rev();
+    let mut hops = lists
+        .filter_map(|list| list.to_str().ok())
+        .flat_map(|list| list.rsplit(','));
+    while trusted(&nearest) {
+        // What cannot be read ends the chain: the proxy that passed it on is the nearest we know.
+        match hops.next().and_then(|hop| hop_address(hop.trim())) {
+            Some(hop) => nearest = hop.to_canonical(),
+            None => break,
+        }
+    }
+    nearest
+}
+
+/// An address as proxies write it: bare, in brackets, with a port.
+fn hop_address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// Refuses a name that nobody gave this server. A page whose own name was made to point at this address (DNS rebinding)
+/// would otherwise be, to its browser, of the same origin as we are.
+pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = match (head.uri.authority(), hosts.next(), hosts.next()) {
+        // In absolute form the target names the host (RFC 9112, 3.2.2).
+        (Some(authority), _, None) => authority.as_str(),
+        (None, Some(host), None) => host.to_str().unwrap_or_default(),
+        (None, None, None) if head.version == Version::HTTP_10 => return Ok(()),
+        (_, _, Some(_)) => return Err(ApiError::parameter("Host", "stands there twice")),
+        (None, None, None) => return Err(ApiError::parameter("Host", "is required (RFC 9112)")),
+    };
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
+    let listener = config.listen.ip();
+    let known = match name
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>()
+    {
+        // An address cannot be rebound; one that is not the listener's can only be meant for somebody else.
+        Ok(address) => {
+            listener.is_unspecified() || address.to_canonical() == listener.to_canonical()
+        }
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    };
+    if known
+        || config
+            .auth
+            .hosts
+            .iter()
+            .any(|host| host.eq_ignore_ascii_case(name))
+    {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::WrongHost,
+        "this server does not answer to that Host; add it to [auth] hosts if it should",
+    ))
+}
+
+/// Refuses a request that a page of somewhere else sent. Returns the page's origin where it is one of those that may.
+pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<HeaderValue>, ApiError> {
+    let Some(origin) = head.headers.get(ORIGIN) else {
+        return Ok(None);
+    };
+    let text = origin.to_str().unwrap_or_default();
+    if config
+        .auth
+        .cors_origins
+        .iter()
+        .any(|allowed| allowed == text)
+    {
+        return Ok(Some(origin.clone()));
+    }
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let own = text.split_once("://").is_some_and(|(_, authority)| {
+        host.is_some_and(|host| host.eq_ignore_ascii_case(authority))
+    });
+    // A preflight carries nothing and changes nothing; without an answer to its question the browser goes no further.
+    if own || head.method == Method::OPTIONS {
+        return Ok(None);
+    }
+    Err(ApiError::new(
+        ErrorCode::Forbidden,
+        "pages of this origin may not call this server; see [auth] cors_origins",
+    ))
+}
+
+/// Lets a page of an allowed origin read the answer.
+pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    const EXPOSED: &str =
+        "X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, ETag, Age, X-Cache";
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static(EXPOSED),
+    );
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+}
+
+/// What a preflight is told besides, where its origin is allowed.
+pub(super) fn preflight(methods: &str) -> [(HeaderName, String); 3] {
+    const HEADERS: &str = "Content-Type, Authorization, X-API-Key, X-Request-Id, X-Wallet-Address, X-Adapter, Idempotency-Key";
+    [
+        (ACCESS_CONTROL_ALLOW_METHODS, methods.to_owned()),
+        (ACCESS_CONTROL_ALLOW_HEADERS, HEADERS.to_owned()),
+        (ACCESS_CONTROL_MAX_AGE, "600".to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config(text: &str) -> Config {
+        Config::read(text, []).unwrap()
+    }
+
+    fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for list in forwarded {
+            headers.append("x-forwarded-for", HeaderValue::from_str(list).unwrap());
+        }
+        let config = config(&format!("[auth]\ntrusted_proxies = [{trusted}]"));
+        client_address(&config, peer.parse().unwrap(), &headers).to_string()
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed_and_only_as_far_as_it_saw() {
+        let local = "\"127.0.0.0/8\", \"10.0.0.1/32\"";
+        assert_eq!(client("", "127.0.0.1", &["203.0.113.7"]), "127.0.0.1");
+        assert_eq!(
+            client(local, "198.51.100.1", &["203.0.113.7"]),
+            "198.51.100.1"
+        );
+        assert_eq!(
+            client(local, "127.0.0.1", &["1.2.3.4, 203.0.113.7, 10.0.0.1"]),
+            "203.0.113.7"
+        );
+        assert_eq!(
+            client(local, "127.0.0.1", &["1.2.3.4", "203.0.113.7:5555"]),
+            "203.0.113.7"
+        );
+        assert_eq!(
+            client(local, "127.0.0.1", &["1.2.3.4, unknown"]),
+            "127.0.0.1"
+        );
+        assert_eq!(
+            client(local, "127.0.0.1", &["[2001:db8::1]:80"]),
+            "2001:db8::1"
+        );
+        assert_eq!(
+            client(local, "::ffff:127.0.0.1", &["203.0.113.7"]),
+            "203.0.113.7"
+        );
+        assert_eq!(client(local, "127.0.0.1", &["10.0.0.1"]), "10.0.0.1");
+    }
+
+    fn host_passes(listen: &str, hosts: &str, host: &str) -> bool {
+        let config = config(&format!("listen = \"{listen}\"\n[auth]\nhosts = [{hosts}]"));
+        let request = hyper::Request::get("/livez")
+            .header(HOST, host)
+            .body(())
+            .unwrap();
+        check_host(&config, &request.into_parts().0).is_ok()
+    }
+
+    #[test]
+    fn only_our_own_names_are_answered_to() {
+        for host in ["127.0.0.1:8000", "127.0.0.1", "localhost:8000", "LOCALHOST"] {
+            assert!(host_passes("127.0.0.1:8000", "", host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8000",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "",
+            "localhost.",
+            "[::1]",
+        ] {
+            assert!(!host_passes("127.0.0.1:8000", "", host), "{host}");
+        }
+        assert!(host_passes(
+            "127.0.0.1:8000",
+            "\"edge.example\"",
+            "Edge.example:443"
+        ));
+        assert!(host_passes("[::]:8000", "", "10.0.0.1:8000"));
+        assert!(host_passes("[::1]:8000", "", "[::1]:8000"));
+        assert!(!host_passes("0.0.0.0:8000", "", "evil.example"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_the_readers_panic(forwarded in "[ -~]{0,60}", host in "[ -~]{0,40}") {
+            let _ = client("\"127.0.0.1/32\"", "127.0.0.1", &[&forwarded]);
+            let _ = host_passes("127.0.0.1:8000", "", &host);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A connection whose reader must take something now and then: a write that makes no progress for the time-out fails, and
+/// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read.
+pub(super) struct Patient {
+    stream: TcpStream,
+    timeout: Duration,
+    /// Runs only while a write waits.
+    deadline: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl Patient {
+    pub(super) fn new(stream: TcpStream, timeout: Duration) -> Self {
+        Self {
+            stream,
+            timeout,
+            deadline: Box::pin(sleep(timeout)),
+            waiting: false,
+        }
+    }
+
+    fn watch<T>(
+        &mut self,
+        progress: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.waiting = false;
+            return progress;
+        }
+        if !std::mem::replace(&mut self.waiting, true) {
+            self.deadline.as_mut().reset(Instant::now() + self.timeout);
+        }
+        ready!(self.deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(progress, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.watch(progress, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch(progress, context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn pair(timeout: Duration) -> (Patient, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (reader, accepted) = tokio::join!(
+            TcpStream::connect(listener.local_addr().unwrap()),
+            listener.accept()
+        );
+        (Patient::new(accepted.unwrap().0, timeout), reader.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_given_up() {
+        let (mut writer, _reader) = pair(Duration::from_millis(50)).await;
+        let error = loop {
+            if let Err(error) = writer.write_all(&[0; 65_536]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_its_time_is_not() {
+        let (mut writer, mut reader) = pair(Duration::from_secs(20)).await;
+        let sent = tokio::spawn(async move { writer.write_all(&vec![7; 8 << 20]).await });
+        let (mut taken, mut buffer) = (0, vec![0; 1000]);
+        while taken < 8 << 20 {
+            taken += reader.read(&mut buffer).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        sent.await.unwrap().unwrap();
+    }
+}
