@@ -21,6 +21,8 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
     match call.route.id {
         RouteId::CreateKey => keys::create(&app, &call).await,
         RouteId::ListKeys => keys::list(&app, &call).await,
+        RouteId::ListKeysOf => keys::list(&app, &call).await,
+        RouteId::RevokeByPost | RouteId::RevokeByBody => keys::revoke_named(&app, &call).await,
         RouteId::RevokeKey => keys::revoke(&app, &call).await,
         RouteId::RotateKey => keys::rotate(&app, &call).await,
         RouteId::Challenge => login::challenge(&app, &call),

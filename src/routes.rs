@@ -80,8 +80,7 @@ pub struct Route {
     pub rate: RateClass,
     /// How much it may be sent.
     pub body: BodyClass,
-    prefix: &'static str,
-    suffix: Option<&'static str>,
+    pattern: Pattern,
 }
 
 macro_rules! routes {
@@ -105,6 +104,9 @@ routes! {
     CreateKey    Post   "/api/keys"                Auth::Key(Scope::Keys),   Auth,      Common;
     ListKeys     Get    "/api/keys"                Auth::Key(Scope::Keys),   Read,      None;
     RevokeKey    Delete "/api/keys/{id}"           Auth::Key(Scope::Keys),   Write,     None;
+    ListKeysOf   Get    "/api-keys/list/{wallet}"  Auth::Own(Scope::Keys),   Read,      None;
+    RevokeByPost Post   "/api-keys/revoke"         Auth::Key(Scope::Keys),   Write,     Common;
+    RevokeByBody Delete "/api-keys/delete"         Auth::Key(Scope::Keys),   Write,     Common;
     RotateKey    Post   "/api/keys/{id}/rotate"    Auth::Key(Scope::Keys),   Auth,      Common;
     Me           Get    "/auth/me"                 Auth::AnyKey,             Read,      None;
     CreateUser   Post   "/users"                   Auth::AnyKey,             Write,     Common;
@@ -128,6 +130,34 @@ routes! {
     Metrics      Get    "/metrics"                 Auth::PublicElseAdmin,    Health,    None;
 }
 
+/// Another path of a route, as the R3MES backend called it.
+#[derive(Clone, Copy, Debug)]
+pub struct Alias {
+    /// The route.
+    pub id: RouteId,
+    /// Its other path.
+    pub path: &'static str,
+    pattern: Pattern,
+}
+
+/// The paths that clients of the R3MES backend know these routes by.
+pub const ALIASES: &[Alias] = &[
+    Alias::new(RouteId::Login, "/auth/login"),
+    Alias::new(RouteId::CreateKey, "/api-keys/create"),
+    Alias::new(RouteId::GetUser, "/user/info/{wallet}"),
+    Alias::new(RouteId::Health, "/ping"),
+];
+
+impl Alias {
+    const fn new(id: RouteId, path: &'static str) -> Self {
+        Self {
+            id,
+            path,
+            pattern: Pattern::new(path),
+        }
+    }
+}
+
 impl Route {
     const fn new(
         id: RouteId,
@@ -137,6 +167,27 @@ impl Route {
         rate: RateClass,
         body: BodyClass,
     ) -> Self {
+        Self {
+            id,
+            method,
+            path,
+            auth,
+            rate,
+            body,
+            pattern: Pattern::new(path),
+        }
+    }
+}
+
+/// A path split once, around its braces.
+#[derive(Clone, Copy, Debug)]
+struct Pattern {
+    prefix: &'static str,
+    suffix: Option<&'static str>,
+}
+
+impl Pattern {
+    const fn new(path: &'static str) -> Self {
         let bytes = path.as_bytes();
         let (mut open, mut close) = (bytes.len(), bytes.len());
         let mut at = 0;
@@ -154,19 +205,10 @@ impl Route {
         } else {
             Some(path.split_at(close + 1).1)
         };
-        Self {
-            id,
-            method,
-            path,
-            auth,
-            rate,
-            body,
-            prefix,
-            suffix,
-        }
+        Self { prefix, suffix }
     }
 
-    /// Whether `path` is this route's; the part in braces, or an empty text where it has none.
+    /// What the braces match in `path`: an empty text where there are none, `None` where it is another path.
     fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
         let rest = path.strip_prefix(self.prefix)?;
         match self.suffix {
@@ -193,8 +235,12 @@ pub enum Found<'a> {
 #[must_use]
 pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
     let mut others = Vec::new();
-    for route in ROUTES {
-        let Some(part) = route.matches(path) else {
+    let known = ROUTES.iter().map(|route| (route, &route.pattern));
+    let aliases = ALIASES
+        .iter()
+        .map(|alias| (&ROUTES[alias.id as usize], &alias.pattern));
+    for (route, pattern) in known.chain(aliases) {
+        let Some(part) = pattern.matches(path) else {
             continue;
         };
         if route.method.fits(method) {
@@ -228,6 +274,20 @@ mod tests {
                 Found::Route(found, _) => assert_eq!(found.id, route.id),
                 other => panic!("{}: {other:?}", route.path),
             }
+        }
+    }
+
+    #[test]
+    fn an_alias_leads_to_its_route() {
+        for alias in ALIASES {
+            let (method, path) = (
+                ROUTES[alias.id as usize].method.as_str(),
+                alias.path.replace("{wallet}", "remes1x"),
+            );
+            assert!(
+                matches!(find(method, &path), Found::Route(route, _) if route.id == alias.id),
+                "{path}"
+            );
         }
     }
 

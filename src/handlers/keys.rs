@@ -92,7 +92,7 @@ fn allow(principal: &Principal, request: &mut KeyRequest) -> Result<(), ApiError
 pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let principal = call.principal()?;
     let parameters = call.parameters(&["wallet_address", "limit", "cursor"])?;
-    let asked = parameters
+    let named = parameters
         .get("wallet_address")
         .map(Wallet::parse)
         .transpose()
@@ -100,6 +100,12 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
             pointer: Some("wallet_address".to_owned()),
             ..ApiError::new(ErrorCode::InvalidWallet, detail)
         })?;
+    // The R3MES backend's own path names the wallet in it.
+    let asked = if call.part.is_empty() {
+        named
+    } else {
+        Some(call.wallet()?)
+    };
     let wallet = if principal.is_admin() {
         asked
     } else {
@@ -145,8 +151,28 @@ pub(super) async fn revoke(app: &App, call: &Call) -> Result<Reply, ApiError> {
     } else {
         principal.wallet
     };
+    revoke_key(app, call.part.clone(), only).await
+}
+
+/// The R3MES backend's way: the key and its wallet stand in the body.
+pub(super) async fn revoke_named(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let fields = Fields::parse(call.text()?, "", &["api_key_id", "wallet_address"])?;
+    let id = fields.required("api_key_id", |value| {
+        text(value).map(std::borrow::Cow::into_owned)
+    })?;
+    let wallet = fields.required_wallet("wallet_address")?;
+    if !call.principal()?.owns(&wallet) {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "this key belongs to another wallet",
+        ));
+    }
+    revoke_key(app, id, Some(wallet)).await
+}
+
+async fn revoke_key(app: &App, id: String, only: Option<Wallet>) -> Result<Reply, ApiError> {
     let now = app.clock.now();
-    let record = app.store.revoke_key(call.part.clone(), only, now).await?;
+    let record = app.store.revoke_key(id, only, now).await?;
     app.keys.drop_key(&record.hash);
     Reply::json(StatusCode::OK, &record.shown(now))
 }

@@ -117,4 +117,11 @@ fn the_readme_names_every_route_and_no_other() {
         .map(|route| format!("{} {}", route.method.as_str(), route.path))
         .collect();
     assert_eq!(named, routes);
+    for alias in r3mes_edge::routes::ALIASES {
+        assert!(
+            readme.contains(&format!("`{}`", alias.path)),
+            "{}",
+            alias.path
+        );
+    }
 }

@@ -548,3 +548,67 @@ async fn rotation_widens_nothing_and_reaches_no_other_wallet() {
     server.admin().post(&rotate, &json!({})).await.expect(201);
     chat.get("/auth/me").await.refused(401, "expired_api_key");
 }
+
+#[tokio::test]
+async fn the_r3mes_backends_own_paths_do_the_same() {
+    let server = TestServer::start(config()).await;
+    let caller = server.caller(W1, &["read", "keys"]).await;
+    let made = caller
+        .post(
+            "/api-keys/create",
+            &json!({"wallet_address":W1,"name":"sdk","scopes":["read"]}),
+        )
+        .await
+        .expect(201);
+    let listed = caller
+        .get(&format!("/api-keys/list/{W1}"))
+        .await
+        .expect(200);
+    assert_eq!(listed["keys"][0]["name"], "sdk");
+    caller
+        .get(&format!("/api-keys/list/{W2}"))
+        .await
+        .refused(403, "forbidden");
+    let named = |wallet: &str| json!({"api_key_id": made["id"], "wallet_address": wallet});
+    caller
+        .post("/api-keys/revoke", &named(W2))
+        .await
+        .refused(403, "forbidden");
+    server
+        .admin()
+        .post("/api-keys/revoke", &named(W2))
+        .await
+        .refused(404, "not_found");
+    caller
+        .post(
+            "/api-keys/revoke",
+            &json!({"api_key_id": 7, "wallet_address": W1}),
+        )
+        .await
+        .refused(400, "invalid_request");
+    let made_key = server.with_key(made["api_key"].as_str().unwrap());
+    made_key.get("/auth/me").await.expect(200);
+    caller
+        .send(
+            Method::DELETE,
+            "/api-keys/delete",
+            &[],
+            named(W1).to_string(),
+        )
+        .await
+        .expect(200);
+    made_key
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    caller
+        .post("/api-keys/revoke", &named(W1))
+        .await
+        .expect(200);
+    server
+        .anybody()
+        .get(&format!("/user/info/{W1}"))
+        .await
+        .expect(200);
+    server.anybody().get("/ping").await.expect(200);
+}
