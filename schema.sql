@@ -144,3 +144,18 @@ CREATE TABLE earnings_history (
 CREATE INDEX idx_earnings_history_wallet ON earnings_history (wallet, recorded_at, earnings);
 -- Who earned most since a moment? (leaderboard of a day, a week, a month)
 CREATE INDEX idx_earnings_history_time ON earnings_history (recorded_at, wallet, earnings);
+
+-- What was answered to a request with an Idempotency-Key, kept with the effect itself. key: hash of principal, route and
+-- header; request: hash of what was asked; answer: none where it held a secret.
+CREATE TABLE idempotency (
+    key        BLOB PRIMARY KEY CHECK (length(key) = 32),
+    principal  TEXT NOT NULL,
+    request    BLOB NOT NULL CHECK (length(request) = 32),
+    status     INTEGER NOT NULL,
+    answer     TEXT,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+-- How many has this principal, and which is the oldest?
+CREATE INDEX idx_idempotency_principal ON idempotency (principal, expires_at);
+-- Which have run out?
+CREATE INDEX idx_idempotency_expires_at ON idempotency (expires_at);

@@ -157,13 +157,13 @@ async fn fill(store: &dyn Repository, max_keys: usize) -> Result<(String, String
         login: false,
     };
     let admin = request(None, "demo admin", Scopes::ADMIN);
-    let admin = issue(store, &ids, admin, max_keys, now).await?;
+    let admin = issue(store, &ids, admin, max_keys, now, None).await?;
     let scopes = Scopes::parse(["chat", "read", "miner"])?;
     let key = request(Some(wallet), "demo", scopes);
-    let key = issue(store, &ids, key, max_keys, now).await?;
+    let key = issue(store, &ids, key, max_keys, now, None).await?;
     let welcome = Credits::from_micro(100_000_000);
     store
-        .grant(wallet, welcome, "welcome".to_owned(), now)
+        .grant(wallet, welcome, "welcome".to_owned(), now, None)
         .await?;
     Ok((admin.key.reveal().to_owned(), key.key.reveal().to_owned()))
 }

@@ -12,6 +12,7 @@ use crate::cache::{Cached, Policy};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::Wallet;
 use crate::routes::Route;
+use crate::store::{Kept, Once, StoreError};
 use crate::stream::TextStream;
 
 /// A request whose way through the pipeline is done: routed, within its rates, its caller known, its body read.
@@ -57,6 +58,53 @@ impl Call {
                 .map_err(|_| ApiError::parameter(name, "must be plain text"))
         });
         value.transpose()
+    }
+
+    /// What an `Idempotency-Key` asks for: the same route, by the same key, does the same thing once. `answer` makes the
+    /// answer that is given each time.
+    pub(crate) fn once<T>(
+        &self,
+        answer: fn(&T) -> (u16, Option<String>),
+    ) -> Result<Option<Once<T>>, ApiError> {
+        const NAME: &str = "idempotency-key";
+        let Some(text) = self.header(NAME)? else {
+            return Ok(None);
+        };
+        let bare = text
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'))
+            .unwrap_or(text);
+        if !(1..=255).contains(&bare.len())
+            || !bare.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+        {
+            return Err(ApiError::parameter(
+                "Idempotency-Key",
+                "must be 1 to 255 visible characters, quoted or bare",
+            ));
+        }
+        let principal = self.principal()?.key_id.clone();
+        // Lengths before texts: no two triples give one input.
+        let digest = |parts: [&[u8]; 3]| {
+            let mut hasher = blake3::Hasher::new();
+            for part in parts {
+                hasher
+                    .update(&(part.len() as u64).to_le_bytes())
+                    .update(part);
+            }
+            *hasher.finalize().as_bytes()
+        };
+        let key = digest([
+            principal.as_bytes(),
+            self.route.path.as_bytes(),
+            bare.as_bytes(),
+        ]);
+        let request = digest([self.part.as_bytes(), &self.body, b""]);
+        Ok(Some(Once {
+            key,
+            principal,
+            request,
+            answer,
+        }))
     }
 
     /// The query's parameters, which must be among `known` and stand there once.
@@ -145,6 +193,22 @@ impl Reply {
         value: &impl serde::Serialize,
     ) -> Result<Self, ApiError> {
         Ok(Self::bytes(status, "application/json", json_bytes(value)?))
+    }
+
+    /// An answer that is given again, should its request come again.
+    pub(crate) fn given((status, answer): (u16, Option<String>)) -> Result<Self, ApiError> {
+        let status =
+            StatusCode::from_u16(status).map_err(|error| ApiError::internal(error.to_string()))?;
+        let mut body = answer.ok_or(StoreError::AlreadyIssued)?.into_bytes();
+        body.push(b'\n');
+        Ok(Self::bytes(status, "application/json", body.into()))
+    }
+
+    /// The answer that was given before.
+    pub(crate) fn again(kept: Kept) -> Result<Self, ApiError> {
+        let mut reply = Self::given((kept.status, kept.answer))?;
+        reply.set(HeaderName::from_static("idempotency-replayed"), "true");
+        Ok(reply)
     }
 
     /// Bytes of a type.

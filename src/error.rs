@@ -67,8 +67,10 @@ codes! {
     MethodNotAllowed     "method_not_allowed"     405 "Method not allowed"      "invalid_request_error";
     RequestTimeout       "request_timeout"        408 "Request timeout"         "invalid_request_error";
     Conflict             "conflict"               409 "Conflict"                "invalid_request_error";
+    AlreadyIssued        "already_issued"         409 "Already issued"          "invalid_request_error";
     BodyTooLarge         "body_too_large"         413 "Body too large"          "invalid_request_error";
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported media type"  "invalid_request_error";
+    IdempotencyReused    "idempotency_key_reused" 422 "Idempotency key reused"  "invalid_request_error";
     RateLimited          "rate_limited"           429 "Rate limited"            "rate_limit_error";
     Internal             "internal"               500 "Internal error"          "api_error";
     UpstreamBadResponse  "upstream_bad_response"  502 "Bad upstream response"   "api_error";
@@ -210,6 +212,14 @@ impl From<StoreError> for ApiError {
                 let detail =
                     format!("the request needs {needed} {credits}, the wallet has {balance}");
                 Self::new(ErrorCode::InsufficientCredits, detail)
+            }
+            StoreError::KeyReused => Self::new(
+                ErrorCode::IdempotencyReused,
+                "this Idempotency-Key was used for another request",
+            ),
+            StoreError::AlreadyIssued => {
+                let detail = "a key was made for this Idempotency-Key before; it is not shown again, so revoke it and make another";
+                Self::new(ErrorCode::AlreadyIssued, detail)
             }
             StoreError::Busy => Self::new(
                 ErrorCode::Overloaded,

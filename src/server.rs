@@ -302,8 +302,8 @@ async fn housekeeping(app: Arc<App>) {
         billing::retry(&app).await;
         if round.is_multiple_of(6) {
             app.limits.sweep();
-            if let Err(error) = app.store.purge_logins(app.clock.now()).await {
-                log::warn!("login keys that ran out were not deleted: {error}");
+            if let Err(error) = app.store.purge(app.clock.now()).await {
+                log::warn!("what ran out was not deleted: {error}");
             }
             app.note_key_use().await;
         }

@@ -32,6 +32,10 @@ pub enum StoreError {
         /// What there is.
         balance: Credits,
     },
+    /// The idempotency key was used for another request.
+    KeyReused,
+    /// The key was made before, and is not shown again.
+    AlreadyIssued,
     /// More is queued than the storage takes on; nothing was done.
     Busy,
     /// The storage could not be used: disk full, I/O error, locked by a stranger, closed. For the log only.
@@ -49,6 +53,8 @@ impl std::fmt::Display for StoreError {
             Self::Insufficient { needed, balance } => {
                 write!(f, "{needed} credits are needed, the wallet has {balance}")
             }
+            Self::KeyReused => f.write_str("the idempotency key was used for another request"),
+            Self::AlreadyIssued => f.write_str("the key was made before"),
             Self::Busy => f.write_str("the write queue is full"),
             Self::Unavailable(what) => write!(f, "the storage cannot be used: {what}"),
             Self::Internal(what) => write!(f, "internal: {what}"),
@@ -120,6 +126,17 @@ pub struct Earning {
     pub source_id: String,
     /// When it was earned.
     pub recorded_at: Timestamp,
+}
+
+/// What came of an earning.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Counted {
+    /// Who earned.
+    pub wallet_address: Wallet,
+    /// How much.
+    pub earnings: Credits,
+    /// Whether it was granted now; `false` where its `source_id` was counted before.
+    pub counted: bool,
 }
 
 /// The earnings of one UTC day.
@@ -267,6 +284,36 @@ pub struct StoreGauges {
     pub wal_bytes: u64,
 }
 
+/// A request that is to be done once, however often it comes.
+pub struct Once<T> {
+    /// Hash of principal, route and idempotency key.
+    pub key: [u8; 32],
+    /// Who asks: each has room for a number of answers.
+    pub principal: String,
+    /// Hash of what is asked for.
+    pub request: [u8; 32],
+    /// The status and the body of the answer; no body where it must not be kept.
+    pub answer: fn(&T) -> (u16, Option<String>),
+}
+
+/// What came of a request that is to be done once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Done<T> {
+    /// It was done now.
+    New(T),
+    /// It was done before; this was the answer.
+    Again(Kept),
+}
+
+/// An answer that was kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Its status.
+    pub status: u16,
+    /// Its body, unless that held a secret.
+    pub answer: Option<String>,
+}
+
 /// Told of what the storage does, as it does it; must return at once.
 pub trait StoreObserver: Send + Sync {
     /// A group of `jobs` was committed (or failed to) in `took`.
@@ -281,7 +328,12 @@ pub trait StoreObserver: Send + Sync {
 #[async_trait]
 pub trait Repository: Send + Sync + 'static {
     /// Makes an account with 0 credits.
-    async fn create_user(&self, wallet: Wallet, now: Timestamp) -> Result<User, StoreError>;
+    async fn create_user(
+        &self,
+        wallet: Wallet,
+        now: Timestamp,
+        once: Option<Once<User>>,
+    ) -> Result<Done<User>, StoreError>;
     /// The account of `wallet`, if there is one.
     async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError>;
     /// Adds (or, negative, takes) credits; the account is made if there is none. Returns the entry, its balance in it,
@@ -292,7 +344,8 @@ pub trait Repository: Send + Sync + 'static {
         amount: Credits,
         reason: String,
         now: Timestamp,
-    ) -> Result<(LedgerEntry, bool), StoreError>;
+        once: Option<Once<(LedgerEntry, bool)>>,
+    ) -> Result<Done<(LedgerEntry, bool)>, StoreError>;
     /// The entries of `wallet` older than the entry `before`, newest first; `None` where there is no account.
     async fn ledger(
         &self,
@@ -318,8 +371,14 @@ pub trait Repository: Send + Sync + 'static {
     async fn verify_ledger(&self) -> Result<LedgerReport, StoreError>;
 
     /// Keeps a new key; its wallet's account is made if there is none. At most `max_active` keys of a wallet may be
-    /// active. Returns whether the account is new.
-    async fn create_key(&self, key: KeyRecord, max_active: usize) -> Result<bool, StoreError>;
+    /// active. Returns whether the account is new. The key itself is never kept, so asked for again with the same
+    /// idempotency key it is [`StoreError::AlreadyIssued`].
+    async fn create_key(
+        &self,
+        key: KeyRecord,
+        max_active: usize,
+        once: Option<Once<bool>>,
+    ) -> Result<bool, StoreError>;
     /// The key with this hash, active or not.
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError>;
     /// The keys of `wallet` (of everybody where `None`) older than the key `before`, newest first.
@@ -345,8 +404,8 @@ pub trait Repository: Send + Sync + 'static {
         new: KeyRecord,
         until: Timestamp,
     ) -> Result<KeyRecord, StoreError>;
-    /// Deletes the keys of wallet logins that have run out; returns how many.
-    async fn purge_logins(&self, now: Timestamp) -> Result<usize, StoreError>;
+    /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
+    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError>;
 
@@ -356,8 +415,13 @@ pub trait Repository: Send + Sync + 'static {
         samples: Vec<Sample>,
         now: Timestamp,
     ) -> Result<Recorded, StoreError>;
-    /// Stores an earning and grants its credits; `false` where its `source_id` was counted before.
-    async fn record_earning(&self, earning: Earning, now: Timestamp) -> Result<bool, StoreError>;
+    /// Stores an earning and grants its credits, once for its `source_id`.
+    async fn record_earning(
+        &self,
+        earning: Earning,
+        now: Timestamp,
+        once: Option<Once<Counted>>,
+    ) -> Result<Done<Counted>, StoreError>;
     /// What is known of the miners of `wallet`; `None` where there is no account.
     async fn miner(
         &self,

@@ -1,6 +1,6 @@
 use super::{KeyRecord, PlainKey, Scopes};
 use crate::model::{Ids, Timestamp, Wallet};
-use crate::store::{Repository, StoreError};
+use crate::store::{Once, Repository, StoreError};
 
 /// A key that somebody asked for and may have.
 #[derive(Clone, Debug)]
@@ -69,10 +69,11 @@ pub async fn issue(
     request: KeyRequest,
     max_active: usize,
     now: Timestamp,
+    once: Option<Once<bool>>,
 ) -> Result<IssuedKey, StoreError> {
     let key = PlainKey::generate()
         .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
-    let (record, new_account) = keep(store, ids, &key, request, max_active, now).await?;
+    let (record, new_account) = keep(store, ids, &key, request, max_active, now, once).await?;
     Ok(IssuedKey {
         key,
         record,
@@ -130,6 +131,7 @@ pub async fn keep(
     request: KeyRequest,
     max_active: usize,
     now: Timestamp,
+    once: Option<Once<bool>>,
 ) -> Result<(KeyRecord, bool), StoreError> {
     let record = KeyRecord {
         id: ids.make("key_", now),
@@ -144,6 +146,6 @@ pub async fn keep(
         last_used: None,
         login: request.login,
     };
-    let new_account = store.create_key(record.clone(), max_active).await?;
+    let new_account = store.create_key(record.clone(), max_active, once).await?;
     Ok((record, new_account))
 }

@@ -75,7 +75,10 @@ pub(super) fn store_failure(error: StoreError) -> Failure {
     let text = error.to_string();
     match error {
         StoreError::UserNotFound | StoreError::KeyNotFound => Failure::NotFound(text),
-        StoreError::Conflict(_) | StoreError::Insufficient { .. } => Failure::Conflict(text),
+        StoreError::Conflict(_)
+        | StoreError::Insufficient { .. }
+        | StoreError::KeyReused
+        | StoreError::AlreadyIssued => Failure::Conflict(text),
         StoreError::Busy | StoreError::Unavailable(_) => Failure::Unavailable(text),
         StoreError::Internal(_) => Failure::Failed(text),
     }

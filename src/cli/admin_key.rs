@@ -76,6 +76,7 @@ pub(super) async fn ensure(
         request,
         usize::MAX,
         Clock::default().now(),
+        None,
     )
     .await
     .map_err(|error| failed(&error))?;

@@ -144,7 +144,7 @@ async fn create(
                 login: false,
             };
             let max = settings.config.auth.max_keys_per_wallet;
-            issue(&store, &ids, request, max, now)
+            issue(&store, &ids, request, max, now, None)
                 .await
                 .map_err(store_failure)?
                 .shown()

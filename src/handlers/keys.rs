@@ -47,12 +47,15 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let now = app.clock.now();
     let mut request = KeyRequest::parse(call.text()?, now)?;
     allow(call.principal()?, &mut request)?;
+    // The key must not be kept, so there is no answer to give again.
+    let once = call.once(|_: &bool| (201, None))?;
     let issued = issue(
         &*app.store,
         &app.ids,
         request,
         app.config.auth.max_keys_per_wallet,
         now,
+        once,
     )
     .await?;
     if issued.new_account {

@@ -61,6 +61,7 @@ pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
         request,
         app.config.auth.max_keys_per_wallet,
         now,
+        None,
     )
     .await?;
     if issued.new_account {

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, Sample, Timestamp, Wallet, text};
-use crate::store::{Earning, HashratePoint, Resolution, StoreError};
+use crate::store::{Counted, Done, Earning, HashratePoint, Resolution, StoreError};
 
 pub(super) async fn post_stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let principal = call.principal()?;
@@ -63,21 +63,24 @@ pub(super) async fn post_earnings(app: &App, call: &Call) -> Result<Reply, ApiEr
             )
             .into());
     }
-    let (wallet, earnings) = (earning.wallet, earning.earnings);
-    let counted = app.store.record_earning(earning, now).await?;
-    if counted {
-        app.metrics.distributed("mining", earnings);
-        app.network_changed();
-    }
-    let status = if counted {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
+    let answer = |told: &Counted| {
+        let status = if told.counted { 201 } else { 200 };
+        (status, Some(json!(told).to_string()))
     };
-    Reply::json(
-        status,
-        &json!({ "wallet_address": wallet, "earnings": earnings, "counted": counted }),
-    )
+    match app
+        .store
+        .record_earning(earning, now, call.once(answer)?)
+        .await?
+    {
+        Done::New(told) => {
+            if told.counted {
+                app.metrics.distributed("mining", told.earnings);
+                app.network_changed();
+            }
+            Reply::given(answer(&told))
+        }
+        Done::Again(kept) => Reply::again(kept),
+    }
 }
 
 pub(super) async fn stats(app: &App, call: &Call) -> Result<Reply, ApiError> {

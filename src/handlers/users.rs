@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, text};
-use crate::store::{StoreError, ledger_id, parse_ledger_id};
+use crate::store::{Done, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id};
 
 pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let wallet =
@@ -17,9 +17,18 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
             "this key belongs to another wallet",
         ));
     }
-    let user = app.store.create_user(wallet, app.clock.now()).await?;
-    app.network_changed();
-    Reply::json(StatusCode::CREATED, &user)
+    let answer = |user: &User| (201, Some(json!(user).to_string()));
+    match app
+        .store
+        .create_user(wallet, app.clock.now(), call.once(answer)?)
+        .await?
+    {
+        Done::New(user) => {
+            app.network_changed();
+            Reply::given(answer(&user))
+        }
+        Done::Again(kept) => Reply::again(kept),
+    }
 }
 
 pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
@@ -49,11 +58,17 @@ pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
             Err("must be 1 to 200 characters, none of them a control character")
         }
     })?;
+    let answer = |(entry, _): &(LedgerEntry, bool)| {
+        (
+            200,
+            Some(json!({ "credits": entry.balance, "entry": entry }).to_string()),
+        )
+    };
     let granted = app
         .store
-        .grant(wallet, amount, reason, app.clock.now())
+        .grant(wallet, amount, reason, app.clock.now(), call.once(answer)?)
         .await;
-    let (entry, _) = granted.map_err(|error| match error {
+    let granted = granted.map_err(|error| match error {
         // A client that cannot pay gets 402; an admin who would take too much is told that it does not fit.
         StoreError::Insufficient { balance, .. } => ApiError::new(
             ErrorCode::Conflict,
@@ -61,12 +76,14 @@ pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
         ),
         other => other.into(),
     })?;
-    app.metrics.distributed("grant", amount);
-    app.network_changed();
-    Reply::json(
-        StatusCode::OK,
-        &json!({ "credits": entry.balance, "entry": entry }),
-    )
+    match granted {
+        Done::New(granted) => {
+            app.metrics.distributed("grant", amount);
+            app.network_changed();
+            Reply::given(answer(&granted))
+        }
+        Done::Again(kept) => Reply::again(kept),
+    }
 }
 
 pub(super) async fn ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {

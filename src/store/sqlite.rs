@@ -5,6 +5,7 @@
 
 mod accounts;
 mod keys;
+mod once;
 mod open;
 mod readers;
 mod sql;
@@ -17,14 +18,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
-use rusqlite::ErrorCode;
+use rusqlite::{Connection, ErrorCode};
 
+use self::once::once;
 use self::readers::Readers;
 use self::writer::{Room, Writer};
 use super::{
-    Earning, EarningsDay, HashratePoint, InstanceLock, LeaderboardRow, LedgerEntry, LedgerReport,
-    MinerStats, Recorded, Repository, Resolution, StoreError, StoreGauges, StoreObserver, Totals,
-    User,
+    Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, LeaderboardRow, LedgerEntry,
+    LedgerReport, MinerStats, Once, Recorded, Repository, Resolution, StoreError, StoreGauges,
+    StoreObserver, Totals, User,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
@@ -125,10 +127,14 @@ fn maybe_time_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Opt
 
 #[async_trait]
 impl Repository for SqliteStore {
-    async fn create_user(&self, wallet: Wallet, now: Timestamp) -> Result<User, StoreError> {
-        self.writer
-            .write(Room::Common, move |c| accounts::create(c, &wallet, now))
-            .await
+    async fn create_user(
+        &self,
+        wallet: Wallet,
+        now: Timestamp,
+        asked: Option<Once<User>>,
+    ) -> Result<Done<User>, StoreError> {
+        let work = move |c: &Connection| once(c, asked, now, || accounts::create(c, &wallet, now));
+        self.writer.write(Room::Common, work).await
     }
 
     async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError> {
@@ -141,12 +147,14 @@ impl Repository for SqliteStore {
         amount: Credits,
         reason: String,
         now: Timestamp,
-    ) -> Result<(LedgerEntry, bool), StoreError> {
-        self.writer
-            .write(Room::Common, move |c| {
+        asked: Option<Once<(LedgerEntry, bool)>>,
+    ) -> Result<Done<(LedgerEntry, bool)>, StoreError> {
+        let work = move |c: &Connection| {
+            once(c, asked, now, || {
                 accounts::grant(c, &wallet, amount, &reason, now)
             })
-            .await
+        };
+        self.writer.write(Room::Common, work).await
     }
 
     async fn ledger(
@@ -203,10 +211,19 @@ impl Repository for SqliteStore {
         self.readers.scan(accounts::verify).await
     }
 
-    async fn create_key(&self, key: KeyRecord, max_active: usize) -> Result<bool, StoreError> {
-        self.writer
-            .write(Room::Common, move |c| keys::create(c, &key, max_active))
-            .await
+    async fn create_key(
+        &self,
+        key: KeyRecord,
+        max_active: usize,
+        asked: Option<Once<bool>>,
+    ) -> Result<bool, StoreError> {
+        let work = move |c: &Connection| match once(c, asked, key.created_at, || {
+            keys::create(c, &key, max_active)
+        })? {
+            Done::New(new_account) => Ok(new_account),
+            Done::Again(_) => Err(StoreError::AlreadyIssued),
+        };
+        self.writer.write(Room::Common, work).await
     }
 
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError> {
@@ -252,15 +269,17 @@ impl Repository for SqliteStore {
             .await
     }
 
-    async fn purge_logins(&self, now: Timestamp) -> Result<usize, StoreError> {
+    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
         // In steps, so that no request waits behind thousands.
-        let purge = || {
-            self.writer
-                .write(Room::Common, move |c| keys::purge_logins(c, now, 500))
+        let step = || {
+            let work = move |c: &Connection| {
+                Ok(keys::purge_logins(c, now, 500)? + once::purge(c, now, 500)?)
+            };
+            self.writer.write(Room::Common, work)
         };
         let mut purged = 0;
         loop {
-            match purge().await? {
+            match step().await? {
                 0 => return Ok(purged),
                 some => purged += some,
             }
@@ -283,12 +302,18 @@ impl Repository for SqliteStore {
             .await
     }
 
-    async fn record_earning(&self, earning: Earning, now: Timestamp) -> Result<bool, StoreError> {
-        self.writer
-            .write(Room::Common, move |c| {
+    async fn record_earning(
+        &self,
+        earning: Earning,
+        now: Timestamp,
+        asked: Option<Once<Counted>>,
+    ) -> Result<Done<Counted>, StoreError> {
+        let work = move |c: &Connection| {
+            once(c, asked, now, || {
                 telemetry::record_earning(c, &earning, now)
             })
-            .await
+        };
+        self.writer.write(Room::Common, work).await
     }
 
     async fn miner(

@@ -6,8 +6,8 @@ use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::model::{Credits, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
-    Earning, EarningsDay, HashratePoint, LeaderboardRow, LedgerEntry, LedgerReport, MinerStats,
-    Recorded, Resolution, StoreError, StoreGauges, StoreObserver, Totals, User,
+    Counted, Done, Earning, EarningsDay, HashratePoint, LeaderboardRow, LedgerEntry, LedgerReport,
+    MinerStats, Once, Recorded, Resolution, StoreError, StoreGauges, StoreObserver, Totals, User,
 };
 use r3mes_edge::{EdgeServer, Repository, SqliteStore};
 use serde_json::json;
@@ -89,25 +89,25 @@ macro_rules! verbs {
 }
 
 verbs! {
-    create_user(wallet: Wallet, now: Timestamp) -> User;
+    create_user(wallet: Wallet, now: Timestamp, once: Option<Once<User>>) -> Done<User>;
     user(wallet: Wallet) -> Option<User>;
-    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp) -> (LedgerEntry, bool);
+    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, once: Option<Once<(LedgerEntry, bool)>>) -> Done<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
     verify_ledger() -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize) -> bool;
+    create_key(key: KeyRecord, max_active: usize, once: Option<Once<bool>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
     revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;
     key(id: String) -> Option<KeyRecord>;
     rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
-    purge_logins(now: Timestamp) -> usize;
+    purge(now: Timestamp) -> usize;
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp) -> bool;
+    record_earning(earning: Earning, now: Timestamp, once: Option<Once<Counted>>) -> Done<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
     earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;

@@ -75,7 +75,7 @@ async fn a_wallet_that_signs_gets_an_account_and_a_key_for_an_hour() {
         .refused(403, "forbidden");
     server.clock.advance(Duration::from_secs(3600));
     caller.get("/auth/me").await.refused(401, "expired_api_key");
-    assert_eq!(server.store.purge_logins(server.clock.now()).await, Ok(1));
+    assert_eq!(server.store.purge(server.clock.now()).await, Ok(1));
     caller.get("/auth/me").await.refused(401, "expired_api_key");
 }
 

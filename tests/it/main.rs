@@ -15,6 +15,7 @@ mod chat;
 mod crash;
 mod faults;
 mod http;
+mod idempotency;
 mod keys;
 mod login;
 mod network;

@@ -91,7 +91,7 @@ impl TestServer {
             login: false,
         };
         let ids = Ids::new().unwrap();
-        let admin = issue(&*store, &ids, request, 10, clock.now())
+        let admin = issue(&*store, &ids, request, 10, clock.now(), None)
             .await
             .unwrap();
         let builder = EdgeServer::builder(config, Arc::clone(&store)).clock(clock.clone());
@@ -386,6 +386,7 @@ impl Answer {
             "x-request-id",
             "vary",
             "access-control-allow-origin",
+            "idempotency-replayed",
             "access-control-allow-methods",
             "access-control-allow-headers",
             "access-control-expose-headers",

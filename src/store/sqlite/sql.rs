@@ -40,6 +40,14 @@ statements! {
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
 
+    // answers kept for an Idempotency-Key
+    SELECT_ONCE = "SELECT request, status, answer FROM idempotency WHERE key = ?1 AND expires_at > ?2";
+    COUNT_ONCE = "SELECT count(*) FROM idempotency WHERE principal = ?1";
+    DELETE_OLDEST_ONCE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1)";
+    INSERT_ONCE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                   ON CONFLICT (key) DO UPDATE SET request = excluded.request, status = excluded.status, answer = excluded.answer, expires_at = excluded.expires_at";
+    PURGE_ONCE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+
     // telemetry
     INSERT_SAMPLE = "INSERT INTO mining_stats (wallet, recorded_at, worker, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
                      uptime_seconds, network_difficulty, power_watts, accepted, rejected, loss)

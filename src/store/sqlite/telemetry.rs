@@ -3,7 +3,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{accounts, count, credits_at, sql, storage_error, time_at, unreadable, wallet_at};
 use crate::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
 use crate::store::{
-    Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
+    Counted, Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
     StoreError, Totals,
 };
 
@@ -83,7 +83,12 @@ pub(super) fn record_earning(
     c: &Connection,
     earning: &Earning,
     now: Timestamp,
-) -> Result<bool, StoreError> {
+) -> Result<Counted, StoreError> {
+    let told = |counted| Counted {
+        wallet_address: earning.wallet,
+        earnings: earning.earnings,
+        counted,
+    };
     accounts::ensure(c, &earning.wallet, now)?;
     let wallet = earning.wallet.as_str();
     let values = params![
@@ -103,7 +108,7 @@ pub(super) fn record_earning(
             Ok((wallet_at(row, 0)?, credits_at(row, 1)?))
         });
         return match counted.map_err(storage_error)? {
-            same if same == (earning.wallet, earning.earnings) => Ok(false),
+            same if same == (earning.wallet, earning.earnings) => Ok(told(false)),
             _ => Err(StoreError::Conflict(
                 "this source_id was counted for another wallet or amount".to_owned(),
             )),
@@ -120,7 +125,7 @@ pub(super) fn record_earning(
         Some(earning.source_id.clone()),
         now,
     )?;
-    Ok(true)
+    Ok(told(true))
 }
 
 pub(super) fn miner(
