@@ -12,6 +12,7 @@
 mod architecture;
 mod chain;
 mod chat;
+mod command_line;
 mod crash;
 mod faults;
 mod http;
@@ -21,5 +22,6 @@ mod login;
 mod network;
 mod ops;
 mod origin;
+mod secrets;
 mod support;
 mod telemetry;

@@ -1,0 +1,75 @@
+//! The command line on the real binary, beside a server and without one.
+
+use crate::support::{Caller, Process, TestServer, W1, config, edge};
+
+#[tokio::test]
+async fn the_command_line_makes_and_revokes_keys_without_a_server() {
+    let server = TestServer::start(config()).await;
+    let folder = server.shutdown().await;
+    let database = folder.path().join("edge.db");
+    let (code, key) = edge(
+        &database,
+        &[
+            "keys",
+            "create",
+            "--wallet",
+            W1,
+            "--scopes",
+            "read",
+            "--expires",
+            "90d",
+        ],
+    );
+    assert_eq!((code, key.trim().len()), (0, 55), "{key}");
+    let (_, listed) = edge(&database, &["keys", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let id = listed["keys"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed["keys"][0]["start"], key[..10]);
+    let (code, rotated) = edge(&database, &["keys", "rotate", &id, "--grace", "1h"]);
+    assert_eq!((code, rotated.trim().len()), (0, 55), "{rotated}");
+    assert_ne!(rotated, key);
+    assert_eq!(edge(&database, &["keys", "revoke", &id]).0, 0);
+    assert_eq!(edge(&database, &["keys", "rotate", &id]).0, 4);
+    assert_eq!(edge(&database, &["keys", "revoke", "key_nothing"]).0, 3);
+    assert_eq!(
+        edge(&database, &["keys", "create", "--wallet", "remes1x"]).0,
+        2
+    );
+    assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
+    let nowhere = folder.path().join("nowhere.db");
+    assert_eq!(edge(&nowhere, &["keys", "list"]).0, 3);
+    assert!(!nowhere.exists() && !folder.path().join("nowhere.db.lock").exists());
+}
+
+#[tokio::test]
+async fn a_key_that_the_command_line_revokes_beside_a_server_is_refused_on_the_next_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    let (code, key) = edge(
+        &database,
+        &["keys", "create", "--wallet", W1, "--scopes", "read"],
+    );
+    assert_eq!(code, 0);
+    let caller = Caller::new(&server.address, Some(key.trim()));
+    let me = caller.get("/auth/me").await.expect(200);
+    let id = me["key"]["id"].as_str().unwrap();
+    let (code, rotated) = edge(&database, &["keys", "rotate", id, "--grace", "1h"]);
+    assert_eq!(code, 0);
+    let rotated = Caller::new(&server.address, Some(rotated.trim()));
+    rotated.get("/auth/me").await.expect(200);
+    caller.get("/auth/me").await.expect(200);
+    assert_eq!(edge(&database, &["keys", "revoke", id]).0, 0);
+    caller.get("/auth/me").await.refused(401, "invalid_api_key");
+    let (_, listed) = edge(&database, &["keys", "list", "--wallet", W1, "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let active = |at: usize| listed["keys"][at]["is_active"].as_bool().unwrap();
+    assert_eq!(
+        (active(0), active(1)),
+        (true, false),
+        "newest first: {listed}"
+    );
+    assert_eq!(edge(&database, &["keys", "revoke", "key_nothing"]).0, 3);
+    assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
+    assert_eq!(server.terminate(), Some(0));
+}

@@ -1,0 +1,95 @@
+//! Where a key must not be.
+
+use crate::support::{Scripted, TestServer, Upstream, W1, config_with_inference, next_text};
+
+#[tokio::test]
+async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
+    let log = captured_log();
+    let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 5).await;
+    let key = caller.key().to_owned();
+    let (_, _, mut body) = caller.chat("hello").await;
+    while next_text(&mut body).await.is_some() {}
+    caller
+        .get(&format!("/{key}"))
+        .await
+        .refused(404, "not_found");
+    caller
+        .get(&format!("/users/{key}"))
+        .await
+        .refused(400, "invalid_wallet_address");
+    caller
+        .get(&format!("/auth/me?key={key}"))
+        .await
+        .refused(400, "key_in_query");
+    caller
+        .delete(&format!("/api/keys/{key}"))
+        .await
+        .refused(403, "forbidden");
+    server
+        .admin()
+        .delete(&format!("/api/keys/{key}"))
+        .await
+        .refused(404, "not_found");
+    let wrong = format!("{}x", &key[..54]);
+    server
+        .with_key(&wrong)
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    let metrics = server.anybody().get("/metrics").await;
+    let database = server.database();
+    let holds = |bytes: &[u8]| {
+        bytes
+            .windows(20)
+            .any(|window| window == &key.as_bytes()[20..40])
+    };
+    assert!(holds(format!("so it is looked for: {key}").as_bytes()));
+    assert!(!holds(&metrics.body), "the metrics hold the key");
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let file = format!("{}{suffix}", database.display());
+        assert!(
+            !holds(&std::fs::read(&file).unwrap()),
+            "{file} holds the key"
+        );
+    }
+    let folder = server.shutdown().await;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(
+            !holds(&std::fs::read(&path).unwrap()),
+            "{} holds the key",
+            path.display()
+        );
+    }
+    let log = log.lock().unwrap();
+    assert!(
+        log.contains("POST /chat 200"),
+        "nothing was logged, so nothing was tested"
+    );
+    assert!(!holds(log.as_bytes()), "the log holds the key");
+}
+
+/// Everything that is logged in this process, at every level.
+fn captured_log() -> std::sync::Arc<std::sync::Mutex<String>> {
+    use std::sync::{Arc, Mutex, OnceLock};
+    struct Capture(Arc<Mutex<String>>);
+    impl log::Log for Capture {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            *self.0.lock().unwrap() += &format!("{} {}\n", record.level(), record.args());
+        }
+        fn flush(&self) {}
+    }
+    static LOG: OnceLock<Arc<Mutex<String>>> = OnceLock::new();
+    let install = || {
+        let text = Arc::new(Mutex::new(String::new()));
+        log::set_boxed_logger(Box::new(Capture(Arc::clone(&text)))).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        text
+    };
+    Arc::clone(LOG.get_or_init(install))
+}
