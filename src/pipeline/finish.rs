@@ -46,6 +46,7 @@ impl Drop for Finish {
             .request(self.route, self.method, self.status, took);
         // The route's template, never the path: what a client sends by mistake may be a key.
         log::info!(
+            target: "r3mes_edge::http",
             "{} {} {} {:.1}ms {} {}",
             self.method,
             self.route,
