@@ -266,6 +266,7 @@ fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<(), Vec<S
 mod tests {
     use super::*;
     use crate::limits::RateClass;
+    use proptest::prelude::*;
 
     #[test]
     fn the_environment_lies_over_the_file_and_the_file_over_the_defaults() {
@@ -334,6 +335,31 @@ mod tests {
                     || line.starts_with(&format!("[{name}]"))
             });
             assert!(named, "examples/config.toml does not name {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in any::<String>(), name in any::<String>(), value in any::<String>()) {
+            let _ = Config::read(&text, []);
+            let _ = Config::read("", [(name.as_str(), value.as_str())]);
+        }
+
+        #[test]
+        fn a_changed_example_is_read_or_refused_with_a_reason(at in any::<prop::sample::Index>(), put in "([0-9-]{1,20}|[a-z_\\[\\]{}.\"'=#\n]{1,3}|\\PC)", section in "(limits|chat|rates|auth|chain|miner|breaker|log)", name in "[a-z_]{1,12}", value in "(-?[0-9]{1,20}|[0-9]{1,9}(ms|s|d|KiB|GiB|/min)|\\PC{0,6})") {
+            let mut example = include_str!("../examples/config.toml").to_owned();
+            let mut at = at.index(example.len());
+            while !example.is_char_boundary(at) {
+                at -= 1;
+            }
+            let setting = format!("{section}__{name}");
+            let reading = |text: &str| [Config::read(text, []), Config::read(text, [(setting.as_str(), value.as_str())])];
+            example.insert_str(at, &put);
+            for read in reading(&example) {
+                if let Err(mistakes) = read {
+                    prop_assert!(mistakes.iter().any(|mistake| !mistake.is_empty()));
+                }
+            }
         }
     }
 }

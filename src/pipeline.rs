@@ -287,11 +287,22 @@ fn matches_tag(wanted: &[u8], tag: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn tags_are_compared_as_a_list() {
         assert!(matches_tag(b"\"a\", W/\"b\"", b"\"b\""));
         assert!(matches_tag(b"*", b"\"b\""));
         assert!(!matches_tag(b"\"a\",\"bc\"", b"\"b\""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_found_exactly_where_the_list_holds_it(tags in prop::collection::vec("[0-9a-f]{1,2}", 0..5), wanted in "[0-9a-f]{1,2}", before in "( |\t|W/| W/){0,1}", junk in prop::collection::vec(any::<u8>(), 0..40)) {
+            let list: Vec<String> = tags.iter().map(|tag| format!("{before}\"{tag}\"")).collect();
+            let tag = format!("\"{wanted}\"");
+            prop_assert_eq!(matches_tag(list.join(",").as_bytes(), tag.as_bytes()), tags.contains(&wanted));
+            matches_tag(&junk, tag.as_bytes());
+        }
     }
 }

@@ -175,6 +175,7 @@ pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_key_in_a_query_is_noticed_by_its_name_or_its_look() {
@@ -182,5 +183,35 @@ mod tests {
             assert!(holds_key(query), "{query}");
         }
         assert!(!holds_key("limit=5&cursor=key_01J"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_noticed_wherever_it_stands(before in "[a-z=&%]{0,6}", after in any::<String>(), name in "(api_key|apikey|api-key|x-api-key|access_token|token|key)", upper in any::<u16>()) {
+            let shout = |(at, one): (usize, char)| if upper >> at & 1 == 1 { one.to_ascii_uppercase() } else { one };
+            let name: String = name.chars().enumerate().map(shout).collect();
+            let named = format!("{before}&{name}={after}");
+            prop_assert!(holds_key(&named));
+            let looks = format!("{before}r3mes_{after}");
+            prop_assert!(holds_key(&looks));
+            holds_key(&after);
+        }
+
+        #[test]
+        fn a_query_without_one_is_let_through(pairs in prop::collection::vec("(limit|days|cursor|keys|tokens)=[a-z0-9_]{0,4}", 0..4)) {
+            prop_assert!(!holds_key(&pairs.join("&")));
+        }
+
+        #[test]
+        fn no_header_makes_the_search_for_credentials_panic(value in prop::collection::vec(any::<u8>(), 0..40), scheme in "(Bearer |bearer  |Basic |)") {
+            let value = [scheme.as_bytes(), &value].concat();
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                for name in ["authorization", "x-api-key"] {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(name, value.clone());
+                    credentials(&headers);
+                }
+            }
+        }
     }
 }
