@@ -21,3 +21,4 @@ mod network;
 mod ops;
 mod support;
 mod telemetry;
+mod wire;
