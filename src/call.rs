@@ -258,3 +258,43 @@ pub(crate) fn json_bytes(value: &impl serde::Serialize) -> Result<Bytes, ApiErro
     body.push(b'\n');
     Ok(body.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn call(query: &str) -> Call {
+        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned();
+        Call {
+            route: &crate::routes::ROUTES[0],
+            part: String::new(),
+            query: Some(query.to_owned()),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            principal: None,
+            place: Arc::new(place.unwrap()),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parameters_are_known_ones_that_stand_there_once(pairs in prop::collection::vec("(limit|days|top|Limit|)(=[0-9=]{0,3})?", 0..4), junk in any::<String>()) {
+            let known = ["limit", "days"];
+            let names: Vec<&str> = pairs.iter().filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap()).collect();
+            let fine = names.iter().enumerate().all(|(at, name)| known.contains(name) && !names[..at].contains(name));
+            let made = call(&pairs.join("&"));
+            prop_assert_eq!(made.parameters(&known).is_ok(), fine);
+            let _ = call(&junk).parameters(&known);
+        }
+
+        #[test]
+        fn a_number_is_digits_within_the_range_and_nothing_else(number in 0usize..500, text in "([0-9]{0,25}|[+-]?[0-9]{1,3}|[0-9]+\\.0|\\PC{0,4})") {
+            let read = |text: &str| Parameters(vec![("limit", text)]).number("limit", 1..=100).ok().flatten();
+            prop_assert_eq!(read(&number.to_string()), (1..=100).contains(&number).then_some(number));
+            if let Some(number) = read(&text) {
+                prop_assert_eq!(text.trim_start_matches('0'), number.to_string());
+            }
+        }
+    }
+}

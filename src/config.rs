@@ -142,19 +142,20 @@ impl Config {
                 mistakes.push(what.to_owned());
             }
         };
-        check(
-            self.limits.connections > 0,
-            "limits.connections must be at least 1",
-        );
-        check(
-            self.limits.in_flight > 0,
-            "limits.in_flight must be at least 1",
-        );
-        check(self.chat.in_flight > 0, "chat.in_flight must be at least 1");
-        check(
-            self.limits.per_address > 0,
-            "limits.per_address must be at least 1",
-        );
+        // What sizes a table or counts permits is bounded above too: a slip of the hand must not panic at the start.
+        let sizes = [
+            ("limits.connections", self.limits.connections),
+            ("limits.per_address", self.limits.per_address),
+            ("limits.in_flight", self.limits.in_flight),
+            ("chat.in_flight", self.chat.in_flight),
+            ("breaker.last_calls", self.breaker.last_calls),
+        ];
+        for (name, size) in sizes {
+            check(
+                (1..=1_000_000).contains(&size),
+                &format!("{name} must be between 1 and 1000000"),
+            );
+        }
         check(
             !self.auth.public_name.contains(char::is_control),
             "auth.public_name must be one line",
@@ -174,10 +175,6 @@ impl Config {
         check(
             self.breaker.consecutive_failures > 0,
             "breaker.consecutive_failures must be at least 1",
-        );
-        check(
-            self.breaker.last_calls > 0,
-            "breaker.last_calls must be at least 1",
         );
         check(
             (0.0..=1.0).contains(&self.breaker.failure_rate),
@@ -269,6 +266,7 @@ fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<(), Vec<S
 mod tests {
     use super::*;
     use crate::limits::RateClass;
+    use proptest::prelude::*;
 
     #[test]
     fn the_environment_lies_over_the_file_and_the_file_over_the_defaults() {
@@ -299,6 +297,24 @@ mod tests {
         ] {
             let mistakes = Config::read(file, []).unwrap_err().join("\n");
             assert!(mistakes.contains(told), "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn what_would_size_a_table_beyond_reason_is_refused() {
+        for setting in [
+            "LIMITS__CONNECTIONS",
+            "LIMITS__IN_FLIGHT",
+            "LIMITS__PER_ADDRESS",
+            "CHAT__IN_FLIGHT",
+            "BREAKER__LAST_CALLS",
+        ] {
+            for size in ["0", "9223372036854775807"] {
+                assert!(
+                    Config::read("", [(setting, size)]).is_err(),
+                    "{setting} = {size}"
+                );
+            }
         }
     }
 
@@ -337,6 +353,31 @@ mod tests {
                     || line.starts_with(&format!("[{name}]"))
             });
             assert!(named, "examples/config.toml does not name {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in any::<String>(), name in any::<String>(), value in any::<String>()) {
+            let _ = Config::read(&text, []);
+            let _ = Config::read("", [(name.as_str(), value.as_str())]);
+        }
+
+        #[test]
+        fn a_changed_example_is_read_or_refused_with_a_reason(at in any::<prop::sample::Index>(), put in "([0-9-]{1,20}|[a-z_\\[\\]{}.\"'=#\n]{1,3}|\\PC)", section in "(limits|chat|rates|auth|chain|miner|breaker|log)", name in "[a-z_]{1,12}", value in "(-?[0-9]{1,20}|[0-9]{1,9}(ms|s|d|KiB|GiB|/min)|\\PC{0,6})") {
+            let mut example = include_str!("../examples/config.toml").to_owned();
+            let mut at = at.index(example.len());
+            while !example.is_char_boundary(at) {
+                at -= 1;
+            }
+            let setting = format!("{section}__{name}");
+            let reading = |text: &str| [Config::read(text, []), Config::read(text, [(setting.as_str(), value.as_str())])];
+            example.insert_str(at, &put);
+            for read in reading(&example) {
+                if let Err(mistakes) = read {
+                    prop_assert!(mistakes.iter().any(|mistake| !mistake.is_empty()));
+                }
+            }
         }
     }
 }

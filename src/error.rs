@@ -98,6 +98,8 @@ pub struct ApiError {
     pub retry_after: Option<Duration>,
     /// For 405: the methods the path has.
     pub allow: Option<String>,
+    /// Whether the connection is of no more use, as what is left of the body may still come.
+    pub close: bool,
 }
 
 impl ApiError {
@@ -112,6 +114,7 @@ impl ApiError {
             pointer: None,
             retry_after,
             allow: None,
+            close: false,
         }
     }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -29,6 +29,7 @@ use crate::call::{Call, Content, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
+use crate::model::InputError;
 use crate::routes::{Auth, BodyClass, Found, Method, RouteId, find};
 
 /// Answers one request, whatever happens.
@@ -155,7 +156,11 @@ async fn run(
         BodyClass::None => Bytes::new(),
         class => {
             check_media_type(&head.headers, principal.is_some())?;
-            read_body(app, class, body).await?
+            let read = read_body(app, class, body).await;
+            read.map_err(|error| ApiError {
+                close: true,
+                ..error
+            })?
         }
     };
 
@@ -251,10 +256,8 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
     match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(
-            ApiError::new(ErrorCode::InvalidRequest, "the body broke off")
-                .for_the_log(error.to_string()),
-        ),
+        Ok(Err(error)) => Err(ApiError::from(InputError::field("", "the body broke off"))
+            .for_the_log(error.to_string())),
         Err(_) => Err(ApiError::new(
             ErrorCode::RequestTimeout,
             "the body did not come in time",
@@ -264,7 +267,13 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
 
 fn refusal(error: &ApiError, request_id: &str) -> Reply {
     if let Some(internal) = &error.internal {
-        log::error!("{request_id} {}: {internal}", error.code.as_str());
+        // A client's fault is no news to an operator, and must not fill the log.
+        let level = if error.code.status() >= 500 {
+            log::Level::Error
+        } else {
+            log::Level::Debug
+        };
+        log::log!(level, "{request_id} {}: {internal}", error.code.as_str());
     }
     let status =
         StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -278,6 +287,9 @@ fn refusal(error: &ApiError, request_id: &str) -> Reply {
     }
     if let Some(allow) = &error.allow {
         reply.set(ALLOW, allow);
+    }
+    if error.close {
+        reply.set(CONNECTION, "close");
     }
     if status == StatusCode::UNAUTHORIZED {
         reply.set(WWW_AUTHENTICATE, "Bearer realm=\"r3mes-edge\"");
@@ -307,11 +319,22 @@ fn matches_tag(wanted: &[u8], tag: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn tags_are_compared_as_a_list() {
         assert!(matches_tag(b"\"a\", W/\"b\"", b"\"b\""));
         assert!(matches_tag(b"*", b"\"b\""));
         assert!(!matches_tag(b"\"a\",\"bc\"", b"\"b\""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_found_exactly_where_the_list_holds_it(tags in prop::collection::vec("[0-9a-f]{1,2}", 0..5), wanted in "[0-9a-f]{1,2}", before in "( |\t|W/| W/){0,1}", junk in prop::collection::vec(any::<u8>(), 0..40)) {
+            let list: Vec<String> = tags.iter().map(|tag| format!("{before}\"{tag}\"")).collect();
+            let tag = format!("\"{wanted}\"");
+            prop_assert_eq!(matches_tag(list.join(",").as_bytes(), tag.as_bytes()), tags.contains(&wanted));
+            matches_tag(&junk, tag.as_bytes());
+        }
     }
 }

@@ -261,6 +261,7 @@ pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_table_stands_in_the_order_of_its_names_and_no_route_hides_another() {
@@ -321,5 +322,39 @@ mod tests {
             matches!(find("HEAD", "/livez"), Found::Route(route, "") if route.id == RouteId::Livez)
         );
         assert!(matches!(find("get", "/nothing"), Found::Nothing));
+    }
+
+    /// The table read segment by segment.
+    fn by_segments(path: &str) -> Vec<&'static Route> {
+        let fits = |route: &&Route| {
+            let (wanted, given) = (route.path.split('/'), path.split('/'));
+            wanted.clone().count() == given.clone().count()
+                && wanted.zip(given).all(|(wanted, given)| {
+                    wanted == given || (wanted.starts_with('{') && !given.is_empty())
+                })
+        };
+        ROUTES.iter().filter(fits).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_leads_where_its_segments_lead(method in "(GET|HEAD|POST|DELETE|PUT|get|)", path in "(/(users|miner|stats|earnings|api|keys|rotate|ledger|credits|livez|blocks||\\.\\.|%2e|\\{id\\}|[a-z\u{F6}]{1,3})){0,4}/?", junk in any::<String>()) {
+            for path in [path.as_str(), junk.as_str()] {
+                let fitting = by_segments(path);
+                let wanted = fitting.iter().find(|route| route.method.fits(&method));
+                match find(&method, path) {
+                    Found::Route(found, part) => {
+                        prop_assert_eq!(Some(found.id), wanted.map(|route| route.id));
+                        prop_assert!(!part.contains('/') && path.contains(part));
+                    }
+                    Found::OtherMethods(allow) => {
+                        prop_assert!(wanted.is_none());
+                        prop_assert!(fitting.iter().all(|route| allow.contains(route.method.as_str())));
+                        prop_assert!(!fitting.is_empty());
+                    }
+                    Found::Nothing => prop_assert!(fitting.is_empty()),
+                }
+            }
+        }
     }
 }

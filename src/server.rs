@@ -196,6 +196,7 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
     // Without the timer hyper ignores the timeout. It bounds the head of a request and the pause before the next one.
     http.timer(TokioTimer::new())
         .header_read_timeout(app.config.limits.header_timeout)
+        .max_header_size(64 << 10)
         .max_buf_size(64 << 10);
     loop {
         // The permit first: a connection nobody can serve is left in the kernel's queue.

@@ -98,6 +98,7 @@ impl serde::Serialize for Scopes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn scopes_are_read_and_written_in_one_order() {
@@ -115,5 +116,23 @@ mod tests {
         assert!(!some.covers(Scopes::DEFAULT));
         assert!(!some.covers(Scopes::ADMIN));
         assert!(Scopes::ADMIN.covers(some));
+    }
+
+    proptest! {
+        #[test]
+        fn every_set_is_read_back_from_its_names_in_any_order(set in 1u8..32, turn in 0usize..5) {
+            let scopes = Scopes(set);
+            let mut names: Vec<&str> = scopes.names().collect();
+            let by = turn % names.len();
+            names.rotate_left(by);
+            prop_assert_eq!(Scopes::parse(names.iter().copied()), Ok(scopes));
+            prop_assert_eq!(Scopes::parse(scopes.to_string().split(',')), Ok(scopes));
+        }
+
+        #[test]
+        fn a_name_that_is_none_refuses_the_whole_set(name in any::<String>()) {
+            let known = Scope::ALL.iter().any(|scope| scope.as_str() == name);
+            prop_assert_eq!(Scopes::parse(["chat", &name]).is_ok(), known);
+        }
     }
 }

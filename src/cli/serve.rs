@@ -15,6 +15,10 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
     }
+    // Before anything can be told of this server: a signal that comes early stops it as kindly as one that comes late.
+    let failed = |error| Failure::Failed(format!("no signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     raise_file_limit();
     // The lock first: nothing of the database is looked at before.
     let store = SqliteStore::open(&config.database, true).map_err(access::open_failure)?;
@@ -43,9 +47,6 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     if let Some(file) = &first_key {
         println!("{}", next_steps(&address, file));
     }
-    let failed = |error| Failure::Failed(format!("no signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

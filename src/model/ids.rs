@@ -52,6 +52,7 @@ fn mix(mut z: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn identifiers_differ_and_sort_by_time() {
@@ -64,5 +65,18 @@ mod tests {
         let later = ids.make("key_", Timestamp::from_millis(1_795_489_200_001));
         assert!(earlier < later);
         assert_eq!(earlier.len(), 30);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_time_an_identifier_has_one_shape_and_sorts(one in 0i64..1 << 48, other in 0i64..1 << 48, odd in any::<i64>()) {
+            let ids = Ids::new().unwrap();
+            let make = |millis| ids.make("led_", Timestamp::from_millis(millis));
+            if one != other {
+                prop_assert_eq!(make(one) < make(other), one < other);
+            }
+            let id = make(odd);
+            prop_assert!(id.len() == 30 && id[4..].bytes().all(|byte| ALPHABET.contains(&byte)), "{}", id);
+        }
     }
 }

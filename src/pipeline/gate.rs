@@ -23,6 +23,9 @@ pub(super) async fn authenticate(
     headers: &HeaderMap,
     client: IpAddr,
 ) -> Result<Option<KnownKey>, ApiError> {
+    if headers.get_all("x-api-key").iter().nth(1).is_some() {
+        return Err(ApiError::parameter("X-API-Key", "stands there twice"));
+    }
     let Some(text) = credentials(headers) else {
         return Ok(None);
     };
@@ -141,9 +144,9 @@ pub(super) fn authorize(
     }
 }
 
-/// Whether a query holds a key, by its name or its look.
+/// Whether a query holds a key, by its name or its look, percent-encoded or not.
 pub(super) fn holds_key(query: &str) -> bool {
-    let names = [
+    const NAMES: [&str; 7] = [
         "api_key",
         "apikey",
         "api-key",
@@ -152,28 +155,86 @@ pub(super) fn holds_key(query: &str) -> bool {
         "token",
         "key",
     ];
+    let query = decoded(query);
     let named = |pair: &str| {
-        names.contains(
-            &pair
-                .split('=')
+        NAMES.iter().any(|name| {
+            pair.split('=')
                 .next()
-                .unwrap_or_default()
-                .to_ascii_lowercase()
-                .as_str(),
-        )
+                .is_some_and(|given| given.eq_ignore_ascii_case(name))
+        })
     };
     query.contains(PlainKey::PREFIX) || query.split('&').any(named)
+}
+
+/// With `%XX` replaced by what it stands for (RFC 3986, 2.1); what is no escape stays as it is.
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+        {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_key_in_a_query_is_noticed_by_its_name_or_its_look() {
-        for query in ["api_key=x", "a=b&Token=x", "q=r3mes_abc", "KEY"] {
+        for query in [
+            "api_key=x",
+            "a=b&Token=x",
+            "q=r3mes_abc",
+            "KEY",
+            "api%5Fkey=x",
+            "q=%723mes_abc",
+        ] {
             assert!(holds_key(query), "{query}");
         }
         assert!(!holds_key("limit=5&cursor=key_01J"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_noticed_wherever_it_stands(before in "[a-z=&%]{0,6}", after in any::<String>(), name in "(api_key|apikey|api-key|x-api-key|access_token|token|key)", upper in any::<u16>()) {
+            let shout = |(at, one): (usize, char)| if upper >> at & 1 == 1 { one.to_ascii_uppercase() } else { one };
+            let name: String = name.chars().enumerate().map(shout).collect();
+            let named = format!("{before}&{name}={after}");
+            prop_assert!(holds_key(&named));
+            let looks = format!("{before}r3mes_{after}");
+            prop_assert!(holds_key(&looks));
+            holds_key(&after);
+        }
+
+        #[test]
+        fn a_query_without_one_is_let_through(pairs in prop::collection::vec("(limit|days|cursor|keys|tokens)=[a-z0-9_]{0,4}", 0..4)) {
+            prop_assert!(!holds_key(&pairs.join("&")));
+        }
+
+        #[test]
+        fn no_header_makes_the_search_for_credentials_panic(value in prop::collection::vec(any::<u8>(), 0..40), scheme in "(Bearer |bearer  |Basic |)") {
+            let value = [scheme.as_bytes(), &value].concat();
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                for name in ["authorization", "x-api-key"] {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(name, value.clone());
+                    credentials(&headers);
+                }
+            }
+        }
     }
 }

@@ -93,6 +93,7 @@ fn beside(database: &Path, extension: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_second_taker_is_told_the_address_and_the_lock_comes_back() {
@@ -110,5 +111,25 @@ mod tests {
         }
         drop(first);
         assert!(InstanceLock::acquire(&database).is_ok());
+    }
+
+    proptest! {
+        // Each case writes a file.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn what_was_announced_last_is_told_whole_and_nothing_of_what_stood_there_before(earlier in any::<String>(), told in any::<String>(), junk in prop::collection::vec(any::<u8>(), 0..20)) {
+            let folder = tempfile::tempdir().unwrap();
+            let database = folder.path().join("edge.db");
+            // What a crash left may be anything.
+            std::fs::write(beside(&database, "lock"), junk).unwrap();
+            let held = InstanceLock::acquire(&database).unwrap();
+            held.announce(&earlier).unwrap();
+            held.announce(&told).unwrap();
+            let told = told.trim();
+            match InstanceLock::acquire(&database) {
+                Err(LockError::Held(address)) => prop_assert_eq!(address, (!told.is_empty()).then(|| told.to_owned())),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
     }
 }

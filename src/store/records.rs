@@ -255,6 +255,7 @@ pub struct Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn ledger_ids_sort_as_text_and_read_back() {
@@ -268,6 +269,16 @@ mod tests {
             "led_000000000000004x",
         ] {
             assert_eq!(parse_ledger_id(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_ledger_id_has_one_spelling(id in 0i64..10_000_000_000_000_000, text in "(led_)?[0-9+a ]{14,18}|\\PC{0,24}") {
+            prop_assert_eq!(parse_ledger_id(&ledger_id(id)), Some(id));
+            if let Some(read) = parse_ledger_id(&text) {
+                prop_assert_eq!(ledger_id(read), text);
+            }
         }
     }
 }

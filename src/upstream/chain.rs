@@ -241,3 +241,69 @@ mod wire {
         Timestamp::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const STATUS: &[u8] = include_bytes!("../../tests/it/fixtures/cometbft-status.json");
+    const BLOCKCHAIN: &[u8] = include_bytes!("../../tests/it/fixtures/cometbft-blockchain.json");
+
+    /// Reads a page as both answers; whatever it says, no number in it is negative.
+    fn read(page: &[u8]) -> (bool, bool) {
+        let status = serde_json::from_slice::<wire::Answer<wire::Status>>(page);
+        let blocks = serde_json::from_slice::<wire::Answer<wire::Blockchain>>(page);
+        if let Ok(status) = &status {
+            assert!(status.result.sync_info.latest_block_height >= 0);
+        }
+        if let Ok(blocks) = &blocks {
+            assert!(blocks.result.last_height >= 0);
+            let metas = blocks.result.block_metas.iter();
+            assert!(
+                metas
+                    .clone()
+                    .all(|meta| meta.header.height >= 0 && meta.num_txs >= 0)
+            );
+        }
+        (status.is_ok(), blocks.is_ok())
+    }
+
+    #[test]
+    fn each_page_is_read_as_what_it_is() {
+        assert_eq!(read(STATUS), (true, false));
+        assert_eq!(read(BLOCKCHAIN), (false, true));
+    }
+
+    proptest! {
+        #[test]
+        fn no_page_makes_the_reader_panic(page in prop::collection::vec(any::<u8>(), 0..300)) {
+            read(&page);
+        }
+
+        #[test]
+        fn a_real_page_with_wrong_bytes_in_it_is_read_or_refused(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), end in any::<prop::sample::Index>()) {
+            for page in [STATUS, BLOCKCHAIN] {
+                let mut page = page.to_vec();
+                for (at, byte) in &changes {
+                    let at = at.index(page.len());
+                    page[at] = *byte;
+                }
+                read(&page);
+                read(&page[..end.index(page.len())]);
+            }
+        }
+
+        #[test]
+        fn heights_are_whole_numbers_as_a_text_or_as_a_number(height in any::<i64>()) {
+            let page = String::from_utf8(STATUS.to_vec()).unwrap();
+            let (before, rest) = page.split_once("\"latest_block_height\": \"").unwrap();
+            let (_, after) = rest.split_once('"').unwrap();
+            for written in [format!("\"{height}\""), height.to_string()] {
+                let page = format!("{before}\"latest_block_height\": {written}{after}");
+                let read = serde_json::from_str::<wire::Answer<wire::Status>>(&page);
+                prop_assert_eq!(read.ok().map(|read| read.result.sync_info.latest_block_height), (height >= 0).then_some(height));
+            }
+        }
+    }
+}

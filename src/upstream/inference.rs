@@ -289,3 +289,55 @@ fn first_model(body: &[u8]) -> Option<String> {
     let models: Models = serde_json::from_slice(body).ok()?;
     models.data.into_iter().next().map(|model| model.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(event: &[u8]) -> Option<String> {
+        match read_event(event) {
+            Ok(Event::Text(text)) => Some(text),
+            Ok(Event::Done) | Err(_) => None,
+        }
+    }
+
+    fn event(content: &str) -> Vec<u8> {
+        let delta = json!({ "role": "assistant", "content": content });
+        json!({ "id": "x", "error": null, "choices": [{ "index": 0, "delta": delta }] })
+            .to_string()
+            .into_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_makes_the_reader_panic(event in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_event(&event);
+            let _ = first_model(&event);
+        }
+
+        #[test]
+        fn every_text_comes_out_as_it_went_in(content in any::<String>()) {
+            prop_assert_eq!(text(&event(&content)), Some(content));
+        }
+
+        #[test]
+        fn a_changed_event_is_read_or_refused(content in ".{0,8}", at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut event = event(&content);
+            let at = at.index(event.len());
+            event[at] = byte;
+            let _ = read_event(&event);
+            let _ = read_event(&event[..at]);
+        }
+
+        #[test]
+        fn the_first_model_is_the_first_and_a_changed_page_names_one_or_none(ids in prop::collection::vec(any::<String>(), 0..4), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let data: Vec<_> = ids.iter().map(|id| json!({ "id": id, "object": "model" })).collect();
+            let mut page = json!({ "object": "list", "data": data }).to_string().into_bytes();
+            prop_assert_eq!(first_model(&page), ids.first().cloned());
+            let at = at.index(page.len());
+            page[at] = byte;
+            let _ = first_model(&page);
+        }
+    }
+}

@@ -25,3 +25,4 @@ mod origin;
 mod secrets;
 mod support;
 mod telemetry;
+mod wire;

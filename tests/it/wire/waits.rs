@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+use super::{BODY, Wire, write};
+use crate::chat::held_inference;
+use crate::support::{TestServer, W1, config, config_with_inference, eventually};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn a_head_that_does_not_come_in_time_is_not_waited_for() {
+    let mut config = config();
+    config.limits.header_timeout = SHORT;
+    let server = TestServer::start(config).await;
+    // No 408: without a whole head there is no request to answer.
+    for part in ["", "G", "GET /livez HTTP/1.1\r\nHost: localhost\r\n"] {
+        let wire = Wire::with(&server, part).await;
+        wire.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_trickle_in_do_not_stretch_the_time_for_a_head() {
+    let mut config = config();
+    config.limits.header_timeout = SHORT;
+    let server = TestServer::start(config).await;
+    let mut wire = Wire::with(&server, "GET /livez HTTP/1.1\r\nX-A: ").await;
+    let closed = async {
+        // Until writing fails; the bound of the test is the patience of the wire.
+        while wire.write(b"a").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let closed = tokio::time::timeout(super::PATIENCE, closed).await;
+    assert!(closed.is_ok(), "the server waits as long as bytes come");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_in_time_is_told_so() {
+    let mut config = config();
+    config.limits.body_timeout = SHORT;
+    let server = TestServer::start(config).await;
+    let write = write(&server);
+    for body in [
+        format!("Content-Length: 500\r\n\r\n{BODY}"),
+        "Content-Length: 500\r\n\r\n".to_owned(),
+        format!("Transfer-Encoding: chunked\r\n\r\n16\r\n{BODY}\r\n"),
+        // A chunk may announce what it never brings: it is counted as it comes.
+        "Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n".to_owned(),
+    ] {
+        let mut wire = Wire::with(&server, format!("{write}{body}")).await;
+        wire.answer().await.refused(408, "request_timeout");
+        wire.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_more_is_closed() {
+    let mut config = config();
+    // Long enough for the first request, on a slow machine too.
+    config.limits.header_timeout = Duration::from_millis(400);
+    let server = TestServer::start(config).await;
+    let mut wire = Wire::open(&server).await;
+    wire.goes_on().await;
+    wire.closed().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_while_it_waits_counts_as_gone_and_pays_nothing() {
+    let (upstream, mut held) = held_inference().await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 3).await;
+    let before = server.balance(W1).await;
+    let body = "{\"message\":\"hello\"}";
+    let request = format!(
+        "POST /chat HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        caller.key(),
+        body.len()
+    );
+    let mut wire = Wire::with(&server, request).await;
+    let _frames = held.recv().await.unwrap();
+    // As `nc -N` does. On the wire it looks like leaving, so it is taken for that: the other way round, the upstream
+    // would work for those who left.
+    wire.end().await;
+    wire.closed().await;
+    let back = async || (server.balance(W1).await == before).then_some(());
+    eventually("the refund", back).await;
+    server.assert_ledger_adds_up().await;
+}
