@@ -46,10 +46,9 @@ async fn every_kind_of_wrong_request_has_its_own_code_in_the_one_body() {
         ("/chat", 256 << 10),
     ] {
         let large = vec![b' '; most + 1];
-        admin
-            .send(Method::POST, path, &[], large)
-            .await
-            .refused(413, "body_too_large");
+        let refused = admin.send(Method::POST, path, &[], large).await;
+        assert_eq!(refused.header("connection"), "close");
+        refused.refused(413, "body_too_large");
     }
     for path in [
         "/leaderboard?limit=0",
