@@ -126,6 +126,7 @@ routes! {
     Livez        Get    "/livez"                   Auth::Open,               Health,    None;
     Readyz       Get    "/readyz"                  Auth::Open,               Health,    None;
     Metrics      Get    "/metrics"                 Auth::PublicElseAdmin,    Health,    None;
+    OpenApi      Get    "/openapi.json"            Auth::Open,               Read,      None;
 }
 
 impl Route {

@@ -18,6 +18,7 @@ mod http;
 mod keys;
 mod login;
 mod network;
+mod openapi;
 mod ops;
 mod support;
 mod telemetry;
