@@ -1,7 +1,7 @@
 //! The HTTP contract as OpenAPI 3.1, for `GET /openapi.json`.
 //!
 //! What follows from a route's row (path, method, who may call it, the refusals that come with a key, a body, a rate) is
-//! made from [`ROUTES`]; what the row cannot know stands in [`told`], one exhaustive match. The schemas are in
+//! made from [`ROUTES`]; what the row cannot know stands in `told`, one exhaustive match. The schemas are in
 //! `openapi/components.json`, as they are served.
 
 mod told;
