@@ -233,14 +233,26 @@ impl Reply {
     pub(crate) fn cached<V>(body: Bytes, cached: &Cached<V>, policy: Policy) -> Self {
         let mut reply = Self::bytes(StatusCode::OK, "application/json", body);
         let left = policy.ttl.saturating_sub(cached.age).as_secs();
-        if let Content::Bytes(body) = &reply.content {
-            let tag = blake3::hash(body).to_hex();
-            reply.set(ETAG, &format!("\"{}\"", &tag[..16]));
-        }
+        reply.tag();
         reply.set(AGE, &cached.age.as_secs().to_string());
         reply.set(CACHE_CONTROL, &format!("public, max-age={left}"));
         reply.set(HeaderName::from_static("x-cache"), cached.source.as_str());
         reply
+    }
+
+    /// JSON that is the same until the program is another: always asked for anew, by its tag.
+    pub(crate) fn fixed(body: Bytes) -> Self {
+        let mut reply = Self::bytes(StatusCode::OK, "application/json", body);
+        reply.tag();
+        reply.set(CACHE_CONTROL, "public, no-cache");
+        reply
+    }
+
+    fn tag(&mut self) {
+        if let Content::Bytes(body) = &self.content {
+            let tag = blake3::hash(body).to_hex();
+            self.set(ETAG, &format!("\"{}\"", &tag[..16]));
+        }
     }
 
     /// Sets a header; what is no header value is left out, which never happens with the texts we write.

@@ -47,6 +47,7 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::Livez => ops::livez(),
         RouteId::Readyz => ops::readyz(&app),
         RouteId::Metrics => ops::metrics(&app, &call),
+        RouteId::OpenApi => Ok(ops::openapi()),
     }
 }
 

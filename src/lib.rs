@@ -19,7 +19,7 @@
 //! ```
 //!
 //! # The modules, in reading order
-//! `routes` is the table of everything that can be asked; `pipeline` takes a request from top to bottom; `handlers` holds
+//! `routes` is the table of everything that can be asked, [`openapi`] its description for clients; `pipeline` takes a request from top to bottom; `handlers` holds
 //! the business steps; `billing` owns the money of one chat; [`store`] says what can be asked of the storage, with SQLite
 //! behind it; [`model`] and [`auth`] are the words of the domain; [`breaker`], [`cache`] and [`limits`] are the machines
 //! that keep it upright; `upstream` and `collector` ask other programs; `server` binds, accepts and stops.
@@ -47,6 +47,7 @@ mod handlers;
 pub mod limits;
 mod metrics;
 pub mod model;
+pub mod openapi;
 mod pipeline;
 pub mod routes;
 pub mod server;

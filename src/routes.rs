@@ -128,6 +128,7 @@ routes! {
     Livez        Get    "/livez"                   Auth::Open,               Health,    None;
     Readyz       Get    "/readyz"                  Auth::Open,               Health,    None;
     Metrics      Get    "/metrics"                 Auth::PublicElseAdmin,    Health,    None;
+    OpenApi      Get    "/openapi.json"            Auth::Open,               Read,      None;
 }
 
 /// Another path of a route, as the R3MES backend called it.

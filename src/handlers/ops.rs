@@ -84,6 +84,11 @@ pub(super) fn metrics(app: &App, call: &Call) -> Result<Reply, ApiError> {
     Ok(Reply::bytes(StatusCode::OK, page.0, page.1.into()))
 }
 
+/// The contract, for programs that read it.
+pub(super) fn openapi() -> Reply {
+    Reply::fixed(crate::openapi::document())
+}
+
 pub(super) async fn verify_ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
     let report = app.store.verify_ledger().await?;

@@ -179,22 +179,34 @@ pub(crate) fn text(value: &RawValue) -> Result<Cow<'_, str>, &'static str> {
         .map_err(|_| "must be a text")
 }
 
-/// A finite number of zero or more.
+/// The largest figure and the largest count: so many more than there are that sums over any history stay finite and fit.
+pub(crate) const MOST_FIGURE: f64 = 1e30;
+pub(crate) const MOST_COUNT: i64 = 1_000_000_000_000;
+
+/// A number of zero or more.
 pub(crate) fn float(value: &RawValue) -> Result<f64, &'static str> {
     // serde_json's own float parser may be off by the last bit; the standard library's is exact. It also takes texts like
     // "inf", which are no JSON: a number starts with a digit or a minus.
     let text = value.get();
     let number = text.starts_with(|first: char| first.is_ascii_digit() || first == '-');
     match text.parse::<f64>() {
+        Ok(parsed) if number && parsed.is_finite() && parsed > MOST_FIGURE => {
+            Err("must be at most 1e30")
+        }
         Ok(parsed) if number && parsed.is_finite() && parsed >= 0.0 => Ok(parsed),
         Ok(parsed) if number && parsed < 0.0 => Err("must not be negative"),
         _ => Err("must be a finite number"),
     }
 }
 
-/// A whole number of zero or more.
+/// A whole number of zero or more; JSON knows one kind of number, so `36.0` is one too.
 pub(crate) fn integer(value: &RawValue) -> Result<i64, &'static str> {
-    match serde_json::from_str::<i64>(value.get()) {
+    let text = match value.get().split_once('.') {
+        Some((whole, places)) if places.bytes().all(|b| b == b'0') => whole,
+        _ => value.get(),
+    };
+    match serde_json::from_str::<i64>(text) {
+        Ok(number) if number > MOST_COUNT => Err("must be at most 1000000000000"),
         Ok(number) if number >= 0 => Ok(number),
         Ok(_) => Err("must not be negative"),
         Err(_) => Err("must be a whole number"),

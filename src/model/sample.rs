@@ -241,6 +241,8 @@ mod tests {
     fn one_sample_an_array_and_lines_are_read() {
         assert_eq!(read(r#"{"hashrate":42.5}"#).unwrap().len(), 1);
         assert_eq!(read("{\n \"hashrate\": 42.5\n}\n").unwrap().len(), 1);
+        let whole = read(r#"{"hashrate":1,"accepted":36.0}"#).unwrap();
+        assert_eq!(whole[0].accepted, Some(36));
         assert_eq!(
             read(r#"[{"hashrate":1},{"hashrate":2,"worker":"rig-2"}]"#)
                 .unwrap()
@@ -272,6 +274,10 @@ mod tests {
                 "/recorded_at",
             ),
             (r#"{"hashrate":1,"recorded_at":1594489200}"#, "/recorded_at"),
+            (r#"{"hashrate":1.1e30}"#, "/hashrate"),
+            (r#"{"hashrate":1,"accepted":1000000000001}"#, "/accepted"),
+            (r#"{"hashrate":1,"accepted":1.5}"#, "/accepted"),
+            (r#"{"hashrate":1,"accepted":1.}"#, ""),
             (r#"{"hashrate":1,"worker":"a b"}"#, "/worker"),
             (
                 r#"{"hashrate":1,"wallet_address":"remes1x"}"#,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{HttpClient, UpstreamError, get, guarded};
 use crate::breaker::Breaker;
 use crate::config::{MinerConfig, MinerKind};
-use crate::model::{HashrateUnit, Sample, Timestamp, Wallet};
+use crate::model::{HashrateUnit, MOST_COUNT, MOST_FIGURE, Sample, Timestamp, Wallet};
 
 /// The miner's own statistics page.
 #[derive(Debug)]
@@ -133,8 +133,8 @@ impl Reading {
 
     /// `None` while the miner has nothing to tell, or tells what cannot be.
     pub(crate) fn sample(&self, wallet: Wallet, worker: &str, now: Timestamp) -> Option<Sample> {
-        let sane = |number: &f64| number.is_finite() && *number >= 0.0;
-        let count = |number: &i64| *number >= 0;
+        let sane = |number: &f64| (0.0..=MOST_FIGURE).contains(number);
+        let count = |number: &i64| (0..=MOST_COUNT).contains(number);
         Some(Sample {
             worker: worker.to_owned(),
             gpu_temperature: self.gpu_temperature.filter(sane),

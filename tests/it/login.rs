@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 use crate::support::{TestServer, W1, config};
 
 /// The wallet of the test key of 32 bytes 0x07.
-const WALLET: &str = "remes150rtrmj2f8vl9tem8qpfw36ylw5jg9j2vu34rm";
+pub(crate) const WALLET: &str = "remes150rtrmj2f8vl9tem8qpfw36ylw5jg9j2vu34rm";
 
 /// What a wallet sends after signing `message` (ADR-036), with the key of the fixture.
-fn signed(message: &str) -> Value {
+pub(crate) fn signed(message: &str) -> Value {
     let key = SigningKey::from_slice(&[7; 32]).unwrap();
     let data = STANDARD.encode(message);
     let document = format!(
@@ -28,7 +28,7 @@ fn signed(message: &str) -> Value {
     })
 }
 
-async fn challenge(server: &TestServer) -> String {
+pub(crate) async fn challenge(server: &TestServer) -> String {
     let made = server
         .anybody()
         .post("/login/challenge", &json!({ "wallet_address": WALLET }))

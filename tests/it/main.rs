@@ -20,6 +20,7 @@ mod idempotency;
 mod keys;
 mod login;
 mod network;
+mod openapi;
 mod ops;
 mod origin;
 mod secrets;

@@ -253,6 +253,7 @@ impl Caller {
         body: impl Into<Bytes>,
     ) -> Answer {
         let head_only = method == Method::HEAD;
+        let asked = method.clone();
         let (status, headers, body) = self.open(method, path, headers, body).await;
         let body = body.collect().await.unwrap().to_bytes();
         let answer = Answer {
@@ -261,6 +262,7 @@ impl Caller {
             body,
         };
         answer.check_shape(head_only);
+        crate::openapi::check(&asked, path, &answer);
         answer
     }
 

@@ -1,0 +1,262 @@
+//! The document against the routes, and every answer that a test gets against the document.
+
+mod schema;
+
+use std::collections::BTreeSet;
+use std::sync::{LazyLock, Mutex};
+
+use hyper::Method;
+use r3mes_edge::error::ErrorCode;
+use r3mes_edge::routes::{Found, ROUTES, find};
+use serde_json::{Value, json};
+
+use crate::chain::{config_with_chain, documented};
+use crate::login::{WALLET, challenge, signed};
+use crate::support::{
+    Answer, Caller, Scripted, TestServer, Upstream, W1, config, config_with_inference,
+};
+
+static DOCUMENT: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_slice(&r3mes_edge::openapi::document()).unwrap());
+
+/// Holds an answer against the document: its status, its type, its headers, and every member of its JSON. What no route
+/// answers (404, 405) is not in it.
+#[track_caller]
+pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
+    let path = path.split('?').next().unwrap();
+    let Found::Route(route, _) = find(method.as_str(), path) else {
+        return;
+    };
+    let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+    let what = format!("{method} {} {}", route.path, answer.status);
+    let response = &operation["responses"][answer.status.to_string()];
+    assert!(response.is_object(), "{what} is not documented");
+    for (name, header) in response["headers"].as_object().unwrap() {
+        let header = schema::resolve(&DOCUMENT, header);
+        let sent = answer.headers.contains_key(name);
+        assert!(sent || header["required"] != true, "{what} without {name}");
+    }
+    // What says something to a cache or a client is sent only where it is documented.
+    for name in ["Age", "ETag", "Retry-After", "WWW-Authenticate", "X-Cache"] {
+        let documented = !response["headers"][name].is_null();
+        let sent = answer.headers.contains_key(name);
+        assert!(documented || !sent, "{what} with {name}");
+    }
+    if answer.status == 304 {
+        assert!(answer.body.is_empty());
+        return;
+    }
+    let media_type = answer.header("content-type").split(';').next().unwrap();
+    let media = &response["content"][media_type];
+    assert!(media.is_object(), "{what} with the type {media_type}");
+    if *method == Method::HEAD {
+        return;
+    }
+    if media_type.ends_with("json") {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        let mistakes = schema::mistakes(&DOCUMENT, &media["schema"], &body);
+        assert!(mistakes.is_empty(), "{what}: {mistakes:?} in {body}");
+    }
+    if answer.status < 400 {
+        let mut seen = SEEN.lock().unwrap();
+        seen.insert((format!("{:?}", route.id), answer.status));
+    }
+}
+
+/// The successes that answers were held against.
+static SEEN: Mutex<BTreeSet<(String, u16)>> = Mutex::new(BTreeSet::new());
+
+#[tokio::test]
+async fn the_served_document_names_every_route_and_no_other() {
+    let server = TestServer::start(config()).await;
+    let answer = server.anybody().get("/openapi.json").await;
+    let tag = answer.header("etag").to_owned();
+    assert_eq!(answer.expect(200), *DOCUMENT);
+    let unchanged = [("if-none-match", tag.as_str())];
+    let again = server.anybody();
+    let again = again.send(Method::GET, "/openapi.json", &unchanged, "");
+    again.await.expect(304);
+    let named = DOCUMENT["paths"].as_object().unwrap().iter();
+    let named = named.flat_map(|(path, item)| {
+        let methods = item.as_object().unwrap().keys();
+        methods.map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    let routes = ROUTES.iter();
+    let routes = routes.map(|route| format!("{} {}", route.method.as_str(), route.path));
+    assert_eq!(
+        named.collect::<BTreeSet<_>>(),
+        routes.collect::<BTreeSet<_>>()
+    );
+}
+
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(to)) = members.get("$ref") {
+                found.insert(to.clone());
+            }
+            members.values().for_each(|value| references(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_component_is_used() {
+    let mut named = BTreeSet::new();
+    references(&DOCUMENT, &mut named);
+    for kind in ["schemas", "parameters", "headers"] {
+        for name in DOCUMENT["components"][kind].as_object().unwrap().keys() {
+            let used = named.remove(&format!("#/components/{kind}/{name}"));
+            assert!(used, "{kind}/{name} is not used");
+        }
+    }
+    assert_eq!(named, BTreeSet::new(), "these lead nowhere");
+}
+
+#[test]
+fn every_error_code_is_told_with_its_status() {
+    let codes = &DOCUMENT["components"]["schemas"]["ErrorCode"]["enum"];
+    let mut told = BTreeSet::new();
+    for route in ROUTES {
+        let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let problem = &response["content"]["application/problem+json"]["schema"]["allOf"][1];
+            for code in problem["properties"]["code"]["enum"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
+                told.insert((code.as_str().unwrap(), status.clone()));
+            }
+        }
+    }
+    for code in ErrorCode::ALL {
+        assert!(codes.as_array().unwrap().contains(&json!(code.as_str())));
+        // No operation answers to a method that it does not have.
+        let told = told.contains(&(code.as_str(), code.status().to_string()));
+        assert_eq!(told, *code != ErrorCode::MethodNotAllowed, "{code:?}");
+    }
+}
+
+#[test]
+fn what_a_body_may_hold_is_closed_and_what_a_key_may_do_is_named() {
+    for route in ROUTES {
+        let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+        let reads = route.body != r3mes_edge::routes::BodyClass::None;
+        assert_eq!(
+            operation["requestBody"].is_object(),
+            reads,
+            "{}",
+            route.path
+        );
+        assert!(!operation["summary"].as_str().unwrap().is_empty());
+        assert!(operation["security"].is_array());
+    }
+    for (name, schema) in DOCUMENT["components"]["schemas"].as_object().unwrap() {
+        if name.ends_with("Request") || ["Sample", "WalletOnly"].contains(&name.as_str()) {
+            assert_eq!(schema["additionalProperties"], false, "{name}");
+        }
+    }
+}
+
+/// One call of every route that ends well; [`check`] looks at each answer on its way.
+async fn call_all() {
+    let chain = Upstream::start(documented).await;
+    let server = TestServer::start(config_with_chain(&chain)).await;
+    let (admin, anybody) = (server.admin(), server.anybody());
+    let message = challenge(&server).await;
+    let login = anybody.post("/login", &signed(&message)).await.expect(200);
+    let owner = server.with_key(login["access_token"].as_str().unwrap());
+    let made = owner
+        .post("/api/keys", &json!({ "name": "rig", "expires_days": 3 }))
+        .await
+        .expect(201);
+    let id = made["id"].as_str().unwrap();
+    admin
+        .post("/users", &json!({ "wallet_address": W1 }))
+        .await
+        .expect(201);
+    let (rotate, none) = (format!("/api/keys/{id}/rotate"), json!({}));
+    let new = owner.post(&rotate, &none).await.expect(201);
+    let new = new["id"].as_str().unwrap();
+    owner.delete(&format!("/api/keys/{new}")).await.expect(200);
+    let credits = format!("/users/{WALLET}/credits");
+    for amount in [10.5, -0.25] {
+        let grant = json!({ "amount": amount, "reason": "welcome" });
+        admin.post(&credits, &grant).await.expect(200);
+    }
+    get_all(&server, &owner, W1).await;
+    let full = json!({
+        "worker": "rig-1", "hashrate": 42.5, "hashrate_unit": "H/s", "gpu_temperature": 67, "blocks_found": 1,
+        "uptime_percentage": 99.5, "uptime_seconds": 60, "network_difficulty": 1e6, "power_watts": 250,
+        "accepted": 3, "rejected": 0, "loss": 0.5, "recorded_at": server.clock.now().to_string(),
+    });
+    owner.post("/miner/stats", &full).await.expect(201);
+    owner
+        .post("/miner/stats", &json!([{ "hashrate": 1 }]))
+        .await
+        .expect(201);
+    let earning = json!({ "wallet_address": WALLET, "earnings": 2.5, "source_id": "block-1" });
+    for status in [201, 200] {
+        admin.post("/miner/earnings", &earning).await.expect(status);
+    }
+    get_all(&server, &owner, WALLET).await;
+    let csv = [("accept", "text/csv")];
+    let history = format!("/miner/hashrate/{WALLET}?hours=1&resolution=raw");
+    owner
+        .send(Method::GET, &history, &csv, "")
+        .await
+        .expect(200);
+    let accept = [("accept", "application/openmetrics-text")];
+    admin
+        .send(Method::GET, "/metrics", &accept, "")
+        .await
+        .expect(200);
+    let leaderboard = anybody.get("/leaderboard").await;
+    let unchanged = [("if-none-match", leaderboard.header("etag"))];
+    for path in ["/leaderboard", "/network/stats", "/chain/status", "/blocks"] {
+        anybody.send(Method::HEAD, path, &[], "").await.expect(200);
+    }
+    let again = anybody.send(Method::GET, "/leaderboard", &unchanged, "");
+    again.await.expect(304);
+
+    let upstream = Upstream::inference(|_| Scripted::words(&["hello"])).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let payer = server.payer(W1, 1).await;
+    let asked = payer.post("/chat", &json!({ "message": "hi" })).await;
+    assert_eq!(asked.status, 200);
+    let again = payer.post("/chat", &json!({ "message": "hi" })).await;
+    again.refused(402, "insufficient_credits");
+    get_all(&server, &payer, W1).await;
+}
+
+/// Every GET: an admin's call, and the one of somebody who may ask for this wallet.
+async fn get_all(server: &TestServer, owner: &Caller, wallet: &str) {
+    for route in ROUTES.iter().filter(|route| route.method.as_str() == "GET") {
+        let path = route.path.replace("{wallet}", wallet);
+        for caller in [&server.admin(), owner, &server.anybody()] {
+            let status = caller.get(&path).await.status;
+            assert!(matches!(status, 200 | 401 | 403 | 503), "{path} {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_documented_success_is_what_the_server_answers() {
+    call_all().await;
+    let seen = SEEN.lock().unwrap().clone();
+    for route in ROUTES {
+        let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+        for status in operation["responses"].as_object().unwrap().keys() {
+            let status: u16 = status.parse().unwrap();
+            let id = format!("{:?}", route.id);
+            assert!(
+                status >= 300 || seen.contains(&(id, status)),
+                "{} {status}",
+                route.path
+            );
+        }
+    }
+}
