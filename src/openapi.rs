@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::auth::Scope;
 use crate::error::ErrorCode;
 use crate::limits::RateClass;
-use crate::routes::{Auth, BodyClass, ROUTES, Route};
+use crate::routes::{ALIASES, Auth, BodyClass, ROUTES, Route};
 use told::{Told, told};
 
 /// The whole document, as it is served.
@@ -29,6 +29,12 @@ fn build() -> Value {
     let mut paths = json!({});
     for route in ROUTES {
         paths[route.path][route.method.as_str().to_ascii_lowercase()] = operation(route);
+    }
+    for alias in ALIASES {
+        let route = &ROUTES[alias.id as usize];
+        let mut operation = operation(route);
+        operation["operationId"] = format!("{}Alias", operation_id(route)).into();
+        paths[alias.path][route.method.as_str().to_ascii_lowercase()] = operation;
     }
     json!({
         "openapi": "3.1.0",
@@ -55,10 +61,8 @@ fn components() -> Value {
 
 fn operation(route: &Route) -> Value {
     let told = told(route.id);
-    let mut id = format!("{:?}", route.id);
-    id[..1].make_ascii_lowercase();
     let mut operation = json!({
-        "operationId": id,
+        "operationId": operation_id(route),
         "summary": told.summary,
         "description": who(route.auth),
         "security": security(route.auth),
@@ -71,6 +75,11 @@ fn operation(route: &Route) -> Value {
     let parameters: Vec<Value> = in_path
         .iter()
         .chain(told.parameters.unwrap_or_default())
+        .chain(if told.once {
+            &["IdempotencyKey"][..]
+        } else {
+            &[]
+        })
         .map(|name| reference("parameters", name))
         .collect();
     if !parameters.is_empty() {
@@ -82,6 +91,12 @@ fn operation(route: &Route) -> Value {
     }
     operation["responses"] = responses(route, &told);
     operation
+}
+
+fn operation_id(route: &Route) -> String {
+    let mut id = format!("{:?}", route.id);
+    id[..1].make_ascii_lowercase();
+    id
 }
 
 fn who(auth: Auth) -> String {
@@ -124,7 +139,10 @@ fn security(auth: Auth) -> Value {
 fn responses(route: &Route, told: &Told) -> Value {
     let mut responses = BTreeMap::new();
     for (status, media) in told.success {
-        let headers = headers(*status, told.tag, told.cached);
+        let mut headers = headers(*status, told.tag, told.cached);
+        if told.once {
+            headers["Idempotency-Replayed"] = reference("headers", "IdempotencyReplayed");
+        }
         let description = match status {
             201 => "Done and on the disk.",
             _ => "Here it is.",
@@ -176,11 +194,13 @@ fn implied(route: &Route, told: &Told) -> Vec<ErrorCode> {
     use ErrorCode as E;
     let mut codes = told.errors.to_vec();
     codes.extend([E::KeyInQuery, E::RateLimited, E::Internal, E::Overloaded]);
+    // A Host or an Origin that may not be, headers that stand there twice.
+    codes.extend([E::InvalidRequest, E::Forbidden, E::WrongHost]);
+    if told.once {
+        codes.push(E::IdempotencyReused);
+    }
     if route.rate != RateClass::Health {
         codes.push(E::ShuttingDown);
-    }
-    if told.parameters.is_some() {
-        codes.push(E::InvalidRequest);
     }
     if route.path.contains("{wallet}") {
         codes.push(E::InvalidWallet);
@@ -194,16 +214,8 @@ fn implied(route: &Route, told: &Told) -> Vec<ErrorCode> {
             E::StorageUnavailable,
         ]);
     }
-    if !matches!(route.auth, Auth::Open | Auth::AnyKey) {
-        codes.push(E::Forbidden);
-    }
     if route.body != BodyClass::None {
-        codes.extend([
-            E::InvalidJson,
-            E::InvalidRequest,
-            E::RequestTimeout,
-            E::BodyTooLarge,
-        ]);
+        codes.extend([E::InvalidJson, E::RequestTimeout, E::BodyTooLarge]);
         // With a key, a body of any type is read as JSON.
         if matches!(route.auth, Auth::Open | Auth::Chat) {
             codes.push(E::UnsupportedMediaType);

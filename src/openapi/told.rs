@@ -16,6 +16,8 @@ pub(super) struct Told {
     pub(super) tag: bool,
     /// Answers come from a cache and say so.
     pub(super) cached: bool,
+    /// Takes an `Idempotency-Key`.
+    pub(super) once: bool,
     /// What the handler may refuse with, besides what the row brings with it.
     pub(super) errors: &'static [E],
 }
@@ -29,6 +31,7 @@ const PLAIN: Told = Told {
     success: &[],
     tag: false,
     cached: false,
+    once: false,
     errors: &[],
 };
 
@@ -67,7 +70,8 @@ pub(super) fn told(id: RouteId) -> Told {
             summary: "Makes a key, shown once",
             request: json!("KeyRequest"),
             success: &[(201, json!("IssuedKey"))],
-            errors: &[E::InvalidWallet, E::Conflict],
+            errors: &[E::InvalidWallet, E::Conflict, E::AlreadyIssued],
+            once: true,
             ..PLAIN
         },
         RouteId::ListKeys => Told {
@@ -81,6 +85,19 @@ pub(super) fn told(id: RouteId) -> Told {
             summary: "Revokes a key, from its next request on",
             success: &[(200, json!("Key"))],
             errors: &[E::NotFound],
+            ..PLAIN
+        },
+        RouteId::ListKeysOf => Told {
+            summary: "Lists a wallet's keys, by the R3MES backend's path",
+            parameters: Some(&["KeyWallet", "PageLimit", "KeyCursor"]),
+            success: &[(200, json!("Keys"))],
+            ..PLAIN
+        },
+        RouteId::RevokeByPost | RouteId::RevokeByBody => Told {
+            summary: "Revokes the key that the body names, by the R3MES backend's path",
+            request: json!("RevokeRequest"),
+            success: &[(200, json!("Key"))],
+            errors: &[E::InvalidWallet, E::NotFound],
             ..PLAIN
         },
         RouteId::RotateKey => Told {
@@ -102,6 +119,7 @@ pub(super) fn told(id: RouteId) -> Told {
             request: json!("WalletOnly"),
             success: &[(201, json!("User"))],
             errors: &[E::InvalidWallet, E::Forbidden, E::Conflict],
+            once: true,
             ..PLAIN
         },
         RouteId::GetUser => Told {
@@ -116,6 +134,7 @@ pub(super) fn told(id: RouteId) -> Told {
             request: json!("GrantRequest"),
             success: &[(200, json!("Granted"))],
             errors: &[E::UserNotFound, E::Conflict],
+            once: true,
             ..PLAIN
         },
         RouteId::Ledger => Told {
@@ -137,6 +156,7 @@ pub(super) fn told(id: RouteId) -> Told {
             request: json!("EarningRequest"),
             success: &[(200, json!("Earned")), (201, json!("Earned"))],
             errors: &[E::InvalidWallet, E::Conflict],
+            once: true,
             ..PLAIN
         },
         RouteId::MinerStats => Told {

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 
 use hyper::Method;
 use r3mes_edge::error::ErrorCode;
-use r3mes_edge::routes::{Found, ROUTES, find};
+use r3mes_edge::routes::{ALIASES, Found, ROUTES, find};
 use serde_json::{Value, json};
 
 use crate::chain::{config_with_chain, documented};
@@ -37,7 +37,14 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
         assert!(sent || header["required"] != true, "{what} without {name}");
     }
     // What says something to a cache or a client is sent only where it is documented.
-    for name in ["Age", "ETag", "Retry-After", "WWW-Authenticate", "X-Cache"] {
+    for name in [
+        "Age",
+        "ETag",
+        "Idempotency-Replayed",
+        "Retry-After",
+        "WWW-Authenticate",
+        "X-Cache",
+    ] {
         let documented = !response["headers"][name].is_null();
         let sent = answer.headers.contains_key(name);
         assert!(documented || !sent, "{what} with {name}");
@@ -81,8 +88,14 @@ async fn the_served_document_names_every_route_and_no_other() {
         let methods = item.as_object().unwrap().keys();
         methods.map(move |method| format!("{} {path}", method.to_uppercase()))
     });
-    let routes = ROUTES.iter();
-    let routes = routes.map(|route| format!("{} {}", route.method.as_str(), route.path));
+    let aliases = ALIASES
+        .iter()
+        .map(|alias| (&ROUTES[alias.id as usize], alias.path));
+    let routes = ROUTES
+        .iter()
+        .map(|route| (route, route.path))
+        .chain(aliases);
+    let routes = routes.map(|(route, path)| format!("{} {path}", route.method.as_str()));
     assert_eq!(
         named.collect::<BTreeSet<_>>(),
         routes.collect::<BTreeSet<_>>()
