@@ -134,7 +134,12 @@ async fn first_text(app: &App, order: &Order) -> Result<(Conversation, Bytes), U
     let waited = timeout(patience, order.node.place()).await;
     let room = waited.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
-    let mut permit = order.node.breaker().admit().map_err(UpstreamError::Open)?;
+    let mut permit = order
+        .node
+        .at
+        .breaker()
+        .admit()
+        .map_err(UpstreamError::Open)?;
     let lora =
         Some(order.adapter.as_str()).filter(|adapter| *adapter != app.config.chat.default_adapter);
     let asked = async {
@@ -162,7 +167,7 @@ async fn first_text(app: &App, order: &Order) -> Result<(Conversation, Bytes), U
             ))
         }
         Err(error) => {
-            log::warn!("inference {}: {error}", order.node.breaker().name());
+            log::warn!("inference {}: {error}", order.node.at.breaker().name());
             permit.end(error.outcome());
             Err(error)
         }

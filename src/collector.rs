@@ -12,18 +12,18 @@ pub(crate) async fn collect(app: Arc<App>) {
         return;
     };
     let mut wallet_asked_for = false;
-    let mut every = tokio::time::interval(page.settings().every);
+    let mut every = tokio::time::interval(page.settings.every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         every.tick().await;
-        if !page.is_present() {
+        if !page.at.is_present() {
             continue;
         }
-        let Some(wallet) = page.settings().wallet else {
+        let Some(wallet) = page.settings.wallet else {
             if !std::mem::replace(&mut wallet_asked_for, true) {
                 log::warn!(
                     "the miner at {} is not recorded: set wallet in [miner] to say whose it is",
-                    page.url()
+                    page.at.url()
                 );
             }
             continue;
@@ -32,11 +32,11 @@ pub(crate) async fn collect(app: Arc<App>) {
             Ok(reading) => reading,
             Err(UpstreamError::Open(_)) => continue,
             Err(error) => {
-                log::warn!("the miner at {} was not read: {error}", page.url());
+                log::warn!("the miner at {} was not read: {error}", page.at.url());
                 continue;
             }
         };
-        if let Some(sample) = reading.sample(wallet, &page.settings().worker, app.clock.now())
+        if let Some(sample) = reading.sample(wallet, &page.settings.worker, app.clock.now())
             && let Err(error) = app.record_samples(vec![sample]).await
         {
             log::warn!("a sample of the miner was not recorded: {error}");

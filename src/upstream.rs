@@ -10,6 +10,7 @@ mod miner;
 mod sse;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -138,6 +139,52 @@ impl HttpClient {
         tokio::time::timeout(deadline, whole)
             .await
             .unwrap_or(Err(UpstreamError::Timeout("the whole answer")))
+    }
+}
+
+/// One address that is asked, and what stands before it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    url: String,
+    client: HttpClient,
+    breaker: Arc<Breaker>,
+    present: AtomicBool,
+}
+
+impl Endpoint {
+    /// `present` is false for a conventional address where nothing was found yet.
+    pub(crate) fn new(
+        url: String,
+        client: HttpClient,
+        breaker: Arc<Breaker>,
+        present: bool,
+    ) -> Self {
+        Self {
+            url,
+            client,
+            breaker,
+            present: AtomicBool::new(present),
+        }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    pub(crate) fn is_present(&self) -> bool {
+        self.present.load(Ordering::Acquire)
+    }
+
+    /// Remembers that something was found here, if it was.
+    fn remember(&self, found: bool) -> bool {
+        if found {
+            self.present.store(true, Ordering::Release);
+        }
+        found
     }
 }
 

@@ -152,7 +152,7 @@ fn choose(app: &App, adapter: &str) -> Result<Arc<Node>, ApiError> {
         .iter()
         .filter(|node| node.serves(adapter))
     {
-        match node.breaker().refusal() {
+        match node.at.breaker().refusal() {
             None => return Ok(Arc::clone(node)),
             Some(wait) => {
                 soonest =

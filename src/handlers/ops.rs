@@ -39,9 +39,9 @@ pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
             "wal_bytes": store.wal_bytes,
             "reservations_unwritten": app.unwritten.len(),
         },
-        "inference": app.upstreams.nodes.iter().any(|node| node.is_present()),
+        "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
         "chain": app.upstreams.chain().is_some(),
-        "miner": app.upstreams.miner.iter().any(|miner| miner.is_present()),
+        "miner": app.upstreams.miner.iter().any(|miner| miner.at.is_present()),
         "breakers": breakers,
     });
     Reply::json(StatusCode::OK, &body)

@@ -1,21 +1,15 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error};
 
-use super::{HttpClient, UpstreamError, get, guarded, join};
-use crate::breaker::Breaker;
+use super::{Endpoint, UpstreamError, get, guarded, join};
 use crate::model::Timestamp;
 
 /// The chain, read over CometBFT's RPC.
 #[derive(Debug)]
 pub(crate) struct Chain {
-    base: String,
+    pub(crate) at: Endpoint,
     timeout: Duration,
-    client: HttpClient,
-    breaker: Arc<Breaker>,
-    present: AtomicBool,
 }
 
 /// What the chain says of itself.
@@ -49,51 +43,22 @@ impl Chain {
     /// Bytes of an answer: 20 block metas are about 30 KB.
     const MOST: usize = 1 << 20;
 
-    /// `present` is false for a conventional address where nothing was found yet.
-    pub(crate) fn new(
-        base: String,
-        timeout: Duration,
-        present: bool,
-        client: HttpClient,
-        breaker: Arc<Breaker>,
-    ) -> Self {
-        Self {
-            base,
-            timeout,
-            client,
-            breaker,
-            present: AtomicBool::new(present),
-        }
-    }
-
-    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
-        &self.breaker
-    }
-
-    pub(crate) fn url(&self) -> &str {
-        &self.base
-    }
-
-    pub(crate) fn is_present(&self) -> bool {
-        self.present.load(Ordering::Acquire)
+    pub(crate) fn new(at: Endpoint, timeout: Duration) -> Self {
+        Self { at, timeout }
     }
 
     /// Looks whether a chain answers at this address, and remembers it if so.
     pub(crate) async fn look(&self) -> bool {
-        let found = self.ask_status().await.is_ok();
-        if found {
-            self.present.store(true, Ordering::Release);
-        }
-        found
+        self.at.remember(self.ask_status().await.is_ok())
     }
 
     pub(crate) async fn status(&self) -> Result<ChainStatus, UpstreamError> {
-        guarded(&self.breaker, self.ask_status()).await
+        guarded(&self.at.breaker, self.ask_status()).await
     }
 
     /// The newest `limit` blocks, by one call for every 20.
     pub(crate) async fn blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
-        guarded(&self.breaker, self.ask_blocks(limit)).await
+        guarded(&self.at.breaker, self.ask_blocks(limit)).await
     }
 
     async fn ask_status(&self) -> Result<ChainStatus, UpstreamError> {
@@ -146,9 +111,10 @@ impl Chain {
 
     async fn call<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
         let body = self
+            .at
             .client
             .fetch(
-                get(&join(&self.base, path)?, None)?,
+                get(&join(&self.at.url, path)?, None)?,
                 self.timeout,
                 Self::MOST,
             )

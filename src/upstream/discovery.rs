@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::HttpClient;
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
+use super::{Endpoint, HttpClient};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, InferenceConfig, InferenceKind};
@@ -42,7 +42,10 @@ impl Upstreams {
     /// Upstreams as configured, and conventional ones where nothing is.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Self {
         let client = HttpClient::default();
-        let breaker = |name: &str| Breaker::new(name, config.breaker.clone(), clock.clone());
+        let endpoint = |name: &str, url: String, present: bool| {
+            let breaker = Breaker::new(name, config.breaker.clone(), clock.clone());
+            Endpoint::new(url, client.clone(), breaker, present)
+        };
         let conventional = Conventional {
             nodes: config.discover && config.inference.is_empty(),
             chain: config.discover && config.chain.rpc.is_none(),
@@ -64,15 +67,12 @@ impl Upstreams {
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
-            let breaker = breaker(&node.name);
-            let (in_flight, queue) = (config.chat.in_flight, config.chat.queue);
+            let at = endpoint(&node.name, node.url.clone(), !conventional.nodes);
             Arc::new(Node::new(
+                at,
                 node,
-                in_flight,
-                queue,
-                !conventional.nodes,
-                client.clone(),
-                breaker,
+                config.chat.in_flight,
+                config.chat.queue,
             ))
         });
         let nodes = nodes.collect();
@@ -82,13 +82,8 @@ impl Upstreams {
             .clone()
             .or_else(|| conventional.chain.then(|| CONVENTIONAL_CHAIN.to_owned()));
         let chain = rpc.map(|rpc| {
-            Arc::new(Chain::new(
-                rpc,
-                config.chain.timeout,
-                !conventional.chain,
-                client.clone(),
-                breaker("chain"),
-            ))
+            let at = endpoint("chain", rpc, !conventional.chain);
+            Arc::new(Chain::new(at, config.chain.timeout))
         });
         let url = config
             .miner
@@ -96,13 +91,8 @@ impl Upstreams {
             .clone()
             .or_else(|| conventional.miner.then(|| CONVENTIONAL_MINER.to_owned()));
         let miner = url.map(|url| {
-            Arc::new(MinerPage::new(
-                url,
-                &config.miner,
-                !conventional.miner,
-                client.clone(),
-                breaker("miner"),
-            ))
+            let at = endpoint("miner", url, !conventional.miner);
+            Arc::new(MinerPage::new(at, &config.miner))
         });
         Self {
             nodes,
@@ -114,39 +104,37 @@ impl Upstreams {
 
     /// The breakers of everything that is there.
     pub(crate) fn breakers(&self) -> impl Iterator<Item = &Arc<Breaker>> {
-        let nodes = self
-            .nodes
-            .iter()
-            .filter(|node| node.is_present())
-            .map(|node| node.breaker());
-        let chain = self
+        let nodes = self.nodes.iter().map(|node| &node.at);
+        let others = self
             .chain
             .iter()
-            .filter(|chain| chain.is_present())
-            .map(|chain| chain.breaker());
-        let miner = self
-            .miner
-            .iter()
-            .filter(|miner| miner.is_present())
-            .map(|miner| miner.breaker());
-        nodes.chain(chain).chain(miner)
+            .map(|chain| &chain.at)
+            .chain(self.miner.iter().map(|miner| &miner.at));
+        nodes
+            .chain(others)
+            .filter(|at| at.is_present())
+            .map(Endpoint::breaker)
     }
 
     /// The chain, if one is configured or was found.
     pub(crate) fn chain(&self) -> Option<&Arc<Chain>> {
-        self.chain.as_ref().filter(|chain| chain.is_present())
+        self.chain.as_ref().filter(|chain| chain.at.is_present())
     }
 
     /// Says what is there, what is not, and looks again every minute; never returns.
     pub(crate) async fn discover(&self) {
-        for node in self.nodes.iter().filter(|node| node.is_present()) {
-            log::info!("inference {} at {}", node.breaker().name(), node.url());
+        for node in self.nodes.iter().filter(|node| node.at.is_present()) {
+            log::info!(
+                "inference {} at {}",
+                node.at.breaker().name(),
+                node.at.url()
+            );
         }
-        for chain in self.chain.iter().filter(|chain| chain.is_present()) {
-            log::info!("chain at {}", chain.url());
+        for chain in self.chain.iter().filter(|chain| chain.at.is_present()) {
+            log::info!("chain at {}", chain.at.url());
         }
-        for miner in self.miner.iter().filter(|miner| miner.is_present()) {
-            log::info!("miner at {}", miner.url());
+        for miner in self.miner.iter().filter(|miner| miner.at.is_present()) {
+            log::info!("miner at {}", miner.at.url());
         }
         let mut first = true;
         loop {
@@ -160,23 +148,23 @@ impl Upstreams {
 
     async fn look(&self, first: bool) {
         let again = if first { "" } else { " now" };
-        for node in self.nodes.iter().filter(|node| !node.is_present()) {
+        for node in self.nodes.iter().filter(|node| !node.at.is_present()) {
             if node.look().await {
                 log::info!(
                     "found{again} inference {} at {}",
-                    node.breaker().name(),
-                    node.url()
+                    node.at.breaker().name(),
+                    node.at.url()
                 );
             }
         }
-        for chain in self.chain.iter().filter(|chain| !chain.is_present()) {
+        for chain in self.chain.iter().filter(|chain| !chain.at.is_present()) {
             if chain.look().await {
-                log::info!("found{again} a chain at {}", chain.url());
+                log::info!("found{again} a chain at {}", chain.at.url());
             }
         }
-        for miner in self.miner.iter().filter(|miner| !miner.is_present()) {
+        for miner in self.miner.iter().filter(|miner| !miner.at.is_present()) {
             if miner.look().await {
-                log::info!("found{again} a miner at {}", miner.url());
+                log::info!("found{again} a miner at {}", miner.at.url());
             }
         }
     }
@@ -185,8 +173,8 @@ impl Upstreams {
         let nodes: Vec<_> = self
             .nodes
             .iter()
-            .filter(|node| !node.is_present())
-            .map(|node| node.url())
+            .filter(|node| !node.at.is_present())
+            .map(|node| node.at.url())
             .collect();
         if self.conventional.nodes && nodes.len() == self.nodes.len() {
             log::info!(
@@ -197,21 +185,21 @@ impl Upstreams {
         if let Some(chain) = self
             .chain
             .iter()
-            .find(|chain| self.conventional.chain && !chain.is_present())
+            .find(|chain| self.conventional.chain && !chain.at.is_present())
         {
             log::info!(
                 "no chain at {}: blocks are off until one is there (looking every minute)",
-                chain.url()
+                chain.at.url()
             );
         }
         if let Some(miner) = self
             .miner
             .iter()
-            .find(|miner| self.conventional.miner && !miner.is_present())
+            .find(|miner| self.conventional.miner && !miner.at.is_present())
         {
             log::info!(
                 "no miner at {}: samples come by POST /miner/stats until one is there (looking every minute)",
-                miner.url()
+                miner.at.url()
             );
         }
     }

@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,20 +12,17 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::sse::Parser;
-use super::{HttpClient, UpstreamError, get, join, post_json};
-use crate::breaker::Breaker;
+use super::{Endpoint, UpstreamError, get, join, post_json};
 use crate::config::{InferenceConfig, InferenceKind};
 
 /// One inference server: a breaker, a number of places, a short queue before them.
 #[derive(Debug)]
 pub(crate) struct Node {
+    pub(crate) at: Endpoint,
     config: InferenceConfig,
-    client: HttpClient,
-    breaker: Arc<Breaker>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
-    present: AtomicBool,
     /// The model to ask for, once known.
     model: Mutex<Option<String>>,
 }
@@ -34,43 +31,25 @@ pub(crate) struct Node {
 const PAGE: usize = 1 << 20;
 
 impl Node {
-    /// `present` is false for a conventional address where nothing was found yet.
     pub(crate) fn new(
+        at: Endpoint,
         config: InferenceConfig,
         in_flight: usize,
         queue: usize,
-        present: bool,
-        client: HttpClient,
-        breaker: Arc<Breaker>,
     ) -> Self {
         let model = (!config.model.is_empty()).then(|| config.model.clone());
         Self {
+            at,
             config,
-            client,
-            breaker,
             places: Arc::new(Semaphore::new(in_flight)),
             waiting: AtomicUsize::new(0),
             queue,
-            present: AtomicBool::new(present),
             model: Mutex::new(model),
         }
     }
 
-    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
-        &self.breaker
-    }
-
-    pub(crate) fn url(&self) -> &str {
-        &self.config.url
-    }
-
     pub(crate) fn serves(&self, adapter: &str) -> bool {
-        self.present.load(Ordering::Acquire)
-            && self.config.adapters.iter().any(|served| served == adapter)
-    }
-
-    pub(crate) fn is_present(&self) -> bool {
-        self.present.load(Ordering::Acquire)
+        self.at.is_present() && self.config.adapters.iter().any(|served| served == adapter)
     }
 
     /// Looks whether an inference server answers at this address, and remembers it if so.
@@ -82,18 +61,15 @@ impl Node {
         };
         let asked = async {
             let body = self
+                .at
                 .client
-                .fetch(get(&join(&self.config.url, page)?, None)?, PATIENCE, PAGE)
+                .fetch(get(&join(&self.at.url, page)?, None)?, PATIENCE, PAGE)
                 .await?;
             Ok::<_, UpstreamError>(
                 self.config.kind == InferenceKind::R3mes || first_model(&body).is_some(),
             )
         };
-        let found = asked.await.unwrap_or(false);
-        if found {
-            self.present.store(true, Ordering::Release);
-        }
-        found
+        self.at.remember(asked.await.unwrap_or(false))
     }
 
     /// A place at the node, waited for if the queue has room. Dropped while waiting, it leaves the queue.
@@ -131,8 +107,9 @@ impl Node {
             }
         };
         let response = self
+            .at
             .client
-            .send(post_json(&join(&self.config.url, path)?, &body)?)
+            .send(post_json(&join(&self.at.url, path)?, &body)?)
             .await?;
         let decoder = match self.config.kind {
             InferenceKind::R3mes => Decoder::Plain,
@@ -149,8 +126,9 @@ impl Node {
         if let Some(model) = known().clone() {
             return Ok(model);
         }
-        let request = get(&join(&self.config.url, "/v1/models")?, None)?;
+        let request = get(&join(&self.at.url, "/v1/models")?, None)?;
         let body = self
+            .at
             .client
             .fetch(request, Duration::from_secs(5), PAGE)
             .await?;

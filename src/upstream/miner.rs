@@ -1,70 +1,34 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{HttpClient, UpstreamError, get, guarded};
-use crate::breaker::Breaker;
+use super::{Endpoint, UpstreamError, get, guarded};
 use crate::config::{MinerConfig, MinerKind};
 use crate::model::{HashrateUnit, MOST_COUNT, MOST_FIGURE, Sample, Timestamp, Wallet};
 
 /// The miner's own statistics page.
 #[derive(Debug)]
 pub(crate) struct MinerPage {
-    url: String,
-    settings: MinerConfig,
-    client: HttpClient,
-    breaker: Arc<Breaker>,
-    present: AtomicBool,
+    pub(crate) at: Endpoint,
+    pub(crate) settings: MinerConfig,
 }
 
 impl MinerPage {
-    /// `present` is false for a conventional address where nothing was found yet.
-    pub(crate) fn new(
-        url: String,
-        settings: &MinerConfig,
-        present: bool,
-        client: HttpClient,
-        breaker: Arc<Breaker>,
-    ) -> Self {
+    pub(crate) fn new(at: Endpoint, settings: &MinerConfig) -> Self {
         Self {
-            url,
+            at,
             settings: settings.clone(),
-            client,
-            breaker,
-            present: AtomicBool::new(present),
         }
-    }
-
-    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
-        &self.breaker
-    }
-
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
-    pub(crate) fn is_present(&self) -> bool {
-        self.present.load(Ordering::Acquire)
     }
 
     /// Looks whether a miner answers at this address, and remembers it if so.
     pub(crate) async fn look(&self) -> bool {
-        let found = self.read().await.is_ok();
-        if found {
-            self.present.store(true, Ordering::Release);
-        }
-        found
-    }
-
-    pub(crate) fn settings(&self) -> &MinerConfig {
-        &self.settings
+        self.at.remember(self.read().await.is_ok())
     }
 
     /// A reading of the miner, by way of its breaker.
     pub(crate) async fn ask(&self) -> Result<Reading, UpstreamError> {
-        guarded(&self.breaker, self.read()).await
+        guarded(&self.at.breaker, self.read()).await
     }
 
     async fn read(&self) -> Result<Reading, UpstreamError> {
@@ -79,11 +43,13 @@ impl MinerPage {
             None => None,
         };
         let uri = self
+            .at
             .url
             .parse()
-            .map_err(|_| unreadable(format!("{:?} is no address", self.url)))?;
+            .map_err(|_| unreadable(format!("{:?} is no address", self.at.url)))?;
         let request = get(&uri, token.as_deref())?;
         let body = self
+            .at
             .client
             .fetch(request, Duration::from_secs(2), 256 << 10)
             .await?;
