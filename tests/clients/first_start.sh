@@ -108,7 +108,7 @@ ok 'the database, its lock and the admin key can be read by their owner only'
 # The lines stay exactly as they are printed; curl is told by its own configuration to add each answer's status and to
 # leave the progress meter out, and the lines between them keep the answers apart.
 mkdir "$scratch/curl"
-printf '%s\n' 'write-out = "\n%{http_code}\n"' silent show-error > "$scratch/curl/.curlrc"
+printf '%s\n' 'write-out = "%{http_code}\n"' silent show-error > "$scratch/curl/.curlrc"
 sed 'a\
 echo' "$scratch/lines" > "$scratch/script"
 CURL_HOME=$scratch/curl bash "$scratch/script" > "$scratch/answers" 2> "$scratch/err" < /dev/null || fail 'a printed line failed'
