@@ -36,7 +36,6 @@ CREATE TABLE ledger (
     balance    INTEGER NOT NULL CHECK (balance >= 0),
     reason     TEXT NOT NULL,
     reference  TEXT,
-    note       TEXT,
     created_at INTEGER NOT NULL
 ) STRICT;
 -- What happened to this wallet's credits, newest first?
@@ -49,7 +48,8 @@ CREATE TRIGGER ledger_is_never_deleted BEFORE DELETE ON ledger BEGIN
 END;
 
 -- Credits taken for a chat before it began; id is the ledger entry that took them, refund_id the one that gave them back.
--- state: 0 open, 1 settled, 2 refunded. Written only together with those entries, which hold the references.
+-- state: 0 open, 1 settled, 2 refunded. Written only together with those entries, which hold the references. note: what
+-- became known of the chat later, as an entry is never changed: its tokens.
 CREATE TABLE reservations (
     id         INTEGER PRIMARY KEY REFERENCES ledger (id),
     wallet     TEXT NOT NULL,
@@ -57,7 +57,8 @@ CREATE TABLE reservations (
     state      INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)),
     refund_id  INTEGER CHECK ((state = 2) = (refund_id IS NOT NULL)),
     created_at INTEGER NOT NULL,
-    ended_at   INTEGER CHECK ((state = 0) = (ended_at IS NULL))
+    ended_at   INTEGER CHECK ((state = 0) = (ended_at IS NULL)),
+    note       TEXT
 ) STRICT;
 -- Which reservations did a crash leave open?
 CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;

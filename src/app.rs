@@ -10,6 +10,7 @@ use nonzero_ext::nonzero;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Challenges, KeyCache};
+use crate::billing::RunningKeys;
 use crate::cache::{Cache, Policy};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     pub(crate) chain_status: Cache<(), ChainStatus>,
     pub(crate) blocks: Cache<usize, Arc<Blocks>>,
     pub(crate) unwritten: Unwritten,
+    pub(crate) running_keys: RunningKeys,
     /// Requests that may be worked on at once; the shutdown waits until all are back.
     pub(crate) in_flight: Arc<Semaphore>,
     draining: AtomicBool,
@@ -79,6 +81,7 @@ impl App {
             chain_status: Cache::new(nonzero!(1usize)),
             blocks: Cache::new(nonzero!(16usize)),
             unwritten: Unwritten::default(),
+            running_keys: RunningKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
             draining: AtomicBool::new(false),
             cut_off: watch::Sender::new(false),

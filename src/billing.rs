@@ -4,7 +4,8 @@
 //! this task, which notices and refunds or settles. The rule is simple: until the first text is handed to the socket
 //! everything is refunded, whoever is at fault; from then on the chat is paid.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -15,24 +16,28 @@ use crate::breaker::{Outcome, Permit};
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
-use crate::store::{StoreError, ledger_id};
-use crate::stream::{Piece, TextStream};
+use crate::store::{Once, StoreError, ledger_id};
+use crate::stream::{ModelStream, Piece};
 use crate::upstream::UpstreamError;
-use crate::upstream::inference::{Answer, Node};
+use crate::upstream::answer::{Answer, Form, Usage};
+use crate::upstream::inference::{Ask, Node};
 
 /// A chat that was checked and may begin.
 pub(crate) struct Order {
     pub(crate) wallet: Wallet,
     pub(crate) price: Credits,
-    pub(crate) message: String,
+    pub(crate) ask: Ask,
     pub(crate) adapter: String,
-    pub(crate) node: Arc<Node>,
+    /// Those that may answer it.
+    pub(crate) nodes: Vec<Arc<Node>>,
+    /// Where its answer is to be given again, should it be asked again.
+    pub(crate) once: Option<(Once<String>, Running)>,
     /// The request's place among those in flight, so that the shutdown waits for the money too.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
 }
 
-/// Begins a chat; returns with its first text, or with why there is none.
-pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<TextStream, ApiError> {
+/// Begins a chat; returns with its first content, or with why there is none.
+pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ModelStream, ApiError> {
     let (answer, first) = oneshot::channel();
     tokio::spawn(run(Arc::clone(app), order, answer));
     first
@@ -43,28 +48,23 @@ pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<TextStream, Ap
 async fn run(
     app: Arc<App>,
     order: Order,
-    mut answer: oneshot::Sender<Result<TextStream, ApiError>>,
+    mut answer: oneshot::Sender<Result<ModelStream, ApiError>>,
 ) {
     let started = app.clock.instant();
-    let adapter = order.adapter.clone();
     let end = |end| {
-        app.metrics.chat_ended(
-            &adapter,
-            end,
-            app.clock.instant().saturating_duration_since(started),
-        )
+        let took = app.clock.instant().saturating_duration_since(started);
+        app.metrics.chat_ended(&order.adapter, end, took);
     };
-    let reservation = match app
+    let reserved = app
         .store
         .reserve(order.wallet, order.price, app.clock.now())
-        .await
-    {
-        Ok(reservation) => reservation,
+        .await;
+    let id = match reserved {
+        Ok(id) => id,
         Err(error) => {
-            end(if matches!(error, StoreError::Insufficient { .. }) {
-                ChatEnd::Refused
-            } else {
-                ChatEnd::Failed
+            end(match error {
+                StoreError::Insufficient { .. } => ChatEnd::Refused,
+                _ => ChatEnd::Failed,
             });
             let _ = answer.send(Err(error.into()));
             return;
@@ -73,7 +73,7 @@ async fn run(
     app.metrics.reserved(order.price);
     let reservation = Reservation {
         app: &app,
-        id: reservation,
+        id,
         price: order.price,
         closed: false,
     };
@@ -81,26 +81,45 @@ async fn run(
         biased;
         () = answer.closed() => Err(None),
         () = app.cut_off() => Err(Some(ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down"))),
-        first = first_text(&app, &order) => first.map_err(|error| Some(error.into())),
+        first = first_content(&app, &order) => first.map_err(|error| Some(error.into())),
     };
-    let (conversation, text) = match first {
+    let (conversation, first) = match first {
         Ok(first) => first,
-        Err(error) => {
+        Err(None) => {
             reservation.close(Closing::Refund).await;
-            end(if error.is_some() {
-                ChatEnd::Failed
-            } else {
-                ChatEnd::ClientLeft
-            });
-            if let Some(error) = error {
-                let _ = answer.send(Err(error));
-            }
+            end(ChatEnd::ClientLeft);
+            return;
+        }
+        Err(Some(error)) => {
+            reservation.close(Closing::Refund).await;
+            end(ChatEnd::Failed);
+            let _ = answer.send(Err(error));
             return;
         }
     };
-    let (pieces, was_taken, body) = TextStream::begin(text);
+    let once = order
+        .once
+        .filter(|_| first.len() <= Once::<String>::MOST_BYTES);
+    if let Some((once, running)) = once {
+        // Kept and paid in one transaction, before anybody sees it: asked again, it is there. Only an answer that comes
+        // whole has a `once`, so this is all of it.
+        reservation
+            .settle_kept(once, &first, conversation.answer.usage())
+            .await;
+        drop(running);
+        let (pieces, _, body) = ModelStream::begin(first);
+        let given = pieces.try_send(Piece::End("\n")).is_ok() && answer.send(Ok(body)).is_ok();
+        conversation.permit.end(Outcome::Success);
+        end(if given {
+            ChatEnd::Success
+        } else {
+            ChatEnd::ClientLeft
+        });
+        return;
+    }
+    let (pieces, was_taken, body) = ModelStream::begin(first);
     let handed_out = answer.send(Ok(body)).is_ok();
-    // hyper takes the first text as soon as the head is written; one that does not is a client that does not read.
+    // hyper takes the first piece as soon as the head is written; one that does not is a client that does not read.
     let taken = handed_out
         && matches!(
             timeout(app.config.chat.idle_timeout, was_taken).await,
@@ -117,57 +136,92 @@ async fn run(
         reservation.close(Closing::Settle).await;
         let _ = written.send(());
     };
-    let ((), ended) = tokio::join!(settle, conversation.pass_on(&app, pieces, settled));
+    let pass_on = conversation.pass_on(&app, &order.ask.form, pieces, settled);
+    let ((), (ended, usage)) = tokio::join!(settle, pass_on);
+    if let Some(usage) = usage
+        && let Err(error) = app.store.note_reservation(id, note(usage)).await
+    {
+        log::warn!("the tokens of {} were not noted: {error}", ledger_id(id));
+    }
     end(ended);
     drop(order.place);
 }
 
-/// A conversation that gave its first text.
+/// What a ledger entry says of its chat.
+fn note(usage: Usage) -> String {
+    let Usage {
+        prompt_tokens,
+        completion_tokens,
+    } = usage;
+    format!("prompt_tokens={prompt_tokens} completion_tokens={completion_tokens}")
+}
+
+/// A conversation that gave its first content.
 struct Conversation {
-    stream: Answer,
+    answer: Answer,
     permit: Permit,
     _room: OwnedSemaphorePermit,
 }
 
-async fn first_text(app: &App, order: &Order) -> Result<(Conversation, Bytes), UpstreamError> {
-    let patience = app.config.chat.first_text_timeout;
-    let waited = timeout(patience, order.node.place()).await;
+/// Asks one node after the other, the least busy first, until one gives content.
+async fn first_content(app: &App, order: &Order) -> Result<(Conversation, Bytes), UpstreamError> {
+    let mut left = order.nodes.clone();
+    loop {
+        let least = left
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, node)| node.load())
+            .map(|(at, _)| at);
+        let Some(least) = least else {
+            return Err(UpstreamError::Busy);
+        };
+        match ask(app, order, &left.remove(least)).await {
+            Err(error) if error.is_worth_another() && !left.is_empty() => {}
+            answered => return answered,
+        }
+    }
+}
+
+async fn ask(
+    app: &App,
+    order: &Order,
+    node: &Node,
+) -> Result<(Conversation, Bytes), UpstreamError> {
+    let chat = &app.config.chat;
+    let waited = timeout(chat.first_text_timeout, node.place()).await;
     let room = waited.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
-    let mut permit = order
-        .node
-        .at
-        .breaker()
-        .admit()
-        .map_err(UpstreamError::Open)?;
-    let lora =
-        Some(order.adapter.as_str()).filter(|adapter| *adapter != app.config.chat.default_adapter);
+    let mut permit = node.at.breaker().admit().map_err(UpstreamError::Open)?;
+    let patience = match order.ask.form {
+        Form::Whole { .. } => chat.answer_timeout,
+        Form::Text | Form::Events { .. } => chat.first_text_timeout,
+    };
     let asked = async {
-        let mut stream = order.node.ask(&order.message, lora).await?;
-        match stream.next().await? {
-            Some(text) => Ok((stream, text)),
+        let mut answer = node.ask(&order.ask).await?;
+        match answer.next().await? {
+            Some(first) => Ok((answer, first)),
             None => Err(UpstreamError::Unreadable(
-                "an answer without any text".to_owned(),
+                "an answer without any content".to_owned(),
             )),
         }
     };
     match timeout(patience, asked)
         .await
-        .unwrap_or(Err(UpstreamError::Timeout("the first text")))
+        .unwrap_or(Err(UpstreamError::Timeout("the first content")))
     {
-        Ok((stream, text)) => {
+        Ok((answer, first)) => {
             permit.working();
             Ok((
                 Conversation {
-                    stream,
+                    answer,
                     permit,
                     _room: room,
                 },
-                text,
+                first,
             ))
         }
         Err(error) => {
-            log::warn!("inference {}: {error}", order.node.at.breaker().name());
+            log::warn!("inference {}: {error}", node.at.breaker().name());
             permit.end(error.outcome());
             Err(error)
         }
@@ -175,50 +229,100 @@ async fn first_text(app: &App, order: &Order) -> Result<(Conversation, Bytes), U
 }
 
 impl Conversation {
-    /// Passes texts on until either side ends. Where the client is gone, dropping the stream cancels the upstream, and
+    /// Passes pieces on until either side ends. Where the client is gone, dropping the answer cancels the upstream, and
     /// its permit counts for nothing.
     async fn pass_on(
         mut self,
         app: &App,
+        form: &Form,
         pieces: mpsc::Sender<Piece>,
         settled: oneshot::Receiver<()>,
-    ) -> ChatEnd {
+    ) -> (ChatEnd, Option<Usage>) {
         let patience = app.config.chat.idle_timeout;
         let broken = loop {
             let next = tokio::select! {
                 biased;
-                () = pieces.closed() => return ChatEnd::ClientLeft,
-                () = app.cut_off() => break Some(Outcome::Unknown),
-                next = timeout(patience, self.stream.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next text"))),
+                () = pieces.closed() => return (ChatEnd::ClientLeft, self.answer.usage()),
+                () = app.cut_off() => {
+                    let stopping = ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down");
+                    break Some((Outcome::Unknown, stopping));
+                }
+                next = timeout(patience, self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
             };
             match next {
                 // A client that takes nothing for so long has left in all but name.
-                Ok(Some(text)) => match timeout(patience, pieces.send(Piece::Text(text))).await {
+                Ok(Some(part)) => match timeout(patience, pieces.send(Piece::Part(part))).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(_)) | Err(_) => return ChatEnd::ClientLeft,
+                    Ok(Err(_)) | Err(_) => return (ChatEnd::ClientLeft, self.answer.usage()),
                 },
                 Ok(None) => break None,
                 Err(error) => {
                     log::warn!("inference {} broke off: {error}", self.permit.name());
-                    break Some(error.outcome());
+                    break Some((error.outcome(), error.into()));
                 }
             }
         };
         // What a client takes for the end comes after the commit.
         let _ = settled.await;
-        let Some(blame) = broken else {
-            let ended = timeout(patience, pieces.send(Piece::End)).await;
+        let usage = self.answer.usage();
+        let Some((blame, error)) = broken else {
+            let last = match form {
+                Form::Events { .. } => "data: [DONE]\n\n",
+                Form::Text | Form::Whole { .. } => "\n",
+            };
+            let ended = timeout(patience, pieces.send(Piece::End(last))).await;
             drop(pieces);
             self.permit.end(Outcome::Success);
-            self.stream.drain().await;
-            return if matches!(ended, Ok(Ok(()))) {
-                ChatEnd::Success
-            } else {
-                ChatEnd::ClientLeft
-            };
+            self.answer.drain().await;
+            let whole = matches!(ended, Ok(Ok(())));
+            return (
+                if whole {
+                    ChatEnd::Success
+                } else {
+                    ChatEnd::ClientLeft
+                },
+                usage,
+            );
         };
         self.permit.end(blame);
-        ChatEnd::Cut
+        if let Form::Events { .. } = form {
+            let error = serde_json::json!({ "error": error.for_openai() });
+            let event = Piece::Part(format!("data: {error}\n\n").into());
+            let _ = timeout(patience, pieces.send(event)).await;
+        }
+        (ChatEnd::Cut, usage)
+    }
+}
+
+/// The requests with an `Idempotency-Key` that are being worked on. Nothing of it is in the file: a crash leaves nothing
+/// running.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunningKeys(Arc<Mutex<HashSet<[u8; 32]>>>);
+
+/// One of them; dropped, it is no longer.
+pub(crate) struct Running {
+    keys: RunningKeys,
+    key: [u8; 32],
+}
+
+impl RunningKeys {
+    /// `None` where the same is running already.
+    pub(crate) fn enter(&self, key: [u8; 32]) -> Option<Running> {
+        let new = self.lock().insert(key);
+        new.then(|| Running {
+            keys: self.clone(),
+            key,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.keys.lock().remove(&self.key);
     }
 }
 
@@ -245,6 +349,25 @@ impl Reservation<'_> {
                 .push((self.id, self.price, closing));
         }
         self.closed = true;
+    }
+
+    /// Closes it as spent and keeps its answer.
+    async fn settle_kept(mut self, once: Once<String>, answer: &[u8], usage: Option<Usage>) {
+        let (app, id) = (self.app, self.id);
+        let answer = String::from_utf8_lossy(answer).into_owned();
+        let kept = app
+            .store
+            .settle_kept(id, answer, usage.map(note), app.clock.now(), once);
+        match kept.await {
+            Ok(()) => {
+                app.metrics.settled(self.price);
+                self.closed = true;
+            }
+            Err(error) => {
+                log::error!("the answer of {} was not kept: {error}", ledger_id(id));
+                self.close(Closing::Settle).await;
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::model::Wallet;
 use crate::routes::Route;
 use crate::store::{Kept, Once, StoreError};
-use crate::stream::TextStream;
+use crate::stream::ModelStream;
 
 /// A request whose way through the pipeline is done: routed, within its rates, its caller known, its body read.
 pub(crate) struct Call {
@@ -183,7 +183,7 @@ pub(crate) struct Reply {
 /// What an answer holds.
 pub(crate) enum Content {
     Bytes(Bytes),
-    Chat(TextStream),
+    Chat(ModelStream),
 }
 
 impl Reply {
@@ -222,9 +222,9 @@ impl Reply {
         }
     }
 
-    /// Text of a model, as it comes.
-    pub(crate) fn chat(body: TextStream) -> Self {
-        let mut reply = Self::bytes(StatusCode::OK, "text/plain; charset=utf-8", Bytes::new());
+    /// An answer of a model, as it comes.
+    pub(crate) fn chat(content_type: &'static str, body: ModelStream) -> Self {
+        let mut reply = Self::bytes(StatusCode::OK, content_type, Bytes::new());
         reply.content = Content::Chat(body);
         reply
     }

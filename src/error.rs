@@ -67,6 +67,7 @@ codes! {
     MethodNotAllowed     "method_not_allowed"     405 "Method not allowed"      "invalid_request_error";
     RequestTimeout       "request_timeout"        408 "Request timeout"         "invalid_request_error";
     Conflict             "conflict"               409 "Conflict"                "invalid_request_error";
+    IdempotencyRunning   "idempotency_in_progress" 409 "Idempotency in progress" "invalid_request_error";
     AlreadyIssued        "already_issued"         409 "Already issued"          "invalid_request_error";
     BodyTooLarge         "body_too_large"         413 "Body too large"          "invalid_request_error";
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported media type"  "invalid_request_error";
@@ -146,15 +147,25 @@ impl ApiError {
         self
     }
 
-    /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
+    /// The error as OpenAI's clients read it, in a body or in an event of a stream.
     #[must_use]
-    pub fn body(&self, request_id: &str) -> Vec<u8> {
-        let code = self.code.as_str();
+    pub fn for_openai(&self) -> serde_json::Value {
         let param = self
             .pointer
             .as_deref()
             .map(|pointer| pointer.trim_start_matches('/'));
-        let param = param.filter(|param| !param.is_empty());
+        serde_json::json!({
+            "message": self.detail,
+            "type": self.code.openai_type(),
+            "code": self.code.as_str(),
+            "param": param.filter(|param| !param.is_empty()),
+        })
+    }
+
+    /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> Vec<u8> {
+        let code = self.code.as_str();
         let mut body = serde_json::json!({
             "type": format!("urn:r3mes-edge:{code}"),
             "title": self.code.title(),
@@ -163,12 +174,7 @@ impl ApiError {
             "code": code,
             "message": self.detail,
             "request_id": request_id,
-            "error": {
-                "message": self.detail,
-                "type": self.code.openai_type(),
-                "code": code,
-                "param": param,
-            },
+            "error": self.for_openai(),
         });
         if let (Some(pointer), Some(members)) = (&self.pointer, body.as_object_mut()) {
             members.insert(
@@ -260,6 +266,15 @@ impl From<UpstreamError> for ApiError {
                 ErrorCode::UpstreamBadResponse,
                 "the upstream could not be reached",
             ),
+            UpstreamError::Status(429) => Self::new(
+                ErrorCode::Overloaded,
+                "the upstream has no room at the moment",
+            ),
+            UpstreamError::Refused(status) => InputError::field(
+                "",
+                format!("the inference server refused this request with status {status}"),
+            )
+            .into(),
             UpstreamError::Status(status) => Self::new(
                 ErrorCode::UpstreamBadResponse,
                 format!("the upstream answered with status {status}"),

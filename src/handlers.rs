@@ -6,6 +6,7 @@ mod keys;
 mod login;
 mod miner;
 mod network;
+mod openai;
 mod ops;
 mod users;
 
@@ -39,6 +40,8 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::Hashrate => miner::hashrate(&app, &call).await,
         RouteId::Leaderboard => network::leaderboard(&app, &call).await,
         RouteId::Chat => chat::chat(&app, &call).await,
+        RouteId::Completions => openai::completions(&app, &call).await,
+        RouteId::Models => openai::models(&app, &call),
         RouteId::NetworkStats => network::stats(&app, &call).await,
         RouteId::ChainStatus => chain::status(&app, &call).await,
         RouteId::Blocks => chain::blocks(&app, &call).await,

@@ -30,7 +30,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
 use crate::model::InputError;
-use crate::routes::{Auth, BodyClass, Found, Method, RouteId, find};
+use crate::routes::{Auth, BodyClass, Found, Method, find};
 
 /// Answers one request, whatever happens.
 pub(crate) async fn handle(
@@ -175,7 +175,7 @@ async fn run(
         place,
     };
     let answer = answer(app, call);
-    if route.id == RouteId::Chat {
+    if route.rate == RateClass::Chat {
         // A chat has deadlines of its own, between texts.
         return answer.await;
     }
@@ -189,7 +189,7 @@ async fn run(
 /// and nobody may come between a commit and the invalidation that follows it.
 async fn answer(app: &Arc<App>, call: Call) -> Result<Reply, ApiError> {
     let (changes, app) = (
-        call.route.method != Method::Get && call.route.id != RouteId::Chat,
+        call.route.method != Method::Get && call.route.rate != RateClass::Chat,
         Arc::clone(app),
     );
     let panicked = || ApiError::internal("a handler panicked");
@@ -242,6 +242,7 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
         BodyClass::Common => limits.body,
         BodyClass::Telemetry => limits.telemetry_body,
         BodyClass::Chat => limits.chat_body,
+        BodyClass::V1 => limits.v1_body,
     };
     let too_large = || {
         ApiError::new(

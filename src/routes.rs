@@ -36,6 +36,8 @@ pub enum BodyClass {
     Telemetry,
     /// `limits.chat_body`
     Chat,
+    /// `limits.v1_body`
+    V1,
 }
 
 /// A method that some route has.
@@ -120,6 +122,8 @@ routes! {
     Hashrate     Get    "/miner/hashrate/{wallet}" Auth::Public,             Read,      None;
     Leaderboard  Get    "/leaderboard"             Auth::Public,             Read,      None;
     Chat         Post   "/chat"                    Auth::Chat,               Chat,      Chat;
+    Completions  Post   "/v1/chat/completions"     Auth::Key(Scope::Chat),   Chat,      V1;
+    Models       Get    "/v1/models"               Auth::Key(Scope::Chat),   Read,      None;
     NetworkStats Get    "/network/stats"           Auth::Public,             Read,      None;
     ChainStatus  Get    "/chain/status"            Auth::Public,             Read,      None;
     Blocks       Get    "/blocks"                  Auth::Public,             Read,      None;

@@ -119,6 +119,24 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<i64, StoreError>;
     /// Closes a reservation: the credits are spent. Closing it the same way again changes nothing.
     async fn settle(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
+    /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and keeps its answer.
+    async fn settle_kept(
+        &self,
+        reservation: i64,
+        answer: String,
+        note: Option<String>,
+        now: Timestamp,
+        once: Once<String>,
+    ) -> Result<(), StoreError>;
+    /// Notes what became known of a reservation; its ledger entry shows it.
+    async fn note_reservation(&self, reservation: i64, note: String) -> Result<(), StoreError>;
+    /// The answer that is kept for this idempotency key, if there is one.
+    async fn kept(
+        &self,
+        key: [u8; 32],
+        request: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Kept>, StoreError>;
     /// Closes a reservation: the credits go back. Closing it the same way again changes nothing.
     async fn refund(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
     /// Refunds what a crash left open; returns how many. Only for the start, before any request.

@@ -1,23 +1,33 @@
-//! A text on its way to the client, piece by piece.
+//! An answer of a model on its way to the client, piece by piece.
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, oneshot};
 
 /// The client's side: what the answer's body is made of.
-pub(crate) struct TextStream {
+pub(crate) struct ModelStream {
     pieces: mpsc::Receiver<Piece>,
+    /// Room for what is taken at once; empty between two polls.
+    batch: Vec<Piece>,
     /// Told when the first piece is handed to the socket.
     taken: Option<oneshot::Sender<()>>,
-    ended: bool,
+    state: State,
+}
+
+enum State {
+    Flowing,
+    /// Broken off; what was handed over before may leave first.
+    Breaking,
+    Ended,
 }
 
 /// What the sender sends. Without an `End` the body is broken off, whatever the reason: no fault of ours can make half
 /// an answer look whole.
 pub(crate) enum Piece {
-    Text(Bytes),
-    End,
+    Part(Bytes),
+    /// The last bytes.
+    End(&'static str),
 }
 
 /// The upstream broke off: the connection is cut, so that no client takes the text for whole.
@@ -32,42 +42,66 @@ impl std::fmt::Display for Aborted {
 
 impl std::error::Error for Aborted {}
 
-impl TextStream {
+impl ModelStream {
+    /// Pieces that may wait: a client that reads slowly slows the model down, not our memory up.
+    const ROOM: usize = 8;
+
     /// A stream that begins with `first`, its sender, and what tells that `first` was handed to the socket.
     pub(crate) fn begin(first: Bytes) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>, Self) {
-        // Few pieces wait: a client that reads slowly slows the model down, not our memory up.
-        let (sender, pieces) = mpsc::channel(8);
+        let (sender, pieces) = mpsc::channel(Self::ROOM);
         let (taken, was_taken) = oneshot::channel();
         // There is room for one.
-        let _ = sender.try_send(Piece::Text(first));
-        (
-            sender,
-            was_taken,
-            Self {
-                pieces,
-                taken: Some(taken),
-                ended: false,
-            },
-        )
+        let _ = sender.try_send(Piece::Part(first));
+        let stream = Self {
+            pieces,
+            batch: Vec::with_capacity(Self::ROOM),
+            taken: Some(taken),
+            state: State::Flowing,
+        };
+        (sender, was_taken, stream)
     }
 
+    /// Everything that is ready, as one.
     pub(crate) fn poll_next(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Aborted>>> {
-        if self.ended {
-            return Poll::Ready(None);
+        match self.state {
+            State::Flowing => {}
+            State::Breaking => {
+                self.state = State::Ended;
+                return Poll::Ready(Some(Err(Aborted)));
+            }
+            State::Ended => return Poll::Ready(None),
         }
-        let piece = ready!(self.pieces.poll_recv(context));
-        self.ended = !matches!(piece, Some(Piece::Text(_)));
+        let count = ready!(
+            self.pieces
+                .poll_recv_many(context, &mut self.batch, Self::ROOM)
+        );
+        if count == 0 {
+            // hyper drops what it has not written yet when a body fails. It writes when a body has nothing for now.
+            self.state = State::Breaking;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if let Some(taken) = self.taken.take() {
             // The sender may have given up on this client already; then this text is a gift.
             let _ = taken.send(());
         }
-        Poll::Ready(Some(match piece {
-            Some(Piece::Text(text)) => Ok(text),
-            Some(Piece::End) => Ok(Bytes::from_static(b"\n")),
-            None => Err(Aborted),
-        }))
+        let mut pieces = self.batch.drain(..).map(|piece| match piece {
+            Piece::Part(part) => part,
+            Piece::End(last) => {
+                self.state = State::Ended;
+                Bytes::from_static(last.as_bytes())
+            }
+        });
+        let first = pieces.next().unwrap_or_default();
+        let mut rest = pieces.peekable();
+        if rest.peek().is_none() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let mut joined = BytesMut::from(first);
+        rest.for_each(|part| joined.extend_from_slice(&part));
+        Poll::Ready(Some(Ok(joined.freeze())))
     }
 }

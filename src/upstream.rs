@@ -3,7 +3,9 @@
 //! An error here says what happened; whether it counts against the upstream is [`UpstreamError::outcome`], what a client
 //! hears of it is decided in `error.rs`. No client header goes up; redirects are not followed.
 
+pub(crate) mod answer;
 pub(crate) mod chain;
+pub(crate) mod completion;
 pub(crate) mod discovery;
 pub(crate) mod inference;
 mod miner;
@@ -37,6 +39,8 @@ pub enum UpstreamError {
     Timeout(&'static str),
     /// A status that is not a success.
     Status(u16),
+    /// The status by which it refused what the client asked for.
+    Refused(u16),
     /// An answer that cannot be understood, or is too large.
     Unreadable(String),
     /// The answer broke off.
@@ -44,11 +48,25 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// Whether another upstream may do better.
+    pub(crate) const fn is_worth_another(&self) -> bool {
+        match self {
+            Self::Refused(_) => false,
+            Self::Status(status) => *status >= 500 || *status == 429,
+            Self::Open(_)
+            | Self::Busy
+            | Self::Connect(_)
+            | Self::Timeout(_)
+            | Self::Unreadable(_)
+            | Self::Cut(_) => true,
+        }
+    }
+
     /// Whether the upstream is to blame.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Open(_) | Self::Busy => Outcome::Unknown,
+            Self::Open(_) | Self::Busy | Self::Refused(_) => Outcome::Unknown,
             // A request the upstream refuses says nothing about its health.
             Self::Status(status) if *status < 500 => Outcome::Unknown,
             Self::Status(_)
@@ -68,6 +86,7 @@ impl std::fmt::Display for UpstreamError {
             Self::Connect(what) => write!(f, "no connection: {what}"),
             Self::Timeout(what) => write!(f, "too slow: {what}"),
             Self::Status(status) => write!(f, "status {status}"),
+            Self::Refused(status) => write!(f, "the request was refused with status {status}"),
             Self::Unreadable(what) => write!(f, "unreadable: {what}"),
             Self::Cut(what) => write!(f, "broke off: {what}"),
         }
@@ -203,16 +222,13 @@ pub(crate) fn get(uri: &Uri, token: Option<&str>) -> Result<Request<Full<Bytes>>
 }
 
 /// A POST of JSON to an absolute address.
-pub(crate) fn post_json(
-    uri: &Uri,
-    body: &serde_json::Value,
-) -> Result<Request<Full<Bytes>>, UpstreamError> {
+pub(crate) fn post_json(uri: &Uri, body: String) -> Result<Request<Full<Bytes>>, UpstreamError> {
     Request::builder()
         .method(Method::POST)
         .uri(uri)
         .header(USER_AGENT, USER_AGENT_VALUE)
         .header(CONTENT_TYPE, "application/json")
-        .body(Full::from(body.to_string()))
+        .body(Full::from(body))
         .map_err(|error| UpstreamError::Unreadable(error.to_string()))
 }
 

@@ -29,6 +29,9 @@ pub struct LimitsConfig {
     /// Bytes of a chat's body.
     #[serde(deserialize_with = "units::size")]
     pub chat_body: usize,
+    /// Bytes of a body of OpenAI's API, where conversations and pictures come along.
+    #[serde(deserialize_with = "units::size")]
+    pub v1_body: usize,
     /// For the whole request head, and for the pause between requests on one connection.
     #[serde(deserialize_with = "units::duration")]
     pub header_timeout: Duration,
@@ -55,6 +58,7 @@ impl Default for LimitsConfig {
             body: 64 << 10,
             telemetry_body: 1 << 20,
             chat_body: 256 << 10,
+            v1_body: 2 << 20,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
@@ -176,6 +180,9 @@ pub struct ChatConfig {
     /// Until the first text.
     #[serde(deserialize_with = "units::duration")]
     pub first_text_timeout: Duration,
+    /// For an answer that is not streamed.
+    #[serde(deserialize_with = "units::duration")]
+    pub answer_timeout: Duration,
     /// Between two texts.
     #[serde(deserialize_with = "units::duration")]
     pub idle_timeout: Duration,
@@ -190,6 +197,7 @@ impl Default for ChatConfig {
             in_flight: 4,
             queue: 16,
             first_text_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(30),
         }
     }

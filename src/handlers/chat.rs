@@ -1,11 +1,14 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::App;
 use crate::billing::{Order, begin};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Fields, InputError, Wallet, text};
-use crate::upstream::inference::Node;
+use crate::upstream::UpstreamError;
+use crate::upstream::answer::Form;
+use crate::upstream::inference::{Ask, Node, Prompt};
 
 /// What a client asks for.
 struct Request {
@@ -30,17 +33,9 @@ impl Request {
         })?;
         let header = call.header("x-adapter")?.map(str::to_owned);
         let adapter = agreed(adapter, header, "adapter", "X-Adapter")?;
-        let header = call
-            .header("x-wallet-address")?
-            .map(Wallet::parse)
-            .transpose()
-            .map_err(|detail| ApiError {
-                pointer: Some("X-Wallet-Address".to_owned()),
-                ..ApiError::new(ErrorCode::InvalidWallet, detail)
-            })?;
         let wallet = agreed(
             fields.wallet("wallet_address")?,
-            header,
+            wallet_header(call)?,
             "wallet_address",
             "X-Wallet-Address",
         )?;
@@ -50,6 +45,15 @@ impl Request {
             wallet,
         })
     }
+}
+
+/// The wallet that the header names.
+pub(super) fn wallet_header(call: &Call) -> Result<Option<Wallet>, ApiError> {
+    let header = call.header("x-wallet-address")?.map(Wallet::parse);
+    header.transpose().map_err(|detail| ApiError {
+        pointer: Some("X-Wallet-Address".to_owned()),
+        ..ApiError::new(ErrorCode::InvalidWallet, detail)
+    })
 }
 
 fn agreed<T: PartialEq>(
@@ -80,21 +84,31 @@ pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError>
         }
         None => adapter_for(app, &request.message),
     };
-    // Before any money moves: an open breaker answers at once.
-    let node = choose(app, &adapter)?;
+    let ask = Ask {
+        lora: lora(app, &adapter),
+        prompt: Prompt::Message(request.message),
+        form: Form::Text,
+    };
     let order = Order {
         wallet,
         price: app.config.chat.price,
-        message: request.message,
+        nodes: open_nodes(app, &adapter, |_| true)?,
+        ask,
         adapter,
-        node,
+        once: None,
         place: Arc::clone(&call.place),
     };
-    Ok(Reply::chat(begin(app, order).await?))
+    let body = begin(app, order).await?;
+    Ok(Reply::chat("text/plain; charset=utf-8", body))
+}
+
+/// What an R3MES node calls an adapter: the default one has no name there.
+pub(super) fn lora(app: &App, adapter: &str) -> Option<String> {
+    (adapter != app.config.chat.default_adapter).then(|| adapter.to_owned())
 }
 
 /// Whose credits are spent: those of the key's wallet.
-fn payer(call: &Call, named: Option<Wallet>) -> Result<Wallet, ApiError> {
+pub(super) fn payer(call: &Call, named: Option<Wallet>) -> Result<Wallet, ApiError> {
     let Some(principal) = &call.principal else {
         return Err(match named {
             None => ApiError::new(
@@ -143,28 +157,28 @@ fn adapter_for(app: &App, message: &str) -> String {
     )
 }
 
-/// The first server of the adapter whose breaker lets something pass.
-fn choose(app: &App, adapter: &str) -> Result<Arc<Node>, ApiError> {
-    let mut soonest = None;
-    for node in app
-        .upstreams
-        .nodes
-        .iter()
-        .filter(|node| node.serves(adapter))
-    {
+/// The servers of an adapter that are `fit` and whose breakers let something pass. Asked before any money moves: where
+/// none does, the answer comes at once.
+pub(super) fn open_nodes(
+    app: &App,
+    adapter: &str,
+    fit: impl Fn(&Node) -> bool,
+) -> Result<Vec<Arc<Node>>, ApiError> {
+    let mut soonest: Option<Duration> = None;
+    let mut open = Vec::new();
+    let nodes = app.upstreams.nodes.iter();
+    for node in nodes.filter(|node| node.serves(adapter) && fit(node)) {
         match node.at.breaker().refusal() {
-            None => return Ok(Arc::clone(node)),
-            Some(wait) => {
-                soonest =
-                    Some(soonest.map_or(wait, |soonest: std::time::Duration| soonest.min(wait)))
-            }
+            None => open.push(Arc::clone(node)),
+            Some(wait) => soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait))),
         }
     }
-    Err(match soonest {
-        Some(wait) => crate::upstream::UpstreamError::Open(wait).into(),
-        None => ApiError::new(
+    match soonest {
+        _ if !open.is_empty() => Ok(open),
+        Some(wait) => Err(UpstreamError::Open(wait).into()),
+        None => Err(ApiError::new(
             ErrorCode::InferenceDisabled,
             "no inference server is configured for this adapter, and none was found",
-        ),
-    })
+        )),
+    }
 }

@@ -4,6 +4,7 @@
 //! its own text until the domain type that it is meant to be reads it.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
@@ -64,6 +65,21 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// Not JSON, not an object, a member that is not known or stands there twice.
     pub fn parse(body: &'a str, at: &str, known: &[&str]) -> Result<Self, InputError> {
+        let fields = Self::parse_open(body, at)?;
+        let unknown = fields.members().find(|(name, _)| !known.contains(name));
+        if let Some((name, _)) = unknown {
+            let known = known.join(", ");
+            let detail = format!("{name:?} is not a field here; known are {known}");
+            return Err(InputError::field(pointer(at, name), detail));
+        }
+        Ok(fields)
+    }
+
+    /// Reads an object with whatever members; `at` is the pointer of the object itself, empty for a body.
+    ///
+    /// # Errors
+    /// Not JSON, not an object, a member that stands there twice.
+    pub fn parse_open(body: &'a str, at: &str) -> Result<Self, InputError> {
         let Members(members) = match serde_json::from_str::<Members<'a>>(body) {
             Ok(members) => members,
             Err(error) if error.is_data() => {
@@ -71,26 +87,22 @@ impl<'a> Fields<'a> {
             }
             Err(error) => return Err(InputError::json(at, &error)),
         };
-        for (index, (name, _)) in members.iter().enumerate() {
-            let pointer = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
-            if !known.contains(&name.as_ref()) {
-                let detail = format!(
-                    "{name:?} is not a field here; known are {}",
-                    known.join(", ")
-                );
-                return Err(InputError::field(pointer, detail));
-            }
-            if members[..index].iter().any(|(earlier, _)| earlier == name) {
-                return Err(InputError::field(
-                    pointer,
-                    format!("{name:?} stands there twice"),
-                ));
-            }
+        let mut seen = HashSet::with_capacity(members.len());
+        if let Some((name, _)) = members.iter().find(|(name, _)| !seen.insert(name.as_ref())) {
+            let detail = format!("{name:?} stands there twice");
+            return Err(InputError::field(pointer(at, name), detail));
         }
         Ok(Self {
             at: at.to_owned(),
             members,
         })
+    }
+
+    /// Every member, in the order they stand in.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.members
+            .iter()
+            .map(|(name, value)| (name.as_ref(), *value))
     }
 
     /// The member `name` read by `read`, or `None` where it is absent or null.
@@ -152,6 +164,11 @@ impl<'a> Fields<'a> {
     pub fn refused(&self, name: &str, detail: &str) -> InputError {
         InputError::field(format!("{}/{name}", self.at), format!("{name} {detail}"))
     }
+}
+
+/// The JSON pointer of the member `name` in the object at `at` (RFC 6901).
+fn pointer(at: &str, name: &str) -> String {
+    format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The items of a JSON array, each as its own text; `None` where the body is no array.

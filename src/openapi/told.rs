@@ -198,6 +198,24 @@ pub(super) fn told(id: RouteId) -> Told {
             ],
             ..PLAIN
         },
+        RouteId::Completions => Told {
+            summary: "A chat completion as OpenAI's API gives it, for a price; members we do not know pass on to the server",
+            parameters: Some(&["WalletHeader"]),
+            request: json!("CompletionRequest"),
+            success: &[(200, &[("application/json", "Completion"), ("text/event-stream", "Text")])],
+            errors: &[
+                E::InvalidWallet, E::NotFound, E::InsufficientCredits, E::UserNotFound, E::IdempotencyRunning,
+                E::UpstreamBadResponse, E::CircuitOpen, E::InferenceDisabled, E::UpstreamTimeout,
+            ],
+            once: true,
+            ..PLAIN
+        },
+        RouteId::Models => Told {
+            summary: "The adapters that are served, as models",
+            parameters: Some(&[]),
+            success: &[(200, json!("Models"))],
+            ..PLAIN
+        },
         RouteId::NetworkStats => Told {
             summary: "Figures over all wallets",
             parameters: Some(&[]),

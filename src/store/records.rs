@@ -31,6 +31,8 @@ pub struct LedgerEntry {
     pub reason: String,
     /// What it belongs to: for a refund, the entry it gives back.
     pub reference: Option<String>,
+    /// What became known of it: for a chat, its tokens.
+    pub note: Option<String>,
     /// When.
     pub created_at: Timestamp,
 }
@@ -232,6 +234,11 @@ pub struct Once<T> {
     pub request: [u8; 32],
     /// The status and the body of the answer; no body where it must not be kept.
     pub answer: fn(&T) -> (u16, Option<String>),
+}
+
+impl<T> Once<T> {
+    /// Bytes of an answer that is kept, at most.
+    pub const MOST_BYTES: usize = 64 << 10;
 }
 
 /// What came of a request that is to be done once.

@@ -24,9 +24,9 @@ use self::once::once;
 use self::readers::Readers;
 use self::writer::{Room, Writer};
 use super::{
-    Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, LeaderboardRow, LedgerEntry,
-    LedgerReport, MinerStats, Once, Recorded, Repository, Resolution, StoreError, StoreGauges,
-    StoreObserver, Totals, User,
+    Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept, LeaderboardRow,
+    LedgerEntry, LedgerReport, MinerStats, Once, Recorded, Repository, Resolution, StoreError,
+    StoreGauges, StoreObserver, Totals, User,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
@@ -185,6 +185,43 @@ impl Repository for SqliteStore {
         self.writer
             .write(Room::Kept, move |c| accounts::settle(c, reservation, now))
             .await
+    }
+
+    async fn settle_kept(
+        &self,
+        reservation: i64,
+        answer: String,
+        note: Option<String>,
+        now: Timestamp,
+        asked: Once<String>,
+    ) -> Result<(), StoreError> {
+        let work = move |c: &Connection| {
+            let settle = || {
+                accounts::settle(c, reservation, now)?;
+                if let Some(note) = note {
+                    accounts::note(c, reservation, &note)?;
+                }
+                Ok(answer)
+            };
+            once(c, Some(asked), now, settle).map(drop)
+        };
+        self.writer.write(Room::Kept, work).await
+    }
+
+    async fn note_reservation(&self, reservation: i64, note: String) -> Result<(), StoreError> {
+        self.writer
+            .write(Room::Common, move |c| accounts::note(c, reservation, &note))
+            .await
+    }
+
+    async fn kept(
+        &self,
+        key: [u8; 32],
+        request: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Kept>, StoreError> {
+        let found = self.readers.point(|c| once::find(c, &key, now)).await?;
+        once::same(found, &request)
     }
 
     async fn refund(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError> {

@@ -1,25 +1,42 @@
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::json;
-use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::answer::{Answer, Form, Utf8, Wire};
+use super::completion::Completion;
 use super::sse::Parser;
 use super::{Endpoint, UpstreamError, get, join, post_json};
 use crate::config::{InferenceConfig, InferenceKind};
+
+/// What a client wants of a model.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) prompt: Prompt,
+    pub(crate) form: Form,
+    /// What an R3MES node calls the adapter; the default one has no name there.
+    pub(crate) lora: Option<String>,
+}
+
+/// What the model is to answer.
+#[derive(Debug)]
+pub(crate) enum Prompt {
+    /// A text.
+    Message(String),
+    /// A request of OpenAI's API; its text, for servers that take nothing else, where it can be told as one.
+    Completion(Completion, Option<String>),
+}
 
 /// One inference server: a breaker, a number of places, a short queue before them.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) at: Endpoint,
     config: InferenceConfig,
+    in_flight: usize,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
@@ -41,6 +58,7 @@ impl Node {
         Self {
             at,
             config,
+            in_flight,
             places: Arc::new(Semaphore::new(in_flight)),
             waiting: AtomicUsize::new(0),
             queue,
@@ -72,6 +90,19 @@ impl Node {
         self.at.remember(asked.await.unwrap_or(false))
     }
 
+    /// Whether it takes a text and nothing else.
+    pub(crate) fn takes_text_only(&self) -> bool {
+        self.config.kind == InferenceKind::R3mes
+    }
+
+    /// Chats that are there or wait.
+    pub(crate) fn load(&self) -> usize {
+        let taken = self
+            .in_flight
+            .saturating_sub(self.places.available_permits());
+        taken + self.waiting.load(Ordering::Acquire)
+    }
+
     /// A place at the node, waited for if the queue has room. Dropped while waiting, it leaves the queue.
     pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
@@ -84,41 +115,50 @@ impl Node {
             .map_err(|_| UpstreamError::Busy)
     }
 
-    /// Sends a message and waits for the head of the answer.
-    pub(crate) async fn ask(
-        &self,
-        message: &str,
-        lora: Option<&str>,
-    ) -> Result<Answer, UpstreamError> {
-        let (path, body) = match self.config.kind {
-            InferenceKind::R3mes => (
+    /// Sends what is asked and waits for the head of the answer.
+    pub(crate) async fn ask(&self, ask: &Ask) -> Result<Answer, UpstreamError> {
+        let stream = !matches!(ask.form, Form::Whole { .. });
+        let (path, body) = match (self.config.kind, &ask.prompt) {
+            (InferenceKind::R3mes, Prompt::Message(text) | Prompt::Completion(_, Some(text))) => (
                 "/chat",
-                match lora {
-                    Some(lora) => json!({ "message": message, "lora_name": lora }),
-                    None => json!({ "message": message }),
-                },
+                match &ask.lora {
+                    Some(lora) => json!({ "message": text, "lora_name": lora }),
+                    None => json!({ "message": text }),
+                }
+                .to_string(),
             ),
-            InferenceKind::OpenAi => {
-                let messages = json!([{ "role": "user", "content": message }]);
-                (
-                    "/v1/chat/completions",
-                    json!({ "model": self.model().await?, "messages": messages, "stream": true }),
-                )
+            (InferenceKind::R3mes, Prompt::Completion(_, None)) => {
+                let what = "a text-only server was asked for more".to_owned();
+                return Err(UpstreamError::Unreadable(what));
+            }
+            (InferenceKind::OpenAi, Prompt::Message(text)) => {
+                let messages = json!([{ "role": "user", "content": text }]);
+                let usage = json!({ "include_usage": true });
+                let body = json!({ "model": self.model().await?, "messages": messages, "stream": true, "stream_options": usage });
+                ("/v1/chat/completions", body.to_string())
+            }
+            (InferenceKind::OpenAi, Prompt::Completion(request, _)) => {
+                ("/v1/chat/completions", request.body(&self.model().await?))
             }
         };
-        let response = self
+        let sent = self
             .at
             .client
-            .send(post_json(&join(&self.at.url, path)?, &body)?)
-            .await?;
-        let decoder = match self.config.kind {
-            InferenceKind::R3mes => Decoder::Plain,
-            InferenceKind::OpenAi => Decoder::Events(Parser::default()),
+            .send(post_json(&join(&self.at.url, path)?, body)?)
+            .await;
+        let response = match (sent, &ask.prompt) {
+            // The body is the client's own, so is the fault.
+            (Err(UpstreamError::Status(status @ (400 | 413 | 422))), Prompt::Completion(..)) => {
+                return Err(UpstreamError::Refused(status));
+            }
+            (sent, _) => sent?,
         };
-        Ok(Answer {
-            body: response.into_body(),
-            decoder,
-        })
+        let wire = match self.config.kind {
+            InferenceKind::R3mes => Wire::Text(Utf8::default()),
+            InferenceKind::OpenAi if stream => Wire::Events(Parser::default()),
+            InferenceKind::OpenAi => Wire::Json(BytesMut::new()),
+        };
+        Ok(Answer::new(response.into_body(), wire, ask.form.clone()))
     }
 
     async fn model(&self) -> Result<String, UpstreamError> {
@@ -157,104 +197,6 @@ impl Drop for InQueue<'_> {
     }
 }
 
-/// The text of an answer as it comes.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    body: Incoming,
-    decoder: Decoder,
-}
-
-#[derive(Debug)]
-enum Decoder {
-    Plain,
-    Events(Parser),
-}
-
-impl Answer {
-    /// The next piece of text, never empty; `None` at the clean end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        loop {
-            if let Decoder::Events(parser) = &mut self.decoder {
-                while let Some(event) = parser
-                    .next_event()
-                    .map_err(|_| UpstreamError::Unreadable("an endless event".to_owned()))?
-                {
-                    match read_event(&event)? {
-                        Event::Text(text) if !text.is_empty() => {
-                            return Ok(Some(Bytes::from(text)));
-                        }
-                        Event::Text(_) => {}
-                        Event::Done => return Ok(None),
-                    }
-                }
-            }
-            match (self.body.frame().await, &mut self.decoder) {
-                (Some(Err(error)), _) => return Err(UpstreamError::Cut(error.to_string())),
-                (Some(Ok(frame)), decoder) => match (frame.into_data(), decoder) {
-                    (Ok(data), Decoder::Plain) if !data.is_empty() => return Ok(Some(data)),
-                    (Ok(data), Decoder::Events(parser)) => parser.push(&data),
-                    (Ok(_), Decoder::Plain) | (Err(_), _) => {}
-                },
-                (None, Decoder::Plain) => return Ok(None),
-                (None, Decoder::Events(_)) => {
-                    return Err(UpstreamError::Cut(
-                        "the stream ended without [DONE]".to_owned(),
-                    ));
-                }
-            }
-        }
-    }
-
-    /// Reads what little stands after the end, so that the connection can be used again.
-    pub(crate) async fn drain(mut self) {
-        let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
-        let _ = tokio::time::timeout(Duration::from_millis(100), rest).await;
-    }
-}
-
-enum Event {
-    Text(String),
-    Done,
-}
-
-fn read_event(event: &[u8]) -> Result<Event, UpstreamError> {
-    #[derive(Deserialize)]
-    struct Chunk<'a> {
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-        #[serde(borrow, default)]
-        choices: Vec<Choice<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Choice<'a> {
-        #[serde(borrow)]
-        delta: Option<Delta<'a>>,
-    }
-    #[derive(Deserialize)]
-    struct Delta<'a> {
-        #[serde(borrow)]
-        content: Option<Cow<'a, str>>,
-    }
-    if event == b"[DONE]" {
-        return Ok(Event::Done);
-    }
-    let chunk: Chunk<'_> = serde_json::from_slice(event)
-        .map_err(|error| UpstreamError::Unreadable(error.to_string()))?;
-    if let Some(error) = chunk.error {
-        return Err(UpstreamError::Cut(format!(
-            "an error inside the stream: {}",
-            error.get()
-        )));
-    }
-    let content = chunk
-        .choices
-        .into_iter()
-        .next()
-        .and_then(|choice| choice.delta)
-        .and_then(|delta| delta.content);
-    Ok(Event::Text(content.unwrap_or_default().into_owned()))
-}
-
 fn first_model(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Models {
@@ -273,39 +215,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn text(event: &[u8]) -> Option<String> {
-        match read_event(event) {
-            Ok(Event::Text(text)) => Some(text),
-            Ok(Event::Done) | Err(_) => None,
-        }
-    }
-
-    fn event(content: &str) -> Vec<u8> {
-        let delta = json!({ "role": "assistant", "content": content });
-        json!({ "id": "x", "error": null, "choices": [{ "index": 0, "delta": delta }] })
-            .to_string()
-            .into_bytes()
-    }
-
     proptest! {
         #[test]
-        fn no_event_makes_the_reader_panic(event in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read_event(&event);
-            let _ = first_model(&event);
-        }
-
-        #[test]
-        fn every_text_comes_out_as_it_went_in(content in any::<String>()) {
-            prop_assert_eq!(text(&event(&content)), Some(content));
-        }
-
-        #[test]
-        fn a_changed_event_is_read_or_refused(content in ".{0,8}", at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let mut event = event(&content);
-            let at = at.index(event.len());
-            event[at] = byte;
-            let _ = read_event(&event);
-            let _ = read_event(&event[..at]);
+        fn no_page_makes_the_reader_panic(page in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = first_model(&page);
         }
 
         #[test]

@@ -69,7 +69,7 @@ async fn a_word_is_at_the_client_before_the_next_has_left_the_upstream_and_the_c
         serde_json::from_str(&upstream.seen("/v1/chat/completions")[0].body).unwrap();
     assert_eq!(
         asked,
-        json!({"model":"tiny","messages":[{"role":"user","content":"hello"}],"stream":true})
+        json!({"model":"tiny","messages":[{"role":"user","content":"hello"}],"stream":true,"stream_options":{"include_usage":true}})
     );
 }
 

@@ -6,8 +6,9 @@ use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::model::{Credits, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
-    Counted, Done, Earning, EarningsDay, HashratePoint, LeaderboardRow, LedgerEntry, LedgerReport,
-    MinerStats, Once, Recorded, Resolution, StoreError, StoreGauges, StoreObserver, Totals, User,
+    Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
+    LedgerReport, MinerStats, Once, Recorded, Resolution, StoreError, StoreGauges, StoreObserver,
+    Totals, User,
 };
 use r3mes_edge::{EdgeServer, Repository, SqliteStore};
 use serde_json::json;
@@ -95,6 +96,9 @@ verbs! {
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<String>) -> ();
+    note_reservation(reservation: i64, note: String) -> ();
+    kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept>;
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
     verify_ledger() -> LedgerReport;

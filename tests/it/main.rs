@@ -26,4 +26,5 @@ mod origin;
 mod secrets;
 mod support;
 mod telemetry;
+mod v1;
 mod wire;

@@ -49,10 +49,18 @@ pub(crate) fn config() -> Config {
 
 /// The same with one inference server of a kind.
 pub(crate) fn config_with_inference(kind: &str, upstream: &Upstream) -> Config {
-    let text = format!(
-        "listen = \"127.0.0.1:0\"\ndiscover = false\n[[inference]]\nname = \"node\"\nkind = \"{kind}\"\nurl = \"{}\"",
-        upstream.url()
-    );
+    let mut config = config_with_nodes(kind, &[upstream.url()]);
+    config.inference[0].name = "node".to_owned();
+    config
+}
+
+/// The same with several inference servers of a kind, each of its own name.
+pub(crate) fn config_with_nodes(kind: &str, urls: &[String]) -> Config {
+    let mut text = "listen = \"127.0.0.1:0\"\ndiscover = false".to_owned();
+    for (at, url) in urls.iter().enumerate() {
+        text +=
+            &format!("\n[[inference]]\nname = \"node-{at}\"\nkind = \"{kind}\"\nurl = \"{url}\"");
+    }
     let mut config = Config::read(&text, []).unwrap();
     config.rates = RatesConfig::off();
     config.limits.per_address = 10_000;

@@ -104,6 +104,7 @@ pub(super) fn post(
         balance: after,
         reason: reason.to_owned(),
         reference,
+        note: None,
         created_at: now,
     })
 }
@@ -138,7 +139,8 @@ pub(super) fn ledger(
             balance: credits_at(row, 2)?,
             reason: row.get(3)?,
             reference: row.get(4)?,
-            created_at: time_at(row, 5)?,
+            note: row.get(5)?,
+            created_at: time_at(row, 6)?,
         })
     };
     let mut select = c.prepare_cached(sql::SELECT_LEDGER)?;
@@ -204,6 +206,17 @@ pub(super) fn refund(c: &Connection, reservation: i64, now: Timestamp) -> Result
             ledger_id(reservation)
         ))),
     }
+}
+
+/// Notes what became known of a reservation.
+pub(super) fn note(c: &Connection, reservation: i64, note: &str) -> Result<(), StoreError> {
+    let mut update = c
+        .prepare_cached(sql::NOTE_RESERVATION)
+        .map_err(storage_error)?;
+    update
+        .execute(params![reservation, note])
+        .map(drop)
+        .map_err(storage_error)
 }
 
 fn state_of(c: &Connection, reservation: i64) -> Result<(Wallet, Credits, i64), StoreError> {

@@ -14,8 +14,8 @@ use crate::store::{Done, Kept, Once, StoreError};
 const KEPT_FOR: Duration = Duration::from_secs(86_400);
 /// Answers kept for one principal; the oldest gives way.
 const MOST: i64 = 1000;
-/// Bytes of an answer at most; a longer one is not kept, and asking again would do the thing again.
-const MOST_BYTES: usize = 64 << 10;
+/// Bytes of an answer at most.
+const MOST_BYTES: usize = Once::<()>::MOST_BYTES;
 
 /// Runs `effect`, unless it was run for this key before.
 pub(super) fn once<T>(
@@ -27,12 +27,9 @@ pub(super) fn once<T>(
     let Some(once) = once else {
         return effect().map(Done::New);
     };
-    if let Some((request, kept)) = find(c, &once, now).map_err(storage_error)? {
-        return if request == once.request {
-            Ok(Done::Again(kept))
-        } else {
-            Err(StoreError::KeyReused)
-        };
+    let found = find(c, &once.key, now).map_err(storage_error)?;
+    if let Some(kept) = same(found, &once.request)? {
+        return Ok(Done::Again(kept));
     }
     let result = effect()?;
     let (status, answer) = (once.answer)(&result);
@@ -48,9 +45,21 @@ pub(super) fn once<T>(
     Ok(Done::New(result))
 }
 
-fn find<T>(
+/// What was found, if it was the answer to this request.
+pub(super) fn same(
+    found: Option<([u8; 32], Kept)>,
+    request: &[u8; 32],
+) -> Result<Option<Kept>, StoreError> {
+    match found {
+        Some((asked, _)) if asked != *request => Err(StoreError::KeyReused),
+        found => Ok(found.map(|(_, kept)| kept)),
+    }
+}
+
+/// The answer kept for a key, with the hash of the request it answered.
+pub(super) fn find(
     c: &Connection,
-    once: &Once<T>,
+    key: &[u8; 32],
     now: Timestamp,
 ) -> rusqlite::Result<Option<([u8; 32], Kept)>> {
     let read = |row: &Row<'_>| {
@@ -63,7 +72,7 @@ fn find<T>(
         ))
     };
     c.prepare_cached(sql::SELECT_ONCE)?
-        .query_row(params![once.key, now.millis()], read)
+        .query_row(params![key, now.millis()], read)
         .optional()
 }
 

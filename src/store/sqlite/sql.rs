@@ -19,10 +19,11 @@ statements! {
     SELECT_BALANCE = "SELECT credits FROM users WHERE wallet = ?1";
     MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE wallet = ?1 AND credits + ?2 BETWEEN 0 AND ?3 RETURNING credits";
     INSERT_ENTRY = "INSERT INTO ledger (wallet, amount, balance, reason, reference, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
-    SELECT_LEDGER = "SELECT id, amount, balance, reason, reference, created_at FROM ledger
-                     WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+    SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at FROM ledger l LEFT JOIN reservations r ON r.id = l.id
+                     WHERE l.wallet = ?1 AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
     INSERT_RESERVATION = "INSERT INTO reservations (id, wallet, amount, created_at) VALUES (?1, ?2, ?3, ?4)";
     SELECT_RESERVATION = "SELECT wallet, amount, state FROM reservations WHERE id = ?1";
+    NOTE_RESERVATION = "UPDATE reservations SET note = ?2 WHERE id = ?1";
     CLOSE_RESERVATION = "UPDATE reservations SET state = ?2, ended_at = ?3, refund_id = ?4 WHERE id = ?1 AND state = 0";
     SELECT_OPEN_RESERVATIONS = "SELECT id FROM reservations WHERE state = 0 ORDER BY id LIMIT ?1";
 

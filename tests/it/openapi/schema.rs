@@ -84,6 +84,7 @@ fn look(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut V
         for (name, member) in members {
             match known.get(name) {
                 Some(schema) => look(document, schema, member, &format!("{at}/{name}"), found),
+                None if schema["additionalProperties"] == true => {}
                 None => found.push(format!("{at}/{name} is not documented")),
             }
         }

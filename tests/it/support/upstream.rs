@@ -84,6 +84,16 @@ impl Scripted {
         }
     }
 
+    /// A whole completion with this text.
+    pub(crate) fn completion(text: &str) -> Self {
+        let body = serde_json::json!({
+            "id": "chatcmpl-7", "object": "chat.completion", "created": 1, "model": "tiny",
+            "choices": [{ "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": "stop" }],
+            "usage": { "prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3 },
+        });
+        Self::whole(200, body.to_string())
+    }
+
     /// A whole OpenAI-compatible stream of these words.
     pub(crate) fn words(words: &[&str]) -> Self {
         let (scripted, frames) = Self::held();
