@@ -187,7 +187,8 @@ impl<'a> InQueue<'a> {
         let entered = waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
             (n < most).then_some(n + 1)
         });
-        entered.is_ok().then_some(Self(waiting))
+        // Lazily: one made and dropped here would leave a queue that it never entered.
+        entered.is_ok().then(|| Self(waiting))
     }
 }
 
@@ -214,6 +215,17 @@ fn first_model(body: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_place_in_the_queue_is_counted_once_and_a_refusal_not_at_all() {
+        let waiting = AtomicUsize::new(0);
+        let one = InQueue::enter(&waiting, 1);
+        assert!(one.is_some() && InQueue::enter(&waiting, 1).is_none());
+        assert_eq!(waiting.load(Ordering::Acquire), 1);
+        drop(one);
+        assert_eq!(waiting.load(Ordering::Acquire), 0);
+        assert!(InQueue::enter(&waiting, 1).is_some());
+    }
 
     proptest! {
         #[test]

@@ -23,10 +23,10 @@ const INTERNAL: &str = "disk I/O error in SELECT hash FROM api_keys";
 
 /// Which verbs fail, and how often from now on.
 #[derive(Clone, Default)]
-struct Faults(Arc<Mutex<HashMap<&'static str, usize>>>);
+pub(crate) struct Faults(Arc<Mutex<HashMap<&'static str, usize>>>);
 
 impl Faults {
-    fn fail(&self, verb: &'static str) {
+    pub(crate) fn fail(&self, verb: &'static str) {
         self.fail_times(verb, usize::MAX);
     }
 
@@ -34,7 +34,7 @@ impl Faults {
         self.0.lock().unwrap().insert(verb, times);
     }
 
-    fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.0.lock().unwrap().clear();
     }
 
@@ -49,7 +49,7 @@ impl Faults {
     }
 
     /// A server over a storage with these faults.
-    async fn serve(&self, config: r3mes_edge::Config) -> TestServer {
+    pub(crate) async fn serve(&self, config: r3mes_edge::Config) -> TestServer {
         let faults = self.clone();
         TestServer::start_with(config, |store| Arc::new(Faulty { store, faults })).await
     }
@@ -277,7 +277,7 @@ async fn a_chat_whose_price_cannot_be_taken_is_refused_before_anybody_is_asked()
 }
 
 /// The end of the file's money: balance, reservations open, mistakes.
-async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>) {
+pub(crate) async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>) {
     let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
     let report = store.verify_ledger().await.unwrap();
     let user = store.user(wallet(W1)).await.unwrap().unwrap();

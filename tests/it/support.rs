@@ -180,9 +180,11 @@ impl TestServer {
         assert_eq!(report.open_reservations, 0);
     }
 
-    /// Stops the server kindly and returns its folder with everything written.
+    /// Stops the server kindly, unless it was told to stop already; returns its folder with everything written.
     pub(crate) async fn shutdown(mut self) -> tempfile::TempDir {
-        self.server.take().unwrap().shutdown().await;
+        if let Some(server) = self.server.take() {
+            server.shutdown().await;
+        }
         self.folder.take().unwrap()
     }
 
@@ -282,6 +284,17 @@ impl Caller {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> (u16, HeaderMap, Incoming) {
+        self.try_open(method, path, headers, body).await.unwrap()
+    }
+
+    /// The same of a server that may die.
+    pub(crate) async fn try_open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Option<(u16, HeaderMap, Incoming)> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base));
@@ -298,18 +311,15 @@ impl Caller {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        let response = self.client.request(request).await.unwrap();
+        let response = self.client.request(request).await.ok()?;
         let (head, body) = response.into_parts();
-        (head.status.as_u16(), head.headers, body)
+        Some((head.status.as_u16(), head.headers, body))
     }
 
     /// Sends a request to a server that may die; the status of a whole answer, if there was one.
     pub(crate) async fn try_post(&self, path: &str, body: String) -> Option<u16> {
-        let request = Request::post(format!("{}{path}", self.base)).header("x-api-key", self.key());
-        let request = request.body(Full::new(Bytes::from(body))).unwrap();
-        let response = self.client.request(request).await.ok()?;
-        let status = response.status().as_u16();
-        response.into_body().collect().await.ok()?;
+        let (status, _, body) = self.try_open(Method::POST, path, &[], body).await?;
+        body.collect().await.ok()?;
         Some(status)
     }
 

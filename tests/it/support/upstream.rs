@@ -24,6 +24,8 @@ pub(crate) struct Seen {
 
 /// What an upstream answers.
 pub(crate) struct Scripted {
+    /// Without it not even a head comes.
+    head: bool,
     status: u16,
     content_type: &'static str,
     frames: mpsc::UnboundedReceiver<Result<Bytes, Broken>>,
@@ -66,12 +68,21 @@ impl Scripted {
         let (sender, frames) = mpsc::unbounded_channel();
         (
             Self {
+                head: true,
                 status: 200,
                 content_type: "text/event-stream",
                 frames,
             },
             Frames(sender),
         )
+    }
+
+    /// Takes the request and says nothing.
+    pub(crate) fn silent() -> Self {
+        Self {
+            head: false,
+            ..Self::held().0
+        }
     }
 
     pub(crate) fn whole(status: u16, body: impl Into<Bytes>) -> Self {
@@ -109,6 +120,8 @@ impl Scripted {
 pub(crate) struct Upstream {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Held by every exchange under way.
+    under_way: Arc<()>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -117,10 +130,17 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let serving = tokio::spawn(serve(listener, Arc::new(script), Arc::clone(&seen)));
+        let under_way = Arc::new(());
+        let serving = tokio::spawn(serve(
+            listener,
+            Arc::new(script),
+            Arc::clone(&seen),
+            Arc::clone(&under_way),
+        ));
         Self {
             address,
             seen,
+            under_way,
             serving,
         }
     }
@@ -146,6 +166,12 @@ impl Upstream {
         format!("http://{}", self.address)
     }
 
+    /// Requests that are being answered.
+    pub(crate) fn under_way(&self) -> usize {
+        // This one's own, and the accepting task's.
+        Arc::strong_count(&self.under_way) - 2
+    }
+
     /// The requests whose path starts with `path`.
     pub(crate) fn seen(&self, path: &str) -> Vec<Seen> {
         let seen = self.seen.lock().unwrap();
@@ -166,14 +192,17 @@ async fn serve(
     listener: TcpListener,
     script: Arc<dyn Fn(&Seen) -> Scripted + Send + Sync>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    under_way: Arc<()>,
 ) {
     // Dropped with this task, so that a stopped upstream is dead to open connections too.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+        let exchanges = Arc::downgrade(&under_way);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+            let exchange = exchanges.upgrade();
             async move {
                 let (head, body) = request.into_parts();
                 let body = body
@@ -189,17 +218,29 @@ async fn serve(
                 };
                 seen.lock().unwrap().push(request.clone());
                 let scripted = script(&request);
+                if !scripted.head {
+                    std::future::pending::<()>().await;
+                }
                 let response = Response::builder()
                     .status(scripted.status)
                     .header("content-type", scripted.content_type);
-                Ok::<_, Infallible>(response.body(ScriptedBody(scripted.frames)).unwrap())
+                Ok::<_, Infallible>(
+                    response
+                        .body(ScriptedBody(scripted.frames, exchange))
+                        .unwrap(),
+                )
             }
         });
         connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
-struct ScriptedBody(mpsc::UnboundedReceiver<Result<Bytes, Broken>>);
+struct ScriptedBody(
+    mpsc::UnboundedReceiver<Result<Bytes, Broken>>,
+    /// Let go when the answer is.
+    #[expect(dead_code, reason = "held, not read")]
+    Option<Arc<()>>,
+);
 
 #[derive(Debug)]
 struct Broken;

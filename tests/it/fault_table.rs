@@ -1,0 +1,437 @@
+//! What a chat costs in every fault, as one table: each row is a real server, a wallet with five credits, and one fault.
+
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::faults::{Faults, money};
+use crate::support::{
+    Caller, Frames, Process, Scripted, TestServer, Upstream, W1, W2, config_with_inference,
+    config_with_nodes, eventually, next_text,
+};
+
+/// For each: what the client saw, what was charged, and the breaker, which one failure opens here.
+const TABLE: &str = "
+the upstream refuses                   text    502 upstream_bad_response  0  OPEN
+the upstream refuses                   events  502 upstream_bad_response  0  OPEN
+the upstream refuses                   whole   502 upstream_bad_response  0  OPEN
+it hangs before its head               text    504 upstream_timeout       0  OPEN
+it hangs before its head               events  504 upstream_timeout       0  OPEN
+it hangs before its head               whole   504 upstream_timeout       0  OPEN
+it hangs after its head                text    504 upstream_timeout       0  OPEN
+it hangs after its head                events  504 upstream_timeout       0  OPEN
+it hangs after its head                whole   504 upstream_timeout       0  OPEN
+it hangs after its first text          text    200 cut                    1  OPEN
+it hangs after its first text          events  200 error event, cut       1  OPEN
+it hangs after its first text          whole   504 upstream_timeout       0  OPEN
+it sends half a frame and is cut       text    502 upstream_bad_response  0  OPEN
+it sends half a frame and is cut       events  502 upstream_bad_response  0  OPEN
+it sends half a frame and is cut       whole   502 upstream_bad_response  0  OPEN
+it is cut after its first text         text    200 cut                    1  OPEN
+it is cut after its first text         events  200 error event, cut       1  OPEN
+it is cut after its first text         whole   502 upstream_bad_response  0  OPEN
+it closes without [DONE]               text    200 cut                    1  OPEN
+it closes without [DONE]               events  200 error event, cut       1  OPEN
+it closes without [DONE]               whole   502 upstream_bad_response  0  OPEN
+it answers 500                         text    502 upstream_bad_response  0  OPEN
+it answers 500                         events  502 upstream_bad_response  0  OPEN
+it answers 500                         whole   502 upstream_bad_response  0  OPEN
+it answers 429                         text    503 overloaded             0  CLOSED
+it answers 429                         events  503 overloaded             0  CLOSED
+it answers 429                         whole   503 overloaded             0  CLOSED
+it answers garbage                     text    502 upstream_bad_response  0  OPEN
+it answers garbage                     events  502 upstream_bad_response  0  OPEN
+it answers garbage                     whole   502 upstream_bad_response  0  OPEN
+an error stands in its 200             text    502 upstream_bad_response  0  OPEN
+an error stands in its 200             events  502 upstream_bad_response  0  OPEN
+an error stands in its 200             whole   502 upstream_bad_response  0  OPEN
+an error follows its first text        text    200 cut                    1  OPEN
+an error follows its first text        events  200 error event, cut       1  OPEN
+the client leaves the queue            text    left                       0  CLOSED
+the client leaves the queue            events  left                       0  CLOSED
+the client leaves the queue            whole   left                       0  CLOSED
+the client leaves before the first     text    left                       0  CLOSED
+the client leaves before the first     events  left                       0  CLOSED
+the client leaves before the first     whole   left                       0  CLOSED
+the client leaves after the first      text    left                       1  CLOSED
+the client leaves after the first      events  left                       1  CLOSED
+the client reads nothing for too long  text    200 cut                    1  CLOSED
+the client reads nothing for too long  events  200 cut                    1  CLOSED
+told to stop before the first          text    503 shutting_down          0  -
+told to stop before the first          events  503 shutting_down          0  -
+told to stop before the first          whole   503 shutting_down          0  -
+told to stop after the first           text    200 cut                    1  -
+told to stop after the first           events  200 error event, cut       1  -
+the disk is full at reserve            text    503 storage_unavailable    0  CLOSED
+the disk is full at reserve            events  503 storage_unavailable    0  CLOSED
+the disk is full at reserve            whole   503 storage_unavailable    0  CLOSED
+the disk is full at settle             text    200 whole                  1  CLOSED
+the disk is full at settle             events  200 whole                  1  CLOSED
+the disk is full at settle             whole   200 whole                  1  CLOSED
+the disk is full at refund             text    503 overloaded             0  CLOSED
+the disk is full at refund             events  503 overloaded             0  CLOSED
+the disk is full at refund             whole   503 overloaded             0  CLOSED
+";
+
+const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"part\"}}]}\n\n";
+
+/// What the upstream answers by itself, where the row needs no hand on it.
+fn script(fault: &str, whole: bool) -> Option<Scripted> {
+    let (scripted, frames) = Scripted::held();
+    let part = if whole { "{\"choices\":[{\"mess" } else { WORD };
+    let error = "{\"error\":{\"message\":\"secret\"}}";
+    match fault {
+        "it sends half a frame and is cut" => {
+            frames.send("data: {\"choi");
+            frames.cut();
+        }
+        "it closes without [DONE]" => frames.send(part),
+        "it answers 500" => return Some(Scripted::whole(500, "secret")),
+        "it answers 429" | "the disk is full at refund" => {
+            return Some(Scripted::whole(429, "secret"));
+        }
+        "it answers garbage" => frames.send("<html>secret</html>"),
+        "an error stands in its 200" if whole => frames.send(error),
+        "an error stands in its 200" => frames.send(format!("data: {error}\n\n")),
+        "an error follows its first text" => frames.send(format!("{WORD}data: {error}\n\n")),
+        "the disk is full at reserve" | "the disk is full at settle" if whole => {
+            return Some(Scripted::completion("part"));
+        }
+        "the disk is full at reserve" | "the disk is full at settle" => {
+            frames.send(WORD);
+            frames.send_done();
+        }
+        _ => return None,
+    }
+    Some(scripted)
+}
+
+/// Everything a row needs.
+struct Row {
+    fault: &'static str,
+    form: &'static str,
+    server: TestServer,
+    caller: Caller,
+    upstream: Upstream,
+    held: mpsc::UnboundedReceiver<Frames>,
+    faults: Faults,
+}
+
+impl Row {
+    async fn set_up(fault: &'static str, form: &'static str) -> Self {
+        let (sender, held) = mpsc::unbounded_channel();
+        let upstream = Upstream::inference(move |_| {
+            if fault == "it hangs before its head" {
+                return Scripted::silent();
+            }
+            script(fault, form == "whole").unwrap_or_else(|| {
+                let (scripted, frames) = Scripted::held();
+                sender.send(frames).unwrap();
+                scripted
+            })
+        })
+        .await;
+        let mut config = match fault {
+            "the upstream refuses" => config_with_nodes("openai", &[Upstream::dead().await]),
+            _ => config_with_inference("openai", &upstream),
+        };
+        config.inference[0].model = "tiny".to_owned();
+        config.breaker.consecutive_failures = 1;
+        let short = Duration::from_millis(100);
+        match fault {
+            "it hangs before its head" | "it hangs after its head" => {
+                config.chat.first_text_timeout = short;
+                config.chat.answer_timeout = short;
+            }
+            "it hangs after its first text" => {
+                config.chat.answer_timeout = short;
+                config.chat.idle_timeout = short;
+            }
+            "the client reads nothing for too long" => config.chat.idle_timeout = short,
+            "the client leaves the queue" => config.chat.in_flight = 1,
+            "told to stop before the first" | "told to stop after the first" => {
+                config.limits.shutdown_grace = Duration::from_millis(50);
+            }
+            _ => {}
+        }
+        let faults = Faults::default();
+        let server = faults.serve(config).await;
+        let caller = server.payer(W1, 5).await;
+        match fault {
+            "the disk is full at reserve" => faults.fail("reserve"),
+            "the disk is full at settle" => faults.fail("settle"),
+            "the disk is full at refund" => faults.fail("refund"),
+            _ => {}
+        }
+        Self {
+            fault,
+            form,
+            server,
+            caller,
+            upstream,
+            held,
+            faults,
+        }
+    }
+
+    fn ask(&self) -> JoinHandle<(u16, hyper::HeaderMap, Incoming)> {
+        let (path, body) = match self.form {
+            "text" => ("/chat", json!({ "message": "hi" })),
+            form => {
+                let messages = json!([{ "role": "user", "content": "hi" }]);
+                (
+                    "/v1/chat/completions",
+                    json!({ "stream": form == "events", "messages": messages }),
+                )
+            }
+        };
+        let caller = self.caller.clone();
+        tokio::spawn(async move { caller.open(Method::POST, path, &[], body.to_string()).await })
+    }
+
+    /// Lets it happen; what the client saw.
+    async fn happen(&mut self) -> String {
+        match self.fault {
+            "the client leaves the queue" => {
+                let other = self.server.payer(W2, 5).await;
+                let first = tokio::spawn(async move { other.chat("hi").await });
+                let frames = self.held.recv().await.unwrap();
+                let asking = self.ask();
+                let store = &self.server.store;
+                eventually("it waits", async || {
+                    (store.verify_ledger().await.unwrap().open_reservations == 2).then_some(())
+                })
+                .await;
+                asking.abort();
+                eventually("it left", async || {
+                    (store.verify_ledger().await.unwrap().open_reservations == 1).then_some(())
+                })
+                .await;
+                frames.send(WORD);
+                frames.send_done();
+                saw(first.await.unwrap()).await;
+                "left".to_owned()
+            }
+            "the client leaves before the first" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                asking.abort();
+                frames.reader_left().await;
+                "left".to_owned()
+            }
+            "the client leaves after the first" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                frames.send(WORD);
+                let (_, _, mut body) = asking.await.unwrap();
+                next_text(&mut body).await.unwrap().unwrap();
+                drop(body);
+                frames.reader_left().await;
+                "left".to_owned()
+            }
+            "the client reads nothing for too long" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                frames.send(WORD);
+                let answer = asking.await.unwrap();
+                // More than all buffers between the two hold.
+                let long = format!(
+                    "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
+                    "x".repeat(100_000)
+                );
+                for _ in 0..300 {
+                    frames.send(long.clone());
+                }
+                frames.reader_left().await;
+                saw(answer).await
+            }
+            "told to stop before the first" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                let stopped = self.server.begin_shutdown();
+                let seen = saw(asking.await.unwrap()).await;
+                stopped.await.unwrap();
+                drop(frames);
+                seen
+            }
+            "told to stop after the first" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                frames.send(WORD);
+                let answer = asking.await.unwrap();
+                let stopped = self.server.begin_shutdown();
+                let seen = saw(answer).await;
+                stopped.await.unwrap();
+                drop(frames);
+                seen
+            }
+            "it hangs after its first text" | "it is cut after its first text" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                let whole = self.form == "whole";
+                frames.send(if whole { "{\"choices\"" } else { WORD });
+                let asking = match whole {
+                    true => asking,
+                    false => tokio::spawn(std::future::ready(asking.await.unwrap())),
+                };
+                if self.fault == "it is cut after its first text" {
+                    frames.cut();
+                    return saw(asking.await.unwrap()).await;
+                }
+                let seen = saw(asking.await.unwrap()).await;
+                frames.reader_left().await;
+                seen
+            }
+            _ => saw(self.ask().await.unwrap()).await,
+        }
+    }
+
+    /// The row as it stands in the table, and how long the upstream was kept after the client had its answer.
+    async fn run(mut self) -> (String, Duration) {
+        let seen = self.happen().await;
+        let ended = Instant::now();
+        eventually("the upstream is left alone", async || {
+            (self.upstream.under_way() == 0).then_some(())
+        })
+        .await;
+        let left = ended.elapsed();
+        let (fault, form) = (self.fault, self.form);
+        let breaker = if fault.starts_with("told to stop") {
+            "-".to_owned()
+        } else {
+            let unwritten = i64::from(matches!(
+                fault,
+                "the disk is full at settle" | "the disk is full at refund"
+            ));
+            eventually("the reservation has its end", async || {
+                let report = self.server.store.verify_ledger().await.unwrap();
+                assert_eq!(report.mistakes, Vec::<String>::new());
+                (report.open_reservations == unwritten).then_some(())
+            })
+            .await;
+            let health = self.server.anybody().get("/health").await.expect(200);
+            health["breakers"][0]["state"].as_str().unwrap().to_owned()
+        };
+        self.faults.mend();
+        let folder = self.server.shutdown().await;
+        let (balance, open, mistakes) = money(&folder).await;
+        assert_eq!((open, mistakes), (0, vec![]), "{fault}, {form}");
+        let charged = (5_000_000 - balance) / 1_000_000;
+        (
+            format!("{fault:<38} {form:<7} {seen:<26} {charged}  {breaker}"),
+            left,
+        )
+    }
+}
+
+/// What an answer is to somebody who reads it to its end.
+async fn saw((status, _, mut body): (u16, hyper::HeaderMap, Incoming)) -> String {
+    let (mut text, mut cut) = (String::new(), false);
+    while let Some(piece) = next_text(&mut body).await {
+        match piece {
+            Ok(piece) => text += &piece,
+            Err(_) => {
+                cut = true;
+                break;
+            }
+        }
+    }
+    assert!(
+        !text.contains("secret"),
+        "an upstream's text reached the client: {text}"
+    );
+    if status >= 400 {
+        let body: Value = serde_json::from_str(&text).unwrap();
+        return format!("{status} {}", body["code"].as_str().unwrap());
+    }
+    let event = text.lines().rfind(|line| !line.is_empty());
+    let error = event.is_some_and(|event| event.starts_with("data: {\"error\":{"));
+    match (cut, error) {
+        (false, false) => format!("{status} whole"),
+        (true, false) => format!("{status} cut"),
+        (true, true) => format!("{status} error event, cut"),
+        (false, true) => format!("{status} error event and a clean end"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_every_fault_the_client_sees_the_truth_and_pays_for_what_it_got() {
+    let mut slowest = Duration::ZERO;
+    let mut wrong = Vec::new();
+    for expected in TABLE.lines().filter(|line| !line.is_empty()) {
+        let (fault, rest) = expected.split_at(38);
+        let form = rest.split_whitespace().next().unwrap();
+        let (row, left) = Row::set_up(fault.trim(), form).await.run().await;
+        println!("{row}");
+        slowest = slowest.max(left);
+        if row != expected {
+            wrong.push((row, expected));
+        }
+    }
+    println!("at most {slowest:?} until the upstream was left alone");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_charged_what_was_settled_and_gives_back_the_rest() {
+    let (upstream, mut held) = crate::chat::held_inference().await;
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let config = format!(
+        "[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{}\"\n",
+        upstream.url()
+    );
+    let server = Process::serve(&database, &config);
+    let admin = server.admin();
+    let path = format!("/users/{W1}/credits");
+    let grant = json!({ "amount": 5, "reason": "test" });
+    admin.post(&path, &grant).await.expect(200);
+    let ask = |stream: bool| {
+        let messages = json!([{ "role": "user", "content": "hi" }]);
+        let body = json!({ "stream": stream, "messages": messages }).to_string();
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let payer = [("x-wallet-address", W1)];
+            let path = "/v1/chat/completions";
+            admin.try_open(Method::POST, path, &payer, body).await
+        })
+    };
+    let streaming = ask(true);
+    let stream = held.recv().await.unwrap();
+    stream.send(WORD);
+    let (_, _, mut body) = streaming.await.unwrap().unwrap();
+    next_text(&mut body).await.unwrap().unwrap();
+    let waiting = [ask(true), ask(false)];
+    let silent = [held.recv().await.unwrap(), held.recv().await.unwrap()];
+    eventually("the first is settled", async || {
+        let report = admin.get("/admin/ledger/verify").await.expect(200);
+        (report["open_reservations"] == 2).then_some(())
+    })
+    .await;
+    server.kill();
+    assert!(
+        next_text(&mut body).await.unwrap().is_err(),
+        "a killed stream ended as if it were whole"
+    );
+    for asked in waiting {
+        assert!(asked.await.unwrap().is_none());
+    }
+    for frames in silent.iter().chain([&stream]) {
+        frames.reader_left().await;
+    }
+    let server = Process::serve(&database, &config);
+    let user = server
+        .admin()
+        .get(&format!("/users/{W1}"))
+        .await
+        .expect(200);
+    assert_eq!(user["credits"], 4);
+    let report = server.admin().get("/admin/ledger/verify").await.expect(200);
+    assert_eq!(report["open_reservations"], 0);
+    assert_eq!(report["mistakes"], json!([]));
+    assert_eq!(server.terminate(), Some(0));
+}

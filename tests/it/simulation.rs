@@ -1,0 +1,356 @@
+//! Chats, grants, revocations, clients that leave, crashes and restarts in random order: the ledger adds up after each.
+//!
+//! The seed is printed; `SIMULATION_SEED` takes it, `SIMULATION_ROUNDS` says how many interleavings there are. A crash
+//! here ends the server's runtime: every task is gone where it stood. What `kill -9` adds to that is in `crash`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper::Method;
+use hyper::body::Incoming;
+use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+use r3mes_edge::model::Ids;
+use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::support::{
+    Caller, Scripted, Seen, Upstream, W1, config_with_inference, eventually, next_text, wallet,
+};
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
+#[derive(Clone)]
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % most
+    }
+
+    /// Lets others go on, for some turns of the runtime.
+    async fn pause(&mut self) {
+        for _ in 0..self.below(60) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The upstream does what the message says.
+fn answer(seen: &Seen) -> Scripted {
+    let stream = seen.body.contains("\"stream\":true");
+    let does = |what: &str| seen.body.contains(what);
+    if does("refuse it") {
+        return Scripted::whole(500, "no");
+    }
+    if does("say nothing") {
+        return Scripted::silent();
+    }
+    if !stream {
+        return Scripted::completion("some words");
+    }
+    if does("break off") {
+        let (scripted, frames) = Scripted::held();
+        frames.send_word("some ");
+        return scripted;
+    }
+    Scripted::words(&["some ", "words"])
+}
+
+const MESSAGES: [&str; 6] = [
+    "hello",
+    "hello",
+    "hello",
+    "refuse it",
+    "say nothing",
+    "break off",
+];
+
+/// How a step of somebody's ended.
+#[derive(Debug, PartialEq)]
+enum Ended {
+    /// A whole answer.
+    Whole,
+    /// An answer that was given before.
+    Again,
+    /// Refused.
+    Refused,
+    /// It began, or may have begun.
+    Unknown,
+    /// Not a chat.
+    Other,
+}
+
+async fn read(body: &mut Incoming) -> bool {
+    while let Some(piece) = next_text(body).await {
+        if piece.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+async fn chat(caller: Caller, mut random: Random) -> Ended {
+    let message = MESSAGES[random.below(MESSAGES.len() as u64) as usize];
+    let messages = json!([{ "role": "user", "content": message }]);
+    let once = format!("once-{}", random.below(5));
+    let key = [("idempotency-key", once.as_str())];
+    let (path, headers, body): (_, &[_], _) = match random.below(4) {
+        0 => ("/chat", &[], json!({ "message": message })),
+        1 => (
+            "/v1/chat/completions",
+            &[],
+            json!({ "stream": true, "messages": messages }),
+        ),
+        2 => ("/v1/chat/completions", &[], json!({ "messages": messages })),
+        _ => (
+            "/v1/chat/completions",
+            &key,
+            json!({ "messages": messages }),
+        ),
+    };
+    let asked = caller.try_open(Method::POST, path, headers, body.to_string());
+    let leaves = random.below(3) == 0 || message == "say nothing";
+    let answered = tokio::select! {
+        answered = asked => answered,
+        () = random.pause(), if leaves => return Ended::Unknown,
+    };
+    let Some((status, headers, mut body)) = answered else {
+        return Ended::Unknown;
+    };
+    if status >= 400 {
+        return Ended::Refused;
+    }
+    match read(&mut body).await {
+        true if headers.contains_key("idempotency-replayed") => Ended::Again,
+        true => Ended::Whole,
+        false => Ended::Unknown,
+    }
+}
+
+/// A server on a file, in a runtime of its own.
+struct Life {
+    runtime: Runtime,
+    server: EdgeServer,
+    store: Arc<SqliteStore>,
+    base: String,
+    admin: String,
+}
+
+impl Life {
+    fn begin(database: &Path, config: Config) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let store = Arc::new(SqliteStore::open(database, true).unwrap());
+        let (server, admin) = runtime.block_on(async {
+            // What a crash left may be open; it must add up all the same.
+            let report = store.verify_ledger().await.unwrap();
+            assert_eq!(report.mistakes, Vec::<String>::new());
+            let request = KeyRequest {
+                wallet: None,
+                name: "simulation".to_owned(),
+                scopes: Scopes::ADMIN,
+                expires_at: None,
+                login: false,
+            };
+            let now = Clock::default().now();
+            let ids = Ids::new().unwrap();
+            let admin = issue(&*store, &ids, request, 10, now, None);
+            let admin = admin.await.unwrap().key.reveal().to_owned();
+            let store: Arc<dyn Repository> = Arc::clone(&store) as _;
+            (
+                EdgeServer::builder(config, store).start().await.unwrap(),
+                admin,
+            )
+        });
+        let base = format!("http://{}", server.local_addr());
+        Self {
+            runtime,
+            server,
+            store,
+            base,
+            admin,
+        }
+    }
+
+    /// Every task is gone where it stood.
+    fn crash(self) {
+        let Self {
+            runtime,
+            server,
+            store,
+            ..
+        } = self;
+        runtime.shutdown_background();
+        std::mem::forget(server);
+        store.close();
+    }
+
+    fn end(self) {
+        self.runtime.block_on(self.server.shutdown());
+    }
+
+    /// How often chats were charged and not refunded, once none is open.
+    async fn charged(&self) -> i64 {
+        eventually("every reservation has its end", async || {
+            let before = self.entries().await;
+            let report = self.store.verify_ledger().await.unwrap();
+            assert_eq!(report.mistakes, Vec::<String>::new());
+            let still = report.open_reservations == 0 && before == self.entries().await;
+            still.then_some(before)
+        })
+        .await
+    }
+
+    async fn entries(&self) -> i64 {
+        let (mut charged, mut before) = (0, None);
+        loop {
+            let page = self.store.ledger(wallet(W1), before, 500).await.unwrap();
+            let (_, entries) = page.unwrap();
+            for entry in &entries {
+                charged += i64::from(entry.reason == "chat") - i64::from(entry.reason == "refund");
+            }
+            match entries.last() {
+                Some(last) => before = Some(last.id),
+                None => return charged,
+            }
+        }
+    }
+}
+
+/// Some of everything at once; how each ended.
+async fn interleaving(
+    life: &Life,
+    random: &mut Random,
+    key: &mut String,
+) -> Vec<tokio::task::JoinHandle<Ended>> {
+    let admin = Caller::new(&life.base, Some(&life.admin));
+    if key.is_empty() {
+        let body = json!({ "wallet_address": W1, "scopes": ["chat"] });
+        *key = admin.post("/api/keys", &body).await.expect(201)["api_key"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+    }
+    let caller = Caller::new(&life.base, Some(key));
+    let mut under_way = Vec::new();
+    for _ in 0..2 + random.below(5) {
+        let mut random = Random(random.below(u64::MAX));
+        let (admin, caller) = (admin.clone(), caller.clone());
+        under_way.push(tokio::spawn(async move {
+            random.pause().await;
+            match random.below(8) {
+                0 => {
+                    let amount = random.below(9) as i64 - 3;
+                    let body = json!({ "amount": if amount == 0 { 1 } else { amount }, "reason": "simulation" });
+                    admin.try_post(&format!("/users/{W1}/credits"), body.to_string()).await;
+                    Ended::Other
+                }
+                _ => chat(caller, random).await,
+            }
+        }));
+    }
+    if random.below(10) == 0 {
+        random.pause().await;
+        let listed = admin
+            .try_open(
+                Method::GET,
+                &format!("/api/keys?wallet_address={W1}&limit=1"),
+                &[],
+                "",
+            )
+            .await;
+        if let Some((200, _, mut body)) = listed {
+            let page = next_text(&mut body)
+                .await
+                .and_then(Result::ok)
+                .unwrap_or_default();
+            let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
+            let newest = page["keys"][0]["id"].as_str().unwrap_or_default();
+            admin
+                .try_open(Method::DELETE, &format!("/api/keys/{newest}"), &[], "")
+                .await;
+            key.clear();
+        }
+    }
+    under_way
+}
+
+#[test]
+fn the_ledger_adds_up_after_any_interleaving() {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let seed =
+        number("SIMULATION_SEED").unwrap_or_else(|| Clock::default().now().millis().unsigned_abs());
+    let rounds = number("SIMULATION_ROUNDS").unwrap_or(300);
+    println!("SIMULATION_SEED={seed} SIMULATION_ROUNDS={rounds}");
+    let mut random = Random(seed);
+    let outside = Runtime::new().unwrap();
+    let upstream = outside.block_on(Upstream::inference(answer));
+    let mut config = config_with_inference("openai", &upstream);
+    config.inference[0].model = "tiny".to_owned();
+    config.breaker.consecutive_failures = 20;
+    config.chat.in_flight = 2;
+    config.chat.queue = 1;
+    config.limits.shutdown_grace = std::time::Duration::from_millis(20);
+    let (mut done, mut crashes, mut answers) = (0, 0, 0);
+    while done < rounds {
+        // A new file now and then, as each round looks at all of it.
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("edge.db");
+        let mut key = String::new();
+        for life in 0..10 {
+            let alive = Life::begin(&database, config.clone());
+            if life == 0 {
+                let body = json!({ "amount": 20, "reason": "simulation" });
+                let admin = Caller::new(&alive.base, Some(&alive.admin));
+                let path = format!("/users/{W1}/credits");
+                outside.block_on(async { admin.post(&path, &body).await.expect(200) });
+            }
+            let before = outside.block_on(alive.charged());
+            // Of somebody who left, the request may come to its end rounds later.
+            let (mut whole, mut unknown) = (0, 0);
+            let lasts = 1 + random.below(10);
+            let crashes_in = random.below(20);
+            for round in 0..lasts {
+                done += 1;
+                let under_way = outside.block_on(interleaving(&alive, &mut random, &mut key));
+                if round == crashes_in {
+                    outside.block_on(random.pause());
+                    under_way.iter().for_each(tokio::task::JoinHandle::abort);
+                    break;
+                }
+                for task in under_way {
+                    match outside.block_on(task).unwrap() {
+                        Ended::Whole => whole += 1,
+                        Ended::Unknown => unknown += 1,
+                        Ended::Again | Ended::Refused | Ended::Other => {}
+                    }
+                }
+                let charged = outside.block_on(alive.charged()) - before;
+                assert!(
+                    (whole..=whole + unknown).contains(&charged),
+                    "charged {charged} times for {whole} whole answers and {unknown} that may have been given"
+                );
+            }
+            answers += whole;
+            if crashes_in < lasts {
+                crashes += 1;
+                alive.crash();
+            } else {
+                alive.end();
+            }
+        }
+    }
+    println!("{done} interleavings, {crashes} crashes, {answers} whole answers");
+    assert!(answers > 0 && crashes > 0, "nothing was tested");
+}
