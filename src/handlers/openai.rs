@@ -12,16 +12,23 @@ use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::upstream::answer::{Form, Named};
 use crate::upstream::completion::Completion;
-use crate::upstream::inference::{Ask, Prompt};
+use crate::upstream::inference::{Ask, Node, Prompt};
 
 /// The adapters that somebody serves, as models.
 pub(super) fn models(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
-    let served = |adapter: &&String| app.upstreams.nodes.iter().any(|node| node.serves(adapter));
     let created = app.clock.now().millis() / 1000;
     let model = |adapter: &String| json!({ "id": adapter, "object": "model", "created": created, "owned_by": "r3mes-edge" });
-    let models: Vec<_> = app.adapters.iter().filter(served).map(model).collect();
+    let adapters = app
+        .adapters
+        .iter()
+        .filter(|adapter| is_served(app, adapter));
+    let models: Vec<_> = adapters.map(model).collect();
     Reply::json(StatusCode::OK, &json!({ "object": "list", "data": models }))
+}
+
+fn is_served(app: &App, adapter: &str) -> bool {
+    app.upstreams.nodes.iter().any(|node| node.serves(adapter))
 }
 
 pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
@@ -62,19 +69,15 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
         model: adapter.clone(),
     };
     let text = request.as_text();
-    let nodes = match &text {
-        Ok(_) => open_nodes(app, &adapter, |_| true)?,
-        // Where only servers of text are left, what no text can say is the client's to change.
-        Err(refused) => open_nodes(app, &adapter, |node| !node.takes_text_only()).map_err(
-            |error| match error.code {
-                ErrorCode::InferenceDisabled
-                    if app.upstreams.nodes.iter().any(|node| node.serves(&adapter)) =>
-                {
-                    refused.clone().into()
-                }
-                _ => error,
-            },
-        )?,
+    let fit = |node: &Node| text.is_ok() || !node.takes_text_only();
+    let nodes = match (open_nodes(app, &adapter, fit), &text) {
+        // Only servers of text are left, so what no text can say is the client's to change.
+        (Err(error), Err(refused))
+            if error.code == ErrorCode::InferenceDisabled && is_served(app, &adapter) =>
+        {
+            return Err(refused.clone().into());
+        }
+        (nodes, _) => nodes?,
     };
     let form = if stream {
         let usage = request.wants_usage;

@@ -73,3 +73,29 @@ async fn a_key_that_the_command_line_revokes_beside_a_server_is_refused_on_the_n
     assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
     assert_eq!(server.terminate(), Some(0));
 }
+
+#[tokio::test]
+async fn a_backup_whose_ledger_adds_up_is_told_from_one_that_was_tampered_with() {
+    let server = TestServer::start(config()).await;
+    server.payer(W1, 3).await;
+    let folder = server.shutdown().await;
+    let backup = folder.path().join("backup.db");
+    std::fs::copy(folder.path().join("edge.db"), &backup).unwrap();
+    let (code, told) = edge(&backup, &["ledger", "verify"]);
+    assert_eq!(
+        (code, told.as_str()),
+        (0, "1 wallets, 1 entries, 0 open reservations\n")
+    );
+    let tampered = rusqlite::Connection::open(&backup).unwrap();
+    let changed = tampered.execute("UPDATE users SET credits = credits + 1", []);
+    assert_eq!(changed, Ok(1));
+    drop(tampered);
+    let (code, told) = edge(&backup, &["ledger", "verify"]);
+    assert_eq!(code, 1);
+    assert!(
+        told.contains(&format!(
+            "{W1}: the balance is 3.000001, its entries add up to 3"
+        )),
+        "{told}"
+    );
+}
