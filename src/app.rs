@@ -11,14 +11,15 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Challenges, KeyCache};
 use crate::billing::RunningKeys;
-use crate::cache::{Cache, Policy};
+use crate::cache::{Cache, Cached, Policy, Source};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::model::{Credits, Ids, Sample, Timestamp};
 use crate::store::{Recorded, Repository, StoreError};
-use crate::upstream::chain::{Blocks, ChainStatus};
+use crate::upstream::UpstreamError;
+use crate::upstream::chain::{Blocks, Chain, ChainStatus};
 use crate::upstream::discovery::Upstreams;
 
 /// Everything a running server is made of.
@@ -42,6 +43,7 @@ pub(crate) struct App {
     pub(crate) running_keys: RunningKeys,
     /// Requests that may be worked on at once; the shutdown waits until all are back.
     pub(crate) in_flight: Arc<Semaphore>,
+    halted: AtomicBool,
     draining: AtomicBool,
     cut_off: watch::Sender<bool>,
 }
@@ -83,6 +85,7 @@ impl App {
             unwritten: Unwritten::default(),
             running_keys: RunningKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
+            halted: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cut_off: watch::Sender::new(false),
             store,
@@ -131,6 +134,45 @@ impl App {
             ttl: Duration::from_secs(2),
             stale_if_error: self.config.chain.stale_if_error,
         }
+    }
+
+    /// The chain's status, from its cache where that is fresh or the chain is down.
+    pub(crate) async fn cached_chain_status(
+        &self,
+        chain: &Chain,
+    ) -> Result<Cached<ChainStatus>, UpstreamError> {
+        let now = || self.clock.instant();
+        let policy = self.chain_policy();
+        let status = self.chain_status.get((), policy, now, || chain.status());
+        let status = status.await?;
+        if status.source == Source::Miss {
+            let halted = self.chain_halted(&status);
+            if self.halted.swap(halted, Ordering::AcqRel) != halted {
+                let (height, time) = (
+                    status.value.latest_block_height,
+                    status.value.latest_block_time,
+                );
+                if halted {
+                    log::error!("the chain is halted: its last block is {height} of {time}");
+                } else {
+                    log::warn!("the chain goes on: block {height} of {time}");
+                }
+            }
+        }
+        Ok(status)
+    }
+
+    /// Whether the chain made no block for too long when it was asked. It says nothing of that itself: a halted chain is
+    /// not catching up.
+    pub(crate) fn chain_halted(&self, status: &Cached<ChainStatus>) -> bool {
+        let asked = self.clock.now().minus(status.age);
+        let since = status.value.latest_block_time;
+        !status.value.catching_up && since.plus(self.config.chain.max_block_age) < asked
+    }
+
+    /// Whether the chain was halted when it was asked last.
+    pub(crate) fn is_chain_halted(&self) -> bool {
+        self.halted.load(Ordering::Acquire)
     }
 
     /// Brings the metrics up to date with what is read where it lives.

@@ -231,9 +231,9 @@ impl Reply {
 
     /// JSON from a cache, with the headers that say so (RFC 9111).
     pub(crate) fn cached<V>(body: Bytes, cached: &Cached<V>, policy: Policy) -> Self {
-        let mut reply = Self::bytes(StatusCode::OK, "application/json", body);
         let left = policy.ttl.saturating_sub(cached.age).as_secs();
-        reply.tag();
+        let mut reply = Self::bytes(StatusCode::OK, "application/json", body.clone());
+        reply.tag(&body);
         reply.set(AGE, &cached.age.as_secs().to_string());
         reply.set(CACHE_CONTROL, &format!("public, max-age={left}"));
         reply.set(HeaderName::from_static("x-cache"), cached.source.as_str());
@@ -242,17 +242,16 @@ impl Reply {
 
     /// JSON that is the same until the program is another: always asked for anew, by its tag.
     pub(crate) fn fixed(body: Bytes) -> Self {
-        let mut reply = Self::bytes(StatusCode::OK, "application/json", body);
-        reply.tag();
+        let mut reply = Self::bytes(StatusCode::OK, "application/json", body.clone());
+        reply.tag(&body);
         reply.set(CACHE_CONTROL, "public, no-cache");
         reply
     }
 
-    fn tag(&mut self) {
-        if let Content::Bytes(body) = &self.content {
-            let tag = blake3::hash(body).to_hex();
-            self.set(ETAG, &format!("\"{}\"", &tag[..16]));
-        }
+    /// Sets the tag that stands for these bytes: those of the answer, or what of it matters to somebody who has one.
+    pub(crate) fn tag(&mut self, of: &[u8]) {
+        let tag = blake3::hash(of).to_hex();
+        self.set(ETAG, &format!("\"{}\"", &tag[..16]));
     }
 
     /// Sets a header; what is no header value is left out, which never happens with the texts we write.

@@ -110,6 +110,7 @@ impl Builder {
         let background = vec![
             tokio::spawn(collector::collect(Arc::clone(&app))),
             tokio::spawn(discover(Arc::clone(&app))),
+            tokio::spawn(watch_chain(Arc::clone(&app))),
             tokio::spawn(housekeeping(Arc::clone(&app))),
         ];
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
@@ -293,6 +294,18 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 
 async fn discover(app: Arc<App>) {
     app.upstreams.discover().await;
+}
+
+/// Looks at the chain now and then, so that its halt is noticed and its last answer is there when it goes down, also where
+/// no client asks for it.
+async fn watch_chain(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        if let Some(chain) = app.upstreams.chain() {
+            // The breaker counts a failure and says when it opens.
+            let _ = app.cached_chain_status(chain).await;
+        }
+    }
 }
 
 /// What is due now and then: reservations that could not be closed, the last use of keys, limiter entries.

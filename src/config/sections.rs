@@ -251,6 +251,9 @@ pub struct ChainConfig {
     /// How old an answer may be that is served while the chain is down.
     #[serde(deserialize_with = "units::duration")]
     pub stale_if_error: Duration,
+    /// How old the newest block may be before the chain counts as halted.
+    #[serde(deserialize_with = "units::duration")]
+    pub max_block_age: Duration,
 }
 
 impl Default for ChainConfig {
@@ -259,6 +262,7 @@ impl Default for ChainConfig {
             rpc: None,
             timeout: Duration::from_secs(2),
             stale_if_error: Duration::from_secs(3600),
+            max_block_age: Duration::from_secs(60),
         }
     }
 }

@@ -3,28 +3,28 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::app::App;
-use crate::cache::{Cached, Source};
+use crate::cache::Source;
 use crate::call::{Call, Reply, json_bytes};
 use crate::error::{ApiError, ErrorCode};
-use crate::upstream::UpstreamError;
-use crate::upstream::chain::{Chain, ChainStatus};
+use crate::upstream::chain::Chain;
 
 pub(super) async fn status(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
-    let status = cached_status(app, chain(app)?).await?;
-    let body = json!({
+    let status = app.cached_chain_status(chain(app)?).await?;
+    let mut body = json!({
         "network": status.value.network,
         "latest_block_height": status.value.latest_block_height,
         "latest_block_time": status.value.latest_block_time,
         "catching_up": status.value.catching_up,
+        "halted": app.chain_halted(&status),
         "stale": status.source == Source::Stale,
-        "age_seconds": status.age.as_secs(),
     });
-    Ok(Reply::cached(
-        json_bytes(&body)?,
-        &status,
-        app.chain_policy(),
-    ))
+    // The age is in the header too: an answer that only grew older is the same answer.
+    let same = json_bytes(&body)?;
+    body["age_seconds"] = status.age.as_secs().into();
+    let mut reply = Reply::cached(json_bytes(&body)?, &status, app.chain_policy());
+    reply.tag(&same);
+    Ok(reply)
 }
 
 pub(super) async fn blocks(app: &App, call: &Call) -> Result<Reply, ApiError> {
@@ -45,21 +45,6 @@ pub(super) async fn blocks(app: &App, call: &Call) -> Result<Reply, ApiError> {
         &blocks,
         app.chain_policy(),
     ))
-}
-
-/// The chain's status, from its cache where that is fresh or the chain is down.
-pub(super) async fn cached_status(
-    app: &App,
-    chain: &Arc<Chain>,
-) -> Result<Cached<ChainStatus>, UpstreamError> {
-    app.chain_status
-        .get(
-            (),
-            app.chain_policy(),
-            || app.clock.instant(),
-            || chain.status(),
-        )
-        .await
 }
 
 fn chain(app: &App) -> Result<&Arc<Chain>, ApiError> {

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
 
-use super::chain::cached_status;
 use crate::app::{App, Page};
-use crate::cache::Policy;
+use crate::cache::{Cached, Policy, Source};
 use crate::call::{Call, Reply, json_bytes};
 use crate::error::ApiError;
 
@@ -23,22 +23,53 @@ pub(super) async fn stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let compute = || async {
         let totals = app.store.totals(app.active_since()).await?;
         let chain = match app.upstreams.chain() {
-            Some(chain) => cached_status(app, chain).await.ok(),
+            Some(chain) => app.cached_chain_status(chain).await.ok(),
             None => None,
         };
-        json_bytes(&json!({
+        let whole = chain.is_some() || app.upstreams.chain().is_none();
+        let page = json_bytes(&json!({
             "active_miners": totals.active_miners,
             "total_users": totals.users,
             "total_credits": totals.credits,
             "block_height": chain.map(|chain| chain.value.latest_block_height),
             "generated_at": app.clock.now(),
-        }))
+        }))?;
+        if whole {
+            Ok(page)
+        } else {
+            Err(Unkept::Partial(page))
+        }
     };
-    let page = app
+    let kept = app
         .pages
         .get(Page::NetworkStats, STATS, || app.clock.instant(), compute)
-        .await?;
-    Ok(Reply::cached(page.value.clone(), &page, STATS))
+        .await;
+    let (page, policy) = match kept {
+        Ok(page) => (page, STATS),
+        Err(Unkept::Partial(value)) => {
+            let (age, source) = (Duration::ZERO, Source::Miss);
+            let policy = Policy {
+                ttl: Duration::ZERO,
+                ..STATS
+            };
+            (Cached { value, age, source }, policy)
+        }
+        Err(Unkept::Failed(error)) => return Err(error),
+    };
+    Ok(Reply::cached(page.value.clone(), &page, policy))
+}
+
+/// Why figures are not kept.
+enum Unkept {
+    /// The chain did not tell its height; it may in a moment.
+    Partial(Bytes),
+    Failed(ApiError),
+}
+
+impl<E: Into<ApiError>> From<E> for Unkept {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiError> {

@@ -20,7 +20,7 @@ pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
         .upstreams
         .breakers()
         .all(|breaker| breaker.phase() == Phase::Closed);
-    let status = if ready && all_closed && !app.is_draining() {
+    let status = if ready && all_closed && !app.is_draining() && !app.is_chain_halted() {
         "ok"
     } else {
         "degraded"
@@ -41,6 +41,7 @@ pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
         },
         "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
         "chain": app.upstreams.chain().is_some(),
+        "chain_halted": app.is_chain_halted(),
         "miner": app.upstreams.miner.iter().any(|miner| miner.at.is_present()),
         "breakers": breakers,
     });

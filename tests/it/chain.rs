@@ -85,7 +85,7 @@ async fn what_cometbft_documents_is_shown_in_our_words() {
         json!({
             "network": "cosmoshub-2", "latest_block_height": 1_262_196,
             "latest_block_time": "2019-08-01T11:52:22.818Z", "catching_up": false,
-            "stale": false, "age_seconds": 0,
+            "halted": true, "stale": false, "age_seconds": 0,
         })
     );
     assert_eq!(
@@ -245,6 +245,77 @@ async fn while_the_chain_is_down_its_last_answer_is_served_for_an_hour_and_says_
     let back = caller.get("/chain/status").await;
     assert_eq!(back.header("x-cache"), "miss");
     assert_eq!(back.expect(200), fresh);
+}
+
+#[tokio::test]
+async fn a_chain_that_makes_no_blocks_is_halted_although_it_does_not_say_so() {
+    let status: Value = serde_json::from_slice(&fixture("cometbft-status.json")).unwrap();
+    let sync_info = Arc::new(Mutex::new((String::new(), false)));
+    let up = Arc::new(AtomicBool::new(true));
+    let chain = {
+        let (sync_info, up) = (Arc::clone(&sync_info), Arc::clone(&up));
+        Upstream::start(move |_| {
+            let mut status = status.clone();
+            let (time, catching_up) = sync_info.lock().unwrap().clone();
+            status["result"]["sync_info"]["latest_block_time"] = json!(time);
+            status["result"]["sync_info"]["catching_up"] = json!(catching_up);
+            let code = if up.load(Ordering::SeqCst) { 200 } else { 500 };
+            Scripted::whole(code, status.to_string())
+        })
+        .await
+    };
+    let server = TestServer::start(config_with_chain(&chain)).await;
+    let caller = server.anybody();
+    let block = |catching_up| {
+        *sync_info.lock().unwrap() = (server.clock.now().to_string(), catching_up);
+    };
+    let halted = async || {
+        let status = caller.get("/chain/status").await.expect(200);
+        let health = caller.get("/health").await.expect(200);
+        let (halted, degraded) = (status["halted"] == true, health["status"] == "degraded");
+        assert_eq!(health["chain_halted"], halted);
+        assert_eq!(
+            degraded,
+            halted || status["stale"] == true && health["breakers"][0]["state"] != "CLOSED"
+        );
+        halted
+    };
+    block(false);
+    assert!(!halted().await);
+    server.clock.advance(Duration::from_secs(50));
+    assert!(!halted().await);
+    server.clock.advance(Duration::from_secs(15));
+    assert!(halted().await);
+    block(false);
+    server.clock.advance(Duration::from_secs(3));
+    assert!(!halted().await);
+    // A chain that cannot be asked is down: whether it makes blocks, nobody knows.
+    up.store(false, Ordering::SeqCst);
+    server.clock.advance(Duration::from_secs(120));
+    assert!(!halted().await);
+    // One that is catching up has old blocks by nature.
+    up.store(true, Ordering::SeqCst);
+    block(true);
+    server.clock.advance(Duration::from_secs(120));
+    assert!(!halted().await);
+}
+
+#[tokio::test]
+async fn an_answer_that_only_grew_older_has_its_old_tag() {
+    let (chain, up) = mortal_chain().await;
+    let server = TestServer::start(config_with_chain(&chain)).await;
+    let caller = server.anybody();
+    caller.get("/chain/status").await.expect(200);
+    up.store(false, Ordering::SeqCst);
+    server.clock.advance(Duration::from_secs(3));
+    let stale = caller.get("/chain/status").await;
+    server.clock.advance(Duration::from_secs(30));
+    let tag = [("if-none-match", stale.header("etag"))];
+    let older = caller
+        .send(hyper::Method::GET, "/chain/status", &tag, "")
+        .await;
+    assert!(older.header("age").parse::<u64>().unwrap() >= 33);
+    older.expect(304);
 }
 
 #[tokio::test]

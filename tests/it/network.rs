@@ -230,3 +230,19 @@ async fn the_height_is_the_chains_while_there_is_one() {
     let [.., height] = figures(ask(&server).await, "miss");
     assert_eq!(height, json!(1_262_196));
 }
+
+#[tokio::test]
+async fn a_height_that_nobody_told_is_asked_for_again_at_once() {
+    let (chain, up) = mortal_chain().await;
+    up.store(false, Ordering::SeqCst);
+    let server = TestServer::start(config_with_chain(&chain)).await;
+    let caller = server.anybody();
+    let down = caller.get("/network/stats").await;
+    assert_eq!(down.header("cache-control"), "public, max-age=0");
+    assert_eq!(down.expect(200)["block_height"], Value::Null);
+    up.store(true, Ordering::SeqCst);
+    let back = caller.get("/network/stats").await;
+    assert_eq!(back.header("x-cache"), "miss");
+    assert_eq!(back.expect(200)["block_height"], 1_262_196);
+    assert_eq!(caller.get("/network/stats").await.header("x-cache"), "hit");
+}

@@ -197,6 +197,10 @@ async fn call_all() {
     let new = owner.post(&rotate, &none).await.expect(201);
     let new = new["id"].as_str().unwrap();
     owner.delete(&format!("/api/keys/{new}")).await.expect(200);
+    let named = json!({ "api_key_id": new, "wallet_address": WALLET });
+    owner.post("/api-keys/revoke", &named).await.expect(200);
+    let deleted = owner.send(Method::DELETE, "/api-keys/delete", &[], named.to_string());
+    deleted.await.expect(200);
     let credits = format!("/users/{WALLET}/credits");
     for amount in [10.5, -0.25] {
         let grant = json!({ "amount": amount, "reason": "welcome" });

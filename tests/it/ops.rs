@@ -37,7 +37,7 @@ async fn a_healthy_node_says_so_in_three_ways() {
                 "ready": true, "write_queue": 0, "pool_in_use": 0, "pool_size": null, "file_bytes": null,
                 "wal_bytes": null, "reservations_unwritten": 0,
             },
-            "inference": false, "chain": false, "miner": false, "breakers": [],
+            "inference": false, "chain": false, "chain_halted": false, "miner": false, "breakers": [],
         })
     );
     // Nobody needs a key for these, and no proxy takes them away.
