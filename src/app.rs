@@ -185,8 +185,7 @@ impl App {
             store: self.store.gauges(),
         });
         for breaker in self.upstreams.breakers() {
-            self.metrics
-                .set_breaker(breaker.name(), breaker.phase(), breaker.times_opened());
+            self.metrics.set_breaker(breaker);
         }
         self.metrics.set_cache("pages", self.pages.counts());
         self.metrics.set_cache("chain", self.chain_status.counts());

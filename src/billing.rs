@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::app::{App, Closing};
-use crate::breaker::{Outcome, Permit};
+use crate::breaker::{Outcome, Permit, Source};
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
@@ -109,7 +109,8 @@ async fn run(
         drop(running);
         let (pieces, _, body) = ModelStream::begin(first);
         let given = pieces.try_send(Piece::End("\n")).is_ok() && answer.send(Ok(body)).is_ok();
-        conversation.permit.end(Outcome::Success);
+        let case = conversation.permit.end(Outcome::Success);
+        conversation.node.look_into(case);
         end(if given {
             ChatEnd::Success
         } else {
@@ -158,6 +159,7 @@ fn note(usage: Usage) -> String {
 
 /// A conversation that gave its first content.
 struct Conversation {
+    node: Arc<Node>,
     answer: Answer,
     permit: Permit,
     _room: OwnedSemaphorePermit,
@@ -166,6 +168,7 @@ struct Conversation {
 /// Asks one node after the other, the least busy first, until one gives content.
 async fn first_content(app: &App, order: &Order) -> Result<(Conversation, Bytes), UpstreamError> {
     let mut left = order.nodes.clone();
+    let mut failed = Vec::new();
     loop {
         let least = left
             .iter()
@@ -175,9 +178,19 @@ async fn first_content(app: &App, order: &Order) -> Result<(Conversation, Bytes)
         let Some(least) = least else {
             return Err(UpstreamError::Busy);
         };
-        match ask(app, order, &left.remove(least)).await {
-            Err(error) if error.is_worth_another() && !left.is_empty() => {}
-            answered => return answered,
+        let node = left.remove(least);
+        match ask(app, order, &node).await {
+            Err(error) if error.is_worth_another() && !left.is_empty() => {
+                failed.extend(Some(node).filter(|_| error.outcome() == Outcome::Failure));
+            }
+            Ok(answered) => {
+                // What one node answers is no poison: that others failed is their own fault.
+                for node in failed {
+                    node.at.breaker().vouch(Source::of(&order.wallet));
+                }
+                return Ok(answered);
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -185,13 +198,15 @@ async fn first_content(app: &App, order: &Order) -> Result<(Conversation, Bytes)
 async fn ask(
     app: &App,
     order: &Order,
-    node: &Node,
+    node: &Arc<Node>,
 ) -> Result<(Conversation, Bytes), UpstreamError> {
     let chat = &app.config.chat;
     let waited = timeout(chat.first_text_timeout, node.place()).await;
     let room = waited.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
-    let mut permit = node.at.breaker().admit().map_err(UpstreamError::Open)?;
+    let payer = Some(Source::of(&order.wallet));
+    let permit = node.at.breaker().admit(payer);
+    let mut permit = permit.map_err(UpstreamError::Open)?;
     let patience = match order.ask.form {
         Form::Whole { .. } => chat.answer_timeout,
         Form::Text | Form::Events { .. } => chat.first_text_timeout,
@@ -210,9 +225,13 @@ async fn ask(
         .unwrap_or(Err(UpstreamError::Timeout("the first content")))
     {
         Ok((answer, first)) => {
-            permit.working();
+            // Of an answer that comes whole nobody knows how long its first text took.
+            if !matches!(order.ask.form, Form::Whole { .. }) {
+                permit.working();
+            }
             Ok((
                 Conversation {
+                    node: Arc::clone(node),
                     answer,
                     permit,
                     _room: room,
@@ -222,7 +241,7 @@ async fn ask(
         }
         Err(error) => {
             log::warn!("inference {}: {error}", node.at.breaker().name());
-            permit.end(error.outcome());
+            node.look_into(permit.end(error.outcome()));
             Err(error)
         }
     }
@@ -272,7 +291,7 @@ impl Conversation {
             };
             let ended = timeout(patience, pieces.send(Piece::End(last))).await;
             drop(pieces);
-            self.permit.end(Outcome::Success);
+            self.node.look_into(self.permit.end(Outcome::Success));
             self.answer.drain().await;
             let whole = matches!(ended, Ok(Ok(())));
             return (
@@ -284,7 +303,7 @@ impl Conversation {
                 usage,
             );
         };
-        self.permit.end(blame);
+        self.node.look_into(self.permit.end(blame));
         if let Form::Events { .. } = form {
             let error = serde_json::json!({ "error": error.for_openai() });
             let event = Piece::Part(format!("data: {error}\n\n").into());

@@ -5,10 +5,17 @@
 //! puts it behind a lock and hands out [`Permit`]s. CLOSED lets everything pass and counts; OPEN refuses at once;
 //! HALF_OPEN lets exactly one probe pass. Every transition starts a new generation, and the result of a call that began
 //! in an older one counts for nothing (Nygard, "Release It!"; the generation counter is sony/gobreaker's idea).
+//!
+//! Where all that would open it came from one [`Source`], a [`Case`] comes back instead: the upstream is looked at first,
+//! so that nobody's requests shut the door for the others.
 
+mod blame;
+mod settings;
 mod state;
 
-pub use state::{Outcome, Phase, Settings, State, Ticket};
+pub use blame::{Reason, Source};
+pub use settings::Settings;
+pub use state::{Finding, Outcome, Phase, State, Suspicion, Ticket};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +29,23 @@ pub struct Breaker {
     name: String,
     clock: Clock,
     state: Mutex<State>,
-    opened: AtomicU64,
+    entered: [AtomicU64; 3],
+    found: [AtomicU64; 3],
+}
+
+/// What a breaker is doing, as health and operators read it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Status {
+    /// The upstream it guards.
+    pub name: String,
+    /// What it is doing.
+    pub state: Phase,
+    /// Whether an operator opened it: it stays open until it is reset.
+    pub forced: bool,
+    /// Why it opened.
+    pub reason: Option<String>,
+    /// When the next call may pass; `None` where one may now, or nobody knows.
+    pub retry_after_seconds: Option<u64>,
 }
 
 impl Breaker {
@@ -38,7 +61,8 @@ impl Breaker {
             name: name.to_owned(),
             clock,
             state: Mutex::new(State::new(settings, seed)),
-            opened: AtomicU64::new(0),
+            entered: Default::default(),
+            found: Default::default(),
         })
     }
 
@@ -54,46 +78,107 @@ impl Breaker {
         self.lock().phase(self.clock.instant())
     }
 
-    /// How often it opened so far.
+    /// What it is doing now, and why.
     #[must_use]
-    pub fn times_opened(&self) -> u64 {
-        self.opened.load(Ordering::Relaxed)
+    pub fn status(&self) -> Status {
+        let now = self.clock.instant();
+        let state = self.lock();
+        let forced = state.reason() == Some(Reason::Forced);
+        Status {
+            name: self.name.clone(),
+            state: state.phase(now),
+            forced,
+            reason: state.reason().map(|reason| reason.to_string()),
+            retry_after_seconds: state
+                .refusal(now)
+                .filter(|_| !forced)
+                .map(|wait| wait.as_secs()),
+        }
+    }
+
+    /// How often it went over to `phase` so far. Half-open is entered by the probe.
+    #[must_use]
+    pub fn times_entered(&self, phase: Phase) -> u64 {
+        self.entered[phase as usize].load(Ordering::Relaxed)
+    }
+
+    /// How often a look at the upstream, before the door was shut because of one source, ended so.
+    #[must_use]
+    pub fn times_found(&self, finding: Finding) -> u64 {
+        self.found[finding as usize].load(Ordering::Relaxed)
     }
 
     /// Whether a call would be refused now, and for how long, without asking for a permit.
     #[must_use]
     pub fn refusal(&self) -> Option<Duration> {
-        let now = self.clock.instant();
-        // On a copy, so that looking neither takes the probe nor starts a generation.
-        let mut copy = self.lock().clone();
-        copy.admit(now).err()
+        self.lock().refusal(self.clock.instant())
     }
 
-    /// Asks to make a call.
+    /// Asks to make a call. `source` is who asks for it, where that may be what makes it fail.
     ///
     /// # Errors
     /// How long to wait before the next try.
-    pub fn admit(self: &Arc<Self>) -> Result<Permit, Duration> {
-        let ticket = self.lock().admit(self.clock.instant())?;
+    pub fn admit(self: &Arc<Self>, source: Option<Source>) -> Result<Permit, Duration> {
+        let now = self.clock.instant();
+        let ticket = self.change(|state| state.admit(source, now))?;
         Ok(Permit {
             breaker: Arc::clone(self),
             ticket: Some(ticket),
         })
     }
 
-    fn record(&self, ticket: Ticket, outcome: Outcome) {
+    /// Another upstream did what `source` asked of this one in vain: its latest failure here is not the source's fault.
+    pub fn vouch(&self, source: Source) {
         let now = self.clock.instant();
-        let (before, after) = {
-            let mut state = self.lock();
-            let before = state.phase(now);
-            state.record(ticket, outcome, now);
-            (before, state.phase(now))
-        };
-        if before != after {
-            self.opened
-                .fetch_add(u64::from(after == Phase::Open), Ordering::Relaxed);
-            log::warn!("breaker {}: {before:?} -> {after:?}", self.name);
+        self.change(|state| state.vouch(source, now));
+    }
+
+    /// Opens it until it is [reset](Breaker::reset).
+    pub fn force_open(&self) {
+        self.change(State::force_open);
+    }
+
+    /// Closes it and forgets all it counted.
+    pub fn reset(&self) {
+        log::info!("breaker {}: reset by the operator", self.name);
+        self.change(State::reset);
+    }
+
+    fn record(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) -> Option<Case> {
+        let now = self.clock.instant();
+        let suspicion = self.change(|state| state.record(ticket, outcome, now))?;
+        Some(Case {
+            breaker: Arc::clone(self),
+            suspicion: Some(suspicion),
+        })
+    }
+
+    /// Changes the state; a transition is counted and logged.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let now = self.clock.instant();
+        let mut state = self.lock();
+        let before = (state.phase, state.reason());
+        let told = change(&mut state);
+        let (after, reason) = (state.phase, state.reason());
+        let wait = state.refusal(now);
+        drop(state);
+        if before != (after, reason) {
+            self.entered[after as usize].fetch_add(u64::from(before.0 != after), Ordering::Relaxed);
+            let name = &self.name;
+            match (after, reason, wait) {
+                (Phase::Closed, ..) => log::info!("breaker {name}: CLOSED"),
+                (Phase::HalfOpen, ..) => log::info!("breaker {name}: HALF_OPEN, one probe goes"),
+                (Phase::Open, Some(Reason::Forced), _) => {
+                    log::warn!("breaker {name}: OPEN until it is reset, forced by the operator");
+                }
+                (Phase::Open, reason, wait) => {
+                    let reason = reason.map(|reason| reason.to_string()).unwrap_or_default();
+                    let wait = wait.unwrap_or_default().as_secs();
+                    log::warn!("breaker {name}: OPEN for {wait} s: {reason}");
+                }
+            }
         }
+        told
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -115,18 +200,20 @@ impl Permit {
         self.breaker.name()
     }
 
-    /// The upstream began to do its work. That is enough for a probe; any other call is judged by its end.
+    /// The upstream began to do its work. That is enough for a probe; any other call is judged by its end, and by how
+    /// long this took.
     pub fn working(&mut self) {
+        let now = self.breaker.clock.instant();
         if let Some(ticket) = self.ticket.take_if(|ticket| ticket.probe) {
             self.breaker.record(ticket, Outcome::Success);
+        } else if let Some(ticket) = &mut self.ticket {
+            ticket.answered.get_or_insert(now);
         }
     }
 
-    /// Tells how the call ended.
-    pub fn end(mut self, outcome: Outcome) {
-        if let Some(ticket) = self.ticket.take() {
-            self.breaker.record(ticket, outcome);
-        }
+    /// Tells how the call ended. A case that comes back waits for a look at the upstream.
+    pub fn end(mut self, outcome: Outcome) -> Option<Case> {
+        self.breaker.record(self.ticket.take()?, outcome)
     }
 }
 
@@ -138,25 +225,122 @@ impl Drop for Permit {
     }
 }
 
+/// All that went wrong came from one source: whether the breaker opens is for a look at the upstream to say. Dropped
+/// without one, the breaker stays as it was.
+#[derive(Debug)]
+pub struct Case {
+    breaker: Arc<Breaker>,
+    suspicion: Option<Suspicion>,
+}
+
+impl Case {
+    /// Tells whether the upstream answers.
+    pub fn close(mut self, finding: Finding) {
+        self.clear_up(finding);
+    }
+
+    fn clear_up(&mut self, finding: Finding) {
+        let Some(suspicion) = self.suspicion.take() else {
+            return;
+        };
+        let breaker = &self.breaker;
+        log::warn!(
+            "breaker {}: {}, all of one wallet; a look at the upstream says: {}",
+            breaker.name,
+            suspicion.reason,
+            finding.as_str()
+        );
+        let now = breaker.clock.instant();
+        breaker.change(|state| state.clear_up(suspicion, finding, now));
+        breaker.found[finding as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        self.clear_up(Finding::Unknown);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_dropped_permit_gives_the_probe_back() {
+    /// A breaker whose rest is over: one probe may go.
+    fn half_open() -> Arc<Breaker> {
         let clock = Clock::default();
         let breaker = Breaker::new("test", Settings::default(), clock.clone());
         for _ in 0..5 {
-            breaker.admit().unwrap().end(Outcome::Failure);
+            breaker.admit(None).unwrap().end(Outcome::Failure);
         }
         assert!(breaker.refusal().is_some());
         clock.advance(Duration::from_secs(67));
         assert_eq!(breaker.phase(), Phase::HalfOpen);
+        breaker
+    }
+
+    #[test]
+    fn a_dropped_permit_gives_the_probe_back() {
+        let breaker = half_open();
         assert!(breaker.refusal().is_none());
-        let probe = breaker.admit().unwrap();
-        assert!(breaker.admit().is_err());
+        let probe = breaker.admit(None).unwrap();
+        assert!(breaker.admit(None).is_err());
         drop(probe);
-        breaker.admit().unwrap().working();
+        breaker.admit(None).unwrap().working();
+        assert_eq!(breaker.phase(), Phase::Closed);
+        let entered = [Phase::Closed, Phase::Open, Phase::HalfOpen];
+        assert_eq!(entered.map(|phase| breaker.times_entered(phase)), [1; 3]);
+    }
+
+    #[test]
+    fn after_a_thousand_dropped_probes_one_success_closes_it() {
+        let breaker = half_open();
+        for _ in 0..1_000 {
+            drop(breaker.admit(None).unwrap());
+        }
+        breaker.admit(None).unwrap().working();
+        assert_eq!(breaker.phase(), Phase::Closed);
+    }
+
+    #[test]
+    fn a_thousand_probes_dropped_by_eight_threads_at_once_are_never_two_at_a_time() {
+        let breaker = half_open();
+        let out = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut dropped = 0;
+                    while dropped < 125 {
+                        // Refused while another thread has the probe.
+                        let Ok(probe) = breaker.admit(None) else {
+                            std::thread::yield_now();
+                            continue;
+                        };
+                        assert_eq!(out.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        out.fetch_sub(1, Ordering::SeqCst);
+                        drop(probe);
+                        dropped += 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(breaker.phase(), Phase::HalfOpen);
+        breaker.admit(None).unwrap().end(Outcome::Success);
+        assert_eq!(breaker.phase(), Phase::Closed);
+    }
+
+    #[test]
+    fn a_case_that_nobody_looks_into_leaves_no_trace_and_can_be_raised_again() {
+        let breaker = half_open();
+        let source = Some(Source::of(&"one"));
+        for _ in 0..1_000 {
+            let case = breaker.admit(source).unwrap().end(Outcome::Failure);
+            assert!(case.is_some() && breaker.refusal().is_some());
+        }
+        assert_eq!(breaker.times_found(Finding::Unknown), 1_000);
+        let case = breaker.admit(source).unwrap().end(Outcome::Failure);
+        case.unwrap().close(Finding::Well);
         assert_eq!(breaker.phase(), Phase::Closed);
     }
 }

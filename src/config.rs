@@ -176,10 +176,15 @@ impl Config {
             self.breaker.consecutive_failures > 0,
             "breaker.consecutive_failures must be at least 1",
         );
-        check(
-            (0.0..=1.0).contains(&self.breaker.failure_rate),
-            "breaker.failure_rate must be between 0 and 1",
-        );
+        for (name, rate) in [
+            ("failure_rate", self.breaker.failure_rate),
+            ("slow_rate", self.breaker.slow_rate),
+        ] {
+            check(
+                (0.0..=1.0).contains(&rate),
+                &format!("breaker.{name} must be between 0 and 1"),
+            );
+        }
         check(
             self.miner.every >= Duration::from_secs(1),
             "miner.every must be at least 1s",

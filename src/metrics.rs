@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::breaker::Phase;
+use crate::breaker::{Breaker, Finding, Phase};
 use crate::cache::Counts;
 use crate::limits::RateClass;
 use crate::model::Credits;
@@ -92,6 +92,18 @@ struct UpstreamLabel {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TransitionLabels {
+    upstream: String,
+    to: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct LookLabels {
+    upstream: String,
+    found: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CacheLabels {
     cache: &'static str,
     result: &'static str,
@@ -129,7 +141,9 @@ pub(crate) struct Metrics {
     /// Samples taken in.
     pub(crate) samples: Counter,
     breaker_state: Family<UpstreamLabel, Gauge>,
-    breaker_opened: Family<UpstreamLabel, Counter>,
+    breaker_forced: Family<UpstreamLabel, Gauge>,
+    breaker_transitions: Family<TransitionLabels, Counter>,
+    breaker_looks: Family<LookLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     commit_duration: Histogram,
     commit_jobs: Histogram,
@@ -169,7 +183,9 @@ impl Metrics {
             limiter_entries: Gauge::default(),
             samples: Counter::default(),
             breaker_state: Family::default(),
-            breaker_opened: Family::default(),
+            breaker_forced: Family::default(),
+            breaker_transitions: Family::default(),
+            breaker_looks: Family::default(),
             cache: Family::default(),
             commit_duration: seconds(),
             commit_jobs: Histogram::new([
@@ -314,20 +330,44 @@ impl Metrics {
         set(&self.wal_bytes, now.store.wal_bytes as usize);
     }
 
-    /// Sets what a breaker is doing.
-    pub(crate) fn set_breaker(&self, upstream: &str, phase: Phase, times_opened: u64) {
+    /// Sets what a breaker is doing, and what it did so far.
+    pub(crate) fn set_breaker(&self, breaker: &Breaker) {
+        let upstream = || breaker.name().to_owned();
         let label = UpstreamLabel {
-            upstream: upstream.to_owned(),
+            upstream: upstream(),
         };
-        self.breaker_state.get_or_create(&label).set(match phase {
-            Phase::Closed => 0,
-            Phase::HalfOpen => 1,
-            Phase::Open => 2,
-        });
-        self.breaker_opened
+        let status = breaker.status();
+        self.breaker_state
             .get_or_create(&label)
-            .inner()
-            .store(times_opened, Ordering::Relaxed);
+            .set(match status.state {
+                Phase::Closed => 0,
+                Phase::HalfOpen => 1,
+                Phase::Open => 2,
+            });
+        self.breaker_forced
+            .get_or_create(&label)
+            .set(status.forced.into());
+        let store = |counter: &Counter, count| counter.inner().store(count, Ordering::Relaxed);
+        for (phase, to) in [
+            (Phase::Closed, "closed"),
+            (Phase::Open, "open"),
+            (Phase::HalfOpen, "half_open"),
+        ] {
+            let labels = TransitionLabels {
+                upstream: upstream(),
+                to,
+            };
+            let counter = self.breaker_transitions.get_or_create(&labels);
+            store(&counter, breaker.times_entered(phase));
+        }
+        for finding in [Finding::Well, Finding::Down, Finding::Unknown] {
+            let labels = LookLabels {
+                upstream: upstream(),
+                found: finding.as_str(),
+            };
+            let counter = self.breaker_looks.get_or_create(&labels);
+            store(&counter, breaker.times_found(finding));
+        }
     }
 
     /// Sets what a cache did so far.

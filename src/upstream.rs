@@ -9,6 +9,7 @@ pub(crate) mod completion;
 pub(crate) mod discovery;
 pub(crate) mod inference;
 mod miner;
+mod second_look;
 mod sse;
 
 use std::sync::Arc;
@@ -69,11 +70,11 @@ impl UpstreamError {
             Self::Open(_) | Self::Busy | Self::Refused(_) => Outcome::Unknown,
             // A request the upstream refuses says nothing about its health.
             Self::Status(status) if *status < 500 => Outcome::Unknown,
-            Self::Status(_)
-            | Self::Connect(_)
-            | Self::Timeout(_)
-            | Self::Unreadable(_)
-            | Self::Cut(_) => Outcome::Failure,
+            // No request keeps a connection from being made.
+            Self::Connect(_) => Outcome::Absent,
+            Self::Status(_) | Self::Timeout(_) | Self::Unreadable(_) | Self::Cut(_) => {
+                Outcome::Failure
+            }
         }
     }
 }
@@ -244,7 +245,7 @@ pub(crate) async fn guarded<T>(
     breaker: &Arc<Breaker>,
     call: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, UpstreamError> {
-    let permit = breaker.admit().map_err(UpstreamError::Open)?;
+    let permit = breaker.admit(None).map_err(UpstreamError::Open)?;
     let answer = call.await;
     finish(permit, &answer);
     answer
@@ -252,11 +253,11 @@ pub(crate) async fn guarded<T>(
 
 /// Tells the breaker how a call ended.
 pub(crate) fn finish<T>(permit: Permit, answer: &Result<T, UpstreamError>) {
-    permit.end(
-        answer
-            .as_ref()
-            .map_or_else(UpstreamError::outcome, |_| Outcome::Success),
-    );
+    let outcome = answer
+        .as_ref()
+        .map_or_else(UpstreamError::outcome, |_| Outcome::Success);
+    // Asked for on nobody's behalf: there is nobody to suspect.
+    drop(permit.end(outcome));
 }
 
 const USER_AGENT_VALUE: &str = concat!("r3mes-edge/", env!("CARGO_PKG_VERSION"));

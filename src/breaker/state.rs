@@ -1,32 +1,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// When a breaker opens and for how long.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// Failures in a row that open it.
-    pub consecutive_failures: u32,
-    /// Share of failures among the last calls that opens it, 0 to 1.
-    pub failure_rate: f64,
-    /// How many calls are "the last calls"; the share counts only once there were that many.
-    pub last_calls: usize,
-    /// How long it stays open the first time; doubled each time a probe fails.
-    pub open: Duration,
-    /// How long it stays open at most.
-    pub max_open: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            consecutive_failures: 5,
-            failure_rate: 0.5,
-            last_calls: 20,
-            open: Duration::from_secs(60),
-            max_open: Duration::from_secs(300),
-        }
-    }
-}
+use super::Settings;
+use super::blame::{Blame, Reason, Source};
 
 /// What a breaker is doing, for health, metrics and log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
@@ -43,8 +19,12 @@ pub enum Phase {
 /// The right to make one call, as the state machine knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket {
-    generation: u64,
+    pub(super) generation: u64,
     pub(super) probe: bool,
+    pub(super) source: Option<Source>,
+    pub(super) admitted: Instant,
+    /// When the upstream began to answer.
+    pub(super) answered: Option<Instant>,
 }
 
 /// How a call ended.
@@ -52,24 +32,73 @@ pub struct Ticket {
 pub enum Outcome {
     /// The upstream did its work.
     Success,
-    /// The upstream is to blame.
+    /// It did not; the request may have made it fail.
     Failure,
+    /// It is not there, whatever it is asked.
+    Absent,
     /// It says nothing about the upstream: the client left, or the request was at fault.
     Unknown,
 }
 
+/// A question that has to be answered before the door shuts for everybody: all that went wrong came from one source. Is
+/// it the upstream, or what that source asks for?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Suspicion {
+    pub(super) generation: u64,
+    pub(super) source: Source,
+    pub(super) reason: Reason,
+}
+
+/// What a look at the upstream said to a [`Suspicion`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Finding {
+    /// It answers: the source pays with its own failures.
+    Well,
+    /// It does not.
+    Down,
+    /// Nobody looked.
+    Unknown,
+}
+
+impl Finding {
+    /// As it stands in the log and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// The state machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct State {
-    settings: Settings,
-    phase: Phase,
-    generation: u64,
-    in_a_row: u32,
-    last: VecDeque<bool>,
-    opened: u32,
-    open_until: Option<Instant>,
-    probing: bool,
+    pub(super) settings: Settings,
+    pub(super) phase: Phase,
+    pub(super) generation: u64,
+    pub(super) in_a_row: u32,
+    /// Whose the failures in a row are.
+    pub(super) row: Blame,
+    pub(super) last: VecDeque<Call>,
+    /// How often it opened since the last success.
+    pub(super) opened: u32,
+    /// `None` while it is forced open.
+    pub(super) open_until: Option<Instant>,
+    reason: Option<Reason>,
+    pub(super) probing: bool,
+    /// Whose calls raised the suspicion that is not cleared up yet.
+    pub(super) suspect: Option<Source>,
     jitter: u64,
+}
+
+/// One of the last calls.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Call {
+    pub(super) failed: bool,
+    pub(super) slow: bool,
+    pub(super) source: Option<Source>,
 }
 
 impl State {
@@ -83,10 +112,13 @@ impl State {
             phase: Phase::Closed,
             generation: 0,
             in_a_row: 0,
+            row: Blame::Nobody,
             last,
             opened: 0,
             open_until: None,
+            reason: None,
             probing: false,
+            suspect: None,
             jitter,
         }
     }
@@ -100,79 +132,205 @@ impl State {
         }
     }
 
-    /// Asks to make a call.
-    ///
-    /// # Errors
-    /// How long to wait before the next try, at least a millisecond.
-    pub fn admit(&mut self, now: Instant) -> Result<Ticket, Duration> {
-        if self.phase == Phase::Open && self.phase(now) == Phase::HalfOpen {
-            self.enter(Phase::HalfOpen);
-        }
-        match self.phase {
-            Phase::Closed => Ok(Ticket {
-                generation: self.generation,
-                probe: false,
-            }),
-            Phase::HalfOpen if !self.probing => {
-                self.probing = true;
-                Ok(Ticket {
-                    generation: self.generation,
-                    probe: true,
-                })
-            }
-            Phase::HalfOpen => Err(Duration::from_secs(1)),
+    /// Why it opened, until a probe goes.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// Whether a call would be refused at `now`, and how long to wait before the next try, at least a millisecond.
+    #[must_use]
+    pub fn refusal(&self, now: Instant) -> Option<Duration> {
+        match self.phase(now) {
+            Phase::Closed => None,
+            Phase::HalfOpen => self.probing.then_some(Duration::from_secs(1)),
             Phase::Open => {
-                let left = self
-                    .open_until
-                    .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-                Err(left.max(Duration::from_millis(1)))
+                let left = |until: Instant| until.saturating_duration_since(now);
+                let wait = self.open_until.map_or(self.settings.open, left);
+                Some(wait.max(Duration::from_millis(1)))
             }
         }
     }
 
-    /// Tells how the call behind `ticket` ended.
-    pub fn record(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
-        if ticket.generation != self.generation {
-            return;
+    /// Asks to make a call. `source` is who asks for it, where that may be what makes it fail.
+    ///
+    /// # Errors
+    /// How long to wait before the next try.
+    pub fn admit(&mut self, source: Option<Source>, now: Instant) -> Result<Ticket, Duration> {
+        if let Some(wait) = self.refusal(now) {
+            return Err(wait);
         }
+        if self.phase == Phase::Open {
+            self.enter(Phase::HalfOpen);
+        }
+        self.probing = self.phase == Phase::HalfOpen;
+        Ok(Ticket {
+            generation: self.generation,
+            probe: self.probing,
+            source,
+            admitted: now,
+            answered: None,
+        })
+    }
+
+    /// Tells how the call behind `ticket` ended. A suspicion that comes back must be [cleared up](State::clear_up).
+    pub fn record(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) -> Option<Suspicion> {
+        if ticket.generation != self.generation {
+            return None;
+        }
+        let source = ticket.source.filter(|_| outcome != Outcome::Absent);
         match (self.phase, outcome) {
+            (Phase::Open, _) | (Phase::Closed, Outcome::Unknown) => None,
+            (Phase::HalfOpen, Outcome::Unknown) => {
+                self.probing = false;
+                None
+            }
+            // However slow: a server that loads its model for the first call after a rest would never come back.
             (Phase::HalfOpen, Outcome::Success) => {
                 self.opened = 0;
                 self.enter(Phase::Closed);
+                None
             }
-            (Phase::HalfOpen, Outcome::Failure) => self.open(now),
-            (Phase::HalfOpen, Outcome::Unknown) => self.probing = false,
-            (Phase::Closed, Outcome::Success) => self.count(true, now),
-            (Phase::Closed, Outcome::Failure) => self.count(false, now),
-            (Phase::Closed, Outcome::Unknown) | (Phase::Open, _) => {}
+            (Phase::HalfOpen, Outcome::Failure | Outcome::Absent) => {
+                self.accuse(Blame::Nobody.and(source), Reason::Probe, now)
+            }
+            (Phase::Closed, _) => {
+                let failed = outcome != Outcome::Success;
+                // A success that never told of its first text was not waited for in that way.
+                let first = ticket.answered.or(failed.then_some(now));
+                let waited = first.map(|first| first - ticket.admitted);
+                let call = Call {
+                    failed,
+                    slow: self.settings.slow.is_some_and(|slow| waited > Some(slow)),
+                    source,
+                };
+                self.count(call);
+                let (blame, reason) = self.charge()?;
+                self.accuse(blame, reason, now)
+            }
         }
     }
 
-    fn count(&mut self, success: bool, now: Instant) {
-        self.in_a_row = if success {
-            0
+    /// Tells what a look at the upstream said. Until then it stays as it is, and no other suspicion is raised.
+    pub fn clear_up(&mut self, suspicion: Suspicion, finding: Finding, now: Instant) {
+        if suspicion.generation != self.generation {
+            return;
+        }
+        self.suspect = None;
+        match (finding, self.phase) {
+            (Finding::Down, _) => self.open(suspicion.reason, now),
+            (Finding::Unknown, _) => self.probing = false,
+            // The look was the probe. The next time it opens it still waits longer: no call succeeded.
+            (Finding::Well, Phase::HalfOpen) => self.enter(Phase::Closed),
+            (Finding::Well, Phase::Closed | Phase::Open) => {
+                self.in_a_row = 0;
+                self.row = Blame::Nobody;
+                let theirs = |call: &Call| {
+                    (call.failed || call.slow) && call.source == Some(suspicion.source)
+                };
+                self.last.retain(|call| !theirs(call));
+            }
+        }
+    }
+
+    /// Another upstream did what `source` asked of this one in vain: its latest failure here is not the source's fault.
+    pub fn vouch(&mut self, source: Source, now: Instant) {
+        let theirs = |call: &&mut Call| call.failed && call.source == Some(source);
+        if let Some(call) = self.last.iter_mut().rev().find(theirs) {
+            call.source = None;
+        }
+        if self.row == Blame::One(source) {
+            self.row = Blame::Several;
+        }
+        match self.phase {
+            Phase::HalfOpen if self.suspect == Some(source) => self.open(Reason::Probe, now),
+            Phase::Closed => {
+                if let Some((Blame::Several, reason)) = self.charge() {
+                    self.open(reason, now);
+                }
+            }
+            Phase::HalfOpen | Phase::Open => {}
+        }
+    }
+
+    /// Opens it until it is [reset](State::reset).
+    pub fn force_open(&mut self) {
+        self.enter(Phase::Open);
+        self.reason = Some(Reason::Forced);
+    }
+
+    /// Closes it and forgets all it counted.
+    pub fn reset(&mut self) {
+        self.opened = 0;
+        self.enter(Phase::Closed);
+    }
+
+    fn count(&mut self, call: Call) {
+        if call.failed {
+            self.in_a_row = self.in_a_row.saturating_add(1);
+            self.row = self.row.and(call.source);
         } else {
-            self.in_a_row.saturating_add(1)
-        };
+            self.opened = 0;
+            self.in_a_row = 0;
+            self.row = Blame::Nobody;
+        }
         if self.last.len() >= self.settings.last_calls {
             self.last.pop_front();
         }
-        self.last.push_back(success);
-        let failures = self.last.iter().filter(|success| !**success).count();
-        let full = self.last.len() >= self.settings.last_calls;
-        let share = failures as f64 / self.last.len() as f64;
-        if self.in_a_row >= self.settings.consecutive_failures
-            || (full && share >= self.settings.failure_rate)
-        {
-            self.open(now);
+        self.last.push_back(call);
+    }
+
+    /// What would open it, and whose calls that was; of several reasons one that is beyond suspicion.
+    fn charge(&self) -> Option<(Blame, Reason)> {
+        let Settings {
+            consecutive_failures,
+            failure_rate,
+            slow_rate,
+            last_calls,
+            ..
+        } = self.settings;
+        let of = self.last.len();
+        let share = |wrong: fn(&Call) -> bool, rate: f64, reason: fn(usize, usize) -> Reason| {
+            let wrong = || self.last.iter().filter(move |call| wrong(call));
+            let count = wrong().count();
+            let enough = count > 0 && of >= last_calls && count as f64 / of as f64 >= rate;
+            let blame = || wrong().fold(Blame::Nobody, |blame, call| blame.and(call.source));
+            enough.then(|| (blame(), reason(count, of)))
+        };
+        let in_a_row = (self.in_a_row >= consecutive_failures)
+            .then_some((self.row, Reason::InARow(self.in_a_row)));
+        let failures = share(|call| call.failed, failure_rate, Reason::Failures);
+        let slow = share(|call| call.slow, slow_rate, Reason::Slow);
+        [in_a_row, failures, slow]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(blame, _)| matches!(blame, Blame::One(_)))
+    }
+
+    fn accuse(&mut self, blame: Blame, reason: Reason, now: Instant) -> Option<Suspicion> {
+        match blame {
+            Blame::One(_) if self.suspect.is_some() => None,
+            Blame::One(source) => {
+                self.suspect = Some(source);
+                Some(Suspicion {
+                    generation: self.generation,
+                    source,
+                    reason,
+                })
+            }
+            Blame::Nobody | Blame::Several => {
+                self.open(reason, now);
+                None
+            }
         }
     }
 
-    fn open(&mut self, now: Instant) {
+    fn open(&mut self, reason: Reason, now: Instant) {
         let doubled = self.settings.open.saturating_mul(1 << self.opened.min(16));
         let wait = doubled.min(self.settings.max_open);
         self.opened = self.opened.saturating_add(1);
         self.enter(Phase::Open);
+        self.reason = Some(reason);
         // Up to a tenth longer, so that many nodes do not ask a returning upstream at one moment.
         self.jitter ^= self.jitter << 13;
         self.jitter ^= self.jitter >> 7;
@@ -184,142 +342,14 @@ impl State {
         self.phase = phase;
         self.generation += 1;
         self.in_a_row = 0;
+        self.row = Blame::Nobody;
         self.last.clear();
         self.open_until = None;
+        self.reason = None;
         self.probing = false;
+        self.suspect = None;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn closed() -> State {
-        State::new(Settings::default(), 7)
-    }
-
-    fn fail(state: &mut State, now: Instant, times: u32) {
-        for _ in 0..times {
-            let ticket = state.admit(now).unwrap();
-            state.record(ticket, Outcome::Failure, now);
-        }
-    }
-
-    #[test]
-    fn five_failures_in_a_row_open_it_and_a_success_starts_the_count_anew() {
-        let (mut state, now) = (closed(), Instant::now());
-        fail(&mut state, now, 4);
-        let ticket = state.admit(now).unwrap();
-        state.record(ticket, Outcome::Success, now);
-        fail(&mut state, now, 4);
-        assert_eq!(state.phase(now), Phase::Closed);
-        fail(&mut state, now, 1);
-        assert_eq!(state.phase(now), Phase::Open);
-        let wait = state.admit(now).unwrap_err();
-        assert!(
-            wait >= Duration::from_secs(60) && wait <= Duration::from_secs(66),
-            "{wait:?}"
-        );
-    }
-
-    #[test]
-    fn half_of_the_last_twenty_open_it() {
-        let (mut state, now) = (closed(), Instant::now());
-        for call in 0..20 {
-            assert_eq!(state.phase(now), Phase::Closed, "after {call} calls");
-            let ticket = state.admit(now).unwrap();
-            state.record(
-                ticket,
-                if call % 2 == 0 {
-                    Outcome::Success
-                } else {
-                    Outcome::Failure
-                },
-                now,
-            );
-        }
-        assert_eq!(state.phase(now), Phase::Open);
-    }
-
-    #[test]
-    fn one_probe_passes_and_its_place_comes_back_when_it_says_nothing() {
-        let (mut state, now) = (closed(), Instant::now());
-        fail(&mut state, now, 5);
-        let later = now + Duration::from_secs(67);
-        let probe = state.admit(later).unwrap();
-        assert!(state.admit(later).is_err());
-        state.record(probe, Outcome::Unknown, later);
-        let probe = state.admit(later).unwrap();
-        state.record(probe, Outcome::Success, later);
-        assert_eq!(state.phase(later), Phase::Closed);
-    }
-
-    #[test]
-    fn each_failed_probe_doubles_the_wait_up_to_five_minutes() {
-        let (mut state, mut now) = (closed(), Instant::now());
-        fail(&mut state, now, 5);
-        for seconds in [60, 120, 240, 300, 300] {
-            let wait = state.admit(now).unwrap_err();
-            assert!(
-                wait >= Duration::from_secs(seconds)
-                    && wait <= Duration::from_secs(seconds * 11 / 10),
-                "{wait:?}"
-            );
-            now += wait;
-            fail(&mut state, now, 1);
-        }
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Admit,
-        End(usize, Outcome),
-        Pass(u64),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let outcome = prop_oneof![
-            Just(Outcome::Success),
-            Just(Outcome::Failure),
-            Just(Outcome::Unknown)
-        ];
-        prop_oneof![
-            Just(Step::Admit),
-            (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::End(which, outcome)),
-            (0u64..200).prop_map(Step::Pass),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn in_any_order_of_events_at_most_one_probe_is_out_and_the_door_never_stays_shut(steps in prop::collection::vec(step(), 0..200)) {
-            let (mut state, mut now) = (closed(), Instant::now());
-            let mut out: Vec<Ticket> = Vec::new();
-            for step in steps {
-                match step {
-                    Step::Admit => match state.admit(now) {
-                        Ok(ticket) => out.push(ticket),
-                        Err(wait) => prop_assert!(wait > Duration::ZERO && wait <= Duration::from_secs(330)),
-                    },
-                    Step::End(which, outcome) if !out.is_empty() => {
-                        let ticket = out.swap_remove(which % out.len());
-                        let stale = ticket.generation != state.generation;
-                        let before = (state.phase, state.generation);
-                        state.record(ticket, outcome, now);
-                        prop_assert!(!stale || before == (state.phase, state.generation));
-                    }
-                    Step::End(..) => {}
-                    Step::Pass(seconds) => now += Duration::from_secs(seconds),
-                }
-                let probes = out.iter().filter(|ticket| ticket.probe && ticket.generation == state.generation).count();
-                prop_assert!(probes <= 1);
-                prop_assert_eq!(probes == 1, state.probing);
-            }
-            for ticket in out {
-                state.record(ticket, Outcome::Unknown, now);
-            }
-            prop_assert!(state.admit(now + Duration::from_secs(331)).is_ok());
-        }
-    }
-}
+mod tests;

@@ -331,6 +331,9 @@ pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sett
     struct Written {
         consecutive_failures: u32,
         failure_rate: f64,
+        #[serde(deserialize_with = "units::duration_or_off")]
+        slow: Option<Duration>,
+        slow_rate: f64,
         last_calls: usize,
         #[serde(deserialize_with = "units::duration")]
         open: Duration,
@@ -342,6 +345,8 @@ pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sett
             let Settings {
                 consecutive_failures,
                 failure_rate,
+                slow,
+                slow_rate,
                 last_calls,
                 open,
                 max_open,
@@ -349,6 +354,8 @@ pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sett
             Self {
                 consecutive_failures,
                 failure_rate,
+                slow,
+                slow_rate,
                 last_calls,
                 open,
                 max_open,
@@ -358,6 +365,8 @@ pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sett
     let Written {
         consecutive_failures,
         failure_rate,
+        slow,
+        slow_rate,
         last_calls,
         open,
         max_open,
@@ -365,6 +374,8 @@ pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sett
     Ok(Settings {
         consecutive_failures,
         failure_rate,
+        slow,
+        slow_rate,
         last_calls,
         open,
         max_open,

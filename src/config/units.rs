@@ -11,6 +11,17 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
+pub(super) fn duration_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let duration = parse_duration(&text).map_err(|what| format!("{what}, or off"));
+    duration.map(Some).map_err(D::Error::custom)
+}
+
 /// Reads `500ms`, `10s`, `5min`, `1h`, `90d`.
 ///
 /// # Errors

@@ -11,15 +11,10 @@ use crate::error::{ApiError, ErrorCode};
 pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
     let store = app.store.gauges();
     let ready = app.store.is_ready();
-    let breaker = |breaker: &std::sync::Arc<crate::breaker::Breaker>| {
-        let retry = breaker.refusal().map(|wait| wait.as_secs());
-        json!({ "name": breaker.name(), "state": breaker.phase(), "retry_after_seconds": retry })
-    };
-    let breakers: Vec<_> = app.upstreams.breakers().map(breaker).collect();
-    let all_closed = app
-        .upstreams
-        .breakers()
-        .all(|breaker| breaker.phase() == Phase::Closed);
+    let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
+    let all_closed = breakers
+        .iter()
+        .all(|breaker| breaker.state == Phase::Closed);
     let status = if ready && all_closed && !app.is_draining() && !app.is_chain_halted() {
         "ok"
     } else {

@@ -95,9 +95,19 @@ impl Metrics {
             self.breaker_state.clone(),
         );
         registry.register(
-            "breaker_opened",
-            "Times a breaker opened",
-            self.breaker_opened.clone(),
+            "breaker_forced",
+            "1 where an operator opened the breaker",
+            self.breaker_forced.clone(),
+        );
+        registry.register(
+            "breaker_transitions",
+            "Times a breaker went over to a state; to half-open by its probe",
+            self.breaker_transitions.clone(),
+        );
+        registry.register(
+            "breaker_looks",
+            "Looks at an upstream before one wallet's failures open its breaker, by what was found",
+            self.breaker_looks.clone(),
         );
         registry.register(
             "cache_requests",

@@ -14,7 +14,7 @@ use crate::support::{
     config_with_nodes, eventually, next_text,
 };
 
-/// For each: what the client saw, what was charged, and the breaker, which one failure opens here.
+/// For each: what the client saw, what was charged, and the breaker, which one more failure opens here.
 const TABLE: &str = "
 the upstream refuses                   text    502 upstream_bad_response  0  OPEN
 the upstream refuses                   events  502 upstream_bad_response  0  OPEN
@@ -124,7 +124,10 @@ struct Row {
 impl Row {
     async fn set_up(fault: &'static str, form: &'static str) -> Self {
         let (sender, held) = mpsc::unbounded_channel();
-        let upstream = Upstream::inference(move |_| {
+        let upstream = Upstream::inference(move |seen| {
+            if seen.body.contains("poison") {
+                return Scripted::whole(500, "secret");
+            }
             if fault == "it hangs before its head" {
                 return Scripted::silent();
             }
@@ -140,7 +143,7 @@ impl Row {
             _ => config_with_inference("openai", &upstream),
         };
         config.inference[0].model = "tiny".to_owned();
-        config.breaker.consecutive_failures = 1;
+        config.breaker.consecutive_failures = 2;
         let short = Duration::from_millis(100);
         match fault {
             "it hangs before its head" | "it hangs after its head" => {
@@ -161,6 +164,10 @@ impl Row {
         let faults = Faults::default();
         let server = faults.serve(config).await;
         let caller = server.payer(W1, 5).await;
+        // Somebody else failed before: with failures of one wallet alone the node's page would be asked.
+        let other = server.payer(W2, 1).await;
+        let poison = json!({ "message": "poison" });
+        other.post("/chat", &poison).await.expect(502);
         match fault {
             "the disk is full at reserve" => faults.fail("reserve"),
             "the disk is full at settle" => faults.fail("settle"),

@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod breaker;
 mod chain;
 mod chat;
 mod command_line;

@@ -1,4 +1,4 @@
-mod metrics;
+pub(crate) mod metrics;
 
 use std::time::Duration;
 

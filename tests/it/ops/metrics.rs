@@ -103,7 +103,7 @@ async fn metrics(server: &TestServer) -> BTreeMap<Series, f64> {
     parse(std::str::from_utf8(&page.body).unwrap())
 }
 
-async fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> f64 {
+pub(crate) async fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> f64 {
     let series = Series::new(name, labels);
     let read = metrics(server).await;
     *read
@@ -201,7 +201,11 @@ async fn what_can_be_known_beforehand_is_there_at_zero() {
     );
     let node = [("upstream", "node")];
     assert_eq!(value("r3mes_breaker_state", &node), Some(0.0));
-    assert_eq!(value("r3mes_breaker_opened_total", &node), Some(0.0));
+    assert_eq!(value("r3mes_breaker_forced", &node), Some(0.0));
+    for to in ["closed", "open", "half_open"] {
+        let labels = [("upstream", "node"), ("to", to)];
+        assert_eq!(value("r3mes_breaker_transitions_total", &labels), Some(0.0));
+    }
     let build = [("version", env!("CARGO_PKG_VERSION"))];
     assert_eq!(value("r3mes_build_info", &build), Some(1.0));
 }
@@ -417,9 +421,9 @@ async fn an_open_breaker_is_a_two_and_after_its_rest_a_one() {
             .refused(502, "upstream_bad_response");
     }
     assert_eq!(state().await, 2.0);
-    let opened = [("upstream", "chain")];
+    let opened = [("upstream", "chain"), ("to", "open")];
     assert_eq!(
-        metric(&server, "r3mes_breaker_opened_total", &opened).await,
+        metric(&server, "r3mes_breaker_transitions_total", &opened).await,
         1.0
     );
     server.clock.advance(Duration::from_secs(67));

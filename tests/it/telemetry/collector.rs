@@ -80,7 +80,10 @@ async fn the_page_of_an_r3mes_miner_is_recorded_without_anybody_posting() {
     assert_eq!(health["miner"], true);
     assert_eq!(
         health["breakers"],
-        json!([{"name": "miner", "state": "CLOSED", "retry_after_seconds": null}])
+        json!([{
+            "name": "miner", "state": "CLOSED", "forced": false, "reason": null,
+            "retry_after_seconds": null,
+        }])
     );
     assert_eq!(
         first_sample_in_the_file(server.database()),
