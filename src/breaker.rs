@@ -12,6 +12,8 @@
 mod blame;
 mod settings;
 mod state;
+#[cfg(test)]
+mod walk;
 
 pub use blame::{Reason, Source};
 pub use settings::Settings;
