@@ -2,6 +2,7 @@
 
 mod access;
 mod admin_key;
+mod breaker;
 mod keys;
 mod ledger;
 mod serve;
@@ -50,6 +51,9 @@ enum Command {
     /// Check that every balance is the sum of its ledger
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Look at the breakers before the upstreams, open one by hand, reset it
+    #[command(subcommand)]
+    Breaker(breaker::Command),
 }
 
 /// Why a command failed, by its exit code.
@@ -107,6 +111,7 @@ pub(crate) fn run() -> ExitCode {
                 Command::Serve => serve::serve(settings).await,
                 Command::Keys(command) => keys::run(command, &settings, json).await,
                 Command::Ledger(command) => ledger::run(command, &settings, json).await,
+                Command::Breaker(command) => breaker::run(command, &settings, json).await,
             }
         })
     });

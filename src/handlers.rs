@@ -46,6 +46,8 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::ChainStatus => chain::status(&app, &call).await,
         RouteId::Blocks => chain::blocks(&app, &call).await,
         RouteId::VerifyLedger => ops::verify_ledger(&app, &call).await,
+        RouteId::Breakers => ops::breakers(&app, &call),
+        RouteId::SetBreaker => ops::set_breaker(&app, &call),
         RouteId::Health => ops::health(&app),
         RouteId::Livez => ops::livez(),
         RouteId::Readyz => ops::readyz(&app),

@@ -67,11 +67,15 @@ fn operation(route: &Route) -> Value {
         "description": who(route.auth),
         "security": security(route.auth),
     });
-    let in_path = if route.path.contains("{wallet}") {
-        Some("Wallet")
-    } else {
-        route.path.contains("{id}").then_some("KeyId")
-    };
+    let in_path = [
+        ("{wallet}", "Wallet"),
+        ("{id}", "KeyId"),
+        ("{name}", "BreakerName"),
+    ];
+    let in_path = in_path
+        .into_iter()
+        .find(|(part, _)| route.path.contains(part))
+        .map(|(_, name)| name);
     let parameters: Vec<Value> = in_path
         .iter()
         .chain(told.parameters.unwrap_or_default())

@@ -128,6 +128,8 @@ routes! {
     ChainStatus  Get    "/chain/status"            Auth::Public,             Read,      None;
     Blocks       Get    "/blocks"                  Auth::Public,             Read,      None;
     VerifyLedger Get    "/admin/ledger/verify"     Auth::Admin,              Write,     None;
+    Breakers     Get    "/admin/breakers"          Auth::Admin,              Read,      None;
+    SetBreaker   Post   "/admin/breakers/{name}"   Auth::Admin,              Write,     Common;
     Health       Get    "/health"                  Auth::Open,               Health,    None;
     Livez        Get    "/livez"                   Auth::Open,               Health,    None;
     Readyz       Get    "/readyz"                  Auth::Open,               Health,    None;

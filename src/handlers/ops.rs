@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::breaker::Phase;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
+use crate::model::{Fields, text};
 
 /// How the node is, in detail but without paths and addresses: strangers may read it.
 pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
@@ -92,4 +93,31 @@ pub(super) async fn verify_ledger(app: &App, call: &Call) -> Result<Reply, ApiEr
         log::error!("ledger: {mistake}");
     }
     Reply::json(StatusCode::OK, &report)
+}
+
+/// What the breaker before each upstream is doing.
+pub(super) fn breakers(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
+    Reply::json(StatusCode::OK, &json!({ "breakers": breakers }))
+}
+
+/// Opens a breaker until it is reset, or resets it.
+pub(super) fn set_breaker(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let fields = Fields::parse(call.text()?, "", &["state"])?;
+    let open = fields.required("state", |value| match &*text(value)? {
+        "open" => Ok(true),
+        "reset" => Ok(false),
+        _ => Err("must be open or reset"),
+    })?;
+    let mut breakers = app.upstreams.breakers();
+    let breaker = breakers
+        .find(|breaker| breaker.name() == call.part)
+        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no upstream has this name"))?;
+    if open {
+        breaker.force_open();
+    } else {
+        breaker.reset();
+    }
+    Reply::json(StatusCode::OK, &breaker.status())
 }

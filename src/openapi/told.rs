@@ -245,6 +245,19 @@ pub(super) fn told(id: RouteId) -> Told {
             success: &[(200, json!("LedgerReport"))],
             ..PLAIN
         },
+        RouteId::Breakers => Told {
+            summary: "What the breaker before each upstream is doing",
+            parameters: Some(&[]),
+            success: &[(200, json!("Breakers"))],
+            ..PLAIN
+        },
+        RouteId::SetBreaker => Told {
+            summary: "Opens an upstream's breaker until it is reset, or resets it",
+            request: json!("BreakerRequest"),
+            success: &[(200, json!("Breaker"))],
+            errors: &[E::NotFound],
+            ..PLAIN
+        },
         RouteId::Health => Told {
             summary: "How the node is",
             success: &[(200, json!("Health"))],

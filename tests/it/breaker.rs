@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::ops::metrics::metric;
 use crate::support::{
-    Caller, Scripted, Seen, TestServer, Upstream, W1, W2, config_with_inference, eventually,
+    Caller, Process, Scripted, Seen, TestServer, Upstream, W1, W2, config_with_inference, edge,
+    eventually,
 };
 
 /// A server before an upstream whose model is known, so that its page is asked for nothing but a second look.
@@ -140,4 +141,109 @@ async fn a_node_that_is_slow_to_the_first_text_of_every_call_is_given_a_rest() {
     })
     .await;
     assert_eq!(breaker["reason"], "2 of the last 4 calls were slow");
+}
+
+#[tokio::test]
+async fn an_admin_opens_a_breaker_until_it_is_reset() {
+    let upstream = Upstream::inference(fails_on_poison).await;
+    let server = TestServer::start(before(&upstream)).await;
+    let (admin, payer) = (server.admin(), server.payer(W1, 1).await);
+    let hi = json!({ "message": "hi" });
+    let opened = admin
+        .post("/admin/breakers/node", &json!({ "state": "open" }))
+        .await
+        .expect(200);
+    let wanted = json!({
+        "name": "node", "state": "OPEN", "forced": true, "reason": "forced by the operator",
+        "retry_after_seconds": null,
+    });
+    assert_eq!(opened, wanted);
+    for _ in 0..2 {
+        payer.post("/chat", &hi).await.refused(503, "circuit_open");
+        server.clock.advance(Duration::from_secs(100_000));
+    }
+    assert_eq!(breaker(&server).await, wanted);
+    let listed = admin.get("/admin/breakers").await.expect(200);
+    assert_eq!(listed, json!({ "breakers": [wanted] }));
+    let node = [("upstream", "node")];
+    assert_eq!(metric(&server, "r3mes_breaker_forced", &node).await, 1.0);
+    assert_eq!(metric(&server, "r3mes_breaker_state", &node).await, 2.0);
+    assert_eq!(upstream.seen("/v1/chat").len(), 0);
+
+    let reset = json!({ "state": "reset" });
+    let closed = admin.post("/admin/breakers/node", &reset).await.expect(200);
+    assert_eq!(
+        (&closed["state"], &closed["forced"]),
+        (&json!("CLOSED"), &json!(false))
+    );
+    assert_eq!(payer.post("/chat", &hi).await.status, 200);
+    assert_eq!(metric(&server, "r3mes_breaker_forced", &node).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_breaker_is_set_by_an_admin_by_its_name_and_to_what_there_is() {
+    let upstream = Upstream::inference(fails_on_poison).await;
+    let server = TestServer::start(before(&upstream)).await;
+    let (admin, payer) = (server.admin(), server.payer(W1, 1).await);
+    let (path, open) = ("/admin/breakers/node", json!({ "state": "open" }));
+    payer.post(path, &open).await.refused(403, "forbidden");
+    payer.get("/admin/breakers").await.refused(403, "forbidden");
+    server
+        .anybody()
+        .post(path, &open)
+        .await
+        .refused(401, "missing_credentials");
+    admin
+        .post("/admin/breakers/nobody", &open)
+        .await
+        .refused(404, "not_found");
+    for body in [
+        json!({ "state": "half_open" }),
+        json!({ "state": 1 }),
+        json!({}),
+    ] {
+        let refused = admin.post(path, &body).await;
+        let refused = refused.refused(400, "invalid_request");
+        assert_eq!(refused["errors"][0]["pointer"], "/state", "{refused}");
+    }
+    assert_eq!(breaker(&server).await["state"], "CLOSED");
+}
+
+#[tokio::test]
+async fn the_command_line_lists_opens_and_resets_the_breakers_of_the_running_server() {
+    let upstream = Upstream::inference(fails_on_poison).await;
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let config = format!(
+        "[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{}\"",
+        upstream.url()
+    );
+    let server = Process::serve(&database, &config);
+    let breaker = |arguments: &[&str]| edge(&database, &[&["breaker"], arguments].concat());
+    assert_eq!(
+        breaker(&["list"]),
+        (0, "node              CLOSED\n".to_owned())
+    );
+    assert_eq!(
+        breaker(&["open", "node"]),
+        (
+            0,
+            "node              OPEN       forced by the operator\n".to_owned()
+        )
+    );
+    let (code, listed) = breaker(&["list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        (code, &listed),
+        (0, &server.admin().get("/admin/breakers").await.expect(200))
+    );
+    assert_eq!(listed["breakers"][0]["forced"], true);
+    assert_eq!(breaker(&["reset", "node"]).0, 0);
+    let health = server.admin().get("/health").await.expect(200);
+    assert_eq!(health["breakers"][0]["state"], "CLOSED");
+    assert_eq!(breaker(&["open", "nobody"]).0, 3);
+    assert_eq!(breaker(&["open", "no/body"]).0, 2);
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(breaker(&["list"]), (5, String::new()));
+    assert_eq!(breaker(&["open", "node"]).0, 5);
 }

@@ -253,6 +253,8 @@ async fn call_all() {
         let answer = payer.post("/v1/chat/completions", &body).await;
         assert_eq!(answer.status, 200);
     }
+    let (breaker, reset) = ("/admin/breakers/node", json!({ "state": "reset" }));
+    server.admin().post(breaker, &reset).await.expect(200);
     let asked = payer.post("/chat", &json!({ "message": "hi" })).await;
     assert_eq!(asked.status, 200);
     let again = payer.post("/chat", &json!({ "message": "hi" })).await;
