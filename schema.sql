@@ -64,7 +64,7 @@ CREATE TABLE reservations (
 CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;
 
 -- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
--- wallet login.
+-- wallet login. imported: a key of the R3MES backend; until its first use its hash may be the SHA-256 that is known of it.
 CREATE TABLE api_keys (
     id         TEXT PRIMARY KEY,
     hash       BLOB NOT NULL CHECK (length(hash) = 32),
@@ -76,7 +76,8 @@ CREATE TABLE api_keys (
     expires_at INTEGER,
     revoked_at INTEGER,
     last_used  INTEGER,
-    login      INTEGER NOT NULL DEFAULT 0 CHECK (login IN (0, 1))
+    login      INTEGER NOT NULL DEFAULT 0 CHECK (login IN (0, 1)),
+    imported   INTEGER NOT NULL DEFAULT 0 CHECK (imported IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 -- Whose key is this?
 CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
@@ -84,6 +85,8 @@ CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
 CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
 -- Which login keys have run out?
 CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
+-- Were any imported?
+CREATE INDEX idx_api_keys_imported ON api_keys (imported) WHERE imported = 1;
 
 -- Every sample as the miner told it. The key answers "latest of this wallet", "this wallet's last day" and "is it there
 -- already?", so it needs no index beside it.

@@ -3,6 +3,7 @@
 mod access;
 mod admin_key;
 mod breaker;
+mod import;
 mod keys;
 mod ledger;
 mod serve;

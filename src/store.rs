@@ -13,7 +13,7 @@ pub use records::{
     LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges, Totals, User, ledger_id,
     parse_ledger_id,
 };
-pub use sqlite::{OpenError, SqliteStore};
+pub use sqlite::{OpenError, R3mesDatabase, SqliteStore};
 
 use std::time::Duration;
 
@@ -155,6 +155,18 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
     /// The key with this hash, active or not.
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError>;
+    /// Keeps keys of the R3MES backend, all or none; whether each is new. Accounts are made where there are none. The hash
+    /// of a key that nobody has in plain text is its SHA-256.
+    async fn import_keys(&self, keys: Vec<KeyRecord>) -> Result<Vec<bool>, StoreError>;
+    /// The imported key of which only this SHA-256 is known; from now on `hash` is kept in its place, and `start`.
+    async fn adopt_key(
+        &self,
+        sha256: KeyHash,
+        hash: KeyHash,
+        start: String,
+    ) -> Result<Option<KeyRecord>, StoreError>;
+    /// Whether keys were ever imported; looks at memory only.
+    fn has_imported_keys(&self) -> bool;
     /// The keys of `wallet` (of everybody where `None`) older than the key `before`, newest first.
     async fn keys(
         &self,

@@ -1,13 +1,17 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+use crate::model::{Ids, Timestamp};
 
 /// An API key in plain text: it exists between the moment it is made and the answer that shows it, or between a
 /// request's header and its hash. Its memory is wiped when dropped, and `Debug` prints its name only.
 ///
 /// `r3mes_`, 43 base62 characters (256 random bits), 6 base62 characters of the CRC-32 of those 43. The checksum refuses
-/// typing mistakes before any look-up and lets secret scanners find leaked keys; it protects nothing.
+/// typing mistakes before any look-up and lets secret scanners find leaked keys; it protects nothing. Keys of the R3MES
+/// backend ([`PlainKey::parse_imported`]) have no checksum.
 pub struct PlainKey(Zeroizing<String>);
 
 impl PlainKey {
@@ -52,6 +56,21 @@ impl PlainKey {
         (checksum(random) == check.as_bytes()).then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
+    /// Reads a key as the R3MES backend made them: `r3mes_` and 43 characters of base64url (256 random bits).
+    #[must_use]
+    pub fn parse_imported(text: &str) -> Option<Self> {
+        let body = text.strip_prefix(Self::PREFIX)?;
+        let base64url = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        (body.len() == 43 && body.bytes().all(base64url))
+            .then(|| Self(Zeroizing::new(text.to_owned())))
+    }
+
+    /// What the R3MES backend stored of its keys: the SHA-256 of the whole text.
+    #[must_use]
+    pub fn sha256(&self) -> KeyHash {
+        KeyHash(Sha256::digest(self.0.as_bytes()).into())
+    }
+
     /// The key itself, for the one answer that shows it.
     #[must_use]
     pub fn reveal(&self) -> &str {
@@ -87,7 +106,7 @@ impl fmt::Debug for PlainKey {
     }
 }
 
-/// The BLAKE3 hash of a key, 32 bytes.
+/// The BLAKE3 hash of a key, 32 bytes; of an imported key that was not used yet, its SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 
@@ -96,6 +115,17 @@ impl KeyHash {
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The identifier of an imported key whose SHA-256 this is. Made of the key itself, so that a key that was re-hashed
+    /// is known again when it is imported once more.
+    #[must_use]
+    pub fn imported_id(&self, created_at: Timestamp) -> String {
+        let mixed = blake3::derive_key("r3mes-edge 2026-11-25 imported key id", &self.0);
+        let tail = mixed[..10]
+            .iter()
+            .fold(0, |tail, byte| tail << 8 | u128::from(*byte));
+        Ids::fixed("key_", created_at, tail)
     }
 
     /// Takes the bytes the store kept.
@@ -147,6 +177,32 @@ mod tests {
         assert_eq!(hash.as_bytes(), &expected);
     }
 
+    #[test]
+    fn a_key_of_the_r3mes_backend_is_told_from_ours_and_hashed_as_there() {
+        let old = format!("r3mes_{}", "0".repeat(43));
+        let key = PlainKey::parse_imported(&old).unwrap();
+        // `printf %s KEY | sha256sum`
+        let expected = "faf606aa73e47e25c5e319be5f26dfb43abb1da959c059c76f49889abd4ab371";
+        let hex: String = key
+            .sha256()
+            .as_bytes()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!(hex, expected);
+        assert!(PlainKey::parse(&old).is_none());
+        let ours = PlainKey::generate().unwrap();
+        assert!(PlainKey::parse_imported(ours.reveal()).is_none());
+        for wrong in [
+            &old[1..],
+            &old[..48],
+            &format!("r3mes_{}", "+".repeat(43)),
+            &format!("{old}0"),
+        ] {
+            assert!(PlainKey::parse_imported(wrong).is_none(), "{wrong}");
+        }
+    }
+
     proptest! {
         #[test]
         fn one_wrong_character_is_always_noticed(at in 6usize..55, with in "[0-9A-Za-z]") {
@@ -159,6 +215,7 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic(text in ".{0,60}") {
             prop_assert!(PlainKey::parse(&text).is_none());
+            prop_assert!(PlainKey::parse_imported(&text).is_none());
         }
     }
 }

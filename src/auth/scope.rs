@@ -40,6 +40,8 @@ pub struct Scopes(u8);
 impl Scopes {
     /// What a key gets when nobody says otherwise.
     pub const DEFAULT: Self = Self(Scope::Chat as u8 | Scope::Read as u8);
+    /// What a key of the R3MES backend gets: all that its keys could do there.
+    pub const IMPORTED: Self = Self(Scope::Chat as u8 | Scope::Read as u8 | Scope::Miner as u8);
     /// What a wallet login gets: everything but admin.
     pub const LOGIN: Self =
         Self(Scope::Chat as u8 | Scope::Read as u8 | Scope::Miner as u8 | Scope::Keys as u8);

@@ -27,10 +27,15 @@ impl Ids {
     /// A new identifier, `prefix` first: `req_01J…`.
     pub fn make(&self, prefix: &str, now: Timestamp) -> String {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let time = u128::from(now.millis().unsigned_abs() & 0xFFFF_FFFF_FFFF);
         // Mixing is a bijection, so two counts never give one tail.
         let tail = u128::from(mix(count)) << 16 | u128::from(mix(count ^ self.salt) & 0xFFFF);
-        let value = time << 80 | tail;
+        Self::fixed(prefix, now, tail)
+    }
+
+    /// The identifier of something that comes from elsewhere, the same each time: `tail` has 80 bits of its own.
+    pub(crate) fn fixed(prefix: &str, time: Timestamp, tail: u128) -> String {
+        let time = u128::from(time.millis().unsigned_abs() & 0xFFFF_FFFF_FFFF);
+        let value = time << 80 | tail & ((1 << 80) - 1);
         let mut id = String::with_capacity(prefix.len() + 26);
         id.push_str(prefix);
         for place in (0..26).rev() {

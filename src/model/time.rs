@@ -69,6 +69,21 @@ impl Timestamp {
         let parsed: jiff::Timestamp = text.parse().map_err(|_| SHAPE)?;
         Ok(Self(parsed.as_millisecond()))
     }
+
+    /// Reads a moment that names no zone and means UTC, as databases keep them: `2026-11-24 12:00:00`,
+    /// `2026-11-24T12:00:00.25`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse_naive(text: &str) -> Result<Self, &'static str> {
+        let parsed: jiff::civil::DateTime = text
+            .parse()
+            .map_err(|_| "must be a time like 2026-11-24 12:00:00")?;
+        let zoned = parsed
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .map_err(|_| "lies outside the calendar")?;
+        Ok(Self(zoned.timestamp().as_millisecond()))
+    }
 }
 
 impl From<SystemTime> for Timestamp {
@@ -111,6 +126,19 @@ mod tests {
             );
         }
         assert_eq!(Timestamp::parse("1795489200").unwrap().date(), "2026-11-24");
+    }
+
+    #[test]
+    fn a_time_without_a_zone_is_taken_as_utc() {
+        for text in ["2026-11-24 03:00:00.250", "2026-11-24T03:00:00.25"] {
+            assert_eq!(
+                Timestamp::parse_naive(text).unwrap().to_string(),
+                "2026-11-24T03:00:00.250Z"
+            );
+        }
+        for text in ["", "soon", "2026-13-24 03:00:00", "2026-11-24T03:00:00Z"] {
+            assert!(Timestamp::parse_naive(text).is_err(), "{text:?} was taken");
+        }
     }
 
     #[test]

@@ -33,17 +33,17 @@ pub(super) async fn authenticate(
         app.metrics.auth_failed();
         Err(ApiError::new(code, detail))
     };
-    let Some(hash) = text
-        .to_str()
-        .ok()
-        .and_then(PlainKey::parse)
-        .map(|key| key.hash())
-    else {
+    let text = text.to_str().unwrap_or_default();
+    let ours = PlainKey::parse(text);
+    let imported = || PlainKey::parse_imported(text).filter(|_| app.store.has_imported_keys());
+    let is_ours = ours.is_some();
+    let Some(sent) = ours.or_else(imported) else {
         return refused(
             ErrorCode::InvalidApiKey,
             "this is no API key of this server (r3mes_ and 49 characters, the last 6 a checksum)",
         );
     };
+    let hash = sent.hash();
     let key = match app.keys.get(&hash) {
         Some(key) => key,
         None => {
@@ -57,7 +57,12 @@ pub(super) async fn authenticate(
                 return Err(verdict.into());
             }
             let generation = app.keys.generation();
-            match app.store.key_by_hash(hash).await? {
+            let mut found = app.store.key_by_hash(hash).await?;
+            if found.is_none() && !is_ours {
+                let start = sent.start().to_owned();
+                found = app.store.adopt_key(sent.sha256(), hash, start).await?;
+            }
+            match found {
                 Some(record) => app.keys.insert(record, generation),
                 None => return refused(ErrorCode::InvalidApiKey, "no such key"),
             }

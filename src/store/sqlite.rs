@@ -7,14 +7,17 @@ mod accounts;
 mod keys;
 mod once;
 mod open;
+mod r3mes;
 mod readers;
 mod sql;
 mod telemetry;
 mod writer;
 
 pub use open::OpenError;
+pub use r3mes::R3mesDatabase;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -36,6 +39,7 @@ pub struct SqliteStore {
     path: PathBuf,
     readers: Readers,
     writer: Writer,
+    has_imported_keys: AtomicBool,
     lock: Mutex<Option<InstanceLock>>,
     observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
 }
@@ -49,6 +53,7 @@ impl SqliteStore {
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
         let connection = open::writing(path, create)?;
+        let has_imported_keys = keys::has_imported(&connection)?.into();
         let observer = Arc::new(OnceLock::new());
         let readers = Readers::open(path, Arc::clone(&observer))?;
         let writer = Writer::start(connection, Arc::clone(&observer))
@@ -57,6 +62,7 @@ impl SqliteStore {
             path: path.to_owned(),
             readers,
             writer,
+            has_imported_keys,
             lock: Mutex::new(Some(lock)),
             observer,
         })
@@ -265,6 +271,38 @@ impl Repository for SqliteStore {
 
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError> {
         self.readers.point(|c| keys::by_hash(c, &hash)).await
+    }
+
+    async fn import_keys(&self, imported: Vec<KeyRecord>) -> Result<Vec<bool>, StoreError> {
+        let new = self
+            .writer
+            .write(Room::Common, move |c| keys::import(c, &imported))
+            .await?;
+        if !new.is_empty() {
+            self.has_imported_keys.store(true, Ordering::Release);
+        }
+        Ok(new)
+    }
+
+    async fn adopt_key(
+        &self,
+        sha256: KeyHash,
+        hash: KeyHash,
+        start: String,
+    ) -> Result<Option<KeyRecord>, StoreError> {
+        if self.key_by_hash(sha256).await?.is_none() {
+            // A guess, which must not cost a write; or another first use was quicker.
+            return self.key_by_hash(hash).await;
+        }
+        self.writer
+            .write(Room::Common, move |c| {
+                keys::adopt(c, &sha256, &hash, &start)
+            })
+            .await
+    }
+
+    fn has_imported_keys(&self) -> bool {
+        self.has_imported_keys.load(Ordering::Acquire)
     }
 
     async fn keys(

@@ -70,6 +70,10 @@ macro_rules! verbs {
                 self.store.$verb($($argument),*).await
             })*
 
+            fn has_imported_keys(&self) -> bool {
+                self.store.has_imported_keys()
+            }
+
             fn observe(&self, observer: Arc<dyn StoreObserver>) {
                 self.store.observe(observer);
             }
@@ -104,6 +108,8 @@ verbs! {
     verify_ledger() -> LedgerReport;
     create_key(key: KeyRecord, max_active: usize, once: Option<Once<bool>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
+    import_keys(keys: Vec<KeyRecord>) -> Vec<bool>;
+    adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
     revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;
     key(id: String) -> Option<KeyRecord>;

@@ -19,6 +19,7 @@ mod fault_table;
 mod faults;
 mod http;
 mod idempotency;
+mod import;
 mod keys;
 mod login;
 mod network;

@@ -1,6 +1,12 @@
 //! Where a key must not be.
 
-use crate::support::{Scripted, TestServer, Upstream, W1, config_with_inference, next_text};
+use r3mes_edge::auth::PlainKey;
+use r3mes_edge::store::R3mesDatabase;
+
+use crate::import::{OLDER, backend, old_key};
+use crate::support::{
+    Scripted, TestServer, Upstream, W1, config, config_with_inference, next_text,
+};
 
 #[tokio::test]
 async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
@@ -73,6 +79,49 @@ async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
         "nothing was logged, so nothing was tested"
     );
     assert!(!holds(log.as_bytes()), "the log holds the key");
+}
+
+#[tokio::test]
+async fn an_imported_key_is_nowhere_in_the_file_and_the_log() {
+    let log = captured_log();
+    let server = TestServer::start(config()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let keys = [old_key(71), old_key(72)];
+    let rows = keys
+        .each_ref()
+        .map(|key| (key.as_str(), W1, None, true, "2026-01-02 03:04:05", None));
+    let backend = R3mesDatabase::open(&backend(folder.path(), OLDER, &rows)).unwrap();
+    let rows = backend.keys(0, 10, server.clock.now()).unwrap();
+    let mut records: Vec<_> = rows.into_iter().map(|(_, key)| key.unwrap()).collect();
+    // One as the newer generation keeps it.
+    records[1].hash = PlainKey::parse_imported(&keys[1]).unwrap().sha256();
+    server.store.import_keys(records).await.unwrap();
+    for key in &keys {
+        server.with_key(key).get("/auth/me").await.expect(200);
+    }
+    let wrong = old_key(73);
+    server
+        .with_key(&wrong)
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    let folder = server.shutdown().await;
+    for key in [&keys[0], &keys[1], &wrong] {
+        let holds = |bytes: &[u8]| {
+            bytes
+                .windows(30)
+                .any(|window| window == &key.as_bytes()[19..])
+        };
+        assert!(holds(format!("so it is looked for: {key}").as_bytes()));
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(!holds(&std::fs::read(&path).unwrap()), "{}", path.display());
+        }
+        assert!(
+            !holds(log.lock().unwrap().as_bytes()),
+            "the log holds the key"
+        );
+    }
 }
 
 /// Everything that is logged in this process, at every level.

@@ -47,6 +47,52 @@ fn insert(c: &Connection, key: &KeyRecord) -> Result<(), StoreError> {
     insert.execute(values).map(drop).map_err(storage_error)
 }
 
+/// Keeps keys of the R3MES backend; whether each was new. A wallet's count of keys does not stand in the way.
+pub(super) fn import(c: &Connection, keys: &[KeyRecord]) -> Result<Vec<bool>, StoreError> {
+    let mut insert = c
+        .prepare_cached(sql::INSERT_IMPORTED_KEY)
+        .map_err(storage_error)?;
+    let mut new = Vec::with_capacity(keys.len());
+    for key in keys {
+        if let Some(wallet) = &key.wallet {
+            accounts::ensure(c, wallet, key.created_at)?;
+        }
+        let values = params![
+            key.id,
+            key.hash.as_bytes(),
+            key.start,
+            key.wallet.as_ref().map(Wallet::as_str),
+            key.name,
+            key.scopes.to_string(),
+            key.created_at.millis(),
+            key.expires_at.map(Timestamp::millis),
+            key.revoked_at.map(Timestamp::millis),
+            key.last_used.map(Timestamp::millis),
+        ];
+        new.push(insert.execute(values).map_err(storage_error)? == 1);
+    }
+    Ok(new)
+}
+
+pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {
+    c.prepare_cached(sql::HAS_IMPORTED_KEYS)?
+        .query_row([], |row| row.get(0))
+}
+
+/// Puts a key's own hash in the place of its SHA-256. Where that was done already, it finds the key all the same.
+pub(super) fn adopt(
+    c: &Connection,
+    sha256: &KeyHash,
+    hash: &KeyHash,
+    start: &str,
+) -> Result<Option<KeyRecord>, StoreError> {
+    let mut update = c.prepare_cached(sql::ADOPT_KEY).map_err(storage_error)?;
+    update
+        .execute(params![sha256.as_bytes(), hash.as_bytes(), start])
+        .map_err(storage_error)?;
+    by_hash(c, hash).map_err(storage_error)
+}
+
 pub(super) fn by_hash(c: &Connection, hash: &KeyHash) -> rusqlite::Result<Option<KeyRecord>> {
     c.prepare_cached(sql::SELECT_KEY_BY_HASH)?
         .query_row([hash.as_bytes()], record)

@@ -39,6 +39,10 @@ statements! {
     REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
     RETIRE_KEY = "UPDATE api_keys SET expires_at = ?2 WHERE id = ?1 AND (expires_at IS NULL OR expires_at > ?2)";
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE imported = 1)";
+    INSERT_IMPORTED_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, imported)
+                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1) ON CONFLICT DO NOTHING";
+    ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
 
     // answers kept for an Idempotency-Key
@@ -106,3 +110,7 @@ statements! {
                                  FROM reservations r JOIN ledger l ON l.id = r.id LEFT JOIN ledger f ON f.id = r.refund_id
                                  WHERE r.id > ?1 ORDER BY r.id LIMIT ?2";
 }
+
+/// Of an R3MES backend's database, whose two generations name their columns differently.
+pub(super) const SELECT_R3MES_KEYS: &str =
+    "SELECT * FROM api_keys WHERE id > ?1 ORDER BY id LIMIT ?2";

@@ -1,0 +1,288 @@
+//! Keys of the R3MES backend, taken over with the command line and used against the real binary.
+
+use std::path::{Path, PathBuf};
+
+use r3mes_edge::auth::PlainKey;
+use rusqlite::{Connection, params};
+use serde_json::{Value, json};
+
+use crate::support::{Caller, Process, TestServer, W1, W2, config, edge};
+
+const NEWER: &str = "CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, api_key_hash TEXT UNIQUE NOT NULL, wallet_address TEXT NOT NULL, name TEXT, is_active BOOLEAN DEFAULT 1, last_used TIMESTAMP, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, expires_at TIMESTAMP)";
+pub(crate) const OLDER: &str = "CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, api_key TEXT UNIQUE NOT NULL, wallet_address TEXT NOT NULL, name TEXT, is_active BOOLEAN DEFAULT 1, last_used TIMESTAMP, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, expires_at TIMESTAMP)";
+
+/// A key as the R3MES backend made them.
+pub(crate) fn old_key(number: u8) -> String {
+    format!("r3mes_-_{number:041}")
+}
+
+/// What that backend stored of it.
+fn sha256(key: &str) -> String {
+    let hash = PlainKey::parse_imported(key).unwrap().sha256();
+    hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Key, wallet, name, active, made, expires.
+type Row<'a> = (
+    &'a str,
+    &'a str,
+    Option<&'a str>,
+    bool,
+    &'a str,
+    Option<&'a str>,
+);
+
+/// A database of the R3MES backend in its older or newer generation.
+pub(crate) fn backend(folder: &Path, schema: &str, rows: &[Row<'_>]) -> PathBuf {
+    let path = folder.join("r3mes 100%#?.db");
+    let _ = std::fs::remove_file(&path);
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(schema).unwrap();
+    let column = if schema == NEWER {
+        "api_key_hash"
+    } else {
+        "api_key"
+    };
+    let insert = format!(
+        "INSERT INTO api_keys ({column}, wallet_address, name, is_active, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+    );
+    for (key, wallet, name, active, made, expires) in rows {
+        connection
+            .execute(&insert, params![key, wallet, name, active, made, expires])
+            .unwrap();
+    }
+    path
+}
+
+/// A fresh database of ours that nobody serves.
+fn database() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    assert_eq!(Process::serve(&path, "").terminate(), Some(0));
+    (folder, path)
+}
+
+fn import(database: &Path, file: &Path) -> Value {
+    let (code, told) = edge(
+        database,
+        &["keys", "import", file.to_str().unwrap(), "--json"],
+    );
+    assert_eq!(code, 0, "{told}");
+    serde_json::from_str(&told).unwrap()
+}
+
+fn stored_hashes(database: &Path, hex: &str) -> i64 {
+    let connection = Connection::open(database).unwrap();
+    let count = "SELECT count(*) FROM api_keys WHERE lower(hex(hash)) = ?1";
+    connection
+        .query_row(count, [hex], |row| row.get(0))
+        .unwrap()
+}
+
+const DAY: &str = "2026-01-02 03:04:05";
+
+#[tokio::test]
+async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_then() {
+    let (folder, database) = database();
+    let (key, off, late, unused) = (old_key(1), old_key(2), old_key(3), old_key(4));
+    let file = backend(
+        folder.path(),
+        NEWER,
+        &[
+            (
+                &sha256(&key),
+                W1,
+                Some("sdk"),
+                true,
+                DAY,
+                Some("2999-01-01T00:00:00.5"),
+            ),
+            (&sha256(&off), W1, None, false, DAY, None),
+            (
+                &sha256(&late),
+                W2,
+                None,
+                true,
+                DAY,
+                Some("2026-01-03 00:00:00"),
+            ),
+            (&sha256(&unused), W2, None, true, DAY, None),
+            (&sha256(&old_key(5)), "remes1x", None, true, DAY, None),
+            ("abc", W1, None, true, DAY, None),
+            (&sha256(&old_key(6)), W1, None, true, DAY, Some("soon")),
+        ],
+    );
+    let before = std::fs::read(&file).unwrap();
+    let told = import(&database, &file);
+    let rows = |list: &str| -> Vec<i64> {
+        let rows = told[list].as_array().unwrap().iter();
+        rows.map(|row| row["row"].as_i64().unwrap()).collect()
+    };
+    assert_eq!(
+        (rows("taken"), rows("refused")),
+        (vec![1, 2, 3, 4], vec![5, 6, 7])
+    );
+    for (at, field) in ["wallet_address", "api_key_hash", "expires_at"]
+        .iter()
+        .enumerate()
+    {
+        assert!(
+            told["refused"][at]["reason"]
+                .as_str()
+                .unwrap()
+                .contains(field)
+        );
+    }
+    assert_eq!(
+        told["taken"][0]["key"]["expires_at"],
+        "2999-01-01T00:00:00.500Z"
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+
+    let server = Process::serve(&database, "");
+    let caller = |key: &str| Caller::new(&server.address, Some(key));
+    let me = caller(&key).get("/auth/me").await.expect(200);
+    assert_eq!(me["wallet_address"], W1);
+    assert_eq!(me["key"]["scopes"], json!(["chat", "read", "miner"]));
+    assert_eq!(told["taken"][0]["key"]["name"], "sdk");
+    caller(&key).get("/auth/me").await.expect(200);
+    caller(&off)
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    caller(&late)
+        .get("/auth/me")
+        .await
+        .refused(401, "expired_api_key");
+    caller(&old_key(9))
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    let listed = server
+        .admin()
+        .get(&format!("/api/keys?wallet_address={W2}"))
+        .await
+        .expect(200);
+    let active = listed["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|key| key["is_active"] == true);
+    let id = active.unwrap()["id"].as_str().unwrap();
+    server
+        .admin()
+        .delete(&format!("/api/keys/{id}"))
+        .await
+        .expect(200);
+    caller(&unused)
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(stored_hashes(&database, &sha256(&key)), 0);
+
+    let again = import(&database, &file);
+    assert_eq!(
+        again["taken"],
+        json!([]),
+        "a key that was re-hashed is known again"
+    );
+    let server = Process::serve(&database, "");
+    let caller = Caller::new(&server.address, Some(&key));
+    caller.get("/auth/me").await.expect(200);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_key_that_stood_in_plain_text_is_hashed_at_once_and_works() {
+    let (folder, database) = database();
+    let key = old_key(1);
+    let rows = [
+        (key.as_str(), W1, Some("old"), true, DAY, None),
+        ("sk-other", W1, None, true, DAY, None),
+    ];
+    let file = backend(folder.path(), OLDER, &rows);
+    // As the backend leaves it while it runs: in WAL mode with a log that is not in the file yet.
+    let running = Connection::open(&file).unwrap();
+    running.pragma_update(None, "journal_mode", "wal").unwrap();
+    running
+        .execute("UPDATE api_keys SET name = 'renamed' WHERE id = 1", [])
+        .unwrap();
+    let told = import(&database, &file);
+    assert_eq!(told["taken"][0]["key"]["name"], "renamed");
+    assert_eq!(told["taken"][0]["key"]["start"], key[..10]);
+    assert_eq!(told["refused"].as_array().unwrap().len(), 1);
+    assert!(!told.to_string().contains(&key[6..]) && !told.to_string().contains("sk-other"));
+    drop(running);
+    assert_eq!(import(&database, &file)["taken"], json!([]));
+    assert!(
+        !folder.path().join("r3mes 100%#?.db-shm").exists(),
+        "nothing is left beside the file"
+    );
+    assert_eq!(stored_hashes(&database, &sha256(&key)), 0);
+    let server = Process::serve(&database, "");
+    let caller = Caller::new(&server.address, Some(&key));
+    caller.get("/auth/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn first_uses_at_once_all_succeed() {
+    let (folder, database) = database();
+    let key = old_key(1);
+    let file = backend(
+        folder.path(),
+        NEWER,
+        &[(&sha256(&key), W1, None, true, DAY, None)],
+    );
+    import(&database, &file);
+    let server = Process::serve(&database, "");
+    let uses: Vec<_> = (0..8)
+        .map(|_| Caller::new(&server.address, Some(&key)))
+        .map(|caller| tokio::spawn(async move { caller.get("/auth/me").await }))
+        .collect();
+    for used in uses {
+        used.await.unwrap().expect(200);
+    }
+}
+
+#[tokio::test]
+async fn keys_are_not_imported_beside_a_server_nor_from_what_is_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    let file = backend(
+        folder.path(),
+        NEWER,
+        &[(&sha256(&old_key(1)), W1, None, true, DAY, None)],
+    );
+    let file = file.to_str().unwrap();
+    assert_eq!(edge(&database, &["keys", "import", file]).0, 4);
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(edge(&database, &["keys", "import", file]).0, 0);
+    assert_eq!(edge(&database, &["keys", "import", "/nowhere.db"]).0, 3);
+    let letter = folder.path().join("letter");
+    std::fs::write(
+        &letter,
+        "this is a letter, and it is longer than a header of a database is",
+    )
+    .unwrap();
+    assert_ne!(
+        edge(&database, &["keys", "import", letter.to_str().unwrap()]).0,
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_key_of_the_old_form_costs_no_look_up_while_none_was_imported() {
+    let mut config = config();
+    config.rates = r3mes_edge::Config::default().rates;
+    let server = TestServer::start(config).await;
+    // Twenty look-ups a minute are allowed; a key that cannot be ours takes none of them.
+    for _ in 0..30 {
+        server
+            .with_key(&old_key(1))
+            .get("/auth/me")
+            .await
+            .refused(401, "invalid_api_key");
+    }
+}
