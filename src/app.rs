@@ -63,10 +63,10 @@ impl App {
 
     pub(crate) fn new(
         config: Config,
+        upstreams: Upstreams,
         store: Arc<dyn Repository>,
         clock: Clock,
     ) -> Result<Self, getrandom::Error> {
-        let upstreams = Upstreams::new(&config, &clock);
         let adapters = config.adapter_names();
         let metrics = Arc::new(Metrics::new(&adapters));
         store.observe(Arc::clone(&metrics) as _);

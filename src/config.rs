@@ -208,14 +208,12 @@ impl Config {
             .iter()
             .map(|url| ("miner.url".to_owned(), url));
         for (name, url) in urls.chain(chain).chain(miner) {
-            let plain = url
-                .parse::<hyper::Uri>()
-                .is_ok_and(|url| url.scheme_str() == Some("http") && url.host().is_some());
+            let plain = url.parse::<hyper::Uri>().is_ok_and(|url| {
+                matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
+            });
             check(
                 plain,
-                &format!(
-                    "{name} must be an http:// address with a host (https is not supported yet), not {url:?}"
-                ),
+                &format!("{name} must be an http:// or https:// address with a host, not {url:?}"),
             );
         }
         let mut names = BTreeSet::from(["chain", "miner"]);

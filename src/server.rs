@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{Repository, StoreError};
+use crate::upstream::discovery::Upstreams;
 use crate::{billing, collector, pipeline};
 
 /// Why a server did not start.
@@ -32,6 +33,8 @@ use crate::{billing, collector, pipeline};
 pub enum StartError {
     /// The address cannot be listened on.
     Bind(SocketAddr, std::io::Error),
+    /// A file that the configuration names cannot be used; names the setting.
+    Config(String),
     /// The operating system gave no random bytes.
     Random(getrandom::Error),
     /// The storage failed before the first request.
@@ -42,6 +45,7 @@ impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Config(what) => f.write_str(what),
             Self::Random(error) => write!(f, "no random bytes: {error}"),
             Self::Store(error) => error.fmt(f),
         }
@@ -105,7 +109,9 @@ impl Builder {
                 "{refunded} chats that were cut short by the last end of this server were refunded"
             );
         }
-        let app = Arc::new(App::new(config, store, clock).map_err(StartError::Random)?);
+        let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
+        let app = App::new(config, upstreams, store, clock).map_err(StartError::Random)?;
+        let app = Arc::new(app);
         let (stop, stopping) = watch::channel(false);
         let background = vec![
             tokio::spawn(collector::collect(Arc::clone(&app))),

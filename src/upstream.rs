@@ -1,7 +1,8 @@
 //! Asking other programs over HTTP: one pooled client, a deadline and a size on everything, a breaker in front.
 //!
 //! An error here says what happened; whether it counts against the upstream is [`UpstreamError::outcome`], what a client
-//! hears of it is decided in `error.rs`. No client header goes up; redirects are not followed.
+//! hears of it is decided in `error.rs`. No client header goes up; redirects are not followed; a certificate that does
+//! not hold is no connection.
 
 pub(crate) mod answer;
 pub(crate) mod chain;
@@ -12,6 +13,7 @@ mod miner;
 mod second_look;
 mod sse;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,11 +21,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
-use hyper::{Method, Request, Response, Uri};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::breaker::{Breaker, Outcome, Permit};
 
@@ -96,26 +102,41 @@ impl std::fmt::Display for UpstreamError {
 
 impl std::error::Error for UpstreamError {}
 
-/// The pooled client that all upstreams share; clones share the pool.
+/// The pooled client of all upstreams that trust the same certificate authorities; clones share the pool.
 #[derive(Clone, Debug)]
-pub struct HttpClient(Pooled<HttpConnector, Full<Bytes>>);
+pub struct HttpClient(Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
-impl Default for HttpClient {
-    fn default() -> Self {
+impl HttpClient {
+    /// Trusts the authorities in `ca_file` (PEM) and no others, or where none is given, those that browsers trust.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the file.
+    pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
+        let tls =
+            ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(authorities(ca_file)?)
+                .with_no_client_auth();
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
+        // It would refuse https itself.
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(16)
             .http1_max_buf_size(256 << 10)
             .build(connector);
-        Self(pooled)
+        Ok(Self(pooled))
     }
-}
 
-impl HttpClient {
     /// Sends a request and waits for the head of its answer, which must be a success.
     pub(crate) async fn send(
         &self,
@@ -162,10 +183,29 @@ impl HttpClient {
     }
 }
 
+fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let Some(file) = ca_file else {
+        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+        return Ok(roots.collect());
+    };
+    let wrong = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", file.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
+        let certificate = certificate.map_err(|error| wrong(&error))?;
+        roots.add(certificate).map_err(|error| wrong(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong(&"holds no certificate"));
+    }
+    Ok(roots)
+}
+
 /// One address that is asked, and what stands before it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     url: String,
+    /// What it is shown as `Authorization`.
+    token: Option<HeaderValue>,
     client: HttpClient,
     breaker: Arc<Breaker>,
     present: AtomicBool,
@@ -181,10 +221,21 @@ impl Endpoint {
     ) -> Self {
         Self {
             url,
+            token: None,
             client,
             breaker,
             present: AtomicBool::new(present),
         }
+    }
+
+    /// Shows this to whoever answers there.
+    pub(crate) fn with_token(mut self, token: Option<HeaderValue>) -> Self {
+        self.token = token;
+        self
+    }
+
+    pub(crate) fn token(&self) -> Option<&HeaderValue> {
+        self.token.as_ref()
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -208,28 +259,52 @@ impl Endpoint {
     }
 }
 
+/// The first line of a file as a Bearer token. A mistake is told without what the file holds.
+pub(crate) fn bearer(file: &Path) -> Result<HeaderValue, String> {
+    let text = std::fs::read_to_string(file)
+        .map(zeroize::Zeroizing::new)
+        .map_err(|error| format!("{}: {error}", file.display()))?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    let value = HeaderValue::try_from(format!("Bearer {token}"));
+    let mut value = value
+        .ok()
+        .filter(|_| !token.is_empty())
+        .ok_or_else(|| format!("{}: the first line is no token", file.display()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// A GET of an absolute address.
-pub(crate) fn get(uri: &Uri, token: Option<&str>) -> Result<Request<Full<Bytes>>, UpstreamError> {
-    let mut request = Request::get(uri)
-        .header(USER_AGENT, USER_AGENT_VALUE)
-        .header(ACCEPT, "application/json");
-    if let Some(token) = token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    // The token is not in the error: hyper names the kind of fault only.
-    request
-        .body(Full::default())
-        .map_err(|error| UpstreamError::Unreadable(error.to_string()))
+pub(crate) fn get(
+    uri: &Uri,
+    token: Option<&HeaderValue>,
+) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    let request = Request::get(uri).header(ACCEPT, "application/json");
+    finished(request, token, Full::default())
 }
 
 /// A POST of JSON to an absolute address.
-pub(crate) fn post_json(uri: &Uri, body: String) -> Result<Request<Full<Bytes>>, UpstreamError> {
-    Request::builder()
-        .method(Method::POST)
-        .uri(uri)
+pub(crate) fn post_json(
+    uri: &Uri,
+    token: Option<&HeaderValue>,
+    body: String,
+) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    let request = Request::post(uri).header(CONTENT_TYPE, "application/json");
+    finished(request, token, Full::from(body))
+}
+
+fn finished(
+    mut request: hyper::http::request::Builder,
+    token: Option<&HeaderValue>,
+    body: Full<Bytes>,
+) -> Result<Request<Full<Bytes>>, UpstreamError> {
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, token);
+    }
+    // The token is not in the error: hyper names the kind of fault only.
+    request
         .header(USER_AGENT, USER_AGENT_VALUE)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::from(body))
+        .body(body)
         .map_err(|error| UpstreamError::Unreadable(error.to_string()))
 }
 

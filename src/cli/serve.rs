@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use r3mes_edge::{EdgeServer, SqliteStore};
+use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
@@ -29,7 +29,10 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let server = EdgeServer::builder(config, Arc::clone(&store) as _)
         .start()
         .await;
-    let server = server.map_err(|error| Failure::Failed(error.to_string()))?;
+    let server = server.map_err(|error| match error {
+        StartError::Config(what) => Failure::Usage(what),
+        other => Failure::Failed(other.to_string()),
+    })?;
     let address = format!("http://{}", reachable(server.local_addr()));
     store
         .announce(&address)

@@ -221,7 +221,7 @@ pub struct InferenceConfig {
     pub name: String,
     /// What it speaks.
     pub kind: InferenceKind,
-    /// `http://host:port`
+    /// `http://host:port` or `https://host:port`
     pub url: String,
     /// The model to ask for; where empty, the first that `/v1/models` names.
     #[serde(default)]
@@ -229,6 +229,12 @@ pub struct InferenceConfig {
     /// The adapters it serves; where empty, the default adapter.
     #[serde(default)]
     pub adapters: Vec<String>,
+    /// For https: a PEM file of the only authorities to trust; where not set, those that browsers trust.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// A file whose first line is shown to it as a Bearer token; read at the start.
+    #[serde(default)]
+    pub api_key_file: Option<PathBuf>,
 }
 
 /// How a message without an adapter finds one.
@@ -245,6 +251,8 @@ pub struct AdapterConfig {
 pub struct ChainConfig {
     /// The CometBFT RPC, `http://host:port`; where not set, the conventional one is looked for.
     pub rpc: Option<String>,
+    /// For https: a PEM file of the only authorities to trust; where not set, those that browsers trust.
+    pub ca_file: Option<PathBuf>,
     /// For one answer of the chain.
     #[serde(deserialize_with = "units::duration")]
     pub timeout: Duration,
@@ -260,6 +268,7 @@ impl Default for ChainConfig {
     fn default() -> Self {
         Self {
             rpc: None,
+            ca_file: None,
             timeout: Duration::from_secs(2),
             stale_if_error: Duration::from_secs(3600),
             max_block_age: Duration::from_secs(60),
@@ -283,6 +292,8 @@ pub enum MinerKind {
 pub struct MinerConfig {
     /// Its statistics page; where not set, the conventional one is looked for.
     pub url: Option<String>,
+    /// For https: a PEM file of the only authorities to trust; where not set, those that browsers trust.
+    pub ca_file: Option<PathBuf>,
     /// What the page looks like.
     pub kind: MinerKind,
     /// Whose miner it is; without a wallet nothing can be recorded.
@@ -300,6 +311,7 @@ impl Default for MinerConfig {
     fn default() -> Self {
         Self {
             url: None,
+            ca_file: None,
             kind: MinerKind::R3mes,
             wallet: None,
             worker: "local".to_owned(),

@@ -3,13 +3,14 @@
 //! Each conventional address gets its upstream at the start, absent until something answers there; it is looked for
 //! again every minute, and once found it stays: from then on its breaker says how it is.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
-use super::{Endpoint, HttpClient};
+use super::{Endpoint, HttpClient, bearer};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, InferenceConfig, InferenceKind};
@@ -40,11 +41,18 @@ const CONVENTIONAL_MINER: &str = "http://127.0.0.1:8080/stats";
 
 impl Upstreams {
     /// Upstreams as configured, and conventional ones where nothing is.
-    pub(crate) fn new(config: &Config, clock: &Clock) -> Self {
-        let client = HttpClient::default();
-        let endpoint = |name: &str, url: String, present: bool| {
+    ///
+    /// # Errors
+    /// A sentence that names the setting whose file cannot be used.
+    pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
+        let common = HttpClient::new(None)?;
+        let endpoint = |name: &str, url: String, ca_file: Option<&Path>, present: bool| {
             let breaker = Breaker::new(name, config.breaker.clone(), clock.clone());
-            Endpoint::new(url, client.clone(), breaker, present)
+            let client = match ca_file {
+                Some(_) => HttpClient::new(ca_file),
+                None => Ok(common.clone()),
+            };
+            client.map(|client| Endpoint::new(url, client, breaker, present))
         };
         let conventional = Conventional {
             nodes: config.discover && config.inference.is_empty(),
@@ -58,6 +66,8 @@ impl Upstreams {
                 url: url.to_owned(),
                 model: String::new(),
                 adapters: Vec::new(),
+                ca_file: None,
+                api_key_file: None,
             };
             CONVENTIONAL_NODES.into_iter().map(node).collect()
         } else {
@@ -67,39 +77,51 @@ impl Upstreams {
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
-            let at = endpoint(&node.name, node.url.clone(), !conventional.nodes);
-            Arc::new(Node::new(
-                at,
+            let named = |what: String| format!("inference {:?}: {what}", node.name);
+            let (url, ca_file) = (node.url.clone(), node.ca_file.as_deref());
+            let at = endpoint(&node.name, url, ca_file, !conventional.nodes).map_err(named)?;
+            let token = node.api_key_file.as_deref().map(bearer).transpose();
+            let token = token.map_err(|what| named(format!("api_key_file {what}")))?;
+            Ok(Arc::new(Node::new(
+                at.with_token(token),
                 node,
                 config.chat.in_flight,
                 config.chat.queue,
-            ))
+            )))
         });
-        let nodes = nodes.collect();
+        let nodes = nodes.collect::<Result<_, String>>()?;
         let rpc = config
             .chain
             .rpc
             .clone()
             .or_else(|| conventional.chain.then(|| CONVENTIONAL_CHAIN.to_owned()));
         let chain = rpc.map(|rpc| {
-            let at = endpoint("chain", rpc, !conventional.chain);
-            Arc::new(Chain::new(at, config.chain.timeout))
+            let ca_file = config.chain.ca_file.as_deref();
+            let at = endpoint("chain", rpc, ca_file, !conventional.chain)?;
+            Ok(Arc::new(Chain::new(at, config.chain.timeout)))
         });
+        let chain = chain
+            .transpose()
+            .map_err(|what: String| format!("chain.{what}"))?;
         let url = config
             .miner
             .url
             .clone()
             .or_else(|| conventional.miner.then(|| CONVENTIONAL_MINER.to_owned()));
         let miner = url.map(|url| {
-            let at = endpoint("miner", url, !conventional.miner);
-            Arc::new(MinerPage::new(at, &config.miner))
+            let ca_file = config.miner.ca_file.as_deref();
+            let at = endpoint("miner", url, ca_file, !conventional.miner)?;
+            Ok(Arc::new(MinerPage::new(at, &config.miner)))
         });
-        Self {
+        let miner = miner
+            .transpose()
+            .map_err(|what: String| format!("miner.{what}"))?;
+        Ok(Self {
             nodes,
             chain,
             miner,
             conventional,
-        }
+        })
     }
 
     /// The breakers of everything that is there.

@@ -81,7 +81,11 @@ impl Node {
             let body = self
                 .at
                 .client
-                .fetch(get(&join(&self.at.url, page)?, None)?, PATIENCE, PAGE)
+                .fetch(
+                    get(&join(&self.at.url, page)?, self.at.token())?,
+                    PATIENCE,
+                    PAGE,
+                )
                 .await?;
             Ok::<_, UpstreamError>(
                 self.config.kind == InferenceKind::R3mes || first_model(&body).is_some(),
@@ -144,7 +148,11 @@ impl Node {
         let sent = self
             .at
             .client
-            .send(post_json(&join(&self.at.url, path)?, body)?)
+            .send(post_json(
+                &join(&self.at.url, path)?,
+                self.at.token(),
+                body,
+            )?)
             .await;
         let response = match (sent, &ask.prompt) {
             // The body is the client's own, so is the fault.
@@ -166,7 +174,7 @@ impl Node {
         if let Some(model) = known().clone() {
             return Ok(model);
         }
-        let request = get(&join(&self.at.url, "/v1/models")?, None)?;
+        let request = get(&join(&self.at.url, "/v1/models")?, self.at.token())?;
         let body = self
             .at
             .client

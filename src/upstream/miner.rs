@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Endpoint, UpstreamError, get, guarded};
+use super::{Endpoint, UpstreamError, bearer, get, guarded};
 use crate::config::{MinerConfig, MinerKind};
 use crate::model::{HashrateUnit, MOST_COUNT, MOST_FIGURE, Sample, Timestamp, Wallet};
 
@@ -33,21 +33,15 @@ impl MinerPage {
 
     async fn read(&self) -> Result<Reading, UpstreamError> {
         let unreadable = |what: String| UpstreamError::Unreadable(what);
-        let token = match &self.settings.token_file {
-            // Read each time, so that a new token needs no restart; it is a line of a local file.
-            Some(file) => {
-                let text = std::fs::read_to_string(file)
-                    .map_err(|error| unreadable(format!("token_file: {error}")))?;
-                Some(text.lines().next().unwrap_or_default().trim().to_owned())
-            }
-            None => None,
-        };
+        // Read each time, so that a new token needs no restart; it is a line of a local file.
+        let token = self.settings.token_file.as_deref().map(bearer).transpose();
+        let token = token.map_err(|what| unreadable(format!("token_file {what}")))?;
         let uri = self
             .at
             .url
             .parse()
             .map_err(|_| unreadable(format!("{:?} is no address", self.at.url)))?;
-        let request = get(&uri, token.as_deref())?;
+        let request = get(&uri, token.as_ref())?;
         let body = self
             .at
             .client

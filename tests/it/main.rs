@@ -18,6 +18,7 @@ mod crash;
 mod fault_table;
 mod faults;
 mod http;
+mod https;
 mod idempotency;
 mod import;
 mod keys;

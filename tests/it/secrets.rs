@@ -125,7 +125,7 @@ async fn an_imported_key_is_nowhere_in_the_file_and_the_log() {
 }
 
 /// Everything that is logged in this process, at every level.
-fn captured_log() -> std::sync::Arc<std::sync::Mutex<String>> {
+pub(crate) fn captured_log() -> std::sync::Arc<std::sync::Mutex<String>> {
     use std::sync::{Arc, Mutex, OnceLock};
     struct Capture(Arc<Mutex<String>>);
     impl log::Log for Capture {

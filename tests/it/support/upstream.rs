@@ -13,6 +13,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 /// A request that an upstream got.
 #[derive(Clone, Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Scripted {
     head: bool,
     status: u16,
     content_type: &'static str,
+    location: Option<String>,
     frames: mpsc::UnboundedReceiver<Result<Bytes, Broken>>,
 }
 
@@ -71,6 +73,7 @@ impl Scripted {
                 head: true,
                 status: 200,
                 content_type: "text/event-stream",
+                location: None,
                 frames,
             },
             Frames(sender),
@@ -105,6 +108,14 @@ impl Scripted {
         Self::whole(200, body.to_string())
     }
 
+    /// Sends whoever asks somewhere else.
+    pub(crate) fn redirect(to: String) -> Self {
+        Self {
+            location: Some(to),
+            ..Self::whole(307, "")
+        }
+    }
+
     /// A whole OpenAI-compatible stream of these words.
     pub(crate) fn words(words: &[&str]) -> Self {
         let (scripted, frames) = Self::held();
@@ -127,12 +138,21 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) async fn start(script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static) -> Self {
+        Self::start_with(None, script).await
+    }
+
+    /// Speaks TLS where an acceptor is given.
+    pub(crate) async fn start_with(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let under_way = Arc::new(());
         let serving = tokio::spawn(serve(
             listener,
+            tls,
             Arc::new(script),
             Arc::clone(&seen),
             Arc::clone(&under_way),
@@ -160,6 +180,10 @@ impl Upstream {
     pub(crate) async fn dead() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}", listener.local_addr().unwrap())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -190,6 +214,7 @@ impl Drop for Upstream {
 
 async fn serve(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     script: Arc<dyn Fn(&Seen) -> Scripted + Send + Sync>,
     seen: Arc<Mutex<Vec<Seen>>>,
     under_way: Arc<()>,
@@ -221,9 +246,12 @@ async fn serve(
                 if !scripted.head {
                     std::future::pending::<()>().await;
                 }
-                let response = Response::builder()
+                let mut response = Response::builder()
                     .status(scripted.status)
                     .header("content-type", scripted.content_type);
+                if let Some(location) = scripted.location {
+                    response = response.header("location", location);
+                }
                 Ok::<_, Infallible>(
                     response
                         .body(ScriptedBody(scripted.frames, exchange))
@@ -231,7 +259,18 @@ async fn serve(
                 )
             }
         });
-        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let tls = tls.clone();
+        connections.spawn(async move {
+            let http = http1::Builder::new();
+            let Some(tls) = tls else {
+                return http.serve_connection(TokioIo::new(stream), service).await;
+            };
+            match tls.accept(stream).await {
+                Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+                // A client that does not trust us is what some tests are about.
+                Err(_) => Ok(()),
+            }
+        });
     }
 }
 
