@@ -79,12 +79,10 @@ impl Chain {
             let full = page.block_metas.len() >= Self::PAGE;
             for meta in page.block_metas {
                 let height = meta.header.height;
-                if blocks
-                    .last()
-                    .is_some_and(|last: &Block| last.height <= height)
-                {
+                let above = blocks.last().map(|last: &Block| last.height);
+                if height > total || above.is_some_and(|above| above <= height) {
                     return Err(UpstreamError::Unreadable(
-                        "the blocks are not in order".to_owned(),
+                        "the blocks do not go down from the chain's height".to_owned(),
                     ));
                 }
                 blocks.push(Block {
@@ -121,6 +119,9 @@ impl Chain {
             .await?;
         let answer: wire::Answer<T> = serde_json::from_slice(&body)
             .map_err(|error| UpstreamError::Unreadable(error.to_string()))?;
+        if answer.version != "2.0" {
+            return Err(UpstreamError::Unreadable("not JSON-RPC 2.0".to_owned()));
+        }
         Ok(answer.result)
     }
 }
@@ -132,7 +133,7 @@ mod wire {
     #[derive(serde::Deserialize)]
     pub(super) struct Answer<T> {
         #[serde(rename = "jsonrpc")]
-        _version: String,
+        pub(super) version: String,
         pub(super) result: T,
     }
 

@@ -411,6 +411,7 @@ async fn what_is_no_answer_of_a_chain_is_refused_and_never_shown() {
             200,
             status(|status| drop(status.as_object_mut().unwrap().remove("jsonrpc"))),
         ),
+        (200, status(|status| status["jsonrpc"] = json!("99999999"))),
         (
             200,
             status(|status| {
@@ -439,9 +440,12 @@ async fn what_is_no_answer_of_a_chain_is_refused_and_never_shown() {
     }
     let text = |number: i64| json!(number.to_string());
     let out_of_order = json!({"jsonrpc": "2.0", "result": {"last_height": "3", "block_metas": [meta(2, text), meta(3, text)]}});
-    ask("/blocks", Scripted::whole(200, out_of_order.to_string()))
-        .await
-        .refused(502, "upstream_bad_response");
+    let too_high = json!({"jsonrpc": "2.0", "result": {"last_height": "3", "block_metas": [meta(4, text), meta(3, text)]}});
+    for blocks in [out_of_order, too_high] {
+        ask("/blocks", Scripted::whole(200, blocks.to_string()))
+            .await
+            .refused(502, "upstream_bad_response");
+    }
     // And just small enough is taken: what was refused before was its size.
     let fits = ask("/chain/status", Scripted::whole(200, status_of(1 << 20))).await;
     assert_eq!(fits.expect(200)["latest_block_height"], 1_262_196);
