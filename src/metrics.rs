@@ -115,7 +115,7 @@ type Amount = Counter<f64, AtomicU64>;
 pub(crate) struct Gauges {
     pub(crate) active_users: usize,
     pub(crate) in_flight: usize,
-    pub(crate) limiter_entries: usize,
+    pub(crate) limiter_entries: [usize; RateClass::ALL.len()],
     pub(crate) unwritten: usize,
     pub(crate) store: StoreGauges,
 }
@@ -136,8 +136,10 @@ pub(crate) struct Metrics {
     refunded: Amount,
     unwritten: Gauge,
     auth_failures: Counter,
+    /// Keys looked up in the storage.
+    pub(crate) key_lookups: Counter,
     limited: Family<ClassLabel, Counter>,
-    limiter_entries: Gauge,
+    limiter_entries: Family<ClassLabel, Gauge>,
     /// Samples taken in.
     pub(crate) samples: Counter,
     breaker_state: Family<UpstreamLabel, Gauge>,
@@ -179,8 +181,9 @@ impl Metrics {
             refunded: Amount::default(),
             unwritten: Gauge::default(),
             auth_failures: Counter::default(),
+            key_lookups: Counter::default(),
             limited: Family::default(),
-            limiter_entries: Gauge::default(),
+            limiter_entries: Family::default(),
             samples: Counter::default(),
             breaker_state: Family::default(),
             breaker_forced: Family::default(),
@@ -321,7 +324,13 @@ impl Metrics {
         let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.active_users, now.active_users);
         set(&self.in_flight, now.in_flight);
-        set(&self.limiter_entries, now.limiter_entries);
+        for (class, entries) in RateClass::ALL.into_iter().zip(now.limiter_entries) {
+            let class = class.as_str();
+            set(
+                &self.limiter_entries.get_or_create(&ClassLabel { class }),
+                entries,
+            );
+        }
         set(&self.unwritten, now.unwritten);
         set(&self.queue_depth, now.store.queue_depth);
         set(&self.pool_in_use, now.store.pool_in_use);

@@ -55,13 +55,18 @@ impl Metrics {
             self.auth_failures.clone(),
         );
         registry.register(
+            "key_lookups",
+            "Keys looked up in the storage, as no known key was sent; bounded by the rate of failures",
+            self.key_lookups.clone(),
+        );
+        registry.register(
             "rate_limited",
             "Requests refused by a rate, by its class",
             self.limited.clone(),
         );
         registry.register(
             "rate_limiter_entries",
-            "Buckets held by the limiters",
+            "Buckets held by a limiter, by its class",
             self.limiter_entries.clone(),
         );
         registry.register(

@@ -56,6 +56,7 @@ pub(super) async fn authenticate(
                 app.metrics.limited(RateClass::Failures);
                 return Err(verdict.into());
             }
+            app.metrics.key_lookups.inc();
             let generation = app.keys.generation();
             let mut found = app.store.key_by_hash(hash).await?;
             if found.is_none() && !is_ours {

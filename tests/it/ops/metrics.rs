@@ -490,4 +490,8 @@ async fn who_is_limited_is_counted_by_class() {
         assert_eq!(limited(class.as_str()), expected, "{}", class.as_str());
     }
     assert_eq!(read[&Series::new("r3mes_auth_failures_total", &[])], 1.0);
+    // The other two keys were refused before anybody looked for them.
+    assert_eq!(read[&Series::new("r3mes_key_lookups_total", &[])], 1.0);
+    let held = |class| read[&Series::new("r3mes_rate_limiter_entries", &[("class", class)])];
+    assert_eq!((held("failures"), held("chat")), (1.0, 0.0));
 }
