@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
@@ -91,9 +91,7 @@ impl Builder {
         let wanted = config.listen;
         let listener = match listener {
             Some(listener) => listener,
-            None => TcpListener::bind(wanted)
-                .await
-                .map_err(|error| StartError::Bind(wanted, error))?,
+            None => bind(wanted).map_err(|error| StartError::Bind(wanted, error))?,
         };
         let local_addr = listener
             .local_addr()
@@ -128,6 +126,20 @@ impl Builder {
             background,
         })
     }
+}
+
+/// Listens with a long queue. In the usual one of 128 a burst of strangers' connections leaves no room for anybody else's
+/// first packet, which its kernel then sends again only a second later.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
 }
 
 /// A running server. Dropped, it stops without waiting for anybody; [`EdgeServer::shutdown`] is the kind way.

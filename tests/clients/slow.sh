@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# A thousand slow clients (heads, bodies, readers that take their time) against the real binary, and a good client beside
+# them. First with the limits as they come, then with room for all thousand, twice: the second round must take no more
+# memory than the first. SECONDS_A_MODE=60 for the long form. Installs slowhttptest where it is missing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export no_proxy=127.0.0.0/8,localhost
+unset RUST_LOG
+for name in $(compgen -e R3MES_EDGE_ || true); do unset "$name"; done
+seconds=${SECONDS_A_MODE:-15}
+# Milliseconds, of the good client's 99th percentile.
+bound=50
+ulimit -n "$(ulimit -Hn)"
+
+scratch=$(mktemp -d)
+server=
+helpers=()
+why='a command failed'
+finish() {
+  local code=$?
+  { kill ${helpers[@]+"${helpers[@]}"} $server && wait; } 2> /dev/null || true
+  rm -rf "$scratch"
+  if [ "$code" = 0 ]; then
+    echo "tests/clients/slow.sh: passed"
+  else
+    echo "tests/clients/slow.sh: FAILED: $why"
+  fi
+}
+trap finish EXIT
+fail() {
+  why=$1
+  exit 1
+}
+
+for tool in curl slowhttptest; do
+  if ! command -v $tool > /dev/null; then
+    root=
+    [ "$(id -u)" = 0 ] || root='sudo -n'
+    $root apt-get update -q
+    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends curl ca-certificates slowhttptest
+  fi
+done
+why='python3 is needed'
+python3 --version
+
+why='the build failed'
+cargo build --release --locked --bin r3mes-edge
+target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+edge=$target/release/r3mes-edge
+why='a command failed'
+
+# start LIMITS: sets server, EDGE and KEY. The rates are off, so that every slow request gets as far as it can.
+start() {
+  rm -f "$scratch"/edge.db*
+  {
+    printf 'listen = "127.0.0.1:0"\ndiscover = false\n[log]\nlevel = "warn"\n[rates]\n'
+    printf '%s = "off"\n' auth write read health
+    printf '[limits]\n%s\n' "$1"
+  } > "$scratch/config.toml"
+  "$edge" --config "$scratch/config.toml" --database "$scratch/edge.db" > "$scratch/printed" 2> "$scratch/log" &
+  server=$!
+  for _ in $(seq 100); do
+    [ ! -s "$scratch/edge.db.lock" ] || break
+    kill -0 "$server" 2> /dev/null || { cat "$scratch/log"; fail 'the server ended'; }
+    sleep 0.1
+  done
+  EDGE=$(cat "$scratch/edge.db.lock")
+  KEY=$("$edge" --database "$scratch/edge.db" keys create --wallet remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm 2> "$scratch/err")
+  export KEY
+}
+stop() {
+  kill "$server"
+  wait "$server" || fail "the server ended with $?"
+  server=
+  [ ! -s "$scratch/log" ] || { cat "$scratch/log"; fail 'the server logged a warning'; }
+}
+# memory: resident KiB of the server.
+memory() { awk '/^VmRSS/ { print $2 }' "/proc/$server/status"; }
+# connections: as the server counts them, asked from an address of its own.
+connections() {
+  curl -s --max-time 5 --interface 127.0.0.3 "$EDGE/metrics" | awk '$1 == "r3mes_http_connections" { print $2 }'
+}
+# watch: writes the most connections and the most memory seen.
+watch() {
+  local most=0 peak=0 now
+  while sleep 0.5; do
+    now=$(connections)
+    [ "${now:-0}" -le "$most" ] || most=$now
+    now=$(memory)
+    [ "$now" -le "$peak" ] || peak=$now
+    echo "$most $peak" > "$scratch/most.new" && mv "$scratch/most.new" "$scratch/most"
+  done
+}
+# attack MODE: a thousand slow connections at a time, until the time is over. What the server closed is tried again.
+attack() {
+  local end=$((SECONDS + seconds)) left common="-c 1000 -r 250 -p 5"
+  while left=$((end - SECONDS)); [ "$left" -gt 0 ]; do
+    case $1 in
+      heads) slowhttptest -H $common -l "$left" -i 3 -x 24 -u "$EDGE/livez" ;;
+      bodies) slowhttptest -B $common -l "$left" -i 3 -x 24 -s 8192 -f application/json -u "$EDGE/login/challenge" ;;
+      readers) slowhttptest -X $common -l "$left" -n 3 -z 32 -w 256 -y 512 -k 10 -u "$EDGE/openapi.json" ;;
+    esac < /dev/null > "$scratch/slow" 2>&1 || true
+  done
+}
+# mode MODE LEAST MOST: so many of the thousand must have got in at once.
+mode() {
+  local most peak attacker watcher good=0
+  rm -f "$scratch/most"
+  attack "$1" &
+  attacker=$!
+  watch &
+  watcher=$!
+  helpers=("$attacker" "$watcher")
+  python3 tests/clients/neighbour.py "$EDGE" 127.0.0.2 "$seconds" 40 $bound > "$scratch/good" || good=$?
+  wait "$attacker"
+  kill "$watcher"
+  wait "$watcher" || true
+  helpers=()
+  read -r most peak < "$scratch/most"
+  echo "slow $1: $(cat "$scratch/good"); connections at most $most; memory at most $peak KiB, at the end $(memory) KiB"
+  [ "$good" = 0 ] || fail "slow $1: the good client was not served, or its p99 is above $bound ms"
+  [ "$most" -ge "$2" ] && [ "$most" -le "$3" ] || fail "slow $1: $most connections at once, not $2 to $3"
+}
+# round LEAST MOST: every mode, then quiet. Sets quiet, the memory after it.
+round() {
+  local name
+  for name in heads bodies readers; do mode $name "$1" "$2"; done
+  for _ in $(seq 60); do
+    [ "$(connections)" -gt 1 ] || break
+    sleep 1
+  done
+  [ "$(connections)" -le 1 ] || fail 'slow connections are still open'
+  sleep 5
+  quiet=$(memory)
+  echo "memory when all are gone: $quiet KiB"
+}
+
+start ''
+# One request first: what the server makes at its first request is not the attackers' doing.
+connections > /dev/null
+echo "== limits as they come: 128 connections of one address; memory before: $(memory) KiB"
+round 100 135
+stop
+
+start $'per_address = 1024\nconnections = 2048'
+connections > /dev/null
+before=$(memory)
+echo "== room for all thousand; memory before: $before KiB"
+round 900 1010
+first=$quiet
+echo '== and again'
+round 900 1010
+echo "memory before $before KiB, after the first round $first KiB, after the second $quiet KiB"
+[ "$quiet" -le $((first + 1024)) ] || fail 'the second round added memory'
+[ "$quiet" -le $((before + 16384)) ] || fail 'memory did not come back'
+stop
