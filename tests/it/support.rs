@@ -386,7 +386,7 @@ impl Answer {
 
     /// What holds for every answer: no header that nobody meant to send, a request id, and errors in the one shape.
     #[track_caller]
-    fn check_shape(&self, head_only: bool) {
+    pub(crate) fn check_shape(&self, head_only: bool) {
         const KNOWN: &[&str] = &[
             "age",
             "allow",

@@ -4,6 +4,7 @@
 mod bodies;
 mod framing;
 mod heads;
+mod mutation;
 mod targets;
 mod waits;
 
@@ -110,8 +111,17 @@ impl Wire {
             head,
             body: Vec::new(),
         };
-        // An interim answer (1xx) has no body and names no length.
-        if !head_only && answer.status() >= 200 {
+        // An interim answer (1xx), 204 and 304 have no body and name no length.
+        if head_only || answer.status() < 200 || [204, 304].contains(&answer.status()) {
+            return Some(answer);
+        }
+        if answer.header("transfer-encoding") == "chunked" {
+            // Up to the last chunk; the tests that look into bodies send nothing that is streamed.
+            while !self.read.ends_with(b"\r\n0\r\n\r\n") {
+                assert!(self.more().await, "a stream was cut: {}", answer.head);
+            }
+            answer.body = self.read.drain(..).collect();
+        } else {
             let length: usize = answer.header("content-length").parse().unwrap();
             while self.read.len() < length {
                 assert!(self.more().await, "a body was cut: {}", answer.head);
