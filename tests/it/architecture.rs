@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-fn sources() -> Vec<(String, String)> {
-    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, found)
-            } else {
-                found.push(path)
-            }
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, found)
+        } else {
+            found.push(path)
         }
     }
+}
+
+fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     walk(&root, &mut files);
@@ -124,5 +125,53 @@ fn the_readme_names_every_route_and_no_other() {
             "{}",
             alias.path
         );
+    }
+}
+
+#[test]
+fn every_test_that_the_readme_says_shows_an_attack_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    walk(&root.join("src"), &mut files);
+    walk(&root.join("tests/it"), &mut files);
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    let texts: Vec<_> = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let mut tests = Vec::new();
+    for text in &texts {
+        let lines = || text.lines().map(str::trim);
+        for (before, line) in lines().zip(lines().skip(1)) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            if let Some(rest) = line.strip_prefix("fn ")
+                && before.starts_with("#[")
+                && before.contains("test")
+            {
+                tests.extend(rest.split('(').next());
+            }
+        }
+    }
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme
+        .split_once("## Attacks and what they get\n\n")
+        .unwrap();
+    let rows: Vec<_> = section
+        .lines()
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .collect();
+    assert!(rows.len() >= 18, "{} rows", rows.len());
+    for row in rows {
+        let shown = row.rsplit('|').nth(1).unwrap();
+        for name in shown.split(", ") {
+            let name = name.trim().trim_matches('`');
+            let there = if name.starts_with("tests/clients/") {
+                root.join(name).is_file()
+            } else {
+                tests.contains(&name)
+            };
+            assert!(there, "{name}, which shows: {row}");
+        }
     }
 }
