@@ -83,14 +83,6 @@ async fn run(
     request: Request<Incoming>,
     finish: &mut Finish,
 ) -> Result<Reply, ApiError> {
-    // Room.
-    let place = Arc::clone(&app.in_flight).try_acquire_owned();
-    let place = Arc::new(place.map_err(|_| {
-        ApiError::new(
-            ErrorCode::Overloaded,
-            "the server works on as many requests as it can",
-        )
-    })?);
     let (head, body) = request.into_parts();
 
     // Where from.
@@ -163,6 +155,15 @@ async fn run(
             })?
         }
     };
+
+    // Room. Not before: whoever takes his time over his body would keep others out.
+    let place = Arc::clone(&app.in_flight).try_acquire_owned();
+    let place = Arc::new(place.map_err(|_| {
+        ApiError::new(
+            ErrorCode::Overloaded,
+            "the server works on as many requests as it can",
+        )
+    })?);
 
     // Handler.
     let call = Call {

@@ -86,3 +86,23 @@ async fn a_client_that_closes_its_half_while_it_waits_counts_as_gone_and_pays_no
     eventually("the refund", back).await;
     server.assert_ledger_adds_up().await;
 }
+
+#[tokio::test]
+async fn bodies_that_take_their_time_keep_nobody_else_out() {
+    let mut config = config();
+    config.limits.in_flight = 2;
+    let server = TestServer::start(config).await;
+    let head = write(&server) + "Content-Length: 22\r\nExpect: 100-continue\r\n\r\n";
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut wire = Wire::with(&server, &head).await;
+        // The server waits for the body from here on.
+        assert_eq!(wire.answer().await.status(), 100);
+        slow.push(wire);
+    }
+    server.admin().get("/auth/me").await.expect(200);
+    for mut wire in slow {
+        wire.send(BODY).await;
+        wire.answer().await.refused(400, super::REFUSED);
+    }
+}
