@@ -52,6 +52,8 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::Livez => ops::livez(),
         RouteId::Readyz => ops::readyz(&app),
         RouteId::Metrics => ops::metrics(&app, &call),
+        RouteId::Version => ops::version(&call),
+        RouteId::Time => ops::time(&app, &call),
         RouteId::OpenApi => Ok(ops::openapi()),
     }
 }

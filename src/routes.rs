@@ -134,6 +134,8 @@ routes! {
     Livez        Get    "/livez"                   Auth::Open,               Health,    None;
     Readyz       Get    "/readyz"                  Auth::Open,               Health,    None;
     Metrics      Get    "/metrics"                 Auth::PublicElseAdmin,    Health,    None;
+    Version      Get    "/system/version"          Auth::Open,               Read,      None;
+    Time         Get    "/system/time"             Auth::Open,               Read,      None;
     OpenApi      Get    "/openapi.json"            Auth::Open,               Read,      None;
 }
 

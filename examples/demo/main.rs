@@ -3,7 +3,8 @@
 //! `cargo run --release --example demo` prints curl lines to paste into another terminal and runs until Ctrl-C. The
 //! stand-ins (an OpenAI-compatible inference server, a CometBFT chain, a miner's statistics page) make their answers up;
 //! the server between them and curl is the one that ships. `--listen ADDR:PORT` listens elsewhere (port 0: any free one);
-//! `--env-file FILE` writes the shell assignments to a file once it serves, for scripts.
+//! `--env-file FILE` writes the shell assignments to a file once it serves, for scripts; `--rates-off` is for programs that
+//! ask faster than clients may.
 
 #![allow(
     clippy::print_stdout,
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+use r3mes_edge::config::RatesConfig;
 use r3mes_edge::model::{Credits, Ids, Wallet};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use stand_ins::{BLOCK_SECONDS, stand_in};
@@ -28,7 +30,11 @@ const WALLET: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { listen, env_file } = Arguments::read(std::env::args().skip(1))?;
+    let Arguments {
+        listen,
+        env_file,
+        rates_off,
+    } = Arguments::read(std::env::args().skip(1))?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     // Before there is a folder: a signal that comes while it is being filled must not leave it behind.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -57,6 +63,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "#
     );
     let mut config = Config::read(&config, []).map_err(|mistakes| mistakes.join("\n"))?;
+    if rates_off {
+        config.rates = RatesConfig::off();
+    }
     let folder = Folder::make()?;
     config.database = folder.0.join("demo.db");
     let store = Arc::new(SqliteStore::open(&config.database, true)?);
@@ -87,6 +96,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 struct Arguments {
     listen: SocketAddr,
     env_file: Option<PathBuf>,
+    rates_off: bool,
 }
 
 impl Arguments {
@@ -94,6 +104,7 @@ impl Arguments {
         let mut read = Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             env_file: None,
+            rates_off: false,
         };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} wants a value"));
@@ -104,7 +115,11 @@ impl Arguments {
                         .map_err(|_| "--listen wants ADDR:PORT".to_owned())?;
                 }
                 "--env-file" => read.env_file = Some(PathBuf::from(value()?)),
-                _ => return Err("demo takes [--listen ADDR:PORT] [--env-file FILE]".to_owned()),
+                "--rates-off" => read.rates_off = true,
+                _ => {
+                    let usage = "demo takes [--listen ADDR:PORT] [--env-file FILE] [--rates-off]";
+                    return Err(usage.to_owned());
+                }
             }
         }
         Ok(read)

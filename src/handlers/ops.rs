@@ -8,6 +8,9 @@ use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Fields, text};
 
+/// The oldest clients whose calls are answered: the first ones of the R3MES backend, whose paths and fields are kept.
+const OLDEST_CLIENT: [u32; 3] = [0, 1, 0];
+
 /// How the node is, in detail but without paths and addresses: strangers may read it.
 pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
     let store = app.store.gauges();
@@ -79,6 +82,53 @@ pub(super) fn metrics(app: &App, call: &Call) -> Result<Reply, ApiError> {
         .page(open_metrics)
         .map_err(|error| ApiError::internal(format!("metrics: {error}")))?;
     Ok(Reply::bytes(StatusCode::OK, page.0, page.1.into()))
+}
+
+/// Whether a client of the version that the query names is too old for this server.
+pub(super) fn version(call: &Call) -> Result<Reply, ApiError> {
+    let parameters = call.parameters(&["version"])?;
+    let client = match parameters.get("version") {
+        Some(text) => Some(numbers(text).ok_or_else(|| {
+            ApiError::parameter(
+                "version",
+                "must be three numbers with dots between them: 1.0.0",
+            )
+        })?),
+        None => None,
+    };
+    let [major, minor, patch] = OLDEST_CLIENT;
+    Reply::json(
+        StatusCode::OK,
+        &json!({
+            "current_version": env!("CARGO_PKG_VERSION"),
+            "min_version": format!("{major}.{minor}.{patch}"),
+            "update_required": client.is_some_and(|client| client < OLDEST_CLIENT),
+        }),
+    )
+}
+
+/// Major, minor and patch of a version, each of at most nine digits.
+fn numbers(text: &str) -> Option<[u32; 3]> {
+    let mut parts = text.split('.').map(|part| {
+        let digits = (1..=9).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| part.parse().ok()).flatten()
+    });
+    let version = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(version)
+}
+
+/// The time here, for clients that look how far theirs is off.
+pub(super) fn time(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let now = app.clock.now();
+    Reply::json(
+        StatusCode::OK,
+        &json!({
+            "server_time": now.millis().div_euclid(1000),
+            "server_time_iso": now,
+            "timezone": "UTC",
+        }),
+    )
 }
 
 /// The contract, for programs that read it.

@@ -279,6 +279,18 @@ pub(super) fn told(id: RouteId) -> Told {
             success: &[(200, &[("text/plain", "Text"), ("application/openmetrics-text", "Text")])],
             ..PLAIN
         },
+        RouteId::Version => Told {
+            summary: "This server's version, and whether a client of the given one is too old for it",
+            parameters: Some(&["ClientVersion"]),
+            success: &[(200, json!("Version"))],
+            ..PLAIN
+        },
+        RouteId::Time => Told {
+            summary: "The time of this server",
+            parameters: Some(&[]),
+            success: &[(200, json!("ServerTime"))],
+            ..PLAIN
+        },
         RouteId::OpenApi => Told {
             summary: "This document",
             success: &[(200, json!("Document"))],

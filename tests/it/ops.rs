@@ -3,6 +3,7 @@ pub(crate) mod metrics;
 use std::time::Duration;
 
 use hyper::Method;
+use r3mes_edge::model::Timestamp;
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -53,6 +54,56 @@ async fn a_healthy_node_says_so_in_three_ways() {
     let folder = server.database();
     assert!(!text.contains(folder.parent().unwrap().to_str().unwrap()));
     assert!(!text.contains("127.0.0.1"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_learns_the_version_here_and_whether_its_own_is_too_old() {
+    let server = TestServer::start(config()).await;
+    let caller = server.anybody();
+    let wanted = |update_required| {
+        json!({
+            "current_version": env!("CARGO_PKG_VERSION"), "min_version": "0.1.0", "update_required": update_required,
+        })
+    };
+    let told = caller.get("/system/version").await.expect(200);
+    assert_eq!(told, wanted(false));
+    for (client, old) in [
+        ("0.0.9", true),
+        ("0.0.999999999", true),
+        ("0.1.0", false),
+        ("0.10.0", false),
+        ("1.0.0", false),
+    ] {
+        let path = format!("/system/version?version={client}");
+        assert_eq!(caller.get(&path).await.expect(200), wanted(old), "{client}");
+    }
+    for wrong in [
+        "",
+        "1",
+        "1.0",
+        "1.0.0.0",
+        "1.0.x",
+        "+1.0.0",
+        "1..0",
+        "1234567890.0.0",
+    ] {
+        let path = format!("/system/version?version={wrong}");
+        let refused = caller.get(&path).await.refused(400, "invalid_request");
+        assert_eq!(refused["errors"][0]["pointer"], "version", "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_learns_the_time_here_in_seconds_and_as_a_date() {
+    let server = TestServer::start(config()).await;
+    server.clock.advance(Duration::from_secs(86_400));
+    let before = server.clock.now();
+    let told = server.anybody().get("/system/time").await.expect(200);
+    let iso = told["server_time_iso"].as_str().unwrap();
+    let time = Timestamp::parse(iso).unwrap();
+    assert!((before..=server.clock.now()).contains(&time), "{iso}");
+    assert_eq!(told["server_time"], time.millis() / 1000);
+    assert_eq!(told["timezone"], "UTC");
 }
 
 /// A connection whose request the server has begun to read.
