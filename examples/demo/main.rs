@@ -3,8 +3,8 @@
 //! `cargo run --release --example demo` prints curl lines to paste into another terminal and runs until Ctrl-C. The
 //! stand-ins (an OpenAI-compatible inference server, a CometBFT chain, a miner's statistics page) make their answers up;
 //! the server between them and curl is the one that ships. `--listen ADDR:PORT` listens elsewhere (port 0: any free one);
-//! `--env-file FILE` writes the shell assignments to a file once it serves, for scripts; `--rates-off` is for programs that
-//! ask faster than clients may.
+//! `--env-file FILE` writes the shell assignments to a file once it serves, for scripts; `--for-tools` leaves out the rates
+//! and the pauses between words, for programs that ask faster than people.
 
 #![allow(
     clippy::print_stdout,
@@ -18,6 +18,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use r3mes_edge::auth::{KeyRequest, Scopes, issue};
 use r3mes_edge::config::RatesConfig;
@@ -33,16 +34,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Arguments {
         listen,
         env_file,
-        rates_off,
+        for_tools,
     } = Arguments::read(std::env::args().skip(1))?;
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     // Before there is a folder: a signal that comes while it is being filled must not leave it behind.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let inference = stand_in(stand_ins::inference).await?;
-    let chain = stand_in(stand_ins::chain).await?;
-    let miner = stand_in(stand_ins::miner).await?;
+    let pause = Duration::from_millis(if for_tools { 1 } else { 120 });
+    let inference = stand_in(stand_ins::inference, pause).await?;
+    let chain = stand_in(stand_ins::chain, pause).await?;
+    let miner = stand_in(stand_ins::miner, pause).await?;
 
     // Public reads by name, so that the printed lines work on every address that --listen may give.
     let config = format!(
@@ -63,7 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "#
     );
     let mut config = Config::read(&config, []).map_err(|mistakes| mistakes.join("\n"))?;
-    if rates_off {
+    if for_tools {
         config.rates = RatesConfig::off();
     }
     let folder = Folder::make()?;
@@ -96,7 +98,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 struct Arguments {
     listen: SocketAddr,
     env_file: Option<PathBuf>,
-    rates_off: bool,
+    for_tools: bool,
 }
 
 impl Arguments {
@@ -104,7 +106,7 @@ impl Arguments {
         let mut read = Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             env_file: None,
-            rates_off: false,
+            for_tools: false,
         };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} wants a value"));
@@ -115,9 +117,9 @@ impl Arguments {
                         .map_err(|_| "--listen wants ADDR:PORT".to_owned())?;
                 }
                 "--env-file" => read.env_file = Some(PathBuf::from(value()?)),
-                "--rates-off" => read.rates_off = true,
+                "--for-tools" => read.for_tools = true,
                 _ => {
-                    let usage = "demo takes [--listen ADDR:PORT] [--env-file FILE] [--rates-off]";
+                    let usage = "demo takes [--listen ADDR:PORT] [--env-file FILE] [--for-tools]";
                     return Err(usage.to_owned());
                 }
             }

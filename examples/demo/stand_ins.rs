@@ -26,10 +26,12 @@ pub(crate) type Answer = fn(&Request<()>, &[u8], Since) -> Response<Pieces>;
 pub(crate) struct Since {
     started: Timestamp,
     seconds: i64,
+    /// Between two words of the inference server.
+    pause: Duration,
 }
 
-/// Serves `answer` on a free port of this machine until the process ends.
-pub(crate) async fn stand_in(answer: Answer) -> std::io::Result<SocketAddr> {
+/// Serves `answer` on a free port of this machine until the process ends, with a pause after each word.
+pub(crate) async fn stand_in(answer: Answer, pause: Duration) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let started = SystemTime::now();
@@ -40,6 +42,7 @@ pub(crate) async fn stand_in(answer: Answer) -> std::io::Result<SocketAddr> {
         let since = Since {
             started: started.into(),
             seconds: seconds.cast_signed(),
+            pause,
         };
         Ok::<_, hyper::Error>(answer(&Request::from_parts(head, ()), &body, since))
     };
@@ -77,17 +80,21 @@ impl Body for Pieces {
     }
 }
 
-fn pieces(status: StatusCode, left: impl IntoIterator<Item = String>) -> Response<Pieces> {
+fn pieces(
+    status: StatusCode,
+    left: impl IntoIterator<Item = String>,
+    pause: Duration,
+) -> Response<Pieces> {
     let mut response = Response::new(Pieces {
         left: left.into_iter().map(Bytes::from).collect(),
-        pause: interval(Duration::from_millis(120)),
+        pause: interval(pause),
     });
     *response.status_mut() = status;
     response
 }
 
 fn answer(status: StatusCode, value: &Value) -> Response<Pieces> {
-    pieces(status, [value.to_string()])
+    pieces(status, [value.to_string()], Duration::from_secs(1))
 }
 
 fn nothing_here() -> Response<Pieces> {
@@ -137,7 +144,7 @@ fn chat(body: &[u8], since: Since) -> Response<Pieces> {
     );
     events.push(event(json!({}), Some("stop")));
     events.push("data: [DONE]\n\n".to_owned());
-    let mut response = pieces(StatusCode::OK, events);
+    let mut response = pieces(StatusCode::OK, events, since.pause);
     response.headers_mut().insert(
         hyper::header::CONTENT_TYPE,
         hyper::header::HeaderValue::from_static("text/event-stream"),

@@ -128,6 +128,25 @@ fn every_reference_leads_somewhere_and_every_component_is_used() {
     assert_eq!(named, BTreeSet::new(), "these lead nowhere");
 }
 
+/// The required members that their schema does not describe.
+fn undescribed(value: &Value, found: &mut Vec<String>) {
+    let required = value["required"].as_array().into_iter().flatten();
+    let missing = required.filter(|name| value["properties"][name.as_str().unwrap()].is_null());
+    found.extend(missing.map(|name| format!("{name} of {value}")));
+    match value {
+        Value::Object(members) => members.values().for_each(|value| undescribed(value, found)),
+        Value::Array(items) => items.iter().for_each(|value| undescribed(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_required_member_is_described() {
+    let mut found = Vec::new();
+    undescribed(&DOCUMENT, &mut found);
+    assert_eq!(found, Vec::<String>::new());
+}
+
 #[test]
 fn every_error_code_is_told_with_its_status() {
     let codes = &DOCUMENT["components"]["schemas"]["ErrorCode"]["enum"];
