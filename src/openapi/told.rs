@@ -202,7 +202,7 @@ pub(super) fn told(id: RouteId) -> Told {
             summary: "A chat completion as OpenAI's API gives it, for a price; members we do not know pass on to the server",
             parameters: Some(&["WalletHeader"]),
             request: json!("CompletionRequest"),
-            success: &[(200, &[("application/json", "Completion"), ("text/event-stream", "Text")])],
+            success: &[(200, &[("application/json", "Completion"), ("text/event-stream", "CompletionEvent")])],
             errors: &[
                 E::InvalidWallet, E::NotFound, E::InsufficientCredits, E::UserNotFound, E::IdempotencyRunning,
                 E::UpstreamBadResponse, E::CircuitOpen, E::InferenceDisabled, E::UpstreamTimeout,

@@ -195,6 +195,27 @@ fn what_a_body_may_hold_is_closed_and_what_a_key_may_do_is_named() {
     }
 }
 
+#[tokio::test]
+async fn a_stream_of_events_is_documented_event_by_event() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["hello"])).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let payer = server.payer(W1, 1).await;
+    let asked = json!({ "messages": [{ "role": "user", "content": "hi" }], "stream": true });
+    let (_, _, body) = payer
+        .open(Method::POST, "/v1/chat/completions", &[], asked.to_string())
+        .await;
+    let text = crate::chat::whole(body).await.unwrap();
+    let content = &DOCUMENT["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"];
+    let mut events = 0;
+    for event in text.split_terminator("\n\n") {
+        let event = json!({ "data": event.strip_prefix("data: ").unwrap() });
+        let mistakes = schema::mistakes(&DOCUMENT, &content["text/event-stream"]["schema"], &event);
+        assert!(mistakes.is_empty(), "{mistakes:?} in {event}");
+        events += 1;
+    }
+    assert!(events >= 2, "{text}");
+}
+
 /// One call of every route that ends well; [`check`] looks at each answer on its way.
 async fn call_all() {
     let chain = Upstream::start(documented).await;

@@ -68,15 +68,16 @@ def text(context, response):
     return response.content.decode()
 
 
-def own_key_id():
-    if not ADMIN:
-        return None
-    request = urllib.request.Request(EDGE + "/auth/me", headers={"X-API-Key": ADMIN})
+def ask(path, body=None):
+    request = urllib.request.Request(EDGE + path, data=body and json.dumps(body).encode(), headers={"X-API-Key": ADMIN})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)["key"]["id"]
+        return json.load(answer)
 
 
-OWN_KEY_ID = own_key_id()
+OWN_KEY_ID = ADMIN and ask("/auth/me")["key"]["id"]
+if ADMIN:
+    # Enough for every chat.
+    ask(f"/users/{WALLET}/credits", {"amount": 1000000, "reason": "schemathesis"})
 ANOTHER_KEY_ID = "key_00000000000000000000000000"
 
 
@@ -104,9 +105,11 @@ def make_right(case):
         query.pop("days", None)
     if path == "/miner/stats" and case.media_type == "application/x-ndjson":
         case.body = "".join(json.dumps({"hashrate": len(case.body) + n, "wallet_address": WALLET}) + "\n" for n in range(3))
+    if path == "/v1/chat/completions":
+        case.headers = {**headers, "X-Wallet-Address": WALLET}
     bodies = case.body if isinstance(case.body, list) else [case.body]
     for body in (body for body in bodies if isinstance(body, dict)):
-        # An admin's key has no wallet of its own.
+        # An admin's key has no wallet of its own to charge or to write of.
         if path in ("/miner/stats", "/chat"):
             body["wallet_address"] = body.get("wallet_address") or WALLET
         # It makes keys without one only for admins; and a wallet may have only so many keys.
