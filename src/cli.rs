@@ -6,6 +6,7 @@ mod breaker;
 mod import;
 mod keys;
 mod ledger;
+mod memory;
 mod serve;
 mod settings;
 

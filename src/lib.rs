@@ -24,6 +24,7 @@
 //! behind it; [`model`] and [`auth`] are the words of the domain; [`breaker`], [`cache`] and [`limits`] are the machines
 //! that keep it upright; `upstream` and `collector` ask other programs; `server` binds, accepts and stops.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(

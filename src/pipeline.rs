@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
@@ -255,8 +255,20 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    match timeout(limits.body_timeout, Limited::new(body, most).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+    // Copied as it comes: pieces that are kept hold the whole buffers they were read into, and a client chooses how small
+    // its pieces are.
+    let whole = async {
+        let mut whole = BytesMut::new();
+        let mut body = Limited::new(body, most);
+        while let Some(frame) = body.frame().await {
+            if let Some(data) = frame?.data_ref() {
+                whole.extend_from_slice(data);
+            }
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(whole.freeze())
+    };
+    match timeout(limits.body_timeout, whole).await {
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::from(InputError::field("", "the body broke off"))
             .for_the_log(error.to_string())),

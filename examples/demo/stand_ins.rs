@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use r3mes_edge::model::Timestamp;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::{Interval, interval};
@@ -117,10 +118,22 @@ pub(crate) fn inference(request: &Request<()>, body: &[u8], since: Since) -> Res
 }
 
 fn chat(body: &[u8], since: Since) -> Response<Pieces> {
-    let request: Value = serde_json::from_slice(body).unwrap_or_default();
-    let messages = request["messages"].as_array();
-    let message = messages.and_then(|messages| messages.last()?["content"].as_str());
-    let mut words: Vec<&str> = message.unwrap_or_default().split_whitespace().collect();
+    // Only what is needed is looked at: the rest may be anything.
+    #[derive(Default, serde::Deserialize)]
+    struct Asked<'a> {
+        stream: Option<bool>,
+        #[serde(borrow)]
+        messages: Vec<&'a RawValue>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Message {
+        content: String,
+    }
+    let request: Asked<'_> = serde_json::from_slice(body).unwrap_or_default();
+    let last = request.messages.last().map(|message| message.get());
+    let message = last.and_then(|message| serde_json::from_str::<Message>(message).ok());
+    let message = message.map(|message| message.content).unwrap_or_default();
+    let mut words: Vec<&str> = message.split_whitespace().collect();
     words.reverse();
     let text = format!(
         "This is a stand-in, not a model. Your words, last one first: {}",
@@ -128,7 +141,7 @@ fn chat(body: &[u8], since: Since) -> Response<Pieces> {
     );
     let created = since.started.millis() / 1000 + since.seconds;
     let chat = |object: &str, choice: Value| json!({ "id": "chatcmpl-demo", "object": object, "created": created, "model": "stand-in", "choices": [choice] });
-    if request["stream"] != true {
+    if request.stream != Some(true) {
         let message = json!({ "role": "assistant", "content": text });
         let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
         return answer(StatusCode::OK, &chat("chat.completion", choice));

@@ -6,7 +6,7 @@ use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
-use super::{Failure, access, admin_key};
+use super::{Failure, access, admin_key, memory};
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
@@ -53,6 +53,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = memory::give_back() => {}
     }
     log::info!("stopping: what is under way is finished first; a second signal ends it at once");
     tokio::select! {

@@ -210,7 +210,11 @@ fn answer(raw: Raw, what: &str) -> Option<Answer> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_bytes_in_a_request_are_refused_as_documented_and_the_ledger_adds_up() {
-    let upstream = Upstream::inference(|_| Scripted::words(&["hello"])).await;
+    let upstream = Upstream::inference(|seen| match seen.body.contains("\"stream\":true") {
+        true => Scripted::words(&["hello"]),
+        false => Scripted::completion("hello"),
+    })
+    .await;
     let mut config = config_with_inference("openai", &upstream);
     config.auth.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     config.chat.in_flight = 64;

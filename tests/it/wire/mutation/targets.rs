@@ -82,6 +82,7 @@ pub(super) async fn targets(server: &TestServer) -> Vec<Target> {
             with(admin, ""),
             b"days=7",
         ),
+        get("/system/version?@", plain.clone(), b"version=1.2.3"),
         get("/leaderboard?@", with(admin, ""), b"limit=10&period=week"),
         get(
             "/api/keys?@",
@@ -139,6 +140,7 @@ pub(super) async fn targets(server: &TestServer) -> Vec<Target> {
     );
     let chat =
         format!(r#"{{"message":"Hello w\u00f6rld","adapter":"general","wallet_address":"{W1}"}}"#);
+    let completion = r#"{"model":"general","messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true},"temperature":0.5,"n":1}"#.to_owned();
     for (method, path, key, body) in [
         ("POST", "/login/challenge", None, &wallet),
         ("POST", "/login", None, &login),
@@ -158,6 +160,7 @@ pub(super) async fn targets(server: &TestServer) -> Vec<Target> {
         ("POST", "/miner/stats", Some(&owner), &lines),
         ("POST", "/miner/earnings", Some(admin), &earning),
         ("POST", "/chat", Some(&payer), &chat),
+        ("POST", "/v1/chat/completions", Some(&payer), &completion),
     ] {
         let headers = key.map_or_else(|| plain.clone(), |key| with(key, ""));
         targets.push(Target::new(method, path, headers, "@", body.as_bytes()));

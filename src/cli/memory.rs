@@ -1,0 +1,35 @@
+use std::time::Duration;
+
+/// Gives back to the system what was freed, for as long as it runs.
+///
+/// glibc keeps freed pages in its arenas: after a crowd of a thousand slow clients the process would stay as large as the
+/// crowd made it, beside a miner that could use the memory. Allocators that give back by themselves want more than a C
+/// compiler to be built. Looked at twice a minute, and left alone while there is little to gain.
+pub(super) async fn give_back() {
+    const WORTH_IT: usize = 8 << 20;
+    let at_first = resident();
+    loop {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        if resident() > at_first + WORTH_IT {
+            // It takes a few milliseconds.
+            let _ = tokio::task::spawn_blocking(trim).await;
+        }
+    }
+}
+
+/// Bytes of memory that are resident; 0 where the system does not say.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0) * rustix::param::page_size()
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "glibc offers it to C only")]
+fn trim() {
+    // SAFETY: it takes a number, may be called from any thread at any time, and touches free memory only (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
