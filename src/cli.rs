@@ -2,6 +2,7 @@
 
 mod access;
 mod admin_key;
+mod backup;
 mod breaker;
 mod import;
 mod keys;
@@ -53,6 +54,15 @@ enum Command {
     /// Check that every balance is the sum of its ledger
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Copy the database, beside a running server too; check a copy
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Put a copy in the database's place; the server must not run
+    #[command(after_help = "Example: r3mes-edge restore r3mes-edge.db.20261125T120000.000Z.backup")]
+    Restore {
+        /// The copy, which is verified first
+        file: PathBuf,
+    },
     /// Look at the breakers before the upstreams, open one by hand, reset it
     #[command(subcommand)]
     Breaker(breaker::Command),
@@ -113,6 +123,8 @@ pub(crate) fn run() -> ExitCode {
                 Command::Serve => serve::serve(settings).await,
                 Command::Keys(command) => keys::run(command, &settings, json).await,
                 Command::Ledger(command) => ledger::run(command, &settings, json).await,
+                Command::Backup(command) => backup::run(&command, &settings, json),
+                Command::Restore { file } => backup::run_restore(&settings, &file, json),
                 Command::Breaker(command) => breaker::run(command, &settings, json).await,
             }
         })

@@ -13,7 +13,7 @@ pub use records::{
     LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges, Totals, User, ledger_id,
     parse_ledger_id,
 };
-pub use sqlite::{OpenError, R3mesDatabase, SqliteStore};
+pub use sqlite::{OpenError, R3mesDatabase, SqliteStore, back_up, restore, verify_backup};
 
 use std::time::Duration;
 

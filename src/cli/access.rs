@@ -63,9 +63,10 @@ pub(super) fn open_failure(error: OpenError) -> Failure {
     match error {
         OpenError::Locked(LockError::Held(_)) => Failure::Conflict(text),
         OpenError::Missing(_) => Failure::NotFound(text),
-        OpenError::Storage(_) => Failure::Unavailable(text),
+        OpenError::Storage(error) => store_failure(error),
         OpenError::Locked(LockError::Io(..))
         | OpenError::Foreign(_)
+        | OpenError::Damaged(..)
         | OpenError::Newer { .. }
         | OpenError::Io(..) => Failure::Failed(text),
     }

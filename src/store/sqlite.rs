@@ -4,15 +4,18 @@
 //! `telemetry` hold the transactions of each subject; `sql` holds every statement.
 
 mod accounts;
+mod backup;
 mod keys;
 mod once;
 mod open;
 mod r3mes;
 mod readers;
+mod row;
 mod sql;
 mod telemetry;
 mod writer;
 
+pub use backup::{back_up, restore, verify_backup};
 pub use open::OpenError;
 pub use r3mes::R3mesDatabase;
 
@@ -21,10 +24,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
 use self::once::once;
 use self::readers::Readers;
+use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unreadable, wallet_at};
 use self::writer::{Room, Writer};
 use super::{
     Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept, LeaderboardRow,
@@ -76,59 +80,6 @@ impl SqliteStore {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
     }
-}
-
-/// Sorts SQLite's errors: what the machine or another program does to the file is "unavailable"; the rest is our mistake.
-fn storage_error(error: rusqlite::Error) -> StoreError {
-    let text = error.to_string();
-    match error.sqlite_error_code() {
-        Some(
-            ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::CannotOpen
-            | ErrorCode::ReadOnly
-            | ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::NotADatabase
-            | ErrorCode::OutOfMemory
-            | ErrorCode::FileLockingProtocolFailed
-            | ErrorCode::PermissionDenied,
-        ) => StoreError::Unavailable(text),
-        _ => StoreError::Internal(text),
-    }
-}
-
-/// A value in the file that is not what we would have written there.
-fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
-}
-
-/// A count or a limit as SQLite takes it.
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn wallet_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Wallet> {
-    let text = row
-        .get_ref(column)?
-        .as_str()
-        .map_err(|_| unreadable(column, "a wallet"))?;
-    Wallet::parse(text).map_err(|what| unreadable(column, what))
-}
-
-fn credits_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Credits> {
-    row.get(column).map(Credits::from_micro)
-}
-
-fn time_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
-    row.get(column).map(Timestamp::from_millis)
-}
-
-fn maybe_time_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    Ok(row
-        .get::<_, Option<i64>>(column)?
-        .map(Timestamp::from_millis))
 }
 
 #[async_trait]

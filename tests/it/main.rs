@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod backup;
 mod breaker;
 mod chain;
 mod chat;

@@ -23,6 +23,8 @@ pub enum OpenError {
         /// The newest this program knows.
         known: i64,
     },
+    /// Its pages or its ledger are not as they were written; what is wrong first.
+    Damaged(PathBuf, String),
     /// The file system refused.
     Io(PathBuf, std::io::Error),
     /// SQLite refused.
@@ -41,6 +43,7 @@ impl std::fmt::Display for OpenError {
                     "the database has schema version {found}, this program knows versions up to {known}: use a newer one"
                 )
             }
+            Self::Damaged(path, what) => write!(f, "{} is damaged: {what}", path.display()),
             Self::Io(path, error) => write!(f, "cannot use {}: {error}", path.display()),
             Self::Storage(error) => error.fmt(f),
         }
@@ -81,18 +84,7 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    let number = |c: &Connection, pragma: &str| {
-        c.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
-    };
-    let foreign = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign(path.to_owned()),
-        _ => error.into(),
-    };
-    let (application, version) = (
-        number(&connection, "application_id").map_err(foreign)?,
-        number(&connection, "user_version")?,
-    );
-    match (application, version) {
+    match stamps(&connection, path)? {
         (0, 0)
             if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
                 row.get::<_, i64>(0)
@@ -121,6 +113,68 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
         _ => return Err(OpenError::Foreign(path.to_owned())),
     }
     Ok(connection)
+}
+
+/// Opens a file that no server has, to be read; nothing in it or beside it is changed.
+pub(super) fn reading(path: &Path) -> Result<Connection, OpenError> {
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let text = path.to_string_lossy();
+    let mut address = String::from("file:");
+    for character in text.chars() {
+        match character {
+            '%' => address.push_str("%25"),
+            '?' => address.push_str("%3f"),
+            '#' => address.push_str("%23"),
+            other => address.push(other),
+        }
+    }
+    // Reading a database in WAL mode makes files beside it, unless it is said that nobody writes it. Without a log
+    // nobody does; with one, the log must be read too.
+    let log = format!("{text}-wal");
+    let immutable = u8::from(!Path::new(&log).exists() && is_in_wal_mode(path));
+    address.push_str(&format!("?mode=ro&immutable={immutable}"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(address, flags)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    Ok(connection)
+}
+
+/// Bytes 18 and 19 of a database's header are 2 in WAL mode (SQLite, "Database File Format", 1.3.3).
+fn is_in_wal_mode(path: &Path) -> bool {
+    let mut header = [0; 20];
+    let read = std::fs::File::open(path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
+    read.is_ok() && header[18] == 2
+}
+
+/// Whether a file is a database of ours, of this program's version.
+pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    match stamps(connection, path)? {
+        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
+        (APPLICATION_ID, found) => Err(OpenError::Newer {
+            found,
+            known: SCHEMA_VERSION,
+        }),
+        _ => Err(OpenError::Foreign(path.to_owned())),
+    }
+}
+
+/// Whose the file says it is, and of which version.
+fn stamps(connection: &Connection, path: &Path) -> Result<(i64, i64), OpenError> {
+    let number = |pragma: &str| {
+        connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
+    };
+    let application =
+        number("application_id").map_err(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign(path.to_owned()),
+            _ => error.into(),
+        })?;
+    Ok((application, number("user_version")?))
 }
 
 /// What the writing connection needs besides WAL.

@@ -1,9 +1,9 @@
 use std::path::Path;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use super::{OpenError, count, sql, storage_error};
+use super::{OpenError, count, open, sql, storage_error};
 use crate::auth::{KeyHash, KeyRecord, KeyRequest, PlainKey, Scopes};
 use crate::model::{Timestamp, Wallet};
 use crate::store::StoreError;
@@ -20,31 +20,7 @@ impl R3mesDatabase {
     /// # Errors
     /// Where there is none, or it is no database.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        if !path.exists() {
-            return Err(OpenError::Missing(path.to_owned()));
-        }
-        let text = path.to_string_lossy();
-        let mut address = String::from("file:");
-        for character in text.chars() {
-            match character {
-                '%' => address.push_str("%25"),
-                '?' => address.push_str("%3f"),
-                '#' => address.push_str("%23"),
-                other => address.push(other),
-            }
-        }
-        // Reading a database in WAL mode makes files beside it, unless it is said that nobody writes it. Without a log
-        // nobody does; with one, the log must be read too.
-        let log = format!("{text}-wal");
-        let immutable = u8::from(!Path::new(&log).exists() && is_in_wal_mode(path));
-        address.push_str(&format!("?mode=ro&immutable={immutable}"));
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(address, flags)?;
-        connection.pragma_update(None, "query_only", true)?;
-        connection.pragma_update(None, "trusted_schema", false)?;
-        Ok(Self(connection))
+        open::reading(path).map(Self)
     }
 
     /// At most `limit` rows of its `api_keys` after the row `after`, in the order of their `id`. The older generation holds
@@ -63,14 +39,6 @@ impl R3mesDatabase {
         };
         read().map_err(storage_error)
     }
-}
-
-/// Bytes 18 and 19 of a database's header are 2 in WAL mode (SQLite, "Database File Format", 1.3.3).
-fn is_in_wal_mode(path: &Path) -> bool {
-    let mut header = [0; 20];
-    let read = std::fs::File::open(path)
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
-    read.is_ok() && header[18] == 2
 }
 
 fn key(row: &Row<'_>, now: Timestamp) -> Result<KeyRecord, String> {

@@ -114,3 +114,7 @@ statements! {
 /// Of an R3MES backend's database, whose two generations name their columns differently.
 pub(super) const SELECT_R3MES_KEYS: &str =
     "SELECT * FROM api_keys WHERE id > ?1 ORDER BY id LIMIT ?2";
+
+/// The first thing that is wrong with a file's pages, or `ok`.
+pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(1)";
+pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
