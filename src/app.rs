@@ -1,6 +1,6 @@
 //! The parts that every request shares.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,6 @@ use nonzero_ext::nonzero;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Challenges, KeyCache};
-use crate::billing::RunningKeys;
 use crate::cache::{Cache, Cached, Policy, Source};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -232,5 +231,37 @@ impl Unwritten {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+}
+
+/// The requests with an `Idempotency-Key` that are being worked on. Nothing of it is in the file: a crash leaves nothing
+/// running.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunningKeys(Arc<Mutex<HashSet<[u8; 32]>>>);
+
+/// One of them; dropped, it is no longer.
+pub(crate) struct Running {
+    keys: RunningKeys,
+    key: [u8; 32],
+}
+
+impl RunningKeys {
+    /// `None` where the same is running already.
+    pub(crate) fn enter(&self, key: [u8; 32]) -> Option<Running> {
+        let new = self.lock().insert(key);
+        new.then(|| Running {
+            keys: self.clone(),
+            key,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.keys.lock().remove(&self.key);
     }
 }

@@ -4,14 +4,13 @@
 //! this task, which notices and refunds or settles. The rule is simple: until the first text is handed to the socket
 //! everything is refunded, whoever is at fault; from then on the chat is paid.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::app::{App, Closing};
+use crate::app::{App, Closing, Running};
 use crate::breaker::{Outcome, Permit, Source};
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::ChatEnd;
@@ -310,38 +309,6 @@ impl Conversation {
             let _ = timeout(patience, pieces.send(event)).await;
         }
         (ChatEnd::Cut, usage)
-    }
-}
-
-/// The requests with an `Idempotency-Key` that are being worked on. Nothing of it is in the file: a crash leaves nothing
-/// running.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RunningKeys(Arc<Mutex<HashSet<[u8; 32]>>>);
-
-/// One of them; dropped, it is no longer.
-pub(crate) struct Running {
-    keys: RunningKeys,
-    key: [u8; 32],
-}
-
-impl RunningKeys {
-    /// `None` where the same is running already.
-    pub(crate) fn enter(&self, key: [u8; 32]) -> Option<Running> {
-        let new = self.lock().insert(key);
-        new.then(|| Running {
-            keys: self.clone(),
-            key,
-        })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.keys.lock().remove(&self.key);
     }
 }
 
