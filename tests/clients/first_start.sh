@@ -1,40 +1,11 @@
 #!/usr/bin/env bash
 # The first quarter of an hour of an operator: the binary in an empty folder, the lines it prints, the command line beside
 # the running server and without it. Installs curl where it is missing.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-# A proxy is for the world outside; the server is on this machine.
-export no_proxy=127.0.0.1,localhost
-# The start is as bare as it gets: no settings from the caller's environment, and the log at its own level.
-unset RUST_LOG
-for name in $(compgen -e R3MES_EDGE_ || true); do unset "$name"; done
+. "$(dirname "$0")/common.bash"
 
-scratch=$(mktemp -d)
-server=
-why='a command failed'
-finish() {
-  local code=$?
-  [ -z "$server" ] || { kill "$server" && wait "$server"; } 2> /dev/null || true
-  rm -rf "$scratch"
-  # The last line, whatever was printed before.
-  if [ "$code" = 0 ] && [ -z "$why" ]; then
-    echo "tests/clients/first_start.sh: passed"
-  else
-    echo "tests/clients/first_start.sh: FAILED: $why"
-  fi
-}
-trap finish EXIT
-
-if ! command -v curl > /dev/null; then
-  root=
-  [ "$(id -u)" = 0 ] || root='sudo -n'
-  $root apt-get update -q
-  DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends curl ca-certificates
-fi
-
-cargo build --release --locked --bin r3mes-edge
-target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-edge=$target/release/r3mes-edge
+need curl
+build --bin r3mes-edge
+edge=$built/r3mes-edge
 wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
 
 # The server's folder holds nothing but what the server writes; ours is around it.
@@ -53,6 +24,7 @@ holds() { grep -qE -- "$2" "$1" || { sed 's/^/  /' "$1"; fail "$3"; }; }
 start() {
   "$edge" --listen 127.0.0.1:0 > "$scratch/printed" 2> "$scratch/log" &
   server=$!
+  running+=("$server")
   EDGE=
   for _ in $(seq 100); do
     kill -0 "$server" 2> /dev/null || fail 'the server ended'
@@ -67,7 +39,7 @@ stop() {
   local code=0
   kill -TERM "$server"
   wait "$server" || code=$?
-  server=
+  over "$server"
   [ "$code" = 0 ] || fail "SIGTERM: exit code $code instead of 0"
 }
 # me KEY: the status of a request with this key.
@@ -193,6 +165,4 @@ ok 'SIGTERM ends it again with exit code 0'
 if ls -A | grep -vE '^r3mes-edge\.db(|-wal|-shm|\.lock|\.admin-key)$'; then fail 'these files should not be left behind'; fi
 [ ! -s r3mes-edge.db-wal ] || fail 'the write-ahead log still holds something'
 ok "everything is in the database file; left behind: $(ls -A | tr '\n' ' ')"
-
-# Only whoever comes this far has passed.
-why=
+passed

@@ -3,59 +3,21 @@
 # binary with its default rates; a good client is served beside it. First from some addresses again and again, where
 # only so many keys may be looked up as the rate of failures lets through; then every request from an address of its own,
 # where the tables may grow no further. REQUESTS=1000000 for the long form. Installs wrk where it is missing.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export no_proxy=127.0.0.0/8,localhost
-unset RUST_LOG
-for name in $(compgen -e R3MES_EDGE_ || true); do unset "$name"; done
+. "$(dirname "$0")/common.bash"
 requests=${REQUESTS:-100000}
 
-scratch=$(mktemp -d)
-server=
-good=
-wrk=
-why='a command failed'
-finish() {
-  local code=$?
-  { kill $wrk $good $server && wait; } 2> /dev/null || true
-  rm -rf "$scratch"
-  if [ "$code" = 0 ] && [ -z "$why" ]; then
-    echo "tests/clients/flood.sh: passed"
-  else
-    echo "tests/clients/flood.sh: FAILED: $why"
-  fi
-}
-trap finish EXIT
-fail() {
-  why=$1
-  exit 1
-}
-
-for tool in curl wrk; do
-  if ! command -v $tool > /dev/null; then
-    root=
-    [ "$(id -u)" = 0 ] || root='sudo -n'
-    $root apt-get update -q
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends curl ca-certificates wrk
-  fi
-done
+need curl wrk
 why='python3 is needed'
 python3 --version
 
-why='the build failed'
-cargo build --release --locked --bin r3mes-edge
-target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-edge=$target/release/r3mes-edge
-why='a command failed'
+build --bin r3mes-edge
+edge=$built/r3mes-edge
 
 printf 'listen = "127.0.0.1:0"\ndiscover = false\n[log]\nlevel = "warn"\n[auth]\ntrusted_proxies = ["127.0.0.1/32"]\n' > "$scratch/config.toml"
 "$edge" --config "$scratch/config.toml" --database "$scratch/edge.db" > "$scratch/printed" 2> "$scratch/log" &
 server=$!
-for _ in $(seq 100); do
-  [ ! -s "$scratch/edge.db.lock" ] || break
-  kill -0 "$server" 2> /dev/null || { cat "$scratch/log"; fail 'the server ended'; }
-  sleep 0.1
-done
+running+=("$server")
+await "$scratch/edge.db.lock" "$server"
 EDGE=$(cat "$scratch/edge.db.lock")
 KEY=$("$edge" --database "$scratch/edge.db" keys create --wallet remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm 2> "$scratch/err")
 export KEY
@@ -75,6 +37,7 @@ flood() {
   before_asked=$(asked)
   wrk -t2 -c64 -d 900s --timeout 20s -s tests/clients/flood.lua "$EDGE" -- "$1" 2 "$2" > "$scratch/wrk" &
   wrk=$!
+  running+=("$wrk")
   # Its threads end when they have asked enough; it itself sleeps on until it is interrupted.
   while
     sleep 0.5
@@ -83,7 +46,7 @@ flood() {
   do :; done
   took=$((SECONDS - began + 1))
   { kill -INT "$wrk" && wait "$wrk"; } || fail 'wrk failed'
-  wrk=
+  over "$wrk"
   page
   looked_up=$(($(figure r3mes_key_lookups_total) - before_looked))
   asked=$(($(asked) - before_asked))
@@ -103,6 +66,7 @@ echo "memory before: $(memory) KiB"
 # Four a second is below the default rate of reads.
 python3 tests/clients/neighbour.py "$EDGE" 127.0.0.2 900 4 > "$scratch/good" &
 good=$!
+running+=("$good")
 
 again=$((requests / 4))
 addresses=$((requests / 1000))
@@ -130,17 +94,13 @@ done
 
 kill -INT "$good"
 wait "$good" || { cat "$scratch/good"; fail 'the good client was not served'; }
-good=
+over "$good"
 cat "$scratch/good"
 page
 [ "$(others)" = 0 ] || { grep '^r3mes_http_requests_total' "$scratch/page"; fail "$(others) other answers"; }
 after=$(memory)
 echo "memory at the end: $after KiB"
 [ "$after" -le 65536 ] || fail 'the memory is not bounded'
-kill "$server"
-wait "$server" || fail "the server ended with $?"
-server=
+end "$server"
 [ ! -s "$scratch/log" ] || { cat "$scratch/log"; fail 'the server logged a warning'; }
-
-# Only whoever comes this far has passed.
-why=
+passed

@@ -1,47 +1,18 @@
 #!/usr/bin/env bash
 # A wallet signs in: examples/login.py, with a signing library that is not ours, against the real binary.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export no_proxy=127.0.0.1,localhost
-unset RUST_LOG
-
-scratch=$(mktemp -d)
-server=
-why='a command failed'
-finish() {
-  local code=$?
-  [ -z "$server" ] || { kill "$server" && wait "$server"; } 2> /dev/null || true
-  rm -rf "$scratch"
-  if [ "$code" = 0 ] && [ -z "$why" ]; then
-    echo "tests/clients/login.sh: passed"
-  else
-    echo "tests/clients/login.sh: FAILED: $why"
-  fi
-}
-trap finish EXIT
-fail() {
-  why=$1
-  exit 1
-}
+. "$(dirname "$0")/common.bash"
 
 why='python3 with venv and pip is needed'
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check ecdsa
-why='the build failed'
-cargo build --release --locked --bin r3mes-edge
-target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+build --bin r3mes-edge
 
-why='a command failed'
-R3MES_EDGE_DISCOVER=false "$target/release/r3mes-edge" --listen 127.0.0.1:0 --database "$scratch/edge.db" \
+R3MES_EDGE_DISCOVER=false "$built/r3mes-edge" --listen 127.0.0.1:0 --database "$scratch/edge.db" \
   > "$scratch/printed" 2> "$scratch/log" &
 server=$!
-for _ in $(seq 100); do
-  [ ! -s "$scratch/edge.db.lock" ] || break
-  kill -0 "$server" 2> /dev/null || break
-  sleep 0.1
-done
+running+=("$server")
+await "$scratch/edge.db.lock" "$server"
 edge=$(cat "$scratch/edge.db.lock")
-[ -n "$edge" ] || { cat "$scratch/log"; fail 'the server does not serve'; }
 
 token=$("$scratch/venv/bin/python" examples/login.py "$edge")
 [[ $token =~ ^r3mes_[0-9A-Za-z]{49}$ ]] || fail 'the token is no key'
@@ -56,6 +27,4 @@ SECRET_KEY_HEX=$(printf '08%.0s' {1..32}) "$scratch/venv/bin/python" examples/lo
   && fail 'another wallet'"'"'s key was taken'
 grep -q '401' "$scratch/refused" || fail 'another wallet'"'"'s key was not refused with 401'
 ! grep -qF "$token" "$scratch/log" || fail 'the token is in the log'
-
-# Only whoever comes this far has passed.
-why=
+passed

@@ -4,61 +4,30 @@
 #
 # OPENAPI_SECONDS: how long schemathesis asks with the key, 45 if not set; without one it asks a third of that.
 # OPENAPI_SEED: what it makes its requests of, drawn if not set; the same seed makes the same requests.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export no_proxy=127.0.0.1,localhost
-unset RUST_LOG
+. "$(dirname "$0")/common.bash"
 # The caller's own settings of schemathesis would change what is asked.
 for name in $(compgen -e SCHEMATHESIS_ || true); do unset "$name"; done
 
 seconds=${OPENAPI_SECONDS:-45}
 seed=${OPENAPI_SEED:-$RANDOM}
 here=$PWD/tests/clients/openapi
-scratch=$(mktemp -d)
 demo=
-why='a command failed'
-stop() {
-  [ -z "$demo" ] || { kill "$demo" && wait "$demo"; } 2> /dev/null || true
-  demo=
-}
-finish() {
-  local code=$?
-  stop
-  rm -rf "$scratch"
-  if [ "$code" = 0 ] && [ -z "$why" ]; then
-    echo "tests/clients/openapi.sh: passed"
-  else
-    echo "tests/clients/openapi.sh: FAILED: $why"
-  fi
-}
-trap finish EXIT
-fail() {
-  why=$1
-  exit 1
-}
-
 why='python3 with venv and pip is needed'
 python3 -m venv "$scratch/venv"
 python=$scratch/venv/bin/python
 "$python" -m pip install --quiet --disable-pip-version-check 'schemathesis==4.*' 'openapi-spec-validator==0.*' 'http-sf==1.*'
 why='node with npm is needed'
 npm install --silent --no-audit --no-fund --prefix "$scratch/npm" '@redocly/cli@2'
-why='the build failed'
-cargo build --release --locked --example demo
-target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+build --example demo
 
 # start [--for-tools]: sets demo, and exports what its file assigns.
 start() {
-  stop
+  [ -z "$demo" ] || end "$demo"
   rm -f "$scratch/env"
-  "$target/release/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" "$@" > "$scratch/printed" 2> "$scratch/log" &
+  "$built/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" "$@" > "$scratch/printed" 2> "$scratch/log" &
   demo=$!
-  for _ in $(seq 100); do
-    [ ! -e "$scratch/env" ] || break
-    kill -0 "$demo" 2> /dev/null || break
-    sleep 0.1
-  done
-  [ -e "$scratch/env" ] || { cat "$scratch/log"; fail 'the demo does not serve'; }
+  running+=("$demo")
+  await "$scratch/env" "$demo"
   set -a
   . "$scratch/env"
   set +a
@@ -105,6 +74,4 @@ report = json.load(urllib.request.urlopen(request, timeout=10))
 print("ledger after it:", report)
 assert report["mistakes"] == [] and report["open_reservations"] == 0 and report["entries"] > 1
 END
-
-# Only whoever comes this far has passed.
-why=
+passed

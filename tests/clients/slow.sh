@@ -3,52 +3,18 @@
 # them: first with the limits as they come, then with room for all thousand, twice. Memory must stay within 128 KiB for each
 # of the thousand, and be given back after them. SECONDS_A_MODE=60 P99_MILLISECONDS=50 for the long form. Installs
 # slowhttptest where it is missing.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-export no_proxy=127.0.0.0/8,localhost
-unset RUST_LOG
-for name in $(compgen -e R3MES_EDGE_ || true); do unset "$name"; done
+. "$(dirname "$0")/common.bash"
 seconds=${SECONDS_A_MODE:-15}
 # Of the good client's 99th percentile. Not held against it unless asked for: that needs a machine that does nothing else.
 bound=${P99_MILLISECONDS:-}
 ulimit -n "$(ulimit -Hn)"
 
-scratch=$(mktemp -d)
-server=
-helpers=()
-why='a command failed'
-finish() {
-  local code=$?
-  { kill ${helpers[@]+"${helpers[@]}"} $server && wait; } 2> /dev/null || true
-  rm -rf "$scratch"
-  if [ "$code" = 0 ] && [ -z "$why" ]; then
-    echo "tests/clients/slow.sh: passed"
-  else
-    echo "tests/clients/slow.sh: FAILED: $why"
-  fi
-}
-trap finish EXIT
-fail() {
-  why=$1
-  exit 1
-}
-
-for tool in curl slowhttptest; do
-  if ! command -v $tool > /dev/null; then
-    root=
-    [ "$(id -u)" = 0 ] || root='sudo -n'
-    $root apt-get update -q
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends curl ca-certificates slowhttptest
-  fi
-done
+need curl slowhttptest
 why='python3 is needed'
 python3 --version
 
-why='the build failed'
-cargo build --release --locked --bin r3mes-edge
-target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-edge=$target/release/r3mes-edge
-why='a command failed'
+build --bin r3mes-edge
+edge=$built/r3mes-edge
 
 # start LIMITS: sets server, EDGE and KEY. The rates are off, so that every slow request gets as far as it can.
 start() {
@@ -60,19 +26,14 @@ start() {
   } > "$scratch/config.toml"
   "$edge" --config "$scratch/config.toml" --database "$scratch/edge.db" > "$scratch/printed" 2> "$scratch/log" &
   server=$!
-  for _ in $(seq 100); do
-    [ ! -s "$scratch/edge.db.lock" ] || break
-    kill -0 "$server" 2> /dev/null || { cat "$scratch/log"; fail 'the server ended'; }
-    sleep 0.1
-  done
+  running+=("$server")
+  await "$scratch/edge.db.lock" "$server"
   EDGE=$(cat "$scratch/edge.db.lock")
   KEY=$("$edge" --database "$scratch/edge.db" keys create --wallet remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm 2> "$scratch/err")
   export KEY
 }
 stop() {
-  kill "$server"
-  wait "$server" || fail "the server ended with $?"
-  server=
+  end "$server"
   [ ! -s "$scratch/log" ] || { cat "$scratch/log"; fail 'the server logged a warning'; }
 }
 # memory: resident KiB of the server.
@@ -112,12 +73,13 @@ mode() {
   attacker=$!
   watch &
   watcher=$!
-  helpers=("$attacker" "$watcher")
+  running+=("$attacker" "$watcher")
   python3 tests/clients/neighbour.py "$EDGE" 127.0.0.2 "$seconds" 40 $bound > "$scratch/good" || good=$?
   wait "$attacker"
   kill "$watcher"
   wait "$watcher" || true
-  helpers=()
+  over "$attacker"
+  over "$watcher"
   read -r most peak < "$scratch/most"
   echo "slow $1: $(cat "$scratch/good"); connections at most $most; memory at most $peak KiB, at the end $(memory) KiB"
   [ "$good" = 0 ] || fail "slow $1: the good client was not served, or its p99 is above the bound"
@@ -158,6 +120,4 @@ echo '== and again'
 round 900 1010
 echo "memory before $before KiB, after the first round $first KiB, after the second $quiet KiB"
 stop
-
-# Only whoever comes this far has passed.
-why=
+passed
