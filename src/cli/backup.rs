@@ -35,13 +35,13 @@ pub(super) struct Create {
 }
 
 /// What a copy's name ends with.
-const SUFFIX: &str = ".backup";
+const EXTENSION: &str = "backup";
 
 pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
     match command {
         Command::Create(create) => {
-            let named = || beside(database, &format!(".{}{SUFFIX}", stamp()));
+            let named = || database.with_added_extension(format!("{}.{EXTENSION}", stamp()));
             let to = create.to.clone().unwrap_or_else(named);
             let report = back_up(database, &to).map_err(open_failure)?;
             show(&to, &report, json);
@@ -64,7 +64,7 @@ pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<
 /// Puts a copy in the database's place.
 pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
-    let kept = format!(".{}.replaced", stamp());
+    let kept = format!("{}.replaced", stamp());
     let old = restore(file, database, &kept).map_err(open_failure)?;
     if json {
         println!("{}", json!({ "database": database, "replaced": old }));
@@ -85,12 +85,6 @@ pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Resul
 fn stamp() -> String {
     let now = Clock::default().now().to_string();
     now.chars().filter(|c| !matches!(c, '-' | ':')).collect()
-}
-
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn show(file: &Path, report: &LedgerReport, json: bool) {
@@ -120,7 +114,8 @@ fn thin_out(database: &Path, keep: usize) -> Result<(), Failure> {
         let stamp = text
             .strip_prefix(&*name)
             .and_then(|rest| rest.strip_prefix('.'))
-            .and_then(|rest| rest.strip_suffix(SUFFIX));
+            .and_then(|rest| rest.strip_suffix(EXTENSION))
+            .and_then(|rest| rest.strip_suffix('.'));
         stamp.is_some_and(|stamp| {
             stamp.len() == 20
                 && stamp

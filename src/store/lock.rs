@@ -38,7 +38,7 @@ impl InstanceLock {
     /// # Errors
     /// [`LockError::Held`] where another process has it, [`LockError::Io`] where the lock file cannot be used.
     pub fn acquire(database: &Path) -> Result<Self, LockError> {
-        let path = beside(database, "lock");
+        let path = database.with_added_extension("lock");
         let failed = |error| LockError::Io(path.clone(), error);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -82,14 +82,6 @@ impl Drop for InstanceLock {
     }
 }
 
-/// `<database>.<extension>`, beside the database whatever its own extension is.
-fn beside(database: &Path, extension: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,7 +113,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let database = folder.path().join("edge.db");
             // What a crash left may be anything.
-            std::fs::write(beside(&database, "lock"), junk).unwrap();
+            std::fs::write(database.with_added_extension("lock"), junk).unwrap();
             let held = InstanceLock::acquire(&database).unwrap();
             held.announce(&earlier).unwrap();
             held.announce(&told).unwrap();

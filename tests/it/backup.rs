@@ -102,6 +102,12 @@ async fn a_copy_takes_the_databases_place_and_the_old_one_is_kept() {
         .expect(200);
     assert_eq!(user["credits"], 7);
     serving.kill();
+    // Killed, its last commits are in its log: a copy is the two files.
+    let crashed = folder.path().join("crashed.db");
+    for log in ["", "-wal"] {
+        let of = |database: &Path| format!("{}{log}", database.display());
+        std::fs::copy(of(&database), of(&crashed)).unwrap();
+    }
 
     let (code, told) = edge(&database, &["--json", "restore", then]);
     assert_eq!(code, 0);
@@ -111,6 +117,12 @@ async fn a_copy_takes_the_databases_place_and_the_old_one_is_kept() {
     assert_eq!(credits(&old).await, "7");
     let mode = std::fs::metadata(&database).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+
+    assert_eq!(
+        edge(&database, &["restore", crashed.to_str().unwrap()]).0,
+        0
+    );
+    assert_eq!(credits(&database).await, "7", "its log was left behind");
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! Copies of the whole database, each a file that stands on its own.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,9 +28,8 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
             ErrorKind::AlreadyExists.into(),
         ));
     }
-    let part = with_suffix(to, ".part");
-    let copied = copy(database, &part).and_then(|()| whole(&part, database));
-    let report = copied.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
+    let part = to.with_added_extension("part");
+    let report = snapshot(database, &part)?;
     put(&part, to)?;
     Ok(report)
 }
@@ -56,23 +55,24 @@ pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
 /// # Errors
 /// Where the copy does not verify, a server has the database, or the file system refuses; then nothing has changed.
 pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<PathBuf>, OpenError> {
-    whole(backup, backup)?;
+    if !backup.exists() {
+        return Err(OpenError::Missing(backup.to_owned()));
+    }
     let _lock = InstanceLock::acquire(database).map_err(OpenError::Locked)?;
-    let part = with_suffix(database, ".restoring");
-    let failed = |error| OpenError::Io(part.clone(), error);
-    std::fs::copy(backup, &part).map_err(failed)?;
-    std::fs::set_permissions(&part, Permissions::from_mode(0o600)).map_err(failed)?;
+    // Not the file alone: what a crashed server committed may stand in a log beside it.
+    let part = database.with_added_extension("restoring");
+    snapshot(backup, &part)?;
     let mut old = None;
     if database.exists() {
         // Opened and closed, what its log holds is in the file. Where that fails, the log goes with it.
         drop(open::writing(database, false));
-        let aside = with_suffix(database, kept);
+        let aside = database.with_added_extension(kept);
         // Under two names for a moment, so that there is always a database here.
         std::fs::hard_link(database, &aside)
             .map_err(|error| OpenError::Io(aside.clone(), error))?;
         for log in ["-wal", "-shm"] {
-            let from = with_suffix(database, log);
-            match std::fs::rename(&from, with_suffix(&aside, log)) {
+            let from = log_of(database, log);
+            match std::fs::rename(&from, log_of(&aside, log)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(OpenError::Io(from, error));
                 }
@@ -85,13 +85,14 @@ pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<Path
     Ok(old)
 }
 
-/// The report of a copy without a mistake; one that has some is told as damage of `origin`.
-fn whole(copy: &Path, origin: &Path) -> Result<LedgerReport, OpenError> {
-    let report = verify_backup(copy)?;
-    match report.mistakes.first() {
+/// Makes `to` a copy of `from` without a mistake, or nothing.
+fn snapshot(from: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
+    let checked = copy(from, to).and_then(|()| verify_backup(to));
+    let whole = checked.and_then(|report| match report.mistakes.first() {
         None => Ok(report),
-        Some(mistake) => Err(OpenError::Damaged(origin.to_owned(), mistake.clone())),
-    }
+        Some(mistake) => Err(OpenError::Damaged(from.to_owned(), mistake.clone())),
+    });
+    whole.inspect_err(|_| drop(std::fs::remove_file(to)))
 }
 
 fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
@@ -126,8 +127,8 @@ fn put(part: &Path, to: &Path) -> Result<(), OpenError> {
         .map_err(failed)
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
+fn log_of(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(database);
     name.push(suffix);
     name.into()
 }
