@@ -187,7 +187,8 @@ impl Decoder {
 
     fn read_event(&mut self, event: &[u8]) -> Result<(), UpstreamError> {
         let chunk = Chunk::parse(event)?;
-        self.usage = chunk.usage().or(self.usage);
+        let usage = chunk.usage();
+        self.usage = usage.or(self.usage);
         match &self.form {
             Form::Text | Form::Whole { .. } => {
                 if let Some(text) = chunk.text() {
@@ -196,8 +197,7 @@ impl Decoder {
                 }
             }
             // The usage was our own question; its answer is not for a client that did not ask.
-            Form::Events { usage: false, .. }
-                if chunk.choices().is_empty() && self.usage.is_some() => {}
+            Form::Events { usage: false, .. } if chunk.choices().is_empty() && usage.is_some() => {}
             Form::Events { .. } => {
                 self.begun |= chunk.has_content();
                 self.event(event);

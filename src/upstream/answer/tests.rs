@@ -72,6 +72,19 @@ fn a_real_stream_is_read_as_text_or_passed_on_and_its_usage_is_for_those_who_ask
 }
 
 #[test]
+fn only_the_usage_is_kept_from_a_client_that_did_not_ask() {
+    let text: &[u8] = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":{\"prompt_tokens\":1}}\n\n";
+    let other: &[u8] = b"data: {\"choices\":[],\"filtered\":true}\n\n";
+    let usage: &[u8] = b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2}}\n\n";
+    let (told, _) = read(
+        stream(),
+        events(false),
+        [text, other, usage, b"data: [DONE]\n\n"],
+    );
+    assert_eq!(told.as_bytes(), [text, other].concat());
+}
+
+#[test]
 fn what_is_no_content_waits_for_some_and_alone_it_is_a_failure() {
     let role: &[u8] = b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
     let call: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n";
