@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::app::{App, Closing, Running};
 use crate::breaker::{Outcome, Permit, Source};
-use crate::error::{ApiError, ErrorCode};
+use crate::error::ApiError;
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
 use crate::store::{Once, StoreError, ledger_id};
@@ -79,7 +79,7 @@ async fn run(
     let first = tokio::select! {
         biased;
         () = answer.closed() => Err(None),
-        () = app.cut_off() => Err(Some(ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down"))),
+        () = app.cut_off() => Err(Some(ApiError::shutting_down())),
         first = first_content(&app, &order) => first.map_err(|error| Some(error.into())),
     };
     let (conversation, first) = match first {
@@ -261,10 +261,7 @@ impl Conversation {
             let next = tokio::select! {
                 biased;
                 () = pieces.closed() => return (ChatEnd::ClientLeft, self.answer.usage()),
-                () = app.cut_off() => {
-                    let stopping = ApiError::new(ErrorCode::ShuttingDown, "the server is shutting down");
-                    break Some((Outcome::Unknown, stopping));
-                }
+                () = app.cut_off() => break Some((Outcome::Unknown, ApiError::shutting_down())),
                 next = timeout(patience, self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
             };
             match next {

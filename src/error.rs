@@ -128,6 +128,11 @@ impl ApiError {
         error.for_the_log(what)
     }
 
+    /// Nothing new begins here, or goes on.
+    pub fn shutting_down() -> Self {
+        Self::new(ErrorCode::ShuttingDown, "the server is shutting down")
+    }
+
     /// A query parameter or header that is wrong.
     pub fn parameter(name: &str, detail: &str) -> Self {
         InputError::field(name, format!("{name} {detail}")).into()

@@ -37,6 +37,7 @@
 mod app;
 pub mod auth;
 mod billing;
+mod body;
 pub mod breaker;
 pub mod cache;
 mod call;

@@ -14,8 +14,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
@@ -25,6 +24,7 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use crate::app::App;
+use crate::body::Unread;
 use crate::call::{Call, Content, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
@@ -121,10 +121,7 @@ async fn run(
         return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
     }
     if app.is_draining() && route.rate != RateClass::Health {
-        return Err(ApiError::new(
-            ErrorCode::ShuttingDown,
-            "the server is shutting down",
-        ));
+        return Err(ApiError::shutting_down());
     }
 
     // Rate by address, before any hash or query.
@@ -255,23 +252,13 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    // Copied as it comes: pieces that are kept hold the whole buffers they were read into, and a client chooses how small
-    // its pieces are.
-    let whole = async {
-        let mut whole = BytesMut::new();
-        let mut body = Limited::new(body, most);
-        while let Some(frame) = body.frame().await {
-            if let Some(data) = frame?.data_ref() {
-                whole.extend_from_slice(data);
-            }
-        }
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(whole.freeze())
-    };
-    match timeout(limits.body_timeout, whole).await {
+    match timeout(limits.body_timeout, crate::body::read(body, most)).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(ApiError::from(InputError::field("", "the body broke off"))
-            .for_the_log(error.to_string())),
+        Ok(Err(Unread::TooLong)) => Err(too_large()),
+        Ok(Err(Unread::Broken(error))) => {
+            let broke_off = ApiError::from(InputError::field("", "the body broke off"));
+            Err(broke_off.for_the_log(error.to_string()))
+        }
         Err(_) => Err(ApiError::new(
             ErrorCode::RequestTimeout,
             "the body did not come in time",

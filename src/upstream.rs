@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, Uri};
@@ -31,6 +31,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::body::{self, Unread};
 use crate::breaker::{Breaker, Outcome, Permit};
 
 /// What went wrong with an upstream. The texts are for the log, never for a client.
@@ -164,18 +165,11 @@ impl HttpClient {
         most: usize,
     ) -> Result<Bytes, UpstreamError> {
         let whole = async {
-            let mut body = self.send(request).await?.into_body();
-            let mut bytes = BytesMut::new();
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| UpstreamError::Cut(error.to_string()))?;
-                if let Some(data) = frame.data_ref() {
-                    if bytes.len() + data.len() > most {
-                        return Err(UpstreamError::Unreadable(format!("more than {most} bytes")));
-                    }
-                    bytes.extend_from_slice(data);
-                }
-            }
-            Ok(bytes.freeze())
+            let body = self.send(request).await?.into_body();
+            body::read(body, most).await.map_err(|unread| match unread {
+                Unread::TooLong => UpstreamError::Unreadable(format!("more than {most} bytes")),
+                Unread::Broken(error) => UpstreamError::Cut(error.to_string()),
+            })
         };
         tokio::time::timeout(deadline, whole)
             .await

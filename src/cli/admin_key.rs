@@ -12,9 +12,7 @@ use super::Failure;
 
 /// Where the admin key of `database` stands.
 pub(super) fn path(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".admin-key");
-    PathBuf::from(name)
+    database.with_added_extension("admin-key")
 }
 
 /// Reads the admin key of `database`.

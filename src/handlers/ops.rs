@@ -55,10 +55,7 @@ pub(super) fn livez() -> Result<Reply, ApiError> {
 /// The storage takes writes and nobody told the server to stop. Looks at memory only.
 pub(super) fn readyz(app: &App) -> Result<Reply, ApiError> {
     if app.is_draining() {
-        return Err(ApiError::new(
-            ErrorCode::ShuttingDown,
-            "the server is shutting down",
-        ));
+        return Err(ApiError::shutting_down());
     }
     if !app.store.is_ready() {
         return Err(ApiError::new(
