@@ -1,4 +1,4 @@
--- The whole schema of an r3mes-edge database as it is now (user_version 1). A fresh file gets exactly this.
+-- The whole schema of an r3mes-edge database as it is now (user_version 2). A fresh file gets exactly this.
 --
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
@@ -88,14 +88,36 @@ CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
 -- Were any imported?
 CREATE INDEX idx_api_keys_imported ON api_keys (imported) WHERE imported = 1;
 
--- Every sample as the miner told it. The key answers "latest of this wallet", "this wallet's last day" and "is it there
--- already?", so it needs no index beside it.
-CREATE TABLE mining_stats (
+-- The miners: what each told last; a figure that its newest sample left out keeps its last value. What is told again and
+-- again is kept under the id, a few bytes instead of the wallet's address. unit: 0 gradients/h, 1 H/s. rolled_until: the
+-- samples before this moment stand in hashrate_history as well.
+CREATE TABLE workers (
+    id                 INTEGER PRIMARY KEY,
     wallet             TEXT NOT NULL REFERENCES users (wallet),
-    recorded_at        INTEGER NOT NULL,
     worker             TEXT NOT NULL,
+    recorded_at        INTEGER NOT NULL,
     hashrate           REAL NOT NULL,
-    unit               TEXT NOT NULL,
+    unit               INTEGER NOT NULL CHECK (unit IN (0, 1)),
+    gpu_temperature    REAL,
+    blocks_found       INTEGER,
+    uptime_percentage  REAL,
+    network_difficulty REAL,
+    rolled_until       INTEGER NOT NULL
+) STRICT;
+-- Which miners has this wallet?
+CREATE UNIQUE INDEX idx_workers_wallet ON workers (wallet, worker);
+-- Who is mining now?
+CREATE INDEX idx_workers_recorded_at ON workers (recorded_at, wallet);
+-- Whose samples are to be rolled up?
+CREATE INDEX idx_workers_unrolled ON workers (rolled_until) WHERE rolled_until <= recorded_at;
+
+-- Every sample as the miner told it, until retention.raw has passed. The key answers "this miner's last hours" and "is it
+-- there already?", so it needs no index beside it.
+CREATE TABLE mining_stats (
+    worker             INTEGER NOT NULL REFERENCES workers (id),
+    recorded_at        INTEGER NOT NULL,
+    hashrate           REAL NOT NULL,
+    unit               INTEGER NOT NULL CHECK (unit IN (0, 1)),
     gpu_temperature    REAL,
     blocks_found       INTEGER,
     uptime_percentage  REAL,
@@ -105,36 +127,29 @@ CREATE TABLE mining_stats (
     accepted           INTEGER,
     rejected           INTEGER,
     loss               REAL,
-    PRIMARY KEY (wallet, recorded_at, worker)
+    PRIMARY KEY (worker, recorded_at)
 ) STRICT, WITHOUT ROWID;
 
--- What each worker told last; a figure that its newest sample left out keeps its last value.
-CREATE TABLE workers (
-    wallet             TEXT NOT NULL REFERENCES users (wallet),
-    worker             TEXT NOT NULL,
-    recorded_at        INTEGER NOT NULL,
-    hashrate           REAL NOT NULL,
-    unit               TEXT NOT NULL,
-    gpu_temperature    REAL,
-    blocks_found       INTEGER,
-    uptime_percentage  REAL,
-    network_difficulty REAL,
-    PRIMARY KEY (wallet, worker)
-) STRICT, WITHOUT ROWID;
--- Who is mining now?
-CREATE INDEX idx_workers_recorded_at ON workers (recorded_at, wallet);
-
--- The hashrate by the hour, kept up to date with every sample, so that a year is read without touching the samples.
+-- The hashrate by the minute, the hour and the day (step, in minutes); recorded_at is where the time begins. mean is
+-- weighted by how long each sample stood, weight (milliseconds) is their sum. A time without samples has no row.
 CREATE TABLE hashrate_history (
-    wallet      TEXT NOT NULL REFERENCES users (wallet),
+    worker      INTEGER NOT NULL REFERENCES workers (id),
+    step        INTEGER NOT NULL CHECK (step IN (1, 60, 1440)),
     recorded_at INTEGER NOT NULL,
-    worker      TEXT NOT NULL,
-    unit        TEXT NOT NULL,
-    total       REAL NOT NULL,
+    unit        INTEGER NOT NULL CHECK (unit IN (0, 1)),
+    mean        REAL NOT NULL,
+    weight      INTEGER NOT NULL CHECK (weight > 0),
     min         REAL NOT NULL,
     max         REAL NOT NULL,
     samples     INTEGER NOT NULL,
-    PRIMARY KEY (wallet, recorded_at, worker, unit)
+    PRIMARY KEY (worker, step, recorded_at, unit)
+) STRICT, WITHOUT ROWID;
+
+-- Which minutes are to be rolled up again, as a sample came late?
+CREATE TABLE late_minutes (
+    worker      INTEGER NOT NULL REFERENCES workers (id),
+    recorded_at INTEGER NOT NULL,
+    PRIMARY KEY (worker, recorded_at)
 ) STRICT, WITHOUT ROWID;
 
 -- What a miner earned; each earning granted its credits in the same transaction.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::breaker;
-use crate::model::Credits;
+use crate::model::{Credits, Retention};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,6 +50,8 @@ pub struct Config {
     /// When an upstream is given a rest.
     #[serde(deserialize_with = "sections::breaker")]
     pub breaker: breaker::Settings,
+    /// How long samples and what was made from them are kept.
+    pub retention: Retention,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -69,6 +71,7 @@ impl Default for Config {
             chain: ChainConfig::default(),
             miner: MinerConfig::default(),
             breaker: breaker::Settings::default(),
+            retention: Retention::default(),
             log: LogConfig::default(),
         }
     }
@@ -188,6 +191,24 @@ impl Config {
         check(
             self.miner.every >= Duration::from_secs(1),
             "miner.every must be at least 1s",
+        );
+        let Retention {
+            raw,
+            minutes,
+            hours,
+            days,
+        } = self.retention;
+        check(
+            raw.is_none_or(|raw| raw >= Duration::from_secs(3600)),
+            "retention.raw must be at least 1h",
+        );
+        // For ever is longer than any time.
+        let rising = [raw, minutes, hours, days]
+            .map(|kept| kept.unwrap_or(Duration::MAX))
+            .is_sorted();
+        check(
+            rising,
+            "retention: hours must not be kept for less time than minutes, nor minutes than raw samples, nor days than hours",
         );
         check(
             self.log.level.parse::<log::LevelFilter>().is_ok(),

@@ -235,6 +235,10 @@ impl From<StoreError> for ApiError {
                 let detail = "a key was made for this Idempotency-Key before; it is not shown again, so revoke it and make another";
                 Self::new(ErrorCode::AlreadyIssued, detail)
             }
+            StoreError::TooMuch => Self::new(
+                ErrorCode::InvalidRequest,
+                "this is more than one answer can hold; ask for less",
+            ),
             StoreError::Busy => Self::new(
                 ErrorCode::Overloaded,
                 "the storage has more to do than it can take on",

@@ -6,6 +6,7 @@
 mod credits;
 mod fields;
 mod ids;
+mod retention;
 mod sample;
 mod time;
 mod wallet;
@@ -13,6 +14,7 @@ mod wallet;
 pub use credits::Credits;
 pub use fields::{Fields, InputError, InputKind, items, lines};
 pub use ids::Ids;
+pub use retention::Retention;
 pub use sample::{HashrateUnit, Sample};
 pub use time::Timestamp;
 pub use wallet::Wallet;

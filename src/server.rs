@@ -116,6 +116,7 @@ impl Builder {
             tokio::spawn(discover(Arc::clone(&app))),
             tokio::spawn(watch_chain(Arc::clone(&app))),
             tokio::spawn(housekeeping(Arc::clone(&app))),
+            tokio::spawn(compact(Arc::clone(&app))),
         ];
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
         Ok(EdgeServer {
@@ -322,6 +323,20 @@ async fn watch_chain(app: Arc<App>) {
         if let Some(chain) = app.upstreams.chain() {
             // The breaker counts a failure and says when it opens.
             let _ = app.cached_chain_status(chain).await;
+        }
+    }
+}
+
+/// Rolls up samples and deletes what was kept long enough. Apart from the other housekeeping, as after a long pause or an
+/// import there may be much to do.
+async fn compact(app: Arc<App>) {
+    let mut every = interval(Duration::from_secs(60));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let retention = app.config.retention;
+        if let Err(error) = app.store.compact(retention, app.clock.now()).await {
+            log::warn!("samples were not rolled up or not deleted: {error}");
         }
     }
 }

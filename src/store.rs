@@ -13,14 +13,17 @@ pub use records::{
     LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges, Totals, User, ledger_id,
     parse_ledger_id,
 };
-pub use sqlite::{OpenError, R3mesDatabase, SqliteStore, back_up, restore, verify_backup};
+pub use sqlite::{
+    Migrated, OpenError, R3mesDatabase, SqliteStore, back_up, migrate_database, restore,
+    verify_backup,
+};
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::auth::{KeyHash, KeyRecord};
-use crate::model::{Credits, Sample, Timestamp, Wallet};
+use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 
 /// Why a verb did not do what it was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +45,8 @@ pub enum StoreError {
     KeyReused,
     /// The key was made before, and is not shown again.
     AlreadyIssued,
+    /// One answer cannot hold it; ask for less, or more coarsely.
+    TooMuch,
     /// More is queued than the storage takes on; nothing was done.
     Busy,
     /// The storage could not be used: disk full, I/O error, locked by a stranger, closed. For the log only.
@@ -61,6 +66,7 @@ impl std::fmt::Display for StoreError {
             }
             Self::KeyReused => f.write_str("the idempotency key was used for another request"),
             Self::AlreadyIssued => f.write_str("the key was made before"),
+            Self::TooMuch => f.write_str("this is more than one answer can hold"),
             Self::Busy => f.write_str("the write queue is full"),
             Self::Unavailable(what) => write!(f, "the storage cannot be used: {what}"),
             Self::Internal(what) => write!(f, "internal: {what}"),
@@ -192,6 +198,8 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<KeyRecord, StoreError>;
     /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
+    /// Rolls up samples, deletes what was kept long enough, gives free room back. In steps between which others write.
+    async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError>;
 
@@ -222,7 +230,8 @@ pub trait Repository: Send + Sync + 'static {
         offset: usize,
         limit: usize,
     ) -> Result<Option<Vec<EarningsDay>>, StoreError>;
-    /// The hashrate from `since` on, oldest first, at most `limit` points; `None` where there is no account.
+    /// The hashrate from `since` on, oldest first; `None` where there is no account. More than `limit` points are
+    /// [`StoreError::TooMuch`].
     async fn hashrate(
         &self,
         wallet: Wallet,

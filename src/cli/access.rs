@@ -81,7 +81,7 @@ pub(super) fn store_failure(error: StoreError) -> Failure {
         | StoreError::KeyReused
         | StoreError::AlreadyIssued => Failure::Conflict(text),
         StoreError::Busy | StoreError::Unavailable(_) => Failure::Unavailable(text),
-        StoreError::Internal(_) => Failure::Failed(text),
+        StoreError::TooMuch | StoreError::Internal(_) => Failure::Failed(text),
     }
 }
 

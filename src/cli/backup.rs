@@ -81,10 +81,8 @@ pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Resul
     Ok(())
 }
 
-/// The time as it stands in a name: `20261125T120000.000Z`.
 fn stamp() -> String {
-    let now = Clock::default().now().to_string();
-    now.chars().filter(|c| !matches!(c, '-' | ':')).collect()
+    Clock::default().now().compact()
 }
 
 fn show(file: &Path, report: &LedgerReport, json: bool) {

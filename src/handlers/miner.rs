@@ -12,7 +12,9 @@ use crate::store::{Counted, Done, Earning, HashratePoint, Resolution, StoreError
 
 pub(super) async fn post_stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let principal = call.principal()?;
-    let samples = Sample::parse_batch(call.text()?, principal.wallet, app.clock.now())?;
+    let now = app.clock.now();
+    let oldest = app.config.retention.raw.map(|kept| now.minus(kept));
+    let samples = Sample::parse_batch(call.text()?, principal.wallet, oldest, now)?;
     if samples.iter().any(|sample| !principal.owns(&sample.wallet)) {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
@@ -197,11 +199,13 @@ async fn finest(
     {
         let points = app
             .store
-            .hashrate(wallet, since, resolution, MOST_POINTS + 1)
-            .await?;
-        let points = points.ok_or(StoreError::UserNotFound)?;
-        if points.len() <= MOST_POINTS {
-            return Ok((resolution, points));
+            .hashrate(wallet, since, resolution, MOST_POINTS)
+            .await;
+        match points {
+            Ok(Some(points)) => return Ok((resolution, points)),
+            Ok(None) => return Err(StoreError::UserNotFound.into()),
+            Err(StoreError::TooMuch) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Err(ApiError::parameter(

@@ -5,7 +5,7 @@ use super::{
 };
 
 /// What a hashrate counts.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 pub enum HashrateUnit {
     /// Gradients an hour, as the R3MES miner engine counts its work.
     #[serde(rename = "gradients/h")]
@@ -76,8 +76,6 @@ pub struct Sample {
 impl Sample {
     /// Samples in one request at most.
     pub const MAX_BATCH: usize = 1000;
-    /// A sample older than this is refused: the raw samples of that time may be gone, and with them its identity.
-    pub const MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
     /// A miner's clock may run ahead of ours by this much.
     pub const MAX_AHEAD: Duration = Duration::from_secs(300);
 
@@ -120,17 +118,20 @@ impl Sample {
     }
 
     /// Reads a body: one sample, an array of them, or one a line (NDJSON). `owner` is the wallet of samples that name none.
+    /// A sample before `oldest` is refused: those of that time may be gone, and with them what tells whether it is new.
     ///
     /// # Errors
     /// The first mistake, with the index of its sample; a batch is all or nothing.
     pub fn parse_batch(
         body: &str,
         owner: Option<Wallet>,
+        oldest: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Vec<Self>, InputError> {
+        let parse = |text: &str, at: &str| Self::parse(text, at, owner, oldest, now);
         let samples = if let Some(items) = items(body)? {
             let read = |(index, item): (usize, &&serde_json::value::RawValue)| {
-                Self::parse(item.get(), &format!("/{index}"), owner, now)
+                parse(item.get(), &format!("/{index}"))
             };
             items
                 .iter()
@@ -139,9 +140,9 @@ impl Sample {
                 .map(read)
                 .collect::<Result<Vec<_>, _>>()?
         } else if plain_object(body) || lines(body).nth(1).is_none() {
-            vec![Self::parse(body, "", owner, now)?]
+            vec![parse(body, "")?]
         } else {
-            let read = |(index, line)| Self::parse(line, &format!("/{index}"), owner, now);
+            let read = |(index, line)| parse(line, &format!("/{index}"));
             lines(body)
                 .take(Self::MAX_BATCH + 1)
                 .enumerate()
@@ -162,6 +163,7 @@ impl Sample {
         body: &str,
         at: &str,
         owner: Option<Wallet>,
+        oldest: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Self, InputError> {
         let fields = Fields::parse(body, at, &Self::FIELDS)?;
@@ -179,11 +181,11 @@ impl Sample {
                 "is more than 5 minutes ahead of this server's clock",
             ));
         }
-        if recorded_at < now.minus(Self::MAX_AGE) {
-            return Err(fields.refused(
-                "recorded_at",
-                "is older than the 7 days for which samples are kept",
-            ));
+        if let Some(oldest) = oldest
+            && recorded_at < oldest
+        {
+            let detail = format!("is older than the samples that are kept: those since {oldest}");
+            return Err(fields.refused("recorded_at", &detail));
         }
         let unit = |value| text(value).and_then(|text| HashrateUnit::parse(&text));
         let percentage = |value| match float(value) {
@@ -234,7 +236,8 @@ mod tests {
     }
 
     fn read(body: &str) -> Result<Vec<Sample>, InputError> {
-        Sample::parse_batch(body, Some(owner()), NOW)
+        let oldest = NOW.minus(Duration::from_secs(7 * 86_400));
+        Sample::parse_batch(body, Some(owner()), Some(oldest), NOW)
     }
 
     #[test]

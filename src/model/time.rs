@@ -50,6 +50,16 @@ impl Timestamp {
         text
     }
 
+    /// The moment as it stands in a file's name, so that names sort by time: `20261124T120000.000Z`.
+    #[must_use]
+    pub fn compact(self) -> String {
+        let written = self.to_string();
+        written
+            .chars()
+            .filter(|c| !matches!(c, '-' | ':'))
+            .collect()
+    }
+
     /// Reads RFC 3339, or unix seconds with an optional fraction.
     ///
     /// # Errors

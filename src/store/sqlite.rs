@@ -1,26 +1,31 @@
 //! The storage over one SQLite file: many readers beside one writer.
 //!
 //! `writer` owns the only connection that changes anything; `readers` is a pool of read-only ones; `accounts`, `keys` and
-//! `telemetry` hold the transactions of each subject; `sql` holds every statement.
+//! `telemetry` hold the transactions of each subject, `history` and `retention` what becomes of samples; `sql` holds every
+//! statement, `migrations` how a file of another version gets the schema.
 
 mod accounts;
 mod backup;
+mod history;
 mod keys;
+mod migrations;
 mod once;
 mod open;
 mod r3mes;
 mod readers;
+mod retention;
 mod row;
 mod sql;
 mod telemetry;
 mod writer;
 
 pub use backup::{back_up, restore, verify_backup};
+pub use migrations::{Migrated, migrate_database};
 pub use open::OpenError;
 pub use r3mes::R3mesDatabase;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -36,7 +41,7 @@ use super::{
     StoreGauges, StoreObserver, Totals, User,
 };
 use crate::auth::{KeyHash, KeyRecord};
-use crate::model::{Credits, Sample, Timestamp, Wallet};
+use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 
 /// A database file, open for this process alone to write.
 pub struct SqliteStore {
@@ -44,6 +49,8 @@ pub struct SqliteStore {
     readers: Readers,
     writer: Writer,
     has_imported_keys: AtomicBool,
+    /// When it was last looked for what has been kept long enough.
+    cut_at: AtomicI64,
     lock: Mutex<Option<InstanceLock>>,
     observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
 }
@@ -67,6 +74,7 @@ impl SqliteStore {
             readers,
             writer,
             has_imported_keys,
+            cut_at: AtomicI64::new(i64::MIN),
             lock: Mutex::new(Some(lock)),
             observer,
         })
@@ -79,6 +87,18 @@ impl SqliteStore {
     pub fn announce(&self, address: &str) -> std::io::Result<()> {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
+    }
+}
+
+impl SqliteStore {
+    /// A piece of long work, one transaction.
+    async fn step<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer
+            .write(Room::Common, move |c| work(c).map_err(storage_error))
+            .await
     }
 }
 
@@ -312,6 +332,32 @@ impl Repository for SqliteStore {
         }
     }
 
+    async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError> {
+        // A minute is over when the sample that follows it would have come.
+        let until = history::start(now.millis() - history::MINUTE, history::MINUTE);
+        while self.step(move |c| history::roll_up(c, until)).await? {}
+        let last = self.cut_at.load(Ordering::Relaxed);
+        if (last..last.saturating_add(history::HOUR)).contains(&now.millis()) {
+            return Ok(());
+        }
+        let ends = retention::Ends::new(&retention, now);
+        let mut after = Some(i64::MIN);
+        while let Some(from) = after {
+            let scan = move |c: &Connection| retention::due(c, from, ends);
+            let (due, last) = self.readers.scan(scan).await?;
+            after = last;
+            let due: Arc<[_]> = due.into();
+            let cut = || {
+                let due = Arc::clone(&due);
+                self.step(move |c| retention::cut(c, &due, ends))
+            };
+            while !due.is_empty() && cut().await? > 0 {}
+        }
+        while self.step(retention::give_back).await? {}
+        self.cut_at.store(now.millis(), Ordering::Relaxed);
+        Ok(())
+    }
+
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError> {
         self.writer
             .write(Room::Common, move |c| keys::touch(c, &touched))
@@ -371,9 +417,12 @@ impl Repository for SqliteStore {
         resolution: Resolution,
         limit: usize,
     ) -> Result<Option<Vec<HashratePoint>>, StoreError> {
-        self.readers
-            .scan(move |c| telemetry::hashrate(c, &wallet, since, resolution, limit))
-            .await
+        let read = move |c: &Connection| history::read(c, &wallet, since, resolution, limit);
+        match self.readers.scan(read).await? {
+            history::Found::NoAccount => Ok(None),
+            history::Found::TooMuch => Err(StoreError::TooMuch),
+            history::Found::Points(points) => Ok(Some(points)),
+        }
     }
 
     async fn leaderboard(

@@ -150,8 +150,20 @@ async fn what_does_not_add_up_or_is_no_database_of_ours_is_neither_copied_nor_re
 
     // A page that is no longer what was written.
     let mut torn = good.clone();
-    let middle = torn.len() / 2;
-    torn[middle..middle + 3000].fill(0xA5);
+    let (page, size): (usize, usize) = rusqlite::Connection::open(&database)
+        .unwrap()
+        .query_row(
+            "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'users'",
+            [],
+            |row| {
+                Ok((
+                    row.get::<_, i64>(0)? as usize,
+                    row.get::<_, i64>(1)? as usize,
+                ))
+            },
+        )
+        .unwrap();
+    torn[(page - 1) * size..page * size].fill(0xA5);
     std::fs::write(&bad, torn).unwrap();
     assert_ne!(edge(&database, &["backup", "verify", name]).0, 0);
     assert_ne!(edge(&database, &["restore", name]).0, 0);

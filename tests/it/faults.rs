@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
-use r3mes_edge::model::{Credits, Sample, Timestamp, Wallet};
+use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
     Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
@@ -115,6 +115,7 @@ verbs! {
     key(id: String) -> Option<KeyRecord>;
     rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
     purge(now: Timestamp) -> usize;
+    compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, now: Timestamp, once: Option<Once<Counted>>) -> Done<Counted>;

@@ -40,7 +40,7 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
 /// Where it is no database of ours, of a newer version, or cannot be read. What does not add up is in the report.
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
     let connection = open::reading(file)?;
-    open::check(&connection, file)?;
+    open::version(&connection, file)?;
     let damage: String = connection.query_row(sql::INTEGRITY, [], |row| row.get(0))?;
     let mut report = accounts::verify(&connection)?;
     if damage != "ok" {
@@ -109,7 +109,7 @@ fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    open::check(&connection, database)?;
+    open::version(&connection, database)?;
     connection.execute(sql::VACUUM_INTO, [name])?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::storage_error;
+use super::{migrations, storage_error};
 use crate::store::{LockError, StoreError};
 
 /// Why a database was not opened.
@@ -61,12 +61,13 @@ impl From<rusqlite::Error> for OpenError {
 /// "R3ME", in the file's header: tells `file` and us whose database it is.
 const APPLICATION_ID: i64 = 0x5233_4D45;
 /// The version of `schema.sql`.
-const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// Statements kept ready per connection; there are about forty.
 pub(super) const PREPARED: usize = 64;
 
-/// Opens the one writing connection and brings the file into shape. Call it under the instance lock.
+/// Opens the one writing connection and brings the file into shape; a file of an older version is copied, then migrated.
+/// Call it under the instance lock.
 pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError> {
     if !path.exists() {
         if !create {
@@ -81,15 +82,15 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
             .open(path)
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    let mut connection = connect(path)?;
     match stamps(&connection, path)? {
         (0, 0)
             if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
                 row.get::<_, i64>(0)
             })? == 0 =>
         {
+            // Before there is a table: a file that was made without it cannot give pages back.
+            connection.pragma_update(None, "auto_vacuum", "incremental")?;
             // WAL once, on this connection, before the pool opens: set by several at once it fails with "locked".
             connection.pragma_update(None, "journal_mode", "wal")?;
             settle(&connection)?;
@@ -104,15 +105,34 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
             connection.pragma_update(None, "journal_mode", "wal")?;
             settle(&connection)?;
         }
-        (APPLICATION_ID, found) => {
-            return Err(OpenError::Newer {
-                found,
-                known: SCHEMA_VERSION,
-            });
+        (APPLICATION_ID, 1..SCHEMA_VERSION) => {
+            let done = migrations::migrate(&mut connection, path, SCHEMA_VERSION, false)?;
+            log::info!("{done}");
+            settle(&connection)?;
         }
-        _ => return Err(OpenError::Foreign(path.to_owned())),
+        stamps => return Err(refusal(stamps, path)),
     }
     Ok(connection)
+}
+
+/// A connection that can write, and nothing looked at yet.
+pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// Why a file with such stamps is not ours to open.
+fn refusal((application, found): (i64, i64), path: &Path) -> OpenError {
+    if application == APPLICATION_ID && found > SCHEMA_VERSION {
+        OpenError::Newer {
+            found,
+            known: SCHEMA_VERSION,
+        }
+    } else {
+        OpenError::Foreign(path.to_owned())
+    }
 }
 
 /// Opens a file that no server has, to be read; nothing in it or beside it is changed.
@@ -152,15 +172,11 @@ fn is_in_wal_mode(path: &Path) -> bool {
     read.is_ok() && header[18] == 2
 }
 
-/// Whether a file is a database of ours, of this program's version.
-pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+/// The version of a file, which must be a database of ours and no newer than this program.
+pub(super) fn version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
     match stamps(connection, path)? {
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
-        (APPLICATION_ID, found) => Err(OpenError::Newer {
-            found,
-            known: SCHEMA_VERSION,
-        }),
-        _ => Err(OpenError::Foreign(path.to_owned())),
+        (APPLICATION_ID, version @ 1..=SCHEMA_VERSION) => Ok(version),
+        stamps => Err(refusal(stamps, path)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{ErrorCode, Row};
 
-use crate::model::{Credits, Timestamp, Wallet};
+use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 use crate::store::StoreError;
 
 /// Sorts SQLite's errors: what the machine or another program does to the file is "unavailable"; the rest is our mistake.
@@ -56,4 +56,20 @@ pub(super) fn maybe_time_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Op
     Ok(row
         .get::<_, Option<i64>>(column)?
         .map(Timestamp::from_millis))
+}
+
+/// A unit as the file has it.
+pub(super) const fn code(unit: HashrateUnit) -> i64 {
+    match unit {
+        HashrateUnit::GradientsPerHour => 0,
+        HashrateUnit::HashesPerSecond => 1,
+    }
+}
+
+pub(super) fn unit_at(row: &Row<'_>, column: usize) -> rusqlite::Result<HashrateUnit> {
+    match row.get(column)? {
+        0 => Ok(HashrateUnit::GradientsPerHour),
+        1 => Ok(HashrateUnit::HashesPerSecond),
+        _ => Err(unreadable(column, "a unit")),
+    }
 }

@@ -54,23 +54,55 @@ statements! {
     PURGE_ONCE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
 
     // telemetry
-    INSERT_SAMPLE = "INSERT INTO mining_stats (wallet, recorded_at, worker, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
+    INSERT_SAMPLE = "INSERT INTO mining_stats (worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
                      uptime_seconds, network_difficulty, power_watts, accepted, rejected, loss)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (wallet, recorded_at, worker) DO NOTHING";
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (worker, recorded_at) DO NOTHING";
     SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
+    SELECT_WORKER = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND worker = ?2";
+    INSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
+                     network_difficulty, rolled_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) RETURNING id";
     // A sample that comes late changes nothing but what no newer one told.
-    UPSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (wallet, worker) DO UPDATE SET
-                     hashrate = CASE WHEN excluded.recorded_at >= recorded_at THEN excluded.hashrate ELSE hashrate END,
-                     unit = CASE WHEN excluded.recorded_at >= recorded_at THEN excluded.unit ELSE unit END,
-                     gpu_temperature = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.gpu_temperature, gpu_temperature) ELSE coalesce(gpu_temperature, excluded.gpu_temperature) END,
-                     blocks_found = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.blocks_found, blocks_found) ELSE coalesce(blocks_found, excluded.blocks_found) END,
-                     uptime_percentage = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.uptime_percentage, uptime_percentage) ELSE coalesce(uptime_percentage, excluded.uptime_percentage) END,
-                     network_difficulty = CASE WHEN excluded.recorded_at >= recorded_at THEN coalesce(excluded.network_difficulty, network_difficulty) ELSE coalesce(network_difficulty, excluded.network_difficulty) END,
-                     recorded_at = CASE WHEN excluded.recorded_at >= recorded_at THEN excluded.recorded_at ELSE recorded_at END";
-    UPSERT_HOUR = "INSERT INTO hashrate_history (wallet, recorded_at, worker, unit, total, min, max, samples) VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, 1)
-                   ON CONFLICT (wallet, recorded_at, worker, unit) DO UPDATE SET total = total + excluded.total, samples = samples + 1,
-                   min = CASE WHEN excluded.min < min THEN excluded.min ELSE min END, max = CASE WHEN excluded.max > max THEN excluded.max ELSE max END";
+    UPDATE_WORKER = "UPDATE workers SET
+                     hashrate = CASE WHEN ?2 >= recorded_at THEN ?3 ELSE hashrate END,
+                     unit = CASE WHEN ?2 >= recorded_at THEN ?4 ELSE unit END,
+                     gpu_temperature = CASE WHEN ?2 >= recorded_at THEN coalesce(?5, gpu_temperature) ELSE coalesce(gpu_temperature, ?5) END,
+                     blocks_found = CASE WHEN ?2 >= recorded_at THEN coalesce(?6, blocks_found) ELSE coalesce(blocks_found, ?6) END,
+                     uptime_percentage = CASE WHEN ?2 >= recorded_at THEN coalesce(?7, uptime_percentage) ELSE coalesce(uptime_percentage, ?7) END,
+                     network_difficulty = CASE WHEN ?2 >= recorded_at THEN coalesce(?8, network_difficulty) ELSE coalesce(network_difficulty, ?8) END,
+                     recorded_at = max(recorded_at, ?2) WHERE id = ?1";
+    INSERT_LATE_MINUTE = "INSERT INTO late_minutes (worker, recorded_at) VALUES (?1, ?2) ON CONFLICT (worker, recorded_at) DO NOTHING";
+
+    // the hashrate over time
+    SELECT_UNROLLED = "SELECT id, rolled_until FROM workers WHERE rolled_until <= recorded_at AND rolled_until < ?1 ORDER BY rolled_until LIMIT ?2";
+    SET_ROLLED_UNTIL = "UPDATE workers SET rolled_until = ?2 WHERE id = ?1";
+    SELECT_LATE_MINUTES = "SELECT worker, recorded_at FROM late_minutes WHERE worker > 0 ORDER BY worker, recorded_at LIMIT ?1";
+    DELETE_LATE_MINUTES = "DELETE FROM late_minutes WHERE worker = ?1 AND recorded_at < ?2";
+    SELECT_HAS_WINDOW = "SELECT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1)";
+    UPSERT_WINDOW = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                     ON CONFLICT (worker, step, recorded_at, unit) DO UPDATE SET mean = excluded.mean, weight = excluded.weight,
+                     min = excluded.min, max = excluded.max, samples = excluded.samples";
+    COMBINE_WINDOWS = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples)
+                       SELECT ?1, ?2, ?3, unit, sum(mean * weight) / sum(weight), sum(weight), min(min), max(max), sum(samples)
+                       FROM hashrate_history WHERE worker = ?1 AND step = ?5 AND recorded_at >= ?3 AND recorded_at < ?4 GROUP BY unit
+                       ON CONFLICT (worker, step, recorded_at, unit) DO UPDATE SET mean = excluded.mean, weight = excluded.weight,
+                       min = excluded.min, max = excluded.max, samples = excluded.samples";
+    SELECT_WORKERS_SINCE = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND recorded_at >= ?2 ORDER BY worker";
+    SELECT_SAMPLES = "SELECT recorded_at, hashrate, unit FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 ORDER BY recorded_at";
+    SELECT_WINDOWS = "SELECT recorded_at, unit, mean, weight, min, max, samples FROM hashrate_history
+                      WHERE worker = ?1 AND step = ?2 AND recorded_at >= ?3 ORDER BY recorded_at";
+
+    // what has been kept long enough
+    SELECT_OLDEST = "SELECT w.id, (SELECT min(recorded_at) FROM mining_stats WHERE worker = w.id),
+                     (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1),
+                     (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 60),
+                     (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1440)
+                     FROM workers w WHERE w.id > ?1 ORDER BY w.id LIMIT ?2";
+    SELECT_SAMPLE_AT = "SELECT recorded_at FROM mining_stats WHERE worker = ?1 ORDER BY recorded_at LIMIT 1 OFFSET ?2";
+    DELETE_SAMPLES = "DELETE FROM mining_stats WHERE worker = ?1 AND recorded_at < ?2";
+    SELECT_WINDOW_AT = "SELECT recorded_at FROM hashrate_history WHERE worker = ?1 AND step = ?2 ORDER BY recorded_at LIMIT 1 OFFSET ?3";
+    DELETE_WINDOWS = "DELETE FROM hashrate_history WHERE worker = ?1 AND step = ?2 AND recorded_at < ?3";
+
+    // earnings
     INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
     SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
     ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1";
@@ -79,18 +111,6 @@ statements! {
                       FROM workers WHERE wallet = ?1";
     SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2
                               GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000 LIMIT ?3 OFFSET ?4";
-    SELECT_SAMPLES = "SELECT recorded_at, unit, hashrate, hashrate, hashrate, 1 FROM mining_stats
-                      WHERE wallet = ?1 AND recorded_at >= ?2 ORDER BY recorded_at, worker LIMIT ?3";
-    SELECT_BY_MINUTE = "SELECT bucket, unit, sum(mean), sum(least), sum(most), sum(samples) FROM
-                        (SELECT recorded_at - recorded_at % 60000 AS bucket, unit, avg(hashrate) AS mean, min(hashrate) AS least, max(hashrate) AS most, count(*) AS samples
-                         FROM mining_stats WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY bucket, worker, unit)
-                        GROUP BY bucket, unit ORDER BY bucket LIMIT ?3";
-    SELECT_BY_HOUR = "SELECT recorded_at, unit, sum(total / samples), sum(min), sum(max), sum(samples) FROM hashrate_history
-                      WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY recorded_at, unit ORDER BY recorded_at LIMIT ?3";
-    SELECT_BY_DAY = "SELECT bucket, unit, sum(mean), sum(least), sum(most), sum(samples) FROM
-                     (SELECT recorded_at - recorded_at % 86400000 AS bucket, unit, sum(total) / sum(samples) AS mean, min(min) AS least, max(max) AS most, sum(samples) AS samples
-                      FROM hashrate_history WHERE wallet = ?1 AND recorded_at >= ?2 GROUP BY bucket, worker, unit)
-                     GROUP BY bucket, unit ORDER BY bucket LIMIT ?3";
 
     // over all wallets; unlike units are not added up, the newest worker's counts
     SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.unit =
@@ -118,3 +138,11 @@ pub(super) const SELECT_R3MES_KEYS: &str =
 /// The first thing that is wrong with a file's pages, or `ok`.
 pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(1)";
 pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
+
+pub(super) const PAGES: &str = "PRAGMA page_count";
+pub(super) const FREE_PAGES: &str = "PRAGMA freelist_count";
+/// So few pages that no request waits for long.
+pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(64)";
+pub(super) const AUTO_VACUUM: &str = "PRAGMA auto_vacuum";
+pub(super) const VACUUM: &str = "VACUUM";
+pub(super) const CHECK_REFERENCES: &str = "PRAGMA foreign_key_check";

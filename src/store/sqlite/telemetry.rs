@@ -1,10 +1,10 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{accounts, count, credits_at, sql, storage_error, time_at, unreadable, wallet_at};
+use super::row::{code, unit_at};
+use super::{accounts, count, credits_at, history, sql, storage_error, time_at, wallet_at};
 use crate::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
 use crate::store::{
-    Counted, Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
-    StoreError, Totals,
+    Counted, Earning, EarningsDay, LeaderboardRow, MinerStats, Recorded, StoreError, Totals,
 };
 
 pub(super) fn record(
@@ -32,16 +32,41 @@ pub(super) fn record(
         }
         recorded.new += usize::from(insert(c, sample).map_err(storage_error)?);
     }
+    // So that the next read shows those that came late, unless they are very many.
+    history::roll_up_late(c).map_err(storage_error)?;
     Ok(recorded)
 }
 
 /// Stores one sample with all that follows from it; `false` where it was there already.
 fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
-    let (wallet, unit) = (sample.wallet.as_str(), sample.unit.as_str());
+    let (at, unit) = (sample.recorded_at.millis(), code(sample.unit));
+    let known = c
+        .prepare_cached(sql::SELECT_WORKER)?
+        .query_row(params![sample.wallet.as_str(), sample.worker], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })
+        .optional()?;
+    let worker = match known {
+        Some((worker, _)) => worker,
+        None => c.prepare_cached(sql::INSERT_WORKER)?.query_row(
+            params![
+                sample.wallet.as_str(),
+                sample.worker,
+                at,
+                sample.hashrate,
+                unit,
+                sample.gpu_temperature,
+                sample.blocks_found,
+                sample.uptime_percentage,
+                sample.network_difficulty,
+                history::start(at, history::MINUTE),
+            ],
+            |row| row.get(0),
+        )?,
+    };
     let inserted = c.prepare_cached(sql::INSERT_SAMPLE)?.execute(params![
-        wallet,
-        sample.recorded_at.millis(),
-        sample.worker,
+        worker,
+        at,
         sample.hashrate,
         unit,
         sample.gpu_temperature,
@@ -57,25 +82,21 @@ fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
     if inserted == 0 {
         return Ok(false);
     }
-    c.prepare_cached(sql::UPSERT_WORKER)?.execute(params![
-        wallet,
-        sample.worker,
-        sample.recorded_at.millis(),
-        sample.hashrate,
-        unit,
-        sample.gpu_temperature,
-        sample.blocks_found,
-        sample.uptime_percentage,
-        sample.network_difficulty,
-    ])?;
-    let hour = sample.recorded_at.millis() - sample.recorded_at.millis().rem_euclid(3_600_000);
-    c.prepare_cached(sql::UPSERT_HOUR)?.execute(params![
-        wallet,
-        hour,
-        sample.worker,
-        unit,
-        sample.hashrate
-    ])?;
+    if let Some((_, rolled_until)) = known {
+        c.prepare_cached(sql::UPDATE_WORKER)?.execute(params![
+            worker,
+            at,
+            sample.hashrate,
+            unit,
+            sample.gpu_temperature,
+            sample.blocks_found,
+            sample.uptime_percentage,
+            sample.network_difficulty,
+        ])?;
+        if at < rolled_until {
+            history::mark_late(c, worker, at)?;
+        }
+    }
     Ok(true)
 }
 
@@ -205,14 +226,6 @@ impl Worker {
     }
 }
 
-fn unit_at(row: &Row<'_>, column: usize) -> rusqlite::Result<HashrateUnit> {
-    let text = row
-        .get_ref(column)?
-        .as_str()
-        .map_err(|_| unreadable(column, "a unit"))?;
-    HashrateUnit::parse(text).map_err(|what| unreadable(column, what))
-}
-
 pub(super) fn earnings(
     c: &Connection,
     wallet: &Wallet,
@@ -235,43 +248,6 @@ pub(super) fn earnings(
         read,
     )?;
     days.collect::<Result<_, _>>().map(Some)
-}
-
-pub(super) fn hashrate(
-    c: &Connection,
-    wallet: &Wallet,
-    since: Timestamp,
-    resolution: Resolution,
-    limit: usize,
-) -> rusqlite::Result<Option<Vec<HashratePoint>>> {
-    if accounts::balance(c, wallet)?.is_none() {
-        return Ok(None);
-    }
-    let (statement, bucket) = match resolution {
-        Resolution::Raw => (sql::SELECT_SAMPLES, 1),
-        Resolution::Minute => (sql::SELECT_BY_MINUTE, 60_000),
-        Resolution::Hour => (sql::SELECT_BY_HOUR, 3_600_000),
-        Resolution::Day => (sql::SELECT_BY_DAY, 86_400_000),
-    };
-    // From the start of the bucket that `since` lies in, so that the first one is whole.
-    let since = since.millis() - since.millis().rem_euclid(bucket);
-    let read = |row: &Row<'_>| {
-        let recorded_at = time_at(row, 0)?;
-        Ok(HashratePoint {
-            date: recorded_at.date(),
-            hashrate: row.get(2)?,
-            hashrate_unit: unit_at(row, 1)?,
-            recorded_at,
-            min: row.get(3)?,
-            max: row.get(4)?,
-            samples: row.get(5)?,
-        })
-    };
-    let mut select = c.prepare_cached(statement)?;
-    select
-        .query_map(params![wallet.as_str(), since, count(limit)], read)?
-        .collect::<Result<_, _>>()
-        .map(Some)
 }
 
 pub(super) fn leaderboard(

@@ -46,8 +46,8 @@ fn first_sample_in_the_file(database: PathBuf) -> Rest {
             row.get(4)?,
         ))
     };
-    let select =
-        "SELECT worker, uptime_seconds, accepted, rejected, loss FROM mining_stats LIMIT 1";
+    let select = "SELECT w.worker, s.uptime_seconds, s.accepted, s.rejected, s.loss
+         FROM mining_stats s JOIN workers w ON w.id = s.worker LIMIT 1";
     file.query_row(select, [], read).unwrap()
 }
 

@@ -18,7 +18,7 @@ async fn with_history() -> (TestServer, Timestamp) {
     let yesterday = midnight.minus(DAY).plus(15 * HOUR);
     let history = json!([
         sample(today, 10.0),
-        sample(today.plus(MINUTE / 2), 20.0),
+        sample(today.plus(MINUTE / 2), 25.0),
         sample(today.plus(10 * MINUTE), 60.0),
         sample(yesterday, 40.0),
         sample(yesterday.plus(30 * MINUTE), 80.0),
@@ -37,7 +37,7 @@ fn point(at: Timestamp, [hashrate, min, max]: [f64; 3], samples: i64) -> Value {
 }
 
 #[tokio::test]
-async fn a_history_is_exact_in_every_resolution() {
+async fn a_history_is_exact_in_every_resolution_and_weighted_by_how_long_each_sample_stood() {
     let (server, noon) = with_history().await;
     let midnight = noon.day();
     let today = midnight.plus(11 * HOUR);
@@ -47,22 +47,22 @@ async fn a_history_is_exact_in_every_resolution() {
 
     let raw = [
         point(today.plus(10 * MINUTE), exactly(10.0), 1),
-        point(today.plus(10 * MINUTE + MINUTE / 2), exactly(20.0), 1),
+        point(today.plus(10 * MINUTE + MINUTE / 2), exactly(25.0), 1),
         point(today.plus(20 * MINUTE), exactly(60.0), 1),
     ];
     let minutes = [
-        point(today.plus(10 * MINUTE), [15.0, 10.0, 20.0], 2),
+        point(today.plus(10 * MINUTE), [20.0, 10.0, 25.0], 2),
         point(today.plus(20 * MINUTE), exactly(60.0), 1),
     ];
     let hours = [
         point(first.plus(9 * HOUR), exactly(100.0), 1),
         point(yesterday.plus(15 * HOUR), [60.0, 40.0, 80.0], 2),
-        point(today, [30.0, 10.0, 60.0], 3),
+        point(today, [36.0, 10.0, 60.0], 3),
     ];
     let days = [
         point(first, exactly(100.0), 1),
         point(yesterday, [60.0, 40.0, 80.0], 2),
-        point(midnight, [30.0, 10.0, 60.0], 3),
+        point(midnight, [36.0, 10.0, 60.0], 3),
     ];
     let yesterdays_minutes = [
         point(yesterday.plus(15 * HOUR), exactly(40.0), 1),
@@ -255,7 +255,7 @@ async fn a_history_is_csv_for_those_who_accept_it() {
     let at = |minutes: u32| noon.minus(HOUR).plus(minutes * MINUTE);
     let expected = format!(
         "recorded_at,hashrate,hashrate_unit,min,max,samples\r\n\
-         {},15,gradients/h,10,20,2\r\n{},60,gradients/h,60,60,1\r\n",
+         {},20,gradients/h,10,25,2\r\n{},60,gradients/h,60,60,1\r\n",
         at(10),
         at(20)
     );
