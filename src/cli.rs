@@ -4,6 +4,7 @@ mod access;
 mod admin_key;
 mod backup;
 mod breaker;
+mod db;
 mod import;
 mod keys;
 mod ledger;
@@ -63,6 +64,9 @@ enum Command {
         /// The copy, which is verified first
         file: PathBuf,
     },
+    /// Check the database, or bring it to another version
+    #[command(subcommand)]
+    Db(db::Command),
     /// Look at the breakers before the upstreams, open one by hand, reset it
     #[command(subcommand)]
     Breaker(breaker::Command),
@@ -125,6 +129,7 @@ pub(crate) fn run() -> ExitCode {
                 Command::Ledger(command) => ledger::run(command, &settings, json).await,
                 Command::Backup(command) => backup::run(&command, &settings, json),
                 Command::Restore { file } => backup::run_restore(&settings, &file, json),
+                Command::Db(command) => db::run(&command, &settings, json),
                 Command::Breaker(command) => breaker::run(command, &settings, json).await,
             }
         })

@@ -14,8 +14,8 @@ pub use records::{
     parse_ledger_id,
 };
 pub use sqlite::{
-    Migrated, OpenError, R3mesDatabase, SqliteStore, back_up, migrate_database, restore,
-    verify_backup,
+    Check, Migrated, OpenError, R3mesDatabase, SqliteStore, back_up, check_database,
+    migrate_database, restore, verify_backup,
 };
 
 use std::time::Duration;

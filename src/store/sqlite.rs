@@ -6,6 +6,7 @@
 
 mod accounts;
 mod backup;
+mod check;
 mod history;
 mod keys;
 mod migrations;
@@ -20,6 +21,7 @@ mod telemetry;
 mod writer;
 
 pub use backup::{back_up, restore, verify_backup};
+pub use check::{Check, check_database};
 pub use migrations::{Migrated, migrate_database};
 pub use open::OpenError;
 pub use r3mes::R3mesDatabase;

@@ -24,6 +24,7 @@ mod idempotency;
 mod import;
 mod keys;
 mod login;
+mod migrations;
 mod network;
 mod openapi;
 mod ops;

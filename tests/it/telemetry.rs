@@ -1,6 +1,7 @@
 mod collector;
 mod earnings;
 mod history;
+mod rollup;
 
 use std::time::Duration;
 

@@ -99,19 +99,31 @@ impl Standing {
     }
 }
 
-/// Notes that a sample came before what is rolled up ends, which changes its own minute, and that of the one it follows.
-pub(super) fn mark_late(c: &Connection, worker: i64, at: i64) -> rusqlite::Result<()> {
+/// Notes which minutes are to be rolled up again where a new sample changes them: its own, and that of the one it follows,
+/// which stood for less time than it seemed.
+pub(super) fn note_sample(
+    c: &Connection,
+    worker: i64,
+    at: i64,
+    rolled_until: i64,
+) -> rusqlite::Result<()> {
+    if at - MINUTE >= rolled_until {
+        return Ok(());
+    }
     let minute = start(at, MINUTE);
     let mut select = c.prepare_cached(sql::SELECT_HAS_WINDOW)?;
     if !select.query_row([worker], |row| row.get::<_, bool>(0))? {
         // Nothing is rolled up yet: it was only the first to come that is not the first in time.
         c.prepare_cached(sql::SET_ROLLED_UNTIL)?
-            .execute([worker, minute])?;
+            .execute([worker, minute.min(rolled_until)])?;
         return Ok(());
     }
     let mut insert = c.prepare_cached(sql::INSERT_LATE_MINUTE)?;
-    insert.execute([worker, minute - MINUTE])?;
-    insert.execute([worker, minute])?;
+    for changed in [minute - MINUTE, minute] {
+        if changed < rolled_until {
+            insert.execute([worker, changed])?;
+        }
+    }
     Ok(())
 }
 

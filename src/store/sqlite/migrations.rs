@@ -160,20 +160,11 @@ fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check;
     use super::*;
 
-    /// Every table, index and trigger as the file has it, without comments and spaces.
     fn schema(connection: &Connection) -> Vec<String> {
-        let mut select = connection
-            .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name")
-            .unwrap();
-        let words = |text: String| {
-            let lines = text.lines().map(|line| line.split("--").next().unwrap());
-            let lines = lines.collect::<Vec<_>>().join(" ");
-            lines.split_whitespace().collect::<Vec<_>>().join(" ")
-        };
-        let texts = select.query_map([], |row| row.get(0)).unwrap();
-        texts.map(|text| words(text.unwrap())).collect()
+        check::schema(connection).unwrap()
     }
 
     fn version_1(path: &Path) -> Connection {

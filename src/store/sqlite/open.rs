@@ -63,6 +63,9 @@ const APPLICATION_ID: i64 = 0x5233_4D45;
 /// The version of `schema.sql`.
 pub(super) const SCHEMA_VERSION: i64 = 2;
 
+/// What a fresh file gets.
+pub(super) const SCHEMA: &str = include_str!("../../../schema.sql");
+
 /// Statements kept ready per connection; there are about forty.
 pub(super) const PREPARED: usize = 64;
 
@@ -96,7 +99,7 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
             settle(&connection)?;
             let fresh =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            fresh.execute_batch(include_str!("../../../schema.sql"))?;
+            fresh.execute_batch(SCHEMA)?;
             fresh.pragma_update(None, "application_id", APPLICATION_ID)?;
             fresh.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             fresh.commit()?;

@@ -100,7 +100,7 @@ pub(super) fn cut(c: &Connection, due: &[Due], ends: Ends) -> rusqlite::Result<u
 pub(super) fn give_back(c: &Connection) -> rusqlite::Result<bool> {
     let number = |statement| c.query_row(statement, [], |row| row.get::<_, i64>(0));
     let (pages, free) = (number(sql::PAGES)?, number(sql::FREE_PAGES)?);
-    if free <= (pages / 8).max(256) {
+    if free <= (pages / 8).max(64) {
         return Ok(false);
     }
     let mut vacuum = c.prepare_cached(sql::GIVE_BACK)?;

@@ -146,3 +146,6 @@ pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(64)";
 pub(super) const AUTO_VACUUM: &str = "PRAGMA auto_vacuum";
 pub(super) const VACUUM: &str = "VACUUM";
 pub(super) const CHECK_REFERENCES: &str = "PRAGMA foreign_key_check";
+pub(super) const SCHEMA: &str =
+    "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
+pub(super) const INTEGRITY_ALL: &str = "PRAGMA integrity_check(100)";

@@ -93,9 +93,7 @@ fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
             sample.uptime_percentage,
             sample.network_difficulty,
         ])?;
-        if at < rolled_until {
-            history::mark_late(c, worker, at)?;
-        }
+        history::note_sample(c, worker, at, rolled_until)?;
     }
     Ok(true)
 }

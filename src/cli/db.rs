@@ -1,0 +1,68 @@
+//! The database file itself: is it well, and of which version.
+
+use clap::Subcommand;
+use r3mes_edge::store::{Migrated, check_database, migrate_database};
+use serde_json::json;
+
+use super::Failure;
+use super::access::open_failure;
+use super::settings::Settings;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Check every page, the schema, what refers to what, and every wallet's ledger; beside a running server too
+    #[command(after_help = "Example: r3mes-edge db check")]
+    Check,
+    /// Bring the database to another version; a copy is made first, and the server must not run
+    #[command(
+        after_help = "The server does this by itself for an older file. Before an older program takes over:\n\n  r3mes-edge db migrate --to 1"
+    )]
+    Migrate {
+        /// The version [default: this program's]
+        #[arg(long, value_name = "VERSION")]
+        to: Option<i64>,
+        /// Try it, and keep nothing of it
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
+    let database = &settings.config.database;
+    match command {
+        Command::Check => {
+            let check = check_database(database).map_err(open_failure)?;
+            let mistakes = check.mistakes().count();
+            if json {
+                println!("{}", json!(check));
+            } else {
+                for mistake in check.mistakes() {
+                    println!("{mistake}");
+                }
+                println!(
+                    "{}: version {}, {} wallets, {} entries",
+                    database.display(),
+                    check.version,
+                    check.ledger.wallets,
+                    check.ledger.entries
+                );
+            }
+            match mistakes {
+                0 => Ok(()),
+                n => Err(Failure::Failed(format!(
+                    "the database is wrong in {n} places; stop the server and put the newest good copy in its place with restore"
+                ))),
+            }
+        }
+        Command::Migrate { to, dry_run } => {
+            let done = migrate_database(database, *to, *dry_run).map_err(open_failure)?;
+            if json {
+                let Migrated { from, to, backup } = &done;
+                println!("{}", json!({ "from": from, "to": to, "backup": backup }));
+            } else {
+                println!("{done}");
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,88 @@
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::open::{self, OpenError, SCHEMA_VERSION};
+use super::{accounts, sql};
+use crate::store::LedgerReport;
+
+/// What a database was found to be.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Check {
+    /// The version of its schema.
+    pub version: i64,
+    /// What is wrong with its pages, its schema and its references, a sentence each; empty where all is well.
+    pub mistakes: Vec<String>,
+    /// What is in the ledger, and what does not add up there.
+    pub ledger: LedgerReport,
+}
+
+impl Check {
+    /// Everything that is wrong.
+    pub fn mistakes(&self) -> impl Iterator<Item = &str> {
+        let ledger = self.ledger.mistakes.iter();
+        self.mistakes.iter().chain(ledger).map(String::as_str)
+    }
+}
+
+/// Looks at everything in a database: every page, the schema, what rows refer to, every wallet's ledger. Beside a running
+/// server too; nothing is changed.
+///
+/// # Errors
+/// Where it is no database of ours, of a newer version, or cannot be read. What is wrong with it is in the answer.
+pub fn check_database(database: &Path) -> Result<Check, OpenError> {
+    let connection = open::reading(database)?;
+    let version = open::version(&connection, database)?;
+    let mut mistakes = texts(&connection, sql::INTEGRITY_ALL)?;
+    mistakes.retain(|mistake| mistake != "ok");
+    mistakes.extend(differences(&connection, version)?);
+    let mut check = connection.prepare(sql::CHECK_REFERENCES)?;
+    let broken = check.query_map([], |row| {
+        let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
+        Ok(format!(
+            "a row of {table} refers to a row of {missing} that is not there"
+        ))
+    })?;
+    for broken in broken.take(100) {
+        mistakes.push(broken?);
+    }
+    Ok(Check {
+        version,
+        mistakes,
+        ledger: accounts::verify(&connection)?,
+    })
+}
+
+/// Where the schema is not what this version's is.
+fn differences(connection: &Connection, version: i64) -> rusqlite::Result<Vec<String>> {
+    if version != SCHEMA_VERSION {
+        return Ok(Vec::new());
+    }
+    let fresh = Connection::open_in_memory()?;
+    fresh.execute_batch(open::SCHEMA)?;
+    let (is, should) = (schema(connection)?, schema(&fresh)?);
+    let missing = should
+        .iter()
+        .filter(|part| !is.contains(part))
+        .map(|part| format!("the schema lacks: {part}"));
+    let foreign = is
+        .iter()
+        .filter(|part| !should.contains(part))
+        .map(|part| format!("the schema has what is not ours: {part}"));
+    Ok(missing.chain(foreign).collect())
+}
+
+/// Every table, index and trigger as the file has it, without comments and spaces.
+pub(super) fn schema(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let words = |text: &String| {
+        let lines = text.lines().filter_map(|line| line.split("--").next());
+        let lines = lines.collect::<Vec<_>>().join(" ");
+        lines.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    Ok(texts(connection, sql::SCHEMA)?.iter().map(words).collect())
+}
+
+fn texts(connection: &Connection, statement: &str) -> rusqlite::Result<Vec<String>> {
+    let mut select = connection.prepare(statement)?;
+    select.query_map([], |row| row.get(0))?.collect()
+}

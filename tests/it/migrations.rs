@@ -1,0 +1,210 @@
+//! A database of another version: taken along, taken back, or refused.
+
+use std::path::{Path, PathBuf};
+
+use r3mes_edge::model::Timestamp;
+use r3mes_edge::store::Resolution;
+use r3mes_edge::{Repository, SqliteStore};
+use rusqlite::Connection;
+use rusqlite::types::Value as Sql;
+use serde_json::{Value, json};
+
+use crate::support::{Process, W1, W2, edge, wallet};
+
+const HOUR: i64 = 3_600_000;
+/// 2026-11-20, noon.
+const NOON: i64 = 1_795_176_000_000;
+
+/// A database as version 1 of the schema left it: two wallets with credits, three miners with three days of samples.
+fn version_1(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection
+        .execute_batch(include_str!("fixtures/schema_1.sql"))
+        .unwrap();
+    connection
+        .execute_batch("PRAGMA application_id = 0x52334D45; PRAGMA user_version = 1")
+        .unwrap();
+    for (id, wallet, credits) in [(1, W1, 5_000_000), (2, W2, 7_000_000)] {
+        let new = "INSERT INTO users (wallet, credits, created_at) VALUES (?1, ?2, ?3)";
+        connection.execute(new, (wallet, credits, NOON)).unwrap();
+        let entry = "INSERT INTO ledger VALUES (?1, ?2, ?3, ?3, 'test', NULL, ?4)";
+        connection
+            .execute(entry, (id, wallet, credits, NOON))
+            .unwrap();
+    }
+    let miners = [
+        (W1, "rig-1", "gradients/h"),
+        (W1, "cpu", "H/s"),
+        (W2, "rig-1", "gradients/h"),
+    ];
+    for (wallet, worker, unit) in miners {
+        for hour in 0..72 {
+            let at = |n: i64| NOON - 72 * HOUR + hour * HOUR + n * 60_000;
+            for n in 0..3i64 {
+                let sample = "INSERT INTO mining_stats (wallet, recorded_at, worker, hashrate, unit, accepted) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+                connection
+                    .execute(sample, (wallet, at(n), worker, (hour + n) as f64, unit, n))
+                    .unwrap();
+            }
+            let sum = "INSERT INTO hashrate_history VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 3)";
+            let (least, most) = (hour as f64, (hour + 2) as f64);
+            let values = (wallet, at(0), worker, unit, 3.0 * least + 3.0, least, most);
+            connection.execute(sum, values).unwrap();
+        }
+        let last = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit) VALUES (?1, ?2, ?3, 73, ?4)";
+        let at = NOON - HOUR + 2 * 60_000;
+        connection
+            .execute(last, (wallet, worker, at, unit))
+            .unwrap();
+    }
+    connection
+}
+
+/// Every row of every table.
+fn rows(path: &Path) -> Vec<(String, Vec<Vec<Sql>>)> {
+    let connection = Connection::open(path).unwrap();
+    let tables = [
+        "users",
+        "totals",
+        "ledger",
+        "reservations",
+        "workers",
+        "mining_stats",
+        "hashrate_history",
+    ];
+    let read = |table: &str| {
+        let mut select = connection
+            .prepare(&format!("SELECT * FROM {table}"))
+            .unwrap();
+        let columns = select.column_count();
+        let row = |row: &rusqlite::Row<'_>| (0..columns).map(|column| row.get(column)).collect();
+        select
+            .query_map([], row)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect()
+    };
+    tables.map(|table| (table.to_owned(), read(table))).into()
+}
+
+fn version(path: &Path) -> i64 {
+    let connection = Connection::open(path).unwrap();
+    connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap()
+}
+
+fn told(answer: (i32, String)) -> Value {
+    assert_eq!(answer.0, 0, "{}", answer.1);
+    serde_json::from_str(&answer.1).unwrap()
+}
+
+#[tokio::test]
+async fn a_database_of_version_1_comes_along_and_goes_back_with_every_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    drop(version_1(&database));
+    let before = rows(&database);
+
+    let up = told(edge(&database, &["--json", "db", "migrate"]));
+    assert_eq!((&up["from"], &up["to"]), (&json!(1), &json!(2)));
+    let copy = PathBuf::from(up["backup"].as_str().unwrap());
+    assert_eq!(rows(&copy), before);
+    assert_eq!(
+        told(edge(&database, &["--json", "db", "check"]))["mistakes"],
+        json!([])
+    );
+    let again = told(edge(&database, &["--json", "db", "migrate"]));
+    assert_eq!(
+        (&again["from"], &again["backup"]),
+        (&json!(2), &Value::Null)
+    );
+
+    let store = SqliteStore::open(&database, false).unwrap();
+    let read = async |resolution| {
+        let since = Timestamp::from_millis(NOON - 72 * HOUR);
+        let read = store.hashrate(wallet(W1), since, resolution, 10_000).await;
+        read.unwrap().unwrap()
+    };
+    let hours = read(Resolution::Hour).await;
+    let retention = r3mes_edge::model::Retention::default();
+    store
+        .compact(retention, Timestamp::from_millis(NOON))
+        .await
+        .unwrap();
+    // Once rolled up from the samples it is the same: three a minute apart stand for the same time each.
+    assert_eq!(read(Resolution::Hour).await, hours);
+    assert_eq!(hours.len(), 2 * 72);
+    assert_eq!(read(Resolution::Minute).await.len(), 2 * 72 * 3);
+    let samples = |points: Vec<r3mes_edge::store::HashratePoint>| {
+        points.iter().map(|point| point.samples).sum::<i64>()
+    };
+    assert_eq!(samples(read(Resolution::Day).await), 2 * 72 * 3);
+    assert_eq!(read(Resolution::Raw).await.len(), 2 * 72 * 3);
+    store.close();
+
+    told(edge(&database, &["--json", "db", "migrate", "--to", "1"]));
+    assert_eq!(version(&database), 1);
+    assert_eq!(rows(&database), before);
+    // A server takes an older file along by itself.
+    let server = Process::serve(&database, "");
+    let user = server
+        .admin()
+        .get(&format!("/users/{W2}"))
+        .await
+        .expect(200);
+    assert_eq!(user["credits"], 7);
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(version(&database), 2);
+}
+
+#[test]
+fn a_trial_changes_nothing_and_a_version_that_there_is_not_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    drop(version_1(&database));
+    let before = std::fs::read(&database).unwrap();
+    let trial = told(edge(&database, &["--json", "db", "migrate", "--dry-run"]));
+    assert_eq!((&trial["to"], &trial["backup"]), (&json!(2), &Value::Null));
+    for to in ["0", "3", "99"] {
+        assert_eq!(edge(&database, &["db", "migrate", "--to", to]).0, 4, "{to}");
+    }
+    assert_eq!(std::fs::read(&database).unwrap(), before);
+    let nowhere = folder.path().join("nowhere.db");
+    assert_eq!(edge(&nowhere, &["db", "migrate"]).0, 3);
+    assert_eq!(edge(&nowhere, &["db", "check"]).0, 3);
+}
+
+#[tokio::test]
+async fn beside_a_server_a_database_is_checked_but_not_migrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    let grant = json!({ "amount": 3, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    server.admin().post(&path, &grant).await.expect(200);
+    let check = told(edge(&database, &["--json", "db", "check"]));
+    assert_eq!(
+        (&check["version"], &check["mistakes"]),
+        (&json!(2), &json!([]))
+    );
+    assert_eq!(check["ledger"]["entries"], 1);
+    assert_eq!(edge(&database, &["db", "migrate", "--to", "1"]).0, 4);
+    assert_eq!(server.terminate(), Some(0));
+
+    let connection = Connection::open(&database).unwrap();
+    let harm = "DROP INDEX idx_ledger_wallet; CREATE TABLE theirs (n); PRAGMA foreign_keys = OFF;
+        INSERT INTO late_minutes VALUES (77, 0); UPDATE users SET credits = credits + 1";
+    connection.execute_batch(harm).unwrap();
+    drop(connection);
+    let (code, text) = edge(&database, &["db", "check"]);
+    assert_eq!(code, 1);
+    for found in [
+        "lacks: CREATE INDEX idx_ledger_wallet",
+        "not ours: CREATE TABLE theirs",
+        "a row of late_minutes refers",
+        "the balance is 3.000001",
+    ] {
+        assert!(text.contains(found), "{found}: {text}");
+    }
+}
