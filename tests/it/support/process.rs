@@ -63,9 +63,19 @@ impl Process {
     }
 
     /// SIGTERM; the exit code.
-    pub(crate) fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(self) -> Option<i32> {
+        self.tell_to_end();
+        self.wait()
+    }
+
+    /// SIGTERM, and no more.
+    pub(crate) fn tell_to_end(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end; the exit code, unless it was killed.
+    pub(crate) fn wait(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }

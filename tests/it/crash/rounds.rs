@@ -1,0 +1,157 @@
+//! Kills at random moments, of whatever the process does just then.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use r3mes_edge::{Repository, SqliteStore};
+use serde_json::json;
+
+use super::{Acknowledged, assert_none_missing, kept, write};
+use crate::simulation::Random;
+use crate::support::{Process, W1};
+
+/// What the kill is to meet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Moment {
+    /// Writers in full swing, what they sampled being rolled up.
+    Writes,
+    /// The same, with a copy being made.
+    Backup,
+    /// The last checkpoint, as the server was told to end.
+    End,
+    /// A migration down, or the one up as the next server starts.
+    Migration,
+}
+
+const MOMENTS: [Moment; 4] = [
+    Moment::Writes,
+    Moment::Backup,
+    Moment::End,
+    Moment::Migration,
+];
+
+fn command(database: &Path, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_r3mes-edge"))
+        .arg("--database")
+        .arg(database)
+        .args(arguments)
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Lets something go on for up to so many milliseconds: the moment of a kill is random, nothing is waited for.
+async fn a_moment(random: &mut Random, most: u64) {
+    tokio::time::sleep(Duration::from_micros(random.below(most * 1000))).await;
+}
+
+/// Every copy that has its name is whole.
+fn copies_are_whole(database: &Path) -> usize {
+    let entries = std::fs::read_dir(database.parent().unwrap()).unwrap();
+    let copies = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "backup"));
+    copies
+        .map(|copy| {
+            let report = r3mes_edge::store::verify_backup(&copy).unwrap();
+            assert_eq!(report.mistakes, Vec::<String>::new(), "{}", copy.display());
+            std::fs::remove_file(copy).unwrap();
+        })
+        .count()
+}
+
+/// ```text
+/// CRASH_ROUNDS=200 cargo test --release --locked --test it kills_at_any_moment -- --nocapture
+/// ```
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothing() {
+    let rounds: u64 = std::env::var("CRASH_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+    let seed = std::env::var("CRASH_SEED").map_or_else(
+        |_| r3mes_edge::Clock::default().now().millis() as u64,
+        |seed| seed.parse().unwrap(),
+    );
+    println!("CRASH_SEED={seed}");
+    let mut random = Random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let acknowledged = Arc::new(Acknowledged::default());
+    let base = r3mes_edge::Clock::default().now().millis() - 6 * 86_400_000;
+    let (mut copies, mut migrated) = (0, 0);
+    for round in 0..rounds {
+        let moment = MOMENTS[round as usize % MOMENTS.len()];
+        let server = Process::serve(&database, "");
+        let admin = server.admin();
+        let so_far = acknowledged.count.load(std::sync::atomic::Ordering::SeqCst);
+        let goal = so_far + 20 + random.below(300);
+        let writers: Vec<_> = (0..16)
+            .map(|writer| {
+                let acknowledged = Arc::clone(&acknowledged);
+                tokio::spawn(write(
+                    admin.clone(),
+                    writer,
+                    round,
+                    base,
+                    acknowledged,
+                    goal,
+                ))
+            })
+            .collect();
+        acknowledged.enough.notified().await;
+        match moment {
+            Moment::Writes => server.kill(),
+            Moment::Backup => {
+                let mut copy = command(&database, &["backup", "create"]);
+                a_moment(&mut random, 60).await;
+                server.kill();
+                if random.below(2) == 0 {
+                    copy.kill().unwrap();
+                }
+                copy.wait().unwrap();
+            }
+            Moment::End | Moment::Migration => {
+                server.tell_to_end();
+                if moment == Moment::End {
+                    a_moment(&mut random, 30).await;
+                    server.kill();
+                } else {
+                    assert_eq!(server.wait(), Some(0));
+                }
+            }
+        }
+        for task in writers {
+            task.await.unwrap();
+        }
+        if moment == Moment::Migration {
+            for to in ["1", "2"] {
+                let mut migration = command(&database, &["db", "migrate", "--to", to]);
+                a_moment(&mut random, 60).await;
+                migration.kill().unwrap();
+                migrated += u32::from(migration.wait().unwrap().success());
+            }
+        }
+        copies += copies_are_whole(&database);
+        let store = SqliteStore::open(&database, false).unwrap();
+        let report = store.verify_ledger().await.unwrap();
+        assert_eq!(report.mistakes, Vec::<String>::new(), "round {round}");
+        store.close();
+        let (samples, grants) = kept(&database);
+        assert_none_missing(round, &acknowledged.samples, &samples);
+        assert_none_missing(round, &acknowledged.grants, &grants);
+    }
+    let server = Process::serve(&database, "");
+    let user = server
+        .admin()
+        .get(&format!("/users/{W1}"))
+        .await
+        .expect(200);
+    assert_ne!(user["credits"], json!(0));
+    assert_eq!(server.terminate(), Some(0));
+    println!(
+        "{} writes acknowledged over {rounds} kills; {copies} copies got their name, {migrated} migrations ended before their kill",
+        acknowledged.count.load(std::sync::atomic::Ordering::SeqCst)
+    );
+}
