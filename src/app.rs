@@ -1,7 +1,7 @@
 //! The parts that every request shares.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use nonzero_ext::nonzero;
 use tokio::sync::{Semaphore, watch};
 
+use crate::alerts::Alerts;
 use crate::auth::{Challenges, KeyCache};
 use crate::cache::{Cache, Cached, Policy, Source};
 use crate::clock::Clock;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::model::{Credits, Ids, Sample, Timestamp};
-use crate::store::{Recorded, Repository, StoreError};
+use crate::store::{LedgerReport, Recorded, Repository, StoreError};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
 use crate::upstream::discovery::Upstreams;
@@ -38,11 +39,13 @@ pub(crate) struct App {
     pub(crate) pages: Cache<Page, Bytes>,
     pub(crate) chain_status: Cache<(), ChainStatus>,
     pub(crate) blocks: Cache<usize, Arc<Blocks>>,
+    pub(crate) alerts: Alerts,
     pub(crate) unwritten: Unwritten,
     pub(crate) running_keys: RunningKeys,
     /// Requests that may be worked on at once; the shutdown waits until all are back.
     pub(crate) in_flight: Arc<Semaphore>,
     halted: AtomicBool,
+    ledger_mistakes: AtomicUsize,
     draining: AtomicBool,
     cut_off: watch::Sender<bool>,
 }
@@ -67,7 +70,7 @@ impl App {
         clock: Clock,
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
-        let metrics = Arc::new(Metrics::new(&adapters));
+        let metrics = Arc::new(Metrics::new(&adapters, config.alerts.slow_query));
         store.observe(Arc::clone(&metrics) as _);
         Ok(Self {
             started: clock.instant(),
@@ -81,10 +84,12 @@ impl App {
             pages: Cache::new(nonzero!(64usize)),
             chain_status: Cache::new(nonzero!(1usize)),
             blocks: Cache::new(nonzero!(16usize)),
+            alerts: Alerts::default(),
             unwritten: Unwritten::default(),
             running_keys: RunningKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
             halted: AtomicBool::new(false),
+            ledger_mistakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             cut_off: watch::Sender::new(false),
             store,
@@ -174,6 +179,19 @@ impl App {
         self.halted.load(Ordering::Acquire)
     }
 
+    /// Checks every wallet, and remembers how many places do not add up.
+    pub(crate) async fn verify_ledger(&self) -> Result<LedgerReport, StoreError> {
+        let report = self.store.verify_ledger().await?;
+        self.ledger_mistakes
+            .store(report.mistakes.len(), Ordering::Release);
+        Ok(report)
+    }
+
+    /// Places where the ledger did not add up when it was checked last.
+    pub(crate) fn ledger_mistakes(&self) -> usize {
+        self.ledger_mistakes.load(Ordering::Acquire)
+    }
+
     /// Brings the metrics up to date with what is read where it lives.
     pub(crate) fn measure(&self) {
         self.metrics.set_gauges(&Gauges {
@@ -186,6 +204,7 @@ impl App {
         for breaker in self.upstreams.breakers() {
             self.metrics.set_breaker(breaker);
         }
+        self.metrics.set_alerts(&self.alerts.firing());
         self.metrics.set_cache("pages", self.pages.counts());
         self.metrics.set_cache("chain", self.chain_status.counts());
         self.metrics.set_cache("blocks", self.blocks.counts());

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::app::{App, Closing, Running};
 use crate::breaker::{Outcome, Permit, Source};
+use crate::call::Trace;
 use crate::error::ApiError;
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
@@ -31,6 +32,7 @@ pub(crate) struct Order {
     pub(crate) nodes: Vec<Arc<Node>>,
     /// Where its answer is to be given again, should it be asked again.
     pub(crate) once: Option<(Once<String>, Running)>,
+    pub(crate) trace: Arc<Trace>,
     /// The request's place among those in flight, so that the shutdown waits for the money too.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
 }
@@ -110,6 +112,8 @@ async fn run(
         let given = pieces.try_send(Piece::End("\n")).is_ok() && answer.send(Ok(body)).is_ok();
         let case = conversation.permit.end(Outcome::Success);
         conversation.node.look_into(case);
+        let (took, waited) = (order.trace.elapsed(), order.trace.waited());
+        app.metrics.chat_began(took, took.saturating_sub(waited));
         end(if given {
             ChatEnd::Success
         } else {
@@ -130,13 +134,15 @@ async fn run(
         end(ChatEnd::ClientLeft);
         return;
     }
+    let (took, waited) = (order.trace.elapsed(), order.trace.waited());
+    app.metrics.chat_began(took, took.saturating_sub(waited));
     // The rest flows while the settlement is being written; only the end waits for it.
     let (written, settled) = oneshot::channel();
     let settle = async {
         reservation.close(Closing::Settle).await;
         let _ = written.send(());
     };
-    let pass_on = conversation.pass_on(&app, &order.ask.form, pieces, settled);
+    let pass_on = conversation.pass_on(&app, &order.ask.form, &order.trace, pieces, settled);
     let ((), (ended, usage)) = tokio::join!(settle, pass_on);
     if let Some(usage) = usage
         && let Err(error) = app.store.note_reservation(id, note(usage)).await
@@ -200,7 +206,8 @@ async fn ask(
     node: &Arc<Node>,
 ) -> Result<(Conversation, Bytes), UpstreamError> {
     let chat = &app.config.chat;
-    let waited = timeout(chat.first_text_timeout, node.place()).await;
+    let place = timeout(chat.first_text_timeout, node.place());
+    let waited = order.trace.waiting(place).await;
     let room = waited.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
     let payer = Some(Source::of(&order.wallet));
@@ -219,11 +226,16 @@ async fn ask(
             )),
         }
     };
-    match timeout(patience, asked)
+    let asked_at = std::time::Instant::now();
+    match order
+        .trace
+        .waiting(timeout(patience, asked))
         .await
         .unwrap_or(Err(UpstreamError::Timeout("the first content")))
     {
         Ok((answer, first)) => {
+            app.metrics
+                .upstream_waited(node.at.breaker().name(), asked_at.elapsed());
             // Of an answer that comes whole nobody knows how long its first text took.
             if !matches!(order.ask.form, Form::Whole { .. }) {
                 permit.working();
@@ -253,6 +265,7 @@ impl Conversation {
         mut self,
         app: &App,
         form: &Form,
+        trace: &Trace,
         pieces: mpsc::Sender<Piece>,
         settled: oneshot::Receiver<()>,
     ) -> (ChatEnd, Option<Usage>) {
@@ -262,7 +275,7 @@ impl Conversation {
                 biased;
                 () = pieces.closed() => return (ChatEnd::ClientLeft, self.answer.usage()),
                 () = app.cut_off() => break Some((Outcome::Unknown, ApiError::shutting_down())),
-                next = timeout(patience, self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
+                next = trace.waiting(timeout(patience, self.answer.next())) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
             };
             match next {
                 // A client that takes nothing for so long has left in all but name.

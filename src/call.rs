@@ -1,6 +1,8 @@
 //! What a handler sees of a request, and what it may answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
@@ -15,6 +17,41 @@ use crate::routes::Route;
 use crate::store::{Kept, Once, StoreError};
 use crate::stream::ModelStream;
 
+/// What is measured of a request on its way.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    started: Instant,
+    waited_nanos: AtomicU64,
+}
+
+impl Trace {
+    pub(crate) fn begin() -> Self {
+        Self {
+            started: Instant::now(),
+            waited_nanos: AtomicU64::new(0),
+        }
+    }
+
+    /// Since the request's head was read.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How much of it was spent waiting for an upstream, or for a place there.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Does what waits for an upstream, and counts the time.
+    pub(crate) async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let done = wait.await;
+        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
+        done
+    }
+}
+
 /// A request whose way through the pipeline is done: routed, within its rates, its caller known, its body read.
 pub(crate) struct Call {
     pub(crate) route: &'static Route,
@@ -26,6 +63,7 @@ pub(crate) struct Call {
     pub(crate) principal: Option<Principal>,
     /// The request's place among those in flight; what outlives the request keeps a clone.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
+    pub(crate) trace: Arc<Trace>,
 }
 
 impl Call {
@@ -285,6 +323,7 @@ mod tests {
             body: Bytes::new(),
             principal: None,
             place: Arc::new(place.unwrap()),
+            trace: Arc::new(Trace::begin()),
         }
     }
 

@@ -8,6 +8,7 @@ mod db;
 mod import;
 mod keys;
 mod ledger;
+mod logging;
 mod memory;
 mod serve;
 mod settings;

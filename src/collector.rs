@@ -36,10 +36,11 @@ pub(crate) async fn collect(app: Arc<App>) {
                 continue;
             }
         };
-        if let Some(sample) = reading.sample(wallet, &page.settings.worker, app.clock.now())
-            && let Err(error) = app.record_samples(vec![sample]).await
-        {
-            log::warn!("a sample of the miner was not recorded: {error}");
+        if let Some(sample) = reading.sample(wallet, &page.settings.worker, app.clock.now()) {
+            app.metrics.set_miner(&sample);
+            if let Err(error) = app.record_samples(vec![sample]).await {
+                log::warn!("a sample of the miner was not recorded: {error}");
+            }
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! The library reads no environment and no file: the command line hands the texts in, flags over environment over file.
 
+mod alerts;
 mod sections;
 mod units;
 
+pub use alerts::{AlertsConfig, WebhookKind};
 pub use sections::{
     AdapterConfig, AuthConfig, ChainConfig, ChatConfig, InferenceConfig, InferenceKind,
-    LimitsConfig, LogConfig, MinerConfig, MinerKind, RatesConfig,
+    LimitsConfig, LogConfig, LogFormat, MinerConfig, MinerKind, RatesConfig,
 };
 pub use units::parse_duration;
 
@@ -52,6 +54,8 @@ pub struct Config {
     pub breaker: breaker::Settings,
     /// How long samples and what was made from them are kept.
     pub retention: Retention,
+    /// From when on something is wrong, and who is told.
+    pub alerts: AlertsConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -72,6 +76,7 @@ impl Default for Config {
             miner: MinerConfig::default(),
             breaker: breaker::Settings::default(),
             retention: Retention::default(),
+            alerts: AlertsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -210,6 +215,16 @@ impl Config {
             rising,
             "retention: hours must not be kept for less time than minutes, nor minutes than raw samples, nor days than hours",
         );
+        for (name, share) in [
+            ("error_rate", self.alerts.error_rate),
+            ("pool_use", self.alerts.pool_use),
+            ("hashrate_low", self.alerts.hashrate_low),
+        ] {
+            check(
+                (0.0..=1.0).contains(&share),
+                &format!("alerts.{name} must be between 0 and 1"),
+            );
+        }
         check(
             self.log.level.parse::<log::LevelFilter>().is_ok(),
             "log.level must be error, warn, info, debug or trace",

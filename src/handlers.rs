@@ -48,6 +48,7 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::VerifyLedger => ops::verify_ledger(&app, &call).await,
         RouteId::Breakers => ops::breakers(&app, &call),
         RouteId::SetBreaker => ops::set_breaker(&app, &call),
+        RouteId::Alerts => ops::alerts(&app).await,
         RouteId::Health => ops::health(&app),
         RouteId::Livez => ops::livez(),
         RouteId::Readyz => ops::readyz(&app),

@@ -34,6 +34,7 @@
     )
 )]
 
+mod alerts;
 mod app;
 pub mod auth;
 mod billing;

@@ -1,11 +1,17 @@
 //! Every metric, in one struct. Labels come from fixed sets only: route templates, the configured adapters, the names of
 //! upstreams. Nothing a client sends becomes a label.
 
+mod gauges;
 mod names;
+mod process;
 mod text_format;
+mod watched;
+
+pub(crate) use gauges::Gauges;
+pub(crate) use watched::{Figures, Watched};
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,12 +22,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::breaker::{Breaker, Finding, Phase};
-use crate::cache::Counts;
 use crate::limits::RateClass;
 use crate::model::Credits;
-use crate::routes::ROUTES;
-use crate::store::{StoreGauges, StoreObserver};
+use crate::routes::{ROUTES, Route, RouteId};
+use crate::store::StoreObserver;
 
 /// How a chat ended, as `chat_requests_total{status}` tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -64,16 +68,69 @@ struct ChatLabels {
     adapter: String,
 }
 
+/// What became of a request, by the first digit of its status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum HttpEnd {
+    Success,
+    Redirect,
+    ClientError,
+    ServerError,
+    /// The client left before there was an answer.
+    Left,
+}
+
+impl HttpEnd {
+    const ALL: [Self; 5] = [
+        Self::Success,
+        Self::Redirect,
+        Self::ClientError,
+        Self::ServerError,
+        Self::Left,
+    ];
+
+    const fn of(status: Option<u16>) -> Self {
+        match status {
+            None => Self::Left,
+            Some(..300) => Self::Success,
+            Some(300..400) => Self::Redirect,
+            Some(400..500) => Self::ClientError,
+            Some(500..) => Self::ServerError,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "2xx",
+            Self::Redirect => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// The counters of one route, found by its place in the table instead of by its labels.
+struct HttpRoute {
+    ends: [Counter; HttpEnd::ALL.len()],
+    duration: Histogram,
+    slow_queries: Counter,
+}
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct HttpLabels {
     route: &'static str,
     method: &'static str,
-    status: u16,
+    status: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RouteLabel {
     route: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct AlertLabels {
+    severity: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -109,31 +166,37 @@ struct CacheLabels {
     result: &'static str,
 }
 
-type Amount = Counter<f64, AtomicU64>;
-
-/// Figures that are read at the moment the page is asked for.
-pub(crate) struct Gauges {
-    pub(crate) active_users: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) limiter_entries: [usize; RateClass::ALL.len()],
-    pub(crate) unwritten: usize,
-    pub(crate) store: StoreGauges,
+tokio::task_local! {
+    /// The route whose handler runs, for what is measured far below it.
+    pub(crate) static ROUTE: RouteId;
 }
+
+type Amount = Counter<f64, AtomicU64>;
 
 /// The metrics and the registry that writes them.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// For alerts, which look back over minutes.
+    pub(crate) watched: Watched,
+    slow_query: Duration,
+    /// By [`RouteId`]; the last is for what leads nowhere.
+    routes: Vec<HttpRoute>,
     http_requests: Family<HttpLabels, Counter>,
     http_duration: Family<RouteLabel, Histogram>,
+    slow_queries: Family<RouteLabel, Counter>,
     connections: Gauge,
     in_flight: Gauge,
     chats: Family<ChatLabels, Counter>,
     chat_duration: Histogram,
+    chat_first_byte: Histogram,
+    chat_overhead: Histogram,
+    upstream_wait: Family<UpstreamLabel, Histogram>,
     active_users: Gauge,
     distributed: Family<ReasonLabel, Amount>,
     reserved: Amount,
     settled: Amount,
     refunded: Amount,
+    reservations_open: Gauge,
     unwritten: Gauge,
     auth_failures: Counter,
     /// Keys looked up in the storage.
@@ -142,6 +205,10 @@ pub(crate) struct Metrics {
     limiter_entries: Family<ClassLabel, Gauge>,
     /// Samples taken in.
     pub(crate) samples: Counter,
+    miner: gauges::Miner,
+    process: process::Process,
+    alerts: Family<AlertLabels, Gauge>,
+    disk_free: Gauge,
     breaker_state: Family<UpstreamLabel, Gauge>,
     breaker_forced: Family<UpstreamLabel, Gauge>,
     breaker_transitions: Family<TransitionLabels, Counter>,
@@ -164,27 +231,40 @@ const SECONDS: [f64; 12] = [
 const CHAT_SECONDS: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 120.0, 300.0];
 
 impl Metrics {
-    pub(crate) fn new(adapters: &BTreeSet<String>) -> Self {
+    /// `slow_query` is from when on a read counts as slow.
+    pub(crate) fn new(adapters: &BTreeSet<String>, slow_query: Duration) -> Self {
         let seconds = || Histogram::new(SECONDS);
-        let metrics = Self {
+        let mut metrics = Self {
             registry: Registry::default(),
+            watched: Watched::default(),
+            slow_query,
+            routes: Vec::new(),
             http_requests: Family::default(),
             http_duration: Family::new_with_constructor(seconds),
+            slow_queries: Family::default(),
             connections: Gauge::default(),
             in_flight: Gauge::default(),
             chats: Family::default(),
             chat_duration: Histogram::new(CHAT_SECONDS),
+            chat_first_byte: Histogram::new(CHAT_SECONDS),
+            chat_overhead: seconds(),
+            upstream_wait: Family::new_with_constructor(|| Histogram::new(CHAT_SECONDS)),
             active_users: Gauge::default(),
             distributed: Family::default(),
             reserved: Amount::default(),
             settled: Amount::default(),
             refunded: Amount::default(),
+            reservations_open: Gauge::default(),
             unwritten: Gauge::default(),
             auth_failures: Counter::default(),
             key_lookups: Counter::default(),
             limited: Family::default(),
             limiter_entries: Family::default(),
             samples: Counter::default(),
+            miner: gauges::Miner::default(),
+            process: process::Process::default(),
+            alerts: Family::default(),
+            disk_free: Gauge::default(),
             breaker_state: Family::default(),
             breaker_forced: Family::default(),
             breaker_transitions: Family::default(),
@@ -219,34 +299,46 @@ impl Metrics {
                 class: class.as_str(),
             }));
         }
-        for route in ROUTES {
-            drop(
-                metrics
-                    .http_duration
-                    .get_or_create(&RouteLabel { route: route.path }),
-            );
+        let nowhere = ("none", "none");
+        let known = ROUTES
+            .iter()
+            .map(|route| (route.path, route.method.as_str()));
+        for (route, method) in known.chain([nowhere]) {
+            let end = |end: HttpEnd| {
+                let status = end.as_str();
+                let labels = HttpLabels {
+                    route,
+                    method,
+                    status,
+                };
+                metrics.http_requests.get_or_create(&labels).clone()
+            };
+            let label = RouteLabel { route };
+            metrics.routes.push(HttpRoute {
+                ends: HttpEnd::ALL.map(end),
+                duration: metrics.http_duration.get_or_create(&label).clone(),
+                slow_queries: metrics.slow_queries.get_or_create(&label).clone(),
+            });
         }
         metrics.registered()
     }
 
-    /// Counts a request.
-    pub(crate) fn request(
-        &self,
-        route: &'static str,
-        method: &'static str,
-        status: u16,
-        took: Duration,
-    ) {
-        self.http_requests
-            .get_or_create(&HttpLabels {
-                route,
-                method,
-                status,
-            })
-            .inc();
-        self.http_duration
-            .get_or_create(&RouteLabel { route })
-            .observe(took.as_secs_f64());
+    /// Counts a request; no route where it led nowhere, no status where its client left before there was one.
+    pub(crate) fn request(&self, route: Option<&Route>, status: Option<u16>, took: Duration) {
+        let end = HttpEnd::of(status);
+        if let Some(counters) = self.route(route.map(|route| route.id)) {
+            if let Some(counter) = counters.ends.get(end as usize) {
+                counter.inc();
+            }
+            counters.duration.observe(took.as_secs_f64());
+        }
+        let chat = route.is_some_and(|route| route.rate == RateClass::Chat);
+        let took = (!chat).then_some(took);
+        self.watched.request(end == HttpEnd::ServerError, took);
+    }
+
+    fn route(&self, id: Option<RouteId>) -> Option<&HttpRoute> {
+        self.routes.get(id.map_or(ROUTES.len(), |id| id as usize))
     }
 
     pub(crate) fn connection_opened(&self) {
@@ -280,6 +372,23 @@ impl Metrics {
         self.chat_duration.observe(took.as_secs_f64());
     }
 
+    /// A chat's first content was handed to the connection, so long after the request; `ours` of it was not waiting for
+    /// the model.
+    pub(crate) fn chat_began(&self, took: Duration, ours: Duration) {
+        self.chat_first_byte.observe(took.as_secs_f64());
+        self.chat_overhead.observe(ours.as_secs_f64());
+        self.watched.overhead(ours);
+    }
+
+    /// An inference server gave its first content after so long. `upstream` is a configured one.
+    pub(crate) fn upstream_waited(&self, upstream: &str, took: Duration) {
+        let upstream = upstream.to_owned();
+        let label = UpstreamLabel { upstream };
+        self.upstream_wait
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
+    }
+
     pub(crate) fn distributed(&self, reason: &'static str, amount: Credits) {
         if amount > Credits::ZERO {
             self.distributed
@@ -290,14 +399,17 @@ impl Metrics {
 
     pub(crate) fn reserved(&self, price: Credits) {
         self.reserved.inc_by(shown(price));
+        self.reservations_open.inc();
     }
 
     pub(crate) fn settled(&self, price: Credits) {
         self.settled.inc_by(shown(price));
+        self.reservations_open.dec();
     }
 
     pub(crate) fn refunded(&self, price: Credits) {
         self.refunded.inc_by(shown(price));
+        self.reservations_open.dec();
     }
 
     /// The page, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4, with its content type.
@@ -318,84 +430,6 @@ impl Metrics {
             text_format::from_open_metrics(&text),
         ))
     }
-
-    /// Sets what is read where it lives instead of being counted.
-    pub(crate) fn set_gauges(&self, now: &Gauges) {
-        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&self.active_users, now.active_users);
-        set(&self.in_flight, now.in_flight);
-        for (class, entries) in RateClass::ALL.into_iter().zip(now.limiter_entries) {
-            let class = class.as_str();
-            set(
-                &self.limiter_entries.get_or_create(&ClassLabel { class }),
-                entries,
-            );
-        }
-        set(&self.unwritten, now.unwritten);
-        set(&self.queue_depth, now.store.queue_depth);
-        set(&self.pool_in_use, now.store.pool_in_use);
-        set(&self.pool_size, now.store.pool_size);
-        set(&self.file_bytes, now.store.file_bytes as usize);
-        set(&self.wal_bytes, now.store.wal_bytes as usize);
-    }
-
-    /// Sets what a breaker is doing, and what it did so far.
-    pub(crate) fn set_breaker(&self, breaker: &Breaker) {
-        let upstream = || breaker.name().to_owned();
-        let label = UpstreamLabel {
-            upstream: upstream(),
-        };
-        let status = breaker.status();
-        self.breaker_state
-            .get_or_create(&label)
-            .set(match status.state {
-                Phase::Closed => 0,
-                Phase::HalfOpen => 1,
-                Phase::Open => 2,
-            });
-        self.breaker_forced
-            .get_or_create(&label)
-            .set(status.forced.into());
-        let store = |counter: &Counter, count| counter.inner().store(count, Ordering::Relaxed);
-        for (phase, to) in [
-            (Phase::Closed, "closed"),
-            (Phase::Open, "open"),
-            (Phase::HalfOpen, "half_open"),
-        ] {
-            let labels = TransitionLabels {
-                upstream: upstream(),
-                to,
-            };
-            let counter = self.breaker_transitions.get_or_create(&labels);
-            store(&counter, breaker.times_entered(phase));
-        }
-        for finding in [Finding::Well, Finding::Down, Finding::Unknown] {
-            let labels = LookLabels {
-                upstream: upstream(),
-                found: finding.as_str(),
-            };
-            let counter = self.breaker_looks.get_or_create(&labels);
-            store(&counter, breaker.times_found(finding));
-        }
-    }
-
-    /// Sets what a cache did so far.
-    pub(crate) fn set_cache(
-        &self,
-        cache: &'static str,
-        Counts {
-            hits,
-            misses,
-            stale,
-        }: &Counts,
-    ) {
-        for (result, count) in [("hit", hits), ("miss", misses), ("stale", stale)] {
-            let counter = self.cache.get_or_create(&CacheLabels { cache, result });
-            counter
-                .inner()
-                .store(count.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-    }
 }
 
 impl StoreObserver for Metrics {
@@ -409,6 +443,15 @@ impl StoreObserver for Metrics {
 
     fn read(&self, took: Duration) {
         self.read_duration.observe(took.as_secs_f64());
+        if took >= self.slow_query {
+            // Outside of a request, as in the housekeeping, there is no route.
+            let route = ROUTE.try_with(|route| *route).ok();
+            if let Some(counters) = self.route(route) {
+                counters.slow_queries.inc();
+            }
+            let path = route.map_or("none", |id| ROUTES[id as usize].path);
+            log::warn!("a read of {path} took {took:?}");
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::call::{Call, Content, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
+use crate::metrics::ROUTE;
 use crate::model::InputError;
 use crate::routes::{Auth, BodyClass, Found, Method, find};
 
@@ -70,7 +71,7 @@ pub(crate) async fn handle(
         reply.headers.remove(CONTENT_TYPE);
         reply.content = Content::Bytes(Bytes::new());
     }
-    finish.status = reply.status.as_u16();
+    finish.status = Some(reply.status.as_u16());
     let mut response = Response::new(ReplyBody::new(reply.content, finish));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
@@ -113,8 +114,7 @@ async fn run(
         }
         Found::Nothing => return Err(ApiError::new(ErrorCode::NotFound, "no route has this path")),
     };
-    finish.route = route.path;
-    finish.method = route.method.as_str();
+    finish.route = Some(route);
     let query = head.uri.query().map(str::to_owned);
     if query.as_deref().is_some_and(gate::holds_key) {
         let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
@@ -134,6 +134,7 @@ async fn run(
     };
     if let Some(key) = &known {
         finish.key_id = Some(key.principal.key_id.clone());
+        finish.wallet = key.principal.wallet;
         limit(app, finish, route.rate, key.bucket)?;
     }
     let principal = known.map(|key| key.principal);
@@ -171,8 +172,9 @@ async fn run(
         body,
         principal,
         place,
+        trace: Arc::clone(&finish.trace),
     };
-    let answer = answer(app, call);
+    let answer = ROUTE.scope(route.id, answer(app, call));
     if route.rate == RateClass::Chat {
         // A chat has deadlines of its own, between texts.
         return answer.await;
@@ -192,7 +194,7 @@ async fn answer(app: &Arc<App>, call: Call) -> Result<Reply, ApiError> {
     );
     let panicked = || ApiError::internal("a handler panicked");
     if changes {
-        return tokio::spawn(dispatch(app, call))
+        return tokio::spawn(ROUTE.scope(call.route.id, dispatch(app, call)))
             .await
             .unwrap_or_else(|_| Err(panicked()));
     }

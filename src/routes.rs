@@ -133,6 +133,7 @@ routes! {
     Health       Get    "/health"                  Auth::Open,               Health,    None;
     Livez        Get    "/livez"                   Auth::Open,               Health,    None;
     Readyz       Get    "/readyz"                  Auth::Open,               Health,    None;
+    Alerts       Get    "/alerts"                  Auth::PublicElseAdmin,    Health,    None;
     Metrics      Get    "/metrics"                 Auth::PublicElseAdmin,    Health,    None;
     Version      Get    "/system/version"          Auth::Open,               Read,      None;
     Time         Get    "/system/time"             Auth::Open,               Read,      None;

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
-use crate::{billing, collector, pipeline};
+use crate::{alerts, billing, collector, pipeline};
 
 /// Why a server did not start.
 #[derive(Debug)]
@@ -117,6 +117,9 @@ impl Builder {
             tokio::spawn(watch_chain(Arc::clone(&app))),
             tokio::spawn(housekeeping(Arc::clone(&app))),
             tokio::spawn(compact(Arc::clone(&app))),
+            tokio::spawn(verify(Arc::clone(&app))),
+            tokio::spawn(alerts::watch(Arc::clone(&app))),
+            tokio::spawn(alerts::tell(Arc::clone(&app))),
         ];
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
         Ok(EdgeServer {
@@ -323,6 +326,17 @@ async fn watch_chain(app: Arc<App>) {
         if let Some(chain) = app.upstreams.chain() {
             // The breaker counts a failure and says when it opens.
             let _ = app.cached_chain_status(chain).await;
+        }
+    }
+}
+
+/// Adds the ledger up now and then.
+async fn verify(app: Arc<App>) {
+    let mut every = interval(Duration::from_secs(3600));
+    loop {
+        every.tick().await;
+        if let Err(error) = app.verify_ledger().await {
+            log::warn!("the ledger was not verified: {error}");
         }
     }
 }

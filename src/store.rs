@@ -239,6 +239,13 @@ pub trait Repository: Send + Sync + 'static {
         resolution: Resolution,
         limit: usize,
     ) -> Result<Option<Vec<HashratePoint>>, StoreError>;
+    /// Shares that the pool took of the wallet's miners since a moment, as they count them, and when the first of those
+    /// counts was told; `None` where fewer than two were. A counter that began anew counts from there.
+    async fn shares(
+        &self,
+        wallet: Wallet,
+        since: Timestamp,
+    ) -> Result<Option<(i64, Timestamp)>, StoreError>;
     /// Who earned most since a moment, or of all time.
     async fn leaderboard(
         &self,

@@ -6,12 +6,12 @@ use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
-use super::{Failure, access, admin_key, memory};
+use super::{Failure, access, admin_key, logging, memory};
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let Settings { config, file } = settings;
-    start_log(&config.log.level);
+    logging::start(&config.log);
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
     }
@@ -90,14 +90,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-fn start_log(level: &str) {
-    let environment =
-        env_logger::Env::default().default_filter_or(format!("warn,r3mes_edge={level}"));
-    env_logger::Builder::from_env(environment)
-        .target(env_logger::Target::Stderr)
-        .init();
 }
 
 /// What to paste next, one line after the other.

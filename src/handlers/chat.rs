@@ -96,6 +96,7 @@ pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError>
         ask,
         adapter,
         once: None,
+        trace: Arc::clone(&call.trace),
         place: Arc::clone(&call.place),
     };
     let body = begin(app, order).await?;

@@ -96,6 +96,7 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
         adapter,
         nodes,
         once,
+        trace: Arc::clone(&call.trace),
         place: Arc::clone(&call.place),
     };
     let body = begin(app, order).await?;

@@ -66,6 +66,13 @@ pub(super) fn readyz(app: &App) -> Result<Reply, ApiError> {
     Reply::json(StatusCode::OK, &json!({ "status": "ready" }))
 }
 
+/// What is wrong and what was, as of now.
+pub(super) async fn alerts(app: &App) -> Result<Reply, ApiError> {
+    let (firing, recent) = app.alerts.evaluate(app).await;
+    let body = json!({ "firing": firing, "recent": recent });
+    Reply::json(StatusCode::OK, &body)
+}
+
 pub(super) fn metrics(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let accept = call
         .headers
@@ -135,7 +142,7 @@ pub(super) fn openapi() -> Reply {
 
 pub(super) async fn verify_ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
-    let report = app.store.verify_ledger().await?;
+    let report = app.verify_ledger().await?;
     for mistake in &report.mistakes {
         log::error!("ledger: {mistake}");
     }

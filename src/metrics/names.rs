@@ -17,6 +17,21 @@ impl Metrics {
             self.chat_duration.clone(),
         );
         registry.register(
+            "r3mes_chat_first_byte_seconds",
+            "Time from a chat's request until its first content was handed to the connection",
+            self.chat_first_byte.clone(),
+        );
+        registry.register(
+            "r3mes_chat_overhead_seconds",
+            "The part of it that did not wait for the model or for a place there",
+            self.chat_overhead.clone(),
+        );
+        registry.register(
+            "r3mes_upstream_first_content_seconds",
+            "Time until an inference server gave its first content",
+            self.upstream_wait.clone(),
+        );
+        registry.register(
             "active_users",
             "Wallets with an authenticated request in the last 15 minutes",
             self.active_users.clone(),
@@ -31,7 +46,7 @@ impl Metrics {
         registry.register("build", "The running version", build);
         registry.register(
             "http_requests",
-            "Requests by route template, method and status; 499 is a client that left",
+            "Requests by route template, method and the first digit of the status; left is a client that did not wait",
             self.http_requests.clone(),
         );
         registry.register(
@@ -85,6 +100,11 @@ impl Metrics {
             self.refunded.clone(),
         );
         registry.register(
+            "reservations_open",
+            "Chats that are paid for and neither settled nor refunded yet",
+            self.reservations_open.clone(),
+        );
+        registry.register(
             "reservations_unwritten",
             "Reservations whose end waits to be written",
             self.unwritten.clone(),
@@ -93,6 +113,36 @@ impl Metrics {
             "miner_samples",
             "Samples taken in, from requests and from the collector",
             self.samples.clone(),
+        );
+        registry.register(
+            "miner_hashrate",
+            "What the miner on this machine told last, in its own unit",
+            self.miner.hashrate.clone(),
+        );
+        registry.register(
+            "miner_gpu_temperature_celsius",
+            "What it told last",
+            self.miner.gpu_temperature.clone(),
+        );
+        registry.register(
+            "miner_power_watts",
+            "What it told last",
+            self.miner.power_watts.clone(),
+        );
+        registry.register(
+            "miner_shares_accepted",
+            "Shares that the pool took, as the miner counts them",
+            self.miner.accepted.clone(),
+        );
+        registry.register(
+            "miner_shares_rejected",
+            "Shares that the pool refused, as the miner counts them",
+            self.miner.rejected.clone(),
+        );
+        registry.register(
+            "miner_read_timestamp_seconds",
+            "When the miner's page was last read, unix time; 0 where it never was",
+            self.miner.read_at.clone(),
         );
         registry.register(
             "breaker_state",
@@ -140,6 +190,11 @@ impl Metrics {
             self.read_duration.clone(),
         );
         registry.register(
+            "db_slow_queries",
+            "Reads that took longer than alerts.slow_query, by the route they were for",
+            self.slow_queries.clone(),
+        );
+        registry.register(
             "db_write_queue_depth",
             "Writes waiting",
             self.queue_depth.clone(),
@@ -164,6 +219,38 @@ impl Metrics {
             "Size of the write-ahead log",
             self.wal_bytes.clone(),
         );
+        registry.register(
+            "disk_free_bytes",
+            "Room on the file system of the database",
+            self.disk_free.clone(),
+        );
+        registry.register(
+            "alerts_firing",
+            "Alerts that are firing, by severity",
+            self.alerts.clone(),
+        );
+        let process = &self.process;
+        registry.register(
+            "process_resident_memory_bytes",
+            "Memory that is in use and not swapped out",
+            process.resident_bytes.clone(),
+        );
+        registry.register(
+            "process_cpu_seconds",
+            "Processor time used so far, all threads",
+            process.cpu_seconds.clone(),
+        );
+        registry.register(
+            "process_open_fds",
+            "File descriptors open",
+            process.open_files.clone(),
+        );
+        registry.register(
+            "process_max_fds",
+            "File descriptors that may be open; -1 without a limit",
+            process.most_files.clone(),
+        );
+        registry.register("process_threads", "Threads", process.threads.clone());
         self
     }
 }

@@ -274,6 +274,11 @@ pub(super) fn told(id: RouteId) -> Told {
             errors: &[E::StorageUnavailable, E::ShuttingDown],
             ..PLAIN
         },
+        RouteId::Alerts => Told {
+            summary: "What is wrong now, and what was lately",
+            success: &[(200, json!("Alerts"))],
+            ..PLAIN
+        },
         RouteId::Metrics => Told {
             summary: "Prometheus text, or OpenMetrics by Accept",
             success: &[(200, &[("text/plain", "Text"), ("application/openmetrics-text", "Text")])],

@@ -1,5 +1,5 @@
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -12,15 +12,12 @@ use crate::stream::Aborted;
 pub(crate) struct ReplyBody {
     content: Content,
     /// Writes the request's line and counts it once hyper is done with the body.
-    _finish: Finish,
+    finish: Finish,
 }
 
 impl ReplyBody {
     pub(crate) fn new(content: Content, finish: Finish) -> Self {
-        Self {
-            content,
-            _finish: finish,
-        }
+        Self { content, finish }
     }
 }
 
@@ -32,13 +29,15 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        match &mut self.content {
-            Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Chat(chat) => chat
-                .poll_next(context)
-                .map(|next| next.map(|text| text.map(Frame::data))),
+        let next = match &mut self.content {
+            Content::Bytes(bytes) if bytes.is_empty() => None,
+            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Content::Chat(chat) => ready!(chat.poll_next(context)),
+        };
+        if let Some(Ok(part)) = &next {
+            self.finish.bytes += part.len() as u64;
         }
+        Poll::Ready(next.map(|part| part.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,21 +1,25 @@
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyper::header::HeaderValue;
 
 use crate::app::App;
+use crate::call::Trace;
 use crate::limits::Verdict;
+use crate::model::Wallet;
+use crate::routes::Route;
 
 /// What is known of a request at its end. Dropped, it counts the request and writes its line: when hyper is done with
 /// the answer, or, with the status still 499, when the client left before there was one.
 pub(crate) struct Finish {
     app: Arc<App>,
-    started: Instant,
+    pub(super) trace: Arc<Trace>,
     pub(super) request_id: String,
-    pub(super) route: &'static str,
-    pub(super) method: &'static str,
-    pub(super) status: u16,
+    pub(super) route: Option<&'static Route>,
+    pub(super) status: Option<u16>,
     pub(super) key_id: Option<String>,
+    pub(super) wallet: Option<Wallet>,
+    /// Of the body, as far as hyper took it.
+    pub(super) bytes: u64,
     pub(super) verdict: Option<Verdict>,
     /// The allowed origin of the page that asks.
     pub(super) origin: Option<HeaderValue>,
@@ -23,15 +27,15 @@ pub(crate) struct Finish {
 
 impl Finish {
     pub(super) fn begin(app: &Arc<App>, request_id: String) -> Self {
-        let (app, started) = (Arc::clone(app), Instant::now());
         Self {
-            app,
-            started,
+            app: Arc::clone(app),
+            trace: Arc::new(Trace::begin()),
             request_id,
-            route: "none",
-            method: "none",
-            status: 499,
+            route: None,
+            status: None,
             key_id: None,
+            wallet: None,
+            bytes: 0,
             verdict: None,
             origin: None,
         }
@@ -40,20 +44,26 @@ impl Finish {
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let took = self.started.elapsed();
-        self.app
-            .metrics
-            .request(self.route, self.method, self.status, took);
+        let took = self.trace.elapsed();
+        self.app.metrics.request(self.route, self.status, took);
+        let millis = |time: std::time::Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         // The route's template, never the path: what a client sends by mistake may be a key.
+        let (method, route) = self
+            .route
+            .map_or(("-", "-"), |route| (route.method.as_str(), route.path));
+        let wallet = self.wallet.map(|wallet| wallet.short());
+        // As nginx has it for a client that left.
+        let status = self.status.unwrap_or(499);
         log::info!(
             target: "r3mes_edge::http",
-            "{} {} {} {:.1}ms {} {}",
-            self.method,
-            self.route,
-            self.status,
-            took.as_secs_f64() * 1000.0,
-            self.request_id,
-            self.key_id.as_deref().unwrap_or("-"),
+            method, route, status,
+            ms = millis(took),
+            upstream_ms = millis(self.trace.waited()),
+            bytes = self.bytes,
+            request_id = self.request_id.as_str(),
+            key_id = self.key_id.as_deref().unwrap_or("-"),
+            wallet = wallet.as_deref().unwrap_or("-");
+            "{method} {route} {status}"
         );
     }
 }

@@ -222,6 +222,8 @@ pub struct StoreGauges {
     pub file_bytes: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
+    /// Bytes free on the database's file system, where that can be told.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// A request that is to be done once, however often it comes.

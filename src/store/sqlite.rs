@@ -427,6 +427,16 @@ impl Repository for SqliteStore {
         }
     }
 
+    async fn shares(
+        &self,
+        wallet: Wallet,
+        since: Timestamp,
+    ) -> Result<Option<(i64, Timestamp)>, StoreError> {
+        self.readers
+            .scan(move |c| telemetry::shares(c, &wallet, since))
+            .await
+    }
+
     async fn leaderboard(
         &self,
         since: Option<Timestamp>,
@@ -459,6 +469,7 @@ impl Repository for SqliteStore {
             pool_size: Readers::SIZE,
             file_bytes: size(&self.path),
             wal_bytes: size(Path::new(&wal)),
+            disk_free_bytes: disk_free(&self.path),
         }
     }
 
@@ -475,4 +486,13 @@ impl Repository for SqliteStore {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+/// Bytes that this process may still write on the file system of a database.
+fn disk_free(path: &Path) -> Option<u64> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let about = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))).ok()?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
 }

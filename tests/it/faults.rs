@@ -122,6 +122,7 @@ verbs! {
     miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
     earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;
+    shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
     leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow>;
     totals(active_since: Timestamp) -> Totals;
 }

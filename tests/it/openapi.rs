@@ -273,6 +273,7 @@ async fn call_all() {
         .send(Method::GET, "/metrics", &accept, "")
         .await
         .expect(200);
+    admin.get("/alerts").await.expect(200);
     let leaderboard = anybody.get("/leaderboard").await;
     let unchanged = [("if-none-match", leaderboard.header("etag"))];
     for path in ["/leaderboard", "/network/stats", "/chain/status", "/blocks"] {

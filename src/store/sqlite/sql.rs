@@ -91,6 +91,9 @@ statements! {
     SELECT_WINDOWS = "SELECT recorded_at, unit, mean, weight, min, max, samples FROM hashrate_history
                       WHERE worker = ?1 AND step = ?2 AND recorded_at >= ?3 ORDER BY recorded_at";
 
+    SELECT_ACCEPTED = "SELECT s.worker, s.recorded_at, s.accepted FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
+                       WHERE w.wallet = ?1 AND w.recorded_at >= ?2 AND s.accepted IS NOT NULL ORDER BY s.worker, s.recorded_at";
+
     // what has been kept long enough
     SELECT_OLDEST = "SELECT w.id, (SELECT min(recorded_at) FROM mining_stats WHERE worker = w.id),
                      (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1),

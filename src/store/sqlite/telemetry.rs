@@ -248,6 +248,26 @@ pub(super) fn earnings(
     days.collect::<Result<_, _>>().map(Some)
 }
 
+pub(super) fn shares(
+    c: &Connection,
+    wallet: &Wallet,
+    since: Timestamp,
+) -> rusqlite::Result<Option<(i64, Timestamp)>> {
+    let mut select = c.prepare_cached(sql::SELECT_ACCEPTED)?;
+    let mut rows = select.query(params![wallet.as_str(), since.millis()])?;
+    let (mut sum, mut first) = (0i64, None::<Timestamp>);
+    let mut last: Option<(i64, i64)> = None;
+    while let Some(row) = rows.next()? {
+        let (worker, at, accepted): (i64, _, i64) = (row.get(0)?, time_at(row, 1)?, row.get(2)?);
+        if let Some((_, before)) = last.filter(|(same, _)| *same == worker) {
+            sum = sum.saturating_add((accepted - before).max(0));
+            first = Some(first.map_or(at, |first| first.min(at)));
+        }
+        last = Some((worker, accepted));
+    }
+    Ok(first.map(|first| (sum, first)))
+}
+
 pub(super) fn leaderboard(
     c: &Connection,
     since: Option<Timestamp>,

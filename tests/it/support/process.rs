@@ -17,7 +17,7 @@ impl Process {
     /// Starts `r3mes-edge` on a database, with this configuration file's text, and waits until it serves.
     pub(crate) fn serve(database: &Path, config: &str) -> Self {
         let file = database.with_extension("toml");
-        let common = "listen = \"127.0.0.1:0\"\ndiscover = false\n";
+        let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n";
         let rates = "[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
         std::fs::write(&file, format!("{common}{rates}{config}")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"))

@@ -1,0 +1,141 @@
+//! How a line of the log is written: for people, or for programs. A line is a line: whatever an upstream or a client put
+//! into it, no control character leaves as one.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+
+use log::Record;
+use log::kv::{Error, Key, Value, VisitSource};
+use r3mes_edge::config::{LogConfig, LogFormat};
+use r3mes_edge::model::Timestamp;
+use serde_json::Map;
+
+/// Logs to the standard error stream; `RUST_LOG` lies over the level.
+pub(super) fn start(settings: &LogConfig) {
+    let level = format!("warn,r3mes_edge={}", settings.level);
+    let environment = env_logger::Env::default().default_filter_or(level);
+    let json = match settings.format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+    };
+    env_logger::Builder::from_env(environment)
+        .target(env_logger::Target::Stderr)
+        .format(move |out, record| {
+            let now = Timestamp::from(std::time::SystemTime::now());
+            let line = if json {
+                as_json(record, now)
+            } else {
+                as_text(record, now)
+            };
+            out.write_all(line.as_bytes())
+        })
+        .init();
+}
+
+fn as_json(record: &Record<'_>, now: Timestamp) -> String {
+    let mut line = Map::new();
+    line.insert("time".to_owned(), now.to_string().into());
+    line.insert("level".to_owned(), record.level().as_str().into());
+    line.insert("target".to_owned(), record.target().into());
+    line.insert("message".to_owned(), record.args().to_string().into());
+    // A writer of ours, which cannot fail.
+    let _ = record.key_values().visit(&mut Pairs(&mut line));
+    format!("{}\n", serde_json::Value::Object(line))
+}
+
+fn as_text(record: &Record<'_>, now: Timestamp) -> String {
+    let mut line = format!("{now} {:<5} {}", record.level(), record.args());
+    let mut pairs = Map::new();
+    let _ = record.key_values().visit(&mut Pairs(&mut pairs));
+    // What stands in the message already.
+    for said in ["method", "route", "status"] {
+        pairs.remove(said);
+    }
+    for (key, value) in pairs {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        if text != "-" && text != "0.0" && text != "0" {
+            let _ = write!(line, " {key}={text}");
+        }
+    }
+    let plain: String = line
+        .chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let kept = escaped.is_none().then_some(c);
+            escaped.into_iter().flatten().chain(kept)
+        })
+        .collect();
+    plain + "\n"
+}
+
+/// Takes what stands beside a message.
+struct Pairs<'a>(&'a mut Map<String, serde_json::Value>);
+
+impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        let value = if let Some(number) = value.to_u64() {
+            number.into()
+        } else if let Some(number) = value.to_f64() {
+            number.into()
+        } else {
+            value.to_string().into()
+        };
+        self.0.insert(key.as_str().to_owned(), value);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(message: &str, request_id: &str) -> (String, String) {
+        let pairs = [
+            ("request_id", Value::from(request_id)),
+            ("bytes", Value::from(7u64)),
+        ];
+        let now = Timestamp::from_millis(1_795_489_200_000);
+        let line = |write: fn(&Record<'_>, Timestamp) -> String| {
+            let arguments = format_args!("{message}");
+            let mut record = Record::builder();
+            record
+                .args(arguments)
+                .level(log::Level::Info)
+                .target("test")
+                .key_values(&pairs);
+            write(&record.build(), now)
+        };
+        (line(as_json), line(as_text))
+    }
+
+    #[test]
+    fn a_line_tells_when_how_grave_what_and_what_belongs_to_it() {
+        let (json, text) = written("hello", "req_1");
+        assert_eq!(
+            json,
+            "{\"time\":\"2026-11-24T03:00:00.000Z\",\"level\":\"INFO\",\"target\":\"test\",\"message\":\"hello\",\"request_id\":\"req_1\",\"bytes\":7}\n"
+        );
+        assert_eq!(
+            text,
+            "2026-11-24T03:00:00.000Z INFO  hello request_id=req_1 bytes=7\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_it_is_one_line_without_control_characters(message in any::<String>(), id in any::<String>()) {
+            let (json, text) = written(&message, &id);
+            for line in [&json, &text] {
+                let inside = line.strip_suffix('\n').unwrap();
+                prop_assert!(!inside.chars().any(|c| matches!(c, '\n' | '\r' | '\x1b' | '\0'..='\x1f')), "{inside:?}");
+            }
+            prop_assert!(!text.trim_end_matches('\n').chars().any(char::is_control));
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read["message"].as_str().unwrap(), &message);
+        }
+    }
+}

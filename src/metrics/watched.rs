@@ -1,0 +1,140 @@
+use std::array::from_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What alerts look back on: counts beside the histograms of the page, whose buckets cannot be read.
+#[derive(Default)]
+pub(crate) struct Watched {
+    requests: AtomicU64,
+    errors: AtomicU64,
+    times: [AtomicU64; BUCKETS],
+    overheads: [AtomicU64; BUCKETS],
+}
+
+/// Upper ends in milliseconds; the last bucket has none.
+const ENDS: [u64; BUCKETS - 1] = [
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000,
+];
+const BUCKETS: usize = 15;
+
+impl Watched {
+    /// `took` where the time until the answer is ours and not a model's.
+    pub(super) fn request(&self, is_error: bool, took: Option<Duration>) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if is_error {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(took) = took {
+            count(&self.times, took);
+        }
+    }
+
+    pub(super) fn overhead(&self, took: Duration) {
+        count(&self.overheads, took);
+    }
+
+    /// Everything so far.
+    pub(crate) fn read(&self) -> Figures {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Figures {
+            requests: read(&self.requests),
+            errors: read(&self.errors),
+            times: self.times.each_ref().map(read),
+            overheads: self.overheads.each_ref().map(read),
+        }
+    }
+}
+
+fn count(times: &[AtomicU64; BUCKETS], took: Duration) {
+    let bucket = ENDS.partition_point(|end| Duration::from_millis(*end) < took);
+    if let Some(count) = times.get(bucket) {
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts, since the start or in a time.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Figures {
+    /// Requests that ended.
+    pub(crate) requests: u64,
+    /// Those of them that a fault of ours, or of an upstream, ended.
+    pub(crate) errors: u64,
+    times: [u64; BUCKETS],
+    overheads: [u64; BUCKETS],
+}
+
+impl Figures {
+    /// What came after `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let less = |now: &[u64; BUCKETS], then: &[u64; BUCKETS]| {
+            from_fn(|at| now[at].saturating_sub(then[at]))
+        };
+        Self {
+            requests: self.requests.saturating_sub(earlier.requests),
+            errors: self.errors.saturating_sub(earlier.errors),
+            times: less(&self.times, &earlier.times),
+            overheads: less(&self.overheads, &earlier.overheads),
+        }
+    }
+
+    /// What 99 of 100 answers that wait for no model took at most, in seconds; `None` where there were none.
+    pub(crate) fn response_p99(&self) -> Option<f64> {
+        p99(&self.times)
+    }
+
+    /// The same of what a chat waited for us and not for its model.
+    pub(crate) fn overhead_p99(&self) -> Option<f64> {
+        p99(&self.overheads)
+    }
+}
+
+/// By a straight line within its bucket, as `histogram_quantile` of Prometheus has it.
+fn p99(counts: &[u64; BUCKETS]) -> Option<f64> {
+    let all: u64 = counts.iter().sum();
+    let rank = all as f64 * 0.99;
+    let (mut below, mut start) = (0.0, 0.0);
+    for (at, count) in counts.iter().enumerate().filter(|_| all > 0) {
+        let seconds = |end: &u64| *end as f64 / 1000.0;
+        let Some(end) = ENDS.get(at).map(seconds) else {
+            return Some(start);
+        };
+        if below + *count as f64 >= rank {
+            return Some(start + (end - start) * (rank - below) / *count as f64);
+        }
+        below += *count as f64;
+        start = end;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn nothing_has_no_p99() {
+        assert_eq!(Figures::default().response_p99(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_p99_lies_in_the_bucket_of_the_one_in_a_hundred(mut millis in prop::collection::vec(0u64..40_000, 1..300), before in prop::collection::vec(0u64..40_000, 0..50)) {
+            let watched = Watched::default();
+            let count = |millis: &u64| watched.request(false, Some(Duration::from_millis(*millis)));
+            before.iter().for_each(count);
+            let earlier = watched.read();
+            millis.iter().for_each(count);
+            let figures = watched.read().since(&earlier);
+            prop_assert_eq!(figures.requests, millis.len() as u64);
+            millis.sort_unstable();
+            let rank = (millis.len() as f64 * 0.99).ceil() as usize;
+            let true_one = millis[rank - 1];
+            let told = figures.response_p99().unwrap();
+            let bucket = ENDS.partition_point(|end| *end < true_one);
+            let start = if bucket == 0 { 0 } else { ENDS[bucket - 1] };
+            let end = ENDS.get(bucket).copied().unwrap_or(start);
+            prop_assert!(told * 1000.0 >= start as f64 - 1e-6 && told * 1000.0 <= end as f64 + 1e-6, "{} not in {}..{}", told, start, end);
+        }
+    }
+}
