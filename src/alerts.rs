@@ -93,8 +93,10 @@ impl Alerts {
             }
             if limits.webhook_file.is_some() {
                 state.outbox.put(alert);
-                self.changed.notify_one();
             }
+        }
+        if !state.outbox.is_empty() {
+            self.changed.notify_one();
         }
         (state.book.firing(), state.book.recent())
     }
@@ -140,7 +142,9 @@ async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreErr
     };
     let recent = mean(now.minus(Duration::from_secs(900)), Resolution::Minute).await?;
     let day = mean(now.minus(DAY), Resolution::Hour).await?;
-    let shares = store.shares(wallet, now.minus(limits.shares_flat)).await?;
+    // Longer, so that there is a count before that time too, also of a miner that tells one every few minutes.
+    let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
+    let shares = store.shares(wallet, counted_since).await?;
     let week = now.minus(limits.earnings_stopped + 7 * DAY);
     let earned = store.earnings(wallet, week, 0, 500).await?;
     Ok(Some(Miner {

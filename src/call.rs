@@ -11,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::auth::Principal;
 use crate::cache::{Cached, Policy};
+use crate::clock::Clock;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::Wallet;
 use crate::routes::Route;
@@ -20,21 +21,27 @@ use crate::stream::ModelStream;
 /// What is measured of a request on its way.
 #[derive(Debug)]
 pub(crate) struct Trace {
+    clock: Clock,
     started: Instant,
     waited_nanos: AtomicU64,
 }
 
 impl Trace {
-    pub(crate) fn begin() -> Self {
+    pub(crate) fn begin(clock: &Clock) -> Self {
         Self {
-            started: Instant::now(),
+            clock: clock.clone(),
+            started: clock.instant(),
             waited_nanos: AtomicU64::new(0),
         }
     }
 
     /// Since the request's head was read.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        self.since(self.started)
+    }
+
+    fn since(&self, then: Instant) -> Duration {
+        self.clock.instant().saturating_duration_since(then)
     }
 
     /// How much of it was spent waiting for an upstream, or for a place there.
@@ -44,9 +51,9 @@ impl Trace {
 
     /// Does what waits for an upstream, and counts the time.
     pub(crate) async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
-        let started = Instant::now();
+        let started = self.clock.instant();
         let done = wait.await;
-        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let nanos = u64::try_from(self.since(started).as_nanos()).unwrap_or(u64::MAX);
         self.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
         done
     }
@@ -323,7 +330,7 @@ mod tests {
             body: Bytes::new(),
             principal: None,
             place: Arc::new(place.unwrap()),
-            trace: Arc::new(Trace::begin()),
+            trace: Arc::new(Trace::begin(&Clock::default())),
         }
     }
 

@@ -158,7 +158,7 @@ fn of_miner(miner: &Miner, now: Timestamp, limits: &AlertsConfig) -> Vec<Finding
         let counted = age(since);
         let flat = shares == 0 && hashrate > 0.0;
         // A counter that was watched for less time than that says nothing yet.
-        let long = counted >= limits.shares_flat.as_secs_f64() * 0.9;
+        let long = counted >= limits.shares_flat.as_secs_f64();
         found.push(Finding {
             summary: "the miner has a hashrate, but the pool takes no share of it; look at its connection to the pool and its settings".to_owned(),
             value: shares as f64,

@@ -36,6 +36,10 @@ impl Outbox {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// The next to tell, if there is one.
     pub(super) fn next(&self, now: Instant) -> Option<(Key, Alert)> {
         let due = |key: &Key, alert: &Alert| {

@@ -29,7 +29,7 @@ impl Finish {
     pub(super) fn begin(app: &Arc<App>, request_id: String) -> Self {
         Self {
             app: Arc::clone(app),
-            trace: Arc::new(Trace::begin()),
+            trace: Arc::new(Trace::begin(&app.clock)),
             request_id,
             route: None,
             status: None,

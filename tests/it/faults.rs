@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
@@ -10,7 +11,7 @@ use r3mes_edge::store::{
     LedgerReport, MinerStats, Once, Recorded, Resolution, StoreError, StoreGauges, StoreObserver,
     Totals, User,
 };
-use r3mes_edge::{EdgeServer, Repository, SqliteStore};
+use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::json;
 
 use crate::chat::whole;
@@ -23,7 +24,11 @@ const INTERNAL: &str = "disk I/O error in SELECT hash FROM api_keys";
 
 /// Which verbs fail, and how often from now on.
 #[derive(Clone, Default)]
-pub(crate) struct Faults(Arc<Mutex<HashMap<&'static str, usize>>>);
+pub(crate) struct Faults(
+    Arc<Mutex<HashMap<&'static str, usize>>>,
+    Arc<Mutex<Option<(Clock, Duration)>>>,
+    Arc<Mutex<Option<StoreGauges>>>,
+);
 
 impl Faults {
     pub(crate) fn fail(&self, verb: &'static str) {
@@ -38,7 +43,20 @@ impl Faults {
         self.0.lock().unwrap().clear();
     }
 
+    /// From now on every verb takes so long, by this clock.
+    pub(crate) fn slow(&self, clock: &Clock, by: Duration) {
+        *self.1.lock().unwrap() = Some((clock.clone(), by));
+    }
+
+    /// From now on the storage says this of itself.
+    pub(crate) fn say(&self, gauges: StoreGauges) {
+        *self.2.lock().unwrap() = Some(gauges);
+    }
+
     fn check(&self, verb: &str) -> Result<(), StoreError> {
+        if let Some((clock, by)) = &*self.1.lock().unwrap() {
+            clock.advance(*by);
+        }
         match self.0.lock().unwrap().get_mut(verb) {
             Some(times) if *times > 0 => {
                 *times -= 1;
@@ -79,7 +97,8 @@ macro_rules! verbs {
             }
 
             fn gauges(&self) -> StoreGauges {
-                self.store.gauges()
+                let said = *self.faults.2.lock().unwrap();
+                said.unwrap_or_else(|| self.store.gauges())
             }
 
             fn is_ready(&self) -> bool {

@@ -256,14 +256,14 @@ pub(super) fn shares(
     let mut select = c.prepare_cached(sql::SELECT_ACCEPTED)?;
     let mut rows = select.query(params![wallet.as_str(), since.millis()])?;
     let (mut sum, mut first) = (0i64, None::<Timestamp>);
-    let mut last: Option<(i64, i64)> = None;
+    let mut last: Option<(i64, Timestamp, i64)> = None;
     while let Some(row) = rows.next()? {
         let (worker, at, accepted): (i64, _, i64) = (row.get(0)?, time_at(row, 1)?, row.get(2)?);
-        if let Some((_, before)) = last.filter(|(same, _)| *same == worker) {
+        if let Some((_, then, before)) = last.filter(|(same, ..)| *same == worker) {
             sum = sum.saturating_add((accepted - before).max(0));
-            first = Some(first.map_or(at, |first| first.min(at)));
+            first = Some(first.map_or(then, |first| first.min(then)));
         }
-        last = Some((worker, accepted));
+        last = Some((worker, at, accepted));
     }
     Ok(first.map(|first| (sum, first)))
 }

@@ -352,7 +352,10 @@ async fn no_path_wallet_key_or_adapter_that_is_sent_becomes_a_series() {
         let refused = caller.send(Method::GET, "/auth/me", &sent, "").await;
         refused.refused(401, "invalid_api_key");
         let chat = json!({ "message": "hi", "adapter": text });
-        payer.post("/chat", &chat).await.refused(400, "invalid_request");
+        payer
+            .post("/chat", &chat)
+            .await
+            .refused(400, "invalid_request");
         let method = Method::from_bytes(&text.as_bytes()[..12]).unwrap();
         let refused = caller.send(method, "/users", &[], "").await;
         refused.refused(405, "method_not_allowed");
