@@ -38,9 +38,8 @@ async fn write(
             let reason = format!("{round}-{writer}-{turn}");
             let body = json!({ "amount": 0.5, "reason": reason }).to_string();
             let sent = caller.try_post(&format!("/users/{W1}/credits"), body).await;
-            sent.map(|status| {
-                let _ = status == 200 && acknowledged.grants.lock().unwrap().insert(reason);
-                status
+            sent.inspect(|status| {
+                let _ = *status == 200 && acknowledged.grants.lock().unwrap().insert(reason);
             })
         } else {
             // One moment each, so that each is a row of its own.
@@ -49,9 +48,8 @@ async fn write(
             let body =
                 json!({ "wallet_address": W1, "hashrate": 1, "recorded_at": text }).to_string();
             let sent = caller.try_post("/miner/stats", body).await;
-            sent.map(|status| {
-                let _ = status == 201 && acknowledged.samples.lock().unwrap().insert(at);
-                status
+            sent.inspect(|status| {
+                let _ = *status == 201 && acknowledged.samples.lock().unwrap().insert(at);
             })
         };
         match sent {
