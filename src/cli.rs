@@ -10,6 +10,7 @@ mod keys;
 mod ledger;
 mod logging;
 mod memory;
+mod metrics;
 mod serve;
 mod settings;
 
@@ -68,6 +69,9 @@ enum Command {
     /// Check the database, or bring it to another version
     #[command(subcommand)]
     Db(db::Command),
+    /// Print what Prometheus and Grafana need to watch this version
+    #[command(subcommand)]
+    Metrics(metrics::Command),
     /// Look at the breakers before the upstreams, open one by hand, reset it
     #[command(subcommand)]
     Breaker(breaker::Command),
@@ -131,6 +135,7 @@ pub(crate) fn run() -> ExitCode {
                 Command::Backup(command) => backup::run(&command, &settings, json),
                 Command::Restore { file } => backup::run_restore(&settings, &file, json),
                 Command::Db(command) => db::run(&command, &settings, json),
+                Command::Metrics(command) => metrics::run(&command, json),
                 Command::Breaker(command) => breaker::run(command, &settings, json).await,
             }
         })
