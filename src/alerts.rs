@@ -77,6 +77,15 @@ impl Alerts {
                 .map(|status| (status.name.to_owned(), status.forced))
                 .collect(),
             is_chain_halted: app.is_chain_halted(),
+            backup: app.config.backup.every.map(|every| {
+                // Without any copy, from the start on.
+                let up = app.clock.instant().saturating_duration_since(app.started);
+                let age = app.metrics.last_backup().map(|made_at| {
+                    let millis = time.millis().saturating_sub(made_at.millis());
+                    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+                });
+                (every, age.unwrap_or(up))
+            }),
             miner,
         };
         let findings = rules::findings(&reading, limits);

@@ -1,6 +1,7 @@
 //! The parts that every request shares.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::model::{Credits, Ids, Sample, Timestamp};
-use crate::store::{LedgerReport, Recorded, Repository, StoreError};
+use crate::store::{Backup, LedgerReport, Recorded, Repository, StoreError};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
 use crate::upstream::discovery::Upstreams;
@@ -177,6 +178,20 @@ impl App {
     /// Whether the chain was halted when it was asked last.
     pub(crate) fn is_chain_halted(&self) -> bool {
         self.halted.load(Ordering::Acquire)
+    }
+
+    /// Makes a copy in the configured folder, and counts how that went.
+    pub(crate) async fn back_up(&self) -> Result<Backup, StoreError> {
+        let folder = self.config.backup.folder().map(Path::to_owned);
+        let now = self.clock.now();
+        let made = self.store.back_up(folder, now).await;
+        match &made {
+            Ok(_) => self.metrics.backed_up(Some(now)),
+            // One is being made; that is no failure.
+            Err(StoreError::Conflict(_)) => {}
+            Err(_) => self.metrics.backed_up(None),
+        }
+        made
     }
 
     /// Checks every wallet, and remembers how many places do not add up.

@@ -132,7 +132,7 @@ pub(crate) fn run() -> ExitCode {
                 Command::Serve => serve::serve(settings).await,
                 Command::Keys(command) => keys::run(command, &settings, json).await,
                 Command::Ledger(command) => ledger::run(command, &settings, json).await,
-                Command::Backup(command) => backup::run(&command, &settings, json),
+                Command::Backup(command) => backup::run(&command, &settings, json).await,
                 Command::Restore { file } => backup::run_restore(&settings, &file, json),
                 Command::Db(command) => db::run(&command, &settings, json),
                 Command::Metrics(command) => metrics::run(&command, json),

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod sections;
+mod storage;
 mod units;
 
 pub use alerts::{AlertsConfig, WebhookKind};
@@ -11,6 +12,7 @@ pub use sections::{
     AdapterConfig, AuthConfig, ChainConfig, ChatConfig, InferenceConfig, InferenceKind,
     LimitsConfig, LogConfig, LogFormat, MinerConfig, MinerKind, RatesConfig,
 };
+pub use storage::BackupConfig;
 pub use units::parse_duration;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +56,8 @@ pub struct Config {
     pub breaker: breaker::Settings,
     /// How long samples and what was made from them are kept.
     pub retention: Retention,
+    /// Copies by schedule.
+    pub backup: BackupConfig,
     /// From when on something is wrong, and who is told.
     pub alerts: AlertsConfig,
     /// What is logged.
@@ -76,6 +80,7 @@ impl Default for Config {
             miner: MinerConfig::default(),
             breaker: breaker::Settings::default(),
             retention: Retention::default(),
+            backup: BackupConfig::default(),
             alerts: AlertsConfig::default(),
             log: LogConfig::default(),
         }
@@ -215,6 +220,13 @@ impl Config {
             rising,
             "retention: hours must not be kept for less time than minutes, nor minutes than raw samples, nor days than hours",
         );
+        check(
+            self.backup
+                .every
+                .is_none_or(|every| every >= Duration::from_secs(60)),
+            "backup.every must be at least 1min",
+        );
+        check(self.backup.keep > 0, "backup.keep must be at least 1");
         for (name, share) in [
             ("error_rate", self.alerts.error_rate),
             ("pool_use", self.alerts.pool_use),

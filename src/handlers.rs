@@ -45,6 +45,7 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::NetworkStats => network::stats(&app, &call).await,
         RouteId::ChainStatus => chain::status(&app, &call).await,
         RouteId::Blocks => chain::blocks(&app, &call).await,
+        RouteId::BackUp => ops::back_up(&app, &call).await,
         RouteId::VerifyLedger => ops::verify_ledger(&app, &call).await,
         RouteId::Breakers => ops::breakers(&app, &call),
         RouteId::SetBreaker => ops::set_breaker(&app, &call),

@@ -2,19 +2,25 @@
 //! upstreams. Nothing a client sends becomes a label.
 
 mod gauges;
+mod labels;
 mod names;
 mod process;
 mod text_format;
 mod watched;
 
 pub(crate) use gauges::Gauges;
+pub(crate) use labels::ChatEnd;
 pub(crate) use watched::{Figures, Watched};
+
+use labels::{
+    AlertLabels, CacheLabels, ChatLabels, ClassLabel, HttpEnd, HttpLabels, LookLabels, ReasonLabel,
+    RouteLabel, TransitionLabels, UpstreamLabel,
+};
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -23,147 +29,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::limits::RateClass;
-use crate::model::Credits;
+use crate::model::{Credits, Timestamp};
 use crate::routes::{ROUTES, Route, RouteId};
 use crate::store::StoreObserver;
-
-/// How a chat ended, as `chat_requests_total{status}` tells it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum ChatEnd {
-    /// Whole.
-    Success,
-    /// Broken off by the upstream (or the shutdown) after its first text.
-    Cut,
-    /// The client did not wait for its end.
-    ClientLeft,
-    /// The wallet could not pay.
-    Refused,
-    /// Nothing came.
-    Failed,
-}
-
-impl ChatEnd {
-    const ALL: [Self; 5] = [
-        Self::Success,
-        Self::Cut,
-        Self::ClientLeft,
-        Self::Refused,
-        Self::Failed,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Cut => "cut",
-            Self::ClientLeft => "client_left",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ChatLabels {
-    status: &'static str,
-    adapter: String,
-}
-
-/// What became of a request, by the first digit of its status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum HttpEnd {
-    Success,
-    Redirect,
-    ClientError,
-    ServerError,
-    /// The client left before there was an answer.
-    Left,
-}
-
-impl HttpEnd {
-    const ALL: [Self; 5] = [
-        Self::Success,
-        Self::Redirect,
-        Self::ClientError,
-        Self::ServerError,
-        Self::Left,
-    ];
-
-    const fn of(status: Option<u16>) -> Self {
-        match status {
-            None => Self::Left,
-            Some(..300) => Self::Success,
-            Some(300..400) => Self::Redirect,
-            Some(400..500) => Self::ClientError,
-            Some(500..) => Self::ServerError,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "2xx",
-            Self::Redirect => "3xx",
-            Self::ClientError => "4xx",
-            Self::ServerError => "5xx",
-            Self::Left => "left",
-        }
-    }
-}
 
 /// The counters of one route, found by its place in the table instead of by its labels.
 struct HttpRoute {
     ends: [Counter; HttpEnd::ALL.len()],
     duration: Histogram,
     slow_queries: Counter,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct HttpLabels {
-    route: &'static str,
-    method: &'static str,
-    status: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct RouteLabel {
-    route: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct AlertLabels {
-    severity: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct ClassLabel {
-    class: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct UpstreamLabel {
-    upstream: String,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct TransitionLabels {
-    upstream: String,
-    to: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct LookLabels {
-    upstream: String,
-    found: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct CacheLabels {
-    cache: &'static str,
-    result: &'static str,
 }
 
 tokio::task_local! {
@@ -222,6 +96,8 @@ pub(crate) struct Metrics {
     pool_in_use: Gauge,
     pool_size: Gauge,
     file_bytes: Gauge,
+    backup_made_at: Gauge<f64, AtomicU64>,
+    backup_failures: Counter,
     wal_bytes: Gauge,
 }
 
@@ -280,6 +156,8 @@ impl Metrics {
             pool_in_use: Gauge::default(),
             pool_size: Gauge::default(),
             file_bytes: Gauge::default(),
+            backup_made_at: Gauge::default(),
+            backup_failures: Counter::default(),
             wal_bytes: Gauge::default(),
         };
         // What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
@@ -347,6 +225,24 @@ impl Metrics {
 
     pub(crate) fn connection_closed(&self) {
         self.connections.dec();
+    }
+
+    /// A copy was made then, or could not be made.
+    pub(crate) fn backed_up(&self, made_at: Option<Timestamp>) {
+        match made_at {
+            Some(made_at) => {
+                let seconds = made_at.millis() as f64 / 1000.0;
+                self.backup_made_at
+                    .set(seconds.max(self.backup_made_at.get()));
+            }
+            None => drop(self.backup_failures.inc()),
+        }
+    }
+
+    /// When the last copy was made that is known of.
+    pub(crate) fn last_backup(&self) -> Option<Timestamp> {
+        let seconds = self.backup_made_at.get();
+        (seconds > 0.0).then(|| Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
     pub(crate) fn auth_failed(&self) {

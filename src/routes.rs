@@ -127,6 +127,7 @@ routes! {
     NetworkStats Get    "/network/stats"           Auth::Public,             Read,      None;
     ChainStatus  Get    "/chain/status"            Auth::Public,             Read,      None;
     Blocks       Get    "/blocks"                  Auth::Public,             Read,      None;
+    BackUp       Post   "/admin/backup"            Auth::Admin,              Write,     None;
     VerifyLedger Get    "/admin/ledger/verify"     Auth::Admin,              Write,     None;
     Breakers     Get    "/admin/breakers"          Auth::Admin,              Read,      None;
     SetBreaker   Post   "/admin/breakers/{name}"   Auth::Admin,              Write,     Common;

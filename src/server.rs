@@ -118,6 +118,7 @@ impl Builder {
             tokio::spawn(housekeeping(Arc::clone(&app))),
             tokio::spawn(compact(Arc::clone(&app))),
             tokio::spawn(verify(Arc::clone(&app))),
+            tokio::spawn(back_up(Arc::clone(&app))),
             tokio::spawn(alerts::watch(Arc::clone(&app))),
             tokio::spawn(alerts::tell(Arc::clone(&app))),
         ];
@@ -337,6 +338,46 @@ async fn verify(app: Arc<App>) {
         every.tick().await;
         if let Err(error) = app.verify_ledger().await {
             log::warn!("the ledger was not verified: {error}");
+        }
+    }
+}
+
+/// Makes copies by schedule: when the newest one is old enough, so that a restart neither repeats nor forgets one.
+async fn back_up(app: Arc<App>) {
+    const AGAIN: Duration = Duration::from_secs(60);
+    let folder = app.config.backup.folder().map(std::path::Path::to_owned);
+    let mut last = app.store.last_backup(folder.clone()).await.unwrap_or(None);
+    if last.is_some() {
+        app.metrics.backed_up(last);
+    }
+    let Some(every) = app.config.backup.every else {
+        return;
+    };
+    let mut look = interval(Duration::from_secs(1));
+    let (mut wait, mut not_before) = (AGAIN, app.clock.instant());
+    loop {
+        look.tick().await;
+        let now = app.clock.now();
+        let due = last.is_none_or(|last| last.plus(every) <= now || last > now);
+        if !due || app.clock.instant() < not_before {
+            continue;
+        }
+        let made = async {
+            let made = app.back_up().await?;
+            let keep = app.config.backup.keep;
+            app.store.thin_out_backups(folder.clone(), keep).await?;
+            Ok::<_, StoreError>(made)
+        };
+        match made.await {
+            Ok(made) => {
+                log::info!("{} holds a copy of the database", made.file);
+                (last, wait) = (Some(now), AGAIN);
+            }
+            Err(error) => {
+                log::error!("no copy of the database was made: {error}; again in {wait:?}");
+                not_before = app.clock.instant() + wait;
+                wait = (wait * 2).min(Duration::from_secs(3600));
+            }
         }
     }
 }

@@ -9,15 +9,16 @@ mod sqlite;
 
 pub use lock::{InstanceLock, LockError};
 pub use records::{
-    Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
+    Backup, Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
     LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges, Totals, User, ledger_id,
     parse_ledger_id,
 };
 pub use sqlite::{
-    Check, Migrated, OpenError, R3mesDatabase, SqliteStore, back_up, check_database,
-    migrate_database, restore, verify_backup,
+    Check, Migrated, OpenError, R3mesDatabase, SqliteStore, back_up, backup_file, backups,
+    check_database, migrate_database, restore, thin_out, verify_backup,
 };
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -198,6 +199,17 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<KeyRecord, StoreError>;
     /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
+    /// Copies everything into a new file in `folder`, or beside the original, while others write; verified before it gets
+    /// its name. What was acknowledged before is in it. One at a time: a second is a [`StoreError::Conflict`].
+    async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup, StoreError>;
+    /// When the newest copy there was made.
+    async fn last_backup(&self, folder: Option<PathBuf>) -> Result<Option<Timestamp>, StoreError>;
+    /// Deletes all copies there but the newest `keep`.
+    async fn thin_out_backups(
+        &self,
+        folder: Option<PathBuf>,
+        keep: usize,
+    ) -> Result<(), StoreError>;
     /// Rolls up samples, deletes what was kept long enough, gives free room back. In steps between which others write.
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError>;
     /// Notes when keys were last used.

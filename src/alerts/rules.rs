@@ -19,6 +19,8 @@ pub(super) struct Reading {
     /// The breakers that are not closed, and whether an operator did that.
     pub(super) open_breakers: Vec<(String, bool)>,
     pub(super) is_chain_halted: bool,
+    /// Where copies are made by schedule: how often, and the last one's age.
+    pub(super) backup: Option<(Duration, Duration)>,
     pub(super) miner: Option<Miner>,
 }
 
@@ -129,6 +131,14 @@ pub(super) fn findings(reading: &Reading, limits: &AlertsConfig) -> Vec<Finding>
         at_once: true,
         ..holds("chain_halted", Severity::Critical, reading.is_chain_halted)
     });
+    if let Some((every, age)) = reading.backup {
+        // Two in a row were missed.
+        let most = (2 * every).as_secs_f64();
+        found.push(Finding {
+            summary: format!("the last copy of the database is {} hours old; the log says why no newer one was made", age.as_secs() / 3600),
+            ..above("backup_age", Severity::Warning, age.as_secs_f64(), most)
+        });
+    }
     if let Some(miner) = &reading.miner {
         found.extend(of_miner(miner, reading.now, limits));
     }

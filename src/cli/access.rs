@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use r3mes_edge::SqliteStore;
-use r3mes_edge::store::{LockError, OpenError, StoreError};
+use r3mes_edge::store::{InstanceLock, LockError, OpenError, StoreError};
 use serde_json::Value;
 
 use super::{Failure, admin_key};
@@ -58,6 +58,21 @@ impl Access {
     }
 }
 
+/// Where a server serves a database, if one does.
+pub(super) fn running(database: &Path) -> Result<Option<String>, Failure> {
+    if !database.exists() {
+        return Err(open_failure(OpenError::Missing(database.to_owned())));
+    }
+    match InstanceLock::acquire(database) {
+        Err(LockError::Held(address)) => Ok(address),
+        Ok(_) => Ok(None),
+        Err(error) => Err(open_failure(OpenError::Locked(error))),
+    }
+}
+
+/// For what takes as long as the database is large.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
+
 pub(super) fn open_failure(error: OpenError) -> Failure {
     let text = error.to_string();
     match error {
@@ -93,6 +108,19 @@ pub(super) async fn ask(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Value, Failure> {
+    const SOON: Duration = Duration::from_secs(60);
+    ask_patiently(address, database, method, path, body, SOON).await
+}
+
+/// The same, for what takes as long as the database is large.
+pub(super) async fn ask_patiently(
+    address: &str,
+    database: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> Result<Value, Failure> {
     let key = admin_key::read(database)?;
     let wrong = |error: &dyn std::fmt::Display| {
         Failure::Unavailable(format!("the server at {address} was not reached: {error}"))
@@ -121,8 +149,8 @@ pub(super) async fn ask(
             serde_json::from_slice(&body.to_bytes()).map_err(|error| wrong(&error))?;
         Ok((status.as_u16(), answer))
     };
-    let answered = tokio::time::timeout(Duration::from_secs(60), whole).await;
-    let (status, answer) = answered.unwrap_or_else(|_| Err(wrong(&"no answer within a minute")))?;
+    let answered = tokio::time::timeout(patience, whole).await;
+    let (status, answer) = answered.unwrap_or_else(|_| Err(wrong(&"no answer in time")))?;
     if (200..300).contains(&status) {
         return Ok(answer);
     }

@@ -2,11 +2,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use r3mes_edge::Clock;
-use r3mes_edge::store::{LedgerReport, back_up, restore, verify_backup};
-use serde_json::json;
+use r3mes_edge::store::{LedgerReport, back_up, backup_file, restore, thin_out, verify_backup};
+use serde_json::{Value, json};
 
 use super::Failure;
-use super::access::open_failure;
+use super::access::{PATIENCE, ask_patiently, open_failure, running};
 use super::settings::Settings;
 
 #[derive(Subcommand)]
@@ -26,33 +26,33 @@ pub(super) enum Command {
 
 #[derive(Args)]
 pub(super) struct Create {
-    /// The new file [default: beside the database, named by the time]
+    /// The new file [default: in backup.folder or beside the database, named by the time]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Then delete all copies beside the database but the newest so many
+    /// Then delete all copies there but the newest so many
     #[arg(long, value_name = "N", conflicts_with = "to", value_parser = clap::value_parser!(u16).range(1..))]
     keep: Option<u16>,
 }
 
-/// What a copy's name ends with.
-const EXTENSION: &str = "backup";
-
-pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
     match command {
         Command::Create(create) => {
-            let named = || database.with_added_extension(format!("{}.{EXTENSION}", stamp()));
-            let to = create.to.clone().unwrap_or_else(named);
-            let report = back_up(database, &to).map_err(open_failure)?;
-            show(&to, &report, json);
-            match create.keep {
-                Some(keep) => thin_out(database, keep.into()),
-                None => Ok(()),
-            }
+            let (file, ledger) = match &create.to {
+                Some(to) => told(to, &back_up(database, to).map_err(open_failure)?)?,
+                None => copy(settings).await?,
+            };
+            show(&file, &ledger, json);
+            let Some(keep) = create.keep else {
+                return Ok(());
+            };
+            thin_out(database, settings.config.backup.folder(), keep.into())
+                .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
         }
         Command::Verify { file } => {
             let report = verify_backup(file).map_err(open_failure)?;
-            show(file, &report, json);
+            let (file, ledger) = told(file, &report)?;
+            show(&file, &ledger, json);
             match report.mistakes.len() {
                 0 => Ok(()),
                 n => Err(Failure::Failed(format!("the copy is wrong in {n} places"))),
@@ -64,7 +64,7 @@ pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<
 /// Puts a copy in the database's place.
 pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
-    let kept = format!("{}.replaced", stamp());
+    let kept = format!("{}.replaced", Clock::default().now().compact());
     let old = restore(file, database, &kept).map_err(open_failure)?;
     if json {
         println!("{}", json!({ "database": database, "replaced": old }));
@@ -81,58 +81,43 @@ pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Resul
     Ok(())
 }
 
-fn stamp() -> String {
-    Clock::default().now().compact()
+/// Makes a copy in the folder for copies: by the running server, so that no write waits; else here.
+async fn copy(settings: &Settings) -> Result<(PathBuf, Value), Failure> {
+    let (database, folder) = (&settings.config.database, settings.config.backup.folder());
+    match running(database)? {
+        Some(address) => {
+            let route = ("POST", "/admin/backup");
+            let made = ask_patiently(&address, database, route.0, route.1, None, PATIENCE).await?;
+            let name = made["file"].as_str().unwrap_or_default();
+            let beside = backup_file(database, folder, Clock::default().now());
+            Ok((beside.with_file_name(name), made["ledger"].clone()))
+        }
+        None => {
+            let to = backup_file(database, folder, Clock::default().now());
+            told(&to, &back_up(database, &to).map_err(open_failure)?)
+        }
+    }
 }
 
-fn show(file: &Path, report: &LedgerReport, json: bool) {
+fn told(file: &Path, report: &LedgerReport) -> Result<(PathBuf, Value), Failure> {
+    let ledger = serde_json::to_value(report);
+    let ledger = ledger.map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok((file.to_owned(), ledger))
+}
+
+fn show(file: &Path, ledger: &Value, json: bool) {
     if json {
-        println!("{}", json!({ "file": file, "ledger": report }));
+        println!("{}", json!({ "file": file, "ledger": ledger }));
         return;
     }
     println!(
         "{}: {} wallets, {} entries, {} open reservations",
         file.display(),
-        report.wallets,
-        report.entries,
-        report.open_reservations
+        ledger["wallets"],
+        ledger["entries"],
+        ledger["open_reservations"]
     );
-    for mistake in &report.mistakes {
-        println!("{mistake}");
+    for mistake in ledger["mistakes"].as_array().into_iter().flatten() {
+        println!("{}", mistake.as_str().unwrap_or_default());
     }
-}
-
-/// Deletes the copies beside the database but the newest `keep`; only files whose names this program gave.
-fn thin_out(database: &Path, keep: usize) -> Result<(), Failure> {
-    let failed =
-        |error: std::io::Error| Failure::Failed(format!("old copies were not deleted: {error}"));
-    let name = database.file_name().unwrap_or_default().to_string_lossy();
-    let ours = |file: &PathBuf| {
-        let text = file.file_name().unwrap_or_default().to_string_lossy();
-        let stamp = text
-            .strip_prefix(&*name)
-            .and_then(|rest| rest.strip_prefix('.'))
-            .and_then(|rest| rest.strip_suffix(EXTENSION))
-            .and_then(|rest| rest.strip_suffix('.'));
-        stamp.is_some_and(|stamp| {
-            stamp.len() == 20
-                && stamp
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || b"T.Z".contains(&b))
-        })
-    };
-    let folder = database
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).map_err(failed)?;
-    let mut copies: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(ours)
-        .collect();
-    // Their names rise with the time.
-    copies.sort();
-    for old in copies.iter().rev().skip(keep) {
-        std::fs::remove_file(old).map_err(failed)?;
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@ use r3mes_edge::Repository;
 use serde_json::Value;
 
 use super::Failure;
-use super::access::{Access, ask, store_failure};
+use super::access::{Access, PATIENCE, ask_patiently, store_failure};
 use super::settings::Settings;
 
 #[derive(Subcommand)]
@@ -17,7 +17,15 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
     let Command::Verify = command;
     let report: Value = match Access::open(&settings.config.database).await? {
         Access::Server { address, database } => {
-            ask(&address, &database, "GET", "/admin/ledger/verify", None).await?
+            ask_patiently(
+                &address,
+                &database,
+                "GET",
+                "/admin/ledger/verify",
+                None,
+                PATIENCE,
+            )
+            .await?
         }
         Access::File(store) => {
             let report = store.verify_ledger().await.map_err(store_failure)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use super::units;
 use crate::breaker::Settings;
 use crate::limits::{Rate, RateClass};
-use crate::model::{Credits, Retention, Wallet};
+use crate::model::{Credits, Wallet};
 
 /// Sizes and times of the HTTP side.
 #[derive(Clone, Debug, Deserialize)]
@@ -407,35 +407,6 @@ pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sett
         open,
         max_open,
     })
-}
-
-impl<'de> Deserialize<'de> for Retention {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut retention = Self::default();
-        for (name, text) in BTreeMap::<String, String>::deserialize(deserializer)? {
-            let kept = match name.as_str() {
-                "raw" => &mut retention.raw,
-                "minutes" => &mut retention.minutes,
-                "hours" => &mut retention.hours,
-                "days" => &mut retention.days,
-                _ => {
-                    return Err(serde::de::Error::custom(format!(
-                        "unknown retention {name:?}; known are raw, minutes, hours, days"
-                    )));
-                }
-            };
-            *kept = match text.as_str() {
-                "forever" => None,
-                text => {
-                    let duration = units::parse_duration(text).map_err(|what| {
-                        serde::de::Error::custom(format!("{name}: {what}, or forever"))
-                    })?;
-                    Some(duration)
-                }
-            };
-        }
-        Ok(retention)
-    }
 }
 
 impl<'de> Deserialize<'de> for Wallet {

@@ -140,6 +140,12 @@ pub(super) fn openapi() -> Reply {
     Reply::fixed(crate::openapi::document())
 }
 
+/// Copies the database into the configured folder.
+pub(super) async fn back_up(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    Reply::json(StatusCode::CREATED, &app.back_up().await?)
+}
+
 pub(super) async fn verify_ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
     let report = app.verify_ledger().await?;

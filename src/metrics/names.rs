@@ -220,6 +220,16 @@ impl Metrics {
             self.wal_bytes.clone(),
         );
         registry.register(
+            "backup_timestamp_seconds",
+            "When the last good copy was made, unix time; 0 where none is known of",
+            self.backup_made_at.clone(),
+        );
+        registry.register(
+            "backup_failures",
+            "Copies that could not be made",
+            self.backup_failures.clone(),
+        );
+        registry.register(
             "disk_free_bytes",
             "Room on the file system of the database",
             self.disk_free.clone(),

@@ -60,6 +60,25 @@ impl Timestamp {
             .collect()
     }
 
+    /// Reads what [`Timestamp::compact`] wrote, and nothing else.
+    #[must_use]
+    pub fn parse_compact(text: &str) -> Option<Self> {
+        let parts = [0..4, 4..6, 6..11, 11..13, 13..20].map(|part| text.get(part));
+        let [
+            Some(year),
+            Some(month),
+            Some(day),
+            Some(minute),
+            Some(second),
+        ] = parts
+        else {
+            return None;
+        };
+        let written = format!("{year}-{month}-{day}:{minute}:{second}");
+        let read = Self::parse(&written).ok()?;
+        (read.compact() == text).then_some(read)
+    }
+
     /// Reads RFC 3339, or unix seconds with an optional fraction.
     ///
     /// # Errors
@@ -172,12 +191,13 @@ mod tests {
         fn what_is_printed_is_read_back(millis in 0i64..253_402_300_799_999) {
             let time = Timestamp::from_millis(millis);
             prop_assert_eq!(Timestamp::parse(&time.to_string()), Ok(time));
+            prop_assert_eq!(Timestamp::parse_compact(&time.compact()), Some(time));
             prop_assert!(time.day() <= time && time.millis() - time.day().millis() < 86_400_000);
         }
 
         #[test]
         fn no_text_makes_the_parser_panic(text in ".{0,40}") {
-            let _ = Timestamp::parse(&text);
+            let _ = (Timestamp::parse(&text), Timestamp::parse_compact(&text));
         }
     }
 }

@@ -239,6 +239,13 @@ pub(super) fn told(id: RouteId) -> Told {
             errors: CHAIN,
             ..PLAIN
         },
+        RouteId::BackUp => Told {
+            summary: "Copies the database into the folder for copies, verified, beside whoever writes",
+            parameters: Some(&[]),
+            success: &[(201, json!("Backup"))],
+            errors: &[E::Conflict, E::StorageUnavailable],
+            ..PLAIN
+        },
         RouteId::VerifyLedger => Told {
             summary: "Whether every balance equals its ledger",
             parameters: Some(&[]),

@@ -207,6 +207,17 @@ pub struct LedgerReport {
     pub mistakes: Vec<String>,
 }
 
+/// A copy of everything.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Backup {
+    /// Its name, without the folder.
+    pub file: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What is in it.
+    pub ledger: LedgerReport,
+}
+
 /// What the storage is doing, for metrics and health.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct StoreGauges {

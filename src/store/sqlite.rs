@@ -20,7 +20,7 @@ mod sql;
 mod telemetry;
 mod writer;
 
-pub use backup::{back_up, restore, verify_backup};
+pub use backup::{back_up, backup_file, backups, restore, thin_out, verify_backup};
 pub use check::{Check, check_database};
 pub use migrations::{Migrated, migrate_database};
 pub use open::OpenError;
@@ -33,12 +33,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use rusqlite::Connection;
 
+use self::backup::Part;
 use self::once::once;
 use self::readers::Readers;
 use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unreadable, wallet_at};
 use self::writer::{Room, Writer};
 use super::{
-    Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept, LeaderboardRow,
+    Backup, Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept, LeaderboardRow,
     LedgerEntry, LedgerReport, MinerStats, Once, Recorded, Repository, Resolution, StoreError,
     StoreGauges, StoreObserver, Totals, User,
 };
@@ -69,7 +70,8 @@ impl SqliteStore {
         let has_imported_keys = keys::has_imported(&connection)?.into();
         let observer = Arc::new(OnceLock::new());
         let readers = Readers::open(path, Arc::clone(&observer))?;
-        let writer = Writer::start(connection, Arc::clone(&observer))
+        let log = backup::log_of(path, "-wal");
+        let writer = Writer::start(connection, log, readers.gate(), Arc::clone(&observer))
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
             path: path.to_owned(),
@@ -334,6 +336,37 @@ impl Repository for SqliteStore {
         }
     }
 
+    async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup, StoreError> {
+        let to = backup_file(&self.path, folder.as_deref(), now);
+        let (grown, growing) = std::sync::mpsc::sync_channel(1);
+        let part = blocking(move || Part::begin(to)).await?;
+        let flushed = part.flush(growing);
+        let flushing = tokio::task::spawn_blocking(flushed);
+        let copied = self.writer.copy(part.path().to_owned(), grown).await;
+        // It ends with the copy.
+        let _ = flushing.await;
+        copied?;
+        blocking(move || part.finish()).await
+    }
+
+    async fn last_backup(&self, folder: Option<PathBuf>) -> Result<Option<Timestamp>, StoreError> {
+        let path = self.path.clone();
+        blocking(move || {
+            let copies = backups(&path, folder.as_deref()).map_err(unavailable)?;
+            Ok(copies.last().map(|(made_at, _)| *made_at))
+        })
+        .await
+    }
+
+    async fn thin_out_backups(
+        &self,
+        folder: Option<PathBuf>,
+        keep: usize,
+    ) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        blocking(move || thin_out(&path, folder.as_deref(), keep).map_err(unavailable)).await
+    }
+
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError> {
         // A minute is over when the sample that follows it would have come.
         let until = history::start(now.millis() - history::MINUTE, history::MINUTE);
@@ -460,15 +493,13 @@ impl Repository for SqliteStore {
 
     fn gauges(&self) -> StoreGauges {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
         StoreGauges {
             queue_depth: self.writer.depth(),
             queue_capacity: Writer::CAPACITY,
             pool_in_use: self.readers.in_use(),
             pool_size: Readers::SIZE,
             file_bytes: size(&self.path),
-            wal_bytes: size(Path::new(&wal)),
+            wal_bytes: size(&backup::log_of(&self.path, "-wal")),
             disk_free_bytes: disk_free(&self.path),
         }
     }
@@ -486,6 +517,19 @@ impl Repository for SqliteStore {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+/// What touches files and may take a while, where it blocks nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
 }
 
 /// Bytes that this process may still write on the file system of a database.

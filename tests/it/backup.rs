@@ -1,5 +1,7 @@
 //! Copies of the database: what is in them, what they are checked for, and how one takes the database's place.
 
+mod server;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
-    Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
+    Backup, Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
     LedgerReport, MinerStats, Once, Recorded, Resolution, StoreError, StoreGauges, StoreObserver,
     Totals, User,
 };
@@ -134,6 +135,9 @@ verbs! {
     key(id: String) -> Option<KeyRecord>;
     rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
     purge(now: Timestamp) -> usize;
+    back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup;
+    last_backup(folder: Option<PathBuf>) -> Option<Timestamp>;
+    thin_out_backups(folder: Option<PathBuf>, keep: usize) -> ();
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;

@@ -5,13 +5,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::open::{self, OpenError};
-use super::{accounts, sql};
-use crate::store::{InstanceLock, LedgerReport};
+use super::{accounts, sql, unavailable};
+use crate::model::Timestamp;
+use crate::store::{Backup, InstanceLock, LedgerReport, StoreError};
 
 /// Copies `database`, as it is at one moment, to the new file `to`; verified before it gets its name. Others may read and
 /// write the database meanwhile: what they commit after the copy began is not in it, and nobody waits.
@@ -32,6 +34,60 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     let report = snapshot(database, &part)?;
     put(&part, to)?;
     Ok(report)
+}
+
+/// How a copy's name ends.
+const EXTENSION: &str = "backup";
+
+/// The name of a copy of `database` that is made now, in `folder` or beside it; names rise with the time.
+#[must_use]
+pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> PathBuf {
+    let name = database.with_added_extension(format!("{}.{EXTENSION}", now.compact()));
+    match (folder, name.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => name,
+    }
+}
+
+/// The copies of `database` in `folder`, or beside it, the newest last; only files whose names this program gave.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn backups(
+    database: &Path,
+    folder: Option<&Path>,
+) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
+    let beside = database
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.or(beside).unwrap_or(Path::new("."));
+    let name = database.file_name().unwrap_or_default().to_string_lossy();
+    let made_at = |file: &Path| {
+        let text = file.file_name()?.to_str()?;
+        let stamp = text.strip_prefix(&*name)?.strip_prefix('.')?;
+        Timestamp::parse_compact(stamp.strip_suffix(EXTENSION)?.strip_suffix('.')?)
+    };
+    let mut copies = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let file = entry?.path();
+        if let Some(made_at) = made_at(&file) {
+            copies.push((made_at, file));
+        }
+    }
+    copies.sort();
+    Ok(copies)
+}
+
+/// Deletes all copies but the newest `keep`.
+///
+/// # Errors
+/// Where the folder cannot be read, or a file cannot be deleted.
+pub fn thin_out(database: &Path, folder: Option<&Path>, keep: usize) -> std::io::Result<()> {
+    let copies = backups(database, folder)?;
+    for (_, old) in copies.iter().rev().skip(keep) {
+        std::fs::remove_file(old)?;
+    }
+    Ok(())
 }
 
 /// Checks a copy: every page, and every wallet's ledger.
@@ -87,12 +143,17 @@ pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<Path
 
 /// Makes `to` a copy of `from` without a mistake, or nothing.
 fn snapshot(from: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
-    let checked = copy(from, to).and_then(|()| verify_backup(to));
-    let whole = checked.and_then(|report| match report.mistakes.first() {
-        None => Ok(report),
-        Some(mistake) => Err(OpenError::Damaged(from.to_owned(), mistake.clone())),
-    });
+    let whole = copy(from, to).and_then(|()| whole(to));
     whole.inspect_err(|_| drop(std::fs::remove_file(to)))
+}
+
+/// What is in a copy, which must be without a mistake.
+fn whole(copy: &Path) -> Result<LedgerReport, OpenError> {
+    let report = verify_backup(copy)?;
+    match report.mistakes.first() {
+        None => Ok(report),
+        Some(mistake) => Err(OpenError::Damaged(copy.to_owned(), mistake.clone())),
+    }
 }
 
 fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
@@ -102,16 +163,20 @@ fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
         .ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
     // Left by one that was cut short.
     let _ = std::fs::remove_file(to);
-    // Made here and not by SQLite, so that nobody else can read it for a moment.
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options.open(to).map_err(failed)?;
+    empty(to).map_err(failed)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     open::version(&connection, database)?;
     connection.execute(sql::VACUUM_INTO, [name])?;
     Ok(())
+}
+
+/// Makes an empty file; here and not by SQLite, so that nobody else can read it for a moment.
+fn empty(file: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(file)
 }
 
 /// Gives a whole file its name, on the disk: a crash leaves it under the one or the other.
@@ -127,8 +192,64 @@ fn put(part: &Path, to: &Path) -> Result<(), OpenError> {
         .map_err(failed)
 }
 
-fn log_of(database: &Path, suffix: &str) -> PathBuf {
+pub(super) fn log_of(database: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(database);
     name.push(suffix);
     name.into()
+}
+
+/// A copy that is not whole yet and has no name of its own; dropped before it has, it goes.
+pub(super) struct Part {
+    to: PathBuf,
+    part: PathBuf,
+}
+
+impl Part {
+    /// Makes the file empty, under a name that says that it is not whole.
+    pub(super) fn begin(to: PathBuf) -> Result<Self, StoreError> {
+        if to.exists() {
+            return Err(StoreError::Conflict("a copy was made just now".to_owned()));
+        }
+        let part = to.with_added_extension("part");
+        empty(&part).map_err(|error| unavailable(OpenError::Io(part.clone(), error)))?;
+        Ok(Self { to, part })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.part
+    }
+
+    /// What flushes the file, a piece each time it is told, until nobody is left to tell it: one flush of everything at the
+    /// end would keep the log waiting for the disk.
+    pub(super) fn flush(&self, growing: Receiver<()>) -> impl FnOnce() + Send + 'static {
+        let file = File::open(&self.part);
+        move || {
+            for () in growing {
+                if let Ok(file) = &file {
+                    // Where it fails, so does the one at the end, which counts.
+                    let _ = file.sync_data();
+                }
+            }
+        }
+    }
+
+    /// Verifies the copy and gives it its name.
+    pub(super) fn finish(self) -> Result<Backup, StoreError> {
+        let ledger = whole(&self.part).map_err(unavailable)?;
+        put(&self.part, &self.to).map_err(unavailable)?;
+        let bytes = std::fs::metadata(&self.to).map_or(0, |file| file.len());
+        let file = self.to.file_name().unwrap_or_default().to_string_lossy();
+        Ok(Backup {
+            file: file.into_owned(),
+            bytes,
+            ledger,
+        })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // It is gone already where it got its name.
+        let _ = std::fs::remove_file(&self.part);
+    }
 }

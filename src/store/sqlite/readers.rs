@@ -12,6 +12,22 @@ use crate::store::{StoreError, StoreObserver};
 
 type Pool = r2d2::Pool<SqliteConnectionManager>;
 
+/// Holds readers up, so that the log can be emptied: while one reads, SQLite keeps what it reads from in the log, and
+/// where there is always one, the log only grows.
+pub(super) struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    pub(super) fn of(permits: &Arc<Semaphore>) -> Self {
+        Self(Arc::clone(permits))
+    }
+
+    /// Every place, once whoever reads now is done; whoever comes waits behind. `None` where that takes too long.
+    pub(super) async fn close(&self, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        let all = Arc::clone(&self.0).acquire_many_owned(Readers::SIZE as u32);
+        tokio::time::timeout(patience, all).await.ok()?.ok()
+    }
+}
+
 /// The pool of reading connections, each unable to write.
 ///
 /// A permit is taken in async code, with a deadline, before a connection is asked for, so r2d2's own blocking wait never
@@ -89,6 +105,11 @@ impl Readers {
         self.observed(started);
         answer
             .unwrap_or_else(|error| Err(StoreError::Internal(format!("a read panicked: {error}"))))
+    }
+
+    /// What keeps every reader waiting for a moment.
+    pub(super) fn gate(&self) -> Gate {
+        Gate::of(&self.permits)
     }
 
     /// Connections in use.

@@ -124,6 +124,7 @@ statements! {
                            (SELECT n.unit FROM workers n WHERE n.wallet = e.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
                                 (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = e.wallet)
                                 FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
+    SELECT_SUM_AND_TOTAL = "SELECT (SELECT coalesce(sum(credits), 0) FROM users WHERE wallet >= ''), credits FROM totals WHERE id = 1";
     SELECT_TOTALS = "SELECT users, credits FROM totals WHERE id = 1";
     // An expression, since for the bare column SQLite walks the whole table in its order instead of the index.
     COUNT_ACTIVE_MINERS = "SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1";
@@ -142,6 +143,7 @@ pub(super) const SELECT_R3MES_KEYS: &str =
 pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(1)";
 pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 
+pub(super) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 pub(super) const PAGES: &str = "PRAGMA page_count";
 pub(super) const FREE_PAGES: &str = "PRAGMA freelist_count";
 /// So few pages that no request waits for long.

@@ -4,10 +4,18 @@
 //! it in one transaction, each job in a savepoint of its own, commits once (one fsync, `synchronous=FULL`), and only then
 //! answers them all. There is no timer: while one group's fsync runs, the next group forms by itself, so a lone write
 //! waits for nobody and a thousand share the disk's patience (group commit; DeWitt et al., SIGMOD 1984).
+//!
+//! It also copies the database, in small steps between groups: SQLite's online backup begins anew when anybody but its
+//! own connection writes, and a copy by a reader would keep the log from being emptied all the while.
+
+mod copy;
+mod job;
+mod log;
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -15,7 +23,10 @@ use std::time::Instant;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::storage_error;
+use self::job::{Job, Typed, commit};
+use self::log::Log;
+use super::readers::Gate;
+use super::sql;
 use crate::store::{StoreError, StoreObserver};
 
 /// How urgent a job is when the queue is full.
@@ -42,7 +53,24 @@ struct Shared {
 
 struct Queue {
     jobs: VecDeque<Box<dyn Job>>,
+    copy: Option<Copying>,
+    /// A copy is waited for or under way.
+    copying: bool,
     closed: bool,
+}
+
+/// A copy that is asked for.
+struct Copying {
+    to: PathBuf,
+    /// Told now and then as the copy grows, so that somebody else flushes it in pieces.
+    grown: SyncSender<()>,
+    reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// What the thread does next.
+enum Work {
+    Group(Vec<Box<dyn Job>>),
+    Copy(Copying),
 }
 
 impl Writer {
@@ -53,14 +81,18 @@ impl Writer {
     /// Jobs in one transaction at most, so that the first of a group does not wait for thousands.
     const GROUP: usize = 512;
 
-    /// Starts the thread on `connection`.
+    /// Starts the thread on `connection`, whose log is the file `log`.
     pub(super) fn start(
         connection: Connection,
+        log: PathBuf,
+        gate: Gate,
         observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 jobs: VecDeque::new(),
+                copy: None,
+                copying: false,
                 closed: false,
             }),
             filled: Condvar::new(),
@@ -69,9 +101,10 @@ impl Writer {
         });
         let thread = {
             let shared = Arc::clone(&shared);
+            let log = Log::new(log, gate)?;
             std::thread::Builder::new()
                 .name("r3mes-writer".to_owned())
-                .spawn(move || shared.run(connection))?
+                .spawn(move || shared.run(connection, log))?
         };
         Ok(Self {
             shared,
@@ -101,6 +134,27 @@ impl Writer {
         })
     }
 
+    /// Copies the database into an empty file, between the writes of others; what they commit until the end is in it.
+    /// `grown` is told as it grows.
+    pub(super) async fn copy(&self, to: PathBuf, grown: SyncSender<()>) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut queue = self.shared.lock();
+            if queue.closed {
+                return Err(closed());
+            }
+            if queue.copying {
+                return Err(StoreError::Conflict(
+                    "a copy is being made already".to_owned(),
+                ));
+            }
+            queue.copying = true;
+            queue.copy = Some(Copying { to, grown, reply });
+        }
+        self.shared.filled.notify_one();
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
     /// Jobs waiting.
     pub(super) fn depth(&self) -> usize {
         self.shared.lock().jobs.len()
@@ -123,7 +177,7 @@ impl Writer {
         if let Some(thread) = thread
             && thread.join().is_err()
         {
-            log::error!("the writing thread panicked");
+            ::log::error!("the writing thread panicked");
         }
     }
 }
@@ -146,7 +200,7 @@ impl Shared {
             Room::Kept => Writer::CAPACITY + Writer::KEPT,
         };
         if queue.closed {
-            return Err(StoreError::Unavailable("the storage is closed".to_owned()));
+            return Err(closed());
         }
         if queue.jobs.len() >= places {
             return Err(StoreError::Busy);
@@ -157,134 +211,80 @@ impl Shared {
         Ok(())
     }
 
-    /// The next jobs, or `None` once the queue is closed and empty.
-    fn next_group(&self) -> Option<Vec<Box<dyn Job>>> {
+    /// What is next, or `None` once the queue is closed and empty.
+    fn next(&self) -> Option<Work> {
         let mut queue = self.lock();
         while queue.jobs.is_empty() {
             if queue.closed {
                 return None;
+            }
+            if let Some(copy) = queue.copy.take() {
+                return Some(Work::Copy(copy));
             }
             queue = self
                 .filled
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let size = queue.jobs.len().min(Writer::GROUP);
-        Some(queue.jobs.drain(..size).collect())
+        Some(Work::Group(queue.group()))
     }
 
-    fn run(&self, connection: Connection) {
-        while let Some(mut group) = self.next_group() {
-            let started = Instant::now();
-            let committed = commit(&connection, &mut group);
-            if let Err(error) = &committed {
-                log::error!("a group of {} writes failed: {error}", group.len());
-            }
-            if let Some(observer) = self.observer.get() {
-                observer.committed(group.len(), started.elapsed(), committed.is_ok());
-            }
-            for job in group {
-                job.answer(&committed);
+    fn run(&self, connection: Connection, mut log: Log) {
+        while let Some(work) = self.next() {
+            match work {
+                Work::Group(group) => self.write(&connection, &mut log, group),
+                Work::Copy(Copying { to, grown, reply }) => {
+                    let copied = self.copy(&connection, &mut log, &to, &grown);
+                    self.lock().copying = false;
+                    // Whoever asked may have left; what they find is a whole file or none.
+                    let _ = reply.send(copied);
+                }
             }
         }
         self.alive.store(false, Ordering::Release);
         // Everything is in the main file when the last connection closes; doing it here reports what goes wrong.
-        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        {
-            log::warn!("the write-ahead log was not emptied at the end: {error}");
+        if let Err(error) = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(())) {
+            ::log::warn!("the write-ahead log was not emptied at the end: {error}");
         }
         if let Err((_, error)) = connection.close() {
-            log::warn!("the database was not closed cleanly: {error}");
+            ::log::warn!("the database was not closed cleanly: {error}");
         }
     }
 }
 
-/// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own.
-fn commit(connection: &Connection, group: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
-    let outcome = (|| {
-        run(connection, "BEGIN IMMEDIATE")?;
-        for job in &mut *group {
-            run(connection, "SAVEPOINT job")?;
-            let done = job.run(connection);
-            // A full disk or an I/O error may have rolled back everything, earlier jobs included.
-            if connection.is_autocommit() {
-                return Err(job.failure().unwrap_or_else(|| {
-                    StoreError::Unavailable("the transaction was rolled back".to_owned())
-                }));
-            }
-            if !done {
-                run(connection, "ROLLBACK TO job")?;
-            }
-            run(connection, "RELEASE job")?;
+impl Shared {
+    fn write(&self, connection: &Connection, log: &mut Log, mut group: Vec<Box<dyn Job>>) {
+        let started = Instant::now();
+        let committed = commit(connection, &mut group);
+        if let Err(error) = &committed {
+            ::log::error!("a group of {} writes failed: {error}", group.len());
         }
-        run(connection, "COMMIT")
-    })();
-    if outcome.is_err() && !connection.is_autocommit() {
-        // Nothing more can be done where even this fails; the next BEGIN will say so.
-        let _ = run(connection, "ROLLBACK");
+        if let Some(observer) = self.observer.get() {
+            observer.committed(group.len(), started.elapsed(), committed.is_ok());
+        }
+        for job in group {
+            job.answer(&committed);
+        }
+        log.keep_short(connection);
     }
-    outcome
 }
 
-fn run(connection: &Connection, statement: &str) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(statement)
-        .and_then(|mut prepared| prepared.execute([]))
-        .map(drop)
-        .map_err(storage_error)
+impl Queue {
+    /// Takes what is queued, at most a group.
+    fn group(&mut self) -> Vec<Box<dyn Job>> {
+        let size = self.jobs.len().min(Writer::GROUP);
+        self.jobs.drain(..size).collect()
+    }
 }
 
-/// A write whose result type is hidden, so that one queue holds all.
-trait Job: Send {
-    /// Does the work; whether it is to be kept.
-    fn run(&mut self, connection: &Connection) -> bool;
-    /// What went wrong in it.
-    fn failure(&self) -> Option<StoreError>;
-    /// Tells the caller; `committed` is how the whole group ended.
-    fn answer(self: Box<Self>, committed: &Result<(), StoreError>);
-}
-
-struct Typed<F, T> {
-    work: Option<F>,
-    outcome: Option<Result<T, StoreError>>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<F, T> Job for Typed<F, T>
-where
-    F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
-    T: Send,
-{
-    fn run(&mut self, connection: &Connection) -> bool {
-        let Some(work) = self.work.take() else {
-            return false;
-        };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(connection)))
-            .unwrap_or_else(|_| Err(StoreError::Internal("a write panicked".to_owned())));
-        let keep = outcome.is_ok();
-        self.outcome = Some(outcome);
-        keep
-    }
-
-    fn failure(&self) -> Option<StoreError> {
-        self.outcome
-            .as_ref()
-            .and_then(|outcome| outcome.as_ref().err().cloned())
-    }
-
-    fn answer(self: Box<Self>, committed: &Result<(), StoreError>) {
-        let answer = match (committed, self.outcome) {
-            (Ok(()), Some(outcome)) => outcome,
-            (Ok(()), None) => Err(StoreError::Internal("a write was not run".to_owned())),
-            (Err(error), _) => Err(error.clone()),
-        };
-        // The caller may have left; its work is done all the same.
-        let _ = self.reply.send(answer);
-    }
+fn closed() -> StoreError {
+    StoreError::Unavailable("the storage is closed".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::storage_error;
+    use super::job::run;
     use super::*;
 
     fn writer() -> (tempfile::TempDir, Writer) {
@@ -293,7 +293,10 @@ mod tests {
         connection
             .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .unwrap();
-        (folder, Writer::start(connection, Arc::default()).unwrap())
+        let log = folder.path().join("test.db-wal");
+        let gate = Gate::of(&Arc::new(tokio::sync::Semaphore::new(4)));
+        let writer = Writer::start(connection, log, gate, Arc::default());
+        (folder, writer.unwrap())
     }
 
     fn insert(n: i64) -> impl FnOnce(&Connection) -> Result<i64, StoreError> {
@@ -394,6 +397,33 @@ mod tests {
         for job in waiting {
             assert!(job.await.unwrap().is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn one_copy_is_made_at_a_time_and_what_is_queued_meanwhile_is_in_it() {
+        let (folder, writer) = writer();
+        let open = hold(&writer).await;
+        let file = folder.path().join("copy.db");
+        std::fs::write(&file, "").unwrap();
+        let (grown, _growing) = std::sync::mpsc::sync_channel(1);
+        let first = writer.copy(file.clone(), grown.clone());
+        let second = async {
+            // The first has asked by now: it is polled first.
+            let second = writer
+                .copy(folder.path().join("other.db"), grown.clone())
+                .await;
+            assert!(matches!(second, Err(StoreError::Conflict(_))));
+            let written = queue(&writer, insert(7));
+            open.send(()).unwrap();
+            written.await.unwrap()
+        };
+        let (copied, written) = tokio::join!(biased; first, second);
+        assert_eq!((copied, written), (Ok(()), Ok(1)));
+        let copy = Connection::open(&file).unwrap();
+        let kept: i64 = copy
+            .query_row("SELECT n FROM t", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(kept, 7);
     }
 
     #[tokio::test]

@@ -1,0 +1,62 @@
+use std::path::Path;
+use std::sync::mpsc::SyncSender;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+
+use super::super::storage_error;
+use super::log::Log;
+use super::{Shared, closed};
+use crate::store::StoreError;
+
+/// Pages of one step.
+const STEP: i32 = 64;
+/// Pages of what is flushed at once.
+const FLUSH: i32 = 1024;
+
+impl Shared {
+    /// Copies step by step; whatever is queued meanwhile goes first.
+    pub(super) fn copy(
+        &self,
+        connection: &Connection,
+        log: &mut Log,
+        to: &Path,
+        grown: &SyncSender<()>,
+    ) -> Result<(), StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut copy = Connection::open_with_flags(to, flags).map_err(storage_error)?;
+        // A copy that is not whole has no name and is thrown away: it needs no journal, and is flushed by who asked.
+        copy.pragma_update(None, "journal_mode", "off")
+            .and_then(|()| copy.pragma_update(None, "synchronous", "off"))
+            .map_err(storage_error)?;
+        let backup = Backup::new(connection, &mut copy).map_err(storage_error)?;
+        let mut unflushed = 0;
+        loop {
+            match backup.step(STEP).map_err(storage_error)? {
+                StepResult::Done => return Ok(()),
+                StepResult::More => {}
+                other => {
+                    return Err(StoreError::Unavailable(format!(
+                        "a copy was held up: {other:?}"
+                    )));
+                }
+            }
+            unflushed += STEP;
+            if unflushed >= FLUSH {
+                unflushed = 0;
+                // Where the last piece is still being flushed, this one goes with the next.
+                let _ = grown.try_send(());
+            }
+            let group = {
+                let mut queue = self.lock();
+                if queue.closed {
+                    return Err(closed());
+                }
+                queue.group()
+            };
+            if !group.is_empty() {
+                self.write(connection, log, group);
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::super::readers::Gate;
+use super::super::sql;
+
+/// Bytes from which on the log is emptied while the readers wait. SQLite empties it by itself at some 4 MiB, unless
+/// somebody reads from it all the time.
+const LONG_LOG: u64 = 16 << 20;
+
+/// The write-ahead log, which must not grow without end.
+pub(super) struct Log {
+    file: PathBuf,
+    gate: Gate,
+    /// To wait for the readers, which wait in async code.
+    runtime: tokio::runtime::Runtime,
+    not_before: Instant,
+}
+
+impl Log {
+    pub(super) fn new(file: PathBuf, gate: Gate) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        Ok(Self {
+            file,
+            gate,
+            runtime,
+            not_before: Instant::now(),
+        })
+    }
+
+    /// Empties the log where it is long. Another program that reads may keep it from that; then it is tried again.
+    pub(super) fn keep_short(&mut self, connection: &Connection) {
+        const PATIENCE: Duration = Duration::from_millis(250);
+        const PAUSE: Duration = Duration::from_secs(1);
+        let length = std::fs::metadata(&self.file).map_or(0, |file| file.len());
+        if length < LONG_LOG || Instant::now() < self.not_before {
+            return;
+        }
+        let readers = self.runtime.block_on(self.gate.close(PATIENCE));
+        if readers.is_some()
+            && let Err(error) = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(()))
+        {
+            log::warn!(
+                "the write-ahead log of {} MiB was not emptied: {error}",
+                length >> 20
+            );
+        }
+        self.not_before = Instant::now() + PAUSE;
+    }
+}

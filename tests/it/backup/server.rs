@@ -1,0 +1,233 @@
+//! Copies that the running server makes, and its log, which stays short.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use r3mes_edge::model::{HashrateUnit, Sample};
+use r3mes_edge::store::{Resolution, verify_backup};
+use r3mes_edge::{Repository, SqliteStore};
+use serde_json::json;
+
+use super::copies;
+use crate::ops::metrics::metric;
+use crate::support::{Process, TestServer, W1, config, edge, eventually, wallet};
+
+fn parts(database: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(database.parent().unwrap()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "part"))
+        .collect()
+}
+
+/// Grants a credit again and again until told to stop; how many were acknowledged.
+fn write_on(
+    server: &TestServer,
+) -> (
+    Arc<AtomicBool>,
+    Arc<AtomicU64>,
+    Vec<tokio::task::JoinHandle<()>>,
+) {
+    let (stop, acknowledged) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let tasks = (0..8).map(|_| {
+        let (admin, stop, acknowledged) =
+            (server.admin(), Arc::clone(&stop), Arc::clone(&acknowledged));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::SeqCst) {
+                let grant = json!({ "amount": 1, "reason": "test" });
+                let path = format!("/users/{W1}/credits");
+                admin.post(&path, &grant).await.expect(200);
+                acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    });
+    let tasks = tasks.collect();
+    (stop, acknowledged, tasks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_by_the_server_holds_all_that_was_acknowledged_before_and_no_write_is_refused() {
+    let server = TestServer::start(config()).await;
+    server.payer(W1, 0).await;
+    let (stop, acknowledged, tasks) = write_on(&server);
+    for _ in 0..5 {
+        let before = acknowledged.load(Ordering::SeqCst);
+        let made = server
+            .admin()
+            .post("/admin/backup", &json!(null))
+            .await
+            .expect(201);
+        assert_eq!(made["ledger"]["mistakes"], json!([]));
+        let name = made["file"].as_str().unwrap();
+        assert!(!name.contains('/'), "{name}");
+        let copy = server.database().with_file_name(name);
+        use std::os::unix::fs::PermissionsExt;
+        let about = std::fs::metadata(&copy).unwrap();
+        assert_eq!(about.permissions().mode() & 0o777, 0o600);
+        assert_eq!(about.len(), made["bytes"].as_u64().unwrap());
+        assert_eq!(verify_backup(&copy).unwrap().mistakes, Vec::<String>::new());
+        let store = SqliteStore::open(&copy, false).unwrap();
+        let user = store.user(wallet(W1)).await.unwrap().unwrap();
+        assert!(user.credits.micro() >= before as i64 * 1_000_000);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(parts(&server.database()), Vec::<PathBuf>::new());
+    assert!(metric(&server, "r3mes_backup_timestamp_seconds", &[]).await > 0.0);
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_in_the_middle_of_a_copy_leaves_none_that_is_not_whole() {
+    let server = TestServer::start(config()).await;
+    let now = server.clock.now();
+    for batch in 0..20u32 {
+        let at = |n: u32| now.minus(Duration::from_secs(u64::from(batch * 1000 + n)));
+        let sample = |n| Sample::new(wallet(W1), at(n), 1.0, HashrateUnit::HashesPerSecond);
+        let samples = (0..1000).map(sample).collect();
+        server.store.record_samples(samples, now).await.unwrap();
+    }
+    let admin = server.admin();
+    let copying =
+        tokio::spawn(async move { admin.try_post("/admin/backup", "null".to_owned()).await });
+    eventually("the copy begins or ends", async || {
+        let begun = !parts(&server.database()).is_empty() || !copies(&server.database()).is_empty();
+        begun.then_some(())
+    })
+    .await;
+    let folder = server.shutdown().await;
+    let database = folder.path().join("edge.db");
+    let _ = copying.await.unwrap();
+    assert_eq!(parts(&database), Vec::<PathBuf>::new());
+    for copy in copies(&database) {
+        assert_eq!(verify_backup(&copy).unwrap().mistakes, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn copies_are_made_by_schedule_and_the_oldest_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.backup.every = Some(Duration::from_secs(3600));
+    config.backup.folder = folder.path().to_owned();
+    config.backup.keep = 2;
+    let server = TestServer::start(config).await;
+    let beside = folder.path().join("edge.db");
+    let mut seen = Vec::new();
+    for round in 0..4 {
+        let newest = eventually("a copy is made", async || {
+            server.anybody().get("/livez").await.expect(200);
+            let copies = copies(&beside);
+            copies
+                .last()
+                .filter(|newest| !seen.contains(*newest))
+                .cloned()
+        })
+        .await;
+        seen.push(newest);
+        let kept = eventually("the oldest are deleted", async || {
+            server.anybody().get("/livez").await.expect(200);
+            let kept = copies(&beside);
+            (kept.len() == seen.len().min(2)).then_some(kept)
+        })
+        .await;
+        assert_eq!(kept, seen[seen.len() - kept.len()..], "round {round}");
+        server.clock.advance(Duration::from_secs(3601));
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_asks_the_server_and_a_restart_repeats_no_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let every = "[backup]\nevery = \"1h\"\n";
+    let serving = Process::serve(&database, every);
+    let count = async |serving: &Process, count: usize| {
+        eventually("there are copies", async || {
+            serving.admin().get("/livez").await.expect(200);
+            (copies(&database).len() >= count).then_some(())
+        })
+        .await;
+        assert_eq!(copies(&database).len(), count);
+    };
+    count(&serving, 1).await;
+    let (code, told) = edge(&database, &["--json", "backup", "create"]);
+    assert_eq!(code, 0, "{told}");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let file = PathBuf::from(told["file"].as_str().unwrap());
+    assert!(copies(&database).contains(&file));
+    count(&serving, 2).await;
+    serving.kill();
+    let serving = Process::serve(&database, every);
+    for _ in 0..200 {
+        serving.admin().get("/livez").await.expect(200);
+    }
+    count(&serving, 2).await;
+    let page = serving.admin().get("/metrics").await;
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    assert!(
+        !page.contains("r3mes_backup_timestamp_seconds 0.0"),
+        "{page}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_stays_short_however_endlessly_others_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    let store = Arc::new(SqliteStore::open(&path, true).unwrap());
+    let now = r3mes_edge::Clock::default().now();
+    let sample = |n: u64| {
+        let at = now.minus(Duration::from_millis(n));
+        Sample::new(wallet(W1), at, 1.0, HashrateUnit::HashesPerSecond)
+    };
+    for batch in 0..30 {
+        let samples = (0..1000).map(|n| sample(batch * 10_000 + n * 10)).collect();
+        store.record_samples(samples, now).await.unwrap();
+    }
+    // There is always one that reads: each begins before another ends.
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..6)
+        .map(|_| {
+            let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let since = now.minus(Duration::from_secs(3600));
+                while !stop.load(Ordering::SeqCst) {
+                    let read = store.hashrate(wallet(W1), since, Resolution::Minute, 10_000);
+                    read.await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let (mut written, mut longest) = (0, 0);
+    let log = || {
+        std::fs::metadata(folder.path().join("edge.db-wal"))
+            .unwrap()
+            .len()
+    };
+    let mut last = log();
+    for n in 0..300u64 {
+        // All over the file, so that a few samples write many pages.
+        let samples = (0..60)
+            .map(|m| sample((n + m * 5000) * 10 + 1 + n % 9))
+            .collect();
+        store.record_samples(samples, now).await.unwrap();
+        let length = log();
+        written += length.saturating_sub(last);
+        last = length;
+        longest = longest.max(length);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    println!("{written} bytes went through the log, which had {longest} at most");
+    assert!(longest < 24 << 20, "{longest} bytes");
+}
