@@ -72,6 +72,9 @@ impl App {
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
         let metrics = Arc::new(Metrics::new(&adapters, config.alerts.slow_query));
+        for node in &upstreams.nodes {
+            metrics.knows_upstream(node.at.breaker().name());
+        }
         store.observe(Arc::clone(&metrics) as _);
         Ok(Self {
             started: clock.instant(),

@@ -276,6 +276,15 @@ impl Metrics {
         self.watched.overhead(ours);
     }
 
+    /// An inference server that may be asked: its times are there from the start.
+    pub(crate) fn knows_upstream(&self, upstream: &str) {
+        let upstream = upstream.to_owned();
+        drop(
+            self.upstream_wait
+                .get_or_create(&UpstreamLabel { upstream }),
+        );
+    }
+
     /// An inference server gave its first content after so long. `upstream` is a configured one.
     pub(crate) fn upstream_waited(&self, upstream: &str, took: Duration) {
         let upstream = upstream.to_owned();

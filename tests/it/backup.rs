@@ -1,5 +1,6 @@
 //! Copies of the database: what is in them, what they are checked for, and how one takes the database's place.
 
+mod minutes;
 mod server;
 
 use std::os::unix::fs::PermissionsExt;
