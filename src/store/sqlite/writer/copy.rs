@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
@@ -13,6 +14,8 @@ use crate::store::StoreError;
 const STEP: i32 = 64;
 /// Pages of what is flushed at once.
 const FLUSH: i32 = 1024;
+/// How long a step is tried that another program's lock keeps from going on.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Shared {
     /// Copies step by step; whatever is queued meanwhile goes first.
@@ -30,18 +33,21 @@ impl Shared {
             .and_then(|()| copy.pragma_update(None, "synchronous", "off"))
             .map_err(storage_error)?;
         let backup = Backup::new(connection, &mut copy).map_err(storage_error)?;
-        let mut unflushed = 0;
+        let (mut unflushed, mut stepped) = (0, Instant::now());
         loop {
             match backup.step(STEP).map_err(storage_error)? {
                 StepResult::Done => return Ok(()),
-                StepResult::More => {}
-                other => {
-                    return Err(StoreError::Unavailable(format!(
-                        "a copy was held up: {other:?}"
-                    )));
+                StepResult::More => {
+                    unflushed += STEP;
+                    stepped = Instant::now();
+                }
+                // Busy or locked: writes go on, and it is tried again.
+                _ if stepped.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+                _ => {
+                    let held = "another program holds a lock of the database";
+                    return Err(StoreError::Unavailable(held.to_owned()));
                 }
             }
-            unflushed += STEP;
             if unflushed >= FLUSH {
                 unflushed = 0;
                 // Where the last piece is still being flushed, this one goes with the next.
