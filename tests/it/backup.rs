@@ -189,6 +189,12 @@ async fn only_the_newest_copies_are_kept_and_other_files_are_left_alone() {
     let database = folder.path().join("edge.db");
     let mine = folder.path().join("edge.db.mine.backup");
     std::fs::write(&mine, "mine").unwrap();
+    // What a crash left of two others, one of them a moment ago.
+    let unfinished = ["20250101T000000.000Z", "20991231T000000.000Z"]
+        .map(|stamp| folder.path().join(format!("edge.db.{stamp}.backup.part")));
+    for part in &unfinished {
+        std::fs::write(part, "half").unwrap();
+    }
     let mut made = Vec::new();
     for _ in 0..4 {
         let (code, told) = edge(&database, &["--json", "backup", "create", "--keep", "2"]);
@@ -196,4 +202,5 @@ async fn only_the_newest_copies_are_kept_and_other_files_are_left_alone() {
         made.push(PathBuf::from(json(&told)["file"].as_str().unwrap()));
     }
     assert_eq!(copies(&database), [made[2].clone(), made[3].clone(), mine]);
+    assert_eq!(unfinished.map(|part| part.exists()), [false, true]);
 }

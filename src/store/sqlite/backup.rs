@@ -57,6 +57,15 @@ pub fn backups(
     database: &Path,
     folder: Option<&Path>,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
+    files(database, folder, EXTENSION)
+}
+
+/// The files of a kind that are named after `database` and a moment, in the order of these.
+fn files(
+    database: &Path,
+    folder: Option<&Path>,
+    extension: &str,
+) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
     let beside = database
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
@@ -65,26 +74,32 @@ pub fn backups(
     let made_at = |file: &Path| {
         let text = file.file_name()?.to_str()?;
         let stamp = text.strip_prefix(&*name)?.strip_prefix('.')?;
-        Timestamp::parse_compact(stamp.strip_suffix(EXTENSION)?.strip_suffix('.')?)
+        Timestamp::parse_compact(stamp.strip_suffix(extension)?.strip_suffix('.')?)
     };
-    let mut copies = Vec::new();
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let file = entry?.path();
         if let Some(made_at) = made_at(&file) {
-            copies.push((made_at, file));
+            files.push((made_at, file));
         }
     }
-    copies.sort();
-    Ok(copies)
+    files.sort();
+    Ok(files)
 }
 
-/// Deletes all copies but the newest `keep`.
+/// Deletes all copies but the newest `keep`, and what crashes left of others.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file cannot be deleted.
 pub fn thin_out(database: &Path, folder: Option<&Path>, keep: usize) -> std::io::Result<()> {
-    let copies = backups(database, folder)?;
-    for (_, old) in copies.iter().rev().skip(keep) {
+    let copies = files(database, folder, EXTENSION)?;
+    let newest = copies.last().map(|(made_at, _)| *made_at);
+    let unfinished = files(database, folder, "backup.part")?;
+    // One that was begun before the newest copy was made, an hour and more, is nobody's any more.
+    let left = unfinished.into_iter().filter(|(begun, _)| {
+        newest.is_some_and(|newest| begun.plus(Duration::from_secs(3600)) < newest)
+    });
+    for (_, old) in copies.into_iter().rev().skip(keep).chain(left) {
         std::fs::remove_file(old)?;
     }
     Ok(())
