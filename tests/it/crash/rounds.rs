@@ -104,7 +104,11 @@ async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothin
         match moment {
             Moment::Writes => server.kill(),
             Moment::Backup => {
-                let mut copy = command(&database, &["backup", "create"]);
+                // Half of them by the server itself, half by a command that reads beside it.
+                let own = folder.path().join(format!("round-{round}.backup"));
+                let own = own.to_str().unwrap();
+                let to: &[&str] = if round % 8 < 4 { &[] } else { &["--to", own] };
+                let mut copy = command(&database, &[&["backup", "create"], to].concat());
                 a_moment(&mut random, 60).await;
                 server.kill();
                 if random.below(2) == 0 {
