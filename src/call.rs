@@ -285,9 +285,9 @@ impl Reply {
         reply
     }
 
-    /// JSON that is the same until the program is another: always asked for anew, by its tag.
-    pub(crate) fn fixed(body: Bytes) -> Self {
-        let mut reply = Self::bytes(StatusCode::OK, "application/json", body.clone());
+    /// Bytes that are the same until the program is another: always asked for anew, by their tag.
+    pub(crate) fn fixed(content_type: &'static str, body: Bytes) -> Self {
+        let mut reply = Self::bytes(StatusCode::OK, content_type, body.clone());
         reply.tag(&body);
         reply.set(CACHE_CONTROL, "public, no-cache");
         reply

@@ -2,6 +2,7 @@
 
 mod chain;
 mod chat;
+mod dashboard;
 mod keys;
 mod login;
 mod miner;
@@ -57,6 +58,9 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::Version => ops::version(&call),
         RouteId::Time => ops::time(&app, &call),
         RouteId::OpenApi => Ok(ops::openapi()),
+        RouteId::Page => Ok(dashboard::page()),
+        RouteId::PageScript => Ok(dashboard::script()),
+        RouteId::PageStyle => Ok(dashboard::style()),
     }
 }
 

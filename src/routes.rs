@@ -139,6 +139,9 @@ routes! {
     Version      Get    "/system/version"          Auth::Open,               Read,      None;
     Time         Get    "/system/time"             Auth::Open,               Read,      None;
     OpenApi      Get    "/openapi.json"            Auth::Open,               Read,      None;
+    Page         Get    "/"                        Auth::Open,               Read,      None;
+    PageScript   Get    "/page.js"                 Auth::Open,               Read,      None;
+    PageStyle    Get    "/page.css"                Auth::Open,               Read,      None;
 }
 
 /// Another path of a route, as the R3MES backend called it.
@@ -316,7 +319,7 @@ mod tests {
             "/users/a/b",
             "/users//ledger",
             "/users/a/ledger/",
-            "/",
+            "//",
             "",
             "/metrics/",
         ] {

@@ -137,7 +137,7 @@ pub(super) fn time(app: &App, call: &Call) -> Result<Reply, ApiError> {
 
 /// The contract, for programs that read it.
 pub(super) fn openapi() -> Reply {
-    Reply::fixed(crate::openapi::document())
+    Reply::fixed("application/json", crate::openapi::document())
 }
 
 /// Copies the database into the configured folder.

@@ -309,5 +309,23 @@ pub(super) fn told(id: RouteId) -> Told {
             tag: true,
             ..PLAIN
         },
+        RouteId::Page => Told {
+            summary: "The operator's page",
+            success: &[(200, &[("text/html", "Text")])],
+            tag: true,
+            ..PLAIN
+        },
+        RouteId::PageScript => Told {
+            summary: "The page's script",
+            success: &[(200, &[("text/javascript", "Text")])],
+            tag: true,
+            ..PLAIN
+        },
+        RouteId::PageStyle => Told {
+            summary: "The page's style",
+            success: &[(200, &[("text/css", "Text")])],
+            tag: true,
+            ..PLAIN
+        },
     }
 }

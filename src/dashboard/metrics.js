@@ -1,0 +1,70 @@
+// Rates out of the metrics page: counters by their difference between two polls, latencies by that of their buckets.
+
+/** Rates are over this long, or as long as the page is open. */
+const WINDOW = 5 * MINUTE;
+const WANTED = /^(chat_requests_total|chat_request_duration_seconds_bucket|r3mes_(?:http_request_duration_seconds_bucket|credits_(?:reserved|refunded)_total))(?:\{(.*)\})? (\S+)$/;
+
+/** What the page needs of Prometheus' text: sums by name and by the one label that matters. */
+function readMetrics(text) {
+  const read = { ended: {}, chat: {}, http: {}, reserved: 0, refunded: 0 };
+  const add = (to, label, value) => { to[label] = (to[label] ?? 0) + value; };
+  for (const line of text.split("\n")) {
+    const found = WANTED.exec(line);
+    if (!found) continue;
+    const [, name, labels = "", number] = found;
+    const label = (wanted) => new RegExp(`(?:^|,)${wanted}="([^"]*)"`).exec(labels)?.[1] ?? "";
+    const value = Number(number);
+    if (name === "chat_requests_total") add(read.ended, label("status"), value);
+    else if (name === "chat_request_duration_seconds_bucket") add(read.chat, label("le"), value);
+    else if (name === "r3mes_credits_reserved_total") read.reserved += value;
+    else if (name === "r3mes_credits_refunded_total") read.refunded += value;
+    else add(read.http, label("le"), value);
+  }
+  return read;
+}
+
+const sum = (record) => Object.values(record).reduce((all, value) => all + value, 0);
+
+/** The time under which this share of what a histogram counted lies, by even spread within its bucket. */
+function quantile(buckets, part) {
+  const bounds = Object.keys(buckets).map((le) => [le === "+Inf" ? Infinity : Number(le), buckets[le]]).sort((a, b) => a[0] - b[0]);
+  const wanted = part * (bounds.at(-1)?.[1] ?? 0);
+  if (!(wanted > 0)) return null;
+  let [low, below] = [0, 0];
+  for (const [bound, upTo] of bounds) {
+    // Longer than the last bound is all that is known there.
+    if (upTo >= wanted) return bound === Infinity ? low : low + (bound - low) * (wanted - below) / (upTo - below);
+    [low, below] = [bound, upTo];
+  }
+  return low;
+}
+
+class Rates {
+  polls = [];
+
+  add(read, at) {
+    const last = this.polls.at(-1);
+    // Counters that went back are those of a node that started anew.
+    if (last && (sum(read.ended) < sum(last.read.ended) || read.http["+Inf"] < last.read.http["+Inf"])) this.polls = [];
+    this.polls.push({ read, at });
+    while (this.polls.length > 2 && at - this.polls[1].at >= WINDOW) this.polls.shift();
+  }
+
+  /** What happened between the oldest poll and the newest; of the first poll, all since the node started. */
+  now() {
+    const last = this.polls.at(-1), first = this.polls[0];
+    if (!last) return null;
+    const only = first === last;
+    const less = (record, by) => Object.fromEntries(Object.entries(record).map(([label, value]) => [label, value - (only ? 0 : by[label] ?? 0)]));
+    const ended = less(last.read.ended, first.read.ended);
+    return {
+      ms: only ? null : last.at - first.at,
+      ended,
+      chats: sum(ended),
+      chat: less(last.read.chat, first.read.chat),
+      http: less(last.read.http, first.read.http),
+      reserved: last.read.reserved - (only ? 0 : first.read.reserved),
+      refunded: last.read.refunded - (only ? 0 : first.read.refunded),
+    };
+  }
+}

@@ -1,0 +1,284 @@
+// The page itself: what it asks for, and where what it hears stands. Texts are set as text, never as markup.
+
+const by = (id) => document.getElementById(id);
+const set = (id, text) => { const element = by(id); if (element.textContent !== text) element.textContent = text; };
+const since = (time) => Date.now() - Date.parse(time);
+
+// What is shown.
+
+const RANGES = {
+  hour: { hours: 1, every: 10 * SECOND, bar: 5 * MINUTE, words: "the last hour" },
+  day: { hours: 24, every: MINUTE, bar: HOUR, words: "the last 24 hours" },
+  month: { hours: 720, every: 5 * MINUTE, bar: DAY, words: "the last 30 days" },
+};
+let range = "hour";
+/** What `GET /auth/me` says of the key. */
+let holder = null;
+/** The wallet that the reader named; a wallet is no secret and may stand in the address. */
+const asWallet = (text) => /^remes1[02-9ac-hj-np-z]{38}$/.test(text) ? text : "";
+let named = asWallet(location.hash.slice(1));
+/** The only wallet of the leaderboard, where there is only one. */
+let sole = "";
+const wallet = () => holder?.wallet_address ?? (named || sole);
+const mayReadLedger = () => holder !== null && wallet() !== "" && holder.key.scopes.some((scope) => ["read", "admin"].includes(scope));
+
+// What is asked. A wallet's figures are asked for once there is a wallet.
+
+const ofWallet = (path) => async () => wallet() ? ask(path(wallet())) : undefined;
+const health = new Feed("health", 2 * SECOND, () => ask("/health", { open: true }));
+const ready = new Feed("ready", 3 * SECOND, () => ask("/readyz", { open: true }));
+const alerts = new Feed("alerts", 2.5 * SECOND, async () => {
+  try {
+    return await ask("/alerts");
+  } catch (error) {
+    if (error.status === 404) error.wait = MINUTE;
+    throw error;
+  }
+});
+const rates = new Rates();
+const metrics = new Feed("metrics", 3 * SECOND, async () => {
+  rates.add(readMetrics(await ask("/metrics", { as: "text" })), performance.now());
+  return rates.now();
+});
+const chain = new Feed("chain", 3 * SECOND, async () => health.data?.chain ? ask("/chain/status") : undefined);
+const leaders = new Feed("leaders", MINUTE, () => ask("/leaderboard?limit=100"));
+const miner = new Feed("miner", 3 * SECOND, ofWallet((w) => `/miner/stats/${w}`));
+const hashrate = new Feed("hashrate", RANGES.hour.every, async () => {
+  const of = range;
+  return wallet() ? { range: of, points: (await ask(`/miner/hashrate/${wallet()}?hours=${RANGES[of].hours}`)).hashrate } : undefined;
+});
+const earnings = new Feed("earnings", 30 * SECOND, ofWallet((w) => `/miner/earnings/${w}?days=30`));
+const ledger = new Feed("ledger", 3 * SECOND, async () => mayReadLedger() ? ask(`/users/${wallet()}/ledger?limit=8`) : undefined);
+/** Ledger entries of a day, as far as some pages reach. */
+const LEDGER_PAGES = 4;
+const mined = new Feed("mined", MINUTE, async () => {
+  if (!mayReadLedger() || range === "month") return undefined;
+  const from = Date.now() - DAY, found = [];
+  let cursor = "", reach = from;
+  for (let page = 0; page < LEDGER_PAGES; page++) {
+    const { entries, next_cursor } = await ask(`/users/${wallet()}/ledger?limit=500${cursor && `&cursor=${cursor}`}`);
+    found.push(...entries.filter((entry) => entry.reason === "mining" && Date.parse(entry.created_at) >= from));
+    const oldest = Date.parse(entries.at(-1)?.created_at);
+    if (!next_cursor || oldest < from) return { found, reach: from };
+    [cursor, reach] = [next_cursor, oldest];
+  }
+  return { found, reach };
+});
+const walletFeeds = [miner, hashrate, earnings, ledger, mined];
+
+// Is the node well?
+
+function well() {
+  const now = health.data, firing = alerts.data?.firing ?? [];
+  if (!now) {
+    return health.trouble ? ["bad", "The node does not answer", `${sentence(health.trouble.message)}; asked again every 2 s.`] : ["unknown", "Asking the node…", ""];
+  }
+  if (health.trouble?.status === 429) return ["warn", "The node wants to be asked less often", `What stands here is ${span(health.age)} old.`];
+  if (health.trouble || health.isStale) return ["bad", "The node does not answer", `Last heard ${ago(health.age)}; what stands below is from then. Asked again every 2 s.`];
+  const about = [count(now.breakers.length, "upstream"), alerts.data ? "no alert" : "alerts not known"].join(", ");
+  const worst = firing.find((alert) => alert.severity === "critical") ?? firing[0];
+  if (now.draining) return ["warn", "The node is shutting down", "It ends what is under way and takes nothing new."];
+  if (ready.trouble?.status === 503) return ["bad", "The node takes no writes", `${sentence(ready.trouble.message)}.`];
+  if (worst) return [worst.severity === "critical" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all stand below.` : `${worst.name} fires for ${span(since(worst.since))}.`];
+  const open = now.breakers.filter((breaker) => breaker.state !== "CLOSED");
+  if (open.length) return ["warn", `${open.map((breaker) => breaker.name).join(", ")} ${open.length === 1 ? "is" : "are"} out of use`, open.map(whyOpen).join(" ")];
+  if (now.chain_halted) return ["warn", "The chain stands still", "Its newest block is older than it should be."];
+  if (now.status !== "ok") return ["warn", "The node is degraded", ""];
+  return ["ok", "All is well", `${sentence(about)}.`];
+}
+
+function whyOpen(breaker) {
+  if (breaker.forced) return `An operator opened ${breaker.name}'s breaker; it stays open until it is reset.`;
+  const again = breaker.retry_after_seconds != null ? ` It is tried again in ${span(breaker.retry_after_seconds * SECOND)}.` : "";
+  return `${sentence(breaker.reason ?? `The breaker of ${breaker.name} is not closed`)}.${again}`;
+}
+
+function showWell() {
+  const [state, line, more] = well();
+  document.body.dataset.well = state;
+  set("well", line);
+  set("well-more", more || "\u00a0");
+  set("about", health.data ? `${health.data.version} · up ${span(health.data.uptime_seconds * SECOND)}` : "");
+  document.title = `${{ ok: "Well", warn: "Look", bad: "Trouble", unknown: "…" }[state]} · r3mes-edge`;
+}
+
+// What became of a feed: its data, how old they are, or why there are none.
+
+const panels = [...document.querySelectorAll("[data-feed]")].map((element) => {
+  const of = (selector) => element.querySelector(selector);
+  return { element, feed: feeds.find((feed) => feed.name === element.dataset.feed), content: of(".content"), message: of(".message"), age: of(".age") };
+});
+
+function why(feed) {
+  const { kind, status, code, wait, message } = feed.trouble;
+  if (kind === "gone") return `Nothing heard: ${message}. Asked again in a moment.`;
+  if (status === 401) return "For holders of a key.";
+  if (status === 403) return [metrics, alerts].includes(feed) ? "For holders of an admin's key." : "This key may not read this.";
+  if (feed === alerts && status === 404) return "This node evaluates no alerts.";
+  if (code === "user_not_found") return "This node has no account of this wallet.";
+  if (status === 429) return `Asked too often; asked again in ${span(Math.max(wait, SECOND))}.`;
+  return `${sentence(message)}.`;
+}
+
+function showPanel({ element, feed, content, message, age }) {
+  const heard = feed.data !== undefined;
+  const lacksWallet = walletFeeds.includes(feed) && !wallet() && leaders.data;
+  const text = heard ? "" : feed.trouble ? why(feed) : lacksWallet && content ? "No wallet is known yet. Name one, or use its key." : "";
+  if (content) content.hidden = text !== "";
+  message.hidden = text === "";
+  if (message.textContent !== text) message.textContent = text;
+  element.ariaBusy = String(!heard && text === "" && feed.busy);
+  const old = !heard ? "" : feed.trouble?.status === 429 ? `waits, ${span(feed.age)} old` : feed.trouble || feed.isStale ? `${span(feed.age)} old` : "";
+  age.hidden = old === "";
+  if (age.textContent !== old) age.textContent = old;
+}
+
+// The miner and its charts.
+
+function showMiner() {
+  const stats = miner.data;
+  const unit = hashrateIn(stats?.hashrate_unit, stats?.hashrate ?? 0);
+  set("hashrate", stats?.hashrate == null ? none : hundredths.format(stats.hashrate * unit.factor));
+  set("hashrate-unit", unit.name);
+  set("temperature", stats?.gpu_temperature == null ? none : tenths.format(stats.gpu_temperature));
+  set("miner-state", !stats ? none : stats.is_active ? "mining" : stats.recorded_at ? "silent" : "never heard");
+  by("miner-state").dataset.mark = stats?.recorded_at && !stats.is_active ? "warn" : "";
+  set("blocks-found", stats?.blocks_found == null ? none : whole.format(stats.blocks_found));
+  set("miner-up", stats?.uptime_percentage == null ? none : `${tenths.format(stats.uptime_percentage)} %`);
+  set("miner-last", stats?.recorded_at ? ago(since(stats.recorded_at)) : none);
+  set("earned-total", credits(stats?.total_earnings));
+}
+
+const timeIn = (name) => ({ hour: clockSeconds, day: clock, month: dayClock })[name];
+const tick = (at, step) => (step >= DAY ? dayMonth : clock).format(at);
+const hashrateChart = new Chart(by("hashrate-chart"), { name: "Hashrate", reading: by("hashrate-reading") });
+const earningsChart = new Chart(by("earnings-chart"), { name: "Earnings", bars: true, reading: by("earnings-reading") });
+
+function showHashrate() {
+  if (!hashrate.data) return;
+  const { range: of, points: all } = hashrate.data;
+  const { hours, words } = RANGES[of];
+  const kind = all.at(-1)?.hashrate_unit, to = Date.now(), from = to - hours * HOUR;
+  const points = all.filter((point) => point.hashrate_unit === kind)
+    .map((point) => ({ at: Date.parse(point.recorded_at), value: point.hashrate, min: point.min, max: point.max }))
+    .filter((point) => point.at >= from);
+  const most = Math.max(...points.map((point) => point.max), 0), unit = hashrateIn(kind, most);
+  const apart = points.slice(1).map((point, i) => point.at - points[i].at).sort((a, b) => a - b);
+  const value = (number, bare) => hundredths.format(number * unit.factor) + (bare ? "" : ` ${unit.name}`);
+  const values = points.map((point) => point.value), mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const summary = points.length ? `mean ${value(mean)}, from ${value(Math.min(...points.map((p) => p.min)))} to ${value(most)}` : "";
+  hashrateChart.show({
+    points, from, to, value, tick, summary, gap: Math.max(3 * (apart[apart.length >> 1] ?? 0), 90 * SECOND),
+    time: (point) => timeIn(of).format(point.at), note: summary && sentence(summary), empty: `No samples in ${words}.`,
+  });
+}
+
+/** Bars of equal length that end now, or with today in UTC. */
+function bars(length, number, end, amounts) {
+  const from = end - length * number;
+  const made = Array.from({ length: number }, (_, i) => ({ at: from + i * length, until: from + (i + 1) * length, value: 0 }));
+  for (const [at, amount] of amounts) {
+    const bar = made[Math.floor((at - from) / length)];
+    if (bar) bar.value += amount;
+  }
+  return made.map((bar) => ({ ...bar, value: Math.round(bar.value * 1e6) / 1e6 })).map((bar) => ({ ...bar, min: bar.value, max: bar.value }));
+}
+
+function showEarnings() {
+  const total = (days) => days.reduce((all, day) => all + day.value, 0);
+  const exact = (number) => Math.round(number * 1e6) / 1e6;
+  if (!earnings.data) return;
+  const rows = earnings.data.earnings.map((row) => [Date.parse(row.date), row.earnings]);
+  const tomorrow = Math.floor(Date.now() / DAY + 1) * DAY, days = bars(DAY, 30, tomorrow, rows);
+  set("earned-today", credits(days.at(-1).value));
+  set("earned-week", credits(exact(total(days.slice(-7)))));
+  set("earned-month", credits(exact(total(days))));
+  const fine = range !== "month" && mined.data;
+  const { bar, hours, words } = RANGES[range];
+  const end = Math.ceil(Date.now() / bar) * bar, number = hours * HOUR / bar;
+  const shown = fine ? bars(bar, number, end, mined.data.found.map((entry) => [Date.parse(entry.created_at), entry.amount])) : days;
+  const month = !fine && range === "month";
+  const figure = fine || month ? exact(total(shown)) : days.at(-1).value;
+  set("earned", credits(figure));
+  set("earned-unit", fine ? `credits in ${words}` : month ? `credits in ${words}` : "credits today");
+  const reach = fine && mined.data.reach > shown[0].at ? `The ledger moves fast: known from ${dayClock.format(mined.data.reach)} on.` : "";
+  const note = reach || (fine || month ? "" : mayReadLedger() ? "By the day until the ledger has been read." : "By the day. The wallet's key shows them by the hour.");
+  by("earnings-note").hidden = note === "";
+  set("earnings-note", note);
+  const value = (number, bare) => micro.format(exact(number)) + (bare ? "" : " credits");
+  const some = shown.some((bar) => bar.value > 0);
+  earningsChart.show({
+    points: some ? shown : [], from: shown[0].at, to: shown.at(-1).until, value, gap: 0, utc: !fine,
+    tick: fine ? tick : (at) => utcDay.format(at), summary: `${credits(exact(total(shown)))} credits in ${fine ? words : "the last 30 days"}`,
+    time: fine ? (point) => `${clock.format(point.at)} to ${clock.format(point.until)}` : (point) => utcDay.format(point.at),
+    empty: `Nothing earned in ${fine ? words : "the last 30 days"}.`,
+  });
+}
+
+// Chat, upstreams, alerts.
+
+function showMetrics() {
+  const now = metrics.data;
+  if (!now) return;
+  const { success = 0, cut = 0, failed = 0, client_left: left = 0, refused = 0 } = now.ended;
+  const minutes = now.ms / MINUTE;
+  set("chat-rate", now.ms == null ? none : tenths.format(now.chats / minutes));
+  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `chats in the last ${span(now.ms)}: ${whole.format(now.chats)}`);
+  set("chat-median", seconds(quantile(now.chat, 0.5)));
+  set("chat-slow", seconds(quantile(now.chat, 0.95)));
+  set("chat-refunded", now.reserved > 0 || now.refunded > 0 ? `${credits(Math.round(now.refunded * 1e6) / 1e6)} (${share(now.refunded, now.reserved)})` : "nothing");
+  const served = success + cut + failed + left + refused;
+  set("chat-failed", cut + failed > 0 ? `${whole.format(cut + failed)} (${share(cut + failed, served)})` : "none");
+  by("chat-failed").dataset.mark = cut + failed > 0 ? "warn" : "";
+  const requests = now.http["+Inf"] ?? 0;
+  set("requests", now.ms == null ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % within ${seconds(quantile(now.http, 0.95))}`);
+}
+
+/** A row of a list: a mark with its word, a title, and what else there is to say. */
+function row(mark, word, title, ...rest) {
+  const texts = rest.filter(Boolean).map((text) => make("p", { class: "quiet" }, text));
+  return make("li", { "data-mark": mark }, make("div", { class: "title" }, make("strong", {}, title), make("span", { class: "mark" }, word)), ...texts);
+}
+
+/** Puts rows into a list where they differ from those that stand there, so that nothing under a reader's eye jumps. */
+function list(id, rows) {
+  const old = by(id), made = make("ul", {}, ...rows);
+  const same = old.children.length === rows.length && rows.every((row, i) => row.isEqualNode(old.children[i]));
+  if (!same) old.replaceChildren(...made.children);
+}
+
+const STATES = { CLOSED: ["ok", "in use"], OPEN: ["bad", "open"], HALF_OPEN: ["warn", "being tried"] };
+
+function showUpstreams() {
+  const now = health.data;
+  if (!now) return;
+  const block = now.chain ? chain.data : null;
+  set("height", block ? whole.format(block.latest_block_height) : none);
+  const told = block && [block.network, `block ${ago(since(block.latest_block_time))}`, block.catching_up && "catching up", block.halted && "stands still", block.stale && `last good answer, ${span(block.age_seconds * SECOND)} old`];
+  set("chain", told ? told.filter(Boolean).join(" · ") : now.chain ? chain.trouble ? sentence(chain.trouble.message) : "chain height" : "no chain is in use");
+  by("chain").dataset.mark = block && (block.halted || block.stale || chain.trouble) ? "warn" : "";
+  const rows = now.breakers.map((breaker) => {
+    const [mark, word] = STATES[breaker.state] ?? ["warn", breaker.state];
+    return row(mark, word, breaker.name, mark !== "ok" && whyOpen(breaker));
+  });
+  list("breakers", rows.length ? rows : [row("", "", "No upstream is in use", "None is configured, and none was found; looked for again every minute.")]);
+}
+
+const figure = (number) => typeof number === "number" ? micro.format(number) : String(number ?? none);
+const marks = { critical: "bad", warning: "warn" };
+/** Told alerts of the past, newest first; more are in the API. */
+const RECENT = 8;
+
+function showAlerts() {
+  const now = alerts.data;
+  if (!now) return;
+  const { firing = [], recent = [] } = now;
+  set("firing", whole.format(firing.length));
+  by("firing").dataset.mark = firing.length ? "warn" : "";
+  set("firing-under", firing.length ? `the longest for ${span(Math.max(...firing.map((alert) => since(alert.since))))}` : "nothing asks for you");
+  list("firing-list", firing.map((alert) => row(marks[alert.severity] ?? "warn", String(alert.severity), String(alert.name), sentence(String(alert.summary)),
+    `${figure(alert.value)}, threshold ${figure(alert.threshold)} · for ${span(since(alert.since))}`)));
+  by("recent-title").hidden = recent.length === 0;
+  list("recent-list", recent.slice(0, RECENT).map((alert) => row("", "resolved", String(alert.name), sentence(String(alert.summary)),
+    `${dayClock.format(new Date(alert.resolved_at))}, after ${span(Date.parse(alert.resolved_at) - Date.parse(alert.since))}`)));
+}
