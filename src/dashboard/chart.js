@@ -43,7 +43,7 @@ class Chart {
   /** `bars` or a line; `name` is what its values are; `reading` is where a chosen point is told. */
   constructor(box, { bars = false, name, reading }) {
     Object.assign(this, { box, bars, name, reading, at: null, shown: null, width: 0 });
-    this.plot = make("div", { class: "plot" });
+    this.plot = make("div", { class: bars ? "plot bars" : "plot" });
     this.more = make("details", {}, make("summary", {}, "As a table"));
     box.append(this.plot, this.more);
     this.plot.addEventListener("pointermove", (event) => this.point(event));
@@ -54,9 +54,9 @@ class Chart {
     this.plot.addEventListener("keydown", (event) => this.key(event));
     this.more.addEventListener("toggle", () => this.table());
     new ResizeObserver(([entry]) => {
-      const width = Math.round(entry.contentRect.width);
-      if (width === this.width) return;
-      this.width = width;
+      const [width, height] = [entry.contentRect.width, entry.contentRect.height].map(Math.round);
+      if (width === this.width && height === this.height) return;
+      Object.assign(this, { width, height });
       if (this.shown && width) this.draw();
     }).observe(this.plot);
   }
@@ -66,8 +66,8 @@ class Chart {
   }
 
   /**
-   * `points` of `{at, until?, value, min, max}`, oldest first, within `from` and `to`; `gap` is how long two of them may lie
-   * apart and still belong together; `value`, `time` and `tick` write them; `summary` says it all in a sentence.
+   * `points` of `{at, until?, value, min, max}`, oldest first, within `from` and `to`; `value`, `time` and `tick` write
+   * them; `summary` says it all in a sentence, `note` stands where no point is chosen, `empty` where there is none.
    */
   show(shown) {
     this.shown = shown;
@@ -77,7 +77,7 @@ class Chart {
 
   draw() {
     const { points, from, to, value, summary, empty } = this.shown;
-    const height = this.plot.clientHeight || 220, width = this.width;
+    const { width, height } = this;
     const drawn = this.drawn = thin(points, Math.max(30, Math.floor(width / 3)), from, to);
     this.plot.replaceChildren();
     if (drawn.length === 0) {
@@ -126,6 +126,9 @@ class Chart {
 
   drawLine(svg, points) {
     let run = [];
+    // Where samples usually come by the minute, three minutes without one are a time without a miner.
+    const apart = points.slice(1).map((point, i) => point.at - points[i].at).sort((a, b) => a - b);
+    const gap = Math.max(3 * (apart[apart.length >> 1] ?? 0), 90 * SECOND);
     const flush = () => {
       if (run.length === 1) svg.append(make("svg:circle", { class: "line", r: 1.5, cx: this.x(run[0].at), cy: this.y(run[0].value) }));
       if (run.length > 1) {
@@ -138,7 +141,7 @@ class Chart {
       run = [];
     };
     for (const point of points) {
-      if (run.length && point.at - run.at(-1).at > this.shown.gap) flush();
+      if (run.length && point.at - run.at(-1).at > gap) flush();
       run.push(point);
     }
     flush();

@@ -19,9 +19,9 @@ class Trouble extends Error {
   }
 }
 
-/** One GET. `as` reads the body: "json" or "text". */
-async function ask(path, { as = "json", open = false, withKey = key } = {}) {
-  const headers = { Accept: as === "json" ? "application/json" : "text/plain" };
+/** One GET of JSON, or of another type as text. */
+async function ask(path, { accept = "application/json", open = false, withKey = key } = {}) {
+  const headers = { Accept: accept }, as = accept.endsWith("json") ? "json" : "text";
   if (withKey && !open) headers["X-API-Key"] = withKey;
   let response, body;
   try {

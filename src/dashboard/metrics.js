@@ -2,11 +2,16 @@
 
 /** Rates are over this long, or as long as the page is open. */
 const WINDOW = 5 * MINUTE;
-const WANTED = /^(chat_requests_total|chat_request_duration_seconds_bucket|r3mes_(?:http_request_duration_seconds_bucket|credits_(?:reserved|refunded)_total))(?:\{(.*)\})? (\S+)$/;
+const WANTED = /^(chat_requests_total|chat_request_duration_seconds_bucket|r3mes_(?:chat_first_byte_seconds_bucket|http_request_duration_seconds_bucket|credits_(?:reserved|refunded)_total|miner_(?:shares_accepted|shares_rejected|power_watts)))(?:\{(.*)\})? (\S+)$/;
+const HISTOGRAMS = { chat_request_duration_seconds_bucket: "whole", r3mes_chat_first_byte_seconds_bucket: "first", r3mes_http_request_duration_seconds_bucket: "http" };
+const SINGLE = {
+  r3mes_credits_reserved_total: "reserved", r3mes_credits_refunded_total: "refunded",
+  r3mes_miner_shares_accepted: "accepted", r3mes_miner_shares_rejected: "rejected", r3mes_miner_power_watts: "watts",
+};
 
 /** What the page needs of Prometheus' text: sums by name and by the one label that matters. */
 function readMetrics(text) {
-  const read = { ended: {}, chat: {}, http: {}, reserved: 0, refunded: 0 };
+  const read = { ended: {}, whole: {}, first: {}, http: {}, reserved: 0, refunded: 0, accepted: 0, rejected: 0, watts: 0 };
   const add = (to, label, value) => { to[label] = (to[label] ?? 0) + value; };
   for (const line of text.split("\n")) {
     const found = WANTED.exec(line);
@@ -15,10 +20,8 @@ function readMetrics(text) {
     const label = (wanted) => new RegExp(`(?:^|,)${wanted}="([^"]*)"`).exec(labels)?.[1] ?? "";
     const value = Number(number);
     if (name === "chat_requests_total") add(read.ended, label("status"), value);
-    else if (name === "chat_request_duration_seconds_bucket") add(read.chat, label("le"), value);
-    else if (name === "r3mes_credits_reserved_total") read.reserved += value;
-    else if (name === "r3mes_credits_refunded_total") read.refunded += value;
-    else add(read.http, label("le"), value);
+    else if (SINGLE[name]) read[SINGLE[name]] += value;
+    else add(read[HISTOGRAMS[name]], label("le"), value);
   }
   return read;
 }
@@ -61,10 +64,12 @@ class Rates {
       ms: only ? null : last.at - first.at,
       ended,
       chats: sum(ended),
-      chat: less(last.read.chat, first.read.chat),
+      whole: less(last.read.whole, first.read.whole),
+      first: less(last.read.first, first.read.first),
       http: less(last.read.http, first.read.http),
       reserved: last.read.reserved - (only ? 0 : first.read.reserved),
       refunded: last.read.refunded - (only ? 0 : first.read.refunded),
+      last: last.read,
     };
   }
 }

@@ -37,7 +37,7 @@ const alerts = new Feed("alerts", 2.5 * SECOND, async () => {
 });
 const rates = new Rates();
 const metrics = new Feed("metrics", 3 * SECOND, async () => {
-  rates.add(readMetrics(await ask("/metrics", { as: "text" })), performance.now());
+  rates.add(readMetrics(await ask("/metrics", { accept: "text/plain" })), performance.now());
   return rates.now();
 });
 const chain = new Feed("chain", 3 * SECOND, async () => health.data?.chain ? ask("/chain/status") : undefined);
@@ -45,7 +45,8 @@ const leaders = new Feed("leaders", MINUTE, () => ask("/leaderboard?limit=100"))
 const miner = new Feed("miner", 3 * SECOND, ofWallet((w) => `/miner/stats/${w}`));
 const hashrate = new Feed("hashrate", RANGES.hour.every, async () => {
   const of = range;
-  return wallet() ? { range: of, points: (await ask(`/miner/hashrate/${wallet()}?hours=${RANGES[of].hours}`)).hashrate } : undefined;
+  // A third of the bytes that JSON would take.
+  return wallet() ? { range: of, lines: await ask(`/miner/hashrate/${wallet()}?hours=${RANGES[of].hours}`, { accept: "text/csv" }) } : undefined;
 });
 const earnings = new Feed("earnings", 30 * SECOND, ofWallet((w) => `/miner/earnings/${w}?days=30`));
 const ledger = new Feed("ledger", 3 * SECOND, async () => mayReadLedger() ? ask(`/users/${wallet()}/ledger?limit=8`) : undefined);
@@ -76,10 +77,10 @@ function well() {
   if (health.trouble?.status === 429) return ["warn", "The node wants to be asked less often", `What stands here is ${span(health.age)} old.`];
   if (health.trouble || health.isStale) return ["bad", "The node does not answer", `Last heard ${ago(health.age)}; what stands below is from then. Asked again every 2 s.`];
   const about = [count(now.breakers.length, "upstream"), alerts.data ? "no alert" : "alerts not known"].join(", ");
-  const worst = firing.find((alert) => alert.severity === "critical") ?? firing[0];
+  const worst = firing.find((alert) => alert.severity === "CRITICAL") ?? firing[0];
   if (now.draining) return ["warn", "The node is shutting down", "It ends what is under way and takes nothing new."];
   if (ready.trouble?.status === 503) return ["bad", "The node takes no writes", `${sentence(ready.trouble.message)}.`];
-  if (worst) return [worst.severity === "critical" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all stand below.` : `${worst.name} fires for ${span(since(worst.since))}.`];
+  if (worst) return [worst.severity === "CRITICAL" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all stand below.` : `One alert fires, for ${span(since(worst.since))}.`];
   const open = now.breakers.filter((breaker) => breaker.state !== "CLOSED");
   if (open.length) return ["warn", `${open.map((breaker) => breaker.name).join(", ")} ${open.length === 1 ? "is" : "are"} out of use`, open.map(whyOpen).join(" ")];
   if (now.chain_halted) return ["warn", "The chain stands still", "Its newest block is older than it should be."];
@@ -156,19 +157,21 @@ const earningsChart = new Chart(by("earnings-chart"), { name: "Earnings", bars: 
 
 function showHashrate() {
   if (!hashrate.data) return;
-  const { range: of, points: all } = hashrate.data;
+  const { range: of, lines } = hashrate.data;
+  // recorded_at, hashrate, hashrate_unit, min, max, samples; none of them quoted.
+  const all = lines.trimEnd().split("\r\n").slice(1).map((line) => line.split(","));
   const { hours, words } = RANGES[of];
-  const kind = all.at(-1)?.hashrate_unit, to = Date.now(), from = to - hours * HOUR;
-  const points = all.filter((point) => point.hashrate_unit === kind)
-    .map((point) => ({ at: Date.parse(point.recorded_at), value: point.hashrate, min: point.min, max: point.max }))
+  const kind = all.at(-1)?.[2], to = Date.now(), from = to - hours * HOUR;
+  const points = all.filter(([, , unit]) => unit === kind)
+    .map(([at, value, , min, max]) => ({ at: Date.parse(at), value: Number(value), min: Number(min), max: Number(max) }))
     .filter((point) => point.at >= from);
   const most = Math.max(...points.map((point) => point.max), 0), unit = hashrateIn(kind, most);
-  const apart = points.slice(1).map((point, i) => point.at - points[i].at).sort((a, b) => a - b);
-  const value = (number, bare) => hundredths.format(number * unit.factor) + (bare ? "" : ` ${unit.name}`);
+  const bare = (number) => hundredths.format(number * unit.factor);
+  const value = (number, isBare) => bare(number) + (isBare ? "" : ` ${unit.name}`);
   const values = points.map((point) => point.value), mean = values.reduce((a, b) => a + b, 0) / values.length;
-  const summary = points.length ? `mean ${value(mean)}, from ${value(Math.min(...points.map((p) => p.min)))} to ${value(most)}` : "";
+  const summary = points.length ? `mean ${bare(mean)}, least ${bare(Math.min(...points.map((p) => p.min)))}, most ${bare(most)} ${unit.name} in ${words}` : "";
   hashrateChart.show({
-    points, from, to, value, tick, summary, gap: Math.max(3 * (apart[apart.length >> 1] ?? 0), 90 * SECOND),
+    points, from, to, value, tick, summary,
     time: (point) => timeIn(of).format(point.at), note: summary && sentence(summary), empty: `No samples in ${words}.`,
   });
 }
@@ -200,7 +203,6 @@ function showEarnings() {
   const month = !fine && range === "month";
   const figure = fine || month ? exact(total(shown)) : days.at(-1).value;
   set("earned", credits(figure));
-  set("earned-unit", fine ? `credits in ${words}` : month ? `credits in ${words}` : "credits today");
   const reach = fine && mined.data.reach > shown[0].at ? `The ledger moves fast: known from ${dayClock.format(mined.data.reach)} on.` : "";
   const note = reach || (fine || month ? "" : mayReadLedger() ? "By the day until the ledger has been read." : "By the day. The wallet's key shows them by the hour.");
   by("earnings-note").hidden = note === "";
@@ -208,7 +210,7 @@ function showEarnings() {
   const value = (number, bare) => micro.format(exact(number)) + (bare ? "" : " credits");
   const some = shown.some((bar) => bar.value > 0);
   earningsChart.show({
-    points: some ? shown : [], from: shown[0].at, to: shown.at(-1).until, value, gap: 0, utc: !fine,
+    points: some ? shown : [], from: shown[0].at, to: shown.at(-1).until, value, utc: !fine, note: fine || month ? `In ${words}` : "Today (UTC)",
     tick: fine ? tick : (at) => utcDay.format(at), summary: `${credits(exact(total(shown)))} credits in ${fine ? words : "the last 30 days"}`,
     time: fine ? (point) => `${clock.format(point.at)} to ${clock.format(point.until)}` : (point) => utcDay.format(point.at),
     empty: `Nothing earned in ${fine ? words : "the last 30 days"}.`,
@@ -221,17 +223,25 @@ function showMetrics() {
   const now = metrics.data;
   if (!now) return;
   const { success = 0, cut = 0, failed = 0, client_left: left = 0, refused = 0 } = now.ended;
-  const minutes = now.ms / MINUTE;
+  const minutes = now.ms / MINUTE, quiet = now.chats === 0;
+  // Where there was no chat lately, earlier ones tell how long one takes.
+  const { first, whole: answers } = quiet ? now.last : now;
   set("chat-rate", now.ms == null ? none : tenths.format(now.chats / minutes));
-  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `chats in the last ${span(now.ms)}: ${whole.format(now.chats)}`);
-  set("chat-median", seconds(quantile(now.chat, 0.5)));
-  set("chat-slow", seconds(quantile(now.chat, 0.95)));
+  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `${quiet ? "no chat" : count(now.chats, "chat")} in the last ${span(now.ms)}${quiet && sum(now.last.ended) ? "; times of all before" : ""}`);
+  set("first-median", seconds(quantile(first, 0.5)));
+  set("first-slow", seconds(quantile(first, 0.95)));
+  set("whole-median", seconds(quantile(answers, 0.5)));
   set("chat-refunded", now.reserved > 0 || now.refunded > 0 ? `${credits(Math.round(now.refunded * 1e6) / 1e6)} (${share(now.refunded, now.reserved)})` : "nothing");
   const served = success + cut + failed + left + refused;
   set("chat-failed", cut + failed > 0 ? `${whole.format(cut + failed)} (${share(cut + failed, served)})` : "none");
   by("chat-failed").dataset.mark = cut + failed > 0 ? "warn" : "";
   const requests = now.http["+Inf"] ?? 0;
-  set("requests", now.ms == null ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % within ${seconds(quantile(now.http, 0.95))}`);
+  set("requests", now.ms == null ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % in ${seconds(quantile(now.http, 0.95))}`);
+  const { accepted, rejected, watts } = now.last;
+  // A miner that tells none leaves them at 0.
+  set("shares", accepted + rejected > 0 ? `${whole.format(accepted)} taken, ${whole.format(rejected)} refused` : none);
+  by("shares").dataset.mark = rejected > accepted / 20 ? "warn" : "";
+  set("power", watts > 0 ? `${whole.format(watts)} W` : none);
 }
 
 /** A row of a list: a mark with its word, a title, and what else there is to say. */
@@ -264,8 +274,21 @@ function showUpstreams() {
   list("breakers", rows.length ? rows : [row("", "", "No upstream is in use", "None is configured, and none was found; looked for again every minute.")]);
 }
 
-const figure = (number) => typeof number === "number" ? micro.format(number) : String(number ?? none);
-const marks = { critical: "bad", warning: "warn" };
+const asSeconds = (number) => number < 60 ? seconds(number) : span(number * SECOND);
+const asBytes = (number) => `${whole.format(number / 2 ** 20)} MiB`;
+const asShare = (number) => `${tenths.format(number * 100)} %`;
+/** How a rule's figures are written; of one that holds or does not, there are none. */
+const FIGURES = {
+  response_time: asSeconds, gateway_overhead: asSeconds, miner_silent: asSeconds, earnings_stopped: asSeconds,
+  error_rate: asShare, pool_use: asShare, disk_free: asBytes, wal_size: asBytes, temperature: (number) => `${tenths.format(number)} °C`,
+};
+function figures({ name, value, threshold }) {
+  if (typeof value !== "number" || typeof threshold !== "number" || threshold === 0) return "";
+  const write = FIGURES[name] ?? hundredths.format;
+  return `${write(value)}, where ${write(threshold)} is the limit · `;
+}
+const titled = ({ name, subject }) => sentence(String(name).replaceAll("_", " ")) + (subject ? `: ${subject}` : "");
+const marks = { CRITICAL: "bad", WARNING: "warn" };
 /** Told alerts of the past, newest first; more are in the API. */
 const RECENT = 8;
 
@@ -276,9 +299,9 @@ function showAlerts() {
   set("firing", whole.format(firing.length));
   by("firing").dataset.mark = firing.length ? "warn" : "";
   set("firing-under", firing.length ? `the longest for ${span(Math.max(...firing.map((alert) => since(alert.since))))}` : "nothing asks for you");
-  list("firing-list", firing.map((alert) => row(marks[alert.severity] ?? "warn", String(alert.severity), String(alert.name), sentence(String(alert.summary)),
-    `${figure(alert.value)}, threshold ${figure(alert.threshold)} · for ${span(since(alert.since))}`)));
+  list("firing-list", firing.map((alert) => row(marks[alert.severity] ?? "warn", String(alert.severity).toLowerCase(), titled(alert), `${sentence(alert.summary)}.`,
+    sentence(`${figures(alert)}for ${span(since(alert.since))}`))));
   by("recent-title").hidden = recent.length === 0;
-  list("recent-list", recent.slice(0, RECENT).map((alert) => row("", "resolved", String(alert.name), sentence(String(alert.summary)),
+  list("recent-list", recent.slice(0, RECENT).map((alert) => row("", "over", titled(alert), `${sentence(alert.summary)}.`,
     `${dayClock.format(new Date(alert.resolved_at))}, after ${span(Date.parse(alert.resolved_at) - Date.parse(alert.since))}`)));
 }
