@@ -40,6 +40,8 @@ function showLeaders() {
   const before = wallet();
   sole = wallets.length === 1 ? wallets[0] : "";
   by("wallets").replaceChildren(...wallets.map((address) => make("option", { value: address })));
+  // A wallet that just began to earn is on it within a minute.
+  leaders.every = wallet() ? MINUTE : 10 * SECOND;
   if (wallet() !== before) turnTo();
 }
 

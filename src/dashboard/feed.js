@@ -70,9 +70,10 @@ class Feed {
     } else if (data !== undefined) {
       Object.assign(this, { data, at: performance.now(), trouble: null });
     }
-    // Who was refused for want of a key has to be given one first; that starts the feed anew.
-    if (![401, 403].includes(this.trouble?.status)) this.later();
+    // What is heard may change how often it is asked for.
     changed(this);
+    // Who was refused for want of a key has to be given one first; that starts the feed anew.
+    if (turn === this.turn && ![401, 403].includes(this.trouble?.status)) this.later();
   }
 
   async once() {

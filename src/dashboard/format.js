@@ -30,6 +30,9 @@ function span(ms) {
   return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
 }
 
+/** How long something has lasted. */
+const lasting = (ms) => ms < 1500 ? "a moment" : span(ms);
+
 /** How long ago something was; clocks that differ a little are no news. */
 const ago = (ms) => ms < 1500 ? "just now" : `${span(ms)} ago`;
 
@@ -42,5 +45,5 @@ function seconds(s) {
 }
 
 const share = (part, all) => all > 0 ? `${(part > 0 && part / all < 0.1 ? tenths : whole).format(100 * part / all)} %` : none;
-const count = (number, one, more = `${one}s`) => `${whole.format(number)} ${number === 1 ? one : more}`;
+const count = (number, one, more = `${one}s`) => number === 0 ? `no ${one}` : `${whole.format(number)} ${number === 1 ? one : more}`;
 const sentence = (text) => text ? text[0].toUpperCase() + text.slice(1) : "";

@@ -80,7 +80,7 @@ function well() {
   const worst = firing.find((alert) => alert.severity === "CRITICAL") ?? firing[0];
   if (now.draining) return ["warn", "The node is shutting down", "It ends what is under way and takes nothing new."];
   if (ready.trouble?.status === 503) return ["bad", "The node takes no writes", `${sentence(ready.trouble.message)}.`];
-  if (worst) return [worst.severity === "CRITICAL" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all stand below.` : `One alert fires, for ${span(since(worst.since))}.`];
+  if (worst) return [worst.severity === "CRITICAL" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all stand below.` : `One alert fires, for ${lasting(since(worst.since))}.`];
   const open = now.breakers.filter((breaker) => breaker.state !== "CLOSED");
   if (open.length) return ["warn", `${open.map((breaker) => breaker.name).join(", ")} ${open.length === 1 ? "is" : "are"} out of use`, open.map(whyOpen).join(" ")];
   if (now.chain_halted) return ["warn", "The chain stands still", "Its newest block is older than it should be."];
@@ -227,11 +227,11 @@ function showMetrics() {
   // Where there was no chat lately, earlier ones tell how long one takes.
   const { first, whole: answers } = quiet ? now.last : now;
   set("chat-rate", now.ms == null ? none : tenths.format(now.chats / minutes));
-  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `${quiet ? "no chat" : count(now.chats, "chat")} in the last ${span(now.ms)}${quiet && sum(now.last.ended) ? "; times of all before" : ""}`);
+  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `${count(now.chats, "chat")} in the last ${span(now.ms)}${quiet && sum(now.last.ended) ? "; times of all before" : ""}`);
   set("first-median", seconds(quantile(first, 0.5)));
   set("first-slow", seconds(quantile(first, 0.95)));
   set("whole-median", seconds(quantile(answers, 0.5)));
-  set("chat-refunded", now.reserved > 0 || now.refunded > 0 ? `${credits(Math.round(now.refunded * 1e6) / 1e6)} (${share(now.refunded, now.reserved)})` : "nothing");
+  set("chat-refunded", now.refunded > 0 ? `${credits(Math.round(now.refunded * 1e6) / 1e6)} credits (${share(now.refunded, now.reserved)})` : "nothing");
   const served = success + cut + failed + left + refused;
   set("chat-failed", cut + failed > 0 ? `${whole.format(cut + failed)} (${share(cut + failed, served)})` : "none");
   by("chat-failed").dataset.mark = cut + failed > 0 ? "warn" : "";
@@ -298,10 +298,10 @@ function showAlerts() {
   const { firing = [], recent = [] } = now;
   set("firing", whole.format(firing.length));
   by("firing").dataset.mark = firing.length ? "warn" : "";
-  set("firing-under", firing.length ? `the longest for ${span(Math.max(...firing.map((alert) => since(alert.since))))}` : "nothing asks for you");
+  set("firing-under", firing.length ? `the longest for ${lasting(Math.max(...firing.map((alert) => since(alert.since))))}` : "nothing asks for you");
   list("firing-list", firing.map((alert) => row(marks[alert.severity] ?? "warn", String(alert.severity).toLowerCase(), titled(alert), `${sentence(alert.summary)}.`,
-    sentence(`${figures(alert)}for ${span(since(alert.since))}`))));
+    sentence(`${figures(alert)}for ${lasting(since(alert.since))}`))));
   by("recent-title").hidden = recent.length === 0;
   list("recent-list", recent.slice(0, RECENT).map((alert) => row("", "over", titled(alert), `${sentence(alert.summary)}.`,
-    `${dayClock.format(new Date(alert.resolved_at))}, after ${span(Date.parse(alert.resolved_at) - Date.parse(alert.since))}`)));
+    `${dayClock.format(new Date(alert.resolved_at))}, after ${lasting(Date.parse(alert.resolved_at) - Date.parse(alert.since))}`)));
 }

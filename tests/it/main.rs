@@ -30,6 +30,7 @@ mod network;
 mod openapi;
 mod ops;
 mod origin;
+mod page;
 mod secrets;
 mod simulation;
 mod support;

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The page at / in a real browser: what it weighs and how soon it is there, that its figures are the API's, that a breaker
+# and an alert show within 5 s, what it says when something is amiss, axe's rules in light, dark and on a phone, and that a
+# key is left nowhere. Installs Debian's chromium, and puppeteer-core and axe-core from npm.
+#
+# SCREENSHOTS: a folder for pictures of each state; without one they go with the scratch folder.
+. "$(dirname "$0")/common.bash"
+here=$PWD/tests/clients/page
+shots=${SCREENSHOTS:-$scratch/shots}
+mkdir -p "$shots"
+SCREENSHOTS=$(cd "$shots" && pwd)
+export SCREENSHOTS
+
+need chromium
+why='node with npm is needed'
+cp "$here"/*.mjs "$scratch/"
+npm install --silent --no-fund --no-audit --no-save --prefix "$scratch" puppeteer-core@24 axe-core@4
+build --example demo --bin r3mes-edge
+
+# At the usual rates, with stand-ins that mine, chat and make blocks.
+"$built/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" > "$scratch/printed" 2> "$scratch/log" &
+demo=$!
+running+=("$demo")
+await "$scratch/env" "$demo"
+set -a
+. "$scratch/env"
+set +a
+PROFILE=$scratch/profile
+export PROFILE
+why='a check of the page'
+node "$scratch/open.mjs"
+! grep -qF -e "$KEY" -e "$ADMIN" "$scratch/log" || fail 'a key is in the log'
+why='a key is in the profile of the browser'
+! grep -rqaF -e "$KEY" -e "$ADMIN" "$PROFILE"
+end "$demo"
+
+# A node that shows strangers nothing, and goes while it is looked at.
+cat > "$scratch/edge.toml" << 'TOML'
+listen = "127.0.0.1:0"
+discover = false
+auth.public_reads = false
+TOML
+why='the closed server does not start'
+database=$scratch/closed.db
+"$built/r3mes-edge" --config "$scratch/edge.toml" --database "$database" > /dev/null 2> "$scratch/log" &
+server=$!
+running+=("$server")
+await "$database.lock" "$server"
+EDGE=$(cat "$database.lock")
+ADMIN=$(cat "$database.admin-key")
+KEY=$("$built/r3mes-edge" --database "$database" keys create --wallet "$WALLET" --scopes read)
+export EDGE ADMIN KEY SERVER=$server
+why='a check of the page of a closed node'
+node "$scratch/closed.mjs"
+# It was ended by the page's driver.
+over "$server"
+passed

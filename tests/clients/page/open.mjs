@@ -1,0 +1,284 @@
+// The page of a node that shows strangers its figures: the demo, at its usual rates.
+import assert from "node:assert/strict";
+import { ADMIN, EDGE, KEY, WALLET, accessible, api, browser, closed, giveKey, opened, picture, shown, text, until, written } from "./browser.mjs";
+
+const DAY = 86_400_000;
+/** The leaderboard is kept for a minute, so a wallet without earnings is on none; the address names it. */
+const NAMED = `/#${WALLET}`;
+
+async function emptyNode() {
+  const page = await opened();
+  await until("it asks for a wallet", async () => (await text(page, "[data-feed=miner] .message")).startsWith("No wallet is known"));
+  await picture(page, "empty");
+  await accessible(page, "empty");
+  await page.type("#wallet-field", "remes1nobody");
+  await page.keyboard.press("Enter");
+  assert.match(await text(page, "#wallet-problem"), /remes1 and 38/);
+  await page.$eval("#wallet-field", (field) => { field.value = ""; });
+  await page.type("#wallet-field", WALLET);
+  await page.keyboard.press("Enter");
+  await until("the wallet's miner", async () => (await text(page, "#hashrate")) !== "–");
+  assert.equal(new URL(page.url()).hash, `#${WALLET}`);
+  assert.equal(await text(page, "#earnings-chart .nothing"), "Nothing earned in the last 30 days.");
+  await closed(page);
+}
+
+/** Six days of samples, and earnings of four weeks with a gap. */
+async function fill() {
+  const now = Date.now(), samples = [];
+  const sample = (at, worker = "local") => samples.push({
+    worker, recorded_at: Math.round(at / 1000), hashrate: Math.round(100 * (42 + 4 * Math.sin(at / 9e6) + Math.sin(at / 7e5) + Math.random())) / 100,
+    gpu_temperature: 66, blocks_found: 3, uptime_percentage: 99.4,
+  });
+  for (let at = now - 6 * DAY; at < now - 3_600_000; at += 300_000) sample(at);
+  for (let at = now - 3_600_000; at < now - 90_000; at += 15_000) if (at < now - 2_100_000 || at > now - 1_700_000) sample(at);
+  for (let i = 0; i < samples.length; i += 1000) await api("/miner/stats", { key: KEY, method: "POST", body: samples.slice(i, i + 1000) });
+  for (let day = 0; day < 28; day++) {
+    if (day === 9 || day === 10) continue;
+    const earnings = Math.round(1e4 * (80 + 20 * Math.sin(day / 3) + 12 * Math.random())) / 1e4;
+    await api("/miner/earnings", { key: ADMIN, method: "POST", body: { wallet_address: WALLET, earnings, source_id: `day-${day}`, recorded_at: Math.round((now - day * DAY) / 1000) } });
+  }
+  // What a text can do in a page that does not take it as text.
+  await api(`/users/${WALLET}/credits`, { key: ADMIN, method: "POST", body: { amount: 0.000001, reason: "<img src=/evil onerror=alert(1)>" } });
+}
+
+async function weightAndTime() {
+  const loads = [], figures = [];
+  let bytes = 0;
+  for (let load = 0; load < 5; load++) {
+    const page = await opened({ path: NAMED, wait: false });
+    await until("figures", async () => (await text(page, "#hashrate")) !== "–" && (await text(page, "#firing")) !== "–");
+    figures.push(await page.evaluate(() => performance.now()));
+    const files = await page.evaluate(() => performance.getEntries().filter((entry) => ["navigation", "resource"].includes(entry.entryType))
+      .map(({ name, transferSize, duration, initiatorType }) => ({ name, transferSize, duration, initiatorType })));
+    const own = files.filter((file) => file.initiatorType !== "fetch");
+    assert.deepEqual(own.map((file) => new URL(file.name).pathname).filter((path) => path !== "image/svg+xml").sort(), ["/", "/page.css", "/page.js"]);
+    assert(files.every((file) => file.name.startsWith(EDGE) || file.name.startsWith("data:")), "something came from elsewhere");
+    loads.push(own.find((file) => file.initiatorType === "navigation").duration);
+    bytes = own.reduce((all, file) => all + file.transferSize, 0);
+    await closed(page);
+  }
+  const median = (times) => times.sort((a, b) => a - b)[2];
+  console.log(`page: ${(bytes / 1024).toFixed(1)} KiB in 3 files, loaded in ${median(loads).toFixed(0)} ms, figures of the node after ${median(figures).toFixed(0)} ms (medians of 5)`);
+  assert(bytes > 0 && bytes < 100 * 1024, `${bytes} bytes`);
+  assert(median(loads) < 200, `${median(loads)} ms to load`);
+}
+
+/** Every figure on the page against the API, asked at the same time. */
+async function figuresAreTheApis(page) {
+  const equal = (selector, of) => until(`${selector} is the API's`, async () => {
+    const [wanted, found] = [await of(), await text(page, selector)];
+    return wanted === found || { wanted, found };
+  }, 15_000);
+  const miner = () => api(`/miner/stats/${WALLET}`);
+  await equal("#hashrate", async () => written((await miner()).hashrate, 2));
+  await equal("#hashrate-unit", async () => (await miner()).hashrate_unit);
+  await equal("#temperature", async () => written((await miner()).gpu_temperature, 1));
+  await equal("#blocks-found", async () => written((await miner()).blocks_found));
+  await equal("#miner-up", async () => `${written((await miner()).uptime_percentage, 1)} %`);
+  await equal("#earned-total", async () => written((await miner()).total_earnings));
+  const days = (await api(`/miner/earnings/${WALLET}?days=30`)).earnings;
+  const sum = (rows) => written(rows.reduce((all, row) => all + row.earnings, 0));
+  const since = (count) => new Date(Date.now() - (count - 1) * DAY).toISOString().slice(0, 10);
+  assert.equal(await text(page, "#earned-today"), sum(days.filter((day) => day.date >= since(1))));
+  assert.equal(await text(page, "#earned-week"), sum(days.filter((day) => day.date >= since(7))));
+  assert.equal(await text(page, "#earned-month"), sum(days));
+  await equal("#height", async () => written((await api("/chain/status")).latest_block_height));
+  assert.deepEqual(await page.$$eval("#breakers strong", (names) => names.map((name) => name.textContent)), (await api("/health")).breakers.map((breaker) => breaker.name));
+  assert.match(await text(page, "#about"), new RegExp(`^${(await api("/health")).version} · up `));
+}
+
+async function charts(page) {
+  // By keyboard alone: the radio buttons, the chart, its points.
+  await page.focus("#ranges input:checked");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowRight");
+  await until("30 days of hashrate", async () => (await text(page, "#hashrate-reading")).endsWith("in the last 30 days"));
+  const points = (await api(`/miner/hashrate/${WALLET}?hours=720`)).hashrate;
+  await page.focus("#hashrate-chart .plot");
+  await page.keyboard.press("Home");
+  const first = await text(page, "#hashrate-reading");
+  const last = Number(await page.$eval("#hashrate-chart .plot", (plot) => plot.getAttribute("aria-valuemax")));
+  assert.equal(last, points.length - 1);
+  assert(first.includes(`: ${written(points[0].hashrate, 2)} ${points[0].hashrate_unit}`), first);
+  await page.keyboard.press("ArrowRight");
+  const second = await page.$eval("#hashrate-chart .plot", (plot) => plot.getAttribute("aria-valuetext"));
+  assert(second.endsWith(`${written(points[1].hashrate, 2)} ${points[1].hashrate_unit}`), second);
+  await page.keyboard.press("Escape");
+  assert((await text(page, "#hashrate-reading")).startsWith("Mean "));
+  // By pointer.
+  const box = await (await page.$("#earnings-chart .plot")).boundingBox();
+  await page.mouse.move(box.x + box.width - 16, box.y + box.height / 2);
+  const today = (await api(`/miner/earnings/${WALLET}?days=1`)).earnings[0].earnings;
+  assert((await text(page, "#earnings-reading")).endsWith(`: ${written(today)} credits`), await text(page, "#earnings-reading"));
+  await page.mouse.move(5, 5);
+  // As a table.
+  await page.$eval("#earnings-chart summary", (summary) => summary.click());
+  await until("30 rows", async () => (await page.$$("#earnings-chart tbody tr")).length === 30);
+  assert.equal(await text(page, "#earnings-chart tbody tr td"), `${written(today)} credits`);
+  await accessible(page, "a month and a table");
+  await page.$eval("#earnings-chart summary", (summary) => summary.click());
+  await page.click("#ranges label");
+}
+
+/** How often it asks, held against the rates: 600 a minute of health, 300 of reads. */
+async function restraint(page) {
+  const during = async (ms) => {
+    const before = page.asked.length;
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    const paths = page.asked.slice(before).map((request) => new URL(request.url).pathname);
+    const health = paths.filter((path) => ["/health", "/readyz", "/alerts", "/metrics"].includes(path)).length;
+    return { health: health * 60_000 / ms, read: (paths.length - health) * 60_000 / ms };
+  };
+  const open = await during(12_000);
+  assert(open.health > 20 && open.health <= 150 && open.read > 10 && open.read <= 120, JSON.stringify(open));
+  const hide = (hidden) => page.evaluate((value) => {
+    Object.defineProperty(document, "hidden", { value, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, hidden);
+  await hide(true);
+  // What was on its way to be asked still is.
+  await new Promise((resolve) => setTimeout(resolve, 3500));
+  const hidden = await during(8000);
+  assert(hidden.health + hidden.read < (open.health + open.read) / 3, JSON.stringify(hidden));
+  await hide(false);
+  console.log(`asks ${open.health + open.read} times a minute (${open.health} of 600 health, ${open.read} of 300 reads); hidden, ${hidden.health + hidden.read}`);
+}
+
+async function withKey(page) {
+  await giveKey(page, `${KEY.slice(0, -1)}${KEY.endsWith("0") ? "1" : "0"}`);
+  await until("a mistyped key is refused", async () => (await text(page, "#key-problem")).startsWith("Not accepted"));
+  await page.$eval("#key-field", (field) => { field.value = ""; });
+  await giveKey(page, KEY);
+  await until("the balance is the API's", async () => {
+    const { credits } = await api(`/users/${WALLET}`);
+    return (await text(page, "#balance")) === written(credits) || credits;
+  });
+  const { entries } = await api(`/users/${WALLET}/ledger?limit=8`, { key: KEY });
+  const rows = await page.$$eval("#entries tbody tr", (rows) => rows.map((row) => [row.dataset.id, row.cells[0].firstChild.textContent, row.cells[1].textContent, row.cells[2].textContent]));
+  assert.deepEqual(rows, entries.map(({ id, reason, amount, balance }) => [id, reason, `${amount < 0 ? "−" : "+"}${written(Math.abs(amount))}`, written(balance)]));
+  assert(entries.some((entry) => entry.reason.startsWith("<img")), "the hostile reason is not among the newest");
+  assert.equal(await page.$("img, [onerror]"), null, "a text became an element");
+  // Earnings by the hour, out of the ledger.
+  const mined = (await api(`/users/${WALLET}/ledger?limit=500`, { key: KEY })).entries.filter((entry) => entry.reason === "mining");
+  await until("the last hour's earnings", async () => (await text(page, "#earnings-reading")) === "In the last hour");
+  assert.equal(await text(page, "#earned"), written(Math.round(1e6 * mined.reduce((all, entry) => all + entry.amount, 0)) / 1e6));
+  // A chat shows in the balance and in the rate.
+  const before = await text(page, "#balance");
+  for (let chat = 0; chat < 3; chat++) await api("/chat", { key: KEY, method: "POST", body: { message: "Which words come back to me?" } });
+  await until("the chats in the rate", async () => (await text(page, "#chat-window")).startsWith("3 chats in the last "), 8000);
+  await until("the chats in the balance", async () => (await text(page, "#balance")) === written((await api(`/users/${WALLET}`)).credits));
+  assert.notEqual(await text(page, "#balance"), before);
+  assert.match(await text(page, "#first-median"), / m?s$/);
+  assert.match(await text(page, "#whole-median"), / m?s$/);
+}
+
+async function somethingIsAmiss(page) {
+  const breaker = (state) => api("/admin/breakers/stand-in", { key: ADMIN, method: "POST", body: { state } });
+  await breaker("open");
+  const took = await until("the breaker shows", async () => (await page.$$eval("#breakers li", (rows) => rows.map((row) => row.dataset.mark)))[0] === "bad");
+  assert((await text(page, "#breakers li")).includes("An operator opened stand-in's breaker"));
+  const alerted = took + await until("the alert shows", async () => (await text(page, "#firing")) === "1" && (await page.$$("#firing-list li")).length === 1, 5000 - took);
+  const [alert] = (await api("/alerts")).firing;
+  const row = await text(page, "#firing-list li");
+  assert(row.includes("Breaker open: stand-in") && row.includes(alert.summary.slice(1)), row);
+  await until("the line at the top", () => page.$eval("body", (body) => body.dataset.well === "bad"));
+  console.log(`an opened breaker shows after ${took.toFixed(0)} ms, its alert after ${alerted.toFixed(0)} ms`);
+  await picture(page, "alert");
+  await accessible(page, "an alert");
+  await breaker("reset");
+  await until("the breaker is closed", async () => (await page.$$eval("#breakers li", (rows) => rows.map((row) => row.dataset.mark)))[0] === "ok");
+}
+
+/** A route that hangs, one that limits, and shares of a miner that the demo has not got. */
+async function oldData() {
+  const page = await opened({ path: NAMED });
+  await until("figures", async () => (await text(page, "#temperature")) !== "–" && (await text(page, "#requests")) !== "–");
+  await page.setRequestInterception(true);
+  let limited = 0;
+  page.on("request", async (request) => {
+    const path = new URL(request.url()).pathname;
+    if (path.startsWith("/miner/stats")) return;
+    if (path !== "/metrics") return request.continue();
+    limited += 1;
+    const problem = { detail: "too many requests", code: "rate_limited" };
+    return request.respond({ status: 429, headers: { "Retry-After": "60" }, contentType: "application/problem+json", body: JSON.stringify(problem) });
+  });
+  await until("what hangs is told as old", async () => /^\d+ s old$/.test(await text(page, "[data-feed=miner] .age")), 15_000);
+  await until("a limit is told", async () => /^waits, \d+ s old$/.test(await text(page, "[data-feed=metrics] .age")));
+  assert.notEqual(await text(page, "#temperature"), "–");
+  assert.equal(limited, 1, "a limit's Retry-After was not kept");
+  await picture(page, "old");
+  await accessible(page, "old data");
+  await closed(page, /429/);
+
+  const rig = await browser.newPage();
+  await rig.setRequestInterception(true);
+  rig.on("request", async (request) => {
+    if (new URL(request.url()).pathname !== "/metrics") return request.continue();
+    const real = await api("/metrics");
+    const told = real.replace(/^(r3mes_miner_shares_accepted) .*$/m, "$1 361").replace(/^(r3mes_miner_shares_rejected) .*$/m, "$1 2").replace(/^(r3mes_miner_power_watts) .*$/m, "$1 254.6");
+    return request.respond({ status: 200, contentType: "text/plain", body: told });
+  });
+  await rig.goto(EDGE);
+  await until("shares and power", async () => (await text(rig, "#shares")) === "361 taken, 2 refused" && (await text(rig, "#power")) === "255 W");
+  await rig.close();
+}
+
+async function looks() {
+  for (const [name, look] of Object.entries({ desktop: {}, dark: { dark: true }, phone: { width: 390, height: 844 }, "phone-dark": { width: 390, height: 844, dark: true }, tablet: { width: 820, height: 1180 } })) {
+    const page = await opened(look);
+    if (name !== "phone") await giveKey(page, KEY);
+    await until(`figures, ${name}`, async () => {
+      const there = { hashrate: await text(page, "#hashrate"), bars: (await page.$$("#earnings-chart .bar")).length, balance: await shown(page, "#balance-box") };
+      return (there.hashrate !== "–" && there.bars > 0 && there.balance === (name !== "phone")) || there;
+    }, 30_000);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert(wide <= 0, `${name} is ${wide} px too wide`);
+    await picture(page, name);
+    await accessible(page, name);
+    await closed(page);
+  }
+}
+
+async function keyIsNowhere(page) {
+  const traces = () => page.evaluate(async () => {
+    const fields = [...document.querySelectorAll("input")].map((field) => field.value);
+    const databases = await indexedDB.databases(), kept = "caches" in window ? await caches.keys() : [];
+    return { kept: [localStorage.length, sessionStorage.length, document.cookie, databases.length, kept.length], texts: [location.href, JSON.stringify(history.state), document.documentElement.outerHTML, ...fields] };
+  });
+  const found = await traces();
+  assert.deepEqual(found.kept, [0, 0, "", 0, 0]);
+  assert(!found.texts.some((text) => text.includes(KEY)), "the key stands in the page");
+  assert(!page.asked.some((request) => request.url.includes(KEY)), "the key stood in an address");
+  await page.click("#key-forget");
+  await until("the balance goes with the key", async () => !(await shown(page, "#balance-box")) && (await shown(page, "#key-form")));
+  await page.reload();
+  await until("a new start without a key", () => shown(page, "#key-form"));
+}
+
+async function revoked() {
+  const made = await api("/api/keys", { key: ADMIN, method: "POST", body: { wallet_address: WALLET, scopes: ["read"] } });
+  const page = await opened();
+  await giveKey(page, made.api_key);
+  await until("the balance", () => shown(page, "#balance-box"));
+  await api(`/api/keys/${made.id}`, { key: ADMIN, method: "DELETE" });
+  await until("a revoked key is forgotten", async () => (await text(page, "#key-problem")).includes("opens nothing any more") && !(await shown(page, "#balance-box")));
+  await closed(page, /401/);
+}
+
+await emptyNode();
+await fill();
+await weightAndTime();
+const page = await opened({ path: NAMED });
+await figuresAreTheApis(page);
+await charts(page);
+await withKey(page);
+await restraint(page);
+await somethingIsAmiss(page);
+await keyIsNowhere(page);
+await closed(page, /401/);
+await revoked();
+await oldData();
+await looks();
+await browser.close();
