@@ -6,7 +6,7 @@ function showLedger() {
   if (!now) return;
   set("balance", credits(now.credits));
   const made = now.entries.map(({ id, reason, amount, balance, created_at }) => make("tr", { "data-id": id },
-    make("th", { scope: "row" }, reason, make("time", { datetime: created_at, class: "quiet" }, dayClock.format(new Date(created_at)))),
+    make("th", { scope: "row" }, reason, " ", make("time", { datetime: created_at, class: "quiet" }, dayClock.format(new Date(created_at)))),
     make("td", { class: amount < 0 ? "out" : "in" }, `${amount < 0 ? "−" : "+"}${credits(Math.abs(amount))}`),
     make("td", { class: "quiet" }, credits(balance))));
   const body = by("entries").tBodies[0], same = (row, i) => row.isEqualNode(body.rows[i]);

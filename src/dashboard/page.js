@@ -75,6 +75,7 @@ function well() {
     return health.trouble ? ["bad", "The node does not answer", `${sentence(health.trouble.message)}; asked again every 2 s.`] : ["unknown", "Asking the node…", ""];
   }
   if (health.trouble?.status === 429) return ["warn", "The node wants to be asked less often", `What stands here is ${span(health.age)} old.`];
+  if (health.trouble?.kind === "refused") return ["bad", "The node refuses to say how it is", `${sentence(health.trouble.message)}.`];
   if (health.trouble || health.isStale) return ["bad", "The node does not answer", `Last heard ${ago(health.age)}; what stands below is from then. Asked again every 2 s.`];
   const about = [count(now.breakers.length, "upstream"), alerts.data ? "no alert" : "alerts not known"].join(", ");
   const worst = firing.find((alert) => alert.severity === "CRITICAL") ?? firing[0];
@@ -297,7 +298,7 @@ function showAlerts() {
   if (!now) return;
   const { firing = [], recent = [] } = now;
   set("firing", whole.format(firing.length));
-  by("firing").dataset.mark = firing.length ? "warn" : "";
+  by("firing").dataset.mark = firing.some((alert) => marks[alert.severity] === "bad") ? "bad" : firing.length ? "warn" : "";
   set("firing-under", firing.length ? `the longest for ${lasting(Math.max(...firing.map((alert) => since(alert.since))))}` : "nothing asks for you");
   list("firing-list", firing.map((alert) => row(marks[alert.severity] ?? "warn", String(alert.severity).toLowerCase(), titled(alert), `${sentence(alert.summary)}.`,
     sentence(`${figures(alert)}for ${lasting(since(alert.since))}`))));

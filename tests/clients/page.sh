@@ -15,6 +15,8 @@ need chromium
 why='node with npm is needed'
 cp "$here"/*.mjs "$scratch/"
 npm install --silent --no-fund --no-audit --no-save --prefix "$scratch" puppeteer-core@24 axe-core@4
+why='a part of the script'
+node "$here/parts.mjs" src/dashboard
 build --example demo --bin r3mes-edge
 
 # At the usual rates, with stand-ins that mine, chat and make blocks.
@@ -48,10 +50,11 @@ running+=("$server")
 await "$database.lock" "$server"
 EDGE=$(cat "$database.lock")
 ADMIN=$(cat "$database.admin-key")
-KEY=$("$built/r3mes-edge" --database "$database" keys create --wallet "$WALLET" --scopes read)
+KEY=$("$built/r3mes-edge" --database "$database" keys create --wallet "$WALLET" --scopes read 2> /dev/null)
 export EDGE ADMIN KEY SERVER=$server
 why='a check of the page of a closed node'
 node "$scratch/closed.mjs"
-# It was ended by the page's driver.
+why='the end of the server, which was told while the page was open'
+wait "$server"
 over "$server"
 passed

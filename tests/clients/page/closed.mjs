@@ -26,7 +26,7 @@ await api("/miner/earnings", { key: ADMIN, method: "POST", body: { wallet_addres
 await giveKey(page, ADMIN);
 await until("an admin's figures", async () => (await text(page, "#firing")) === "0" && /\d/.test(await text(page, "#requests")));
 
-process.kill(Number(process.env.SERVER), "SIGKILL");
+process.kill(Number(process.env.SERVER), "SIGTERM");
 const took = await until("the node is gone", async () => (await text(page, "#well")) === "The node does not answer" && page.$eval("body", (body) => body.dataset.well === "bad"), 10_000);
 await until("how old the figures are", async () => / s old$/.test(await text(page, "[data-feed=metrics] .age")), 15_000);
 console.log(`a node that is gone shows after ${took.toFixed(0)} ms`);
