@@ -11,6 +11,7 @@ mod ledger;
 mod logging;
 mod memory;
 mod metrics;
+mod progress;
 mod serve;
 mod settings;
 
@@ -66,7 +67,7 @@ enum Command {
         /// The copy, which is verified first
         file: PathBuf,
     },
-    /// Check the database, or bring it to another version
+    /// Check the database, bring it to another version, take over an R3MES backend's
     #[command(subcommand)]
     Db(db::Command),
     /// Print what Prometheus and Grafana need to watch this version
@@ -134,7 +135,7 @@ pub(crate) fn run() -> ExitCode {
                 Command::Ledger(command) => ledger::run(command, &settings, json).await,
                 Command::Backup(command) => backup::run(&command, &settings, json).await,
                 Command::Restore { file } => backup::run_restore(&settings, &file, json),
-                Command::Db(command) => db::run(&command, &settings, json),
+                Command::Db(command) => db::run(&command, &settings, json).await,
                 Command::Metrics(command) => metrics::run(&command, json),
                 Command::Breaker(command) => breaker::run(command, &settings, json).await,
             }

@@ -19,4 +19,6 @@ pub use sample::{HashrateUnit, Sample};
 pub use time::Timestamp;
 pub use wallet::Wallet;
 
-pub(crate) use fields::{MOST_COUNT, MOST_FIGURE, float, integer, plain_object, text};
+pub(crate) use fields::{
+    MOST_COUNT, MOST_FIGURE, count, figure, float, integer, percentage, plain_object, text,
+};

@@ -14,8 +14,9 @@ pub use records::{
     parse_ledger_id,
 };
 pub use sqlite::{
-    Check, Migrated, OpenError, R3mesDatabase, SqliteStore, back_up, backup_file, backups,
-    check_database, migrate_database, restore, thin_out, verify_backup,
+    Check, ImportNote, Imported, Migrated, OpenError, R3mesDatabase, R3mesRow, R3mesTable,
+    SqliteStore, back_up, backup_file, backups, check_database, migrate_database, restore,
+    thin_out, verify_backup,
 };
 
 use std::path::PathBuf;
@@ -162,9 +163,6 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
     /// The key with this hash, active or not.
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError>;
-    /// Keeps keys of the R3MES backend, all or none; whether each is new. Accounts are made where there are none. The hash
-    /// of a key that nobody has in plain text is its SHA-256.
-    async fn import_keys(&self, keys: Vec<KeyRecord>) -> Result<Vec<bool>, StoreError>;
     /// The imported key of which only this SHA-256 is known; from now on `hash` is kept in its place, and `start`.
     async fn adopt_key(
         &self,

@@ -81,6 +81,7 @@ pub(super) fn open_failure(error: OpenError) -> Failure {
         OpenError::Storage(error) => store_failure(error),
         OpenError::Locked(LockError::Io(..))
         | OpenError::Foreign(_)
+        | OpenError::NotR3mes(..)
         | OpenError::Damaged(..)
         | OpenError::Newer { .. }
         | OpenError::Io(..) => Failure::Failed(text),

@@ -1,12 +1,14 @@
 //! The database file itself: is it well, and of which version.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use r3mes_edge::store::{Migrated, check_database, migrate_database};
 use serde_json::json;
 
-use super::Failure;
 use super::access::open_failure;
 use super::settings::Settings;
+use super::{Failure, import};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -25,9 +27,15 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take over the database of an R3MES backend: accounts, balances, keys, what miners told and earned
+    #[command(after_help = import::HELP)]
+    Import {
+        /// The backend's database file; it is only read
+        file: PathBuf,
+    },
 }
 
-pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
     match command {
         Command::Check => {
@@ -64,5 +72,6 @@ pub(super) fn run(command: &Command, settings: &Settings, json: bool) -> Result<
             }
             Ok(())
         }
+        Command::Import { file } => import::run(settings, json, file).await,
     }
 }

@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -9,9 +8,9 @@ use r3mes_edge::model::{Ids, Wallet};
 use r3mes_edge::store::StoreError;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::access::{Access, ask, store_failure};
 use super::settings::Settings;
-use super::{Failure, import};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -51,12 +50,6 @@ pub(super) enum Command {
         /// How long the old key goes on, at most 30d
         #[arg(long, value_name = "DURATION", default_value = "0s")]
         grace: String,
-    },
-    /// Take over the keys of an R3MES backend's database; the server must not run
-    #[command(after_help = "Example: r3mes-edge keys import r3mes.db")]
-    Import {
-        /// The database file; it is only read
-        file: PathBuf,
     },
     /// Revoke a key; it fails on its very next request
     #[command(after_help = "Example: r3mes-edge keys revoke key_01J…")]
@@ -100,7 +93,6 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
                 .map_err(|what| Failure::Usage(format!("--grace: {what}")))?;
             rotate(settings, json, id, grace).await
         }
-        Command::Import { file } => import::keys(settings, json, &file).await,
         Command::Revoke { id } => revoke(settings, json, id).await,
     }
 }

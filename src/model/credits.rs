@@ -15,6 +15,7 @@ impl Credits {
     /// The largest single amount a client may name: 1,000,000,000 credits.
     pub const MAX_AMOUNT: Self = Self(1_000_000_000 * Self::MICRO);
     const MICRO: i64 = 1_000_000;
+    const TOO_LARGE: &str = "is more than 1,000,000,000 credits";
 
     /// Makes an amount from micro-credits, as the store keeps it.
     #[must_use]
@@ -54,16 +55,43 @@ impl Credits {
                 "has more than 6 decimal places; a millionth of a credit is the smallest amount",
             );
         }
-        const TOO_LARGE: &str = "is more than 1,000,000,000 credits";
-        let whole: i64 = whole.parse().map_err(|_| TOO_LARGE)?;
+        let whole: i64 = whole.parse().map_err(|_| Self::TOO_LARGE)?;
         let scale = 10_i64.pow(6 - places.len() as u32);
         let micro = places.parse::<i64>().map_err(|_| SHAPE)? * scale;
         let amount = whole
             .checked_mul(Self::MICRO)
             .and_then(|m| m.checked_add(micro))
             .filter(|m| *m <= Self::MAX_AMOUNT.0)
-            .ok_or(TOO_LARGE)?;
+            .ok_or(Self::TOO_LARGE)?;
         Ok(Self(if negative { -amount } else { amount }))
+    }
+
+    /// Reads an amount that others keep as a float: its shortest decimal text, which is what was once written there, with
+    /// more than six places rounded half to even. Whether it is the same amount, too.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn from_float(number: f64) -> Result<(Self, bool), &'static str> {
+        if !number.is_finite() {
+            return Err("must be a finite number of credits");
+        }
+        let text = number.to_string();
+        let (whole, places) = text.split_once('.').unwrap_or((&text, ""));
+        let Some((kept, rest)) = places.split_at_checked(6) else {
+            return Self::parse(&text).map(|amount| (amount, true));
+        };
+        if rest.is_empty() {
+            return Self::parse(&text).map(|amount| (amount, true));
+        }
+        let cut = Self::parse(&format!("{whole}.{kept}"))?;
+        // Digits compare as texts; half is a 5 that nothing follows, as the shortest text ends with no 0.
+        let up = rest > "5" || rest == "5" && cut.0 % 2 != 0;
+        let away = if text.starts_with('-') { -1 } else { 1 };
+        let rounded = Self(if up { cut.0 + away } else { cut.0 });
+        if rounded > Self::MAX_AMOUNT {
+            return Err(Self::TOO_LARGE);
+        }
+        Ok((rounded, false))
     }
 }
 
@@ -153,7 +181,55 @@ mod tests {
         }
     }
 
+    #[test]
+    fn floats_are_read_by_their_shortest_text_and_rounded_half_to_even() {
+        for (number, micro, same) in [
+            (0.0, 0, true),
+            (-0.0, 0, true),
+            (0.1, 100_000, true),
+            (-2.5, -2_500_000, true),
+            (0.1 + 0.2, 300_000, false),
+            (1e-6, 1, true),
+            (0.0000005, 0, false),
+            (0.0000015, 2, false),
+            (0.0000025, 2, false),
+            (0.00000251, 3, false),
+            (-0.0000015, -2, false),
+            (5e-324, 0, false),
+            (123_456.789_012_5, 123_456_789_012, false),
+            (1e9, 1_000_000_000_000_000, true),
+        ] {
+            assert_eq!(
+                Credits::from_float(number),
+                Ok((Credits(micro), same)),
+                "{number}"
+            );
+        }
+        for number in [f64::NAN, f64::INFINITY, f64::MIN, 1e9 + 0.000_001, 1e300] {
+            assert!(Credits::from_float(number).is_err(), "{number} was taken");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_float_is_rounded_to_the_nearest_amount(number in -1e7f64..1e7, small in -1e-3f64..1e-3) {
+            for number in [number, small] {
+                let (amount, same) = Credits::from_float(number).unwrap();
+                // The text's digits as one whole number, and how much a micro-credit is of that.
+                let text = number.to_string();
+                let places = text.split_once('.').map_or(0, |(_, places)| places.len());
+                let digits: i128 = text.replace('.', "").parse().unwrap();
+                let (value, micro) = match places {
+                    0..=6 => (digits * 10i128.pow(6 - places as u32), 1),
+                    _ => (digits, 10i128.pow(places as u32 - 6)),
+                };
+                let error = i128::from(amount.micro()) * micro - value;
+                prop_assert!(2 * error.abs() <= micro, "{} became {}", text, amount);
+                prop_assert!(2 * error.abs() < micro || amount.micro() % 2 == 0, "{}", text);
+                prop_assert_eq!(same, error == 0);
+            }
+        }
+
         #[test]
         fn what_is_printed_is_read_back(micro in -1_000_000_000_000_000i64..=1_000_000_000_000_000) {
             let amount = Credits(micro);

@@ -207,12 +207,26 @@ pub(crate) fn float(value: &RawValue) -> Result<f64, &'static str> {
     let text = value.get();
     let number = text.starts_with(|first: char| first.is_ascii_digit() || first == '-');
     match text.parse::<f64>() {
-        Ok(parsed) if number && parsed.is_finite() && parsed > MOST_FIGURE => {
-            Err("must be at most 1e30")
-        }
-        Ok(parsed) if number && parsed.is_finite() && parsed >= 0.0 => Ok(parsed),
-        Ok(parsed) if number && parsed < 0.0 => Err("must not be negative"),
+        Ok(parsed) if number => figure(parsed),
         _ => Err("must be a finite number"),
+    }
+}
+
+/// A figure within its range.
+pub(crate) fn figure(number: f64) -> Result<f64, &'static str> {
+    match number {
+        _ if number < 0.0 => Err("must not be negative"),
+        _ if !number.is_finite() => Err("must be a finite number"),
+        _ if number > MOST_FIGURE => Err("must be at most 1e30"),
+        _ => Ok(number),
+    }
+}
+
+/// A share within its range.
+pub(crate) fn percentage(number: f64) -> Result<f64, &'static str> {
+    match figure(number)? {
+        number if number > 100.0 => Err("must be at most 100"),
+        number => Ok(number),
     }
 }
 
@@ -223,10 +237,17 @@ pub(crate) fn integer(value: &RawValue) -> Result<i64, &'static str> {
         _ => value.get(),
     };
     match serde_json::from_str::<i64>(text) {
-        Ok(number) if number > MOST_COUNT => Err("must be at most 1000000000000"),
-        Ok(number) if number >= 0 => Ok(number),
-        Ok(_) => Err("must not be negative"),
+        Ok(number) => count(number),
         Err(_) => Err("must be a whole number"),
+    }
+}
+
+/// A count within its range.
+pub(crate) fn count(number: i64) -> Result<i64, &'static str> {
+    match number {
+        ..0 => Err("must not be negative"),
+        0..=MOST_COUNT => Ok(number),
+        _ => Err("must be at most 1000000000000"),
     }
 }
 

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use super::{
-    Fields, InputError, Timestamp, Wallet, float, integer, items, lines, plain_object, text,
+    Fields, InputError, Timestamp, Wallet, float, integer, items, lines, percentage, plain_object,
+    text,
 };
 
 /// What a hashrate counts.
@@ -188,10 +189,7 @@ impl Sample {
             return Err(fields.refused("recorded_at", &detail));
         }
         let unit = |value| text(value).and_then(|text| HashrateUnit::parse(&text));
-        let percentage = |value| match float(value) {
-            Ok(number) if number > 100.0 => Err("must be at most 100"),
-            other => other,
-        };
+        let percentage = |value| float(value).and_then(percentage);
         Ok(Self {
             wallet,
             worker: fields

@@ -24,7 +24,7 @@ pub use backup::{back_up, backup_file, backups, restore, thin_out, verify_backup
 pub use check::{Check, check_database};
 pub use migrations::{Migrated, migrate_database};
 pub use open::OpenError;
-pub use r3mes::R3mesDatabase;
+pub use r3mes::{ImportNote, Imported, R3mesDatabase, R3mesRow, R3mesTable};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -246,17 +246,6 @@ impl Repository for SqliteStore {
 
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError> {
         self.readers.point(|c| keys::by_hash(c, &hash)).await
-    }
-
-    async fn import_keys(&self, imported: Vec<KeyRecord>) -> Result<Vec<bool>, StoreError> {
-        let new = self
-            .writer
-            .write(Room::Common, move |c| keys::import(c, &imported))
-            .await?;
-        if !new.is_empty() {
-            self.has_imported_keys.store(true, Ordering::Release);
-        }
-        Ok(new)
     }
 
     async fn adopt_key(

@@ -128,7 +128,6 @@ verbs! {
     verify_ledger() -> LedgerReport;
     create_key(key: KeyRecord, max_active: usize, once: Option<Once<bool>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
-    import_keys(keys: Vec<KeyRecord>) -> Vec<bool>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
     revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;

@@ -1,4 +1,9 @@
-//! Keys of the R3MES backend, taken over with the command line and used against the real binary.
+//! Databases of the R3MES backend, taken over with the command line: their keys are used against the real binary here;
+//! `whole` has everything else, `million` measures.
+
+mod generated;
+mod million;
+mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Caller, Process, TestServer, W1, W2, config, edge};
 
-const NEWER: &str = "CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, api_key_hash TEXT UNIQUE NOT NULL, wallet_address TEXT NOT NULL, name TEXT, is_active BOOLEAN DEFAULT 1, last_used TIMESTAMP, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, expires_at TIMESTAMP)";
+pub(crate) const NEWER: &str = "CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, api_key_hash TEXT UNIQUE NOT NULL, wallet_address TEXT NOT NULL, name TEXT, is_active BOOLEAN DEFAULT 1, last_used TIMESTAMP, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, expires_at TIMESTAMP)";
 pub(crate) const OLDER: &str = "CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, api_key TEXT UNIQUE NOT NULL, wallet_address TEXT NOT NULL, name TEXT, is_active BOOLEAN DEFAULT 1, last_used TIMESTAMP, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, expires_at TIMESTAMP)";
 
 /// A key as the R3MES backend made them.
@@ -17,7 +22,7 @@ pub(crate) fn old_key(number: u8) -> String {
 }
 
 /// What that backend stored of it.
-fn sha256(key: &str) -> String {
+pub(crate) fn sha256(key: &str) -> String {
     let hash = PlainKey::parse_imported(key).unwrap().sha256();
     hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -62,13 +67,28 @@ fn database() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-fn import(database: &Path, file: &Path) -> Value {
-    let (code, told) = edge(
-        database,
-        &["keys", "import", file.to_str().unwrap(), "--json"],
-    );
-    assert_eq!(code, 0, "{told}");
+/// Takes a file over, which must end with this code; what was told.
+fn import(database: &Path, file: &Path, code: i32) -> Value {
+    let arguments = ["db", "import", file.to_str().unwrap(), "--json"];
+    let (ended, told) = edge(database, &arguments);
+    assert_eq!(ended, code, "{told}");
     serde_json::from_str(&told).unwrap()
+}
+
+/// How many keys were taken, refused, there already.
+fn keys_of(told: &Value) -> [u64; 3] {
+    let counts = &told["tables"]["api_keys"];
+    ["taken", "refused", "there_already"].map(|name| counts[name].as_u64().unwrap())
+}
+
+/// Every key in our database, newest first.
+fn listed(database: &Path) -> Vec<Value> {
+    let (_, told) = edge(database, &["keys", "list", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let keys = told["keys"].as_array().unwrap().iter();
+    keys.filter(|key| key["wallet_address"].is_string())
+        .cloned()
+        .collect()
 }
 
 fn stored_hashes(database: &Path, hex: &str) -> i64 {
@@ -113,30 +133,22 @@ async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_the
         ],
     );
     let before = std::fs::read(&file).unwrap();
-    let told = import(&database, &file);
-    let rows = |list: &str| -> Vec<i64> {
-        let rows = told[list].as_array().unwrap().iter();
-        rows.map(|row| row["row"].as_i64().unwrap()).collect()
-    };
+    let told = import(&database, &file, 1);
     assert_eq!(
-        (rows("taken"), rows("refused")),
-        (vec![1, 2, 3, 4], vec![5, 6, 7])
+        (keys_of(&told), &told["accounts_made"]),
+        ([4, 3, 0], &json!(2))
     );
-    for (at, field) in ["wallet_address", "api_key_hash", "expires_at"]
-        .iter()
-        .enumerate()
-    {
-        assert!(
-            told["refused"][at]["reason"]
-                .as_str()
-                .unwrap()
-                .contains(field)
-        );
+    let refused = [
+        (5, "wallet_address"),
+        (6, "api_key_hash"),
+        (7, "expires_at"),
+    ];
+    for (note, (row, field)) in told["rows"].as_array().unwrap().iter().zip(refused) {
+        assert_eq!((&note["row"], &note["field"]), (&json!(row), &json!(field)));
     }
-    assert_eq!(
-        told["taken"][0]["key"]["expires_at"],
-        "2999-01-01T00:00:00.500Z"
-    );
+    let keys = listed(&database);
+    let mine = keys.iter().find(|key| key["name"] == "sdk").unwrap();
+    assert_eq!(mine["expires_at"], "2999-01-01T00:00:00.500Z");
     assert_eq!(std::fs::read(&file).unwrap(), before);
 
     let server = Process::serve(&database, "");
@@ -144,7 +156,6 @@ async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_the
     let me = caller(&key).get("/auth/me").await.expect(200);
     assert_eq!(me["wallet_address"], W1);
     assert_eq!(me["key"]["scopes"], json!(["chat", "read", "miner"]));
-    assert_eq!(told["taken"][0]["key"]["name"], "sdk");
     caller(&key).get("/auth/me").await.expect(200);
     caller(&off)
         .get("/auth/me")
@@ -181,10 +192,10 @@ async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_the
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(stored_hashes(&database, &sha256(&key)), 0);
 
-    let again = import(&database, &file);
+    let again = import(&database, &file, 1);
     assert_eq!(
-        again["taken"],
-        json!([]),
+        keys_of(&again),
+        [0, 3, 4],
         "a key that was re-hashed is known again"
     );
     let server = Process::serve(&database, "");
@@ -208,13 +219,16 @@ async fn a_key_that_stood_in_plain_text_is_hashed_at_once_and_works() {
     running
         .execute("UPDATE api_keys SET name = 'renamed' WHERE id = 1", [])
         .unwrap();
-    let told = import(&database, &file);
-    assert_eq!(told["taken"][0]["key"]["name"], "renamed");
-    assert_eq!(told["taken"][0]["key"]["start"], key[..10]);
-    assert_eq!(told["refused"].as_array().unwrap().len(), 1);
+    let told = import(&database, &file, 1);
+    assert_eq!(keys_of(&told), [1, 1, 0]);
+    let keys = listed(&database);
+    assert_eq!(
+        (&keys[0]["name"], &keys[0]["start"]),
+        (&json!("renamed"), &json!(key[..10]))
+    );
     assert!(!told.to_string().contains(&key[6..]) && !told.to_string().contains("sk-other"));
     drop(running);
-    assert_eq!(import(&database, &file)["taken"], json!([]));
+    assert_eq!(keys_of(&import(&database, &file, 1)), [0, 1, 1]);
     assert!(
         !folder.path().join("r3mes 100%#?.db-shm").exists(),
         "nothing is left beside the file"
@@ -234,7 +248,7 @@ async fn first_uses_at_once_all_succeed() {
         NEWER,
         &[(&sha256(&key), W1, None, true, DAY, None)],
     );
-    import(&database, &file);
+    import(&database, &file, 0);
     let server = Process::serve(&database, "");
     let uses: Vec<_> = (0..8)
         .map(|_| Caller::new(&server.address, Some(&key)))
@@ -246,7 +260,7 @@ async fn first_uses_at_once_all_succeed() {
 }
 
 #[tokio::test]
-async fn keys_are_not_imported_beside_a_server_nor_from_what_is_no_database() {
+async fn nothing_is_imported_beside_a_server_nor_from_what_is_no_database() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let server = Process::serve(&database, "");
@@ -256,10 +270,10 @@ async fn keys_are_not_imported_beside_a_server_nor_from_what_is_no_database() {
         &[(&sha256(&old_key(1)), W1, None, true, DAY, None)],
     );
     let file = file.to_str().unwrap();
-    assert_eq!(edge(&database, &["keys", "import", file]).0, 4);
+    assert_eq!(edge(&database, &["db", "import", file]).0, 4);
     assert_eq!(server.terminate(), Some(0));
-    assert_eq!(edge(&database, &["keys", "import", file]).0, 0);
-    assert_eq!(edge(&database, &["keys", "import", "/nowhere.db"]).0, 3);
+    assert_eq!(edge(&database, &["db", "import", file]).0, 0);
+    assert_eq!(edge(&database, &["db", "import", "/nowhere.db"]).0, 3);
     let letter = folder.path().join("letter");
     std::fs::write(
         &letter,
@@ -267,7 +281,7 @@ async fn keys_are_not_imported_beside_a_server_nor_from_what_is_no_database() {
     )
     .unwrap();
     assert_ne!(
-        edge(&database, &["keys", "import", letter.to_str().unwrap()]).0,
+        edge(&database, &["db", "import", letter.to_str().unwrap()]).0,
         0
     );
 }

@@ -1,9 +1,11 @@
 //! Where a key must not be.
 
-use r3mes_edge::auth::PlainKey;
-use r3mes_edge::store::R3mesDatabase;
+use std::sync::Arc;
 
-use crate::import::{OLDER, backend, old_key};
+use r3mes_edge::store::{R3mesDatabase, R3mesTable};
+use r3mes_edge::{Repository, SqliteStore};
+
+use crate::import::{NEWER, OLDER, backend, old_key, sha256};
 use crate::support::{
     Scripted, TestServer, Upstream, W1, config, config_with_inference, next_text,
 };
@@ -81,21 +83,27 @@ async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
     assert!(!holds(log.as_bytes()), "the log holds the key");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_imported_key_is_nowhere_in_the_file_and_the_log() {
     let log = captured_log();
-    let server = TestServer::start(config()).await;
     let folder = tempfile::tempdir().unwrap();
     let keys = [old_key(71), old_key(72)];
-    let rows = keys
-        .each_ref()
-        .map(|key| (key.as_str(), W1, None, true, "2026-01-02 03:04:05", None));
-    let backend = R3mesDatabase::open(&backend(folder.path(), OLDER, &rows)).unwrap();
-    let rows = backend.keys(0, 10, server.clock.now()).unwrap();
-    let mut records: Vec<_> = rows.into_iter().map(|(_, key)| key.unwrap()).collect();
-    // One as the newer generation keeps it.
-    records[1].hash = PlainKey::parse_imported(&keys[1]).unwrap().sha256();
-    server.store.import_keys(records).await.unwrap();
+    let hashed = sha256(&keys[1]);
+    let now = r3mes_edge::Clock::default().now();
+    // One of each generation.
+    let mut rows = Vec::new();
+    for (schema, key) in [(OLDER, &keys[0]), (NEWER, &hashed)] {
+        let row = (key.as_str(), W1, None, true, "2026-01-02 03:04:05", None);
+        let backend = R3mesDatabase::open(&backend(folder.path(), schema, &[row])).unwrap();
+        rows.extend(backend.page(R3mesTable::ApiKeys, 0, 10, now).unwrap());
+    }
+    let import = |store: SqliteStore| -> Arc<dyn Repository> {
+        let runtime = tokio::runtime::Handle::current();
+        let imported = || runtime.block_on(store.import(rows, now)).unwrap();
+        assert_eq!(tokio::task::block_in_place(imported).taken, 2);
+        Arc::new(store)
+    };
+    let server = TestServer::start_with(config(), import).await;
     for key in &keys {
         server.with_key(key).get("/auth/me").await.expect(200);
     }

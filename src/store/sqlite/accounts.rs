@@ -7,7 +7,7 @@ use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{LedgerEntry, LedgerReport, StoreError, User, ledger_id};
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
-const MAX_BALANCE: i64 = 10_000_000_000_000_000;
+pub(super) const MAX_BALANCE: i64 = 10_000_000_000_000_000;
 
 pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<User, StoreError> {
     if !ensure(c, wallet, now)? {

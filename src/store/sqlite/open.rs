@@ -16,6 +16,8 @@ pub enum OpenError {
     Missing(PathBuf),
     /// The file is something else.
     Foreign(PathBuf),
+    /// The file is no database of an R3MES backend; why.
+    NotR3mes(PathBuf, &'static str),
     /// A newer version of this program wrote it.
     Newer {
         /// The file's schema version.
@@ -37,6 +39,11 @@ impl std::fmt::Display for OpenError {
             Self::Locked(error) => error.fmt(f),
             Self::Missing(path) => write!(f, "there is no database at {}", path.display()),
             Self::Foreign(path) => write!(f, "{} is not a database of r3mes-edge", path.display()),
+            Self::NotR3mes(path, why) => write!(
+                f,
+                "{} is no database of an R3MES backend: {why}",
+                path.display()
+            ),
             Self::Newer { found, known } => {
                 write!(
                     f,

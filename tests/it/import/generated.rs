@@ -1,0 +1,397 @@
+//! A database of the R3MES backend with everything in it that SQLite lets stand there, and what is to become of it,
+//! reckoned from how each row was made and not from the file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use r3mes_edge::model::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
+
+use crate::simulation::Random;
+
+/// As its code creates them; the newer of the two kinds of api_keys.
+pub(super) const SCHEMA: &str = include_str!("../fixtures/r3mes-backend-schema.sql");
+
+/// What is to become of a value.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Fate<T> {
+    Taken(T),
+    Changed(T),
+    Refused,
+}
+use Fate::{Changed, Refused, Taken};
+
+/// Rows taken, changed, refused, there already, skipped.
+pub(super) type Counts = [u64; 5];
+const TAKEN: usize = 0;
+const CHANGED: usize = 1;
+pub(super) const REFUSED: usize = 2;
+const THERE: usize = 3;
+const SKIPPED: usize = 4;
+
+/// What our database must hold in the end.
+#[derive(Default)]
+pub(super) struct Expected {
+    pub(super) counts: BTreeMap<&'static str, Counts>,
+    pub(super) accounts_made: u64,
+    /// Micro-credits, of every account.
+    pub(super) balances: BTreeMap<String, i64>,
+    /// Entries in the ledger.
+    pub(super) entries: u64,
+    pub(super) earned: BTreeMap<String, i64>,
+    /// Hashrate by wallet and moment.
+    pub(super) samples: BTreeMap<(String, i64), f64>,
+    /// When the accounts of `users` were made, where that was told.
+    pub(super) made_at: BTreeMap<String, i64>,
+}
+
+impl Expected {
+    fn count(&mut self, table: &'static str, what: usize) {
+        self.counts.entry(table).or_default()[what] += 1;
+    }
+
+    fn account(&mut self, wallet: &str) {
+        if !self.balances.contains_key(wallet) {
+            self.balances.insert(wallet.to_owned(), 0);
+            self.accounts_made += 1;
+        }
+    }
+
+    fn give(&mut self, wallet: &str, micro: i64) {
+        *self.balances.entry(wallet.to_owned()).or_default() += micro;
+        self.entries += u64::from(micro > 0);
+    }
+}
+
+pub(super) fn address(n: u64) -> String {
+    let mut account = [7; 20];
+    account[..8].copy_from_slice(&n.to_be_bytes());
+    let hrp = bech32::Hrp::parse("remes").unwrap();
+    bech32::encode::<bech32::Bech32>(hrp, &account).unwrap()
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+/// What a balance may be; -1 stands for less than nothing.
+fn amount(random: &mut Random) -> (Value, Fate<i64>) {
+    let micro = random.below(5_000_000_000) as i64;
+    let small = micro % 1_000_000;
+    match random.below(30) {
+        0 => (Value::Null, Changed(-1)),
+        1 => (text("many"), Refused),
+        2 => (Value::Blob(vec![0, 159, 146, 150]), Refused),
+        3 => (Value::Real(f64::INFINITY), Refused),
+        4 => (Value::Real(1.7e300), Refused),
+        5 => (Value::Real(1e9 + 1.0), Refused),
+        6 => (Value::Real(0.1 + 0.2), Changed(300_000)),
+        7 => (Value::Real(5e-324), Changed(0)),
+        8 => (Value::Real(2.000_000_5), Changed(2_000_000)),
+        9 => (Value::Real(2.000_001_5), Changed(2_000_002)),
+        10 => (Value::Real(1e9), Taken(1_000_000_000_000_000)),
+        11 => (text("12.5"), Taken(12_500_000)),
+        12 => (Value::Integer(7), Taken(7_000_000)),
+        13 => (Value::Real(-0.0), Taken(0)),
+        14 => (Value::Real(-1.0 - micro as f64), Changed(-1)),
+        15 => (Value::Real(f64::NEG_INFINITY), Changed(-1)),
+        // NaN, which SQLite keeps as NULL.
+        16 => (Value::Real(f64::NAN), Changed(-1)),
+        17 => (Value::Real(small as f64 / 1e6 + 1e-10), Changed(small)),
+        _ => (Value::Real(micro as f64 / 1e6), Taken(micro)),
+    }
+}
+
+/// The same where it must be more than nothing, and is never NULL where that is not allowed.
+fn positive(random: &mut Random, null: bool) -> (Value, Fate<i64>) {
+    match amount(random) {
+        (Value::Null, _) if !null => (Value::Integer(0), Refused),
+        (Value::Real(number), _) if number.is_nan() => (Value::Real(-1.0), Refused),
+        (value, Taken(..1) | Changed(..1)) => (value, Refused),
+        other => other,
+    }
+}
+
+/// One of the users', at times one that they do not have, at times none.
+fn wallet(random: &mut Random, users: u64) -> (Value, Option<String>) {
+    let known = address(random.below(users));
+    let none = match random.below(40) {
+        0 => text(&known.to_uppercase()),
+        1 => text(&known[..43]),
+        2 => text(&known.replace("remes1", "cosmo1")),
+        3 => text(&format!("{known} ")),
+        4 => text(""),
+        5 => Value::Blob(known.into_bytes()),
+        6 => Value::Integer(44),
+        7 | 8 => {
+            let unknown = address(users + random.below(20));
+            return (text(&unknown), Some(unknown));
+        }
+        _ => return (text(&known), Some(known)),
+    };
+    (none, None)
+}
+
+/// A moment; those that miners tell are so few that many are told twice.
+fn moment(random: &mut Random) -> (Value, Fate<i64>) {
+    const BEGIN: i64 = 1_735_689_600_000;
+    let at = Timestamp::from_millis(BEGIN + random.below(60) as i64 * 7000);
+    let written = at.to_string();
+    let (date, time) = (&written[..10], &written[11..19]);
+    let value = match random.below(30) {
+        0 => text("soon"),
+        1 => Value::Null,
+        2 => Value::Blob(written.into_bytes()),
+        3 => Value::Integer(at.millis() / 1000),
+        4 => text("2025-02-30 00:00:00"),
+        5 => {
+            let value = text(&format!("{date}T{time}.250000"));
+            return (value, Taken(at.millis() + 250));
+        }
+        6 => return (text(&format!("{date}T{time}+00:00")), Taken(at.millis())),
+        7 => return (text(&format!("{date}T{time}")), Taken(at.millis())),
+        _ => return (text(&format!("{date} {time}")), Taken(at.millis())),
+    };
+    (value, Refused)
+}
+
+/// When something happened, which is not to come.
+fn passed(random: &mut Random) -> (Value, Fate<i64>) {
+    match random.below(40) {
+        0 => (text("2999-01-01 00:00:00"), Refused),
+        _ => moment(random),
+    }
+}
+
+/// A figure up to `most`; whether it can be taken.
+fn figure(random: &mut Random, most: f64) -> (Value, bool) {
+    match random.below(60) {
+        0 => (Value::Real(-0.5), false),
+        1 => (text("warm"), false),
+        2 => (Value::Blob(vec![1]), false),
+        3 => (Value::Real(f64::INFINITY), false),
+        4 => (Value::Real(most * 1.01), false),
+        5 => (Value::Null, true),
+        6 => (Value::Integer(3), true),
+        7 => (text("3.25"), true),
+        _ => (Value::Real(random.below(1000) as f64 / 10.0), true),
+    }
+}
+
+fn whole(random: &mut Random) -> (Value, bool) {
+    match random.below(60) {
+        0 => (Value::Integer(-1), false),
+        1 => (Value::Real(1.5), false),
+        2 => (text("few"), false),
+        3 => (Value::Integer(1_000_000_000_001), false),
+        4 => (Value::Null, true),
+        5 => (Value::Real(4.0), true),
+        _ => (Value::Integer(random.below(90) as i64), true),
+    }
+}
+
+/// A new database in which, as for Python's sqlite3, a row may refer to a user that is not there.
+pub(super) fn create(path: &Path) -> Connection {
+    let _ = std::fs::remove_file(path);
+    let connection = Connection::open(path).unwrap();
+    connection
+        .pragma_update(None, "foreign_keys", false)
+        .unwrap();
+    connection
+}
+
+/// Makes the database with some thousands of rows; returns what is to become of them.
+pub(super) fn make(path: &Path, seed: u64, scale: u64) -> Expected {
+    let mut random = Random(seed);
+    let mut connection = create(path);
+    connection.execute_batch(SCHEMA).unwrap();
+    let file = connection.transaction().unwrap();
+    let mut expected = Expected::default();
+    users(&file, &mut random, scale, &mut expected);
+    reservations(&file, &mut random, scale, &mut expected);
+    keys(&file, &mut random, scale, &mut expected);
+    samples(&file, &mut random, scale, &mut expected);
+    earnings(&file, &mut random, scale, &mut expected);
+    file.commit().unwrap();
+    expected
+}
+
+fn users(file: &Connection, random: &mut Random, scale: u64, expected: &mut Expected) {
+    let insert = "INSERT INTO users (wallet_address, credits, created_at) VALUES (?1, ?2, ?3)";
+    let mut insert = file.prepare(insert).unwrap();
+    for n in 0..scale {
+        let whose = address(n);
+        let (value, valid) = match random.below(40) {
+            0 => (text(&whose[1..]), false),
+            1 => (Value::Null, false),
+            2 => (Value::Blob(whose.clone().into_bytes()), false),
+            _ => (text(&whose), true),
+        };
+        let ((credits, money), (time, made)) = (amount(random), moment(random));
+        insert.execute(params![value, credits, time]).unwrap();
+        let (Taken(micro) | Changed(micro)) = money else {
+            expected.count("users", REFUSED);
+            continue;
+        };
+        if !valid {
+            expected.count("users", REFUSED);
+            continue;
+        }
+        let same = matches!((money, made), (Taken(_), Taken(_)));
+        expected.count("users", if same { TAKEN } else { CHANGED });
+        expected.give(&whose, micro.max(0));
+        if let Taken(at) = made {
+            expected.made_at.insert(whose, at);
+        }
+    }
+}
+
+fn reservations(file: &Connection, random: &mut Random, scale: u64, expected: &mut Expected) {
+    const TABLE: &str = "credit_reservations";
+    let insert = "INSERT INTO credit_reservations (reservation_id, wallet_address, amount, status, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let mut insert = file.prepare(insert).unwrap();
+    for n in 0..scale {
+        let (id, fine) = match random.below(40) {
+            0 => (text(&format!("two words {n}")), false),
+            1 => (Value::Blob(n.to_be_bytes().to_vec()), false),
+            2 => (text(&format!("{n}-").repeat(65)), false),
+            _ => (text(&format!("res_{n:08x}")), true),
+        };
+        let ((value, whose), (amount, money)) = (wallet(random, scale), positive(random, false));
+        let (status, pending) = match random.below(12) {
+            0 => (Value::Null, None),
+            1 => (Value::Blob(b"pending".to_vec()), None),
+            2 => (text("confirmed"), Some(false)),
+            3 => (text("expired"), Some(false)),
+            4 => (Value::Integer(0), Some(false)),
+            _ => (text("pending"), Some(true)),
+        };
+        let (time, _) = moment(random);
+        insert
+            .execute(params![id, value, amount, status, time])
+            .unwrap();
+        match (pending, whose, money) {
+            (Some(false), ..) => expected.count(TABLE, SKIPPED),
+            (Some(true), Some(whose), Taken(micro) | Changed(micro)) if fine => {
+                let same = money == Taken(micro);
+                expected.count(TABLE, if same { TAKEN } else { CHANGED });
+                expected.account(&whose);
+                expected.give(&whose, micro);
+            }
+            _ => expected.count(TABLE, REFUSED),
+        }
+    }
+}
+
+fn keys(file: &Connection, random: &mut Random, scale: u64, expected: &mut Expected) {
+    let insert = "INSERT INTO api_keys (api_key_hash, wallet_address, name, is_active, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let mut insert = file.prepare(insert).unwrap();
+    for n in 0..scale / 2 {
+        let (hash, hashed) = match random.below(20) {
+            0 => (text(&format!("{n:063x}")), false),
+            1 => (text(&format!("{n:063x}g")), false),
+            _ => (text(&format!("{:064x}", n * 7919)), true),
+        };
+        let (name, named) = match random.below(20) {
+            0 => (text(&"n".repeat(101)), false),
+            1 => (
+                text(
+                    "two
+lines",
+                ),
+                false,
+            ),
+            2 => (Value::Null, true),
+            _ => (text("sdk"), true),
+        };
+        let ((value, whose), (time, made)) = (wallet(random, scale), moment(random));
+        insert
+            .execute(params![hash, value, name, random.below(2) as i64, time])
+            .unwrap();
+        match (whose, made) {
+            (Some(whose), Taken(_)) if hashed && named => {
+                expected.count("api_keys", TAKEN);
+                expected.account(&whose);
+            }
+            _ => expected.count("api_keys", REFUSED),
+        }
+    }
+}
+
+fn samples(file: &Connection, random: &mut Random, scale: u64, expected: &mut Expected) {
+    for (table, insert) in [
+        (
+            "mining_stats",
+            "INSERT INTO mining_stats (wallet_address, hashrate, recorded_at, gpu_temperature, blocks_found, uptime_percentage, network_difficulty) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        ),
+        (
+            "hashrate_history",
+            "INSERT INTO hashrate_history (wallet_address, hashrate, recorded_at) VALUES (?1, ?2, ?3)",
+        ),
+    ] {
+        let mut insert = file.prepare(insert).unwrap();
+        for _ in 0..scale * 3 {
+            // So few miners that they tell many moments twice.
+            let (value, whose) = wallet(random, scale.min(60));
+            let (hashrate, mut fine) = figure(random, 1e30);
+            let rate = match &hashrate {
+                Value::Real(rate) => *rate,
+                Value::Integer(rate) => *rate as f64,
+                Value::Text(rate) => rate.parse().unwrap_or(0.0),
+                _ => 0.0,
+            };
+            fine &= hashrate != Value::Null;
+            let (time, at) = passed(random);
+            let mut row = vec![value, hashrate, time];
+            if table == "mining_stats" {
+                let (figures, uptime) =
+                    ([figure(random, 1e30), whole(random)], figure(random, 100.0));
+                for (value, allowed) in figures.into_iter().chain([uptime, figure(random, 1e30)]) {
+                    row.push(value);
+                    fine &= allowed;
+                }
+            }
+            insert.execute(rusqlite::params_from_iter(row)).unwrap();
+            match (whose, at) {
+                (Some(whose), Taken(at)) if fine => {
+                    expected.account(&whose);
+                    let new = !expected.samples.contains_key(&(whose.clone(), at));
+                    expected.count(table, if new { TAKEN } else { THERE });
+                    expected.samples.entry((whose, at)).or_insert(rate);
+                }
+                _ => expected.count(table, REFUSED),
+            }
+        }
+    }
+}
+
+fn earnings(file: &Connection, random: &mut Random, scale: u64, expected: &mut Expected) {
+    const TABLE: &str = "earnings_history";
+    let insert = "INSERT INTO earnings_history (id, wallet_address, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4)";
+    let mut insert = file.prepare(insert).unwrap();
+    let mut ids = HashSet::new();
+    for n in 0..scale {
+        // Negative, far apart, and in no order.
+        let id = match random.below(5) {
+            0 => -(random.below(1 << 40) as i64),
+            1 => random.below(1 << 60) as i64,
+            _ => n as i64,
+        };
+        if !ids.insert(id) {
+            continue;
+        }
+        let ((value, whose), (amount, money)) = (wallet(random, scale), positive(random, true));
+        let (time, at) = passed(random);
+        insert.execute(params![id, value, amount, time]).unwrap();
+        match (whose, money, at) {
+            (Some(whose), Taken(micro) | Changed(micro), Taken(_)) => {
+                let same = money == Taken(micro);
+                expected.count(TABLE, if same { TAKEN } else { CHANGED });
+                expected.account(&whose);
+                *expected.earned.entry(whose).or_default() += micro;
+            }
+            _ => expected.count(TABLE, REFUSED),
+        }
+    }
+}
