@@ -2,6 +2,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{migrations, storage_error};
@@ -161,14 +162,24 @@ pub(super) fn reading(path: &Path) -> Result<Connection, OpenError> {
         }
     }
     // Reading a database in WAL mode makes files beside it, unless it is said that nobody writes it. Without a log
-    // nobody does; with one, the log must be read too.
-    let log = format!("{text}-wal");
-    let immutable = u8::from(!Path::new(&log).exists() && is_in_wal_mode(path));
-    address.push_str(&format!("?mode=ro&immutable={immutable}"));
+    // nobody does; with one, the log must be read too. Where the index of the log is missing, whoever wrote it is gone:
+    // made anew it stays in memory, if the file is this connection's alone, and such a lock cannot be had for reading.
+    let beside = |end: &str| Path::new(&format!("{text}{end}")).exists();
+    let alone = beside("-wal") && !beside("-shm");
+    address.push_str("?mode=ro");
+    if alone {
+        address.push_str("&vfs=unix-none");
+    } else if !beside("-wal") && is_in_wal_mode(path) {
+        address.push_str("&immutable=1");
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(address, flags)?;
+    if alone {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.pragma_update(None, "locking_mode", "exclusive")?;
+    }
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     Ok(connection)

@@ -397,3 +397,24 @@ fn what_was_rolled_up_and_deleted_since_is_there_already() {
     compact();
     assert_eq!(contents(&database, i64::MAX), first);
 }
+
+#[test]
+fn what_a_backend_left_in_its_log_is_read_and_nothing_is_left_beside_it() {
+    let (folder, database) = database();
+    let running = generated::create(&folder.path().join("running.db"));
+    running.pragma_update(None, "journal_mode", "wal").unwrap();
+    let rows = format!("INSERT INTO users (wallet_address, credits) VALUES ('{W1}', 4)");
+    running.execute_batch(&format!("{SCHEMA}{rows}")).unwrap();
+    // As somebody copies it from a machine that has died: the file and its log.
+    let file = folder.path().join("r3mes.db");
+    let log = folder.path().join("r3mes.db-wal");
+    std::fs::copy(folder.path().join("running.db"), &file).unwrap();
+    std::fs::copy(folder.path().join("running.db-wal"), &log).unwrap();
+    let bytes = || (std::fs::read(&file).unwrap(), std::fs::read(&log).unwrap());
+    let before = (bytes(), beside(&file));
+    assert_eq!(
+        counts(&import(&database, &file, 0))["users"],
+        [1, 0, 0, 0, 0]
+    );
+    assert_eq!((bytes(), beside(&file)), before);
+}
