@@ -85,14 +85,15 @@ async fn a_whole_address_as_the_target_is_its_path() {
     let server = TestServer::start(config()).await;
     let base = server.base.clone();
     // RFC 9112, 3.2.2: a server must take it, though only a proxy is sent it.
-    let (answer, mut wire) = ask(&server, format!("GET {base}/livez")).await;
-    answer.fine();
-    wire.answer().await.next();
-    for address in [base.clone(), format!("{base}//livez")] {
+    // An address without a path is that of the page.
+    for address in [format!("{base}/livez"), base.clone()] {
         let (answer, mut wire) = ask(&server, format!("GET {address}")).await;
-        answer.refused(404, "not_found");
+        answer.fine();
         wire.answer().await.next();
     }
+    let (answer, mut wire) = ask(&server, format!("GET {base}//livez")).await;
+    answer.refused(404, "not_found");
+    wire.answer().await.next();
 }
 
 #[tokio::test]
