@@ -59,18 +59,15 @@ struct Queue {
     closed: bool,
 }
 
+/// What is committed together.
+type Group = Vec<Box<dyn Job>>;
+
 /// A copy that is asked for.
 struct Copying {
     to: PathBuf,
     /// Told now and then as the copy grows, so that somebody else flushes it in pieces.
     grown: SyncSender<()>,
     reply: oneshot::Sender<Result<(), StoreError>>,
-}
-
-/// What the thread does next.
-enum Work {
-    Group(Vec<Box<dyn Job>>),
-    Copy(Copying),
 }
 
 impl Writer {
@@ -211,34 +208,35 @@ impl Shared {
         Ok(())
     }
 
-    /// What is next, or `None` once the queue is closed and empty.
-    fn next(&self) -> Option<Work> {
+    /// What is next, or `None` once the queue is closed and empty: a group, then the copy that was asked for. That one is
+    /// not put off until no job waits, as there may never be such a moment.
+    fn next(&self) -> Option<(Group, Option<Copying>)> {
         let mut queue = self.lock();
         while queue.jobs.is_empty() {
             if queue.closed {
                 return None;
             }
-            if let Some(copy) = queue.copy.take() {
-                return Some(Work::Copy(copy));
+            if queue.copy.is_some() {
+                break;
             }
             queue = self
                 .filled
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        Some(Work::Group(queue.group()))
+        Some((queue.group(), queue.copy.take()))
     }
 
     fn run(&self, connection: Connection, mut log: Log) {
-        while let Some(work) = self.next() {
-            match work {
-                Work::Group(group) => self.write(&connection, &mut log, group),
-                Work::Copy(Copying { to, grown, reply }) => {
-                    let copied = self.copy(&connection, &mut log, &to, &grown);
-                    self.lock().copying = false;
-                    // Whoever asked may have left; what they find is a whole file or none.
-                    let _ = reply.send(copied);
-                }
+        while let Some((group, copy)) = self.next() {
+            if !group.is_empty() {
+                self.write(&connection, &mut log, group);
+            }
+            if let Some(Copying { to, grown, reply }) = copy {
+                let copied = self.copy(&connection, &mut log, &to, &grown);
+                self.lock().copying = false;
+                // Whoever asked may have left; what they find is a whole file or none.
+                let _ = reply.send(copied);
             }
         }
         self.alive.store(false, Ordering::Release);
@@ -253,7 +251,7 @@ impl Shared {
 }
 
 impl Shared {
-    fn write(&self, connection: &Connection, log: &mut Log, mut group: Vec<Box<dyn Job>>) {
+    fn write(&self, connection: &Connection, log: &mut Log, mut group: Group) {
         let started = Instant::now();
         let committed = commit(connection, &mut group);
         if let Err(error) = &committed {
@@ -271,7 +269,7 @@ impl Shared {
 
 impl Queue {
     /// Takes what is queued, at most a group.
-    fn group(&mut self) -> Vec<Box<dyn Job>> {
+    fn group(&mut self) -> Group {
         let size = self.jobs.len().min(Writer::GROUP);
         self.jobs.drain(..size).collect()
     }
@@ -284,6 +282,8 @@ fn closed() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::super::storage_error;
+    use std::sync::atomic::AtomicU64;
+
     use super::job::run;
     use super::*;
 
@@ -378,6 +378,40 @@ mod tests {
             Err(StoreError::Unavailable(_))
         ));
         assert_eq!(writer.write(Room::Common, insert(2)).await, Ok(1));
+    }
+
+    /// Queues a job that queues the next one, so that one waits at every moment, `left` times.
+    fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
+        let (reply, _) = oneshot::channel();
+        let next = Arc::clone(&shared);
+        let work = move |_: &Connection| {
+            if left.fetch_sub(1, Ordering::SeqCst) > 1 {
+                chain(next, left);
+            }
+            Ok(())
+        };
+        let job = Typed {
+            work: Some(work),
+            outcome: None,
+            reply,
+        };
+        shared.push(Room::Common, Box::new(job)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_made_though_jobs_wait_at_every_moment() {
+        let (folder, writer) = writer();
+        assert_eq!(writer.write(Room::Common, insert(1)).await, Ok(1));
+        let to = folder.path().join("copy.db");
+        std::fs::File::create(&to).unwrap();
+        let left = Arc::new(AtomicU64::new(2000));
+        let open = hold(&writer).await;
+        chain(Arc::clone(&writer.shared), Arc::clone(&left));
+        let (grown, _growing) = std::sync::mpsc::sync_channel(1);
+        let copy = writer.copy(to, grown);
+        let (copy, ()) = tokio::join!(copy, async { open.send(()).unwrap() });
+        assert_eq!(copy, Ok(()));
+        assert!(left.load(Ordering::SeqCst) > 0, "only once no job waited");
     }
 
     #[tokio::test]
