@@ -74,6 +74,9 @@ pub(super) const SCHEMA_VERSION: i64 = 2;
 /// What a fresh file gets.
 pub(super) const SCHEMA: &str = include_str!("../../../schema.sql");
 
+/// How long the writing connection waits for another program's lock.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Statements kept ready per connection; there are about forty.
 pub(super) const PREPARED: usize = 64;
 
@@ -130,7 +133,7 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
 pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(PATIENCE)?;
     Ok(connection)
 }
 

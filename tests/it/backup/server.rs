@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use r3mes_edge::model::{HashrateUnit, Sample};
+use r3mes_edge::model::{Credits, HashrateUnit, Sample};
 use r3mes_edge::store::{Resolution, verify_backup};
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
@@ -230,4 +230,34 @@ async fn the_log_stays_short_however_endlessly_others_read() {
     }
     println!("{written} bytes went through the log, which had {longest} at most");
     assert!(longest < 24 << 20, "{longest} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_program_that_reads_keeps_the_log_but_no_write_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    let store = SqliteStore::open(&path, true).unwrap();
+    let now = r3mes_edge::Clock::default().now();
+    let grant = async |bytes: usize| {
+        let (amount, reason) = (Credits::from_micro(1), "x".repeat(bytes));
+        let granted = store.grant(wallet(W1), amount, reason, now, None).await;
+        granted.unwrap();
+    };
+    grant(1).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN; SELECT * FROM users").unwrap();
+    let began = Instant::now();
+    // Twenty MiB: more than may stand in the log.
+    for _ in 0..20 {
+        grant(1 << 20).await;
+    }
+    grant(1).await;
+    // Waited for, it would have kept a write for five seconds.
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(store.gauges().wal_bytes > 16 << 20);
+    other.execute_batch("COMMIT").unwrap();
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::super::readers::Gate;
-use super::super::sql;
+use super::super::{open, sql};
 
 /// Bytes from which on the log is emptied while the readers wait. SQLite empties it by itself at some 4 MiB, unless
 /// somebody reads from it all the time.
@@ -42,7 +42,7 @@ impl Log {
         }
         let readers = self.runtime.block_on(self.gate.close(PATIENCE));
         if readers.is_some()
-            && let Err(error) = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(()))
+            && let Err(error) = empty(connection)
         {
             log::warn!(
                 "the write-ahead log of {} MiB was not emptied: {error}",
@@ -51,4 +51,12 @@ impl Log {
         }
         self.not_before = Instant::now() + PAUSE;
     }
+}
+
+/// Empties the log unless another program reads from it: who waits for that one keeps every write and read waiting.
+fn empty(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let emptied = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(()));
+    connection.busy_timeout(open::PATIENCE)?;
+    emptied
 }
