@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{count, credits_at, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
+use super::{count, credits_at, maybe_time_at, sql, storage_error, time_at, wallet_at};
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::{LedgerEntry, LedgerReport, StoreError, User, ledger_id};
+use crate::store::{LedgerEntry, StoreError, User, ledger_id};
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
 pub(super) const MAX_BALANCE: i64 = 10_000_000_000_000_000;
@@ -151,9 +151,9 @@ pub(super) fn ledger(
     Ok(Some((balance, entries.collect::<Result<_, _>>()?)))
 }
 
-const OPEN: i64 = 0;
-const SETTLED: i64 = 1;
-const REFUNDED: i64 = 2;
+pub(super) const OPEN: i64 = 0;
+pub(super) const SETTLED: i64 = 1;
+pub(super) const REFUNDED: i64 = 2;
 
 pub(super) fn reserve(
     c: &Connection,
@@ -261,99 +261,4 @@ pub(super) fn refund_open(
         refund(c, *reservation, now)?;
     }
     Ok(open.len())
-}
-
-pub(super) fn verify(c: &Connection) -> rusqlite::Result<LedgerReport> {
-    const STEP: i64 = 1000;
-    const MISTAKES: usize = 100;
-    // In short reads, as a long one would keep the log from being emptied. Each wallet is right in itself whenever it is
-    // read; only the total needs one moment for all.
-    let mut report = LedgerReport {
-        wallets: 0,
-        entries: 0,
-        open_reservations: 0,
-        mistakes: Vec::new(),
-    };
-    let mut after = String::new();
-    loop {
-        let mut select = c.prepare_cached(sql::SELECT_USERS_AFTER)?;
-        let mut rows = select.query(params![after, STEP])?;
-        let mut step = 0;
-        while let Some(row) = rows.next()? {
-            step += 1;
-            let (wallet, credits, entries_sum) = (
-                row.get::<_, String>(0)?,
-                credits_at(row, 1)?,
-                credits_at(row, 2)?,
-            );
-            report.wallets += 1;
-            report.entries += row.get::<_, i64>(3)?;
-            if credits != entries_sum && report.mistakes.len() < MISTAKES {
-                report.mistakes.push(format!(
-                    "{wallet}: the balance is {credits}, its entries add up to {entries_sum}"
-                ));
-            }
-            after = wallet;
-        }
-        if step < STEP {
-            break;
-        }
-    }
-    let (sum, total) = c
-        .prepare_cached(sql::SELECT_SUM_AND_TOTAL)?
-        .query_row([], |row| Ok((credits_at(row, 0)?, credits_at(row, 1)?)))?;
-    if total != sum {
-        report.mistakes.push(format!(
-            "the total of all balances is {sum}, the totals row says {total}"
-        ));
-    }
-    let mut after = 0;
-    loop {
-        let mut select = c.prepare_cached(sql::SELECT_RESERVATIONS_AFTER)?;
-        let mut rows = select.query(params![after, STEP])?;
-        let mut step = 0;
-        while let Some(row) = rows.next()? {
-            step += 1;
-            after = row.get::<_, i64>(0)?;
-            if let Err(mistake) = check_reservation(row, &mut report.open_reservations)?
-                && report.mistakes.len() < MISTAKES
-            {
-                report
-                    .mistakes
-                    .push(format!("{}: {mistake}", ledger_id(after)));
-            }
-        }
-        if step < STEP {
-            return Ok(report);
-        }
-    }
-}
-
-fn check_reservation(row: &Row<'_>, open: &mut i64) -> rusqlite::Result<Result<(), &'static str>> {
-    let (wallet, amount, state) = (
-        row.get::<_, String>(1)?,
-        row.get::<_, i64>(2)?,
-        row.get::<_, i64>(3)?,
-    );
-    if row.get::<_, String>(4)? != wallet || row.get::<_, i64>(5)? != -amount {
-        return Ok(Err("the reservation differs from the entry that took it"));
-    }
-    let refund = match (
-        row.get::<_, Option<String>>(6)?,
-        row.get::<_, Option<i64>>(7)?,
-    ) {
-        (Some(to), Some(refunded)) => Some(to == wallet && refunded == amount),
-        _ => None,
-    };
-    Ok(match (state, refund) {
-        (OPEN, None) => {
-            *open += 1;
-            Ok(())
-        }
-        (SETTLED, None) | (REFUNDED, Some(true)) => Ok(()),
-        (REFUNDED, Some(false)) => Err("the refund differs from what was reserved"),
-        (REFUNDED, None) => Err("refunded without an entry that gives the credits back"),
-        (OPEN | SETTLED, Some(_)) => Err("refunded although it is not closed as refunded"),
-        _ => return Err(unreadable(3, "a reservation's state")),
-    })
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::open::{self, OpenError};
-use super::{accounts, sql, unavailable};
+use super::{sql, unavailable, verify};
 use crate::model::Timestamp;
 use crate::store::{Backup, InstanceLock, LedgerReport, StoreError};
 
@@ -113,7 +113,7 @@ pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
     let connection = open::reading(file)?;
     open::version(&connection, file)?;
     let damage: String = connection.query_row(sql::INTEGRITY, [], |row| row.get(0))?;
-    let mut report = accounts::verify(&connection)?;
+    let mut report = verify::verify(&connection)?;
     if damage != "ok" {
         report.mistakes.insert(0, damage);
     }

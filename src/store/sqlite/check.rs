@@ -3,7 +3,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{accounts, sql};
+use super::{sql, verify};
 use crate::store::LedgerReport;
 
 /// What a database was found to be.
@@ -49,7 +49,7 @@ pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     Ok(Check {
         version,
         mistakes,
-        ledger: accounts::verify(&connection)?,
+        ledger: verify::verify(&connection)?,
     })
 }
 
