@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The line. It goes when this is dropped.
 pub(super) struct Progress(ProgressBar);
@@ -16,14 +16,21 @@ impl Progress {
         }
         let target = ProgressDrawTarget::stderr_with_hz(10);
         let template = format!(
-            "{{bar:30}} {{percent:>3}}%  {{human_pos}} of {{human_len}} {what}, {{per_sec}}, {{eta}} left"
+            "[{{bar:30}}] {{percent:>3}}%  {{human_pos}} of {{human_len}} {what}, {{rate}} a second, {{eta}} left"
         );
         let bar = ProgressBar::with_draw_target(Some(total), target);
         // A wrong template would only cost the words.
-        bar.set_style(
-            ProgressStyle::with_template(&template)
-                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
+        let style = ProgressStyle::with_template(&template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ")
+            .with_key(
+                "rate",
+                |state: &ProgressState, line: &mut dyn std::fmt::Write| {
+                    // What it cannot write it does not show.
+                    let _ = write!(line, "{:.0}", state.per_sec());
+                },
+            );
+        bar.set_style(style);
         Self(bar)
     }
 
