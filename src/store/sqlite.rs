@@ -54,6 +54,8 @@ pub struct SqliteStore {
     readers: Readers,
     writer: Writer,
     has_imported_keys: AtomicBool,
+    /// Held while a copy is made.
+    backing_up: tokio::sync::Mutex<()>,
     /// When it was last looked for what has been kept long enough.
     cut_at: AtomicI64,
     lock: Mutex<Option<InstanceLock>>,
@@ -80,6 +82,7 @@ impl SqliteStore {
             readers,
             writer,
             has_imported_keys,
+            backing_up: tokio::sync::Mutex::default(),
             cut_at: AtomicI64::new(i64::MIN),
             lock: Mutex::new(Some(lock)),
             observer,
@@ -336,6 +339,11 @@ impl Repository for SqliteStore {
     }
 
     async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup, StoreError> {
+        // Until it has its name: verifying is part of it.
+        let _one = self
+            .backing_up
+            .try_lock()
+            .map_err(|_| StoreError::Conflict("a copy is being made already".to_owned()))?;
         let to = backup_file(&self.path, folder.as_deref(), now);
         let (grown, growing) = std::sync::mpsc::sync_channel(1);
         let part = blocking(move || Part::begin(to)).await?;

@@ -262,6 +262,35 @@ async fn a_ledger_that_does_not_add_up_is_told_of_at_once() {
 }
 
 #[tokio::test]
+async fn copies_that_are_not_made_are_told_of() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("not there yet");
+    let mut config = config();
+    config.backup.every = Some(60 * MINUTE);
+    config.backup.folder.clone_from(&folder);
+    let watched = Watched::start(config).await;
+    assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
+    watched.server.clock.advance(125 * MINUTE);
+    assert_eq!(watched.a_minute_later().await, ["backup_age"]);
+    std::fs::create_dir(&folder).unwrap();
+    // By now it is tried again once an hour at most.
+    watched.server.clock.advance(61 * MINUTE);
+    eventually("a copy is made", async || {
+        watched.firing().await;
+        std::fs::read_dir(&folder).unwrap().next().map(drop)
+    })
+    .await;
+    eventually("the copy has its name", async || {
+        let made =
+            crate::ops::metrics::metric(&watched.server, "r3mes_backup_timestamp_seconds", &[]);
+        (made.await > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
+    watched.assert_told_each_way("backup_age", "WARNING").await;
+}
+
+#[tokio::test]
 async fn a_breaker_that_is_not_closed_is_told_of_at_once_by_its_name() {
     let mut config = config();
     config.chain.rpc = Some(Upstream::dead().await);

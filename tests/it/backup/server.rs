@@ -112,6 +112,21 @@ async fn a_server_that_stops_in_the_middle_of_a_copy_leaves_none_that_is_not_who
 }
 
 #[tokio::test]
+async fn of_many_copies_asked_for_at_once_each_is_whole_or_refused() {
+    let server = TestServer::start(config()).await;
+    server.payer(W1, 3).await;
+    let ask = || async { server.admin().post("/admin/backup", &json!(null)).await };
+    let answers = tokio::join!(ask(), ask(), ask(), ask());
+    let answers = [answers.0, answers.1, answers.2, answers.3];
+    let made = answers.iter().filter(|answer| answer.status == 201).count();
+    assert!(made > 0);
+    for answer in answers.into_iter().filter(|answer| answer.status != 201) {
+        answer.refused(409, "conflict");
+    }
+    assert_eq!(copies(&server.database()).len(), made);
+}
+
+#[tokio::test]
 async fn copies_are_made_by_schedule_and_the_oldest_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
