@@ -10,10 +10,11 @@ use super::log::Log;
 use super::{Shared, closed};
 use crate::store::StoreError;
 
-/// Pages of one step.
-const STEP: i32 = 64;
+/// Pages of one step. While others write there is a step to each of their groups, so that the copy takes its share of the
+/// disk and no more; while nobody does, one follows the other.
+const STEP: i32 = 16;
 /// Pages of what is flushed at once.
-const FLUSH: i32 = 1024;
+const FLUSH: i32 = 256;
 /// How long a step is tried that another program's lock keeps from going on.
 const PATIENCE: Duration = Duration::from_secs(5);
 
