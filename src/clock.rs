@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::model::Timestamp;
 
 /// The system's clocks plus an offset that only ever grows, so that a test (or a simulation in an embedder) can let an
-/// hour pass without waiting for it. Clones share the offset.
+/// hour pass without waiting for it; the time of day alone can be set back, as a correction does. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_nanos: Arc<AtomicU64>,
+    back_nanos: Arc<AtomicU64>,
 }
 
 impl Clock {
@@ -23,20 +24,27 @@ impl Clock {
     /// The time of day, for what is written down.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        Timestamp::from(SystemTime::now() + self.ahead())
+        let back = Duration::from_nanos(self.back_nanos.load(Ordering::SeqCst));
+        Timestamp::from(SystemTime::now() + self.ahead() - back)
     }
 
     /// Lets `by` pass at once.
     pub fn advance(&self, by: Duration) {
-        self.ahead_nanos.fetch_add(
-            u64::try_from(by.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::SeqCst,
-        );
+        self.ahead_nanos.fetch_add(nanos(by), Ordering::SeqCst);
+    }
+
+    /// Sets the time of day back by `by`; the monotonic time goes on.
+    pub fn set_back(&self, by: Duration) {
+        self.back_nanos.fetch_add(nanos(by), Ordering::SeqCst);
     }
 
     fn ahead(&self) -> Duration {
         Duration::from_nanos(self.ahead_nanos.load(Ordering::SeqCst))
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl governor::clock::Clock for Clock {

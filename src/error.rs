@@ -243,11 +243,11 @@ impl From<StoreError> for ApiError {
                 ErrorCode::Overloaded,
                 "the storage has more to do than it can take on",
             ),
-            StoreError::Unavailable(internal) => Self::new(
+            StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_) => Self::new(
                 ErrorCode::StorageUnavailable,
                 "the storage cannot be used at the moment",
             )
-            .for_the_log(internal),
+            .for_the_log(error.to_string()),
             StoreError::Internal(internal) => Self::internal(internal),
         }
     }

@@ -398,11 +398,14 @@ async fn compact(app: Arc<App>) {
 
 /// What is due now and then: reservations that could not be closed, the last use of keys, limiter entries.
 async fn housekeeping(app: Arc<App>) {
-    let mut every = interval(Duration::from_secs(10));
+    let mut every = interval(Duration::from_secs(1));
     for round in 1u64.. {
         every.tick().await;
-        billing::retry(&app).await;
-        if round.is_multiple_of(6) {
+        // Soon after a fault of the storage; while it lasts not so often.
+        if app.store.is_ready() || round.is_multiple_of(10) {
+            billing::retry(&app).await;
+        }
+        if round.is_multiple_of(60) {
             app.limits.sweep();
             if let Err(error) = app.store.purge(app.clock.now()).await {
                 log::warn!("what ran out was not deleted: {error}");

@@ -51,8 +51,12 @@ pub enum StoreError {
     TooMuch,
     /// More is queued than the storage takes on; nothing was done.
     Busy,
-    /// The storage could not be used: disk full, I/O error, locked by a stranger, closed. For the log only.
+    /// The storage could not be used: I/O error, locked by a stranger, closed. For the log only.
     Unavailable(String),
+    /// There is no room on the disk.
+    Full,
+    /// The file is not what was written: only a copy helps. For the log only.
+    Damaged(String),
     /// A mistake of ours. For the log only.
     Internal(String),
 }
@@ -71,6 +75,11 @@ impl std::fmt::Display for StoreError {
             Self::TooMuch => f.write_str("this is more than one answer can hold"),
             Self::Busy => f.write_str("the write queue is full"),
             Self::Unavailable(what) => write!(f, "the storage cannot be used: {what}"),
+            Self::Full => f.write_str("the disk is full: make room where the database is"),
+            Self::Damaged(what) => write!(
+                f,
+                "the database is damaged ({what}): stop the server and put the newest good copy in its place with restore"
+            ),
             Self::Internal(what) => write!(f, "internal: {what}"),
         }
     }

@@ -79,8 +79,10 @@ pub(super) fn open_failure(error: OpenError) -> Failure {
         OpenError::Locked(LockError::Held(_)) => Failure::Conflict(text),
         OpenError::Missing(_) => Failure::NotFound(text),
         OpenError::Storage(error) => store_failure(error),
+        OpenError::Foreign(_) => Failure::Failed(format!(
+            "{text}; if it was one, its first page is damaged: put the newest good copy in its place with restore"
+        )),
         OpenError::Locked(LockError::Io(..))
-        | OpenError::Foreign(_)
         | OpenError::NotR3mes(..)
         | OpenError::Damaged(..)
         | OpenError::Newer { .. }
@@ -96,8 +98,12 @@ pub(super) fn store_failure(error: StoreError) -> Failure {
         | StoreError::Insufficient { .. }
         | StoreError::KeyReused
         | StoreError::AlreadyIssued => Failure::Conflict(text),
-        StoreError::Busy | StoreError::Unavailable(_) => Failure::Unavailable(text),
-        StoreError::TooMuch | StoreError::Internal(_) => Failure::Failed(text),
+        StoreError::Busy | StoreError::Unavailable(_) | StoreError::Full => {
+            Failure::Unavailable(text)
+        }
+        StoreError::TooMuch | StoreError::Damaged(_) | StoreError::Internal(_) => {
+            Failure::Failed(text)
+        }
     }
 }
 

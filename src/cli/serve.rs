@@ -19,6 +19,8 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let failed = |error| Failure::Failed(format!("no signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    // A write beyond a limit on the size of files is an error, like that of a full disk, and not the end of the process.
+    let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(failed)?;
     raise_file_limit();
     // The lock first: nothing of the database is looked at before.
     let store = SqliteStore::open(&config.database, true).map_err(access::open_failure)?;

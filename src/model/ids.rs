@@ -1,13 +1,15 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use super::Timestamp;
 
 /// Makes identifiers that sort by time: 48 bits of milliseconds, then 80 bits that no other identifier shares, in
 /// Crockford's base 32 (the layout of a ULID, <https://github.com/ulid/spec>).
 ///
-/// They are names, not secrets: the tail is a mixed counter over a random start, so making one costs no system call.
+/// They are names, not secrets: the tail is a mixed counter over a random start, so making one costs no system call. Where
+/// the clock is set back they go on from the latest time they had, until it comes again: lists are in the order of them.
 #[derive(Debug)]
 pub struct Ids {
+    latest: AtomicI64,
     next: AtomicU64,
     salt: u64,
 }
@@ -19,6 +21,7 @@ impl Ids {
     /// Where the operating system gives no random bytes.
     pub fn new() -> Result<Self, getrandom::Error> {
         Ok(Self {
+            latest: AtomicI64::new(0),
             next: AtomicU64::new(getrandom::u64()?),
             salt: getrandom::u64()?,
         })
@@ -27,6 +30,16 @@ impl Ids {
     /// A new identifier, `prefix` first: `req_01J…`.
     pub fn make(&self, prefix: &str, now: Timestamp) -> String {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let after = |latest: i64| match now.millis() {
+            now if now < latest => latest.saturating_add(1),
+            now => now,
+        };
+        let latest = self
+            .latest
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |latest| {
+                Some(after(latest))
+            });
+        let now = latest.map_or(now, |latest| Timestamp::from_millis(after(latest)));
         // Mixing is a bijection, so two counts never give one tail.
         let tail = u128::from(mix(count)) << 16 | u128::from(mix(count ^ self.salt) & 0xFFFF);
         Self::fixed(prefix, now, tail)
@@ -72,11 +85,22 @@ mod tests {
         assert_eq!(earlier.len(), 30);
     }
 
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_identifier_that_sorts_before_earlier_ones() {
+        let ids = Ids::new().unwrap();
+        let make = |millis| ids.make("key_", Timestamp::from_millis(millis));
+        let mut before = make(1_795_489_200_000);
+        for millis in [0, 1_795_402_800_000, 1_795_489_199_999, 1_795_489_200_004] {
+            let id = make(millis);
+            assert!(id > before, "{id} after {before}");
+            before = id;
+        }
+    }
+
     proptest! {
         #[test]
         fn whatever_the_time_an_identifier_has_one_shape_and_sorts(one in 0i64..1 << 48, other in 0i64..1 << 48, odd in any::<i64>()) {
-            let ids = Ids::new().unwrap();
-            let make = |millis| ids.make("led_", Timestamp::from_millis(millis));
+            let make = |millis| Ids::new().unwrap().make("led_", Timestamp::from_millis(millis));
             if one != other {
                 prop_assert_eq!(make(one) < make(other), one < other);
             }

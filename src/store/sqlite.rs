@@ -6,6 +6,7 @@
 
 mod accounts;
 mod backup;
+mod ballast;
 mod check;
 mod history;
 mod keys;
@@ -35,6 +36,7 @@ use async_trait::async_trait;
 use rusqlite::Connection;
 
 use self::backup::Part;
+use self::ballast::Ballast;
 use self::once::once;
 use self::readers::Readers;
 use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unreadable, wallet_at};
@@ -64,18 +66,29 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Opens the database at `path` under its instance lock; makes it (mode 0600) where it is missing and `create` says
-    /// so. Blocks, as it is done once before anything is served.
+    /// so, and its ballast with it: room for the end of what was begun when the disk is full. Blocks, as it is done once
+    /// before anything is served.
     ///
     /// # Errors
     /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program.
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
-        let connection = open::writing(path, create)?;
+        let connection = open::writing(path, create).or_else(|error| match error {
+            // A crash on a full disk left the ballast, and no room even for the log's index.
+            OpenError::Storage(StoreError::Full | StoreError::Unavailable(_))
+                if Ballast::open(path, false).give_up() =>
+            {
+                open::writing(path, create)
+            }
+            error => Err(error),
+        })?;
+        let ballast = Ballast::open(path, create);
         let has_imported_keys = keys::has_imported(&connection)?.into();
         let observer = Arc::new(OnceLock::new());
         let readers = Readers::open(path, Arc::clone(&observer))?;
         let log = backup::log_of(path, "-wal");
-        let writer = Writer::start(connection, log, readers.gate(), Arc::clone(&observer))
+        let (gate, observing) = (readers.gate(), Arc::clone(&observer));
+        let writer = Writer::start(connection, log, ballast, gate, observing)
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
             path: path.to_owned(),
@@ -221,7 +234,7 @@ impl Repository for SqliteStore {
         loop {
             let some = self
                 .writer
-                .write(Room::Common, move |c| accounts::refund_open(c, now, 1000))
+                .write(Room::Kept, move |c| accounts::refund_open(c, now, 1000))
                 .await?;
             if some == 0 {
                 return Ok(refunded);
@@ -512,7 +525,7 @@ impl Repository for SqliteStore {
     }
 
     fn is_ready(&self) -> bool {
-        self.writer.is_alive()
+        self.writer.takes_jobs()
     }
 
     fn close(&self) {

@@ -33,6 +33,7 @@ mod origin;
 mod page;
 mod secrets;
 mod simulation;
+mod storage_faults;
 mod support;
 mod telemetry;
 mod v1;

@@ -57,7 +57,8 @@ impl Readers {
                 connection.pragma_update(None, "trusted_schema", false)?;
                 connection.pragma_update(None, "temp_store", "memory")?;
                 connection.set_prepared_statement_cache_capacity(PREPARED);
-                connection.busy_timeout(Duration::from_secs(5))
+                // Nobody keeps a reader waiting but one who mends the log after a crash.
+                connection.busy_timeout(Duration::from_millis(500))
             });
         let pool = r2d2::Pool::builder()
             .max_size(Self::SIZE as u32)

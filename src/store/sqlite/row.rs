@@ -5,23 +5,26 @@ use rusqlite::{ErrorCode, Row};
 use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 use crate::store::StoreError;
 
-/// Sorts SQLite's errors: what the machine or another program does to the file is "unavailable"; the rest is our mistake.
+/// Sorts SQLite's errors: what the machine or another program does to the file is a fault of the storage; the rest is our
+/// mistake.
 pub(super) fn storage_error(error: rusqlite::Error) -> StoreError {
     let text = error.to_string();
     match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(text),
         Some(
-            ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
+            ErrorCode::SystemIoFailure
             | ErrorCode::CannotOpen
             | ErrorCode::ReadOnly
             | ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
-            | ErrorCode::DatabaseCorrupt
-            | ErrorCode::NotADatabase
             | ErrorCode::OutOfMemory
             | ErrorCode::FileLockingProtocolFailed
             | ErrorCode::PermissionDenied,
         ) => StoreError::Unavailable(text),
+        None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+            StoreError::Damaged(text)
+        }
         _ => StoreError::Internal(text),
     }
 }

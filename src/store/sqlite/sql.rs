@@ -163,6 +163,10 @@ pub(super) const SELECT_R3MES_TABLE: &str =
 pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(1)";
 pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 
+/// Gives back the memory of pages that were read.
+pub(super) const FORGET_PAGES: &str = "PRAGMA shrink_memory";
+/// Copies the log to its place in the file as far as that goes without waiting for anybody.
+pub(super) const COPY_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 pub(super) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 pub(super) const PAGES: &str = "PRAGMA page_count";
 pub(super) const FREE_PAGES: &str = "PRAGMA freelist_count";

@@ -9,6 +9,7 @@
 //! own connection writes, and a copy by a reader would keep the log from being emptied all the while.
 
 mod copy;
+mod faults;
 mod job;
 mod log;
 
@@ -23,8 +24,10 @@ use std::time::Instant;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use self::faults::Faults;
 use self::job::{Job, Typed, commit};
 use self::log::Log;
+use super::ballast::Ballast;
 use super::readers::Gate;
 use super::sql;
 use crate::store::{StoreError, StoreObserver};
@@ -32,7 +35,7 @@ use crate::store::{StoreError, StoreObserver};
 /// How urgent a job is when the queue is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Room {
-    /// Refused when the queue is full.
+    /// Refused when the queue is full, or the storage at fault.
     Common,
     /// Has room of its own: what ends a reservation must get in however many want to begin one.
     Kept,
@@ -56,6 +59,8 @@ struct Queue {
     copy: Option<Copying>,
     /// A copy is waited for or under way.
     copying: bool,
+    /// Why common writes are refused, where the storage is at fault.
+    fault: Option<StoreError>,
     closed: bool,
 }
 
@@ -70,6 +75,20 @@ struct Copying {
     reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// What the thread does next.
+enum Next {
+    /// Writes, and then the copy that was asked for.
+    Work(Group, Option<Copying>),
+    /// Whether a fault is over.
+    Look,
+}
+
+/// What the thread has beside its connection.
+struct Tools {
+    log: Log,
+    faults: Faults,
+}
+
 impl Writer {
     /// Jobs that may wait.
     pub(super) const CAPACITY: usize = 4096;
@@ -82,6 +101,7 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         log: PathBuf,
+        ballast: Ballast,
         gate: Gate,
         observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
     ) -> std::io::Result<Self> {
@@ -90,6 +110,7 @@ impl Writer {
                 jobs: VecDeque::new(),
                 copy: None,
                 copying: false,
+                fault: None,
                 closed: false,
             }),
             filled: Condvar::new(),
@@ -98,10 +119,13 @@ impl Writer {
         });
         let thread = {
             let shared = Arc::clone(&shared);
-            let log = Log::new(log, gate)?;
+            let tools = Tools {
+                log: Log::new(log, gate)?,
+                faults: Faults::new(&connection, ballast).map_err(std::io::Error::other)?,
+            };
             std::thread::Builder::new()
                 .name("r3mes-writer".to_owned())
-                .spawn(move || shared.run(connection, log))?
+                .spawn(move || shared.run(connection, tools))?
         };
         Ok(Self {
             shared,
@@ -116,14 +140,12 @@ impl Writer {
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.push(
+        self.shared.push(Box::new(Typed {
             room,
-            Box::new(Typed {
-                work: Some(work),
-                outcome: None,
-                reply,
-            }),
-        )?;
+            work: Some(work),
+            outcome: None,
+            reply,
+        }))?;
         answer.await.unwrap_or_else(|_| {
             Err(StoreError::Unavailable(
                 "the writing thread ended".to_owned(),
@@ -157,9 +179,9 @@ impl Writer {
         self.shared.lock().jobs.len()
     }
 
-    /// Whether jobs are taken.
-    pub(super) fn is_alive(&self) -> bool {
-        self.shared.alive.load(Ordering::Acquire)
+    /// Whether common jobs are taken.
+    pub(super) fn takes_jobs(&self) -> bool {
+        self.shared.alive.load(Ordering::Acquire) && self.shared.lock().fault.is_none()
     }
 
     /// Takes no more jobs, finishes those that wait, closes the connection.
@@ -190,14 +212,17 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, room: Room, job: Box<dyn Job>) -> Result<(), StoreError> {
+    fn push(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
         let mut queue = self.lock();
-        let places = match room {
+        let places = match job.room() {
             Room::Common => Writer::CAPACITY,
             Room::Kept => Writer::CAPACITY + Writer::KEPT,
         };
         if queue.closed {
             return Err(closed());
+        }
+        if let (Room::Common, Some(fault)) = (job.room(), &queue.fault) {
+            return Err(fault.clone());
         }
         if queue.jobs.len() >= places {
             return Err(StoreError::Busy);
@@ -210,7 +235,7 @@ impl Shared {
 
     /// What is next, or `None` once the queue is closed and empty: a group, then the copy that was asked for. That one is
     /// not put off until no job waits, as there may never be such a moment.
-    fn next(&self) -> Option<(Group, Option<Copying>)> {
+    fn next(&self) -> Option<Next> {
         let mut queue = self.lock();
         while queue.jobs.is_empty() {
             if queue.closed {
@@ -219,21 +244,36 @@ impl Shared {
             if queue.copy.is_some() {
                 break;
             }
-            queue = self
+            if queue.fault.is_none() {
+                queue = self
+                    .filled
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (woken, waited) = self
                 .filled
-                .wait(queue)
+                .wait_timeout(queue, Faults::PAUSE)
                 .unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            if waited.timed_out() {
+                return Some(Next::Look);
+            }
         }
-        Some((queue.group(), queue.copy.take()))
+        Some(Next::Work(queue.group(), queue.copy.take()))
     }
 
-    fn run(&self, connection: Connection, mut log: Log) {
-        while let Some((group, copy)) = self.next() {
+    fn run(&self, connection: Connection, mut tools: Tools) {
+        while let Some(next) = self.next() {
+            let Next::Work(group, copy) = next else {
+                self.look(&connection, &mut tools);
+                continue;
+            };
             if !group.is_empty() {
-                self.write(&connection, &mut log, group);
+                self.write(&connection, &mut tools, group);
             }
             if let Some(Copying { to, grown, reply }) = copy {
-                let copied = self.copy(&connection, &mut log, &to, &grown);
+                let copied = self.copy(&connection, &mut tools, &to, &grown);
                 self.lock().copying = false;
                 // Whoever asked may have left; what they find is a whole file or none.
                 let _ = reply.send(copied);
@@ -251,11 +291,21 @@ impl Shared {
 }
 
 impl Shared {
-    fn write(&self, connection: &Connection, log: &mut Log, mut group: Group) {
+    fn write(&self, connection: &Connection, tools: &mut Tools, group: Group) {
+        let mut group = self.admitted(group);
+        if group.is_empty() {
+            self.look(connection, tools);
+            return;
+        }
         let started = Instant::now();
         let committed = commit(connection, &mut group);
         if let Err(error) = &committed {
             ::log::error!("a group of {} writes failed: {error}", group.len());
+        }
+        if let Some(fault) = faults::of(&committed, &group)
+            && tools.faults.met(connection, &fault)
+        {
+            self.lock().fault = Some(fault);
         }
         if let Some(observer) = self.observer.get() {
             observer.committed(group.len(), started.elapsed(), committed.is_ok());
@@ -263,7 +313,31 @@ impl Shared {
         for job in group {
             job.answer(&committed);
         }
-        log.keep_short(connection);
+        if self.look(connection, tools) {
+            tools.log.keep_short(connection);
+        }
+    }
+
+    /// Those of a group that may be tried; the others were queued before a fault was met.
+    fn admitted(&self, group: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+        let Some(fault) = self.lock().fault.clone() else {
+            return group;
+        };
+        let (kept, common): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|job| job.room() == Room::Kept);
+        for job in common {
+            job.answer(&Err(fault.clone()));
+        }
+        kept
+    }
+
+    /// Takes common writes again where a fault is over; whether there is none.
+    fn look(&self, connection: &Connection, tools: &mut Tools) -> bool {
+        let over = tools.faults.are_over(connection);
+        if over {
+            self.lock().fault = None;
+        }
+        over
     }
 }
 
@@ -280,199 +354,4 @@ fn closed() -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::storage_error;
-    use std::sync::atomic::AtomicU64;
-
-    use super::job::run;
-    use super::*;
-
-    fn writer() -> (tempfile::TempDir, Writer) {
-        let folder = tempfile::tempdir().unwrap();
-        let connection = Connection::open(folder.path().join("test.db")).unwrap();
-        connection
-            .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n INTEGER PRIMARY KEY)")
-            .unwrap();
-        let log = folder.path().join("test.db-wal");
-        let gate = Gate::of(&Arc::new(tokio::sync::Semaphore::new(4)));
-        let writer = Writer::start(connection, log, gate, Arc::default());
-        (folder, writer.unwrap())
-    }
-
-    fn insert(n: i64) -> impl FnOnce(&Connection) -> Result<i64, StoreError> {
-        move |connection| {
-            connection
-                .execute("INSERT INTO t VALUES (?1)", [n])
-                .map_err(storage_error)?;
-            connection
-                .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
-                .map_err(storage_error)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_job_that_fails_or_panics_takes_nothing_with_it() {
-        let (_folder, writer) = writer();
-        let refused = writer.write(Room::Common, |connection| {
-            insert(1)(connection)?;
-            Err::<(), _>(StoreError::UserNotFound)
-        });
-        let panicked = writer.write(Room::Common, |connection| {
-            insert(2)(connection)?;
-            if connection.is_autocommit() {
-                Ok(())
-            } else {
-                panic!("as the test wants")
-            }
-        });
-        let (refused, panicked, kept) =
-            tokio::join!(refused, panicked, writer.write(Room::Common, insert(3)));
-        assert_eq!(refused, Err(StoreError::UserNotFound));
-        assert!(matches!(panicked, Err(StoreError::Internal(_))));
-        assert_eq!(kept, Ok(1));
-    }
-
-    /// Keeps the thread busy until the sender is used, so that what is queued meanwhile forms one group.
-    async fn hold(writer: &Writer) -> std::sync::mpsc::Sender<()> {
-        let (open, gate) = std::sync::mpsc::channel();
-        let (began, begun) = oneshot::channel();
-        queue(writer, move |_: &Connection| {
-            let _ = began.send(());
-            gate.recv()
-                .map_err(|error| StoreError::Internal(error.to_string()))
-        });
-        begun.await.unwrap();
-        open
-    }
-
-    fn queue<T: Send + 'static>(
-        writer: &Writer,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> oneshot::Receiver<Result<T, StoreError>> {
-        let (reply, answer) = oneshot::channel();
-        let job = Typed {
-            work: Some(work),
-            outcome: None,
-            reply,
-        };
-        writer.shared.push(Room::Common, Box::new(job)).unwrap();
-        answer
-    }
-
-    #[tokio::test]
-    async fn a_transaction_that_is_rolled_back_under_a_job_fails_the_whole_group_and_the_next_one_works()
-     {
-        let (_folder, writer) = writer();
-        let open = hold(&writer).await;
-        let first = queue(&writer, insert(1));
-        let rolled_back = queue(&writer, |connection: &Connection| {
-            run(connection, "ROLLBACK")
-        });
-        open.send(()).unwrap();
-        assert!(matches!(
-            first.await.unwrap(),
-            Err(StoreError::Unavailable(_))
-        ));
-        assert!(matches!(
-            rolled_back.await.unwrap(),
-            Err(StoreError::Unavailable(_))
-        ));
-        assert_eq!(writer.write(Room::Common, insert(2)).await, Ok(1));
-    }
-
-    /// Queues a job that queues the next one, so that one waits at every moment, `left` times.
-    fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
-        let (reply, _) = oneshot::channel();
-        let next = Arc::clone(&shared);
-        let work = move |_: &Connection| {
-            if left.fetch_sub(1, Ordering::SeqCst) > 1 {
-                chain(next, left);
-            }
-            Ok(())
-        };
-        let job = Typed {
-            work: Some(work),
-            outcome: None,
-            reply,
-        };
-        shared.push(Room::Common, Box::new(job)).unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_copy_is_made_though_jobs_wait_at_every_moment() {
-        let (folder, writer) = writer();
-        assert_eq!(writer.write(Room::Common, insert(1)).await, Ok(1));
-        let to = folder.path().join("copy.db");
-        std::fs::File::create(&to).unwrap();
-        let left = Arc::new(AtomicU64::new(2000));
-        let open = hold(&writer).await;
-        chain(Arc::clone(&writer.shared), Arc::clone(&left));
-        let (grown, _growing) = std::sync::mpsc::sync_channel(1);
-        let copy = writer.copy(to, grown);
-        let (copy, ()) = tokio::join!(copy, async { open.send(()).unwrap() });
-        assert_eq!(copy, Ok(()));
-        assert!(left.load(Ordering::SeqCst) > 0, "only once no job waited");
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_refuses_common_jobs_and_keeps_room_for_those_that_end_a_reservation() {
-        let (_folder, writer) = writer();
-        let open = hold(&writer).await;
-        let waiting: Vec<_> = (0..Writer::CAPACITY as i64)
-            .map(|n| queue(&writer, insert(n)))
-            .collect();
-        assert_eq!(
-            writer.write(Room::Common, insert(-1)).await,
-            Err(StoreError::Busy)
-        );
-        let kept = writer.write(Room::Kept, insert(-2));
-        let (kept, ()) = tokio::join!(kept, async { open.send(()).unwrap() });
-        assert_eq!(kept, Ok(Writer::CAPACITY as i64 + 1));
-        for job in waiting {
-            assert!(job.await.unwrap().is_ok());
-        }
-    }
-
-    #[tokio::test]
-    async fn one_copy_is_made_at_a_time_and_what_is_queued_meanwhile_is_in_it() {
-        let (folder, writer) = writer();
-        let open = hold(&writer).await;
-        let file = folder.path().join("copy.db");
-        std::fs::write(&file, "").unwrap();
-        let (grown, _growing) = std::sync::mpsc::sync_channel(1);
-        let first = writer.copy(file.clone(), grown.clone());
-        let second = async {
-            // The first has asked by now: it is polled first.
-            let second = writer
-                .copy(folder.path().join("other.db"), grown.clone())
-                .await;
-            assert!(matches!(second, Err(StoreError::Conflict(_))));
-            let written = queue(&writer, insert(7));
-            open.send(()).unwrap();
-            written.await.unwrap()
-        };
-        let (copied, written) = tokio::join!(biased; first, second);
-        assert_eq!((copied, written), (Ok(()), Ok(1)));
-        let copy = Connection::open(&file).unwrap();
-        let kept: i64 = copy
-            .query_row("SELECT n FROM t", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(kept, 7);
-    }
-
-    #[tokio::test]
-    async fn closing_finishes_what_is_queued_and_refuses_the_rest() {
-        let (folder, writer) = writer();
-        let (written, ()) = tokio::join!(writer.write(Room::Common, insert(1)), async {
-            writer.close()
-        });
-        assert_eq!(written, Ok(1));
-        assert!(matches!(
-            writer.write(Room::Common, insert(2)).await,
-            Err(StoreError::Unavailable(_))
-        ));
-        assert!(!writer.is_alive());
-        let wal = folder.path().join("test.db-wal");
-        assert!(!wal.exists() || wal.metadata().unwrap().len() == 0);
-    }
-}
+mod tests;

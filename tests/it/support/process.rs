@@ -16,20 +16,31 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `r3mes-edge` on a database, with this configuration file's text, and waits until it serves.
     pub(crate) fn serve(database: &Path, config: &str) -> Self {
-        let file = database.with_extension("toml");
-        let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n";
-        let rates = "[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
-        std::fs::write(&file, format!("{common}{rates}{config}")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"))
-            .arg("--config")
-            .arg(&file)
-            .arg("--database")
-            .arg(database)
-            .env_clear()
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let file = write_config(&database.with_extension("toml"), config);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
+        command.env_clear().arg("--config").arg(file);
+        command.arg("--database").arg(database);
+        Self::start(command, |_| database.to_owned())
+    }
+
+    /// The same on a disk of so many MiB of its own, which is the folder `disk`; `before` is a shell's line that is run
+    /// there first. `None` where this machine does not let a test mount anything.
+    pub(crate) fn serve_on_a_small_disk(
+        disk: &Path,
+        mebibytes: u32,
+        before: &str,
+        config: &str,
+    ) -> Option<Self> {
+        let command = on_a_small_disk(disk, mebibytes, before, config)?;
+        Some(Self::start(command, |process| {
+            let root = format!("/proc/{process}/root{}", disk.display());
+            Path::new(&root).join("edge.db")
+        }))
+    }
+
+    fn start(mut command: Command, database: impl FnOnce(u32) -> PathBuf) -> Self {
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let (told, address) = mpsc::channel();
         // Read to the end, so that the server never waits for room in the pipe.
@@ -44,10 +55,20 @@ impl Process {
             .recv_timeout(Duration::from_secs(30))
             .expect("the server did not start");
         Self {
+            database: database(child.id()),
             child,
             address,
-            database: database.to_owned(),
         }
+    }
+
+    /// From now on no file can be written beyond so many bytes; `None` is no limit.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).unwrap();
     }
 
     pub(crate) fn admin(&self) -> Caller {
@@ -85,6 +106,44 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn write_config(file: &Path, config: &str) -> PathBuf {
+    let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n";
+    let rates = "[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
+    std::fs::write(file, format!("{common}{rates}{config}")).unwrap();
+    file.to_owned()
+}
+
+/// The real binary about to serve `edge.db` on a tmpfs over the folder `disk`, in a mount namespace of its own.
+pub(crate) fn on_a_small_disk(
+    disk: &Path,
+    mebibytes: u32,
+    before: &str,
+    config: &str,
+) -> Option<Command> {
+    let namespace = || {
+        let mut command = Command::new("unshare");
+        command.arg("--user").arg("--map-root-user").arg("--mount");
+        command
+    };
+    if !namespace()
+        .arg("true")
+        .status()
+        .is_ok_and(|done| done.success())
+    {
+        println!("skipped: this machine lets nobody make a mount namespace");
+        return None;
+    }
+    std::fs::create_dir_all(disk).unwrap();
+    let file = write_config(&disk.with_extension("toml"), config);
+    let script = format!(
+        "mount -t tmpfs -o size={mebibytes}m tmpfs \"$1\" && cd \"$1\" && {before} && exec \"$2\" --config \"$3\" --database \"$1/edge.db\""
+    );
+    let mut command = namespace();
+    command.arg("sh").arg("-c").arg(script).arg("sh").arg(disk);
+    command.arg(env!("CARGO_BIN_EXE_r3mes-edge")).arg(file);
+    Some(command)
 }
 
 /// Runs a command of the real binary against a database; its exit code and standard output.

@@ -6,8 +6,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::storage_error;
-use super::log::Log;
-use super::{Shared, closed};
+use super::{Shared, Tools, closed};
 use crate::store::StoreError;
 
 /// Pages of one step. While others write there is a step to each of their groups, so that the copy takes its share of the
@@ -23,7 +22,7 @@ impl Shared {
     pub(super) fn copy(
         &self,
         connection: &Connection,
-        log: &mut Log,
+        tools: &mut Tools,
         to: &Path,
         grown: &SyncSender<()>,
     ) -> Result<(), StoreError> {
@@ -62,7 +61,7 @@ impl Shared {
                 queue.group()
             };
             if !group.is_empty() {
-                self.write(connection, log, group);
+                self.write(connection, tools, group);
             }
         }
     }

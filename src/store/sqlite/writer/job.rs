@@ -4,6 +4,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::super::storage_error;
+use super::Room;
 use crate::store::StoreError;
 
 /// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own.
@@ -46,6 +47,8 @@ pub(super) fn run(connection: &Connection, statement: &str) -> Result<(), StoreE
 
 /// A write whose result type is hidden, so that one queue holds all.
 pub(super) trait Job: Send {
+    /// How urgent it is.
+    fn room(&self) -> Room;
     /// Does the work; whether it is to be kept.
     fn run(&mut self, connection: &Connection) -> bool;
     /// What went wrong in it.
@@ -55,6 +58,7 @@ pub(super) trait Job: Send {
 }
 
 pub(super) struct Typed<F, T> {
+    pub(super) room: Room,
     pub(super) work: Option<F>,
     pub(super) outcome: Option<Result<T, StoreError>>,
     pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
@@ -65,6 +69,10 @@ where
     F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
     T: Send,
 {
+    fn room(&self) -> Room {
+        self.room
+    }
+
     fn run(&mut self, connection: &Connection) -> bool {
         let Some(work) = self.work.take() else {
             return false;

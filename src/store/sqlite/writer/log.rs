@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::super::readers::Gate;
-use super::super::{open, sql};
+use super::super::sql;
+use super::faults::Faults;
 
 /// Bytes from which on the log is emptied while the readers wait. SQLite empties it by itself at some 4 MiB, unless
 /// somebody reads from it all the time.
@@ -57,6 +58,6 @@ impl Log {
 fn empty(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::ZERO)?;
     let emptied = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(()));
-    connection.busy_timeout(open::PATIENCE)?;
+    connection.busy_timeout(Faults::PATIENCE)?;
     emptied
 }

@@ -1,0 +1,269 @@
+//! What becomes of a server whose storage fails: a full disk, a file that cannot be written, a stranger's lock, damaged
+//! pages, a lost log, a clock that is set back.
+
+mod clock;
+mod damage;
+
+use std::io::Write;
+use std::path::Path;
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::chat::held_inference;
+use crate::support::{
+    Answer, Caller, Frames, Process, TestServer, W1, W2, config, eventually, on_a_small_disk,
+};
+
+fn grant(amount: i64) -> Value {
+    json!({ "amount": amount, "reason": "test" })
+}
+
+/// Grants a credit; whether it was acknowledged. What is not must be a fault of the storage and nothing else.
+async fn granted(admin: &Caller) -> bool {
+    let answer = admin.post(&format!("/users/{W1}/credits"), &grant(1)).await;
+    if answer.status != 200 {
+        answer.refused(503, "storage_unavailable");
+        return false;
+    }
+    true
+}
+
+async fn credits(admin: &Caller) -> Value {
+    let user = admin.get(&format!("/users/{W1}")).await.expect(200);
+    user["credits"].clone()
+}
+
+/// Writes are refused, each with the same word; what is read is there; and a balancer is told.
+async fn assert_only_reads(admin: &Caller, kept: u64) {
+    let wallet = json!({ "wallet_address": W2 });
+    for (path, body) in [
+        ("/users", &wallet),
+        (&*format!("/users/{W1}/credits"), &grant(1)),
+        ("/api/keys", &wallet),
+        (
+            "/miner/stats",
+            &json!({ "wallet_address": W1, "hashrate": 1 }),
+        ),
+        ("/chat", &json!({ "message": "hi", "wallet_address": W1 })),
+    ] {
+        let refused = admin.post(path, body).await;
+        refused.refused(503, "storage_unavailable");
+    }
+    let not_ready = admin.get("/readyz").await;
+    not_ready.refused(503, "storage_unavailable");
+    admin.get("/livez").await.expect(200);
+    let health = admin.get("/health").await.expect(200);
+    assert_eq!(health["storage"]["ready"], false);
+    assert_eq!(credits(admin).await, kept);
+    let ledger = format!("/users/{W1}/ledger");
+    admin.get(&ledger).await.expect(200);
+    let unknown = admin.get(&format!("/users/{W2}")).await;
+    unknown.refused(404, "user_not_found");
+}
+
+/// It is ready by itself, and takes writes.
+async fn assert_well_again(admin: &Caller, kept: u64) {
+    eventually("the server is ready again", async || {
+        let ready = admin.get("/readyz").await;
+        (ready.status == 200).then_some(())
+    })
+    .await;
+    assert!(granted(admin).await);
+    assert_eq!(credits(admin).await, kept + 1);
+    let report = admin.get("/admin/ledger/verify").await.expect(200);
+    assert_eq!(
+        (&report["mistakes"], &report["open_reservations"]),
+        (&json!([]), &json!(0))
+    );
+}
+
+/// A chat that has paid and waits for its first word.
+async fn waiting_chat(
+    admin: &Caller,
+    held: &mut tokio::sync::mpsc::UnboundedReceiver<Frames>,
+) -> (JoinHandle<Answer>, Frames) {
+    let chat = {
+        let admin = admin.clone();
+        let body = json!({ "message": "hi", "wallet_address": W1 });
+        tokio::spawn(async move { admin.post("/chat", &body).await })
+    };
+    (chat, held.recv().await.unwrap())
+}
+
+fn with_inference(url: &str) -> String {
+    format!("[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{url}\"\n")
+}
+
+/// Takes what room there is on a disk.
+fn fill(disk: &Path) {
+    let mut filler = std::fs::File::create(disk.join("filler")).unwrap();
+    for piece in [1 << 20, 4096, 1] {
+        while filler.write_all(&vec![1; piece]).is_ok() {}
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_with_503_still_answers_reads_still_refunds_and_takes_writes_again_when_there_is_room_without_a_restart()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let (upstream, mut held) = held_inference().await;
+    let disk = folder.path().join("disk");
+    let config = with_inference(&upstream.url());
+    let Some(server) = Process::serve_on_a_small_disk(&disk, 24, "true", &config) else {
+        return;
+    };
+    let admin = server.admin();
+    let disk = server.database.parent().unwrap();
+    let ballast = disk.join("edge.db.ballast");
+    let mut kept = 0;
+    for round in 0..3 {
+        assert!(granted(&admin).await);
+        kept += 1;
+        let (chat, frames) = waiting_chat(&admin, &mut held).await;
+        assert!(ballast.exists(), "round {round}");
+        fill(disk);
+        // What room the log has left is used up first.
+        while granted(&admin).await {
+            kept += 1;
+        }
+        // An attempt to make it again may be under way.
+        let left = std::fs::metadata(&ballast).map_or(0, |file| file.len());
+        assert_eq!(left, 0, "round {round}");
+        assert_only_reads(&admin, kept - 1).await;
+
+        frames.cut();
+        let failed = chat.await.unwrap();
+        failed.refused(502, "upstream_bad_response");
+        // The refund is on the disk, full as it is.
+        assert_only_reads(&admin, kept).await;
+        let health = admin.get("/health").await.expect(200);
+        assert_eq!(health["storage"]["reservations_unwritten"], 0);
+
+        std::fs::remove_file(disk.join("filler")).unwrap();
+        assert_well_again(&admin, kept).await;
+        kept += 1;
+        assert!(ballast.exists(), "round {round}");
+    }
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_crashed_on_a_full_disk_starts_there_and_refunds_what_was_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let (upstream, mut held) = held_inference().await;
+    let server = Process::serve(&database, &with_inference(&upstream.url()));
+    let admin = server.admin();
+    assert!(granted(&admin).await);
+    let (chat, frames) = waiting_chat(&admin, &mut held).await;
+    server.kill();
+    assert!(chat.await.is_err());
+    drop(frames);
+
+    let disk = folder.path().join("disk");
+    let before = "cp --sparse=never ../edge.db* . && rm edge.db-shm && (cat /dev/zero > filler; true) 2> /dev/null";
+    let Some(server) = Process::serve_on_a_small_disk(&disk, 16, before, "") else {
+        return;
+    };
+    let admin = server.admin();
+    assert_eq!(credits(&admin).await, 1);
+    let mut kept = 1;
+    while granted(&admin).await {
+        kept += 1;
+    }
+    std::fs::remove_file(server.database.with_file_name("filler")).unwrap();
+    assert_well_again(&admin, kept).await;
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn files_that_cannot_grow_refuse_writes_and_what_could_not_be_refunded_is_once_they_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let (upstream, mut held) = held_inference().await;
+    let config = with_inference(&upstream.url());
+    let server = Process::serve(&database, &config);
+    let admin = server.admin();
+    let mut kept = 0;
+    for _ in 0..3 {
+        assert!(granted(&admin).await);
+        kept += 1;
+        let (chat, frames) = waiting_chat(&admin, &mut held).await;
+        server.limit_files(Some(4096));
+        assert!(!granted(&admin).await);
+        assert_only_reads(&admin, kept - 1).await;
+        frames.cut();
+        let failed = chat.await.unwrap();
+        failed.refused(502, "upstream_bad_response");
+        let health = admin.get("/health").await.expect(200);
+        assert_eq!(health["storage"]["reservations_unwritten"], 1);
+        assert_only_reads(&admin, kept - 1).await;
+
+        server.limit_files(None);
+        eventually("the refund is written", async || {
+            (credits(&admin).await == kept).then_some(())
+        })
+        .await;
+        assert_well_again(&admin, kept).await;
+        kept += 1;
+    }
+    // Nothing that was acknowledged is lost.
+    server.limit_files(Some(4096));
+    assert!(!granted(&admin).await);
+    server.kill();
+    let server = Process::serve(&database, &config);
+    assert_well_again(&server.admin(), kept).await;
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn another_programs_lock_refuses_writes_without_a_queue_and_no_longer_than_it_is_held() {
+    let server = TestServer::start(config()).await;
+    let admin = server.admin();
+    assert!(granted(&admin).await);
+    for (kept, begin) in (1..).zip(["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"]) {
+        let other = Connection::open(server.database()).unwrap();
+        other.execute_batch(begin).unwrap();
+        let started = std::time::Instant::now();
+        assert!(!granted(&admin).await);
+        // From now on nobody waits for the lock: a hundred are refused in less time than the first.
+        let first = started.elapsed();
+        let started = std::time::Instant::now();
+        for _ in 0..100 {
+            assert!(!granted(&admin).await);
+        }
+        assert!(started.elapsed() < first, "{:?}", started.elapsed());
+        let not_ready = admin.get("/readyz").await;
+        not_ready.refused(503, "storage_unavailable");
+        assert_eq!(credits(&admin).await, kept);
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_well_again(&admin, kept).await;
+    }
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn a_database_that_can_only_be_read_is_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    let database = folder.path().join("edge.db");
+    assert_eq!(Process::serve(&database, "").terminate(), Some(0));
+    let file =
+        "cp ../edge.db . && mount --bind edge.db edge.db && mount -o remount,bind,ro edge.db";
+    let whole = "cp ../edge.db . && mount -o remount,ro .";
+    for before in [file, whole] {
+        let Some(mut command) = on_a_small_disk(&disk, 16, before, "") else {
+            return;
+        };
+        let done = command.output().unwrap();
+        let log = String::from_utf8_lossy(&done.stderr).to_lowercase();
+        assert_eq!(done.status.code(), Some(1), "{log}");
+        assert!(
+            log.contains("read-only filesystem") || log.contains("read-only file system"),
+            "{log}"
+        );
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}

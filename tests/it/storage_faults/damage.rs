@@ -1,0 +1,138 @@
+//! Pages that are not what was written, and a log that is gone.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::{credits, granted};
+use crate::support::{Process, W1, W2, edge};
+
+/// Where the first page of a table stands, and how long a page is.
+fn page_of(database: &Path, table: &str) -> (u64, usize) {
+    let connection = Connection::open(database).unwrap();
+    let number =
+        |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u32>(0).map(u64::from));
+    let root = number(&format!(
+        "SELECT rootpage FROM sqlite_schema WHERE name = '{table}'"
+    ));
+    let size = number("PRAGMA page_size").unwrap();
+    ((root.unwrap() - 1) * size, size as usize)
+}
+
+fn overwrite(database: &Path, at: u64, bytes: usize) {
+    let file = OpenOptions::new().write(true).open(database).unwrap();
+    file.write_all_at(&vec![0xA5; bytes], at).unwrap();
+}
+
+/// How a server ends that does not start, and what it said.
+fn refused_start(database: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
+    let command = command.env_clear().arg("--database").arg(database);
+    let done = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    (done.status.code(), told)
+}
+
+#[tokio::test]
+async fn a_server_on_a_damaged_file_says_that_a_copy_is_to_take_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    assert!(granted(&server.admin()).await);
+    assert_eq!(server.terminate(), Some(0));
+    let copy = folder.path().join("copy.db");
+    let name = copy.to_str().unwrap();
+    assert_eq!(edge(&database, &["backup", "create", "--to", name]).0, 0);
+    let good = std::fs::read(&database).unwrap();
+    let header = (0, 100);
+    let schema = (100, 3996);
+    let keys = page_of(&database, "api_keys");
+    let reservations = page_of(&database, "idx_reservations_open");
+    for (at, bytes) in [header, schema, keys, reservations] {
+        std::fs::write(&database, &good).unwrap();
+        overwrite(&database, at, bytes);
+        let (code, told) = refused_start(&database);
+        assert_eq!(code, Some(1), "{told}");
+        assert!(
+            told.contains("damaged") && told.contains("restore") && !told.contains("panicked"),
+            "{told}"
+        );
+        // What it says to do helps.
+        assert_eq!(edge(&database, &["restore", name]).0, 0);
+        let server = Process::serve(&database, "");
+        assert_eq!(credits(&server.admin()).await, 1);
+        assert_eq!(server.terminate(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_damaged_under_a_running_server_is_a_503_for_who_needs_it_and_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    assert!(granted(&server.admin()).await);
+    assert_eq!(server.terminate(), Some(0));
+    let good = std::fs::read(&database).unwrap();
+
+    let server = Process::serve(&database, "");
+    let admin = server.admin();
+    let (at, bytes) = page_of(&database, "ledger");
+    overwrite(&database, at, bytes);
+    // A commit makes the readers look at the file anew.
+    admin
+        .post("/users", &json!({ "wallet_address": W2 }))
+        .await
+        .expect(201);
+    let ledger = format!("/users/{W1}/ledger");
+    admin.get(&ledger).await.refused(503, "storage_unavailable");
+    admin
+        .get("/admin/ledger/verify")
+        .await
+        .refused(503, "storage_unavailable");
+    assert!(!granted(&admin).await);
+    assert_eq!(credits(&admin).await, 1);
+    admin
+        .delete("/api/keys/key_nothing")
+        .await
+        .refused(404, "not_found");
+    admin.get("/readyz").await.expect(200);
+    // Mended, it goes on where it is.
+    let page = &good[at as usize..at as usize + bytes];
+    let file = OpenOptions::new().write(true).open(&database).unwrap();
+    file.write_all_at(page, at).unwrap();
+    assert!(granted(&admin).await);
+    assert_eq!(credits(&admin).await, 2);
+    let report = admin.get("/admin/ledger/verify").await.expect(200);
+    assert_eq!(report["mistakes"], json!([]));
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn without_the_log_of_a_killed_server_there_is_what_was_in_the_file_and_it_adds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    for index in [true, false] {
+        let server = Process::serve(&database, "");
+        assert!(granted(&server.admin()).await);
+        let before = credits(&server.admin()).await;
+        assert_eq!(server.terminate(), Some(0));
+        let server = Process::serve(&database, "");
+        assert!(granted(&server.admin()).await);
+        server.kill();
+        std::fs::remove_file(folder.path().join("edge.db-wal")).unwrap();
+        if index {
+            std::fs::remove_file(folder.path().join("edge.db-shm")).unwrap();
+        }
+        let server = Process::serve(&database, "");
+        let admin = server.admin();
+        assert_eq!(credits(&admin).await, before);
+        let report = admin.get("/admin/ledger/verify").await.expect(200);
+        assert_eq!(report["mistakes"], json!([]));
+        assert_eq!(server.terminate(), Some(0));
+        assert_eq!(edge(&database, &["db", "check"]).0, 0);
+    }
+}
