@@ -63,7 +63,7 @@ def lines(context, value):
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 
 
-@schemathesis.deserializer("text/csv", "application/openmetrics-text")
+@schemathesis.deserializer("text/csv", "application/openmetrics-text", "text/html", "text/css", "text/javascript")
 def text(context, response):
     return response.content.decode()
 
