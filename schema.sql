@@ -152,7 +152,8 @@ CREATE TABLE late_minutes (
     PRIMARY KEY (worker, recorded_at)
 ) STRICT, WITHOUT ROWID;
 
--- What a miner earned; each earning granted its credits in the same transaction.
+-- What a miner earned; each earning granted its credits in the same transaction, but for those of an R3MES backend, whose
+-- balance holds them already.
 CREATE TABLE earnings_history (
     source_id   TEXT PRIMARY KEY,
     wallet      TEXT NOT NULL REFERENCES users (wallet),
