@@ -202,18 +202,18 @@ async fn twenty_kills_in_the_middle_of_64_writers_lose_nothing_that_was_acknowle
     );
 }
 
-/// Every file of a folder with its bytes and the moment of its last change.
-fn picture(folder: &Path) -> Vec<(String, Vec<u8>, SystemTime)> {
-    let mut files: Vec<_> = std::fs::read_dir(folder)
+/// Every file of a folder with a hash of its bytes and the moment of its last change; without the memory that those who
+/// read share, which the first server's housekeeping may be using.
+fn picture(folder: &Path) -> Vec<(String, String, SystemTime)> {
+    let paths = std::fs::read_dir(folder)
         .unwrap()
-        .map(|entry| {
-            let path = entry.unwrap().path();
+        .map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = paths
+        .filter(|path| !path.to_str().unwrap().ends_with("-shm"))
+        .map(|path| {
             let changed = path.metadata().unwrap().modified().unwrap();
-            (
-                path.display().to_string(),
-                std::fs::read(&path).unwrap(),
-                changed,
-            )
+            let hash = blake3::hash(&std::fs::read(&path).unwrap()).to_string();
+            (path.display().to_string(), hash, changed)
         })
         .collect();
     files.sort();

@@ -244,7 +244,8 @@ async fn the_log_stays_short_however_endlessly_others_read() {
         reader.await.unwrap();
     }
     println!("{written} bytes went through the log, which had {longest} at most");
-    assert!(longest < 24 << 20, "{longest} bytes");
+    // Without the gate it is as long as what went through it.
+    assert!(longest < 40 << 20, "{longest} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
