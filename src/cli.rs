@@ -5,6 +5,7 @@ mod admin_key;
 mod backup;
 mod breaker;
 mod db;
+mod doctor;
 mod import;
 mod keys;
 mod ledger;
@@ -70,6 +71,11 @@ enum Command {
     /// Check the database, bring it to another version, take over an R3MES backend's
     #[command(subcommand)]
     Db(db::Command),
+    /// Look at files, disk, clock, upstreams and the server, and say what to do where something is odd
+    #[command(
+        after_help = "Example: r3mes-edge doctor --json\n\nIt changes nothing, and ends with 1 where there is a problem."
+    )]
+    Doctor,
     /// Print what Prometheus and Grafana need to watch this version
     #[command(subcommand)]
     Metrics(metrics::Command),
@@ -136,6 +142,7 @@ pub(crate) fn run() -> ExitCode {
                 Command::Backup(command) => backup::run(&command, &settings, json).await,
                 Command::Restore { file } => backup::run_restore(&settings, &file, json),
                 Command::Db(command) => db::run(&command, &settings, json).await,
+                Command::Doctor => doctor::run(&settings, json).await,
                 Command::Metrics(command) => metrics::run(&command, json),
                 Command::Breaker(command) => breaker::run(command, &settings, json).await,
             }

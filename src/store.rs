@@ -15,7 +15,7 @@ pub use records::{
 };
 pub use sqlite::{
     Check, ImportNote, Imported, Migrated, OpenError, R3mesDatabase, R3mesRow, R3mesTable,
-    SqliteStore, back_up, backup_file, backups, check_database, migrate_database, restore,
+    SqliteStore, back_up, backup_file, backups, check_database, glance, migrate_database, restore,
     thin_out, verify_backup,
 };
 

@@ -12,6 +12,9 @@ pub(crate) mod inference;
 mod miner;
 mod second_look;
 mod sse;
+mod survey;
+
+pub use survey::{Surveyed, UpstreamKind, survey};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -23,7 +23,7 @@ mod verify;
 mod writer;
 
 pub use backup::{back_up, backup_file, backups, restore, thin_out, verify_backup};
-pub use check::{Check, check_database};
+pub use check::{Check, check_database, glance};
 pub use migrations::{Migrated, migrate_database};
 pub use open::OpenError;
 pub use r3mes::{ImportNote, Imported, R3mesDatabase, R3mesRow, R3mesTable};

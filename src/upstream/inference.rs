@@ -72,26 +72,24 @@ impl Node {
 
     /// Looks whether an inference server answers at this address, and remembers it if so.
     pub(crate) async fn look(&self) -> bool {
+        self.at.remember(self.probe().await.is_ok())
+    }
+
+    /// Asks for the page that every server of its kind has.
+    pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
         const PATIENCE: Duration = Duration::from_secs(2);
         let page = match self.config.kind {
             InferenceKind::R3mes => "/health",
             InferenceKind::OpenAi => "/v1/models",
         };
-        let asked = async {
-            let body = self
-                .at
-                .client
-                .fetch(
-                    get(&join(&self.at.url, page)?, self.at.token())?,
-                    PATIENCE,
-                    PAGE,
-                )
-                .await?;
-            Ok::<_, UpstreamError>(
-                self.config.kind == InferenceKind::R3mes || first_model(&body).is_some(),
-            )
-        };
-        self.at.remember(asked.await.unwrap_or(false))
+        let request = get(&join(&self.at.url, page)?, self.at.token())?;
+        let body = self.at.client.fetch(request, PATIENCE, PAGE).await?;
+        match self.config.kind {
+            InferenceKind::OpenAi if first_model(&body).is_none() => {
+                Err(UpstreamError::Unreadable("no model is named".to_owned()))
+            }
+            InferenceKind::OpenAi | InferenceKind::R3mes => Ok(()),
+        }
     }
 
     /// Whether it takes a text and nothing else.

@@ -17,6 +17,7 @@ mod chain;
 mod chat;
 mod command_line;
 mod crash;
+mod doctor;
 mod fault_table;
 mod faults;
 mod http;

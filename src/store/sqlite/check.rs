@@ -32,10 +32,7 @@ impl Check {
 /// Where it is no database of ours, of a newer version, or cannot be read. What is wrong with it is in the answer.
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     let connection = open::reading(database)?;
-    let version = open::version(&connection, database)?;
-    let mut mistakes = texts(&connection, sql::INTEGRITY_ALL)?;
-    mistakes.retain(|mistake| mistake != "ok");
-    mistakes.extend(differences(&connection, version)?);
+    let mut found = look(&connection, database, sql::INTEGRITY_ALL)?;
     let mut check = connection.prepare(sql::CHECK_REFERENCES)?;
     let broken = check.query_map([], |row| {
         let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
@@ -44,12 +41,29 @@ pub fn check_database(database: &Path) -> Result<Check, OpenError> {
         ))
     })?;
     for broken in broken.take(100) {
-        mistakes.push(broken?);
+        found.mistakes.push(broken?);
     }
+    Ok(found)
+}
+
+/// Looks at less: not whether indexes hold what their tables do, and not at references.
+///
+/// # Errors
+/// As [`check_database`].
+pub fn glance(database: &Path) -> Result<Check, OpenError> {
+    let connection = open::reading(database)?;
+    look(&connection, database, sql::INTEGRITY_QUICK)
+}
+
+fn look(connection: &Connection, database: &Path, integrity: &str) -> Result<Check, OpenError> {
+    let version = open::version(connection, database)?;
+    let mut mistakes = texts(connection, integrity)?;
+    mistakes.retain(|mistake| mistake != "ok");
+    mistakes.extend(differences(connection, version)?);
     Ok(Check {
         version,
         mistakes,
-        ledger: verify::verify(&connection)?,
+        ledger: verify::verify(connection)?,
     })
 }
 

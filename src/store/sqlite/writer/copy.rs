@@ -60,9 +60,8 @@ impl Shared {
                 }
                 queue.group()
             };
-            if !group.is_empty() {
-                self.write(connection, tools, group);
-            }
+            // An empty one too: a copy must not keep the end of a fault from being noticed.
+            self.write(connection, tools, group);
         }
     }
 }

@@ -1,0 +1,290 @@
+//! `doctor` on the real binary: each thing that can be odd is made and found, and a node that is well has no problem.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use r3mes_edge::Clock;
+use serde_json::{Value, json};
+
+use crate::support::{Process, Scripted, Upstream, W1, edge};
+
+/// What `doctor` found: its exit code, and the checks.
+fn doctor(database: &Path, config: &str) -> (i32, Value) {
+    let file = database.with_extension("doctor.toml");
+    std::fs::write(&file, config).unwrap();
+    let file = file.to_str().unwrap();
+    let (code, told) = edge(database, &["--config", file, "--json", "doctor"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    for check in told["checks"].as_array().unwrap() {
+        let advised = check["advice"].is_string();
+        assert_eq!(advised, check["status"] != "ok", "{check}");
+        assert!(!check["found"].as_str().unwrap().is_empty(), "{check}");
+    }
+    (code, told["checks"].clone())
+}
+
+/// The worst of the checks of a name.
+fn found(checks: &Value, name: &str) -> (String, String) {
+    let of_name = checks.as_array().unwrap().iter();
+    let worst = of_name
+        .filter(|check| check["name"] == name)
+        .max_by_key(|check| match check["status"].as_str().unwrap() {
+            "ok" => 0,
+            "warning" => 1,
+            _ => 2,
+        });
+    let worst = worst.unwrap_or_else(|| panic!("nothing of {name}: {checks:#}"));
+    let text = |member: &str| worst[member].as_str().unwrap().to_owned();
+    (text("status"), text("found"))
+}
+
+#[track_caller]
+fn assert_found(checks: &Value, name: &str, status: &str, part: &str) {
+    let (is, told) = found(checks, name);
+    assert_eq!(is, status, "{name}: {told}");
+    assert!(told.contains(part), "{name}: {told}");
+}
+
+fn problems(checks: &Value) -> Vec<&str> {
+    let checks = checks.as_array().unwrap().iter();
+    checks
+        .filter(|check| check["status"] == "problem")
+        .map(|check| check["name"].as_str().unwrap())
+        .collect()
+}
+
+const ALONE: &str = "discover = false\n";
+
+/// A database that a server made, with a wallet in it, and no server.
+async fn node(folder: &Path) -> std::path::PathBuf {
+    let database = folder.join("edge.db");
+    let server = Process::serve(&database, "");
+    let grant = json!({ "amount": 3, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    server.admin().post(&path, &grant).await.expect(200);
+    assert_eq!(server.terminate(), Some(0));
+    database
+}
+
+/// A chain whose newest block is of this moment.
+async fn chain(time: r3mes_edge::model::Timestamp) -> Upstream {
+    let status = json!({ "jsonrpc": "2.0", "id": -1, "result": {
+        "node_info": { "network": "remes" },
+        "sync_info": { "latest_block_height": "7", "latest_block_time": time, "catching_up": false },
+    }});
+    Upstream::start(move |_| Scripted::whole(200, status.to_string())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_well_has_no_problem_with_its_server_and_without_and_nothing_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    let model = Upstream::inference(|_| Scripted::words(&["x"])).await;
+    let chain = chain(Clock::default().now()).await;
+    let config = format!(
+        "{ALONE}chain.rpc = \"{}\"\n[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{}\"\n",
+        chain.url(),
+        model.url()
+    );
+    let before = picture(folder.path());
+    let (code, checks) = doctor(&database, &config);
+    assert_eq!((code, problems(&checks)), (0, vec![]), "{checks:#}");
+    assert_eq!(picture(folder.path()), before);
+    assert_found(&checks, "database", "ok", "mode 0600");
+    assert_found(&checks, "ledger", "ok", "1 wallets and 1 entries add up");
+    assert_found(&checks, "schema", "ok", "version");
+    assert_found(&checks, "inference", "ok", "node answers");
+    assert_found(&checks, "chain", "ok", "chain answers");
+    assert_found(&checks, "clock", "ok", "after the chain's newest block");
+    assert_found(&checks, "listener", "ok", "this machine only");
+    assert_found(&checks, "server", "ok", "none runs");
+    assert_found(&checks, "miner", "warning", "none is configured");
+    assert_found(&checks, "backups", "warning", "there is no copy");
+
+    assert_eq!(edge(&database, &["backup", "create"]).0, 0);
+    let server = Process::serve(&database, "");
+    let (code, checks) = doctor(&database, &config);
+    assert_eq!((code, problems(&checks)), (0, vec![]), "{checks:#}");
+    assert_found(&checks, "server", "ok", "ready at http://127.0.0.1:");
+    assert_found(&checks, "ballast", "ok", "4.0 MiB");
+    assert_found(&checks, "backups", "ok", "1 copies");
+    server.kill();
+    let (code, checks) = doctor(&database, &config);
+    assert_eq!(code, 0);
+    assert_found(&checks, "server", "warning", "not reached");
+    let (code, told) = edge(&database, &["doctor"]);
+    assert!(code <= 1 && told.contains("-> "), "{told}");
+}
+
+/// The names and bytes of all files but those that a test writes.
+fn picture(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|file| !file.to_string_lossy().ends_with(".toml"))
+        .map(|file| (file.display().to_string(), std::fs::read(&file).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_others_can_read_a_database_that_is_damaged_and_one_that_is_not_there_are_found()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    assert_eq!(edge(&database, &["backup", "create"]).0, 0);
+    let beside = |name: &str| folder.path().join(name);
+    let copy = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|file| file.extension().is_some_and(|end| end == "backup"));
+    let files = [
+        ("database", database.clone()),
+        ("admin_key", beside("edge.db.admin-key")),
+        ("ballast", beside("edge.db.ballast")),
+        ("backups", copy.unwrap()),
+    ];
+    for (name, file) in files {
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        let (code, checks) = doctor(&database, ALONE);
+        // SQLite gives an empty log the database's mode.
+        let others = problems(&checks).into_iter().filter(|name| *name != "log");
+        assert_eq!((code, others.collect()), (1, vec![name]));
+        assert_found(&checks, name, "problem", "mode 0644");
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    }
+    let good = std::fs::read(&database).unwrap();
+
+    let tampered = rusqlite::Connection::open(&database).unwrap();
+    tampered
+        .execute("UPDATE users SET credits = credits + 1", [])
+        .unwrap();
+    drop(tampered);
+    let (code, checks) = doctor(&database, ALONE);
+    assert_eq!(code, 1);
+    assert_found(&checks, "ledger", "problem", "the balance is 3.000001");
+
+    let mut torn = good.clone();
+    let middle = torn.len() / 2;
+    torn[middle..middle + 8192].fill(0xA5);
+    std::fs::write(&database, torn).unwrap();
+    let (code, checks) = doctor(&database, ALONE);
+    assert_eq!((code, problems(&checks)), (1, vec!["integrity"]));
+
+    std::fs::write(
+        &database,
+        "a letter to my mother, longer than the head of a database is",
+    )
+    .unwrap();
+    let (code, checks) = doctor(&database, ALONE);
+    assert_eq!(code, 1);
+    assert_found(&checks, "integrity", "problem", "is not a database");
+
+    let (code, checks) = doctor(&beside("nowhere.db"), ALONE);
+    assert_eq!((code, problems(&checks)), (1, vec!["database"]));
+    assert_found(&checks, "database", "problem", "there is none");
+    assert!(!beside("nowhere.db").exists() && !beside("nowhere.db.lock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_strangers_reach_dead_upstreams_and_a_wrong_clock_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    for (config, status, part) in [
+        ("listen = \"0.0.0.0:8000\"", "warning", "other machines"),
+        (
+            "listen = \"0.0.0.0:8000\"\nauth.public_reads = true",
+            "problem",
+            "reads need no key",
+        ),
+        (
+            "auth.trusted_proxies = [\"10.0.0.0/8\"]\nauth.public_reads = true",
+            "warning",
+            "behind a proxy",
+        ),
+        (
+            "auth.trusted_proxies = [\"0.0.0.0/0\"]",
+            "problem",
+            "anybody's proxy",
+        ),
+    ] {
+        let (code, checks) = doctor(&database, &format!("{ALONE}{config}"));
+        assert_eq!(code, i32::from(status == "problem"), "{checks:#}");
+        assert_found(&checks, "listener", status, part);
+    }
+
+    let dead = Upstream::dead().await;
+    let silent = Upstream::start(|_| Scripted::silent()).await;
+    let config = format!(
+        "{ALONE}chain.rpc = \"{}\"\nchain.timeout = \"1h\"\nminer.url = \"{dead}/stats\"\n[[inference]]\nname = \"node\"\nkind = \"r3mes\"\nurl = \"{dead}\"\n",
+        silent.url()
+    );
+    let started = Instant::now();
+    let (code, checks) = doctor(&database, &config);
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(
+        (code, problems(&checks)),
+        (1, vec!["inference", "chain", "miner"])
+    );
+    assert_found(&checks, "inference", "problem", "no connection");
+    assert_found(&checks, "chain", "problem", "too slow");
+
+    let now = Clock::default().now();
+    let hour = Duration::from_secs(3600);
+    for (time, code, status, part) in [
+        (now.plus(hour), 1, "problem", "behind"),
+        (now.minus(hour), 0, "warning", "ahead"),
+    ] {
+        let chain = chain(time).await;
+        let config = format!("{ALONE}chain.rpc = \"{}\"\n", chain.url());
+        let (ended, checks) = doctor(&database, &config);
+        assert_eq!(ended, code);
+        assert_found(&checks, "clock", status, part);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn little_room_few_files_old_copies_and_a_server_that_takes_no_writes_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    let nowhere = folder.path().join("nowhere");
+    let old = folder.path().join("edge.db.20200101T000000.000Z.backup");
+    std::fs::write(&old, "").unwrap();
+    std::fs::set_permissions(&old, Permissions::from_mode(0o600)).unwrap();
+    let scheduled = format!("{ALONE}backup.every = \"1d\"\nalerts.disk_free = \"100000GiB\"\n");
+    let (code, checks) = doctor(&database, &scheduled);
+    assert_eq!(code, 0, "{checks:#}");
+    assert_found(&checks, "backups", "warning", "older than backup.every");
+    assert_found(&checks, "disk_free", "warning", "MiB");
+    let elsewhere = format!("{ALONE}backup.folder = \"{}\"\n", nowhere.display());
+    let (code, checks) = doctor(&database, &elsewhere);
+    assert_eq!((code, problems(&checks)), (1, vec!["disk_free", "backups"]));
+
+    let few = "ulimit -n 200 && exec \"$1\" --database \"$2\" --json doctor";
+    let mut command = Command::new("sh");
+    let command = command.arg("-c").arg(few).arg("sh");
+    let command = command.arg(env!("CARGO_BIN_EXE_r3mes-edge")).arg(&database);
+    let command = command.env_clear().env("R3MES_EDGE_DISCOVER", "false");
+    let done = command.current_dir(folder.path()).output().unwrap();
+    let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_found(&told["checks"], "file_limit", "warning", "200 files");
+
+    let server = Process::serve(&database, "");
+    server.limit_files(Some(4096));
+    let user = json!({ "wallet_address": W1, "amount": 1, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    let refused = server.admin().post(&path, &user).await;
+    assert_ne!(refused.status, 200);
+    let refused = server
+        .admin()
+        .post("/users", &json!({ "wallet_address": crate::support::W2 }))
+        .await;
+    refused.refused(503, "storage_unavailable");
+    let (code, checks) = doctor(&database, ALONE);
+    assert_eq!((code, problems(&checks)), (1, vec!["server"]));
+    assert_found(&checks, "server", "problem", "status 503");
+}
