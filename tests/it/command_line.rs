@@ -1,6 +1,11 @@
 //! The command line on the real binary, beside a server and without one.
 
-use crate::support::{Caller, Process, TestServer, W1, config, edge};
+use serde_json::json;
+
+use crate::chat::whole;
+use crate::support::{
+    Caller, Process, Scripted, TestServer, Upstream, W1, config, edge, eventually,
+};
 
 #[tokio::test]
 async fn the_command_line_makes_and_revokes_keys_without_a_server() {
@@ -98,4 +103,48 @@ async fn a_backup_whose_ledger_adds_up_is_told_from_one_that_was_tampered_with()
         )),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn the_log_has_a_line_a_request_with_what_it_took_and_never_the_prompt() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["some ", "words"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = format!(
+        "[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{}\"\n",
+        upstream.url()
+    );
+    let server = Process::serve(&folder.path().join("edge.db"), &node);
+    let admin = server.admin();
+    let grant = json!({ "amount": 1, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    admin.post(&path, &grant).await.expect(200);
+    let made = admin
+        .post("/api/keys", &json!({ "wallet_address": W1 }))
+        .await;
+    let made = made.expect(201);
+    let caller = Caller::new(&server.address, made["api_key"].as_str());
+    let (_, _, body) = caller.chat("my \n secret \u{1b}[31m prompt").await;
+    whole(body).await.unwrap();
+    let line = eventually("the chat is logged", async || {
+        caller.get("/livez").await.expect(200);
+        let log = server.log();
+        log.into_iter()
+            .find(|line| line.contains(" POST /chat 200 "))
+    })
+    .await;
+    for field in [
+        "INFO",
+        " ms=",
+        " upstream_ms=",
+        " bytes=11",
+        " request_id=req_",
+        " key_id=key_",
+    ] {
+        assert!(line.contains(field), "{field} in {line}");
+    }
+    // Enough to recognise, too little to copy.
+    assert!(line.contains(" wallet=remes1jrtx…mshm"), "{line}");
+    let all = server.log().join("\n");
+    assert!(!all.contains("secret") && !all.contains('\u{1b}'), "{all}");
+    assert_eq!(server.terminate(), Some(0));
 }

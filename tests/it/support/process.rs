@@ -1,7 +1,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::Caller;
@@ -11,6 +11,7 @@ pub(crate) struct Process {
     child: Child,
     pub(crate) address: String,
     pub(crate) database: PathBuf,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
@@ -41,14 +42,17 @@ impl Process {
     fn start(mut command: Command, database: impl FnOnce(u32) -> PathBuf) -> Self {
         let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let written = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
         let (told, address) = mpsc::channel();
         // Read to the end, so that the server never waits for room in the pipe.
         std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
+            for line in written.lines().map_while(Result::ok) {
                 if let Some((_, address)) = line.split_once(" on http://") {
                     let _ = told.send(format!("http://{address}"));
                 }
+                lines.lock().unwrap().push(line);
             }
         });
         let address = address
@@ -58,7 +62,13 @@ impl Process {
             database: database(child.id()),
             child,
             address,
+            log,
         }
+    }
+
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
     }
 
     /// From now on no file can be written beyond so many bytes; `None` is no limit.
@@ -110,7 +120,7 @@ impl Drop for Process {
 
 fn write_config(file: &Path, config: &str) -> PathBuf {
     let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n";
-    let rates = "[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
+    let rates = "[rates]\nhealth = \"off\"\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
     std::fs::write(file, format!("{common}{rates}{config}")).unwrap();
     file.to_owned()
 }
