@@ -222,7 +222,7 @@ impl App {
         for breaker in self.upstreams.breakers() {
             self.metrics.set_breaker(breaker);
         }
-        self.metrics.set_alerts(&self.alerts.firing());
+        self.metrics.set_alerts(self.alerts.count());
         self.metrics.set_cache("pages", self.pages.counts());
         self.metrics.set_cache("chain", self.chain_status.counts());
         self.metrics.set_cache("blocks", self.blocks.counts());

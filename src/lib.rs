@@ -57,6 +57,7 @@ pub mod server;
 pub mod store;
 mod stream;
 pub mod upstream;
+mod watch;
 
 pub use clock::Clock;
 pub use config::Config;

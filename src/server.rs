@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
-use crate::{alerts, billing, collector, pipeline};
+use crate::{billing, collector, pipeline};
 
 /// Why a server did not start.
 #[derive(Debug)]
@@ -119,8 +119,8 @@ impl Builder {
             tokio::spawn(compact(Arc::clone(&app))),
             tokio::spawn(verify(Arc::clone(&app))),
             tokio::spawn(back_up(Arc::clone(&app))),
-            tokio::spawn(alerts::watch(Arc::clone(&app))),
-            tokio::spawn(alerts::tell(Arc::clone(&app))),
+            tokio::spawn(crate::watch::watch(Arc::clone(&app))),
+            tokio::spawn(tell(Arc::clone(&app))),
         ];
         let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
         Ok(EdgeServer {
@@ -317,6 +317,11 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 
 async fn discover(app: Arc<App>) {
     app.upstreams.discover().await;
+}
+
+async fn tell(app: Arc<App>) {
+    let node = app.config.public_name();
+    app.alerts.tell(&app.config.alerts, &app.clock, &node).await;
 }
 
 /// Looks at the chain now and then, so that its halt is noticed and its last answer is there when it goes down, also where

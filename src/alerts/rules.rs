@@ -9,41 +9,45 @@ use crate::model::Timestamp;
 use crate::store::StoreGauges;
 
 /// Everything that rules look at, as it is at one moment.
-pub(super) struct Reading {
-    pub(super) now: Timestamp,
-    /// What was counted in the last five minutes.
-    pub(super) figures: Figures,
-    pub(super) store: StoreGauges,
-    pub(super) is_ready: bool,
-    pub(super) ledger_mistakes: usize,
+pub(crate) struct Reading {
+    pub(crate) now: Timestamp,
+    /// What was counted so far.
+    pub(crate) counted: Figures,
+    pub(crate) store: StoreGauges,
+    pub(crate) is_ready: bool,
+    pub(crate) ledger_mistakes: usize,
     /// The breakers that are not closed, and whether an operator did that.
-    pub(super) open_breakers: Vec<(String, bool)>,
-    pub(super) is_chain_halted: bool,
+    pub(crate) open_breakers: Vec<(String, bool)>,
+    pub(crate) is_chain_halted: bool,
     /// Where copies are made by schedule: how often, and the last one's age.
-    pub(super) backup: Option<(Duration, Duration)>,
-    pub(super) miner: Option<Miner>,
+    pub(crate) backup: Option<(Duration, Duration)>,
+    pub(crate) miner: Option<Miner>,
 }
 
 /// What is known of the wallet in `[miner]`.
 #[derive(Default)]
-pub(super) struct Miner {
-    pub(super) newest: Option<Timestamp>,
+pub(crate) struct Miner {
+    pub(crate) newest: Option<Timestamp>,
     /// The sum of what its miners told last.
-    pub(super) hashrate: Option<f64>,
+    pub(crate) hashrate: Option<f64>,
     /// The mean of the last quarter of an hour, and of the last day.
-    pub(super) means: Option<(f64, f64)>,
-    pub(super) temperature: Option<f64>,
+    pub(crate) means: Option<(f64, f64)>,
+    pub(crate) temperature: Option<f64>,
     /// Shares that the pool took, and since when they were counted.
-    pub(super) shares: Option<(i64, Timestamp)>,
-    pub(super) last_earning: Option<Timestamp>,
+    pub(crate) shares: Option<(i64, Timestamp)>,
+    pub(crate) last_earning: Option<Timestamp>,
 }
 
 /// Requests below which a share of errors says nothing.
 const ENOUGH: u64 = 50;
 
-pub(super) fn findings(reading: &Reading, limits: &AlertsConfig) -> Vec<Finding> {
+/// `figures` is what was counted in the last five minutes.
+pub(super) fn findings(
+    reading: &Reading,
+    figures: &Figures,
+    limits: &AlertsConfig,
+) -> Vec<Finding> {
     let mut found = Vec::new();
-    let figures = &reading.figures;
     if let Some(p99) = figures.response_p99() {
         let most = limits.response_time.as_secs_f64();
         found.push(Finding {

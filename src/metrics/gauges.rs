@@ -6,7 +6,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::{
     AlertLabels, CacheLabels, ClassLabel, LookLabels, Metrics, TransitionLabels, UpstreamLabel,
 };
-use crate::alerts::{Alert, Severity};
 use crate::breaker::{Breaker, Finding, Phase};
 use crate::cache::Counts;
 use crate::limits::RateClass;
@@ -84,14 +83,11 @@ impl Metrics {
         }
     }
 
-    /// Sets how many alerts are firing.
-    pub(crate) fn set_alerts(&self, firing: &[Alert]) {
-        for severity in [Severity::Warning, Severity::Critical] {
-            let count = firing.iter().filter(|alert| alert.severity == severity);
-            let labels = AlertLabels {
-                severity: severity.as_str(),
-            };
-            self.alerts.get_or_create(&labels).set(count.count() as i64);
+    /// Sets how many alerts are firing, by severity.
+    pub(crate) fn set_alerts(&self, firing: [(&'static str, usize); 2]) {
+        for (severity, count) in firing {
+            let labels = AlertLabels { severity };
+            self.alerts.get_or_create(&labels).set(count as i64);
         }
     }
 

@@ -70,15 +70,20 @@ impl SqliteStore {
     /// before anything is served.
     ///
     /// # Errors
-    /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program.
+    /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program. One
+    /// of an older version is copied and migrated.
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
-        let connection = open::writing(path, create).or_else(|error| match error {
+        let writing = || {
+            migrations::bring_along(path)?;
+            open::writing(path, create)
+        };
+        let connection = writing().or_else(|error| match error {
             // A crash on a full disk left the ballast, and no room even for the log's index.
             OpenError::Storage(StoreError::Full | StoreError::Unavailable(_))
                 if Ballast::open(path, false).give_up() =>
             {
-                open::writing(path, create)
+                writing()
             }
             error => Err(error),
         })?;

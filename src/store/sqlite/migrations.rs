@@ -75,8 +75,22 @@ pub fn migrate_database(
     )
 }
 
+/// Brings a file of an older version to this program's, if there is one. Call it under the instance lock.
+pub(super) fn bring_along(database: &Path) -> Result<(), OpenError> {
+    if !database.exists() {
+        return Ok(());
+    }
+    let mut connection = open::connect(database)?;
+    // What it is, if it is none of ours, is told by who opens it.
+    if let Ok(1..SCHEMA_VERSION) = open::version(&connection, database) {
+        let done = migrate(&mut connection, database, SCHEMA_VERSION, false)?;
+        log::info!("{done}");
+    }
+    Ok(())
+}
+
 /// The same on a connection to it, under its lock.
-pub(super) fn migrate(
+fn migrate(
     connection: &mut Connection,
     database: &Path,
     to: i64,

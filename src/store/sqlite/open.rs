@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{migrations, storage_error};
+use super::storage_error;
 use crate::store::{LockError, StoreError};
 
 /// Why a database was not opened.
@@ -80,8 +80,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Statements kept ready per connection; there are about forty.
 pub(super) const PREPARED: usize = 64;
 
-/// Opens the one writing connection and brings the file into shape; a file of an older version is copied, then migrated.
-/// Call it under the instance lock.
+/// Opens the one writing connection and brings the file into shape; it must not be of an older version. Call it under the
+/// instance lock.
 pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError> {
     if !path.exists() {
         if !create {
@@ -119,11 +119,6 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
             connection.pragma_update(None, "journal_mode", "wal")?;
             settle(&connection)?;
         }
-        (APPLICATION_ID, 1..SCHEMA_VERSION) => {
-            let done = migrations::migrate(&mut connection, path, SCHEMA_VERSION, false)?;
-            log::info!("{done}");
-            settle(&connection)?;
-        }
         stamps => return Err(refusal(stamps, path)),
     }
     Ok(connection)
@@ -144,13 +139,15 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
 
 /// Why a file with such stamps is not ours to open.
 fn refusal((application, found): (i64, i64), path: &Path) -> OpenError {
-    if application == APPLICATION_ID && found > SCHEMA_VERSION {
-        OpenError::Newer {
+    match (application, found) {
+        (APPLICATION_ID, 1..SCHEMA_VERSION) => OpenError::Storage(StoreError::Conflict(format!(
+            "the database has schema version {found}, which is not migrated yet"
+        ))),
+        (APPLICATION_ID, SCHEMA_VERSION..) => OpenError::Newer {
             found,
             known: SCHEMA_VERSION,
-        }
-    } else {
-        OpenError::Foreign(path.to_owned())
+        },
+        _ => OpenError::Foreign(path.to_owned()),
     }
 }
 

@@ -1,0 +1,89 @@
+//! Looks at how the node is, for its alerts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::alerts::{Alert, Miner, Reading, STEP};
+use crate::app::App;
+use crate::breaker::Phase;
+use crate::model::{Timestamp, Wallet};
+use crate::store::{Resolution, StoreError};
+
+/// Looks again and again.
+pub(crate) async fn watch(app: Arc<App>) {
+    let mut every = tokio::time::interval(STEP);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        look(&app).await;
+    }
+}
+
+/// Looks at everything once; returns what is wrong, and what was.
+pub(crate) async fn look(app: &App) -> (Vec<Alert>, Vec<Alert>) {
+    let miner = match app.config.miner.wallet {
+        Some(wallet) => read_miner(app, wallet).await.unwrap_or_else(|error| {
+            log::warn!("the miner's alerts were not looked at: {error}");
+            None
+        }),
+        None => None,
+    };
+    let (instant, now) = (app.clock.instant(), app.clock.now());
+    let open_breakers = app
+        .upstreams
+        .breakers()
+        .map(|breaker| breaker.status())
+        .filter(|status| status.state != Phase::Closed)
+        .map(|status| (status.name.to_owned(), status.forced));
+    let backup = app.config.backup.every.map(|every| {
+        // Without any copy, from the start on.
+        let up = instant.saturating_duration_since(app.started);
+        let age = app.metrics.last_backup().map(|made_at| {
+            let millis = now.millis().saturating_sub(made_at.millis());
+            Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+        });
+        (every, age.unwrap_or(up))
+    });
+    let reading = Reading {
+        now,
+        counted: app.metrics.watched.read(),
+        store: app.store.gauges(),
+        is_ready: app.store.is_ready() || app.is_draining(),
+        ledger_mistakes: app.ledger_mistakes(),
+        open_breakers: open_breakers.collect(),
+        is_chain_halted: app.is_chain_halted(),
+        backup,
+        miner,
+    };
+    app.alerts.update(&reading, instant, &app.config.alerts)
+}
+
+async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreError> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (store, now, limits) = (&app.store, app.clock.now(), &app.config.alerts);
+    let Some(stats) = store.miner(wallet, app.active_since()).await? else {
+        return Ok(None);
+    };
+    let mean = async |since: Timestamp, resolution| -> Result<Option<f64>, StoreError> {
+        let points = store.hashrate(wallet, since, resolution, 10_000).await?;
+        let mut points = points.unwrap_or_default();
+        points.retain(|point| Some(point.hashrate_unit) == stats.hashrate_unit);
+        let sum: f64 = points.iter().map(|point| point.hashrate).sum();
+        Ok((!points.is_empty()).then(|| sum / points.len() as f64))
+    };
+    let recent = mean(now.minus(Duration::from_secs(900)), Resolution::Minute).await?;
+    let day = mean(now.minus(DAY), Resolution::Hour).await?;
+    // Longer, so that there is a count before that time too, also of a miner that tells one every few minutes.
+    let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
+    let shares = store.shares(wallet, counted_since).await?;
+    let week = now.minus(limits.earnings_stopped + 7 * DAY);
+    let earned = store.earnings(wallet, week, 0, 500).await?;
+    Ok(Some(Miner {
+        newest: stats.recorded_at,
+        hashrate: stats.hashrate,
+        means: recent.zip(day),
+        temperature: stats.gpu_temperature,
+        shares,
+        last_earning: earned.unwrap_or_default().last().map(|day| day.recorded_at),
+    }))
+}
