@@ -54,11 +54,11 @@ flood() {
 }
 # asked: the requests answered so far to those whose key is not good.
 asked() {
-  awk '/^r3mes_http_requests_total.*route="\/auth\/me".*status="(401|429)"/ { sum += $2 } END { print sum + 0 }' "$scratch/page"
+  awk '/^r3mes_http_requests_total.*route="\/auth\/me".*status="4xx"/ { sum += $2 } END { print sum + 0 }' "$scratch/page"
 }
 # others: the answers so far that are neither good nor a refusal of the key or the rate.
 others() {
-  awk '/^r3mes_http_requests_total/ && !/status="(200|201|401|429)"/ { sum += $2 } END { print sum + 0 }' "$scratch/page"
+  awk '/^r3mes_http_requests_total/ && !/status="2xx"|route="\/auth\/me".*status="4xx"/ { sum += $2 } END { print sum + 0 }' "$scratch/page"
 }
 
 page
