@@ -24,6 +24,7 @@ pub(crate) struct Trace {
     clock: Clock,
     started: Instant,
     waited_nanos: AtomicU64,
+    sent_nanos: AtomicU64,
 }
 
 impl Trace {
@@ -32,6 +33,7 @@ impl Trace {
             clock: clock.clone(),
             started: clock.instant(),
             waited_nanos: AtomicU64::new(0),
+            sent_nanos: AtomicU64::new(0),
         }
     }
 
@@ -49,12 +51,27 @@ impl Trace {
         Duration::from_nanos(self.waited_nanos.load(Ordering::Relaxed))
     }
 
+    /// Since the request's head was read, without the time that its client took to send the body.
+    pub(crate) fn ours(&self) -> Duration {
+        let sent = Duration::from_nanos(self.sent_nanos.load(Ordering::Relaxed));
+        self.elapsed().saturating_sub(sent)
+    }
+
     /// Does what waits for an upstream, and counts the time.
     pub(crate) async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.counting(&self.waited_nanos, wait).await
+    }
+
+    /// Does what waits for the client's body, and counts the time.
+    pub(crate) async fn sending<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.counting(&self.sent_nanos, wait).await
+    }
+
+    async fn counting<T>(&self, nanos: &AtomicU64, wait: impl Future<Output = T>) -> T {
         let started = self.clock.instant();
         let done = wait.await;
-        let nanos = u64::try_from(self.since(started).as_nanos()).unwrap_or(u64::MAX);
-        self.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
+        let took = u64::try_from(self.since(started).as_nanos()).unwrap_or(u64::MAX);
+        nanos.fetch_add(took, Ordering::Relaxed);
         done
     }
 }

@@ -201,7 +201,8 @@ impl Metrics {
         metrics.registered()
     }
 
-    /// Counts a request; no route where it led nowhere, no status where its client left before there was one.
+    /// Counts a request; no route where it led nowhere, no status where its client left before there was one. `took` is
+    /// without the time of its client, who may be slow on purpose.
     pub(crate) fn request(&self, route: Option<&Route>, status: Option<u16>, took: Duration) {
         let end = HttpEnd::of(status);
         if let Some(counters) = self.route(route.map(|route| route.id)) {

@@ -72,6 +72,7 @@ pub(crate) async fn handle(
         reply.content = Content::Bytes(Bytes::new());
     }
     finish.status = Some(reply.status.as_u16());
+    finish.ready = Some(finish.trace.ours());
     let mut response = Response::new(ReplyBody::new(reply.content, finish));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
@@ -146,7 +147,7 @@ async fn run(
         BodyClass::None => Bytes::new(),
         class => {
             check_media_type(&head.headers, principal.is_some())?;
-            let read = read_body(app, class, body).await;
+            let read = finish.trace.sending(read_body(app, class, body)).await;
             read.map_err(|error| ApiError {
                 close: true,
                 ..error

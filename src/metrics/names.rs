@@ -51,7 +51,7 @@ impl Metrics {
         );
         registry.register(
             "http_request_duration_seconds",
-            "Time until the answer was handed to the connection",
+            "Time until the answer, or its first part, was there; without what the client took to send its body",
             self.http_duration.clone(),
         );
         registry.register(

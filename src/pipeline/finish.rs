@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
@@ -16,6 +17,8 @@ pub(crate) struct Finish {
     pub(super) request_id: String,
     pub(super) route: Option<&'static Route>,
     pub(super) status: Option<u16>,
+    /// How long it took until the answer was there, apart from its client.
+    pub(super) ready: Option<Duration>,
     pub(super) key_id: Option<String>,
     pub(super) wallet: Option<Wallet>,
     /// Of the body, as far as hyper took it.
@@ -33,6 +36,7 @@ impl Finish {
             request_id,
             route: None,
             status: None,
+            ready: None,
             key_id: None,
             wallet: None,
             bytes: 0,
@@ -45,8 +49,9 @@ impl Finish {
 impl Drop for Finish {
     fn drop(&mut self) {
         let took = self.trace.elapsed();
-        self.app.metrics.request(self.route, self.status, took);
-        let millis = |time: std::time::Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
+        let ready = self.ready.unwrap_or_else(|| self.trace.ours());
+        self.app.metrics.request(self.route, self.status, ready);
+        let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         // The route's template, never the path: what a client sends by mistake may be a key.
         let (method, route) = self
             .route

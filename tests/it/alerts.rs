@@ -9,6 +9,7 @@ use r3mes_edge::config::WebhookKind;
 use r3mes_edge::model::Timestamp;
 use r3mes_edge::store::StoreGauges;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::chat::whole;
 use crate::faults::Faults;
@@ -134,6 +135,36 @@ async fn answers_that_take_long_are_told_of_and_chats_do_not_count() {
     watched
         .assert_told_each_way("response_time", "WARNING")
         .await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_to_send_its_body_is_no_slow_answer() {
+    let watched = Watched::start(config()).await;
+    watched.firing().await;
+    let key = watched.server.admin().key().to_owned();
+    let address = watched
+        .server
+        .base
+        .strip_prefix("http://")
+        .unwrap()
+        .to_owned();
+    let mut client = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let body = json!({ "wallet_address": W1, "hashrate": 1 }).to_string();
+    let head = format!(
+        "POST /miner/stats HTTP/1.1\r\nhost: {address}\r\nx-api-key: {key}\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    // That is said when the body is waited for.
+    let mut said = [0; 25];
+    client.read_exact(&mut said).await.unwrap();
+    assert!(said.starts_with(b"HTTP/1.1 100"));
+    watched.server.clock.advance(Duration::from_secs(20));
+    client.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
 }
 
 #[tokio::test]
