@@ -306,15 +306,12 @@ async fn copies_that_are_not_made_are_told_of() {
     std::fs::create_dir(&folder).unwrap();
     // By now it is tried again once an hour at most.
     watched.server.clock.advance(61 * MINUTE);
+    // One of now: an attempt of two hours ago may have found the folder only after it was made.
     eventually("a copy is made", async || {
-        watched.firing().await;
-        std::fs::read_dir(&folder).unwrap().next().map(drop)
-    })
-    .await;
-    eventually("the copy has its name", async || {
-        let made =
-            crate::ops::metrics::metric(&watched.server, "r3mes_backup_timestamp_seconds", &[]);
-        (made.await > 0.0).then_some(())
+        let name = "r3mes_backup_timestamp_seconds";
+        let made_at = crate::ops::metrics::metric(&watched.server, name, &[]).await;
+        let now = watched.server.clock.now().millis() as f64 / 1000.0;
+        (made_at > now - 1800.0).then_some(())
     })
     .await;
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
