@@ -75,8 +75,10 @@ impl SqliteStore {
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
         let writing = || {
-            migrations::bring_along(path)?;
-            open::writing(path, create)
+            let mut connection = open::connect_or_make(path, create)?;
+            migrations::bring_along(&mut connection, path)?;
+            open::shape(&mut connection, path)?;
+            Ok(connection)
         };
         let connection = writing().or_else(|error| match error {
             // A crash on a full disk left the ballast, and no room even for the log's index.
@@ -559,9 +561,6 @@ fn unavailable(error: impl std::fmt::Display) -> StoreError {
 
 /// Bytes that this process may still write on the file system of a database.
 fn disk_free(path: &Path) -> Option<u64> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let about = rustix::fs::statvfs(folder.unwrap_or(Path::new("."))).ok()?;
+    let about = rustix::fs::statvfs(open::folder_of(path)).ok()?;
     Some(about.f_bavail.saturating_mul(about.f_frsize))
 }

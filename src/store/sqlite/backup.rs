@@ -1,9 +1,8 @@
 //! Copies of the whole database, each a file that stands on its own.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Error, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -66,10 +65,7 @@ fn files(
     folder: Option<&Path>,
     extension: &str,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
-    let beside = database
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.or(beside).unwrap_or(Path::new("."));
+    let folder = folder.unwrap_or(open::folder_of(database));
     let name = database.file_name().unwrap_or_default().to_string_lossy();
     let made_at = |file: &Path| {
         let text = file.file_name()?.to_str()?;
@@ -178,20 +174,13 @@ fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
         .ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
     // Left by one that was cut short.
     let _ = std::fs::remove_file(to);
-    empty(to).map_err(failed)?;
+    open::empty(to).map_err(failed)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     open::version(&connection, database)?;
     connection.execute(sql::VACUUM_INTO, [name])?;
     Ok(())
-}
-
-/// Makes an empty file; here and not by SQLite, so that nobody else can read it for a moment.
-fn empty(file: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    options.open(file)
 }
 
 /// Gives a whole file its name, on the disk: a crash leaves it under the one or the other.
@@ -201,8 +190,7 @@ fn put(part: &Path, to: &Path) -> Result<(), OpenError> {
         .and_then(|file| file.sync_all())
         .map_err(failed)?;
     std::fs::rename(part, to).map_err(failed)?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))
+    File::open(open::folder_of(to))
         .and_then(|folder| folder.sync_all())
         .map_err(failed)
 }
@@ -226,7 +214,7 @@ impl Part {
             return Err(StoreError::Conflict("a copy was made just now".to_owned()));
         }
         let part = to.with_added_extension("part");
-        empty(&part).map_err(|error| unavailable(OpenError::Io(part.clone(), error)))?;
+        open::empty(&part).map_err(|error| unavailable(OpenError::Io(part.clone(), error)))?;
         Ok(Self { to, part })
     }
 

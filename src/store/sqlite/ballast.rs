@@ -1,11 +1,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+
+use super::open;
 
 /// Room on the disk that is held for bad times: a file beside the database, given up when the disk is full, so that what
 /// ends reservations and a clean end can still be written.
@@ -88,9 +90,7 @@ impl Ballast {
     fn make(&self, size: u64) -> Result<(), Error> {
         // What a crash left of an earlier attempt.
         let _ = std::fs::remove_file(&self.file);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        let file = options.open(&self.file)?;
+        let file = open::empty(&self.file)?;
         allocate(&file, size).inspect_err(|_| {
             let _ = std::fs::remove_file(&self.file);
         })

@@ -33,6 +33,15 @@ impl Check {
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     let connection = open::reading(database)?;
     let mut found = look(&connection, database, sql::INTEGRITY_ALL)?;
+    found.mistakes.extend(broken_references(&connection, 100)?);
+    Ok(found)
+}
+
+/// Rows that refer to what is not there, a sentence each, at most `most`.
+pub(super) fn broken_references(
+    connection: &Connection,
+    most: usize,
+) -> rusqlite::Result<Vec<String>> {
     let mut check = connection.prepare(sql::CHECK_REFERENCES)?;
     let broken = check.query_map([], |row| {
         let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
@@ -40,10 +49,7 @@ pub fn check_database(database: &Path) -> Result<Check, OpenError> {
             "a row of {table} refers to a row of {missing} that is not there"
         ))
     })?;
-    for broken in broken.take(100) {
-        found.mistakes.push(broken?);
-    }
-    Ok(found)
+    broken.take(most).collect()
 }
 
 /// Looks at less: not whether indexes hold what their tables do, and not at references.

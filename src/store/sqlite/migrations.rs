@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{back_up, sql};
+use super::{back_up, check, sql};
 use crate::model::Timestamp;
 use crate::store::{InstanceLock, StoreError};
 
@@ -75,15 +75,11 @@ pub fn migrate_database(
     )
 }
 
-/// Brings a file of an older version to this program's, if there is one. Call it under the instance lock.
-pub(super) fn bring_along(database: &Path) -> Result<(), OpenError> {
-    if !database.exists() {
-        return Ok(());
-    }
-    let mut connection = open::connect(database)?;
-    // What it is, if it is none of ours, is told by who opens it.
-    if let Ok(1..SCHEMA_VERSION) = open::version(&connection, database) {
-        let done = migrate(&mut connection, database, SCHEMA_VERSION, false)?;
+/// Brings a file of an older version to this program's. Call it under the instance lock.
+pub(super) fn bring_along(connection: &mut Connection, database: &Path) -> Result<(), OpenError> {
+    // What it is, if it is fresh or none of ours, is told by who shapes it.
+    if let Ok(1..SCHEMA_VERSION) = open::version(connection, database) {
+        let done = migrate(connection, database, SCHEMA_VERSION, false)?;
         log::info!("{done}");
     }
     Ok(())
@@ -146,15 +142,10 @@ fn migrate(
 
 /// Whether everything that a row refers to is there.
 fn check_references(connection: &Connection, database: &Path) -> Result<(), OpenError> {
-    let mut check = connection.prepare(sql::CHECK_REFERENCES)?;
-    let mut rows = check.query([])?;
-    match rows.next()? {
+    let mut broken = check::broken_references(connection, 1)?;
+    match broken.pop() {
         None => Ok(()),
-        Some(row) => {
-            let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
-            let text = format!("a row of {table} refers to a row of {missing} that is not there");
-            Err(OpenError::Damaged(database.to_owned(), text))
-        }
+        Some(text) => Err(OpenError::Damaged(database.to_owned(), text)),
     }
 }
 
@@ -174,7 +165,6 @@ fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check;
     use super::*;
 
     fn schema(connection: &Connection) -> Vec<String> {

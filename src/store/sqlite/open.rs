@@ -1,4 +1,5 @@
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,21 +84,40 @@ pub(super) const PREPARED: usize = 64;
 /// Opens the one writing connection and brings the file into shape; it must not be of an older version. Call it under the
 /// instance lock.
 pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError> {
+    let mut connection = connect_or_make(path, create)?;
+    shape(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// A connection that can write to a file, which is made where it is missing and `create` says so.
+pub(super) fn connect_or_make(path: &Path, create: bool) -> Result<Connection, OpenError> {
     if !path.exists() {
         if !create {
             return Err(OpenError::Missing(path.to_owned()));
         }
-        // Made here and not by SQLite, so that nobody else can read it for a moment; -wal and -shm take its mode.
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options
-            .open(path)
-            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        // -wal and -shm take its mode.
+        empty(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
     }
-    let mut connection = connect(path)?;
-    match stamps(&connection, path)? {
+    connect(path)
+}
+
+/// Makes an empty file; here and not by SQLite, so that nobody else can read it for a moment.
+pub(super) fn empty(file: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(file)
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent();
+    let named = folder.filter(|folder| !folder.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
+}
+
+/// Gives a fresh file its schema, and the connection what writing needs.
+pub(super) fn shape(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    match stamps(connection, path)? {
         (0, 0)
             if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
                 row.get::<_, i64>(0)
@@ -107,7 +127,7 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
             connection.pragma_update(None, "auto_vacuum", "incremental")?;
             // WAL once, on this connection, before the pool opens: set by several at once it fails with "locked".
             connection.pragma_update(None, "journal_mode", "wal")?;
-            settle(&connection)?;
+            settle(connection)?;
             let fresh =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             fresh.execute_batch(SCHEMA)?;
@@ -117,11 +137,11 @@ pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError
         }
         (APPLICATION_ID, SCHEMA_VERSION) => {
             connection.pragma_update(None, "journal_mode", "wal")?;
-            settle(&connection)?;
+            settle(connection)?;
         }
         stamps => return Err(refusal(stamps, path)),
     }
-    Ok(connection)
+    Ok(())
 }
 
 /// A connection that can write, and nothing looked at yet.
