@@ -167,6 +167,8 @@ pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 pub(super) const FORGET_PAGES: &str = "PRAGMA shrink_memory";
 /// Copies the log to its place in the file as far as that goes without waiting for anybody.
 pub(super) const COPY_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+/// Its pages, and how many of them are in their places; changes nothing.
+pub(super) const LOOK_AT_LOG: &str = "PRAGMA wal_checkpoint(NOOP)";
 pub(super) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 pub(super) const PAGES: &str = "PRAGMA page_count";
 pub(super) const FREE_PAGES: &str = "PRAGMA freelist_count";

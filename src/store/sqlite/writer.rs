@@ -120,7 +120,7 @@ impl Writer {
         let thread = {
             let shared = Arc::clone(&shared);
             let tools = Tools {
-                log: Log::new(log, gate)?,
+                log: Log::new(&connection, log, gate)?,
                 faults: Faults::new(&connection, ballast).map_err(std::io::Error::other)?,
             };
             std::thread::Builder::new()
@@ -280,6 +280,8 @@ impl Shared {
             }
         }
         self.alive.store(false, Ordering::Release);
+        // Its connection too must be closed before the last one.
+        drop(tools);
         // Everything is in the main file when the last connection closes; doing it here reports what goes wrong.
         if let Err(error) = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(())) {
             ::log::warn!("the write-ahead log was not emptied at the end: {error}");

@@ -195,3 +195,41 @@ async fn closing_finishes_what_is_queued_and_refuses_the_rest() {
     let wal = folder.path().join("test.db-wal");
     assert!(!wal.exists() || wal.metadata().unwrap().len() == 0);
 }
+
+/// How often the log was begun anew (SQLite, "WAL-mode File Format": the checkpoint sequence number of its header).
+fn beginnings(folder: &tempfile::TempDir) -> u32 {
+    let mut header = [0; 16];
+    let mut log = std::fs::File::open(folder.path().join("test.db-wal")).unwrap();
+    std::io::Read::read_exact(&mut log, &mut header).unwrap();
+    u32::from_be_bytes(header[12..].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn the_log_begins_anew_while_writes_go_on_and_no_commit_moves_its_pages() {
+    let (folder, writer) = writer();
+    let table = |connection: &Connection| {
+        connection
+            .execute_batch("CREATE TABLE b (n INTEGER PRIMARY KEY, b BLOB)")
+            .map_err(storage_error)?;
+        connection
+            .query_row("PRAGMA wal_autocheckpoint", [], |row| row.get(0))
+            .map_err(storage_error)
+    };
+    assert_eq!(writer.write(Room::Common, table).await, Ok(0));
+    let (before, begun) = (beginnings(&folder), Instant::now());
+    for n in 0.. {
+        if beginnings(&folder) >= before + 3 {
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "after {n} writes");
+        let page = move |connection: &Connection| {
+            connection
+                .execute("INSERT INTO b VALUES (?1, zeroblob(3000))", [n])
+                .map_err(storage_error)
+        };
+        writer.write(Room::Common, page).await.unwrap();
+    }
+    let log = std::fs::metadata(folder.path().join("test.db-wal")).unwrap();
+    // It was not cut off either, for which readers would have waited.
+    assert!((1..16 << 20).contains(&log.len()), "{}", log.len());
+}
