@@ -1,5 +1,20 @@
 //! What each route does, once its call is known to be allowed.
 
+#![allow(
+    non_camel_case_types,
+    reason = "in `object!` each member's type has its name"
+)]
+
+/// A JSON object of an answer with amounts in it: in `json!` they would pass through floats, which print a millionth as
+/// 1e-6 and hold no more than 15 digits.
+macro_rules! object {
+    ($($name:ident: $value:expr),* $(,)?) => {{
+        #[derive(serde::Serialize)]
+        struct Object<$($name),*> { $($name: $name),* }
+        Object { $($name: $value),* }
+    }};
+}
+
 mod chain;
 mod chat;
 mod dashboard;
@@ -25,12 +40,14 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::ListKeys => keys::list(&app, &call).await,
         RouteId::ListKeysOf => keys::list(&app, &call).await,
         RouteId::RevokeByPost | RouteId::RevokeByBody => keys::revoke_named(&app, &call).await,
+        RouteId::GetKey => keys::get(&app, &call).await,
         RouteId::RevokeKey => keys::revoke(&app, &call).await,
         RouteId::RotateKey => keys::rotate(&app, &call).await,
         RouteId::Challenge => login::challenge(&app, &call),
         RouteId::Login => login::login(&app, &call).await,
         RouteId::Me => keys::me(&app, &call).await,
         RouteId::CreateUser => users::create(&app, &call).await,
+        RouteId::ListUsers => users::list(&app, &call).await,
         RouteId::GetUser => users::get(&app, &call).await,
         RouteId::Grant => users::grant(&app, &call).await,
         RouteId::Ledger => users::ledger(&app, &call).await,

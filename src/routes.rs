@@ -105,6 +105,7 @@ routes! {
     Login        Post   "/login"                   Auth::Open,               Auth,      Common;
     CreateKey    Post   "/api/keys"                Auth::Key(Scope::Keys),   Auth,      Common;
     ListKeys     Get    "/api/keys"                Auth::Key(Scope::Keys),   Read,      None;
+    GetKey       Get    "/api/keys/{id}"           Auth::Key(Scope::Keys),   Read,      None;
     RevokeKey    Delete "/api/keys/{id}"           Auth::Key(Scope::Keys),   Write,     None;
     ListKeysOf   Get    "/api-keys/list/{wallet}"  Auth::Own(Scope::Keys),   Read,      None;
     RevokeByPost Post   "/api-keys/revoke"         Auth::Key(Scope::Keys),   Write,     Common;
@@ -112,6 +113,7 @@ routes! {
     RotateKey    Post   "/api/keys/{id}/rotate"    Auth::Key(Scope::Keys),   Auth,      Common;
     Me           Get    "/auth/me"                 Auth::AnyKey,             Read,      None;
     CreateUser   Post   "/users"                   Auth::AnyKey,             Write,     Common;
+    ListUsers    Get    "/users"                   Auth::Admin,              Read,      None;
     GetUser      Get    "/users/{wallet}"          Auth::Public,             Read,      None;
     Grant        Post   "/users/{wallet}/credits"  Auth::Admin,              Write,     Common;
     Ledger       Get    "/users/{wallet}/ledger"   Auth::Own(Scope::Read),   Read,      None;

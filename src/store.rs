@@ -9,14 +9,14 @@ mod sqlite;
 
 pub use lock::{InstanceLock, LockError};
 pub use records::{
-    Backup, Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
-    LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges, Totals, User, ledger_id,
-    parse_ledger_id,
+    Backup, Counted, Done, Earning, EarningsDay, ExportedEntry, Granted, HashratePoint, Kept,
+    LeaderboardRow, LedgerEntry, LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges,
+    Totals, User, ledger_id, parse_ledger_id,
 };
 pub use sqlite::{
-    Check, ImportNote, Imported, Migrated, OpenError, R3mesDatabase, R3mesRow, R3mesTable,
-    SqliteStore, back_up, backup_file, backups, check_database, glance, migrate_database, restore,
-    thin_out, verify_backup,
+    Check, ImportNote, Imported, LedgerExport, Migrated, OpenError, R3mesDatabase, R3mesRow,
+    R3mesTable, SCHEMA_VERSION, SqliteStore, back_up, backup_file, backups, check_database, glance,
+    migrate_database, restore, sqlite_version, thin_out, verify_backup,
 };
 
 use std::path::PathBuf;
@@ -109,6 +109,8 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<Done<User>, StoreError>;
     /// The account of `wallet`, if there is one.
     async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError>;
+    /// The accounts whose wallets come after this one, in the order of their addresses; from the first where `None`.
+    async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>, StoreError>;
     /// Adds (or, negative, takes) credits; the account is made if there is none. Returns the entry, its balance in it,
     /// and whether the account is new.
     async fn grant(

@@ -147,6 +147,20 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
     )
 }
 
+pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    call.parameters(&[])?;
+    let key = own(app, call).await?;
+    Reply::json(StatusCode::OK, &key.shown(app.clock.now()))
+}
+
+/// The key that the path names, which is the caller's own, or the caller an admin.
+async fn own(app: &App, call: &Call) -> Result<KeyRecord, ApiError> {
+    let principal = call.principal()?;
+    let own = |key: &KeyRecord| principal.is_admin() || key.wallet == principal.wallet;
+    let key = app.store.key(call.part.clone()).await?;
+    Ok(key.filter(own).ok_or(StoreError::KeyNotFound)?)
+}
+
 pub(super) async fn revoke(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let principal = call.principal()?;
     let only = if principal.is_admin() {
@@ -195,13 +209,7 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
         _ => Err("must be a whole number from 0 to 2592000"),
     };
     let grace = fields.optional("grace_seconds", grace)?.unwrap_or_default();
-    let own = |key: &KeyRecord| principal.is_admin() || key.wallet == principal.wallet;
-    let old = app
-        .store
-        .key(call.part.clone())
-        .await?
-        .filter(own)
-        .ok_or(StoreError::KeyNotFound)?;
+    let old = own(app, call).await?;
     // The new key can do what the old one could: that must not be more than its maker can.
     if !principal.scopes.covers(old.scopes) {
         return Err(ApiError::new(
@@ -227,11 +235,12 @@ pub(super) async fn me(app: &App, call: &Call) -> Result<Reply, ApiError> {
         ),
         None => None,
     };
-    let body = json!({
-        "wallet_address": principal.wallet,
-        "credits": user.as_ref().map_or(Credits::ZERO, |user| user.credits),
-        "is_miner": user.as_ref().is_some_and(|user| user.is_miner),
-        "key": { "id": principal.key_id, "scopes": principal.scopes, "expires_at": principal.expires_at },
-    });
+    let key = json!({ "id": principal.key_id, "scopes": principal.scopes, "expires_at": principal.expires_at });
+    let body = object! {
+        wallet_address: principal.wallet,
+        credits: user.as_ref().map_or(Credits::ZERO, |user| user.credits),
+        is_miner: user.as_ref().is_some_and(|user| user.is_miner),
+        key: key,
+    };
     Reply::json(StatusCode::OK, &body)
 }

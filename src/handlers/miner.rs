@@ -67,7 +67,7 @@ pub(super) async fn post_earnings(app: &App, call: &Call) -> Result<Reply, ApiEr
     }
     let answer = |told: &Counted| {
         let status = if told.counted { 201 } else { 200 };
-        (status, Some(json!(told).to_string()))
+        (status, serde_json::to_string(told).ok())
     };
     match app
         .store
@@ -113,17 +113,15 @@ pub(super) async fn earnings(app: &App, call: &Call) -> Result<Reply, ApiError> 
         .await?
         .ok_or(StoreError::UserNotFound)?;
     let row = |day: crate::store::EarningsDay| {
-        json!({
-            "date": day.recorded_at.date(),
-            "earnings": day.earnings,
-            "amount": day.earnings,
-            "recorded_at": day.recorded_at,
-        })
+        object! {
+            date: day.recorded_at.date(),
+            earnings: day.earnings,
+            amount: day.earnings,
+            recorded_at: day.recorded_at,
+        }
     };
-    Reply::json(
-        StatusCode::OK,
-        &json!({ "earnings": days.into_iter().map(row).collect::<Vec<_>>() }),
-    )
+    let earnings: Vec<_> = days.into_iter().map(row).collect();
+    Reply::json(StatusCode::OK, &object! { earnings: earnings })
 }
 
 /// Points of one answer at most.

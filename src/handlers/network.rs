@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 
 use crate::app::{App, Page};
 use crate::cache::{Cached, Policy, Source};
@@ -27,13 +26,13 @@ pub(super) async fn stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
             None => None,
         };
         let whole = chain.is_some() || app.upstreams.chain().is_none();
-        let page = json_bytes(&json!({
-            "active_miners": totals.active_miners,
-            "total_users": totals.users,
-            "total_credits": totals.credits,
-            "block_height": chain.map(|chain| chain.value.latest_block_height),
-            "generated_at": app.clock.now(),
-        }))?;
+        let page = json_bytes(&object! {
+            active_miners: totals.active_miners,
+            total_users: totals.users,
+            total_credits: totals.credits,
+            block_height: chain.map(|chain| chain.value.latest_block_height),
+            generated_at: app.clock.now(),
+        })?;
         if whole {
             Ok(page)
         } else {
@@ -95,15 +94,16 @@ pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiErro
         });
         let rows = app.store.leaderboard(since, limit).await?;
         let row = |(index, row): (usize, &crate::store::LeaderboardRow)| {
-            json!({
-                "rank": index + 1,
-                "wallet_address": row.wallet,
-                "total_earnings": row.total_earnings,
-                "hashrate": row.hashrate,
-                "blocks_found": row.blocks_found,
-            })
+            object! {
+                rank: index + 1,
+                wallet_address: row.wallet,
+                total_earnings: row.total_earnings,
+                hashrate: row.hashrate,
+                blocks_found: row.blocks_found,
+            }
         };
-        json_bytes(&json!({ "miners": rows.iter().enumerate().map(row).collect::<Vec<_>>() }))
+        let miners: Vec<_> = rows.iter().enumerate().map(row).collect();
+        json_bytes(&object! { miners: miners })
     };
     let page = app
         .pages

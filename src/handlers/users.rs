@@ -1,12 +1,11 @@
 use hyper::StatusCode;
-use serde_json::json;
 
 use super::page_limit;
 use crate::app::App;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{Credits, Fields, text};
-use crate::store::{Done, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id};
+use crate::model::{Credits, Fields, Wallet, text};
+use crate::store::{Done, Granted, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id};
 
 pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let wallet =
@@ -17,7 +16,7 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
             "this key belongs to another wallet",
         ));
     }
-    let answer = |user: &User| (201, Some(json!(user).to_string()));
+    let answer = |user: &User| (201, serde_json::to_string(user).ok());
     match app
         .store
         .create_user(wallet, app.clock.now(), call.once(answer)?)
@@ -29,6 +28,26 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
         }
         Done::Again(kept) => Reply::again(kept),
     }
+}
+
+pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let parameters = call.parameters(&["limit", "cursor"])?;
+    let limit = page_limit(&parameters)?;
+    let read = |cursor| {
+        Wallet::parse(cursor).map_err(|_| {
+            ApiError::parameter("cursor", "must be the next_cursor of an earlier page")
+        })
+    };
+    let after = parameters.get("cursor").map(read).transpose()?;
+    let mut users = app.store.users(after, limit + 1).await?;
+    let more = users.len() > limit;
+    users.truncate(limit);
+    let last = users.last().filter(|_| more);
+    let next_cursor = last.map(|user| user.wallet_address);
+    Reply::json(
+        StatusCode::OK,
+        &object! { users: users, next_cursor: next_cursor },
+    )
 }
 
 pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
@@ -48,22 +67,9 @@ pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
     if amount == Credits::ZERO {
         return Err(fields.refused("amount", "must not be 0").into());
     }
-    let reason = fields.required("reason", |value| {
-        let reason = text(value)?;
-        let fine =
-            (1..=200).contains(&reason.chars().count()) && !reason.chars().any(char::is_control);
-        if fine {
-            Ok(reason.into_owned())
-        } else {
-            Err("must be 1 to 200 characters, none of them a control character")
-        }
-    })?;
-    let answer = |(entry, _): &(LedgerEntry, bool)| {
-        (
-            200,
-            Some(json!({ "credits": entry.balance, "entry": entry }).to_string()),
-        )
-    };
+    let reason = fields.required("reason", |value| LedgerEntry::reason(&text(value)?))?;
+    let answer =
+        |(entry, _): &(LedgerEntry, bool)| (200, serde_json::to_string(&Granted::from(entry)).ok());
     let granted = app
         .store
         .grant(wallet, amount, reason, app.clock.now(), call.once(answer)?)
@@ -108,6 +114,6 @@ pub(super) async fn ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
     } else {
         None
     };
-    let body = json!({ "wallet_address": wallet, "credits": credits, "entries": entries, "next_cursor": next_cursor });
+    let body = object! { wallet_address: wallet, credits: credits, entries: entries, next_cursor: next_cursor };
     Reply::json(StatusCode::OK, &body)
 }

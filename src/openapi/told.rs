@@ -81,6 +81,13 @@ pub(super) fn told(id: RouteId) -> Told {
             errors: &[E::InvalidWallet],
             ..PLAIN
         },
+        RouteId::GetKey => Told {
+            summary: "A key, as the list shows it",
+            parameters: Some(&[]),
+            success: &[(200, json!("Key"))],
+            errors: &[E::NotFound],
+            ..PLAIN
+        },
         RouteId::RevokeKey => Told {
             summary: "Revokes a key, from its next request on",
             success: &[(200, json!("Key"))],
@@ -120,6 +127,12 @@ pub(super) fn told(id: RouteId) -> Told {
             success: &[(201, json!("User"))],
             errors: &[E::InvalidWallet, E::Forbidden, E::Conflict],
             once: true,
+            ..PLAIN
+        },
+        RouteId::ListUsers => Told {
+            summary: "Every account, in the order of the addresses",
+            parameters: Some(&["PageLimit", "WalletCursor"]),
+            success: &[(200, json!("Users"))],
             ..PLAIN
         },
         RouteId::GetUser => Told {

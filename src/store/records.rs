@@ -37,6 +37,47 @@ pub struct LedgerEntry {
     pub created_at: Timestamp,
 }
 
+impl LedgerEntry {
+    /// Checks a reason that somebody gives.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong, fit for the client.
+    pub fn reason(text: &str) -> Result<String, &'static str> {
+        if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
+            return Err("must be 1 to 200 characters, none of them a control character");
+        }
+        Ok(text.to_owned())
+    }
+}
+
+/// A ledger entry with whose it is.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ExportedEntry {
+    /// Whose credits moved.
+    pub wallet_address: Wallet,
+    /// How.
+    #[serde(flatten)]
+    pub entry: LedgerEntry,
+}
+
+/// What became of credits that were given or taken, as it is answered.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Granted {
+    /// The balance after it.
+    pub credits: Credits,
+    /// What the ledger says of it.
+    pub entry: LedgerEntry,
+}
+
+impl From<&LedgerEntry> for Granted {
+    fn from(entry: &LedgerEntry) -> Self {
+        Self {
+            credits: entry.balance,
+            entry: entry.clone(),
+        }
+    }
+}
+
 /// The identifier of a ledger entry as clients read it.
 #[must_use]
 pub fn ledger_id(id: i64) -> String {

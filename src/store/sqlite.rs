@@ -8,6 +8,7 @@ mod accounts;
 mod backup;
 mod ballast;
 mod check;
+mod export;
 mod history;
 mod keys;
 mod migrations;
@@ -24,8 +25,9 @@ mod writer;
 
 pub use backup::{back_up, backup_file, backups, restore, thin_out, verify_backup};
 pub use check::{Check, check_database, glance};
+pub use export::LedgerExport;
 pub use migrations::{Migrated, migrate_database};
-pub use open::OpenError;
+pub use open::{OpenError, SCHEMA_VERSION};
 pub use r3mes::{ImportNote, Imported, R3mesDatabase, R3mesRow, R3mesTable};
 
 use std::path::{Path, PathBuf};
@@ -62,6 +64,12 @@ pub struct SqliteStore {
     cut_at: AtomicI64,
     lock: Mutex<Option<InstanceLock>>,
     observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+}
+
+/// The version of SQLite, which is compiled in.
+#[must_use]
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
 }
 
 impl SqliteStore {
@@ -145,6 +153,12 @@ impl Repository for SqliteStore {
 
     async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError> {
         self.readers.point(|c| accounts::user(c, &wallet)).await
+    }
+
+    async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>, StoreError> {
+        self.readers
+            .scan(move |c| accounts::users(c, after.as_ref(), limit))
+            .await
     }
 
     async fn grant(

@@ -116,6 +116,7 @@ macro_rules! verbs {
 verbs! {
     create_user(wallet: Wallet, now: Timestamp, once: Option<Once<User>>) -> Done<User>;
     user(wallet: Wallet) -> Option<User>;
+    users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, once: Option<Once<(LedgerEntry, bool)>>) -> Done<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
@@ -188,6 +189,7 @@ async fn a_read_that_fails_is_not_a_nothing_found() {
     for (verb, path) in [
         ("user", format!("/users/{W1}")),
         ("user", format!("/users/{W2}")),
+        ("users", "/users".to_owned()),
         ("ledger", format!("/users/{W1}/ledger")),
         ("miner", format!("/miner/stats/{W1}")),
         ("miner", format!("/miner/stats/{W2}")),

@@ -37,5 +37,6 @@ mod simulation;
 mod storage_faults;
 mod support;
 mod telemetry;
+mod users;
 mod v1;
 mod wire;

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 
 use hyper::Method;
 use r3mes_edge::error::ErrorCode;
-use r3mes_edge::routes::{ALIASES, Found, ROUTES, find};
+use r3mes_edge::routes::{ALIASES, Found, ROUTES, Route, find};
 use serde_json::{Value, json};
 
 use crate::chain::{config_with_chain, documented};
@@ -236,6 +236,7 @@ async fn call_all() {
     let (rotate, none) = (format!("/api/keys/{id}/rotate"), json!({}));
     let new = owner.post(&rotate, &none).await.expect(201);
     let new = new["id"].as_str().unwrap();
+    owner.get(&format!("/api/keys/{new}")).await.expect(200);
     owner.delete(&format!("/api/keys/{new}")).await.expect(200);
     let named = json!({ "api_key_id": new, "wallet_address": WALLET });
     owner.post("/api-keys/revoke", &named).await.expect(200);
@@ -306,7 +307,8 @@ async fn call_all() {
 
 /// Every GET: an admin's call, and the one of somebody who may ask for this wallet.
 async fn get_all(server: &TestServer, owner: &Caller, wallet: &str) {
-    for route in ROUTES.iter().filter(|route| route.method.as_str() == "GET") {
+    let plain = |route: &&Route| route.method.as_str() == "GET" && !route.path.contains("{id}");
+    for route in ROUTES.iter().filter(plain) {
         let path = route.path.replace("{wallet}", wallet);
         for caller in [&server.admin(), owner, &server.anybody()] {
             let status = caller.get(&path).await.status;

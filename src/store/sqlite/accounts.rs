@@ -34,19 +34,31 @@ pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
 }
 
 pub(super) fn user(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<User>> {
-    let read = |row: &Row<'_>| {
-        let last_mining_at = maybe_time_at(row, 3)?;
-        Ok(User {
-            wallet_address: wallet_at(row, 0)?,
-            credits: credits_at(row, 1)?,
-            is_miner: last_mining_at.is_some(),
-            last_mining_at,
-            created_at: time_at(row, 2)?,
-        })
-    };
     c.prepare_cached(sql::SELECT_USER)?
-        .query_row([wallet.as_str()], read)
+        .query_row([wallet.as_str()], user_in)
         .optional()
+}
+
+pub(super) fn users(
+    c: &Connection,
+    after: Option<&Wallet>,
+    limit: usize,
+) -> rusqlite::Result<Vec<User>> {
+    let after = after.map_or("", Wallet::as_str);
+    c.prepare_cached(sql::SELECT_USERS)?
+        .query_map(params![after, count(limit)], user_in)?
+        .collect()
+}
+
+fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
+    let last_mining_at = maybe_time_at(row, 3)?;
+    Ok(User {
+        wallet_address: wallet_at(row, 0)?,
+        credits: credits_at(row, 1)?,
+        is_miner: last_mining_at.is_some(),
+        last_mining_at,
+        created_at: time_at(row, 2)?,
+    })
 }
 
 pub(super) fn balance(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<Credits>> {
@@ -132,23 +144,25 @@ pub(super) fn ledger(
     let Some(balance) = balance(&c, wallet)? else {
         return Ok(None);
     };
-    let read = |row: &Row<'_>| {
-        Ok(LedgerEntry {
-            id: row.get(0)?,
-            amount: credits_at(row, 1)?,
-            balance: credits_at(row, 2)?,
-            reason: row.get(3)?,
-            reference: row.get(4)?,
-            note: row.get(5)?,
-            created_at: time_at(row, 6)?,
-        })
-    };
     let mut select = c.prepare_cached(sql::SELECT_LEDGER)?;
     let entries = select.query_map(
         params![wallet.as_str(), before.unwrap_or(i64::MAX), count(limit)],
-        read,
+        entry_in,
     )?;
     Ok(Some((balance, entries.collect::<Result<_, _>>()?)))
+}
+
+/// The entry in the first seven columns.
+pub(super) fn entry_in(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
+    Ok(LedgerEntry {
+        id: row.get(0)?,
+        amount: credits_at(row, 1)?,
+        balance: credits_at(row, 2)?,
+        reason: row.get(3)?,
+        reference: row.get(4)?,
+        note: row.get(5)?,
+        created_at: time_at(row, 6)?,
+    })
 }
 
 pub(super) const OPEN: i64 = 0;

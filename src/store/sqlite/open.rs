@@ -69,8 +69,8 @@ impl From<rusqlite::Error> for OpenError {
 
 /// "R3ME", in the file's header: tells `file` and us whose database it is.
 const APPLICATION_ID: i64 = 0x5233_4D45;
-/// The version of `schema.sql`.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+/// The version of the schema that this program writes.
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// What a fresh file gets.
 pub(super) const SCHEMA: &str = include_str!("../../../schema.sql");

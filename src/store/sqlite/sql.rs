@@ -16,11 +16,18 @@ statements! {
     INSERT_USER = "INSERT INTO users (wallet, created_at) VALUES (?1, ?2) ON CONFLICT (wallet) DO NOTHING";
     SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
                    FROM users u WHERE u.wallet = ?1";
+    SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
+                    FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
     SELECT_BALANCE = "SELECT credits FROM users WHERE wallet = ?1";
     MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE wallet = ?1 AND credits + ?2 BETWEEN 0 AND ?3 RETURNING credits";
     INSERT_ENTRY = "INSERT INTO ledger (wallet, amount, balance, reason, reference, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
     SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at FROM ledger l LEFT JOIN reservations r ON r.id = l.id
                      WHERE l.wallet = ?1 AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
+    SELECT_LAST_ENTRY = "SELECT coalesce(max(id), 0) FROM ledger";
+    SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at, l.wallet FROM ledger l LEFT JOIN reservations r ON r.id = l.id
+                      WHERE l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
+    SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at, l.wallet FROM ledger l LEFT JOIN reservations r ON r.id = l.id
+                                WHERE l.wallet = ?4 AND l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
     INSERT_RESERVATION = "INSERT INTO reservations (id, wallet, amount, created_at) VALUES (?1, ?2, ?3, ?4)";
     SELECT_RESERVATION = "SELECT wallet, amount, state FROM reservations WHERE id = ?1";
     NOTE_RESERVATION = "UPDATE reservations SET note = ?2 WHERE id = ?1";

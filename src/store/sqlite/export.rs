@@ -1,0 +1,93 @@
+//! The whole ledger, read beside whoever writes.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use super::accounts::{self, entry_in};
+use super::open::{self, OpenError};
+use super::{backup::log_of, count, sql, wallet_at};
+use crate::model::Wallet;
+use crate::store::{ExportedEntry, StoreError};
+
+/// The ledger as it was when this was made, the oldest entry first, in short reads: whoever writes is not kept waiting, and
+/// the log can be emptied meanwhile.
+pub struct LedgerExport {
+    database: PathBuf,
+    connection: Connection,
+    /// Which of the log's files there were when the connection was opened.
+    beside: [bool; 2],
+    wallet: Option<Wallet>,
+    /// Entries after this one, up to that one, as ids rise with time and no entry is ever changed.
+    after: i64,
+    last: i64,
+}
+
+impl LedgerExport {
+    /// Entries of a read at most.
+    const ROWS: usize = 1000;
+
+    /// Opens `database` to be read, beside a running server too; of `wallet` only where it is given.
+    ///
+    /// # Errors
+    /// Where it is no database of ours or cannot be read, or holds no account of `wallet`.
+    pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
+        let beside = beside(database);
+        let connection = open::reading(database)?;
+        open::version(&connection, database)?;
+        if let Some(wallet) = &wallet
+            && accounts::balance(&connection, wallet)?.is_none()
+        {
+            return Err(OpenError::Storage(StoreError::UserNotFound));
+        }
+        let last = connection.query_row(sql::SELECT_LAST_ENTRY, [], |row| row.get(0))?;
+        Ok(Self {
+            database: database.to_owned(),
+            connection,
+            beside,
+            wallet,
+            after: 0,
+            last,
+        })
+    }
+
+    /// The next entries; none at the end.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn page(&mut self) -> Result<Vec<ExportedEntry>, OpenError> {
+        // How a file must be opened depends on whether somebody has it: a server that starts or ends meanwhile changes that.
+        let beside = beside(&self.database);
+        if beside != self.beside {
+            self.connection = open::reading(&self.database)?;
+            self.beside = beside;
+        }
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(ExportedEntry {
+                wallet_address: wallet_at(row, 7)?,
+                entry: entry_in(row)?,
+            })
+        };
+        let bounds = (self.after, self.last, count(Self::ROWS));
+        let rows = match &self.wallet {
+            None => self
+                .connection
+                .prepare_cached(sql::SELECT_ENTRIES)?
+                .query_map(params![bounds.0, bounds.1, bounds.2], read)?
+                .collect::<rusqlite::Result<Vec<_>>>()?,
+            Some(wallet) => self
+                .connection
+                .prepare_cached(sql::SELECT_ENTRIES_OF_WALLET)?
+                .query_map(params![bounds.0, bounds.1, bounds.2, wallet.as_str()], read)?
+                .collect::<rusqlite::Result<Vec<_>>>()?,
+        };
+        if let Some(last) = rows.last() {
+            self.after = last.entry.id;
+        }
+        Ok(rows)
+    }
+}
+
+fn beside(database: &Path) -> [bool; 2] {
+    ["-wal", "-shm"].map(|end| log_of(database, end).exists())
+}

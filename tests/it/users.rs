@@ -1,0 +1,149 @@
+use hyper::Method;
+use serde_json::json;
+
+use crate::support::{TestServer, W1, W2, W3, config};
+
+#[tokio::test]
+async fn the_list_of_accounts_is_an_admins_and_comes_page_by_page() {
+    let server = TestServer::start(config()).await;
+    let (admin, reader) = (server.admin(), server.caller(W1, &["read", "keys"]).await);
+    assert_eq!(
+        reader.get("/users").await.refused(403, "forbidden")["status"],
+        403
+    );
+    server
+        .anybody()
+        .get("/users")
+        .await
+        .refused(401, "missing_credentials");
+    for wallet in [W3, W2] {
+        let body = json!({ "wallet_address": wallet });
+        admin.post("/users", &body).await.expect(201);
+    }
+    let whole = admin.get("/users").await.expect(200);
+    assert_eq!(whole["next_cursor"], json!(null));
+    let mut path = "/users?limit=2".to_owned();
+    let mut listed = Vec::new();
+    loop {
+        let page = admin.get(&path).await.expect(200);
+        listed.extend(page["users"].as_array().unwrap().clone());
+        match page["next_cursor"].as_str() {
+            Some(next) => path = format!("/users?limit=2&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(json!(listed), whole["users"]);
+    let mut wallets = [W1, W2, W3];
+    wallets.sort_unstable();
+    for (user, wallet) in listed.iter().zip(wallets) {
+        assert_eq!(
+            user,
+            &admin.get(&format!("/users/{wallet}")).await.expect(200)
+        );
+    }
+    for wrong in ["limit=0", "limit=501", "cursor=led_1", "cursor=", "after=1"] {
+        let refused = admin.get(&format!("/users?{wrong}")).await;
+        refused.refused(400, "invalid_request");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_shown_to_its_owner_and_to_an_admin() {
+    let server = TestServer::start(config()).await;
+    let (owner, other) = (
+        server.caller(W1, &["read", "keys"]).await,
+        server.caller(W2, &["keys"]).await,
+    );
+    let listed = owner.get("/api/keys").await.expect(200);
+    let path = format!("/api/keys/{}", listed["keys"][0]["id"].as_str().unwrap());
+    // Asking for it has marked it as used.
+    let shown = owner.get(&path).await.expect(200);
+    for member in [
+        "id",
+        "start",
+        "wallet_address",
+        "name",
+        "scopes",
+        "is_active",
+    ] {
+        assert_eq!(shown[member], listed["keys"][0][member], "{member}");
+    }
+    assert_eq!(
+        server.admin().get(&path).await.expect(200)["id"],
+        shown["id"]
+    );
+    other.get(&path).await.refused(404, "not_found");
+    owner
+        .get("/api/keys/key_01")
+        .await
+        .refused(404, "not_found");
+    let reader = server.caller(W1, &["read"]).await;
+    reader.get(&path).await.refused(403, "forbidden");
+}
+
+#[tokio::test]
+async fn amounts_are_printed_to_the_millionth_and_with_all_their_digits() {
+    const MUCH: &str = "9000000000.000001";
+    let server = TestServer::start(config()).await;
+    let (admin, own) = (server.admin(), server.caller(W1, &["read"]).await);
+    let told = async |method: Method, path: &str, body: String| {
+        let post = method == Method::POST;
+        let once = [("idempotency-key", path)];
+        let once = if post { &once[..] } else { &[] };
+        let answer = admin.send(method, path, once, body).await;
+        assert!(answer.status < 300, "{path}");
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    };
+    let credits = format!("/users/{W1}/credits");
+    let small = "{\"amount\":0.000001,\"reason\":\"r\"}";
+    for _ in ["first", "again"] {
+        let granted = told(Method::POST, &credits, small.to_owned()).await;
+        let starts = "{\"credits\":0.000001,\"entry\":{\"id\":\"led_0000000000000001\",\"amount\":0.000001,\"balance\":0.000001,";
+        assert!(granted.starts_with(starts), "{granted}");
+    }
+    let get = async |path: &str| told(Method::GET, path, String::new()).await;
+    let ledger = get(&format!("/users/{W1}/ledger")).await;
+    assert!(
+        ledger.contains("\"credits\":0.000001,\"entries\":[{"),
+        "{ledger}"
+    );
+    assert!(
+        ledger.contains("\"amount\":0.000001,\"balance\":0.000001,"),
+        "{ledger}"
+    );
+    for _ in 0..9 {
+        let much = json!({ "amount": 1_000_000_000, "reason": "r" });
+        admin.post(&credits, &much).await.expect(200);
+    }
+    let exact = format!("\"credits\":{MUCH}");
+    for path in [
+        format!("/users/{W1}"),
+        format!("/users/{W1}/ledger"),
+        "/users".to_owned(),
+    ] {
+        let answer = get(&path).await;
+        assert!(answer.contains(&exact), "{path}: {answer}");
+    }
+    let me = own.send(Method::GET, "/auth/me", &[], "").await.body;
+    assert!(String::from_utf8(me.to_vec()).unwrap().contains(&exact));
+    assert!(
+        get("/network/stats")
+            .await
+            .contains(&format!("\"total_credits\":{MUCH}"))
+    );
+    let earned = json!({ "wallet_address": W2, "source_id": "block" }).to_string();
+    let earned = earned.replace('}', ",\"earnings\":0.000003}");
+    for path in ["/miner/earnings", "/miner/earnings"] {
+        let counted = told(Method::POST, path, earned.clone()).await;
+        assert!(counted.contains("\"earnings\":0.000003"), "{counted}");
+    }
+    let days = get(&format!("/miner/earnings/{W2}")).await;
+    assert!(
+        days.contains("\"earnings\":0.000003,\"amount\":0.000003,"),
+        "{days}"
+    );
+    let board = get("/leaderboard").await;
+    assert!(board.contains("\"total_earnings\":0.000003,"), "{board}");
+    let stats = get(&format!("/miner/stats/{W2}")).await;
+    assert!(stats.contains("\"total_earnings\":0.000003,"), "{stats}");
+}
