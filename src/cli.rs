@@ -1,26 +1,39 @@
 //! What stands on the command line, and how it ends.
 
+/// Not the standard one, which panics where nobody reads any more.
+macro_rules! println {
+    ($($text:tt)*) => {
+        $crate::cli::output::line(format_args!($($text)*))
+    };
+}
+
 mod access;
 mod admin_key;
 mod backup;
 mod breaker;
+mod completions;
+mod credits;
 mod db;
 mod doctor;
+mod export;
 mod import;
 mod keys;
 mod ledger;
 mod logging;
 mod memory;
 mod metrics;
+mod output;
 mod progress;
 mod serve;
 mod settings;
+mod users;
+mod version;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "r3mes-edge", version, about, long_about = None)]
@@ -52,15 +65,27 @@ struct Places {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until told to stop (the default)
+    #[command(
+        after_help = "Example: r3mes-edge serve --listen 127.0.0.1:8000 --database r3mes-edge.db"
+    )]
     Serve,
     /// Make, list and revoke API keys
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: r3mes-edge keys list")]
     Keys(keys::Command),
-    /// Check that every balance is the sum of its ledger
-    #[command(subcommand)]
+    /// Make accounts, show and list them
+    #[command(subcommand, after_help = "Example: r3mes-edge users list")]
+    Users(users::Command),
+    /// Give credits to a wallet, take them
+    #[command(
+        subcommand,
+        after_help = "Example: r3mes-edge credits grant remes1… 100 --reason welcome"
+    )]
+    Credits(credits::Command),
+    /// Check that every balance is the sum of its ledger, print it
+    #[command(subcommand, after_help = "Example: r3mes-edge ledger verify")]
     Ledger(ledger::Command),
     /// Copy the database, beside a running server too; check a copy
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: r3mes-edge backup create")]
     Backup(backup::Command),
     /// Put a copy in the database's place; the server must not run
     #[command(after_help = "Example: r3mes-edge restore r3mes-edge.db.20261125T120000.000Z.backup")]
@@ -69,7 +94,7 @@ enum Command {
         file: PathBuf,
     },
     /// Check the database, bring it to another version, take over an R3MES backend's
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: r3mes-edge db check")]
     Db(db::Command),
     /// Look at files, disk, clock, upstreams and the server, and say what to do where something is odd
     #[command(
@@ -77,11 +102,23 @@ enum Command {
     )]
     Doctor,
     /// Print what Prometheus and Grafana need to watch this version
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example: r3mes-edge metrics rules > r3mes-edge.rules.yml"
+    )]
     Metrics(metrics::Command),
     /// Look at the breakers before the upstreams, open one by hand, reset it
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: r3mes-edge breaker list")]
     Breaker(breaker::Command),
+    /// Print what completes this command line in a shell
+    #[command(after_help = completions::HELP)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Say what this program is, for a report of a mistake
+    #[command(after_help = version::HELP)]
+    Version,
 }
 
 /// Why a command failed, by its exit code.
@@ -97,6 +134,8 @@ enum Failure {
     Conflict(String),
     /// The storage or the server cannot be used now.
     Unavailable(String),
+    /// Whoever read the answer has seen enough.
+    Unread,
 }
 
 impl Failure {
@@ -107,16 +146,19 @@ impl Failure {
             Self::NotFound(_) => 3,
             Self::Conflict(_) => 4,
             Self::Unavailable(_) => 5,
+            Self::Unread => 0,
         }
     }
 
-    fn text(&self) -> &str {
-        let (Self::Failed(text)
-        | Self::Usage(text)
-        | Self::NotFound(text)
-        | Self::Conflict(text)
-        | Self::Unavailable(text)) = self;
-        text
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Failed(text)
+            | Self::Usage(text)
+            | Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::Unavailable(text) => Some(text),
+            Self::Unread => None,
+        }
     }
 }
 
@@ -128,31 +170,55 @@ pub(crate) fn run() -> ExitCode {
         json,
         command,
     } = Cli::parse();
-    let done = settings::load(&places).and_then(|settings| {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build();
-        let runtime =
-            runtime.map_err(|error| Failure::Failed(format!("no threads to run on: {error}")))?;
-        runtime.block_on(async {
-            match command.unwrap_or(Command::Serve) {
-                Command::Serve => serve::serve(settings).await,
-                Command::Keys(command) => keys::run(command, &settings, json).await,
-                Command::Ledger(command) => ledger::run(command, &settings, json).await,
-                Command::Backup(command) => backup::run(&command, &settings, json).await,
-                Command::Restore { file } => backup::run_restore(&settings, &file, json),
-                Command::Db(command) => db::run(&command, &settings, json).await,
-                Command::Doctor => doctor::run(&settings, json).await,
-                Command::Metrics(command) => metrics::run(&command, json),
-                Command::Breaker(command) => breaker::run(command, &settings, json).await,
-            }
-        })
-    });
-    match done {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let done = runtime
+        .map_err(|error| Failure::Failed(format!("no threads to run on: {error}")))
+        .and_then(|runtime| {
+            runtime.block_on(execute(command.unwrap_or(Command::Serve), &places, json))
+        });
+    match done.and_then(|()| output::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("r3mes-edge: {}", failure.text());
+            if let Some(text) = failure.text() {
+                eprintln!("r3mes-edge: {text}");
+            }
             ExitCode::from(failure.code())
+        }
+    }
+}
+
+async fn execute(command: Command, places: &Places, json: bool) -> Result<(), Failure> {
+    let settings = || settings::load(places);
+    // For what makes no database.
+    let there = || {
+        let settings = settings()?;
+        access::present(&settings, places.database.is_some())?;
+        Ok(settings)
+    };
+    match command {
+        Command::Serve => serve::serve(settings()?).await,
+        Command::Keys(command) => keys::run(command, &there()?, json).await,
+        Command::Users(command) => users::run(command, &there()?, json).await,
+        Command::Credits(command) => credits::run(command, &there()?, json).await,
+        Command::Ledger(command) => ledger::run(command, &there()?, json).await,
+        Command::Backup(backup::Command::Create(create)) => {
+            backup::create(&create, &there()?, json).await
+        }
+        Command::Backup(backup::Command::Verify { file }) => backup::verify(&file, json),
+        Command::Restore { file } => backup::run_restore(&settings()?, &file, json),
+        Command::Db(command) => db::run(&command, &there()?, json).await,
+        Command::Doctor => doctor::run(&settings()?, json).await,
+        Command::Metrics(command) => metrics::run(&command, json),
+        Command::Breaker(command) => breaker::run(command, &there()?, json).await,
+        Command::Completions { shell } => {
+            completions::run(shell, Cli::command(), json);
+            Ok(())
+        }
+        Command::Version => {
+            version::run(json);
+            Ok(())
         }
     }
 }

@@ -5,13 +5,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
+use hyper::http::request::Builder;
+use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use r3mes_edge::SqliteStore;
+use r3mes_edge::auth::PlainKey;
+use r3mes_edge::model::Ids;
 use r3mes_edge::store::{InstanceLock, LockError, OpenError, StoreError};
+use r3mes_edge::{Clock, SqliteStore};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::settings::Settings;
 use super::{Failure, admin_key};
 
 /// The way to the data.
@@ -30,14 +35,6 @@ pub(super) enum Access {
 impl Access {
     /// Opens the file, or finds the server that has it.
     pub(super) async fn open(database: &Path) -> Result<Self, Failure> {
-        // Looked at first: taking the lock would leave a lock file beside a database that is not there.
-        if !database.exists() {
-            let text = format!(
-                "there is no database at {}; start the server once, or name one with --database",
-                database.display()
-            );
-            return Err(Failure::NotFound(text));
-        }
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             match SqliteStore::open(database, false) {
@@ -58,17 +55,42 @@ impl Access {
     }
 }
 
+/// Looks whether there is a database, before its lock is taken, which would leave a lock file beside nothing; `named` is
+/// whether the command line said where.
+pub(super) fn present(settings: &Settings, named: bool) -> Result<(), Failure> {
+    let database = &settings.config.database;
+    if database.exists() {
+        return Ok(());
+    }
+    let whole = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        path.display().to_string()
+    };
+    let looked = match &settings.file {
+        _ if named => String::new(),
+        Some(file) => format!(" (configured in {})", whole(file)),
+        None => format!(
+            " (and no configuration that names another: neither {} nor /etc/r3mes-edge/config.toml is there)",
+            whole("r3mes-edge.toml".as_ref())
+        ),
+    };
+    Err(Failure::NotFound(format!(
+        "there is no database at {}{looked}; start the server once, or name one with --database",
+        whole(database)
+    )))
+}
+
 /// Where a server serves a database, if one does.
 pub(super) fn running(database: &Path) -> Result<Option<String>, Failure> {
-    if !database.exists() {
-        return Err(open_failure(OpenError::Missing(database.to_owned())));
-    }
     match InstanceLock::acquire(database) {
         Err(LockError::Held(address)) => Ok(address),
         Ok(_) => Ok(None),
         Err(error) => Err(open_failure(OpenError::Locked(error))),
     }
 }
+
+/// For what takes a moment, and for the wait until a rate allows it.
+const SOON: Duration = Duration::from_secs(60);
 
 /// For what takes as long as the database is large.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
@@ -115,7 +137,6 @@ pub(super) async fn ask(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Value, Failure> {
-    const SOON: Duration = Duration::from_secs(60);
     ask_patiently(address, database, method, path, body, SOON).await
 }
 
@@ -129,43 +150,116 @@ pub(super) async fn ask_patiently(
     patience: Duration,
 ) -> Result<Value, Failure> {
     let key = admin_key::read(database)?;
-    let wrong = |error: &dyn std::fmt::Display| {
-        Failure::Unavailable(format!("the server at {address} was not reached: {error}"))
-    };
-    let request = Request::builder()
+    let body = body.map(Value::to_string);
+    let request = || head(address, &key, method, path);
+    let answer = exchange(address, request, body.unwrap_or_default(), patience).await?;
+    serde_json::from_str(&answer).map_err(|error| unreached(address, &error))
+}
+
+/// Asks for the text of an answer: read as a [`Value`], its amounts would pass through floats.
+pub(super) async fn ask_text(
+    address: &str,
+    database: &Path,
+    path: &str,
+) -> Result<String, Failure> {
+    let key = admin_key::read(database)?;
+    let request = || head(address, &key, "GET", path);
+    exchange(address, request, String::new(), SOON).await
+}
+
+/// Has the running server do what must not be done twice: where the answer is lost on its way it is asked again, under the
+/// same `Idempotency-Key`.
+pub(super) async fn do_once(
+    address: &str,
+    database: &Path,
+    path: &str,
+    body: String,
+) -> Result<String, Failure> {
+    const TRIES: u32 = 3;
+    let key = admin_key::read(database)?;
+    let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
+    let once = ids.make("once_", Clock::default().now());
+    let request = || head(address, &key, "POST", path).header("idempotency-key", &once);
+    let mut tries = 1;
+    loop {
+        match exchange(address, request, body.clone(), SOON).await {
+            Err(Failure::Unavailable(_)) if tries < TRIES => {
+                tokio::time::sleep(Duration::from_millis(200) * tries).await;
+                tries += 1;
+            }
+            Err(Failure::Unavailable(text)) => {
+                return Err(Failure::Unavailable(format!(
+                    "{text}; look whether it was done before you try again"
+                )));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// What the server would have answered, in JSON.
+pub(super) fn text(answer: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(answer).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// Reads an answer.
+pub(super) fn read<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(answer)
+        .map_err(|error| Failure::Failed(format!("the answer is not what was asked for: {error}")))
+}
+
+fn head(address: &str, key: &PlainKey, method: &str, path: &str) -> Builder {
+    Request::builder()
         .method(method)
         .uri(format!("{address}{path}"))
         .header("x-api-key", key.reveal())
         .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(
-            body.map(Value::to_string).unwrap_or_default(),
-        )))
-        .map_err(|error| wrong(&error))?;
+}
+
+fn unreached(address: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Unavailable(format!("the server at {address} was not reached: {error}"))
+}
+
+/// The text of a success. What a rate refuses is asked again when it says.
+async fn exchange(
+    address: &str,
+    request: impl Fn() -> Builder,
+    body: String,
+    patience: Duration,
+) -> Result<String, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| unreached(address, error);
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let body = Bytes::from(body);
     let whole = async {
-        let response = client
-            .request(request)
-            .await
-            .map_err(|error| wrong(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), 64 << 20)
-            .collect()
-            .await
-            .map_err(|error| wrong(&error))?;
-        let answer: Value =
-            serde_json::from_slice(&body.to_bytes()).map_err(|error| wrong(&error))?;
-        Ok((status.as_u16(), answer))
+        loop {
+            let request = request().body(Full::new(body.clone()));
+            let request = request.map_err(|error| wrong(&error))?;
+            let response = client.request(request).await;
+            let response = response.map_err(|error| wrong(&error))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, 64 << 20).collect().await;
+            let body = body.map_err(|error| wrong(&error))?.to_bytes();
+            let wait = head.headers.get("retry-after");
+            let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
+            match wait {
+                Some(wait) if head.status == StatusCode::TOO_MANY_REQUESTS => {
+                    tokio::time::sleep(Duration::from_secs(wait)).await;
+                }
+                _ => return Ok((head.status, body)),
+            }
+        }
     };
     let answered = tokio::time::timeout(patience, whole).await;
-    let (status, answer) = answered.unwrap_or_else(|_| Err(wrong(&"no answer in time")))?;
-    if (200..300).contains(&status) {
-        return Ok(answer);
+    let (status, body) = answered.unwrap_or_else(|_| Err(wrong(&"no answer in time")))?;
+    if status.is_success() {
+        return String::from_utf8(body.into()).map_err(|error| wrong(&error));
     }
+    let answer: Value = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
     let detail = answer["detail"]
         .as_str()
         .unwrap_or("it gave no reason")
         .to_owned();
-    Err(match status {
+    Err(match status.as_u16() {
         404 => Failure::NotFound(detail),
         402 | 409 => Failure::Conflict(detail),
         400 => Failure::Usage(detail),

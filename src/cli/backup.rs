@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::access::{PATIENCE, ask_patiently, open_failure, running};
+use super::progress::Progress;
 use super::settings::Settings;
 
 #[derive(Subcommand)]
@@ -34,30 +35,35 @@ pub(super) struct Create {
     keep: Option<u16>,
 }
 
-pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
+pub(super) async fn create(
+    create: &Create,
+    settings: &Settings,
+    json: bool,
+) -> Result<(), Failure> {
     let database = &settings.config.database;
-    match command {
-        Command::Create(create) => {
-            let (file, ledger) = match &create.to {
-                Some(to) => told(to, &back_up(database, to).map_err(open_failure)?)?,
-                None => copy(settings).await?,
-            };
-            show(&file, &ledger, json);
-            let Some(keep) = create.keep else {
-                return Ok(());
-            };
-            thin_out(database, settings.config.backup.folder(), keep.into())
-                .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
-        }
-        Command::Verify { file } => {
-            let report = verify_backup(file).map_err(open_failure)?;
-            let (file, ledger) = told(file, &report)?;
-            show(&file, &ledger, json);
-            match report.mistakes.len() {
-                0 => Ok(()),
-                n => Err(Failure::Failed(format!("the copy is wrong in {n} places"))),
-            }
-        }
+    let progress = Progress::wait("copying and checking the copy", json);
+    let (file, ledger) = match &create.to {
+        Some(to) => told(to, &back_up(database, to).map_err(open_failure)?)?,
+        None => copy(settings).await?,
+    };
+    drop(progress);
+    show(&file, &ledger, json);
+    let Some(keep) = create.keep else {
+        return Ok(());
+    };
+    thin_out(database, settings.config.backup.folder(), keep.into())
+        .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
+}
+
+pub(super) fn verify(file: &Path, json: bool) -> Result<(), Failure> {
+    let progress = Progress::wait("checking every page and every wallet", json);
+    let report = verify_backup(file).map_err(open_failure)?;
+    drop(progress);
+    let (file, ledger) = told(file, &report)?;
+    show(&file, &ledger, json);
+    match report.mistakes.len() {
+        0 => Ok(()),
+        n => Err(Failure::Failed(format!("the copy is wrong in {n} places"))),
     }
 }
 

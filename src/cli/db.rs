@@ -7,6 +7,7 @@ use r3mes_edge::store::{Migrated, check_database, migrate_database};
 use serde_json::json;
 
 use super::access::open_failure;
+use super::progress::Progress;
 use super::settings::Settings;
 use super::{Failure, import};
 
@@ -17,7 +18,7 @@ pub(super) enum Command {
     Check,
     /// Bring the database to another version; a copy is made first, and the server must not run
     #[command(
-        after_help = "The server does this by itself for an older file. Before an older program takes over:\n\n  r3mes-edge db migrate --to 1"
+        after_help = "The server does this by itself for an older file.\n\nExample, before an older program takes over: r3mes-edge db migrate --to 1"
     )]
     Migrate {
         /// The version [default: this program's]
@@ -39,7 +40,9 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
     let database = &settings.config.database;
     match command {
         Command::Check => {
+            let progress = Progress::wait("checking every page and every wallet", json);
             let check = check_database(database).map_err(open_failure)?;
+            drop(progress);
             let mistakes = check.mistakes().count();
             if json {
                 println!("{}", json!(check));

@@ -1,3 +1,4 @@
+use std::io::{Write, stdout};
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -41,6 +42,12 @@ pub(super) enum Command {
         /// Only this wallet's
         #[arg(long)]
         wallet: Option<String>,
+    },
+    /// Show a key, without what only its owner knows
+    #[command(after_help = "Example: r3mes-edge keys show key_01J…")]
+    Show {
+        /// The key's id, as `keys list` shows it
+        id: String,
     },
     /// Make a key in the place of another; it is printed once, alone on stdout
     #[command(after_help = "Example: KEY=$(r3mes-edge keys rotate key_01J… --grace 24h)")]
@@ -88,6 +95,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
             .await
         }
         Command::List { wallet } => list(settings, json, parse_wallet(wallet.as_deref())?).await,
+        Command::Show { id } => show(settings, json, id).await,
         Command::Rotate { id, grace } => {
             let grace = parse_duration(&grace)
                 .map_err(|what| Failure::Usage(format!("--grace: {what}")))?;
@@ -150,28 +158,27 @@ async fn create(
                 .shown()
         }
     };
-    show_new(&answer, json);
-    Ok(())
+    show_new(&answer, json)
 }
 
 /// Prints a new key, the one time it can be seen.
-fn show_new(answer: &Value, json: bool) {
-    if json {
-        println!("{answer}");
+fn show_new(answer: &Value, json: bool) -> Result<(), Failure> {
+    let shown = if json {
+        answer.to_string()
     } else {
-        let scopes: Vec<&str> = answer["scopes"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(text)
-            .collect();
         eprintln!(
             "{} with {}: keep this key, it is shown only now",
             text(&answer["id"]),
-            scopes.join(",")
+            scopes(answer)
         );
-        println!("{}", text(&answer["api_key"]));
-    }
+        text(&answer["api_key"]).to_owned()
+    };
+    writeln!(stdout(), "{shown}").map_err(|error| {
+        Failure::Failed(format!(
+            "the key could not be written and is lost ({error}): revoke {} and make another",
+            text(&answer["id"])
+        ))
+    })
 }
 
 async fn rotate(
@@ -210,8 +217,7 @@ async fn rotate(
             issued.shown()
         }
     };
-    show_new(&answer, json);
-    Ok(())
+    show_new(&answer, json)
 }
 
 /// An id that may stand in a path.
@@ -277,22 +283,50 @@ async fn list(settings: &Settings, json: bool, wallet: Option<Wallet>) -> Result
         } else {
             "off"
         };
-        let scopes: Vec<&str> = key["scopes"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(text)
-            .collect();
         let owner = key["wallet_address"].as_str().unwrap_or("admin");
         println!(
             "{}  {}…  {state:6}  {:24}  {owner}  {}",
             text(&key["id"]),
             text(&key["start"]),
-            scopes.join(","),
+            scopes(key),
             text(&key["name"])
         );
     }
     Ok(())
+}
+
+async fn show(settings: &Settings, json: bool, id: String) -> Result<(), Failure> {
+    plain_id(&id)?;
+    let key = match Access::open(&settings.config.database).await? {
+        Access::Server { address, database } => {
+            let path = format!("/api/keys/{id}");
+            ask(&address, &database, "GET", &path, None).await?
+        }
+        Access::File(store) => {
+            let key = store.key(id).await.map_err(store_failure)?;
+            let key = key.ok_or_else(|| store_failure(StoreError::KeyNotFound))?;
+            key.shown(r3mes_edge::Clock::default().now())
+        }
+    };
+    if json {
+        println!("{key}");
+        return Ok(());
+    }
+    for (name, value) in key.as_object().into_iter().flatten() {
+        let value = match value {
+            Value::Array(_) => scopes(&key),
+            Value::String(text) => text.clone(),
+            Value::Null => "-".to_owned(),
+            other => other.to_string(),
+        };
+        println!("{name:15} {value}");
+    }
+    Ok(())
+}
+
+fn scopes(key: &Value) -> String {
+    let names = key["scopes"].as_array().into_iter().flatten();
+    names.map(text).collect::<Vec<_>>().join(",")
 }
 
 async fn revoke(settings: &Settings, json: bool, id: String) -> Result<(), Failure> {

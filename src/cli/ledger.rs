@@ -1,20 +1,41 @@
 use clap::Subcommand;
 use r3mes_edge::Repository;
+use r3mes_edge::model::Wallet;
 use serde_json::Value;
 
-use super::Failure;
 use super::access::{Access, PATIENCE, ask_patiently, store_failure};
+use super::progress::Progress;
 use super::settings::Settings;
+use super::{Failure, export};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Check every wallet: balance = sum of its entries, every reservation with at most one end
     #[command(after_help = "Example: r3mes-edge ledger verify --database r3mes-edge.db")]
     Verify,
+    /// Print every movement of credits, oldest first
+    #[command(after_help = export::HELP)]
+    Export {
+        /// Only this wallet's
+        #[arg(long, value_parser = Wallet::parse)]
+        wallet: Option<Wallet>,
+        /// How [default: csv, json with --json]
+        #[arg(long)]
+        format: Option<export::Format>,
+    },
 }
 
 pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Result<(), Failure> {
-    let Command::Verify = command;
+    match command {
+        Command::Verify => verify(settings, json).await,
+        Command::Export { wallet, format } => {
+            export::run(&settings.config.database, wallet, format, json)
+        }
+    }
+}
+
+async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
+    let progress = Progress::wait("checking every wallet", json);
     let report: Value = match Access::open(&settings.config.database).await? {
         Access::Server { address, database } => {
             ask_patiently(
@@ -32,6 +53,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
             serde_json::to_value(report).map_err(|error| Failure::Failed(error.to_string()))?
         }
     };
+    drop(progress);
     let mistakes: Vec<&str> = report["mistakes"]
         .as_array()
         .into_iter()

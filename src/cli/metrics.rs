@@ -18,10 +18,11 @@ pub(super) enum Command {
 pub(super) fn run(command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Rules if json => println!("{}", serde_json::Value::from(RULES)),
-        Command::Rules => print!("{RULES}"),
-        Command::Dashboard => print!("{}", include_str!("../../examples/grafana-dashboard.json")),
+        Command::Rules => println!("{}", RULES.trim_end()),
+        Command::Dashboard => println!("{}", DASHBOARD.trim_end()),
     }
     Ok(())
 }
 
 const RULES: &str = include_str!("../../examples/prometheus-rules.yml");
+const DASHBOARD: &str = include_str!("../../examples/grafana-dashboard.json");

@@ -1,6 +1,7 @@
 //! How far a long command is: a line on stderr while that is a terminal, else nothing.
 
 use std::io::{IsTerminal, stderr};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
@@ -31,6 +32,23 @@ impl Progress {
                 },
             );
         bar.set_style(style);
+        Self(bar)
+    }
+
+    /// Begins to show what is being done, and for how long by now, where nobody can tell how much there is to do.
+    pub(super) fn wait(what: &'static str, quiet: bool) -> Self {
+        if quiet || !stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+        bar.set_style(
+            style
+                .unwrap_or_else(|_| ProgressStyle::default_spinner())
+                .tick_chars("|/-\\ "),
+        );
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(100));
         Self(bar)
     }
 

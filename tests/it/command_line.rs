@@ -1,5 +1,9 @@
 //! The command line on the real binary, beside a server and without one.
 
+mod accounts;
+mod export;
+mod table;
+
 use serde_json::json;
 
 use crate::chat::whole;
@@ -30,6 +34,11 @@ async fn the_command_line_makes_and_revokes_keys_without_a_server() {
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let id = listed["keys"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(listed["keys"][0]["start"], key[..10]);
+    let (code, shown) = edge(&database, &["keys", "show", &id, "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((code, &shown), (0, &listed["keys"][0]));
+    assert_eq!(edge(&database, &["keys", "show", "key_nothing"]).0, 3);
+    assert_eq!(edge(&database, &["keys", "show", "../x"]).0, 2);
     let (code, rotated) = edge(&database, &["keys", "rotate", &id, "--grace", "1h"]);
     assert_eq!((code, rotated.trim().len()), (0, 55), "{rotated}");
     assert_ne!(rotated, key);
@@ -61,6 +70,10 @@ async fn a_key_that_the_command_line_revokes_beside_a_server_is_refused_on_the_n
     let id = me["key"]["id"].as_str().unwrap();
     let (code, rotated) = edge(&database, &["keys", "rotate", id, "--grace", "1h"]);
     assert_eq!(code, 0);
+    let (code, shown) = edge(&database, &["keys", "show", id]);
+    assert_eq!(code, 0);
+    assert!(shown.contains(&format!("id              {id}\n")) && !shown.contains(key.trim()));
+    assert_eq!(edge(&database, &["keys", "show", "key_nothing"]).0, 3);
     let rotated = Caller::new(&server.address, Some(rotated.trim()));
     rotated.get("/auth/me").await.expect(200);
     caller.get("/auth/me").await.expect(200);

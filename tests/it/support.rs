@@ -4,7 +4,7 @@
 mod process;
 mod upstream;
 
-pub(crate) use process::{Process, edge, on_a_small_disk};
+pub(crate) use process::{Process, edge, edge_told, on_a_small_disk};
 pub(crate) use upstream::{Frames, Scripted, Seen, Upstream};
 
 use std::path::{Path, PathBuf};

@@ -158,6 +158,12 @@ pub(crate) fn on_a_small_disk(
 
 /// Runs a command of the real binary against a database; its exit code and standard output.
 pub(crate) fn edge(database: &Path, arguments: &[&str]) -> (i32, String) {
+    let (code, out, _) = edge_told(database, arguments);
+    (code, out)
+}
+
+/// The same, and what stands on standard error.
+pub(crate) fn edge_told(database: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
     let command = command
         .arg("--database")
@@ -171,5 +177,6 @@ pub(crate) fn edge(database: &Path, arguments: &[&str]) -> (i32, String) {
     (
         done.status.code().unwrap(),
         String::from_utf8(done.stdout).unwrap(),
+        String::from_utf8(done.stderr).unwrap(),
     )
 }

@@ -1,0 +1,265 @@
+//! What holds for every command, with one row for each.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{TestServer, W1, W2, config, edge, edge_told};
+
+/// A command that ends by itself.
+struct Row {
+    /// The command, and what it needs. `KEY` is an active key's id, `COPY` a new copy, `NOTHING` no file.
+    arguments: &'static str,
+    /// The exit code where there is no database.
+    nowhere: i32,
+    /// The exit code with `--json` on a database that no server has.
+    alone: i32,
+}
+
+const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
+    Row {
+        arguments,
+        nowhere,
+        alone,
+    }
+}
+
+const ROWS: [Row; 27] = [
+    row(
+        "keys create --wallet W1 --name rig --scopes read --expires 1d",
+        3,
+        0,
+    ),
+    row("keys list", 3, 0),
+    row("keys show KEY", 3, 0),
+    row("keys rotate KEY --grace 1h", 3, 0),
+    row("keys revoke KEY", 3, 0),
+    row("users create W2", 3, 0),
+    row("users show W1", 3, 0),
+    row("users list", 3, 0),
+    row("credits grant W1 2.5 --reason welcome", 3, 0),
+    row("credits take W1 0.5 --reason fee", 3, 0),
+    row("ledger verify", 3, 0),
+    row("ledger export", 3, 0),
+    row("backup create", 3, 0),
+    row("backup verify COPY", 3, 0),
+    row("restore COPY", 3, 0),
+    row("db check", 3, 0),
+    row("db migrate --dry-run", 3, 0),
+    row("db import NOTHING", 3, 3),
+    // It says what is wrong, and that something is: the folder has no configuration, the node no upstreams.
+    row("doctor", 1, 0),
+    row("metrics rules", 0, 0),
+    row("metrics dashboard", 0, 0),
+    row("breaker list", 3, 5),
+    row("breaker open node", 3, 5),
+    row("breaker reset node", 3, 5),
+    row("completions bash", 0, 0),
+    row("completions fish", 0, 0),
+    row("version", 0, 0),
+];
+
+/// Serves until it is told to stop, so it has no row.
+const SERVE: &str = "serve";
+
+/// The words of a row that name the command.
+fn command(arguments: &str) -> Vec<&str> {
+    let words: Vec<_> = arguments.split(' ').collect();
+    let one = ["restore", "doctor", "completions", "version", SERVE];
+    let count = if one.contains(&words[0]) { 1 } else { 2 };
+    words[..count].to_vec()
+}
+
+/// The commands that a help text lists.
+fn listed(help: &str) -> Vec<String> {
+    let (_, rest) = help.split_once("Commands:\n").unwrap_or_default();
+    let lines = rest.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let own = names.filter(|name| !["", "help"].contains(name));
+    own.map(str::to_owned).collect()
+}
+
+fn help(words: &[&str]) -> String {
+    let (code, text) = edge(Path::new("/nowhere"), &[words, &["--help"]].concat());
+    assert_eq!(code, 0, "{words:?}");
+    text
+}
+
+#[test]
+fn every_command_shows_an_example_takes_json_and_a_database_and_has_a_row() {
+    let top = help(&[]);
+    let mut leaves = BTreeSet::new();
+    let mut texts = vec![(vec![], top.clone())];
+    for group in listed(&top) {
+        let text = help(&[&group]);
+        let under = listed(&text);
+        if under.is_empty() {
+            leaves.insert(group.clone());
+        }
+        for name in under {
+            leaves.insert(format!("{group} {name}"));
+            texts.push((vec![group.clone(), name.clone()], help(&[&group, &name])));
+        }
+        texts.push((vec![group], text));
+    }
+    for (words, text) in &texts {
+        for part in ["r3mes-edge", "xample", "--json", "--database <FILE>"] {
+            assert!(
+                text.contains(part),
+                "{part} is not in the help of {words:?}"
+            );
+        }
+        assert!(text.is_ascii() || text.contains('…'), "{words:?}");
+    }
+    let mut rows: BTreeSet<_> = ROWS
+        .iter()
+        .map(|row| command(row.arguments).join(" "))
+        .collect();
+    rows.insert(SERVE.to_owned());
+    assert_eq!(
+        leaves, rows,
+        "what has no row, or a row that has no command"
+    );
+}
+
+#[test]
+fn a_wrong_use_of_any_command_ends_with_2_and_prints_nothing() {
+    let words = ROWS.iter().map(|row| command(row.arguments));
+    for words in words.chain([vec![SERVE], vec![]]) {
+        let wrong = [&words[..], &["--no-such-thing"]].concat();
+        let (code, out, told) = edge_told(Path::new("/nowhere"), &wrong);
+        assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
+        assert!(told.contains("--no-such-thing"), "{told}");
+    }
+    let (code, _, told) = edge_told(Path::new("/nowhere"), &["kyes", "list"]);
+    assert_eq!(code, 2);
+    assert!(told.contains("keys"), "the nearest command: {told}");
+}
+
+#[test]
+fn a_command_on_a_database_that_is_not_there_names_where_it_looked_and_makes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    for row in &ROWS {
+        let arguments = row.arguments.replace("COPY", "nothing.backup");
+        let arguments = filled(&arguments, "key_01", "", "nothing.db");
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let (code, _, told) = edge_told(&database, &arguments);
+        assert_eq!(code, row.nowhere, "{arguments:?}: {told}");
+        let of_another = arguments.contains(&"nothing.backup");
+        let missing = if of_another {
+            "nothing.backup"
+        } else {
+            database.to_str().unwrap()
+        };
+        assert!(code != 3 || told.contains(missing), "{arguments:?}: {told}");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // Without being told where: in the folder, as no configuration names another place.
+    let here = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
+        command.current_dir(folder.path()).env_clear();
+        let done = command.args(arguments).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, told) = here(&["keys", "list"]);
+    assert_eq!(code, Some(3));
+    let folder_here = folder.path().canonicalize().unwrap();
+    for name in ["r3mes-edge.db", "r3mes-edge.toml"] {
+        let place = folder_here.join(name);
+        assert!(told.contains(place.to_str().unwrap()), "{told}");
+    }
+    assert!(told.contains("/etc/r3mes-edge/config.toml"), "{told}");
+    std::fs::write(folder.path().join("a.toml"), "database = \"b.db\"").unwrap();
+    let (code, told) = here(&["users", "list", "--config", "a.toml"]);
+    assert_eq!(code, Some(3));
+    assert!(
+        told.contains("/b.db (configured in ") && told.contains("/a.toml)"),
+        "{told}"
+    );
+}
+
+/// The arguments of a row with what stands for something filled in.
+fn filled(arguments: &str, key: &str, copy: &str, nothing: &str) -> Vec<String> {
+    let fill = |word: &str| match word {
+        "KEY" => key.to_owned(),
+        "COPY" => copy.to_owned(),
+        "NOTHING" => nothing.to_owned(),
+        "W1" => W1.to_owned(),
+        "W2" => W2.to_owned(),
+        other => other.to_owned(),
+    };
+    arguments.split(' ').map(fill).collect()
+}
+
+#[tokio::test]
+async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
+    let server = TestServer::start(config()).await;
+    let caller = server.caller(W1, &["read"]).await;
+    let me = caller.get("/auth/me").await.expect(200);
+    let key = me["key"]["id"].as_str().unwrap();
+    let folder = server.shutdown().await;
+    let database = folder.path().join("edge.db");
+    let copy = folder.path().join("a.backup");
+    let made = edge(
+        &database,
+        &["backup", "create", "--to", copy.to_str().unwrap()],
+    );
+    assert_eq!(made.0, 0);
+    for row in &ROWS {
+        let arguments = filled(row.arguments, key, copy.to_str().unwrap(), "nothing.db");
+        let mut arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        arguments.push("--json");
+        let (code, out, told) = edge_told(&database, &arguments);
+        assert_eq!(code, row.alone, "{arguments:?}: {told} {out}");
+        if code == 0 {
+            let value: Result<Value, _> = serde_json::from_str(&out);
+            assert!(value.is_ok(), "{arguments:?}: {out}");
+            assert!(
+                out.ends_with('\n') && !out.contains('\u{1b}'),
+                "{arguments:?}"
+            );
+        } else {
+            assert_eq!(out, "", "{arguments:?}");
+            assert!(told.starts_with("r3mes-edge: "), "{told}");
+        }
+    }
+}
+
+#[test]
+fn the_version_names_the_program_its_schema_and_its_sqlite() {
+    let (code, out) = edge(Path::new("/nowhere"), &["version", "--json"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (code, &told["version"]),
+        (0, &Value::from(env!("CARGO_PKG_VERSION")))
+    );
+    assert_eq!(told["schema_version"], r3mes_edge::store::SCHEMA_VERSION);
+    assert_eq!(told["sqlite_version"], rusqlite::version());
+    let (_, lines) = edge(Path::new("/nowhere"), &["version"]);
+    assert!(lines.contains(rusqlite::version()), "{lines}");
+}
+
+#[test]
+fn bash_completes_a_command_by_the_script_that_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script) = edge(Path::new("/nowhere"), &["completions", shell]);
+        assert_eq!(code, 0);
+        assert!(script.contains("r3mes-edge"), "{shell}");
+        std::fs::write(folder.path().join(shell), script).unwrap();
+    }
+    let ask = "source ./bash; COMP_WORDS=(r3mes-edge ke); COMP_CWORD=1; _r3mes__edge r3mes-edge ke r3mes-edge; echo \"${COMPREPLY[*]}\"";
+    let mut bash = Command::new("bash");
+    let done = bash
+        .args(["--norc", "-c", ask])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(done.stdout).unwrap(), "keys\n");
+    let (code, _) = edge(Path::new("/nowhere"), &["completions", "tcsh"]);
+    assert_eq!(code, 2);
+}
