@@ -11,7 +11,7 @@ pub(crate) use book::Alert;
 pub(crate) use rules::{Miner, Reading};
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -24,8 +24,9 @@ use crate::metrics::Figures;
 use crate::upstream::HttpClient;
 
 /// The alerts of a server.
-#[derive(Default)]
 pub(crate) struct Alerts {
+    /// Written only when a configuration is read again.
+    settings: RwLock<Arc<AlertsConfig>>,
     state: Mutex<State>,
     /// Told when there is something to tell a webhook.
     changed: Notify,
@@ -45,21 +46,40 @@ const WINDOW: Duration = Duration::from_secs(300);
 pub(crate) const STEP: Duration = Duration::from_secs(5);
 
 impl Alerts {
+    pub(crate) fn new(settings: AlertsConfig) -> Self {
+        Self {
+            settings: RwLock::new(Arc::new(settings)),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// From when on something is wrong, and who is told.
+    pub(crate) fn settings(&self) -> Arc<AlertsConfig> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&settings)
+    }
+
+    /// From now on these.
+    pub(crate) fn change(&self, settings: AlertsConfig) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.changed.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what is so at one moment; returns what is wrong, and what was.
-    pub(crate) fn update(
-        &self,
-        reading: &Reading,
-        now: Instant,
-        limits: &AlertsConfig,
-    ) -> (Vec<Alert>, Vec<Alert>) {
+    pub(crate) fn update(&self, reading: &Reading, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
+        let limits = self.settings();
         let time = reading.now;
         let mut state = self.lock();
         let figures = state.figures(now, reading.counted);
-        let findings = rules::findings(reading, &figures, limits);
+        let findings = rules::findings(reading, &figures, &limits);
         let changes = state.book.update(&findings, now, time, limits.confirm);
         for alert in changes {
             let subject = alert.subject.as_deref().unwrap_or("-");
@@ -91,27 +111,33 @@ impl Alerts {
     }
 
     /// Tells the webhook for ever, each alert until it has heard: after a failure again in a second, then later and later.
-    pub(crate) async fn tell(&self, limits: &AlertsConfig, clock: &Clock, node: &str) {
-        let Some(file) = &limits.webhook_file else {
-            return;
-        };
-        let client = match HttpClient::new(None) {
-            Ok(client) => client,
-            Err(error) => {
-                log::error!("no webhook is told: {error}");
-                return;
-            }
-        };
+    pub(crate) async fn tell(&self, clock: &Clock, node: &str) {
         let mut wait = Duration::ZERO;
+        let mut client = None;
         loop {
-            let next = self.lock().outbox.next(clock.instant());
-            let Some((key, alert)) = next else {
+            let limits = self.settings();
+            let next = limits.webhook_file.as_deref().and_then(|file| {
+                let (key, alert) = self.lock().outbox.next(clock.instant())?;
+                Some((file, key, alert))
+            });
+            let Some((file, key, alert)) = next else {
                 // What has to wait for its time is looked for now and then.
                 let _ = tokio::time::timeout(STEP, self.changed.notified()).await;
                 continue;
             };
+            // Made for the first message: most servers have none to send.
+            let client = match &client {
+                Some(client) => client,
+                None => match HttpClient::new(None) {
+                    Ok(new) => &*client.insert(new),
+                    Err(error) => {
+                        log::error!("no webhook is told: {error}");
+                        return;
+                    }
+                },
+            };
             let kind = limits.webhook_kind;
-            match webhook::tell(&client, file, kind, &alert, node, clock.now()).await {
+            match webhook::tell(client, file, kind, &alert, node, clock.now()).await {
                 Ok(()) => {
                     wait = Duration::ZERO;
                     self.lock().outbox.heard(&key, &alert, clock.instant());

@@ -88,7 +88,7 @@ impl App {
             pages: Cache::new(nonzero!(64usize)),
             chain_status: Cache::new(nonzero!(1usize)),
             blocks: Cache::new(nonzero!(16usize)),
-            alerts: Alerts::default(),
+            alerts: Alerts::new(config.alerts.clone()),
             unwritten: Unwritten::default(),
             running_keys: RunningKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
@@ -100,6 +100,13 @@ impl App {
             clock,
             config,
         })
+    }
+
+    /// Takes over what can change while it runs: rates and alerts.
+    pub(crate) fn reload(&self, config: &Config) {
+        self.limits.change(|class| config.rates.get(class));
+        self.metrics.set_slow_query(config.alerts.slow_query);
+        self.alerts.change(config.alerts.clone());
     }
 
     /// Stores samples. Every way in ends here, so that a first sample always drops the network's figures.

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use governor::middleware::StateInformationMiddleware;
@@ -149,10 +149,12 @@ pub fn seconds_up(wait: Duration) -> u64 {
 /// The limiters of every class; a class without a rate is not limited.
 #[derive(Debug)]
 pub struct Limits {
-    classes: [Option<ClassLimiter>; RateClass::ALL.len()],
+    /// Written only when a configuration is read again.
+    classes: RwLock<Classes>,
     clock: Clock,
 }
 
+type Classes = [Option<Arc<ClassLimiter>>; RateClass::ALL.len()];
 type Limiter = RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>;
 
 #[derive(Debug)]
@@ -165,30 +167,52 @@ struct ClassLimiter {
 impl Limits {
     /// Limiters for the rates that `rate_of` tells.
     pub fn new(rate_of: impl Fn(RateClass) -> Option<Rate>, clock: &Clock) -> Self {
-        let classes = RateClass::ALL.map(|class| {
-            let rate = rate_of(class)?;
-            let quota = Quota::with_period(rate.per / rate.count.get())?.allow_burst(rate.count);
-            let limiter = RateLimiter::new(quota, Buckets::default(), clock.clone());
-            Some(ClassLimiter {
-                class,
-                rate,
-                limiter,
-            })
-        });
-        Self {
-            classes,
+        let limits = Self {
+            classes: RwLock::default(),
             clock: clock.clone(),
+        };
+        limits.change(rate_of);
+        limits
+    }
+
+    /// From now on these rates. A class whose rate is another begins with full buckets; the others go on as they are.
+    pub fn change(&self, rate_of: impl Fn(RateClass) -> Option<Rate>) {
+        let mut classes = self.classes.write().unwrap_or_else(PoisonError::into_inner);
+        for class in RateClass::ALL {
+            let place = &mut classes[class as usize];
+            let rate = rate_of(class);
+            if place.as_ref().map(|limiter| limiter.rate) != rate {
+                *place = rate.and_then(|rate| self.limiter(class, rate));
+            }
         }
+    }
+
+    fn limiter(&self, class: RateClass, rate: Rate) -> Option<Arc<ClassLimiter>> {
+        let quota = Quota::with_period(rate.per / rate.count.get())?.allow_burst(rate.count);
+        let limiter = RateLimiter::new(quota, Buckets::default(), self.clock.clone());
+        Some(Arc::new(ClassLimiter {
+            class,
+            rate,
+            limiter,
+        }))
+    }
+
+    fn classes(&self) -> Classes {
+        let classes = self.classes.read().unwrap_or_else(PoisonError::into_inner);
+        classes.clone()
     }
 
     /// Counts one request against a bucket; `None` where the class is not limited.
     pub fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Verdict> {
+        let place = {
+            let classes = self.classes.read().unwrap_or_else(PoisonError::into_inner);
+            classes[class as usize].clone()?
+        };
         let ClassLimiter {
             class,
             rate,
-            limiter,
-        } = self.classes[class as usize].as_ref()?;
-        let (class, rate) = (*class, *rate);
+            ref limiter,
+        } = *place;
         Some(match limiter.check_key(&bucket.into()) {
             Ok(state) => Verdict {
                 class,
@@ -212,7 +236,7 @@ impl Limits {
 
     /// Drops the buckets that are full again.
     pub fn sweep(&self) {
-        for class in self.classes.iter().flatten() {
+        for class in self.classes().iter().flatten() {
             class.limiter.retain_recent();
         }
     }
@@ -220,8 +244,7 @@ impl Limits {
     /// Buckets held by each class, in the order of [`RateClass::ALL`].
     #[must_use]
     pub fn entries(&self) -> [usize; RateClass::ALL.len()] {
-        self.classes
-            .each_ref()
+        self.classes()
             .map(|class| class.as_ref().map_or(0, |class| class.limiter.len()))
     }
 }
@@ -343,6 +366,29 @@ mod tests {
                 None
             );
         }
+    }
+
+    #[test]
+    fn a_changed_rate_counts_at_once_and_an_unchanged_one_goes_on() {
+        let clock = Clock::default();
+        let limits = limits(1, &clock);
+        let passes = |class| {
+            let verdict = limits.check(class, IpAddr::from(Ipv4Addr::LOCALHOST));
+            verdict.is_none_or(|verdict| verdict.retry_after.is_none())
+        };
+        assert!(passes(RateClass::Read) && passes(RateClass::Chat) && passes(RateClass::Auth));
+        let rate = |count| {
+            let (count, per) = (NonZeroU32::new(count)?, Duration::from_secs(60));
+            Some(Rate { count, per })
+        };
+        limits.change(|class| match class {
+            RateClass::Read => rate(2),
+            RateClass::Auth => None,
+            _ => rate(1),
+        });
+        assert!(passes(RateClass::Read) && passes(RateClass::Read) && !passes(RateClass::Read));
+        assert!(!passes(RateClass::Chat), "its bucket was filled again");
+        assert!(passes(RateClass::Auth));
     }
 
     #[test]

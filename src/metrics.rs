@@ -18,7 +18,7 @@ use labels::{
 };
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -52,7 +52,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     /// For alerts, which look back over minutes.
     pub(crate) watched: Watched,
-    slow_query: Duration,
+    /// From when on a read counts as slow, in microseconds.
+    slow_query: AtomicU64,
     /// By [`RouteId`]; the last is for what leads nowhere.
     routes: Vec<HttpRoute>,
     http_requests: Family<HttpLabels, Counter>,
@@ -113,7 +114,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             watched: Watched::default(),
-            slow_query,
+            slow_query: AtomicU64::new(micros(slow_query)),
             routes: Vec::new(),
             http_requests: Family::default(),
             http_duration: Family::new_with_constructor(seconds),
@@ -214,6 +215,11 @@ impl Metrics {
         let chat = route.is_some_and(|route| route.rate == RateClass::Chat);
         let took = (!chat).then_some(took);
         self.watched.request(end == HttpEnd::ServerError, took);
+    }
+
+    /// From now on a read that takes this long counts as slow.
+    pub(crate) fn set_slow_query(&self, from: Duration) {
+        self.slow_query.store(micros(from), Ordering::Relaxed);
     }
 
     fn route(&self, id: Option<RouteId>) -> Option<&HttpRoute> {
@@ -349,7 +355,7 @@ impl StoreObserver for Metrics {
 
     fn read(&self, took: Duration) {
         self.read_duration.observe(took.as_secs_f64());
-        if took >= self.slow_query {
+        if micros(took) >= self.slow_query.load(Ordering::Relaxed) {
             // Outside of a request, as in the housekeeping, there is no route.
             let route = ROUTE.try_with(|route| *route).ok();
             if let Some(counters) = self.route(route) {
@@ -359,6 +365,10 @@ impl StoreObserver for Metrics {
             log::warn!("a read of {path} took {took:?}");
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Prometheus knows no integers; this is the one place where an amount becomes a float, on its way out.

@@ -174,6 +174,12 @@ impl EdgeServer {
         self.local_addr
     }
 
+    /// Takes rates and alerts over from another configuration, for the next request and the next look; nothing under way
+    /// is disturbed. Everything else goes on as it was started. A class whose rate is another begins with full buckets.
+    pub fn reload(&self, config: &Config) {
+        self.app.reload(config);
+    }
+
     /// Stops: no new connections, no new requests; what is under way has `limits.shutdown_grace`, then it is ended and
     /// what it cost is settled or refunded. Returns when everything is written and the storage is closed.
     pub async fn shutdown(mut self) {
@@ -321,7 +327,7 @@ async fn discover(app: Arc<App>) {
 
 async fn tell(app: Arc<App>) {
     let node = app.config.public_name();
-    app.alerts.tell(&app.config.alerts, &app.clock, &node).await;
+    app.alerts.tell(&app.clock, &node).await;
 }
 
 /// Looks at the chain now and then, so that its halt is noticed and its last answer is there when it goes down, also where

@@ -55,12 +55,12 @@ pub(crate) async fn look(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         backup,
         miner,
     };
-    app.alerts.update(&reading, instant, &app.config.alerts)
+    app.alerts.update(&reading, instant)
 }
 
 async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreError> {
     const DAY: Duration = Duration::from_secs(86_400);
-    let (store, now, limits) = (&app.store, app.clock.now(), &app.config.alerts);
+    let (store, now, limits) = (&app.store, app.clock.now(), app.alerts.settings());
     let Some(stats) = store.miner(wallet, app.active_since()).await? else {
         return Ok(None);
     };
