@@ -12,6 +12,7 @@ mod admin_key;
 mod backup;
 mod breaker;
 mod completions;
+mod config;
 mod credits;
 mod db;
 mod doctor;
@@ -69,6 +70,9 @@ enum Command {
         after_help = "Example: r3mes-edge serve --listen 127.0.0.1:8000 --database r3mes-edge.db"
     )]
     Serve,
+    /// Check the configuration, print what is in force
+    #[command(subcommand, after_help = "Example: r3mes-edge config print --origin")]
+    Config(config::Command),
     /// Make, list and revoke API keys
     #[command(subcommand, after_help = "Example: r3mes-edge keys list")]
     Keys(keys::Command),
@@ -190,15 +194,17 @@ pub(crate) fn run() -> ExitCode {
 }
 
 async fn execute(command: Command, places: &Places, json: bool) -> Result<(), Failure> {
-    let settings = || settings::load(places);
+    let settings = || settings::load(places).map_err(Failure::from);
     // For what makes no database.
     let there = || {
         let settings = settings()?;
         access::present(&settings, places.database.is_some())?;
-        Ok(settings)
+        Ok::<_, Failure>(settings)
     };
     match command {
         Command::Serve => serve::serve(settings()?).await,
+        // It looks at the configuration itself: of one that is wrong too.
+        Command::Config(command) => config::run(&command, places, json),
         Command::Keys(command) => keys::run(command, &there()?, json).await,
         Command::Users(command) => users::run(command, &there()?, json).await,
         Command::Credits(command) => credits::run(command, &there()?, json).await,

@@ -3,11 +3,19 @@
 //! The library reads no environment and no file: the command line hands the texts in, flags over environment over file.
 
 mod alerts;
+mod mistake;
+mod print;
+mod reader;
 mod sections;
+mod sense;
 mod storage;
 mod units;
+mod value;
 
 pub use alerts::{AlertsConfig, WebhookKind};
+pub use mistake::{Mistake, Mistakes, Origin};
+pub use print::{Change, Line, Section};
+pub use reader::{Origins, Reader};
 pub use sections::{
     AdapterConfig, AuthConfig, ChainConfig, ChatConfig, InferenceConfig, InferenceKind,
     LimitsConfig, LogConfig, LogFormat, MinerConfig, MinerKind, RatesConfig,
@@ -18,15 +26,14 @@ pub use units::parse_duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::breaker;
-use crate::model::{Credits, Retention};
+use crate::model::Retention;
 
 /// Everything that can be set.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where to listen.
@@ -52,9 +59,10 @@ pub struct Config {
     /// The miner on this machine.
     pub miner: MinerConfig,
     /// When an upstream is given a rest.
-    #[serde(deserialize_with = "sections::breaker")]
+    #[serde(with = "sections::Breaker")]
     pub breaker: breaker::Settings,
     /// How long samples and what was made from them are kept.
+    #[serde(with = "storage::Kept")]
     pub retention: Retention,
     /// Copies by schedule.
     pub backup: BackupConfig,
@@ -89,33 +97,19 @@ impl Default for Config {
 
 impl Config {
     /// Reads a configuration file's text and lays environment-like settings over it: names as in the file, nested ones
-    /// joined by `__` (`RATES__CHAT`), letters in any case.
+    /// joined by `__` (`RATES__CHAT`), letters in any case. [`Reader`] tells where each setting comes from as well.
     ///
     /// # Errors
-    /// Every mistake that was found, a line each, with its place in the file where it has one.
+    /// Every mistake that was found, each with its place.
     pub fn read<'a>(
         file: &str,
         settings: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, Vec<String>> {
-        let complaint = |error: toml::de::Error| vec![error.to_string().trim_end().to_owned()];
-        let settings: Vec<_> = settings.into_iter().collect();
-        let config: Self = if settings.is_empty() {
-            toml::from_str(file).map_err(complaint)?
-        } else {
-            // Read once as it is, so that mistakes in the file are told with their line.
-            toml::from_str::<Self>(file).map_err(complaint)?;
-            let mut table: toml::Table = toml::from_str(file).map_err(complaint)?;
-            for (name, value) in settings {
-                overlay(&mut table, &name.to_ascii_lowercase(), value)?;
-            }
-            table.try_into().map_err(complaint)?
-        };
-        let mistakes = config.mistakes();
-        if mistakes.is_empty() {
-            Ok(config)
-        } else {
-            Err(mistakes)
+    ) -> Result<Self, Mistakes> {
+        let mut reader = Reader::default().file("configuration", file);
+        for (name, value) in settings {
+            reader = reader.set(name, value.as_ref(), name);
         }
+        reader.finish().map(|(config, _)| config)
     }
 
     /// The adapters a client may ask for, in order.
@@ -146,178 +140,15 @@ impl Config {
             self.auth.public_name.clone()
         }
     }
-
-    /// What reads well but makes no sense.
-    fn mistakes(&self) -> Vec<String> {
-        let mut mistakes = Vec::new();
-        let mut check = |fine: bool, what: &str| {
-            if !fine {
-                mistakes.push(what.to_owned());
-            }
-        };
-        // What sizes a table or counts permits is bounded above too: a slip of the hand must not panic at the start.
-        let sizes = [
-            ("limits.connections", self.limits.connections),
-            ("limits.per_address", self.limits.per_address),
-            ("limits.in_flight", self.limits.in_flight),
-            ("chat.in_flight", self.chat.in_flight),
-            ("breaker.last_calls", self.breaker.last_calls),
-        ];
-        for (name, size) in sizes {
-            check(
-                (1..=1_000_000).contains(&size),
-                &format!("{name} must be between 1 and 1000000"),
-            );
-        }
-        check(
-            !self.auth.public_name.contains(char::is_control),
-            "auth.public_name must be one line",
-        );
-        check(
-            self.auth.login_ttl >= Duration::from_secs(60),
-            "auth.login_ttl must be at least 1min",
-        );
-        check(
-            self.chat.price > Credits::ZERO,
-            "chat.price must be more than 0",
-        );
-        check(
-            self.chat.max_message > 0,
-            "chat.max_message must be at least 1",
-        );
-        check(
-            self.breaker.consecutive_failures > 0,
-            "breaker.consecutive_failures must be at least 1",
-        );
-        for (name, rate) in [
-            ("failure_rate", self.breaker.failure_rate),
-            ("slow_rate", self.breaker.slow_rate),
-        ] {
-            check(
-                (0.0..=1.0).contains(&rate),
-                &format!("breaker.{name} must be between 0 and 1"),
-            );
-        }
-        check(
-            self.miner.every >= Duration::from_secs(1),
-            "miner.every must be at least 1s",
-        );
-        let Retention {
-            raw,
-            minutes,
-            hours,
-            days,
-        } = self.retention;
-        check(
-            raw.is_none_or(|raw| raw >= Duration::from_secs(3600)),
-            "retention.raw must be at least 1h",
-        );
-        // For ever is longer than any time.
-        let rising = [raw, minutes, hours, days]
-            .map(|kept| kept.unwrap_or(Duration::MAX))
-            .is_sorted();
-        check(
-            rising,
-            "retention: hours must not be kept for less time than minutes, nor minutes than raw samples, nor days than hours",
-        );
-        check(
-            self.backup
-                .every
-                .is_none_or(|every| every >= Duration::from_secs(60)),
-            "backup.every must be at least 1min",
-        );
-        check(self.backup.keep > 0, "backup.keep must be at least 1");
-        for (name, share) in [
-            ("error_rate", self.alerts.error_rate),
-            ("pool_use", self.alerts.pool_use),
-            ("hashrate_low", self.alerts.hashrate_low),
-        ] {
-            check(
-                (0.0..=1.0).contains(&share),
-                &format!("alerts.{name} must be between 0 and 1"),
-            );
-        }
-        check(
-            self.log.level.parse::<log::LevelFilter>().is_ok(),
-            "log.level must be error, warn, info, debug or trace",
-        );
-        let urls = self
-            .inference
-            .iter()
-            .map(|node| (format!("inference {:?}: url", node.name), &node.url));
-        let chain = self
-            .chain
-            .rpc
-            .iter()
-            .map(|url| ("chain.rpc".to_owned(), url));
-        let miner = self
-            .miner
-            .url
-            .iter()
-            .map(|url| ("miner.url".to_owned(), url));
-        for (name, url) in urls.chain(chain).chain(miner) {
-            let plain = url.parse::<hyper::Uri>().is_ok_and(|url| {
-                matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
-            });
-            check(
-                plain,
-                &format!("{name} must be an http:// or https:// address with a host, not {url:?}"),
-            );
-        }
-        let mut names = BTreeSet::from(["chain", "miner"]);
-        for node in &self.inference {
-            let fine = !node.name.is_empty()
-                && node
-                    .name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-            check(
-                fine,
-                &format!(
-                    "inference name {:?} must be letters, digits, dots, dashes or underscores",
-                    node.name
-                ),
-            );
-            check(
-                names.insert(&node.name),
-                &format!("inference name {:?} is taken", node.name),
-            );
-        }
-        mistakes
-    }
-}
-
-/// Sets `a__b = value` in a table. The value is read as TOML where it is a number, a boolean or an array, else as a text.
-fn overlay(table: &mut toml::Table, name: &str, value: &str) -> Result<(), Vec<String>> {
-    let (mut table, mut rest) = (table, name);
-    while let Some((section, inner)) = rest.split_once("__") {
-        let entry = table
-            .entry(section)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        table = entry
-            .as_table_mut()
-            .ok_or_else(|| vec![format!("{name}: {section} is no section")])?;
-        rest = inner;
-    }
-    let literal = format!("value = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut table| table.remove("value"));
-    let scalar = literal.filter(|value| {
-        value.is_integer() || value.is_float() || value.is_bool() || value.is_array()
-    });
-    table.insert(
-        rest.to_owned(),
-        scalar.unwrap_or_else(|| toml::Value::String(value.to_owned())),
-    );
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::limits::RateClass;
+    use crate::model::Credits;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     #[test]
     fn the_environment_lies_over_the_file_and_the_file_over_the_defaults() {
@@ -340,14 +171,136 @@ mod tests {
     #[test]
     fn a_mistake_in_the_file_is_told_with_its_line() {
         for (file, told) in [
-            ("\n[chat]\nprize = 1", "line 3"),
-            ("[rates]\nchat = \"ten\"", "ten"),
-            ("[rates]\nchats = \"1/min\"", "chats"),
-            ("[limits]\nbody = \"64 elephants\"", "line 2"),
-            ("[miner]\nwallet = \"remes1x\"", "line 2"),
+            (
+                "\n[chat]\nprize = 1",
+                "3:1: chat.prize is not known; did you mean chat.price?",
+            ),
+            (
+                "[rates]\nchat = \"ten\"",
+                "2:1: rates.chat is wrong: \"ten\" is no rate",
+            ),
+            (
+                "[rates]\nchats = \"1/min\"",
+                "2:1: rates.chats is not known; did you mean rates.chat?",
+            ),
+            (
+                "[limits]\n  body = \"64 elephants\"",
+                "2:3: limits.body is wrong: \"64 elephants\" is no size",
+            ),
+            (
+                "[miner]\nwallet = \"remes1x\"",
+                "2:1: miner.wallet is wrong",
+            ),
+            (
+                "[chatt]\nprice = 1\nqueue = 2",
+                "1:2: chatt is not known; did you mean chat?",
+            ),
+            ("chat = 5", "1:1: chat must be a section, not 5"),
+            (
+                "chat.price.high = 5",
+                "1:12: chat.price.high must be a number",
+            ),
+            (
+                "[chat]\nqueue = \"many\"",
+                "2:1: chat.queue must be a whole number that is not negative, not the text \"many\"",
+            ),
+            (
+                "[log]\nformat = \"jsn\"",
+                "2:1: log.format must be auto or text or json, not \"jsn\"",
+            ),
+            ("[miner]\nkind = 1", "2:1: miner.kind must be a text, not 1"),
+            ("discover = \"yes\"", "1:1: discover must be true or false"),
+            (
+                "[chat]\nprice = 1\n[log]\nlevel = \"loud\"",
+                "4:1: log.level must be error,",
+            ),
+            (
+                "[[inference]]\nname = \"a\"\n\n[[inference]]\nnam = \"b\"\nkind = \"r3mes\"\nurl = \"http://b\"",
+                "5:1: inference[1].nam is not known; did you mean inference[1].name?",
+            ),
+            ("[chat]\nprice = ", "2:9: this is not TOML"),
+            (
+                "[adapters.a]\nkeywords = [1]",
+                "2:1: adapters.a.keywords must be a text, not 1",
+            ),
         ] {
-            let mistakes = Config::read(file, []).unwrap_err().join("\n");
-            assert!(mistakes.contains(told), "{mistakes}");
+            let mistakes = Config::read(file, []).unwrap_err().to_string();
+            let told = format!("configuration:{told}");
+            assert!(mistakes.contains(&told), "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_of_the_environment_is_told_with_its_variable_and_hides_none_of_the_file() {
+        let settings = [
+            ("CHAT__PRIZE", "1"),
+            ("LIMITS__BODY", "64"),
+            ("CHAT__QUEUE", "-1"),
+            ("CHAT", "1"),
+            ("INFERENCE__0__URL", "http://x"),
+            ("LOG__LEVEL", "loud"),
+            ("LISTEN", "here"),
+        ];
+        let told = [
+            "configuration:1:1: databas is not known; did you mean database?",
+            "CHAT: chat must be a section, not 1",
+            "CHAT__PRIZE: chat.prize is not known; did you mean chat.price?",
+            "CHAT__QUEUE: chat.queue must be a whole number that is not negative, not -1",
+            "INFERENCE__0__URL: inference must be a list, not a section",
+            "LIMITS__BODY: limits.body is wrong: \"64\" is no size; write it as 512B, 64KiB or 1MiB",
+            "LISTEN: listen is wrong: invalid socket address syntax",
+            "LOG__LEVEL: log.level must be error, warn, info, debug or trace",
+        ];
+        let mistakes = Config::read("databas = \"x\"", settings).unwrap_err();
+        assert_eq!(mistakes.to_string(), told.join("\n"));
+        // A file that is no TOML takes none of them away either.
+        let mistakes = Config::read("databas = ", settings).unwrap_err();
+        assert_eq!(mistakes.count(), 1 + settings.len());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_value_that_is_not_utf_8_is_a_mistake() {
+        use std::os::unix::ffi::OsStrExt;
+        let value = std::ffi::OsStr::from_bytes(b"\xff");
+        let read = Reader::default().set("DATABASE", value, "R3MES_EDGE_DATABASE");
+        let told = read.finish().unwrap_err().to_string();
+        assert_eq!(told, "R3MES_EDGE_DATABASE: database is not UTF-8");
+    }
+
+    #[test]
+    fn what_a_node_lacks_is_told_where_the_node_stands() {
+        let file = "[chat]\n[[inference]]\n[[inference]]\nname = \"b\"\nkind = \"openai\"";
+        let told = Config::read(file, []).unwrap_err().to_string();
+        let told: Vec<_> = told.lines().collect();
+        assert_eq!(
+            told,
+            [
+                "configuration:2:1: inference[0].name is missing",
+                "configuration:2:1: inference[0].kind is missing",
+                "configuration:2:1: inference[0].url is missing",
+                "configuration:3:1: inference[1].url is missing",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_setting_knows_where_it_comes_from() {
+        let reader = Reader::default()
+            .file("edge.toml", "[chat]\nprice = 2\nqueue = 3\n[[inference]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"")
+            .set("CHAT__QUEUE", "4".as_ref(), "R3MES_EDGE_CHAT__QUEUE")
+            .set("listen", "127.0.0.1:1".as_ref(), "--listen");
+        let (config, origins) = reader.finish().unwrap();
+        assert_eq!((config.chat.queue, config.listen.port()), (4, 1));
+        for (key, origin) in [
+            ("chat.price", "edge.toml:2:1"),
+            ("chat.queue", "R3MES_EDGE_CHAT__QUEUE"),
+            ("listen", "--listen"),
+            ("chat.in_flight", "default"),
+            ("inference[0].url", "edge.toml:7:1"),
+            ("inference[0].model", "default"),
+        ] {
+            assert_eq!(origins.of(key).to_string(), origin, "{key}");
         }
     }
 
@@ -372,7 +325,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_told_all_at_once() {
         let file = "[chat]\nprice = 0\n[chain]\nrpc = \"ftp://x\"\n[log]\nlevel = \"loud\"";
-        assert_eq!(Config::read(file, []).unwrap_err().len(), 3);
+        assert_eq!(Config::read(file, []).unwrap_err().count(), 3);
     }
 
     #[test]
@@ -407,11 +360,51 @@ mod tests {
         }
     }
 
+    /// Settings that stand in the example, and what is wrong with them.
+    const PLANTED: [(&str, &str); 12] = [
+        ("price = 1.0 ", "price = \"much\" "),
+        ("price = 1.0 ", "prize = 1.0 "),
+        ("queue = 16 ", "queue = -16 "),
+        ("connections = 1024 ", "connections = 0 "),
+        ("body = \"64KiB\"", "body = 64"),
+        ("telemetry = \"600/min\"", "telemetry = \"600/fortnight\""),
+        ("hosts = []", "hosts = [1]"),
+        ("kind = \"r3mes\"   ", "kind = \"other\" "),
+        ("days = \"forever\"", "days = \"ever\""),
+        ("every = \"10s\"", "every = \"1ms\""),
+        ("level = \"info\"", "level = 3"),
+        ("[log]", "[logg]"),
+    ];
+
     proptest! {
+        #[test]
+        fn as_many_mistakes_are_told_as_were_made(chosen in prop::sample::subsequence((0..PLANTED.len()).collect::<Vec<_>>(), 0..=PLANTED.len())) {
+            let mut example = include_str!("../examples/config.toml").to_owned();
+            let mut made = BTreeSet::new();
+            for (right, wrong) in chosen.iter().map(|at| PLANTED[*at]) {
+                // Not two in one place: a section that is not known has one mistake.
+                let Some(at) = example.find(&format!("\n{right}")) else { continue };
+                if right.starts_with("level") && chosen.contains(&11) { continue }
+                example.replace_range(at + 1..at + 1 + right.len(), wrong);
+                made.insert(example[..=at].matches('\n').count() + 1);
+            }
+            let told: BTreeSet<_> = match Config::read(&example, []) {
+                Ok(_) => BTreeSet::new(),
+                Err(mistakes) => {
+                    prop_assert_eq!(mistakes.count(), made.len(), "{}", mistakes);
+                    mistakes.iter().map(|mistake| match mistake.origin {
+                        Origin::File { line, .. } => line,
+                        _ => 0,
+                    }).collect()
+                }
+            };
+            prop_assert_eq!(told, made);
+        }
+
         #[test]
         fn no_text_makes_the_reader_panic(text in any::<String>(), name in any::<String>(), value in any::<String>()) {
             let _ = Config::read(&text, []);
-            let _ = Config::read("", [(name.as_str(), value.as_str())]);
+            let _ = Config::read(&text, [(name.as_str(), value.as_str())]);
         }
 
         #[test]
@@ -426,7 +419,7 @@ mod tests {
             example.insert_str(at, &put);
             for read in reading(&example) {
                 if let Err(mistakes) = read {
-                    prop_assert!(mistakes.iter().any(|mistake| !mistake.is_empty()));
+                    prop_assert!(mistakes.iter().all(|mistake| !mistake.what.is_empty()));
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::{Failure, access, admin_key, logging, memory};
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
-    let Settings { config, file } = settings;
+    let Settings { config, file, .. } = settings;
     logging::start(&config.log);
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());

@@ -1,6 +1,10 @@
+//! Where the configuration comes from: flags over environment over file over defaults.
+
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::Config;
+use r3mes_edge::config::{Mistakes, Origins, Reader};
 
 use super::{Failure, Places};
 
@@ -8,47 +12,74 @@ use super::{Failure, Places};
 pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) file: Option<PathBuf>,
+    pub(super) origins: Origins,
 }
 
-/// Flags over environment over file over defaults.
-pub(super) fn load(places: &Places) -> Result<Settings, Failure> {
-    let environment: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| {
-            let name = name.to_str()?.strip_prefix("R3MES_EDGE_")?.to_owned();
-            Some((name, value.to_str()?.to_owned()))
-        })
-        .collect();
-    let file = find(places.config.as_deref())?;
-    let text = match &file {
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?,
-        None => String::new(),
-    };
-    let settings = environment
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
-    let mut config = Config::read(&text, settings).map_err(|mistakes| {
-        let origin = file.as_ref().map_or_else(
-            || "configuration".to_owned(),
-            |file| file.display().to_string(),
-        );
-        Failure::Usage(
-            mistakes
-                .iter()
-                .map(|mistake| format!("{origin}: {mistake}"))
-                .collect::<Vec<_>>()
-                .join("\n"),
-        )
-    })?;
-    if let Some(listen) = places.listen {
-        config.listen = listen;
-    }
-    if let Some(database) = &places.database {
-        config.database.clone_from(database);
-    }
-    Ok(Settings { config, file })
+/// Why there is none.
+pub(super) enum Unread {
+    /// The file cannot be used.
+    File(Failure),
+    /// What it and the environment say is wrong.
+    Mistakes(Option<PathBuf>, Mistakes),
 }
 
+impl From<Unread> for Failure {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::File(failure) => failure,
+            Unread::Mistakes(_, mistakes) => Self::Usage(mistakes.to_string()),
+        }
+    }
+}
+
+/// Reads what there is.
+pub(super) fn load(places: &Places) -> Result<Settings, Unread> {
+    let file = find(places.config.as_deref()).map_err(Unread::File)?;
+    read(places, file)
+}
+
+/// Reads this file, or none.
+fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, Unread> {
+    let mut reader = Reader::default();
+    if let Some(file) = &file {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Unread::File(Failure::Usage(format!("{}: {error}", file.display())))
+        })?;
+        reader = reader.file(&file.display().to_string(), &text);
+    }
+    let mut environment: Vec<_> = std::env::vars_os().collect();
+    environment.sort();
+    for (variable, value) in &environment {
+        let variable = variable.to_string_lossy();
+        if let Some(key) = variable.strip_prefix("R3MES_EDGE_") {
+            reader = reader.set(key, value, &variable);
+        }
+    }
+    let listen = places.listen.map(|listen| listen.to_string());
+    let flags = [
+        ("listen", "--listen", listen.as_deref().map(OsStr::new)),
+        (
+            "database",
+            "--database",
+            places.database.as_deref().map(Path::as_os_str),
+        ),
+    ];
+    for (key, flag, value) in flags {
+        if let Some(value) = value {
+            reader = reader.set(key, value, flag);
+        }
+    }
+    match reader.finish() {
+        Ok((config, origins)) => Ok(Settings {
+            config,
+            file,
+            origins,
+        }),
+        Err(mistakes) => Err(Unread::Mistakes(file, mistakes)),
+    }
+}
+
+/// The file that is read where none or this one is named.
 fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     if let Some(named) = named {
         return Ok(Some(named.to_owned()));

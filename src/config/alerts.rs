@@ -1,48 +1,48 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::units;
 
 /// From when on something is wrong, and who is told.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlertsConfig {
     /// What 99 of 100 answers that wait for no model may take.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub response_time: Duration,
     /// What 99 of 100 chats may wait for this server, apart from their model.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub overhead_p99: Duration,
     /// Share of requests of the last five minutes that a fault on this side ended, of at least fifty.
     pub error_rate: f64,
     /// Share of the reading connections in use.
     pub pool_use: f64,
     /// Without a sample of the miner.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub miner_silent: Duration,
     /// With a hashrate but without a share that the pool took.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub shares_flat: Duration,
     /// Share of the last day's mean that the hashrate of the last minutes falls below.
     pub hashrate_low: f64,
     /// Degrees Celsius.
     pub temperature: f64,
     /// Without an earning, where there were some in the week before.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub earnings_stopped: Duration,
     /// Bytes free where the database is.
-    #[serde(deserialize_with = "units::size")]
+    #[serde(with = "units::size")]
     pub disk_free: usize,
     /// Bytes of the write-ahead log.
-    #[serde(deserialize_with = "units::size")]
+    #[serde(with = "units::size")]
     pub wal: usize,
     /// A read that takes longer is logged and counted.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub slow_query: Duration,
     /// How long something is wrong before anybody is told, and right before its end is told.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub confirm: Duration,
     /// A file whose first line is the address that is told; it is a secret, as whoever has it may write there.
     pub webhook_file: Option<PathBuf>,
@@ -73,7 +73,7 @@ impl Default for AlertsConfig {
 }
 
 /// What the receiver of a webhook reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WebhookKind {
     /// An object with every figure.

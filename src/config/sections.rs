@@ -3,7 +3,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
+use serde::de::Error as _;
+use serde::ser::{Error as _, SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::units;
 use crate::breaker::Settings;
@@ -11,7 +13,7 @@ use crate::limits::{Rate, RateClass};
 use crate::model::{Credits, Wallet};
 
 /// Sizes and times of the HTTP side.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
     /// Connections open at once; further ones wait unaccepted.
@@ -21,31 +23,31 @@ pub struct LimitsConfig {
     /// Requests worked on at once; a further one is refused with 503.
     pub in_flight: usize,
     /// Bytes of a request's body.
-    #[serde(deserialize_with = "units::size")]
+    #[serde(with = "units::size")]
     pub body: usize,
     /// Bytes of a body of samples.
-    #[serde(deserialize_with = "units::size")]
+    #[serde(with = "units::size")]
     pub telemetry_body: usize,
     /// Bytes of a chat's body.
-    #[serde(deserialize_with = "units::size")]
+    #[serde(with = "units::size")]
     pub chat_body: usize,
     /// Bytes of a body of OpenAI's API, where conversations and pictures come along.
-    #[serde(deserialize_with = "units::size")]
+    #[serde(with = "units::size")]
     pub v1_body: usize,
     /// For the whole request head, and for the pause between requests on one connection.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub header_timeout: Duration,
     /// For the whole body.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub body_timeout: Duration,
     /// For a client to take something of its answer.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub write_timeout: Duration,
     /// For the answer to anything but chat.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub request_timeout: Duration,
     /// For what is under way when the server is told to stop.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub shutdown_grace: Duration,
 }
 
@@ -107,29 +109,44 @@ impl Default for RatesConfig {
     }
 }
 
+const CLASSES: [&str; RateClass::ALL.len()] = {
+    let mut names = [""; RateClass::ALL.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = RateClass::ALL[at].as_str();
+        at += 1;
+    }
+    names
+};
+
 impl<'de> Deserialize<'de> for RatesConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut rates = Self::default();
         for (name, text) in BTreeMap::<String, String>::deserialize(deserializer)? {
-            let Some(class) = RateClass::ALL
+            let class = RateClass::ALL
                 .into_iter()
                 .find(|class| class.as_str() == name)
-            else {
-                let known = RateClass::ALL.map(RateClass::as_str).join(", ");
-                return Err(serde::de::Error::custom(format!(
-                    "unknown rate {name:?}; known are {known}"
-                )));
-            };
-            let rate = units::parse_rate(&text)
-                .map_err(|what| serde::de::Error::custom(format!("{name}: {what}")))?;
-            rates.set(class, rate);
+                .ok_or_else(|| D::Error::unknown_field(&name, &CLASSES))?;
+            rates.set(class, units::parse_rate(&text).map_err(D::Error::custom)?);
         }
         Ok(rates)
     }
 }
 
+impl Serialize for RatesConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for class in RateClass::ALL {
+            let text = units::rate_text(self.get(class));
+            let text = text.ok_or_else(|| S::Error::custom("a rate is by s, min or h"))?;
+            map.serialize_entry(class.as_str(), &text)?;
+        }
+        map.end()
+    }
+}
+
 /// Who may do what.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// Whether strangers may read public figures; where not set, only while the listener is loopback and no proxy is trusted.
@@ -143,7 +160,7 @@ pub struct AuthConfig {
     /// What a wallet login signs in to, for the person who signs; where empty, the address listened on.
     pub public_name: String,
     /// How long the key of a wallet login is valid.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub login_ttl: Duration,
     /// Active keys of one wallet at most.
     pub max_keys_per_wallet: usize,
@@ -164,7 +181,7 @@ impl Default for AuthConfig {
 }
 
 /// Paid chat.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChatConfig {
     /// What one chat costs.
@@ -178,13 +195,13 @@ pub struct ChatConfig {
     /// Chats that may wait for a place there.
     pub queue: usize,
     /// Until the first text.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub first_text_timeout: Duration,
     /// For an answer that is not streamed.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub answer_timeout: Duration,
     /// Between two texts.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
 }
 
@@ -204,7 +221,7 @@ impl Default for ChatConfig {
 }
 
 /// What an inference server speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InferenceKind {
     /// `POST /v1/chat/completions`: llama.cpp, Ollama, vLLM and others.
@@ -214,7 +231,7 @@ pub enum InferenceKind {
 }
 
 /// One inference server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InferenceConfig {
     /// Its name in health, metrics and log.
@@ -238,7 +255,7 @@ pub struct InferenceConfig {
 }
 
 /// How a message without an adapter finds one.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterConfig {
     /// A message that holds one of these words goes to this adapter.
@@ -246,7 +263,7 @@ pub struct AdapterConfig {
 }
 
 /// The chain.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChainConfig {
     /// The CometBFT RPC, `http://host:port`; where not set, the conventional one is looked for.
@@ -254,13 +271,13 @@ pub struct ChainConfig {
     /// For https: a PEM file of the only authorities to trust; where not set, those that browsers trust.
     pub ca_file: Option<PathBuf>,
     /// For one answer of the chain.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub timeout: Duration,
     /// How old an answer may be that is served while the chain is down.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub stale_if_error: Duration,
     /// How old the newest block may be before the chain counts as halted.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub max_block_age: Duration,
 }
 
@@ -277,7 +294,7 @@ impl Default for ChainConfig {
 }
 
 /// What a miner's statistics page looks like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MinerKind {
     /// `/stats` of the R3MES miner engine.
@@ -287,7 +304,7 @@ pub enum MinerKind {
 }
 
 /// The miner on this machine.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MinerConfig {
     /// Its statistics page; where not set, the conventional one is looked for.
@@ -301,7 +318,7 @@ pub struct MinerConfig {
     /// Its name among the wallet's miners.
     pub worker: String,
     /// How often it is asked.
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "units::duration")]
     pub every: Duration,
     /// A file whose first line is the page's Bearer token.
     pub token_file: Option<PathBuf>,
@@ -322,7 +339,7 @@ impl Default for MinerConfig {
 }
 
 /// What is logged.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`.
@@ -341,7 +358,7 @@ impl Default for LogConfig {
 }
 
 /// How a line of the log is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, else JSON.
@@ -352,61 +369,24 @@ pub enum LogFormat {
     Json,
 }
 
-pub(super) fn breaker<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Settings, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    struct Written {
-        consecutive_failures: u32,
-        failure_rate: f64,
-        #[serde(deserialize_with = "units::duration_or_off")]
-        slow: Option<Duration>,
-        slow_rate: f64,
-        last_calls: usize,
-        #[serde(deserialize_with = "units::duration")]
-        open: Duration,
-        #[serde(deserialize_with = "units::duration")]
-        max_open: Duration,
-    }
-    impl Default for Written {
-        fn default() -> Self {
-            let Settings {
-                consecutive_failures,
-                failure_rate,
-                slow,
-                slow_rate,
-                last_calls,
-                open,
-                max_open,
-            } = Settings::default();
-            Self {
-                consecutive_failures,
-                failure_rate,
-                slow,
-                slow_rate,
-                last_calls,
-                open,
-                max_open,
-            }
-        }
-    }
-    let Written {
-        consecutive_failures,
-        failure_rate,
-        slow,
-        slow_rate,
-        last_calls,
-        open,
-        max_open,
-    } = Written::deserialize(deserializer)?;
-    Ok(Settings {
-        consecutive_failures,
-        failure_rate,
-        slow,
-        slow_rate,
-        last_calls,
-        open,
-        max_open,
-    })
+/// How [`Settings`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    remote = "Settings",
+    default = "Settings::default",
+    deny_unknown_fields
+)]
+pub(super) struct Breaker {
+    consecutive_failures: u32,
+    failure_rate: f64,
+    slow_rate: f64,
+    #[serde(with = "units::duration_or_off")]
+    slow: Option<Duration>,
+    last_calls: usize,
+    #[serde(with = "units::duration")]
+    open: Duration,
+    #[serde(with = "units::duration")]
+    max_open: Duration,
 }
 
 impl<'de> Deserialize<'de> for Wallet {

@@ -1,18 +1,17 @@
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Serialize};
 
 use super::units;
 use crate::model::Retention;
 
 /// Copies by schedule.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackupConfig {
     /// How often; `None` is never.
-    #[serde(deserialize_with = "units::duration_or_off")]
+    #[serde(with = "units::duration_or_off")]
     pub every: Option<Duration>,
     /// Where copies go, also those that are asked for; empty: beside the database.
     pub folder: PathBuf,
@@ -39,31 +38,20 @@ impl Default for BackupConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for Retention {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut retention = Self::default();
-        for (name, text) in BTreeMap::<String, String>::deserialize(deserializer)? {
-            let kept = match name.as_str() {
-                "raw" => &mut retention.raw,
-                "minutes" => &mut retention.minutes,
-                "hours" => &mut retention.hours,
-                "days" => &mut retention.days,
-                _ => {
-                    return Err(serde::de::Error::custom(format!(
-                        "unknown retention {name:?}; known are raw, minutes, hours, days"
-                    )));
-                }
-            };
-            *kept = match text.as_str() {
-                "forever" => None,
-                text => {
-                    let duration = units::parse_duration(text).map_err(|what| {
-                        serde::de::Error::custom(format!("{name}: {what}, or forever"))
-                    })?;
-                    Some(duration)
-                }
-            };
-        }
-        Ok(retention)
-    }
+/// How [`Retention`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    remote = "Retention",
+    default = "Retention::default",
+    deny_unknown_fields
+)]
+pub(super) struct Kept {
+    #[serde(with = "units::duration_or_forever")]
+    raw: Option<Duration>,
+    #[serde(with = "units::duration_or_forever")]
+    minutes: Option<Duration>,
+    #[serde(with = "units::duration_or_forever")]
+    hours: Option<Duration>,
+    #[serde(with = "units::duration_or_forever")]
+    days: Option<Duration>,
 }

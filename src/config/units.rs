@@ -3,22 +3,68 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
 use crate::limits::Rate;
 
-pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    parse_duration(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+/// A duration, for `#[serde(with)]`.
+pub(super) mod duration {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        parse_duration(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&duration_text(*value))
+    }
 }
 
-pub(super) fn duration_or_off<'de, D: Deserializer<'de>>(
-    deserializer: D,
+/// A duration, or `off`.
+pub(super) mod duration_or_off {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        duration_or("off", from)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&value.map_or_else(|| "off".to_owned(), duration_text))
+    }
+}
+
+/// A duration, or `forever`.
+pub(super) mod duration_or_forever {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        duration_or("forever", from)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&value.map_or_else(|| "forever".to_owned(), duration_text))
+    }
+}
+
+fn duration_or<'de, D: Deserializer<'de>>(
+    none: &str,
+    from: D,
 ) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text == "off" {
+    let text = String::deserialize(from)?;
+    if text == none {
         return Ok(None);
     }
-    let duration = parse_duration(&text).map_err(|what| format!("{what}, or off"));
+    let duration = parse_duration(&text).map_err(|what| format!("{what}, or {none}"));
     duration.map(Some).map_err(D::Error::custom)
 }
 
@@ -35,27 +81,65 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(exact).map_err(|_| refused())
 }
 
-pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    let text = String::deserialize(deserializer)?;
+/// The shortest text that [`parse_duration`] reads back as the same.
+fn duration_text(duration: Duration) -> String {
+    const UNITS: [(u128, &str); 7] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "min"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+        (1, "ns"),
+    ];
+    let nanos = duration.as_nanos();
+    let fits = |(unit, _): &&(u128, &str)| nanos >= *unit && nanos.is_multiple_of(*unit);
+    UNITS.iter().find(fits).map_or_else(
+        || "0s".to_owned(),
+        |(unit, name)| format!("{}{name}", nanos / unit),
+    )
+}
+
+const SIZES: [(usize, &str); 4] = [
+    (1 << 30, "GiB"),
+    (1 << 20, "MiB"),
+    (1 << 10, "KiB"),
+    (1, "B"),
+];
+
+/// Bytes.
+pub(super) mod size {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_size(&text).ok_or_else(|| {
+            D::Error::custom(format!(
+                "{text:?} is no size; write it as 512B, 64KiB or 1MiB"
+            ))
+        })
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &usize, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&size_text(*value))
+    }
+}
+
+fn parse_size(text: &str) -> Option<usize> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    let scale: usize = match unit.trim_start() {
-        "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => 0,
-    };
-    let bytes = number
-        .parse::<usize>()
-        .ok()
-        .and_then(|number| number.checked_mul(scale))
-        .filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(|| {
-        D::Error::custom(format!(
-            "{text:?} is no size; write it as 512B, 64KiB or 1MiB"
-        ))
-    })
+    let unit = unit.trim_start();
+    let (scale, _) = SIZES.iter().find(|(_, name)| *name == unit)?;
+    let bytes = number.parse::<usize>().ok()?.checked_mul(*scale)?;
+    (bytes > 0).then_some(bytes)
+}
+
+fn size_text(bytes: usize) -> String {
+    let fits = |(scale, _): &&(usize, &str)| bytes.is_multiple_of(*scale);
+    SIZES.iter().find(fits).map_or_else(
+        || format!("{bytes}B"),
+        |(scale, name)| format!("{}{name}", bytes / scale),
+    )
 }
 
 /// Reads `5/min`; `off` is `None`.
@@ -75,9 +159,32 @@ pub(super) fn parse_rate(text: &str) -> Result<Option<Rate>, String> {
     Ok(Some(Rate { count, per }))
 }
 
+/// What [`parse_rate`] reads back as the same; `None` where there is no such text.
+pub(super) fn rate_text(rate: Option<Rate>) -> Option<String> {
+    let Some(Rate { count, per }) = rate else {
+        return Some("off".to_owned());
+    };
+    let units = [(1, "s"), (60, "min"), (3600, "h")];
+    let fits = |(seconds, _): &(u64, &str)| Duration::from_secs(*seconds) == per;
+    let (_, unit) = units.into_iter().find(fits)?;
+    Some(format!("{count}/{unit}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back_as_the_same(nanos in prop_oneof![0..=u64::MAX / 2, (0..=10_000u64).prop_map(|s| s * 1_000_000_000)], bytes in prop_oneof![1..=usize::MAX, (1..=4096usize).prop_map(|k| k << 10)], count in 1..=u32::MAX, per in prop::sample::select(vec![1u64, 60, 3600])) {
+            let duration = Duration::from_nanos(nanos);
+            prop_assert_eq!(parse_duration(&duration_text(duration)), Ok(duration));
+            prop_assert_eq!(parse_size(&size_text(bytes)), Some(bytes));
+            let rate = NonZeroU32::new(count).map(|count| Rate { count, per: Duration::from_secs(per) });
+            prop_assert_eq!(parse_rate(&rate_text(rate).unwrap()), Ok(rate));
+        }
+    }
 
     #[test]
     fn durations_and_rates_are_read_or_refused_with_an_example() {

@@ -16,6 +16,7 @@ mod breaker;
 mod chain;
 mod chat;
 mod command_line;
+mod config;
 mod crash;
 mod doctor;
 mod fault_table;
