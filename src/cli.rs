@@ -11,6 +11,7 @@ mod access;
 mod admin_key;
 mod backup;
 mod breaker;
+mod client;
 mod completions;
 mod config;
 mod credits;
@@ -30,11 +31,11 @@ mod settings;
 mod users;
 mod version;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use r3mes_edge::config::Listen;
 
 #[derive(Parser)]
 #[command(name = "r3mes-edge", version, about, long_about = None)]
@@ -55,9 +56,9 @@ struct Places {
     /// The configuration file [default: r3mes-edge.toml here, then /etc/r3mes-edge/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen [default: 127.0.0.1:8000]
-    #[arg(long, global = true, value_name = "ADDR:PORT")]
-    listen: Option<SocketAddr>,
+    /// Where to listen, also several times [default: 127.0.0.1:8000]
+    #[arg(long, global = true, value_name = "ADDR:PORT|unix:PATH")]
+    listen: Vec<Listen>,
     /// The database file [default: r3mes-edge.db here]
     #[arg(long, global = true, value_name = "FILE")]
     database: Option<PathBuf>,

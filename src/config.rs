@@ -3,9 +3,12 @@
 //! The library reads no environment and no file: the command line hands the texts in, flags over environment over file.
 
 mod alerts;
+mod listen;
 mod mistake;
 mod print;
+mod proxies;
 mod reader;
+mod risks;
 mod sections;
 mod sense;
 mod storage;
@@ -13,9 +16,12 @@ mod units;
 mod value;
 
 pub use alerts::{AlertsConfig, WebhookKind};
+pub use listen::Listen;
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use print::{Change, Line, Section};
+pub use proxies::{Peer, Proxy};
 pub use reader::{Origins, Reader};
+pub use risks::Risk;
 pub use sections::{
     AdapterConfig, AuthConfig, ChainConfig, ChatConfig, InferenceConfig, InferenceKind,
     LimitsConfig, LogConfig, LogFormat, MinerConfig, MinerKind, RatesConfig,
@@ -37,7 +43,8 @@ use crate::model::Retention;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where to listen.
-    pub listen: SocketAddr,
+    #[serde(deserialize_with = "listen::one_or_more")]
+    pub listen: Vec<Listen>,
     /// The database file.
     pub database: PathBuf,
     /// Whether to look for upstreams at their conventional local addresses where none is set.
@@ -75,7 +82,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            listen: vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))],
             database: PathBuf::from("r3mes-edge.db"),
             discover: true,
             limits: LimitsConfig::default(),
@@ -124,21 +131,28 @@ impl Config {
             .collect()
     }
 
-    /// Whether strangers may read public figures.
+    /// The listeners that other machines reach.
+    pub fn exposed(&self) -> impl Iterator<Item = &Listen> {
+        self.listen.iter().filter(|place| !place.is_local())
+    }
+
+    /// Whether strangers may read public figures. One listener that others reach is enough to close it for all: a copy of
+    /// the same figures behind another door would be no secret.
     #[must_use]
     pub fn public_reads(&self) -> bool {
-        let alone = self.listen.ip().is_loopback() && self.auth.trusted_proxies.is_empty();
+        let alone = self.exposed().next().is_none() && self.auth.trusted_proxies.is_empty();
         self.auth.public_reads.unwrap_or(alone)
     }
 
     /// What a wallet login signs in to.
     #[must_use]
     pub fn public_name(&self) -> String {
-        if self.auth.public_name.is_empty() {
-            self.listen.to_string()
-        } else {
-            self.auth.public_name.clone()
+        if !self.auth.public_name.is_empty() {
+            return self.auth.public_name.clone();
         }
+        // A socket's path is nothing to tell a stranger.
+        let address = self.listen.iter().find_map(Listen::address);
+        address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
     }
 }
 
@@ -160,7 +174,7 @@ mod tests {
             ("CHAT__QUEUE", "7"),
         ];
         let config = Config::read(file, settings).unwrap();
-        assert_eq!(config.listen.port(), 9001);
+        assert_eq!(config.listen, ["127.0.0.1:9001".parse().unwrap()]);
         assert_eq!(config.chat.price, Credits::from_micro(250_000));
         assert_eq!((config.chat.queue, config.chat.in_flight), (7, 4));
         assert_eq!(config.chat.idle_timeout, Duration::from_secs(5));
@@ -291,7 +305,10 @@ mod tests {
             .set("CHAT__QUEUE", "4".as_ref(), "R3MES_EDGE_CHAT__QUEUE")
             .set("listen", "127.0.0.1:1".as_ref(), "--listen");
         let (config, origins) = reader.finish().unwrap();
-        assert_eq!((config.chat.queue, config.listen.port()), (4, 1));
+        assert_eq!(
+            (config.chat.queue, config.listen[0].to_string()),
+            (4, "127.0.0.1:1".to_owned())
+        );
         for (key, origin) in [
             ("chat.price", "edge.toml:2:1"),
             ("chat.queue", "R3MES_EDGE_CHAT__QUEUE"),

@@ -8,7 +8,6 @@ mod origin;
 pub(crate) use body::ReplyBody;
 use finish::Finish;
 
-use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use tokio::time::timeout;
 use crate::app::App;
 use crate::body::Unread;
 use crate::call::{Call, Content, Reply};
+use crate::config::Peer;
 use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
@@ -36,13 +36,13 @@ use crate::routes::{Auth, BodyClass, Found, Method, RouteId, find};
 /// Answers one request, whatever happens.
 pub(crate) async fn handle(
     app: Arc<App>,
-    peer: SocketAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
     let request_id = request_id(&app, request.headers());
     let mut finish = Finish::begin(&app, request_id);
     let wanted = request.headers().get(IF_NONE_MATCH).cloned();
-    let mut reply = match run(&app, peer.ip(), request, &mut finish).await {
+    let mut reply = match run(&app, peer, request, &mut finish).await {
         Ok(reply) => reply,
         Err(error) => refusal(&error, &finish.request_id),
     };
@@ -81,7 +81,7 @@ pub(crate) async fn handle(
 
 async fn run(
     app: &Arc<App>,
-    peer: IpAddr,
+    peer: Peer,
     request: Request<Incoming>,
     finish: &mut Finish,
 ) -> Result<Reply, ApiError> {

@@ -4,9 +4,10 @@
 //! It reads no environment, handles no signal and installs no logger: it is a guest in its caller's process.
 
 mod crowd;
+mod listener;
 mod patient;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +15,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use self::crowd::Crowd;
+use self::listener::{Listener, Stream};
 use self::patient::Patient;
 use crate::app::App;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Listen, Peer};
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
 use crate::{billing, collector, pipeline};
@@ -31,9 +33,9 @@ use crate::{billing, collector, pipeline};
 /// Why a server did not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The address cannot be listened on.
-    Bind(SocketAddr, std::io::Error),
-    /// A file that the configuration names cannot be used; names the setting.
+    /// This place cannot be listened on.
+    Bind(Listen, std::io::Error),
+    /// The configuration cannot be used, or a file or folder that it names; names the setting.
     Config(String),
     /// The operating system gave no random bytes.
     Random(getrandom::Error),
@@ -44,7 +46,7 @@ pub enum StartError {
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Bind(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Bind(place, error) => write!(f, "cannot listen on {place}: {error}"),
             Self::Config(what) => f.write_str(what),
             Self::Random(error) => write!(f, "no random bytes: {error}"),
             Self::Store(error) => error.fmt(f),
@@ -63,7 +65,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Takes a bound listener instead of binding `config.listen`.
+    /// Takes a bound listener instead of binding what `config.listen` names.
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listener = Some(listener);
@@ -80,7 +82,7 @@ impl Builder {
     /// Starts serving in the current tokio runtime.
     ///
     /// # Errors
-    /// Where the address cannot be listened on, or the storage fails.
+    /// Where a place cannot be listened on, or the storage fails; then none of the others is listened on either.
     pub async fn start(self) -> Result<EdgeServer, StartError> {
         let Self {
             mut config,
@@ -88,16 +90,22 @@ impl Builder {
             listener,
             clock,
         } = self;
-        let wanted = config.listen;
-        let listener = match listener {
-            Some(listener) => listener,
-            None => bind(wanted).map_err(|error| StartError::Bind(wanted, error))?,
+        let refused: Vec<_> = config.refused().into_iter().map(|it| it.what).collect();
+        if !refused.is_empty() {
+            return Err(StartError::Config(refused.join("\n")));
+        }
+        let listeners = match listener {
+            Some(listener) => vec![Listener::Tcp(listener)],
+            None => bind(&config.listen).await?,
         };
-        let local_addr = listener
-            .local_addr()
-            .map_err(|error| StartError::Bind(wanted, error))?;
         // Who may read and which Host is ours depend on where it really listens.
-        config.listen = local_addr;
+        let places: Result<Vec<_>, _> = listeners.iter().map(Listener::place).collect();
+        let places = places
+            .map_err(|error| StartError::Config(format!("a listener has no address: {error}")))?;
+        config.listen.clone_from(&places);
+        for risk in config.risks() {
+            log::warn!("{}; {}", risk.what, risk.advice);
+        }
         let refunded = store
             .refund_open(clock.now())
             .await
@@ -122,10 +130,10 @@ impl Builder {
             tokio::spawn(crate::watch::watch(Arc::clone(&app))),
             tokio::spawn(tell(Arc::clone(&app))),
         ];
-        let serving = tokio::spawn(serve(Arc::clone(&app), listener, stopping));
+        let serving = tokio::spawn(serve(Arc::clone(&app), listeners, stopping));
         Ok(EdgeServer {
             app,
-            local_addr,
+            listeners: places,
             stop,
             serving: Some(serving),
             background,
@@ -133,24 +141,19 @@ impl Builder {
     }
 }
 
-/// Listens with a long queue. In the usual one of 128 a burst of strangers' connections leaves no room for anybody else's
-/// first packet, which its kernel then sends again only a second later.
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(4096)
+/// Binds all of them or none.
+async fn bind(places: &[Listen]) -> Result<Vec<Listener>, StartError> {
+    let mut listeners = Vec::with_capacity(places.len());
+    for place in places {
+        listeners.push(Listener::bind(place).await?);
+    }
+    Ok(listeners)
 }
 
 /// A running server. Dropped, it stops without waiting for anybody; [`EdgeServer::shutdown`] is the kind way.
 pub struct EdgeServer {
     app: Arc<App>,
-    local_addr: SocketAddr,
+    listeners: Vec<Listen>,
     stop: watch::Sender<bool>,
     serving: Option<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
@@ -168,10 +171,17 @@ impl EdgeServer {
         }
     }
 
-    /// Where it listens.
+    /// Every place it listens on, in the order of the configuration.
+    #[must_use]
+    pub fn listeners(&self) -> &[Listen] {
+        &self.listeners
+    }
+
+    /// The first address it listens on; `0.0.0.0:0` where it listens on Unix sockets only.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        let first = self.listeners.iter().find_map(Listen::address);
+        first.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
     }
 
     /// Takes rates and alerts over from another configuration, for the next request and the next look; nothing under way
@@ -218,7 +228,7 @@ impl Drop for EdgeServer {
     }
 }
 
-async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Receiver<bool>) {
     let connections = Arc::new(Semaphore::new(app.config.limits.connections));
     let crowd = Arc::new(Crowd::default());
     let graceful = GracefulShutdown::new();
@@ -228,11 +238,12 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
         .header_read_timeout(app.config.limits.header_timeout)
         .max_header_size(64 << 10)
         .max_buf_size(64 << 10);
+    let mut turn = 0;
     loop {
         // The permit first: a connection nobody can serve is left in the kernel's queue.
         let next = async {
             let permit = Arc::clone(&connections).acquire_owned().await.ok()?;
-            Some((permit, accept(&listener).await?))
+            Some((permit, accept(&listeners, &mut turn).await?))
         };
         let (permit, (stream, peer)) = tokio::select! {
             next = next => match next {
@@ -241,19 +252,15 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
             },
             _ = stopping.wait_for(|stop| *stop) => break,
         };
-        let proxy = app
-            .config
-            .auth
-            .trusted_proxies
-            .iter()
-            .any(|network| network.contains(&peer.ip().to_canonical()));
-        let most = if proxy {
-            usize::MAX
+        let member = if app.config.auth.trusts(peer) {
+            // It brings many people, and takes no place of anybody.
+            None
         } else {
-            app.config.limits.per_address
-        };
-        let Some(member) = crowd.enter(peer.ip(), most) else {
-            continue;
+            let most = app.config.limits.per_address;
+            let Some(member) = crowd.enter(peer.address(), most) else {
+                continue;
+            };
+            Some(member)
         };
         let stream = Patient::new(stream, app.config.limits.write_timeout);
         let service = {
@@ -278,7 +285,7 @@ async fn serve(app: Arc<App>, listener: TcpListener, mut stopping: watch::Receiv
             drop((permit, member));
         });
     }
-    drop(listener);
+    drop(listeners);
     let grace = app.config.limits.shutdown_grace;
     if timeout(grace, graceful.shutdown()).await.is_err() {
         log::warn!("requests were still under way after {grace:?}; they are ended now");
@@ -300,13 +307,10 @@ async fn after_the_end(app: &App) {
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok((stream, peer)) => {
-            // Small answers and single words of a stream must not wait for more (Nagle).
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer))
-        }
+/// The next connection; `None` where one was not taken.
+async fn accept(listeners: &[Listener], turn: &mut usize) -> Option<(Box<dyn Stream>, Peer)> {
+    match listener::accept(listeners, turn).await {
+        Ok(accepted) => Some(accepted),
         Err(error) => {
             // A connection that failed before it was taken says nothing; no file descriptors left is worth a pause.
             if !matches!(

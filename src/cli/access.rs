@@ -7,8 +7,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::model::Ids;
 use r3mes_edge::store::{InstanceLock, LockError, OpenError, StoreError};
@@ -17,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::Settings;
-use super::{Failure, admin_key};
+use super::{Failure, admin_key, client};
 
 /// The way to the data.
 pub(super) enum Access {
@@ -25,7 +23,7 @@ pub(super) enum Access {
     File(SqliteStore),
     /// A server runs here.
     Server {
-        /// `http://…`
+        /// `http://…` or `unix:/…`
         address: String,
         /// Its database, beside which the admin key stands.
         database: PathBuf,
@@ -151,7 +149,7 @@ pub(super) async fn ask_patiently(
 ) -> Result<Value, Failure> {
     let key = admin_key::read(database)?;
     let body = body.map(Value::to_string);
-    let request = || head(address, &key, method, path);
+    let request = || head(&key, method, path);
     let answer = exchange(address, request, body.unwrap_or_default(), patience).await?;
     serde_json::from_str(&answer).map_err(|error| unreached(address, &error))
 }
@@ -163,7 +161,7 @@ pub(super) async fn ask_text(
     path: &str,
 ) -> Result<String, Failure> {
     let key = admin_key::read(database)?;
-    let request = || head(address, &key, "GET", path);
+    let request = || head(&key, "GET", path);
     exchange(address, request, String::new(), SOON).await
 }
 
@@ -179,7 +177,7 @@ pub(super) async fn do_once(
     let key = admin_key::read(database)?;
     let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
     let once = ids.make("once_", Clock::default().now());
-    let request = || head(address, &key, "POST", path).header("idempotency-key", &once);
+    let request = || head(&key, "POST", path).header("idempotency-key", &once);
     let mut tries = 1;
     loop {
         match exchange(address, request, body.clone(), SOON).await {
@@ -208,10 +206,10 @@ pub(super) fn read<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, Failure
         .map_err(|error| Failure::Failed(format!("the answer is not what was asked for: {error}")))
 }
 
-fn head(address: &str, key: &PlainKey, method: &str, path: &str) -> Builder {
+fn head(key: &PlainKey, method: &str, path: &str) -> Builder {
     Request::builder()
         .method(method)
-        .uri(format!("{address}{path}"))
+        .uri(path)
         .header("x-api-key", key.reveal())
         .header("content-type", "application/json")
 }
@@ -228,13 +226,12 @@ async fn exchange(
     patience: Duration,
 ) -> Result<String, Failure> {
     let wrong = |error: &dyn std::fmt::Display| unreached(address, error);
-    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let body = Bytes::from(body);
     let whole = async {
         loop {
             let request = request().body(Full::new(body.clone()));
             let request = request.map_err(|error| wrong(&error))?;
-            let response = client.request(request).await;
+            let response = client::send(address, request).await;
             let response = response.map_err(|error| wrong(&error))?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, 64 << 20).collect().await;

@@ -72,7 +72,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> 
     checks.extend(database);
     checks.extend(files::space(config));
     checks.extend(files::backups(config));
-    checks.push(node::listener(config));
+    checks.extend(node::listeners(config));
     checks.push(node::file_limit(config));
     checks.push(server.check);
     checks.extend(upstreams);

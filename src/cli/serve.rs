@@ -1,4 +1,3 @@
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -6,7 +5,7 @@ use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
-use super::{Failure, access, admin_key, logging, memory};
+use super::{Failure, access, admin_key, client, logging, memory};
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
@@ -27,7 +26,6 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let store = Arc::new(store);
     let first_key = admin_key::ensure(&store, &config.database).await?;
     let database = config.database.clone();
-    let exposed = !config.listen.ip().is_loopback();
     let server = EdgeServer::builder(config, Arc::clone(&store) as _)
         .start()
         .await;
@@ -35,7 +33,11 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         StartError::Config(what) => Failure::Usage(what),
         other => Failure::Failed(other.to_string()),
     })?;
-    let address = format!("http://{}", reachable(server.local_addr()));
+    let mut places: Vec<_> = server.listeners().iter().collect();
+    // An address before a socket: not every client can be told to use one.
+    places.sort_by_key(|place| place.address().is_none());
+    let places: Vec<_> = places.into_iter().map(client::told).collect();
+    let address = places.first().cloned().unwrap_or_default();
     store
         .announce(&address)
         .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
@@ -44,10 +46,8 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         env!("CARGO_PKG_VERSION"),
         database.display()
     );
-    if exposed {
-        log::warn!(
-            "this address can be reached from other machines: traffic is not encrypted, and reads need a key"
-        );
+    for other in places.iter().skip(1) {
+        log::info!("it also serves on {other}");
     }
     if let Some(file) = &first_key {
         println!("{}", next_steps(&address, file));
@@ -84,36 +84,34 @@ fn raise_file_limit() {
     }
 }
 
-/// Where a client on this machine reaches a server that listens on `address`.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
 /// What to paste next, one line after the other.
 fn next_steps(address: &str, key_file: &Path) -> String {
-    let key_file = key_file.display().to_string().replace('\'', "'\\''");
+    let quoted = |path: &Path| path.display().to_string().replace('\'', "'\\''");
+    let key_file = quoted(key_file);
+    let (curl, address) = match client::socket(address) {
+        Some(socket) => (
+            format!("curl --unix-socket '{}'", quoted(socket)),
+            "http://localhost",
+        ),
+        None => ("curl".to_owned(), address),
+    };
     format!(
         r#"
 The first admin key is in '{key_file}'; only you can read it. Paste these lines into another terminal in this folder:
 
   EDGE={address} ADMIN=$(cat '{key_file}') WALLET=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
 
-  curl -s $EDGE/users -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'"}}'
-  curl -s $EDGE/users/$WALLET/credits -H "X-API-Key: $ADMIN" -d '{{"amount":100,"reason":"welcome"}}'
-  KEY=$(curl -s $EDGE/api/keys -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'","scopes":["chat","read","miner"]}}' | grep -o 'r3mes_[0-9A-Za-z]\{{49\}}')
-  curl -s $EDGE/miner/stats -H "X-API-Key: $KEY" -d '{{"hashrate":42.5,"gpu_temperature":67}}'
-  curl -s $EDGE/miner/stats/$WALLET
-  curl -s $EDGE/users/$WALLET/ledger -H "X-API-Key: $KEY"
-  curl -s $EDGE/health
+  {curl} -s $EDGE/users -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'"}}'
+  {curl} -s $EDGE/users/$WALLET/credits -H "X-API-Key: $ADMIN" -d '{{"amount":100,"reason":"welcome"}}'
+  KEY=$({curl} -s $EDGE/api/keys -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'","scopes":["chat","read","miner"]}}' | grep -o 'r3mes_[0-9A-Za-z]\{{49\}}')
+  {curl} -s $EDGE/miner/stats -H "X-API-Key: $KEY" -d '{{"hashrate":42.5,"gpu_temperature":67}}'
+  {curl} -s $EDGE/miner/stats/$WALLET
+  {curl} -s $EDGE/users/$WALLET/ledger -H "X-API-Key: $KEY"
+  {curl} -s $EDGE/health
 
 With an inference server there, this costs one credit:
 
-  curl -sN $EDGE/chat -H "X-API-Key: $KEY" -d '{{"message":"Hello"}}'
+  {curl} -sN $EDGE/chat -H "X-API-Key: $KEY" -d '{{"message":"Hello"}}'
 "#
     )
 }

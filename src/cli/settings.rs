@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::Config;
-use r3mes_edge::config::{Mistakes, Origins, Reader};
+use r3mes_edge::config::{Listen, Mistakes, Origins, Reader};
 
 use super::{Failure, Places};
 
@@ -55,7 +55,8 @@ fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, Unread> {
             reader = reader.set(key, value, &variable);
         }
     }
-    let listen = places.listen.map(|listen| listen.to_string());
+    let listen: Vec<_> = places.listen.iter().map(Listen::to_string).collect();
+    let listen = (!listen.is_empty()).then(|| listen.join(","));
     let flags = [
         ("listen", "--listen", listen.as_deref().map(OsStr::new)),
         (

@@ -2,12 +2,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::units;
+use super::{Peer, Proxy, units};
 use crate::breaker::Settings;
 use crate::limits::{Rate, RateClass};
 use crate::model::{Credits, Wallet};
@@ -155,8 +154,8 @@ pub struct AuthConfig {
     pub hosts: Vec<String>,
     /// Origins whose pages may call this server, as browsers write them: `https://app.example`.
     pub cors_origins: Vec<String>,
-    /// Networks of proxies whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Proxy>,
     /// What a wallet login signs in to, for the person who signs; where empty, the address listened on.
     pub public_name: String,
     /// How long the key of a wallet login is valid.
@@ -164,6 +163,14 @@ pub struct AuthConfig {
     pub login_ttl: Duration,
     /// Active keys of one wallet at most.
     pub max_keys_per_wallet: usize,
+}
+
+impl AuthConfig {
+    /// Whether this peer's `X-Forwarded-For` is believed.
+    #[must_use]
+    pub fn trusts(&self, peer: Peer) -> bool {
+        self.trusted_proxies.iter().any(|proxy| proxy.is(peer))
+    }
 }
 
 impl Default for AuthConfig {

@@ -7,17 +7,17 @@ use super::Config;
 use crate::model::{Credits, Retention};
 
 /// A setting or a combination of settings that cannot be meant.
-pub(super) struct Senseless {
+pub(crate) struct Senseless {
     /// The settings it is about.
     pub(super) keys: Vec<String>,
     /// A whole sentence.
-    pub(super) what: String,
+    pub(crate) what: String,
 }
 
 impl Config {
     /// Everything that cannot be meant.
     pub(super) fn senseless(&self) -> Vec<Senseless> {
-        let mut found = Vec::new();
+        let mut found = self.refused();
         let mut check = |fine: bool, key: &str, what: &str| {
             if !fine {
                 found.push(Senseless {
@@ -26,6 +26,7 @@ impl Config {
                 });
             }
         };
+        check(!self.listen.is_empty(), "listen", "names no place");
         // What sizes a table or counts permits is bounded above too: a slip of the hand must not panic at the start.
         for (key, size) in [
             ("limits.connections", self.limits.connections),

@@ -10,7 +10,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
 
-use crate::config::Config;
+use crate::config::{Config, Listen, Peer};
 use crate::error::{ApiError, ErrorCode};
 
 /// Whether somebody else's request was passed on to us: then the peer's being local says nothing.
@@ -22,27 +22,20 @@ pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
 
 /// The client's address: the peer's, unless the peer is a trusted proxy; then the right-most address of
 /// `X-Forwarded-For` that is none. Whatever stands left of that, the client may have made up.
-pub(super) fn client_address(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let trusted = |address: &IpAddr| {
-        config
-            .auth
-            .trusted_proxies
-            .iter()
-            .any(|network| network.contains(address))
-    };
-    let mut nearest = peer.to_canonical();
+pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    let mut nearest = peer;
     let lists = headers.get_all("x-forwarded-for").iter().rev();
     let mut hops = lists
         .filter_map(|list| list.to_str().ok())
         .flat_map(|list| list.rsplit(','));
-    while trusted(&nearest) {
+    while config.auth.trusts(nearest) {
         // What cannot be read ends the chain: the proxy that passed it on is the nearest we know.
         match hops.next().and_then(|hop| hop_address(hop.trim())) {
-            Some(hop) => nearest = hop.to_canonical(),
+            Some(hop) => nearest = Peer::Address(hop),
             None => break,
         }
     }
-    nearest
+    nearest.address()
 }
 
 /// An address as proxies write it: bare, in brackets, with a port.
@@ -72,15 +65,18 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
         .map_or(host, |(name, _)| name);
-    let listener = config.listen.ip();
     let known = match name
         .trim_start_matches('[')
         .trim_end_matches(']')
         .parse::<IpAddr>()
     {
-        // An address cannot be rebound; one that is not the listener's can only be meant for somebody else.
+        // An address cannot be rebound; one that is no listener's can only be meant for somebody else.
         Ok(address) => {
-            listener.is_unspecified() || address.to_canonical() == listener.to_canonical()
+            let mut listeners = config.listen.iter().filter_map(Listen::address);
+            listeners.any(|listener| {
+                listener.ip().is_unspecified()
+                    || address.to_canonical() == listener.ip().to_canonical()
+            })
         }
         Err(_) => name.eq_ignore_ascii_case("localhost"),
     };
@@ -164,7 +160,8 @@ mod tests {
             headers.append("x-forwarded-for", HeaderValue::from_str(list).unwrap());
         }
         let config = config(&format!("[auth]\ntrusted_proxies = [{trusted}]"));
-        client_address(&config, peer.parse().unwrap(), &headers).to_string()
+        let peer = peer.parse().map_or(Peer::Unix, Peer::Address);
+        client_address(&config, peer, &headers).to_string()
     }
 
     #[test]
@@ -196,6 +193,14 @@ mod tests {
             "203.0.113.7"
         );
         assert_eq!(client(local, "127.0.0.1", &["10.0.0.1"]), "10.0.0.1");
+        assert_eq!(client(local, "unix", &["203.0.113.7"]), "127.0.0.1");
+        let socket = "\"unix\", \"10.0.0.1\"";
+        assert_eq!(
+            client(socket, "unix", &["1.2.3.4, 203.0.113.7, 10.0.0.1"]),
+            "203.0.113.7"
+        );
+        assert_eq!(client(socket, "127.0.0.1", &["203.0.113.7"]), "127.0.0.1");
+        assert_eq!(client(socket, "unix", &[]), "127.0.0.1");
     }
 
     fn host_passes(listen: &str, hosts: &str, host: &str) -> bool {
@@ -229,6 +234,13 @@ mod tests {
             "Edge.example:443"
         ));
         assert!(host_passes("[::]:8000", "", "10.0.0.1:8000"));
+        let several = "127.0.0.1:8000, [::1]:8000, unix:/run/edge.sock";
+        for host in ["127.0.0.1:8000", "[::1]:8000", "localhost"] {
+            assert!(host_passes(several, "", host), "{host}");
+        }
+        // curl --unix-socket asks for whatever its URL names.
+        assert!(host_passes("unix:/run/edge.sock", "", "localhost"));
+        assert!(!host_passes("unix:/run/edge.sock", "", "127.0.0.1"));
         assert!(host_passes("[::1]:8000", "", "[::1]:8000"));
         assert!(!host_passes("0.0.0.0:8000", "", "evil.example"));
     }

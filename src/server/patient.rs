@@ -4,13 +4,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::listener::Stream;
 
 /// A connection whose reader must take something now and then: a write that makes no progress for the time-out fails, and
 /// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read.
 pub(super) struct Patient {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     timeout: Duration,
     /// Runs only while a write waits.
     deadline: Pin<Box<Sleep>>,
@@ -18,7 +19,7 @@ pub(super) struct Patient {
 }
 
 impl Patient {
-    pub(super) fn new(stream: TcpStream, timeout: Duration) -> Self {
+    pub(super) fn new(stream: Box<dyn Stream>, timeout: Duration) -> Self {
         Self {
             stream,
             timeout,
@@ -91,7 +92,7 @@ impl AsyncWrite for Patient {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     async fn pair(timeout: Duration) -> (Patient, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,7 +100,10 @@ mod tests {
             TcpStream::connect(listener.local_addr().unwrap()),
             listener.accept()
         );
-        (Patient::new(accepted.unwrap().0, timeout), reader.unwrap())
+        (
+            Patient::new(Box::new(accepted.unwrap().0), timeout),
+            reader.unwrap(),
+        )
     }
 
     #[tokio::test]

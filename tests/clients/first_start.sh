@@ -165,4 +165,31 @@ ok 'SIGTERM ends it again with exit code 0'
 if ls -A | grep -vE '^r3mes-edge\.db(|-wal|-shm|\.lock|\.ballast|\.admin-key)$'; then fail 'these files should not be left behind'; fi
 [ ! -s r3mes-edge.db-wal ] || fail 'the write-ahead log still holds something'
 ok "everything is in the database file; left behind: $(ls -A | tr '\n' ' ')"
+
+# by a Unix socket only
+
+mkdir "$scratch/by a socket"
+cd "$scratch/by a socket"
+"$edge" --listen "unix:$PWD/edge.sock" > "$scratch/printed" 2> "$scratch/log" &
+server=$!
+running+=("$server")
+await r3mes-edge.db.lock "$server"
+[ "$(cat r3mes-edge.db.lock)" = "unix:$PWD/edge.sock" ] || fail "the lock file holds $(cat r3mes-edge.db.lock)"
+[ "$(stat -c %a edge.sock)" = 660 ] || fail "the socket has the mode $(stat -c %a edge.sock)"
+for _ in $(seq 50); do
+  if grep -q EDGE/health "$scratch/printed"; then break; fi
+  sleep 0.1
+done
+sed -n 's/^  //p' "$scratch/printed" | sed 'a\
+echo' > "$scratch/script"
+CURL_HOME=$scratch/curl bash "$scratch/script" > "$scratch/answers" 2> "$scratch/err" < /dev/null || fail 'a printed line failed'
+answered 200 '"credits":100,"entry":'
+answered 200 '"hashrate":42.5,'
+ok 'by a Unix socket only: the printed lines work as they stand'
+create socket
+curl -sf -o /dev/null --unix-socket edge.sock http://localhost/auth/me -H "X-API-Key: $KEY" || fail 'a key made beside it does not work'
+ok 'keys create finds it'
+stop
+[ ! -e edge.sock ] || fail 'the socket was left behind'
+ok 'its end takes the socket away'
 passed

@@ -194,23 +194,35 @@ async fn files_that_others_can_read_a_database_that_is_damaged_and_one_that_is_n
 async fn a_listener_that_strangers_reach_dead_upstreams_and_a_wrong_clock_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let database = node(folder.path()).await;
+    let open = folder.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    let socket = format!(
+        "listen = [\"127.0.0.1:8000\", \"unix:{}/edge.sock\"]",
+        open.display()
+    );
     for (config, status, part) in [
-        ("listen = \"0.0.0.0:8000\"", "warning", "other machines"),
+        (
+            "listen = \"0.0.0.0:8000\"\nauth.public_name = \"edge.example\"",
+            "warning",
+            "other machines",
+        ),
         (
             "listen = \"0.0.0.0:8000\"\nauth.public_reads = true",
             "problem",
             "reads need no key",
         ),
         (
-            "auth.trusted_proxies = [\"10.0.0.0/8\"]\nauth.public_reads = true",
+            "auth.trusted_proxies = [\"10.0.0.0/8\"]\nauth.public_reads = true\nauth.hosts = [\"edge.example\"]\nauth.public_name = \"edge.example\"",
             "warning",
             "behind a proxy",
         ),
         (
-            "auth.trusted_proxies = [\"0.0.0.0/0\"]",
-            "problem",
-            "anybody's proxy",
+            "auth.trusted_proxies = [\"unix\"]\nauth.public_name = \"edge.example\"",
+            "warning",
+            "answered 421",
         ),
+        (socket.as_str(), "problem", "everybody may write"),
     ] {
         let (code, checks) = doctor(&database, &format!("{ALONE}{config}"));
         assert_eq!(code, i32::from(status == "problem"), "{checks:#}");

@@ -26,6 +26,7 @@ mod https;
 mod idempotency;
 mod import;
 mod keys;
+mod listen;
 mod login;
 mod migrations;
 mod network;

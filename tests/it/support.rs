@@ -19,7 +19,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-use r3mes_edge::config::RatesConfig;
+use r3mes_edge::config::{Listen, RatesConfig};
 use r3mes_edge::model::{Credits, Ids, Timestamp, Wallet};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -118,6 +118,11 @@ impl TestServer {
 
     pub(crate) fn database(&self) -> PathBuf {
         self.folder.as_ref().unwrap().path().join("edge.db")
+    }
+
+    /// Where it listens.
+    pub(crate) fn listeners(&self) -> Vec<Listen> {
+        self.server.as_ref().unwrap().listeners().to_vec()
     }
 
     /// A caller without a key.

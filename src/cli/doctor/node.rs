@@ -1,14 +1,13 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::Request;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use r3mes_edge::upstream::{Surveyed, UpstreamKind, survey};
 use r3mes_edge::{Clock, Config};
 use rustix::process::{Resource, getrlimit};
 
+use super::super::client;
 use super::{Check, PATIENCE};
 
 /// Whether a server has the database, and how it is.
@@ -23,11 +22,11 @@ pub(super) async fn server(database: &Path) -> Server {
     const NAME: &str = "server";
     let told = std::fs::read_to_string(database.with_added_extension("lock")).unwrap_or_default();
     let address = told.trim();
-    if !address.starts_with("http://") {
+    if !address.starts_with("http://") && client::socket(address).is_none() {
         let check = Check::ok(NAME, "none runs on this database");
         return Server { runs: false, check };
     }
-    let (runs, check) = match status(&format!("{address}/readyz")).await {
+    let (runs, check) = match status(address).await {
         Ok(200) => (true, Check::ok(NAME, format!("ready at {address}"))),
         Ok(status) => (
             true,
@@ -49,11 +48,10 @@ pub(super) async fn server(database: &Path) -> Server {
     Server { runs, check }
 }
 
-async fn status(url: &str) -> Result<u16, String> {
-    let request = Request::get(url).body(Empty::<Bytes>::new());
+async fn status(address: &str) -> Result<u16, String> {
+    let request = Request::get("/readyz").body(Full::<Bytes>::default());
     let request = request.map_err(|error| error.to_string())?;
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    match tokio::time::timeout(PATIENCE, client.request(request)).await {
+    match tokio::time::timeout(PATIENCE, client::send(address, request)).await {
         Ok(Ok(answer)) => Ok(answer.status().as_u16()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {PATIENCE:?}")),
@@ -61,46 +59,25 @@ async fn status(url: &str) -> Result<u16, String> {
 }
 
 /// Who can reach the server, and what they find there.
-pub(super) fn listener(config: &Config) -> Check {
+pub(super) fn listeners(config: &Config) -> Vec<Check> {
     const NAME: &str = "listener";
-    let listen = config.listen;
-    let anybody = |network: &&ipnet::IpNet| network.prefix_len() == 0;
-    if let Some(network) = config.auth.trusted_proxies.iter().find(anybody) {
-        return Check::problem(
-            NAME,
-            format!("auth.trusted_proxies has {network}: everybody can say to be anybody's proxy"),
-            "name the proxies' own addresses",
-        );
-    }
-    if listen.ip().is_loopback() {
-        return match (
-            config.auth.public_reads,
-            config.auth.trusted_proxies.is_empty(),
-        ) {
-            (Some(true), false) => Check::warning(
-                NAME,
-                format!("{listen} behind a proxy, with public reads"),
-                "whoever reaches the proxy reads every wallet's figures; set auth.public_reads = false if that is not meant",
-            ),
-            _ => Check::ok(NAME, format!("{listen}, for this machine only")),
-        };
-    }
-    if config.auth.public_reads == Some(true) {
-        return Check::problem(
-            NAME,
-            format!(
-                "{listen} can be reached from other machines, unencrypted, and reads need no key"
-            ),
-            "listen on 127.0.0.1 behind a TLS proxy, or set auth.public_reads = false",
-        );
-    }
-    Check::warning(
-        NAME,
-        format!(
-            "{listen} can be reached from other machines: keys go over the network unencrypted"
-        ),
-        "listen on 127.0.0.1 behind a TLS proxy",
-    )
+    let mut checks: Vec<_> = config
+        .listen
+        .iter()
+        .map(|place| match place.open_folder() {
+            Some(what) => Check::problem(NAME, what, "chmod o-w, or a folder of the server's own"),
+            None if place.is_local() => Check::ok(NAME, format!("{place}, for this machine only")),
+            None => Check::ok(NAME, place.to_string()),
+        })
+        .collect();
+    checks.extend(config.risks().into_iter().map(|risk| {
+        if risk.grave {
+            Check::problem(NAME, risk.what, risk.advice)
+        } else {
+            Check::warning(NAME, risk.what, risk.advice)
+        }
+    }));
+    checks
 }
 
 /// Whether all connections find a file descriptor.

@@ -17,10 +17,16 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `r3mes-edge` on a database, with this configuration file's text, and waits until it serves.
     pub(crate) fn serve(database: &Path, config: &str) -> Self {
+        Self::serve_on(database, &[], config)
+    }
+
+    /// The same on these places.
+    pub(crate) fn serve_on(database: &Path, places: &[&str], config: &str) -> Self {
         let file = write_config(&database.with_extension("toml"), config);
         let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
         command.env_clear().arg("--config").arg(file);
         command.arg("--database").arg(database);
+        command.args(places.iter().flat_map(|place| ["--listen", *place]));
         Self::start(command, |_| database.to_owned())
     }
 
@@ -49,8 +55,9 @@ impl Process {
         // Read to the end, so that the server never waits for room in the pipe.
         std::thread::spawn(move || {
             for line in written.lines().map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once(" on http://") {
-                    let _ = told.send(format!("http://{address}"));
+                let serves = line.split_once(" serves ");
+                if let Some((_, address)) = serves.and_then(|(_, of)| of.rsplit_once(" on ")) {
+                    let _ = told.send(address.to_owned());
                 }
                 lines.lock().unwrap().push(line);
             }

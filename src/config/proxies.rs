@@ -1,0 +1,117 @@
+//! Who sits at the other end of a connection, and whose word on the client behind is taken.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Somebody at this address.
+    Address(IpAddr),
+    /// A program on this machine, by a Unix socket.
+    Unix,
+}
+
+impl Peer {
+    /// The address that rates and limits are kept by. Whoever comes by a Unix socket is on this machine.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        match self {
+            Self::Address(address) => address.to_canonical(),
+            Self::Unix => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+/// A proxy whose `X-Forwarded-For` is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proxy {
+    /// One at an address of this network.
+    Network(IpNet),
+    /// Whoever comes by a Unix socket.
+    Unix,
+}
+
+impl Proxy {
+    /// Whether this peer is one.
+    #[must_use]
+    pub fn is(&self, peer: Peer) -> bool {
+        match (self, peer) {
+            (Self::Network(network), Peer::Address(address)) => {
+                network.contains(&address.to_canonical())
+            }
+            (Self::Unix, Peer::Unix) => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+impl FromStr for Proxy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "unix" {
+            return Ok(Self::Unix);
+        }
+        let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
+        network.map(Self::Network).map_err(|_| {
+            format!(
+                "{text:?} is no proxy; write it as 127.0.0.1, 10.0.0.0/8, or unix for whoever comes by a Unix socket"
+            )
+        })
+    }
+}
+
+impl Serialize for Proxy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Proxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_an_address_a_network_or_whoever_comes_by_a_unix_socket() {
+        let local = Peer::Address(Ipv4Addr::LOCALHOST.into());
+        let is = |text: &str, peer| text.parse::<Proxy>().unwrap().is(peer);
+        assert!(is("127.0.0.1", local) && is("127.0.0.0/8", local) && is("unix", Peer::Unix));
+        assert!(is(
+            "127.0.0.1",
+            Peer::Address("::ffff:127.0.0.1".parse().unwrap())
+        ));
+        // The address that a Unix socket's rates are kept by makes nobody a proxy.
+        assert!(!is("127.0.0.1", Peer::Unix) && !is("unix", local) && !is("127.0.0.2", local));
+        for text in [
+            "",
+            "unix:/run/edge.sock",
+            "localhost",
+            "127.0.0.1:80",
+            "10.0.0.0/33",
+        ] {
+            assert!(text.parse::<Proxy>().is_err(), "{text}");
+        }
+    }
+}
