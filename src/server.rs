@@ -9,8 +9,11 @@ mod patient;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -262,13 +265,22 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             };
             Some(member)
         };
-        let stream = Patient::new(stream, app.config.limits.write_timeout);
+        let refused = Arc::new(AtomicBool::new(false));
+        let stream = Patient::new(
+            stream,
+            app.config.limits.write_timeout,
+            Arc::clone(&refused),
+        );
         let service = {
             let app = Arc::clone(&app);
-            service_fn(move |request| {
-                let app = Arc::clone(&app);
+            service_fn(move |request: Request<Incoming>| {
+                let (app, refused) = (Arc::clone(&app), Arc::clone(&refused));
                 async move {
-                    Ok::<_, std::convert::Infallible>(pipeline::handle(app, peer, request).await)
+                    let has_body = !request.body().is_end_stream();
+                    let answer = pipeline::handle(app, peer, request).await;
+                    let is_refusal = !answer.status().is_success();
+                    refused.store(has_body && is_refusal, Ordering::Relaxed);
+                    Ok::<_, std::convert::Infallible>(answer)
                 }
             })
         };

@@ -1,5 +1,7 @@
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -8,23 +10,38 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::listener::Stream;
 
+/// How long, and for how many bytes, a refused body is still read after the answer. A proxy that finds the connection
+/// closed while it sends tells its client 502, and nothing of our answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 8 << 20;
+
 /// A connection whose reader must take something now and then: a write that makes no progress for the time-out fails, and
 /// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read.
 pub(super) struct Patient {
     stream: Box<dyn Stream>,
     timeout: Duration,
-    /// Runs only while a write waits.
+    /// Runs only while a write waits, or the end.
     deadline: Pin<Box<Sleep>>,
     waiting: bool,
+    /// Whether the last request was refused and may still be on its way.
+    refused: Arc<AtomicBool>,
+    /// How many bytes may still be dropped, from our end of the connection on.
+    lingering: Option<usize>,
 }
 
 impl Patient {
-    pub(super) fn new(stream: Box<dyn Stream>, timeout: Duration) -> Self {
+    pub(super) fn new(
+        stream: Box<dyn Stream>,
+        timeout: Duration,
+        refused: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             stream,
             timeout,
             deadline: Box::pin(sleep(timeout)),
             waiting: false,
+            refused,
+            lingering: None,
         }
     }
 
@@ -84,7 +101,34 @@ impl AsyncWrite for Patient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let mut left = match self.lingering {
+            Some(left) => left,
+            None => {
+                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+                if !self.refused.load(Ordering::Relaxed) {
+                    return Poll::Ready(Ok(()));
+                }
+                self.deadline.as_mut().reset(Instant::now() + LINGER);
+                LINGER_BYTES
+            }
+        };
+        let mut dropped = [0; 8 << 10];
+        while left > 0 && self.deadline.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::new(&mut dropped);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    left = left.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    self.lingering = Some(left);
+                    return Poll::Pending;
+                }
+            }
+        }
+        // Asked again, it is over.
+        self.lingering = Some(0);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -101,7 +145,11 @@ mod tests {
             listener.accept()
         );
         (
-            Patient::new(Box::new(accepted.unwrap().0), timeout),
+            Patient::new(
+                Box::new(accepted.unwrap().0),
+                timeout,
+                Arc::new(AtomicBool::new(true)),
+            ),
             reader.unwrap(),
         )
     }
@@ -127,5 +175,28 @@ mod tests {
             tokio::task::yield_now().await;
         }
         sent.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_what_was_refused_is_taken_in_bounds() {
+        let (mut closing, mut sender) = pair(Duration::from_secs(20)).await;
+        let sending = tokio::spawn(async move {
+            let mut sent = 0;
+            while sender.write_all(&[0; 65_536]).await.is_ok() {
+                sent += 65_536;
+            }
+            sent
+        });
+        closing.shutdown().await.unwrap();
+        drop(closing);
+        // What the kernel holds comes on top.
+        let sent = sending.await.unwrap();
+        assert!((LINGER_BYTES..8 * LINGER_BYTES).contains(&sent), "{sent}");
+
+        let (mut closing, _silent) = pair(Duration::from_secs(20)).await;
+        tokio::time::timeout(2 * LINGER, closing.shutdown())
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

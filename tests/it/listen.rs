@@ -204,6 +204,29 @@ async fn behind_a_proxy_on_a_socket_each_client_has_its_own_rate() {
 }
 
 #[tokio::test]
+async fn who_still_sends_what_was_refused_can_end_and_read_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(on(&["127.0.0.1:0", &socket(folder.path())])).await;
+    let length = 4 << 20;
+    for place in &server.listeners() {
+        let mut stream = connect(place).await.unwrap();
+        let head =
+            format!("POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The first byte of the refusal is there, and the body has not begun.
+        let mut answer = vec![stream.read_u8().await.unwrap()];
+        stream.write_all(&vec![0; length]).await.unwrap();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 415 "), "{place}: {answer}");
+        assert!(
+            answer.contains("unsupported_media_type"),
+            "{place}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn one_listener_that_others_reach_closes_public_reads_on_all() {
     let folder = tempfile::tempdir().unwrap();
     let server = TestServer::start(on(&["0.0.0.0:0", &socket(folder.path())])).await;
