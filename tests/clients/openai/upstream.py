@@ -1,7 +1,9 @@
 """An inference server that does what the last message says, for the clients beside it. Prints the port it serves on."""
 
 import json
+import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOOL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Ulm"}'}}
@@ -52,6 +54,8 @@ class Handler(BaseHTTPRequestHandler):
             self.delta({}, "tool_calls")
         else:
             for word in ["you ", "said ", says]:
+                if word.startswith("wait for "):
+                    wait_for(word.removeprefix("wait for "))
                 self.delta({"content": word})
                 if says == "cut":
                     self.close_connection = True
@@ -72,6 +76,11 @@ class Handler(BaseHTTPRequestHandler):
     def chunk(self, data):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         self.wfile.flush()
+
+
+def wait_for(file):
+    while not os.path.exists(file):
+        time.sleep(0.02)
 
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
