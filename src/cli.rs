@@ -19,6 +19,7 @@ mod db;
 mod doctor;
 mod export;
 mod import;
+mod init;
 mod keys;
 mod ledger;
 mod logging;
@@ -71,6 +72,11 @@ enum Command {
         after_help = "Example: r3mes-edge serve --listen 127.0.0.1:8000 --database r3mes-edge.db"
     )]
     Serve,
+    /// Write a configuration to fill in, make the database and the first admin key; nothing is overwritten
+    #[command(
+        after_help = "Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db"
+    )]
+    Init(init::Given),
     /// Check the configuration, print what is in force
     #[command(subcommand, after_help = "Example: r3mes-edge config print --origin")]
     Config(config::Command),
@@ -204,7 +210,8 @@ async fn execute(command: Command, places: &Places, json: bool) -> Result<(), Fa
     };
     match command {
         Command::Serve => serve::serve(settings()?).await,
-        // It looks at the configuration itself: of one that is wrong too.
+        // These look at the configuration themselves: of one there is not yet, and of one that is wrong.
+        Command::Init(given) => init::run(&given, places, json).await,
         Command::Config(command) => config::run(&command, places, json),
         Command::Keys(command) => keys::run(command, &there()?, json).await,
         Command::Users(command) => users::run(command, &there()?, json).await,

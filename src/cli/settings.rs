@@ -39,7 +39,7 @@ pub(super) fn load(places: &Places) -> Result<Settings, Unread> {
 }
 
 /// Reads this file, or none.
-fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, Unread> {
+pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, Unread> {
     let mut reader = Reader::default();
     if let Some(file) = &file {
         let text = std::fs::read_to_string(file).map_err(|error| {
@@ -81,7 +81,7 @@ fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, Unread> {
 }
 
 /// The file that is read where none or this one is named.
-fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+pub(super) fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     if let Some(named) = named {
         return Ok(Some(named.to_owned()));
     }

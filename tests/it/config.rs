@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::edge;
+use crate::support::{W1, edge};
 
 /// Runs a command in a folder with these variables; its exit code, standard output and standard error.
 fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
@@ -104,7 +104,73 @@ fn what_is_printed_reads_back_as_the_same_and_says_where_it_comes_from() {
 }
 
 #[test]
-fn a_command_that_looks_makes_no_database() {
+fn init_makes_what_a_start_needs_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let init = [
+        "init",
+        "--config",
+        "conf.toml",
+        "--database",
+        "a.db",
+        "--listen",
+        "127.0.0.1:0",
+        "--wallet",
+        W1,
+    ];
+    let wrong = [("R3MES_EDGE_CHAT__PRIZE", "1")];
+    assert_eq!(run(folder, &init, &wrong).0, 2);
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+    let (code, told, _) = run(folder, &init, &[]);
+    assert!(
+        code == 0 && told.contains("r3mes-edge serve --config 'conf.toml'\n"),
+        "{told}"
+    );
+    let (_, printed, _) = run(
+        folder,
+        &["config", "print", "--origin", "--config", "conf.toml"],
+        &[],
+    );
+    let set = printed.lines().filter(|line| line.contains("# conf.toml:"));
+    let set: Vec<_> = set
+        .filter_map(|line| line.split_once("  # "))
+        .map(|(set, _)| set)
+        .collect();
+    let wallet = format!("wallet = \"{W1}\"");
+    assert_eq!(
+        set,
+        ["listen = \"127.0.0.1:0\"", "database = \"a.db\"", &wallet]
+    );
+    let (code, keys, _) = run(folder, &["keys", "list", "--config", "conf.toml"], &[]);
+    assert!(code == 0 && keys.contains("first admin key"), "{keys}");
+    let contents = || {
+        ["conf.toml", "a.db", "a.db.admin-key"]
+            .map(|name| std::fs::read(folder.join(name)).unwrap())
+    };
+    let before = contents();
+    let (code, told, _) = run(folder, &[init.as_slice(), &["--json"]].concat(), &[]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        (code, &told["config"]["made"], &told["database"]["made"]),
+        (0, &false.into(), &false.into())
+    );
+    let (_, told, _) = run(folder, &init, &[]);
+    assert!(
+        told.contains(
+            "conf.toml was there already and stays as it is, without --listen, --database, --wallet"
+        ),
+        "{told}"
+    );
+    assert!(contents() == before);
+    // Without any flag it makes both here, and what it wrote is found.
+    assert_eq!(run(folder, &["init"], &[]).0, 0);
+    assert!(folder.join("r3mes-edge.db").exists());
+    let (_, told, _) = run(folder, &["config", "check"], &[]);
+    assert_eq!(told, "the configuration is good: r3mes-edge.toml\n");
+}
+
+#[test]
+fn only_serve_and_init_make_a_database() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     for command in [
