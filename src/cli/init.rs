@@ -209,7 +209,7 @@ mod tests {
     fn places() -> Places {
         Places {
             config: None,
-            listen: None,
+            listen: Vec::new(),
             database: None,
         }
     }
@@ -222,7 +222,7 @@ mod tests {
         let config = Config::read(&nothing, []).unwrap();
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         let places = Places {
-            listen: Some("[::1]:80".parse().unwrap()),
+            listen: vec!["[::1]:80".parse().unwrap()],
             database: Some("a \"quoted\"\u{7f} name.db".into()),
             ..places()
         };
@@ -230,7 +230,7 @@ mod tests {
         let given = text(&Given { wallet }, &places).unwrap();
         assert_eq!(given.lines().filter(set).count(), 3, "{given}");
         let config = Config::read(&given, []).unwrap();
-        assert_eq!(Some(config.listen), places.listen);
+        assert_eq!(config.listen, places.listen);
         assert_eq!(Some(config.database), places.database);
         assert_eq!(config.miner.wallet, wallet);
     }
