@@ -27,6 +27,7 @@ mod memory;
 mod metrics;
 mod output;
 mod progress;
+mod reload;
 mod serve;
 mod settings;
 mod users;
@@ -69,7 +70,7 @@ struct Places {
 enum Command {
     /// Serve until told to stop (the default)
     #[command(
-        after_help = "Example: r3mes-edge serve --listen 127.0.0.1:8000 --database r3mes-edge.db"
+        after_help = "Example: r3mes-edge serve --listen 127.0.0.1:8000\n\nSIGHUP reads the configuration again: rates, alerts and the log's level change at once."
     )]
     Serve,
     /// Write a configuration to fill in, make the database and the first admin key; nothing is overwritten

@@ -3,23 +3,28 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use log::Record;
 use log::kv::{Error, Key, Value, VisitSource};
+use log::{LevelFilter, Record};
 use r3mes_edge::config::{LogConfig, LogFormat};
 use r3mes_edge::model::Timestamp;
 use serde_json::Map;
 
 /// Logs to the standard error stream; `RUST_LOG` lies over the level.
 pub(super) fn start(settings: &LogConfig) {
-    let level = format!("warn,r3mes_edge={}", settings.level);
-    let environment = env_logger::Env::default().default_filter_or(level);
+    let named = std::env::var_os("RUST_LOG").is_some();
+    let mut builder = env_logger::Builder::from_default_env();
+    if !named {
+        // Which lines there are is decided before, where it can be changed.
+        builder.filter_level(LevelFilter::Trace);
+    }
     let json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    env_logger::Builder::from_env(environment)
+    builder
         .target(env_logger::Target::Stderr)
         .format(move |out, record| {
             let now = Timestamp::from(std::time::SystemTime::now());
@@ -29,8 +34,55 @@ pub(super) fn start(settings: &LogConfig) {
                 as_text(record, now)
             };
             out.write_all(line.as_bytes())
-        })
-        .init();
+        });
+    if named {
+        builder.init();
+        return;
+    }
+    let logger = Levelled(builder.build());
+    // Fails only where there is a logger, and nobody else sets one.
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        set_level(settings);
+    }
+}
+
+/// From now on what this program says is logged from `log.level` on, unless `RUST_LOG` says it.
+pub(super) fn set_level(settings: &LogConfig) {
+    if let Ok(level) = settings.level.parse::<LevelFilter>()
+        && std::env::var_os("RUST_LOG").is_none()
+    {
+        LEVEL.store(level as usize, Ordering::Relaxed);
+        log::set_max_level(level.max(OTHERS));
+    }
+}
+
+static LEVEL: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
+/// What the libraries underneath say is logged from here on.
+const OTHERS: LevelFilter = LevelFilter::Warn;
+
+/// A logger whose level can be changed while it logs.
+struct Levelled(env_logger::Logger);
+
+impl log::Log for Levelled {
+    fn enabled(&self, line: &log::Metadata<'_>) -> bool {
+        let ours = line.target().starts_with("r3mes_edge");
+        let least = if ours {
+            LEVEL.load(Ordering::Relaxed)
+        } else {
+            OTHERS as usize
+        };
+        line.level() as usize <= least
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 fn as_json(record: &Record<'_>, now: Timestamp) -> String {

@@ -5,11 +5,16 @@ use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
-use super::{Failure, access, admin_key, client, logging, memory};
+use super::{Failure, access, admin_key, client, logging, memory, reload};
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
-    let Settings { config, file, .. } = settings;
+    let Settings {
+        config,
+        file,
+        places,
+        ..
+    } = settings;
     logging::start(&config.log);
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
@@ -18,6 +23,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let failed = |error| Failure::Failed(format!("no signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     // A write beyond a limit on the size of files is an error, like that of a full disk, and not the end of the process.
     let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(failed)?;
     raise_file_limit();
@@ -26,6 +32,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let store = Arc::new(store);
     let first_key = admin_key::ensure(&store, &config.database).await?;
     let database = config.database.clone();
+    let mut in_force = config.clone();
     let server = EdgeServer::builder(config, Arc::clone(&store) as _)
         .start()
         .await;
@@ -52,10 +59,14 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     if let Some(file) = &first_key {
         println!("{}", next_steps(&address, file));
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = memory::give_back() => {}
+    let mut giving_back = std::pin::pin!(memory::give_back());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload::reload(&places, &mut in_force, &server).await,
+            () = &mut giving_back => break,
+        }
     }
     log::info!("stopping: what is under way is finished first; a second signal ends it at once");
     tokio::select! {

@@ -13,6 +13,8 @@ pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) file: Option<PathBuf>,
     pub(super) origins: Origins,
+    /// What was said about it on the command line.
+    pub(super) places: Places,
 }
 
 /// Why there is none.
@@ -75,6 +77,7 @@ pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, U
             config,
             file,
             origins,
+            places: places.clone(),
         }),
         Err(mistakes) => Err(Unread::Mistakes(file, mistakes)),
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{W1, edge};
+use crate::support::{Caller, Process, W1, edge, eventually};
 
 /// Runs a command in a folder with these variables; its exit code, standard output and standard error.
 fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
@@ -167,6 +167,65 @@ fn init_makes_what_a_start_needs_and_overwrites_nothing() {
     assert!(folder.join("r3mes-edge.db").exists());
     let (_, told, _) = run(folder, &["config", "check"], &[]);
     assert_eq!(told, "the configuration is good: r3mes-edge.toml\n");
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_over_on_sighup_without_a_lost_request_and_a_wrong_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Process::serve(&folder.path().join("edge.db"), "");
+    let anybody = Caller::new(&server.address, None);
+    let policy = async || {
+        let answer = anybody.get("/network/stats").await;
+        let policy = answer.header("ratelimit-policy").to_owned();
+        (answer.status, policy)
+    };
+    assert_eq!(policy().await, (200, String::new()));
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let others = tokio::spawn({
+        let caller = anybody.clone();
+        async move {
+            let mut asked = 0;
+            while !*stopped.borrow() {
+                assert_eq!(caller.get("/health").await.status, 200);
+                asked += 1;
+            }
+            asked
+        }
+    });
+    let logged = async |line: &str| {
+        let ask = async || server.log().into_iter().find(|told| told.contains(line));
+        eventually(line, ask).await
+    };
+    let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nhealth = \"off\"\n";
+    let text = |more: &str| format!("{common}{more}");
+    server.reload(&text(
+        "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\npool_use = 0.5\n",
+    ));
+    let told = logged("configuration read again").await;
+    let expected = "rates.read = \"3/h\" (was \"off\"), alerts.pool_use = 0.5 (was 0.8); needs a restart: limits.body = \"32KiB\" (was \"64KiB\")";
+    assert!(told.ends_with(expected), "{told}");
+    let three_an_hour = "\"read\";q=3;w=3600".to_owned();
+    for status in [200, 200, 200, 429] {
+        assert_eq!(policy().await, (status, three_an_hour.clone()));
+    }
+    server.reload(&text("read = \"many\"\nwrites = \"1/s\"\n"));
+    logged("nothing is changed").await;
+    logged("rates.read is wrong: \"many\" is no rate").await;
+    logged("rates.writes is not known; did you mean rates.write?").await;
+    assert_eq!(policy().await, (429, three_an_hour));
+    // The same again, but for the level of the log.
+    server.reload(&format!("log.level = \"warn\"\n{common}read = \"off\"\n"));
+    logged("log.level = \"warn\" (was \"info\")").await;
+    anybody.get("/openapi.json").await.expect(200);
+    server.reload(&text("read = \"off\"\n"));
+    logged("log.level = \"info\" (was \"warn\")").await;
+    anybody.get("/livez").await.expect(200);
+    logged(" GET /livez 200 ").await;
+    let quiet = |line: &String| line.contains(" GET /openapi.json ");
+    assert!(!server.log().iter().any(quiet));
+    stop.send_replace(true);
+    assert!(others.await.unwrap() > 0);
+    assert_eq!(server.terminate(), Some(0));
 }
 
 #[test]

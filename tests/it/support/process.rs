@@ -94,6 +94,13 @@ impl Process {
         Caller::new(&self.address, Some(key.trim()))
     }
 
+    /// Gives it another configuration file, all of this text, and tells it to read it.
+    pub(crate) fn reload(&self, config: &str) {
+        std::fs::write(self.database.with_extension("toml"), config).unwrap();
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
