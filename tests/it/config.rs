@@ -199,11 +199,16 @@ async fn a_changed_file_is_taken_over_on_sighup_without_a_lost_request_and_a_wro
     let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nhealth = \"off\"\n";
     let text = |more: &str| format!("{common}{more}");
     server.reload(&text(
-        "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\npool_use = 0.5\n",
+        "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\ndisk_free = \"1000000GiB\"\nconfirm = \"0s\"\n",
     ));
     let told = logged("configuration read again").await;
-    let expected = "rates.read = \"3/h\" (was \"off\"), alerts.pool_use = 0.5 (was 0.8); needs a restart: limits.body = \"32KiB\" (was \"64KiB\")";
+    let expected = "rates.read = \"3/h\" (was \"off\"), alerts.disk_free = \"1000000GiB\" (was \"500MiB\"), alerts.confirm = \"0s\" (was \"1min\"); needs a restart: limits.body = \"32KiB\" (was \"64KiB\")";
     assert!(told.ends_with(expected), "{told}");
+    eventually("an alert by the new threshold", async || {
+        let told = server.admin().get("/alerts").await.expect(200);
+        told.to_string().contains("\"disk_free\"").then_some(())
+    })
+    .await;
     let three_an_hour = "\"read\";q=3;w=3600".to_owned();
     for status in [200, 200, 200, 429] {
         assert_eq!(policy().await, (status, three_an_hour.clone()));
