@@ -148,7 +148,7 @@ impl Builder {
 async fn bind(places: &[Listen]) -> Result<Vec<Listener>, StartError> {
     let mut listeners = Vec::with_capacity(places.len());
     for place in places {
-        listeners.push(Listener::bind(place).await?);
+        listeners.push(Listener::bind(place, places).await?);
     }
     Ok(listeners)
 }

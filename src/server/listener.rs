@@ -1,4 +1,5 @@
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
@@ -26,12 +27,13 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Listener {
-    pub(super) async fn bind(place: &Listen) -> Result<Self, StartError> {
+    /// Binds one of all the places that there are to be.
+    pub(super) async fn bind(place: &Listen, all: &[Listen]) -> Result<Self, StartError> {
         if let Some(what) = place.open_folder() {
             return Err(StartError::Config(what));
         }
         let bound = match place {
-            Listen::Tcp(address) => bind_tcp(*address).map(Self::Tcp),
+            Listen::Tcp(address) => bind_tcp(*address, all).map(Self::Tcp),
             Listen::Unix(path) => bind_unix(path)
                 .await
                 .map(|(file, listener)| Self::Unix(file, listener)),
@@ -82,13 +84,18 @@ pub(super) async fn accept(
     .await
 }
 
-fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()
     } else {
         TcpSocket::new_v6()
     }?;
     socket.set_reuseaddr(true)?;
+    // [::] takes the IPv4 addresses too, unless they have a listener of their own.
+    let mut others = all.iter().filter_map(Listen::address);
+    if address.is_ipv6() && others.any(|a| a.is_ipv4() && a.port() == address.port()) {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
     socket.bind(address)?;
     socket.listen(QUEUE)
 }
@@ -159,7 +166,7 @@ mod tests {
     use super::*;
 
     async fn bind(path: &Path) -> Result<Listener, String> {
-        let bound = Listener::bind(&Listen::Unix(path.to_owned())).await;
+        let bound = Listener::bind(&Listen::Unix(path.to_owned()), &[]).await;
         bound.map_err(|error| error.to_string())
     }
 
@@ -237,7 +244,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.sock");
         let listeners = [
-            Listener::bind(&"127.0.0.1:0".parse().unwrap())
+            Listener::bind(&"127.0.0.1:0".parse().unwrap(), &[])
                 .await
                 .unwrap(),
             bind(&path).await.unwrap(),
@@ -253,5 +260,29 @@ mod tests {
             peers.push(accept(&listeners, &mut turn).await.unwrap().1);
         }
         assert!(peers.contains(&Peer::Unix), "{peers:?}");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_ipv6_and_all_of_ipv4_share_a_port() {
+        // The port that one got free may be taken for the other.
+        let mut listeners = Vec::new();
+        for _ in 0..20 {
+            let any = "0.0.0.0:0".parse().unwrap();
+            listeners = vec![Listener::bind(&any, &[]).await.unwrap()];
+            let first = listeners[0].place().unwrap();
+            let port = first.address().unwrap().port();
+            let second = format!("[::]:{port}").parse().unwrap();
+            if let Ok(second) = Listener::bind(&second, &[first, second.clone()]).await {
+                listeners.push(second);
+                break;
+            }
+        }
+        let address = listeners.last().unwrap().place().unwrap().address();
+        let port = address.unwrap().port();
+        for client in ["[::1]", "127.0.0.1"] {
+            let address = format!("{client}:{port}");
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            accept(&listeners, &mut 0).await.unwrap();
+        }
     }
 }
