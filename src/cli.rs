@@ -25,6 +25,7 @@ mod ledger;
 mod logging;
 mod memory;
 mod metrics;
+mod notify;
 mod output;
 mod progress;
 mod reload;

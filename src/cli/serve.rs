@@ -4,6 +4,7 @@ use std::sync::Arc;
 use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::notify::Notify;
 use super::settings::Settings;
 use super::{Failure, access, admin_key, client, logging, memory, reload};
 
@@ -40,34 +41,40 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         StartError::Config(what) => Failure::Usage(what),
         other => Failure::Failed(other.to_string()),
     })?;
-    let mut places: Vec<_> = server.listeners().iter().collect();
+    let mut listeners: Vec<_> = server.listeners().iter().collect();
     // An address before a socket: not every client can be told to use one.
-    places.sort_by_key(|place| place.address().is_none());
-    let places: Vec<_> = places.into_iter().map(client::told).collect();
-    let address = places.first().cloned().unwrap_or_default();
+    listeners.sort_by_key(|place| place.address().is_none());
+    let addresses: Vec<_> = listeners.into_iter().map(client::told).collect();
+    let address = addresses.first().cloned().unwrap_or_default();
     store
         .announce(&address)
         .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
-    log::info!(
+    let serving = format!(
         "r3mes-edge {} serves {} on {address}",
         env!("CARGO_PKG_VERSION"),
         database.display()
     );
-    for other in places.iter().skip(1) {
+    log::info!("{serving}");
+    for other in addresses.iter().skip(1) {
         log::info!("it also serves on {other}");
     }
     if let Some(file) = &first_key {
         println!("{}", next_steps(&address, file));
     }
+    let notify = Notify::from_environment();
+    notify.ready(&serving);
     let mut giving_back = std::pin::pin!(memory::give_back());
+    let mut watching = std::pin::pin!(notify.watch(&store, &serving));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload::reload(&places, &mut in_force, &server).await,
             () = &mut giving_back => break,
+            () = &mut watching => break,
         }
     }
+    notify.stopping();
     log::info!("stopping: what is under way is finished first; a second signal ends it at once");
     tokio::select! {
         () = server.shutdown() => log::info!("stopped"),

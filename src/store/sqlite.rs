@@ -33,6 +33,7 @@ pub use r3mes::{ImportNote, Imported, R3mesDatabase, R3mesRow, R3mesTable};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::Connection;
@@ -124,6 +125,13 @@ impl SqliteStore {
     pub fn announce(&self, address: &str) -> std::io::Result<()> {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
+    }
+
+    /// How long the one thread that writes has been at what it is at: a group of writes, a step of a copy. `None` where it
+    /// waits for work. A storage at fault is no long work; minutes mean a disk that does not answer, or a mistake of ours.
+    #[must_use]
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.writer.busy_for()
     }
 }
 

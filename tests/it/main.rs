@@ -30,6 +30,7 @@ mod listen;
 mod login;
 mod migrations;
 mod network;
+mod notify;
 mod openapi;
 mod ops;
 mod origin;

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -61,6 +61,8 @@ struct Queue {
     copying: bool,
     /// Why common writes are refused, where the storage is at fault.
     fault: Option<StoreError>,
+    /// When the thread began what it is at, if it is at work.
+    began: Option<Instant>,
     closed: bool,
 }
 
@@ -111,6 +113,7 @@ impl Writer {
                 copy: None,
                 copying: false,
                 fault: None,
+                began: None,
                 closed: false,
             }),
             filled: Condvar::new(),
@@ -184,6 +187,11 @@ impl Writer {
         self.shared.alive.load(Ordering::Acquire) && self.shared.lock().fault.is_none()
     }
 
+    /// How long the thread has been at one group of writes or one step of a copy; `None` where it rests.
+    pub(super) fn busy_for(&self) -> Option<Duration> {
+        self.shared.lock().began.map(|began| began.elapsed())
+    }
+
     /// Takes no more jobs, finishes those that wait, closes the connection.
     pub(super) fn close(&self) {
         self.shared.lock().closed = true;
@@ -237,6 +245,7 @@ impl Shared {
     /// not put off until no job waits, as there may never be such a moment.
     fn next(&self) -> Option<Next> {
         let mut queue = self.lock();
+        queue.began = None;
         while queue.jobs.is_empty() {
             if queue.closed {
                 return None;
@@ -257,6 +266,7 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             if waited.timed_out() {
+                queue.began = Some(Instant::now());
                 return Some(Next::Look);
             }
         }
@@ -346,6 +356,7 @@ impl Shared {
 impl Queue {
     /// Takes what is queued, at most a group.
     fn group(&mut self) -> Group {
+        self.began = Some(Instant::now());
         let size = self.jobs.len().min(Writer::GROUP);
         self.jobs.drain(..size).collect()
     }

@@ -118,6 +118,24 @@ async fn a_full_queue_refuses_common_jobs_and_keeps_room_for_those_that_end_a_re
     }
 }
 
+#[tokio::test]
+async fn how_long_the_thread_has_been_at_its_work_is_told_and_rest_is_none() {
+    let (_folder, writer) = writer();
+    let open = hold(&writer).await;
+    let first = writer.busy_for().unwrap();
+    // More that waits makes it no younger.
+    let waiting = queue(&writer, insert(1));
+    while writer.busy_for().unwrap() < first + Duration::from_millis(5) {
+        tokio::task::yield_now().await;
+    }
+    open.send(()).unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(1));
+    // It rests a moment after its last answer.
+    while writer.busy_for().is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Queues a job that queues the next one, so that one waits at every moment, `left` times.
 fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
     let (reply, _) = oneshot::channel();
