@@ -50,15 +50,16 @@ end() {
   over "$1"
   [ "$code" = 0 ] || fail "what should end ended with $code"
 }
-# need TOOL…: installs what is missing, from Debian's packages of the same names.
+# need TOOL…: installs what is missing, from Debian's packages of the same names, or TOOL=PACKAGE.
 need() {
-  local tool root=
+  local tool package root=
   [ "$(id -u)" = 0 ] || root='sudo -n'
   for tool; do
+    package=${tool#*=} tool=${tool%%=*}
     ! command -v "$tool" > /dev/null || continue
     why="$tool is needed"
     $root apt-get update -q
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends ca-certificates "$tool"
+    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends ca-certificates "$package"
   done
   why='a command failed'
 }

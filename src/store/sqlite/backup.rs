@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -129,6 +130,7 @@ pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<Path
     // Not the file alone: what a crashed server committed may stand in a log beside it.
     let part = database.with_added_extension("restoring");
     snapshot(backup, &part)?;
+    hand_over(&part, database)?;
     let mut old = None;
     if database.exists() {
         // Opened and closed, what its log holds is in the file. Where that fails, the log goes with it.
@@ -150,6 +152,19 @@ pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<Path
     }
     put(&part, database)?;
     Ok(old)
+}
+
+/// Gives a file that is to be the database to whom its folder belongs: root restores for the user that serves.
+fn hand_over(part: &Path, database: &Path) -> Result<(), OpenError> {
+    let owners = |path: &Path| std::fs::metadata(path).map(|about| (about.uid(), about.gid()));
+    let given = || {
+        let (user, group) = owners(open::folder_of(database))?;
+        if owners(part)?.0 != user && rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(part, Some(user), Some(group))?;
+        }
+        Ok(())
+    };
+    given().map_err(|error| OpenError::Io(part.to_owned(), error))
 }
 
 /// Makes `to` a copy of `from` without a mistake, or nothing.
