@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
-use crate::model::{Credits, Ids, Sample, Timestamp};
-use crate::store::{Backup, LedgerReport, Recorded, Repository, StoreError};
+use crate::model::{Credits, Ids, Timestamp};
+use crate::pipeline::OwnRoutes;
+use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
 use crate::upstream::discovery::Upstreams;
@@ -30,17 +31,18 @@ pub(crate) struct App {
     pub(crate) started: Instant,
     pub(crate) ids: Ids,
     pub(crate) store: Arc<dyn Repository>,
-    pub(crate) keys: KeyCache,
+    pub(crate) caches: Arc<Caches>,
     pub(crate) challenges: Challenges,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     /// The adapters a client may ask for.
     pub(crate) adapters: BTreeSet<String>,
     pub(crate) upstreams: Upstreams,
-    pub(crate) pages: Cache<Page, Bytes>,
     pub(crate) chain_status: Cache<(), ChainStatus>,
     pub(crate) blocks: Cache<usize, Arc<Blocks>>,
     pub(crate) alerts: Alerts,
+    /// The host's, asked for what is none of ours.
+    pub(crate) own: Vec<OwnRoutes>,
     pub(crate) unwritten: Unwritten,
     pub(crate) running_keys: RunningKeys,
     /// Requests that may be worked on at once; the shutdown waits until all are back.
@@ -49,6 +51,35 @@ pub(crate) struct App {
     ledger_mistakes: AtomicUsize,
     draining: AtomicBool,
     cut_off: watch::Sender<bool>,
+}
+
+/// What is kept of the storage, so that a known key and a page asked for often cost no look at the file. The storage tells
+/// of every change, whoever made it.
+pub(crate) struct Caches {
+    pub(crate) keys: KeyCache,
+    pub(crate) pages: Cache<Page, Bytes>,
+    metrics: Arc<Metrics>,
+}
+
+impl StoreObserver for Caches {
+    fn committed(&self, jobs: usize, took: Duration, ok: bool) {
+        self.metrics.committed(jobs, took, ok);
+    }
+
+    fn read(&self, took: Duration) {
+        self.metrics.read(took);
+    }
+
+    fn changed(&self, change: &Change) {
+        self.metrics.changed(change);
+        match change {
+            Change::Key(hash) => self.keys.drop_key(hash),
+            Change::Samples { first: false, .. } => {}
+            Change::Account | Change::Granted(_) | Change::Earned(_) | Change::Samples { .. } => {
+                self.pages.invalidate(&Page::NetworkStats);
+            }
+        }
+    }
 }
 
 /// A page that is kept whole.
@@ -69,26 +100,33 @@ impl App {
         upstreams: Upstreams,
         store: Arc<dyn Repository>,
         clock: Clock,
+        own: Vec<OwnRoutes>,
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
         let metrics = Arc::new(Metrics::new(&adapters, config.alerts.slow_query));
         for node in &upstreams.nodes {
             metrics.knows_upstream(node.at.breaker().name());
         }
-        store.observe(Arc::clone(&metrics) as _);
+        let caches = Arc::new(Caches {
+            keys: KeyCache::new(nonzero!(16_384usize)),
+            pages: Cache::new(nonzero!(64usize)),
+            metrics: Arc::clone(&metrics),
+        });
+        let observer: Weak<Caches> = Arc::downgrade(&caches);
+        store.observe(observer);
         Ok(Self {
             started: clock.instant(),
             ids: Ids::new()?,
             challenges: Challenges::new()?,
-            keys: KeyCache::new(nonzero!(16_384usize)),
+            caches,
             limits: Limits::new(|class| config.rates.get(class), &clock),
             metrics,
             adapters,
             upstreams,
-            pages: Cache::new(nonzero!(64usize)),
             chain_status: Cache::new(nonzero!(1usize)),
             blocks: Cache::new(nonzero!(16usize)),
             alerts: Alerts::new(config.alerts.clone()),
+            own,
             unwritten: Unwritten::default(),
             running_keys: RunningKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
@@ -109,33 +147,14 @@ impl App {
         self.alerts.change(config.alerts.clone());
     }
 
-    /// Stores samples. Every way in ends here, so that a first sample always drops the network's figures.
-    pub(crate) async fn record_samples(
-        &self,
-        samples: Vec<Sample>,
-    ) -> Result<Recorded, StoreError> {
-        let count = samples.len() as u64;
-        let recorded = self.store.record_samples(samples, self.clock.now()).await?;
-        self.metrics.samples.inc_by(count);
-        if recorded.first {
-            self.network_changed();
-        }
-        Ok(recorded)
-    }
-
     /// Notes when keys were last used; called now and then, and at the end.
     pub(crate) async fn note_key_use(&self) {
-        let touched = self.keys.take_touched();
+        let touched = self.caches.keys.take_touched();
         if !touched.is_empty()
             && let Err(error) = self.store.touch_keys(touched).await
         {
             log::warn!("the last use of keys was not noted: {error}");
         }
-    }
-
-    /// Drops the network's figures, after the commit that changed them.
-    pub(crate) fn network_changed(&self) {
-        self.pages.invalidate(&Page::NetworkStats);
     }
 
     /// From when on a miner counts as active.
@@ -220,7 +239,10 @@ impl App {
     /// Brings the metrics up to date with what is read where it lives.
     pub(crate) fn measure(&self) {
         self.metrics.set_gauges(&Gauges {
-            active_users: self.keys.active_wallets(self.clock.now().minus(Self::SEEN)),
+            active_users: self
+                .caches
+                .keys
+                .active_wallets(self.clock.now().minus(Self::SEEN)),
             in_flight: self.config.limits.in_flight - self.in_flight.available_permits(),
             limiter_entries: self.limits.entries(),
             unwritten: self.unwritten.len(),
@@ -230,7 +252,7 @@ impl App {
             self.metrics.set_breaker(breaker);
         }
         self.metrics.set_alerts(self.alerts.count());
-        self.metrics.set_cache("pages", self.pages.counts());
+        self.metrics.set_cache("pages", self.caches.pages.counts());
         self.metrics.set_cache("chain", self.chain_status.counts());
         self.metrics.set_cache("blocks", self.blocks.counts());
     }

@@ -6,10 +6,10 @@ mod key;
 mod login;
 mod scope;
 
-pub use cache::KeyCache;
+pub(crate) use cache::KeyCache;
 pub use issue::{IssuedKey, KeyRequest, issue, keep, rotate};
 pub use key::{KeyHash, PlainKey};
-pub use login::{Challenges, LoginError, verify};
+pub(crate) use login::{Challenges, LoginError};
 pub use scope::{Scope, Scopes};
 
 use crate::model::{Timestamp, Wallet};

@@ -1,7 +1,7 @@
 //! A circuit breaker: it stops asking an upstream that keeps failing, and finds out with one request at a time whether
 //! it is back.
 //!
-//! [`State`] is a pure state machine, time passed in, so that every transition can be tested without waiting; [`Breaker`]
+//! `State` is a pure state machine, time passed in, so that every transition can be tested without waiting; [`Breaker`]
 //! puts it behind a lock and hands out [`Permit`]s. CLOSED lets everything pass and counts; OPEN refuses at once;
 //! HALF_OPEN lets exactly one probe pass. Every transition starts a new generation, and the result of a call that began
 //! in an older one counts for nothing (Nygard, "Release It!"; the generation counter is sony/gobreaker's idea).
@@ -15,9 +15,12 @@ mod state;
 #[cfg(test)]
 mod walk;
 
-pub use blame::{Reason, Source};
+pub use blame::Source;
 pub use settings::Settings;
-pub use state::{Finding, Outcome, Phase, State, Suspicion, Ticket};
+pub use state::{Finding, Outcome, Phase};
+
+use blame::Reason;
+use state::{State, Suspicion, Ticket};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +29,26 @@ use std::time::Duration;
 use crate::clock::Clock;
 
 /// A breaker shared by the requests to one upstream.
+///
+/// ```
+/// use r3mes_edge::Clock;
+/// use r3mes_edge::breaker::{Breaker, Outcome, Phase, Settings};
+///
+/// let clock = Clock::default();
+/// let settings = Settings { consecutive_failures: 2, ..Settings::default() };
+/// let pause = settings.max_open;
+/// let breaker = Breaker::new("pool", settings, clock.clone());
+/// for _ in 0..2 {
+///     let permit = breaker.admit(None).expect("it is closed");
+///     permit.end(Outcome::Failure);
+/// }
+/// // Nobody is asked now.
+/// assert!(breaker.admit(None).is_err());
+/// // Until one probe may find out.
+/// clock.advance(pause);
+/// breaker.admit(None).expect("a probe passes").end(Outcome::Success);
+/// assert_eq!(breaker.phase(), Phase::Closed);
+/// ```
 #[derive(Debug)]
 pub struct Breaker {
     name: String,

@@ -71,6 +71,27 @@ pub struct Counts {
 type Flights<K> = Mutex<HashMap<K, Arc<tokio::sync::Mutex<Option<Instant>>>>>;
 
 /// The cache.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use std::time::{Duration, Instant};
+/// use r3mes_edge::cache::{Cache, Policy, Source};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pages: Cache<&str, String> = Cache::new(NonZeroUsize::MIN);
+/// let policy = Policy { ttl: Duration::from_secs(60), stale_if_error: Duration::from_secs(300) };
+/// let read = async |told: Result<&str, ()>| {
+///     let compute = || async move { told.map(str::to_owned) };
+///     pages.get("page", policy, Instant::now, compute).await
+/// };
+/// assert_eq!(read(Ok("first")).await.unwrap().source, Source::Miss);
+/// assert_eq!(read(Ok("second")).await.unwrap().value, "first");
+/// // What changes the answer drops it, after its commit.
+/// pages.invalidate(&"page");
+/// assert_eq!(read(Ok("second")).await.unwrap().value, "second");
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Cache<K: Hash + Eq, V> {
     entries: Mutex<LruCache<K, Entry<V>>>,

@@ -14,6 +14,7 @@ use crate::cache::{Cached, Policy};
 use crate::clock::Clock;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::Wallet;
+use crate::pipeline::OwnBody;
 use crate::routes::Route;
 use crate::store::{Kept, Once, StoreError};
 use crate::stream::ModelStream;
@@ -246,6 +247,7 @@ pub(crate) struct Reply {
 pub(crate) enum Content {
     Bytes(Bytes),
     Chat(ModelStream),
+    Own(OwnBody),
 }
 
 impl Reply {

@@ -8,6 +8,16 @@ use crate::model::Timestamp;
 
 /// The system's clocks plus an offset that only ever grows, so that a test (or a simulation in an embedder) can let an
 /// hour pass without waiting for it; the time of day alone can be set back, as a correction does. Clones share both.
+///
+/// ```
+/// use std::time::Duration;
+/// use r3mes_edge::Clock;
+///
+/// let clock = Clock::default();
+/// let before = clock.now();
+/// clock.clone().advance(Duration::from_secs(3600));
+/// assert!(clock.now() >= before.plus(Duration::from_secs(3600)));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_nanos: Arc<AtomicU64>,

@@ -1,4 +1,4 @@
-//! Asks the miner on this machine how it is doing and records its answer as a sample, through the same door that
+//! Asks the miner on this machine how it is doing and records its answer as a sample, by the same verb that
 //! `POST /miner/stats` uses.
 
 use std::sync::Arc;
@@ -36,9 +36,10 @@ pub(crate) async fn collect(app: Arc<App>) {
                 continue;
             }
         };
-        if let Some(sample) = reading.sample(wallet, &page.settings.worker, app.clock.now()) {
+        let now = app.clock.now();
+        if let Some(sample) = reading.sample(wallet, &page.settings.worker, now) {
             app.metrics.set_miner(&sample);
-            if let Err(error) = app.record_samples(vec![sample]).await {
+            if let Err(error) = app.store.record_samples(vec![sample], now).await {
                 log::warn!("a sample of the miner was not recorded: {error}");
             }
         }

@@ -4,22 +4,27 @@
 
 mod alerts;
 mod listen;
+#[cfg(feature = "toml")]
 mod mistake;
 mod print;
 mod proxies;
+#[cfg(feature = "toml")]
 mod reader;
 mod risks;
 mod sections;
 mod sense;
 mod storage;
 mod units;
+#[cfg(feature = "toml")]
 mod value;
 
 pub use alerts::{AlertsConfig, WebhookKind};
 pub use listen::Listen;
+#[cfg(feature = "toml")]
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use print::{Change, Line, Section};
 pub use proxies::{Peer, Proxy};
+#[cfg(feature = "toml")]
 pub use reader::{Origins, Reader};
 pub use risks::Risk;
 pub use sections::{
@@ -39,8 +44,18 @@ use crate::breaker;
 use crate::model::Retention;
 
 /// Everything that can be set.
+///
+/// ```
+/// use r3mes_edge::Config;
+///
+/// let mut config = Config::default();
+/// config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+/// config.discover = false;
+/// assert!(config.mistakes().is_empty());
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Config {
     /// Where to listen.
     #[serde(deserialize_with = "listen::one_or_more")]
@@ -108,6 +123,20 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake that was found, each with its place.
+    ///
+    /// ```
+    /// use r3mes_edge::Config;
+    ///
+    /// let file = "listen = \"127.0.0.1:9000\"\n[rates]\nchat = \"20/min\"";
+    /// let environment = [("LISTEN", "127.0.0.1:9001"), ("CHAT__PRICE", "0.5")];
+    /// let config = Config::read(file, environment).map_err(|mistakes| mistakes.to_string())?;
+    /// assert_eq!((config.listen[0].to_string(), config.chat.price.to_string()), ("127.0.0.1:9001".to_owned(), "0.5".to_owned()));
+    /// // Every mistake is told at once.
+    /// let mistakes = Config::read("[chat]\nprice = 0\nmax_message = 0", []).unwrap_err();
+    /// assert_eq!(mistakes.count(), 2);
+    /// # Ok::<_, String>(())
+    /// ```
+    #[cfg(feature = "toml")]
     pub fn read<'a>(
         file: &str,
         settings: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -154,9 +183,17 @@ impl Config {
         let address = self.listen.iter().find_map(Listen::address);
         address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
     }
+
+    /// What is of the right type but makes no sense, a sentence each. [`Config::read`] refuses it; whoever makes a
+    /// configuration in code looks here before a server is started with it.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<String> {
+        let senseless = self.senseless().into_iter();
+        senseless.map(|senseless| senseless.what).collect()
+    }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "toml"))]
 mod tests {
     use super::*;
     use crate::limits::RateClass;

@@ -13,7 +13,15 @@ use crate::upstream::UpstreamError;
 macro_rules! codes {
     ($($name:ident $text:literal $status:literal $title:literal $kind:literal;)*) => {
         /// The machine-readable name of a failure; together with its status it is a promise to clients.
+        ///
+        /// ```
+        /// use r3mes_edge::error::ErrorCode;
+        ///
+        /// let code = ErrorCode::RateLimited;
+        /// assert_eq!((code.as_str(), code.status()), ("rate_limited", 429));
+        /// ```
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[non_exhaustive]
         pub enum ErrorCode {
             $(#[doc = concat!("`", $text, "`, status ", stringify!($status))] $name,)*
         }
@@ -86,26 +94,26 @@ codes! {
 
 /// A failure on its way to the client.
 #[derive(Clone, Debug)]
-pub struct ApiError {
+pub(crate) struct ApiError {
     /// Which failure.
-    pub code: ErrorCode,
+    pub(crate) code: ErrorCode,
     /// What the client reads.
-    pub detail: String,
+    pub(crate) detail: String,
     /// What only the log holds.
-    pub internal: Option<String>,
+    pub(crate) internal: Option<String>,
     /// The place of the mistake in what the client sent, as a JSON pointer or a name.
-    pub pointer: Option<String>,
+    pub(crate) pointer: Option<String>,
     /// When to try again.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
     /// For 405: the methods the path has.
-    pub allow: Option<String>,
+    pub(crate) allow: Option<String>,
     /// Whether the connection is of no more use, as what is left of the body may still come.
-    pub close: bool,
+    pub(crate) close: bool,
 }
 
 impl ApiError {
     /// A failure with a sentence for the client.
-    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         // A 503 without a better estimate: soon, but not at once.
         let retry_after = (code.status() == 503).then_some(Duration::from_secs(1));
         Self {
@@ -120,7 +128,7 @@ impl ApiError {
     }
 
     /// A fault of ours: the client learns nothing but the request id, the log everything.
-    pub fn internal(what: impl Into<String>) -> Self {
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
         let error = Self::new(
             ErrorCode::Internal,
             "the server made a mistake; its log has the details under this request id",
@@ -129,32 +137,32 @@ impl ApiError {
     }
 
     /// Nothing new begins here, or goes on.
-    pub fn shutting_down() -> Self {
+    pub(crate) fn shutting_down() -> Self {
         Self::new(ErrorCode::ShuttingDown, "the server is shutting down")
     }
 
     /// A query parameter or header that is wrong.
-    pub fn parameter(name: &str, detail: &str) -> Self {
+    pub(crate) fn parameter(name: &str, detail: &str) -> Self {
         InputError::field(name, format!("{name} {detail}")).into()
     }
 
     /// Adds what only the log may hold.
     #[must_use]
-    pub fn for_the_log(mut self, internal: impl Into<String>) -> Self {
+    pub(crate) fn for_the_log(mut self, internal: impl Into<String>) -> Self {
         self.internal = Some(internal.into());
         self
     }
 
     /// Adds when to try again.
     #[must_use]
-    pub fn retry_after(mut self, wait: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
     /// The error as OpenAI's clients read it, in a body or in an event of a stream.
     #[must_use]
-    pub fn for_openai(&self) -> serde_json::Value {
+    pub(crate) fn for_openai(&self) -> serde_json::Value {
         let param = self
             .pointer
             .as_deref()
@@ -169,7 +177,7 @@ impl ApiError {
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
     #[must_use]
-    pub fn body(&self, request_id: &str) -> Vec<u8> {
+    pub(crate) fn body(&self, request_id: &str) -> Vec<u8> {
         let code = self.code.as_str();
         let mut body = serde_json::json!({
             "type": format!("urn:r3mes-edge:{code}"),

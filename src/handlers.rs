@@ -17,6 +17,7 @@ macro_rules! object {
 
 mod chain;
 mod chat;
+#[cfg(feature = "page")]
 mod dashboard;
 mod keys;
 mod login;
@@ -75,8 +76,11 @@ pub(crate) async fn dispatch(app: Arc<App>, call: Call) -> Result<Reply, ApiErro
         RouteId::Version => ops::version(&call),
         RouteId::Time => ops::time(&app, &call),
         RouteId::OpenApi => Ok(ops::openapi()),
+        #[cfg(feature = "page")]
         RouteId::Page => Ok(dashboard::page()),
+        #[cfg(feature = "page")]
         RouteId::PageScript => Ok(dashboard::script()),
+        #[cfg(feature = "page")]
         RouteId::PageStyle => Ok(dashboard::style()),
     }
 }

@@ -2,29 +2,71 @@
 //!
 //! It keeps wallets, credits and hashed API keys, takes in a miner's statistics, forwards chat to a local inference
 //! server for a price, reads the chain through a circuit breaker, and tells the operator how the node is doing. The
-//! binary `r3mes-edge` is this library with a command line around it; the library itself reads no environment, handles
-//! no signal and installs no logger.
+//! binary `r3mes-edge` is this library with a command line around it.
 //!
-//! ```no_run
+//! # Inside another program
+//! The library is a guest: the caller gives runtime, configuration, listener, clock and storage. It reads no environment,
+//! handles no signal, installs no logger (it writes through [`log`]), prints nothing and keeps nothing global, so that
+//! several servers run in one process. [`EdgeServer::shutdown`] ends what is under way and closes the storage; dropped,
+//! a server stops at once.
+//!
+//! ```
 //! use std::sync::Arc;
-//! use r3mes_edge::{Config, EdgeServer, SqliteStore};
+//! use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
+//! use r3mes_edge::{Clock, Config, EdgeServer, SqliteStore};
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let store = Arc::new(SqliteStore::open("r3mes-edge.db".as_ref(), true)?);
-//! let server = EdgeServer::builder(Config::default(), store).start().await?;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let file = folder.path().join("edge.db");
+//! let store = Arc::new(SqliteStore::open(&file, true)?);
+//! let mut config = Config::default();
+//! config.listen = vec!["127.0.0.1:0".parse()?];
+//! let server = EdgeServer::builder(config, store).start().await?;
 //! println!("http://{}", server.local_addr());
+//!
+//! // Beside HTTP, in the same process: the verbs that the routes use.
+//! let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+//! let now = Clock::default().now();
+//! let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
+//! server.repository().record_samples(vec![sample], now).await?;
+//!
 //! server.shutdown().await;
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! | what a host wants | where it is |
+//! |---|---|
+//! | its own listener, clock, routes | [`Builder`] |
+//! | direct calls without HTTP | [`EdgeServer::repository`], [`Repository`] |
+//! | its own storage, or one around ours | [`Repository`] |
+//! | to hear of changes | [`store::StoreObserver`] |
+//! | settings from a file, or made in code | [`Config::read`], [`Config`] |
+//! | keys for its clients | [`auth::issue`] |
+//!
+//! The folder `examples` has a program for each: `embed`, `miner_agent`, `own_routes`, `custom_store`, and `demo` with
+//! stand-ins for everything around it.
+//!
+//! # Features
+//! All are on by default; a host that has what they bring switches them off with `default-features = false`.
+//!
+//! | feature | what it brings |
+//! |---|---|
+//! | `cli` | the program `r3mes-edge`: command line, log, signals; with it `toml` |
+//! | `page` | the operator's page at `/` |
+//! | `tls` | https to upstreams and webhooks; without it such an address is a [`StartError::Config`] |
+//! | `toml` | [`Config::read`] |
+//!
 //! # The modules, in reading order
-//! `routes` is the table of everything that can be asked, [`openapi`] its description for clients; `pipeline` takes a request from top to bottom; `handlers` holds
-//! the business steps; `billing` owns the money of one chat; [`store`] says what can be asked of the storage, with SQLite
-//! behind it; [`model`] and [`auth`] are the words of the domain; [`breaker`], [`cache`] and [`limits`] are the machines
-//! that keep it upright; `upstream` and `collector` ask other programs; `server` binds, accepts and stops.
+//! [`routes`] is the table of everything that can be asked, [`openapi`] its description for clients; `pipeline` takes a
+//! request from top to bottom; `handlers` holds the business steps; `billing` owns the money of one chat; [`store`] says
+//! what can be asked of the storage, with SQLite behind it; [`model`] and [`auth`] are the words of the domain;
+//! [`breaker`], [`cache`] and [`limits`] are the machines that keep it upright; [`upstream`] and `collector` ask other
+//! programs; `alerts` and `metrics` tell how it is; [`server`] binds, accepts and stops.
 
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 #![cfg_attr(
     test,
     allow(
@@ -61,5 +103,5 @@ mod watch;
 
 pub use clock::Clock;
 pub use config::Config;
-pub use server::{Builder, EdgeServer, StartError};
+pub use server::{Builder, Caller, EdgeServer, StartError};
 pub use store::{Repository, SqliteStore};

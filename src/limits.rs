@@ -21,6 +21,18 @@ use crate::auth::KeyHash;
 use crate::clock::Clock;
 
 /// What kind of request a rate is for.
+///
+/// ```
+/// use r3mes_edge::config::RatesConfig;
+/// use r3mes_edge::limits::RateClass;
+///
+/// let mut rates = RatesConfig::default();
+/// // So many at once, and so many again after the time.
+/// let chat = rates.get(RateClass::Chat).map(|rate| (rate.count.get(), rate.per.as_secs()));
+/// assert_eq!(chat, Some((10, 60)));
+/// // A host that limits its clients itself.
+/// rates.set(RateClass::Telemetry, None);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RateClass {
     /// Making keys and logging in.
@@ -77,7 +89,7 @@ pub struct Rate {
 
 /// Whose requests share a bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Bucket {
+pub(crate) enum Bucket {
     /// A client address: IPv4 whole, IPv6 by its /64, which is what one customer gets.
     Address(u128),
     /// A key.
@@ -103,21 +115,21 @@ impl From<&KeyHash> for Bucket {
 
 /// What a limiter says to one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// The class that was asked.
-    pub class: RateClass,
+    pub(crate) class: RateClass,
     /// The class's rate.
-    pub rate: Rate,
+    pub(crate) rate: Rate,
     /// Requests left at once.
-    pub remaining: u32,
+    pub(crate) remaining: u32,
     /// `None` where the request may pass; else how long to wait.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Verdict {
     /// The `RateLimit-Policy` field (draft-ietf-httpapi-ratelimit-headers): `"chat";q=10;w=60`.
     #[must_use]
-    pub fn policy(&self) -> String {
+    pub(crate) fn policy(&self) -> String {
         format!(
             "\"{}\";q={};w={}",
             self.class.as_str(),
@@ -129,7 +141,7 @@ impl Verdict {
     /// The `RateLimit` field: requests left, and seconds until the bucket is full again or, where it refused, until the
     /// next request may pass.
     #[must_use]
-    pub fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let spent = self.rate.count.get().saturating_sub(self.remaining);
         let refill = self
             .rate
@@ -142,13 +154,13 @@ impl Verdict {
 
 /// Whole seconds, rounded up, as `Retry-After` wants them.
 #[must_use]
-pub fn seconds_up(wait: Duration) -> u64 {
+pub(crate) fn seconds_up(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// The limiters of every class; a class without a rate is not limited.
 #[derive(Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Written only when a configuration is read again.
     classes: RwLock<Classes>,
     clock: Clock,
@@ -166,7 +178,7 @@ struct ClassLimiter {
 
 impl Limits {
     /// Limiters for the rates that `rate_of` tells.
-    pub fn new(rate_of: impl Fn(RateClass) -> Option<Rate>, clock: &Clock) -> Self {
+    pub(crate) fn new(rate_of: impl Fn(RateClass) -> Option<Rate>, clock: &Clock) -> Self {
         let limits = Self {
             classes: RwLock::default(),
             clock: clock.clone(),
@@ -176,7 +188,7 @@ impl Limits {
     }
 
     /// From now on these rates. A class whose rate is another begins with full buckets; the others go on as they are.
-    pub fn change(&self, rate_of: impl Fn(RateClass) -> Option<Rate>) {
+    pub(crate) fn change(&self, rate_of: impl Fn(RateClass) -> Option<Rate>) {
         let mut classes = self.classes.write().unwrap_or_else(PoisonError::into_inner);
         for class in RateClass::ALL {
             let place = &mut classes[class as usize];
@@ -203,7 +215,7 @@ impl Limits {
     }
 
     /// Counts one request against a bucket; `None` where the class is not limited.
-    pub fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Verdict> {
+    pub(crate) fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Verdict> {
         let place = {
             let classes = self.classes.read().unwrap_or_else(PoisonError::into_inner);
             classes[class as usize].clone()?
@@ -235,7 +247,7 @@ impl Limits {
     }
 
     /// Drops the buckets that are full again.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         for class in self.classes().iter().flatten() {
             class.limiter.retain_recent();
         }
@@ -243,7 +255,7 @@ impl Limits {
 
     /// Buckets held by each class, in the order of [`RateClass::ALL`].
     #[must_use]
-    pub fn entries(&self) -> [usize; RateClass::ALL.len()] {
+    pub(crate) fn entries(&self) -> [usize; RateClass::ALL.len()] {
         self.classes()
             .map(|class| class.as_ref().map_or(0, |class| class.limiter.len()))
     }

@@ -30,8 +30,8 @@ use prometheus_client::registry::Registry;
 
 use crate::limits::RateClass;
 use crate::model::{Credits, Timestamp};
-use crate::routes::{ROUTES, Route, RouteId};
-use crate::store::StoreObserver;
+use crate::routes::{ROUTES, Reached, RouteId};
+use crate::store::Change;
 
 /// The counters of one route, found by its place in the table instead of by its labels.
 struct HttpRoute {
@@ -54,7 +54,7 @@ pub(crate) struct Metrics {
     pub(crate) watched: Watched,
     /// From when on a read counts as slow, in microseconds.
     slow_query: AtomicU64,
-    /// By [`RouteId`]; the last is for what leads nowhere.
+    /// By [`RouteId`]; then what leads nowhere, and the host's own routes.
     routes: Vec<HttpRoute>,
     http_requests: Family<HttpLabels, Counter>,
     http_duration: Family<RouteLabel, Histogram>,
@@ -78,8 +78,7 @@ pub(crate) struct Metrics {
     pub(crate) key_lookups: Counter,
     limited: Family<ClassLabel, Counter>,
     limiter_entries: Family<ClassLabel, Gauge>,
-    /// Samples taken in.
-    pub(crate) samples: Counter,
+    samples: Counter,
     miner: gauges::Miner,
     process: process::Process,
     alerts: Family<AlertLabels, Gauge>,
@@ -178,11 +177,11 @@ impl Metrics {
                 class: class.as_str(),
             }));
         }
-        let nowhere = ("none", "none");
+        let others = [("none", "none"), ("own", "any")];
         let known = ROUTES
             .iter()
             .map(|route| (route.path, route.method.as_str()));
-        for (route, method) in known.chain([nowhere]) {
+        for (route, method) in known.chain(others) {
             let end = |end: HttpEnd| {
                 let status = end.as_str();
                 let labels = HttpLabels {
@@ -202,17 +201,21 @@ impl Metrics {
         metrics.registered()
     }
 
-    /// Counts a request; no route where it led nowhere, no status where its client left before there was one. `took` is
-    /// without the time of its client, who may be slow on purpose.
-    pub(crate) fn request(&self, route: Option<&Route>, status: Option<u16>, took: Duration) {
+    /// Counts a request; no status where its client left before there was one. `took` is without the time of its client,
+    /// who may be slow on purpose.
+    pub(crate) fn request(&self, reached: Reached, status: Option<u16>, took: Duration) {
         let end = HttpEnd::of(status);
-        if let Some(counters) = self.route(route.map(|route| route.id)) {
+        if let Some(counters) = self.routes.get(match reached {
+            Reached::Route(route) => route.id as usize,
+            Reached::Nothing => ROUTES.len(),
+            Reached::Own => ROUTES.len() + 1,
+        }) {
             if let Some(counter) = counters.ends.get(end as usize) {
                 counter.inc();
             }
             counters.duration.observe(took.as_secs_f64());
         }
-        let chat = route.is_some_and(|route| route.rate == RateClass::Chat);
+        let chat = matches!(reached, Reached::Route(route) if route.rate == RateClass::Chat);
         let took = (!chat).then_some(took);
         self.watched.request(end == HttpEnd::ServerError, took);
     }
@@ -220,10 +223,6 @@ impl Metrics {
     /// From now on a read that takes this long counts as slow.
     pub(crate) fn set_slow_query(&self, from: Duration) {
         self.slow_query.store(micros(from), Ordering::Relaxed);
-    }
-
-    fn route(&self, id: Option<RouteId>) -> Option<&HttpRoute> {
-        self.routes.get(id.map_or(ROUTES.len(), |id| id as usize))
     }
 
     pub(crate) fn connection_opened(&self) {
@@ -301,7 +300,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    pub(crate) fn distributed(&self, reason: &'static str, amount: Credits) {
+    fn distributed(&self, reason: &'static str, amount: Credits) {
         if amount > Credits::ZERO {
             self.distributed
                 .get_or_create(&ReasonLabel { reason })
@@ -344,8 +343,18 @@ impl Metrics {
     }
 }
 
-impl StoreObserver for Metrics {
-    fn committed(&self, jobs: usize, took: Duration, ok: bool) {
+/// What the storage tells of itself.
+impl Metrics {
+    pub(crate) fn changed(&self, change: &Change) {
+        match change {
+            Change::Granted(amount) => self.distributed("grant", *amount),
+            Change::Earned(amount) => self.distributed("mining", *amount),
+            Change::Samples { new, .. } => drop(self.samples.inc_by(*new as u64)),
+            Change::Account | Change::Key(_) => {}
+        }
+    }
+
+    pub(crate) fn committed(&self, jobs: usize, took: Duration, ok: bool) {
         self.commit_duration.observe(took.as_secs_f64());
         self.commit_jobs.observe(jobs as f64);
         if !ok {
@@ -353,12 +362,13 @@ impl StoreObserver for Metrics {
         }
     }
 
-    fn read(&self, took: Duration) {
+    pub(crate) fn read(&self, took: Duration) {
         self.read_duration.observe(took.as_secs_f64());
         if micros(took) >= self.slow_query.load(Ordering::Relaxed) {
             // Outside of a request, as in the housekeeping, there is no route.
             let route = ROUTE.try_with(|route| *route).ok();
-            if let Some(counters) = self.route(route) {
+            let place = route.map_or(ROUTES.len(), |id| id as usize);
+            if let Some(counters) = self.routes.get(place) {
                 counters.slow_queries.inc();
             }
             let path = route.map_or("none", |id| ROUTES[id as usize].path);

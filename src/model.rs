@@ -12,7 +12,7 @@ mod time;
 mod wallet;
 
 pub use credits::Credits;
-pub use fields::{Fields, InputError, InputKind, items, lines};
+pub use fields::{InputError, InputKind};
 pub use ids::Ids;
 pub use retention::Retention;
 pub use sample::{HashrateUnit, Sample};
@@ -20,5 +20,6 @@ pub use time::Timestamp;
 pub use wallet::Wallet;
 
 pub(crate) use fields::{
-    MOST_COUNT, MOST_FIGURE, count, figure, float, integer, percentage, plain_object, text,
+    Fields, MOST_COUNT, MOST_FIGURE, count, figure, float, integer, items, lines, percentage,
+    plain_object, text,
 };

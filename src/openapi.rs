@@ -19,6 +19,11 @@ use crate::routes::{ALIASES, Auth, BodyClass, ROUTES, Route};
 use told::{Told, told};
 
 /// The whole document, as it is served.
+///
+/// ```
+/// let document = r3mes_edge::openapi::document();
+/// assert!(document.starts_with(b"{\n  \"openapi\": \"3.1.0\""));
+/// ```
 #[must_use]
 pub fn document() -> Bytes {
     static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| format!("{:#}\n", build()).into());

@@ -4,10 +4,14 @@ mod body;
 mod finish;
 mod gate;
 mod origin;
+mod own;
 
 pub(crate) use body::ReplyBody;
 use finish::Finish;
+pub use own::Caller;
+pub(crate) use own::{OwnBody, OwnRoutes};
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,10 +23,13 @@ use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::app::App;
+use crate::auth::Principal;
 use crate::body::Unread;
 use crate::call::{Call, Content, Reply};
 use crate::config::Peer;
@@ -31,7 +38,7 @@ use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
 use crate::metrics::ROUTE;
 use crate::model::InputError;
-use crate::routes::{Auth, BodyClass, Found, Method, RouteId, find};
+use crate::routes::{Auth, BodyClass, Found, Method, Reached, RouteId, find};
 
 /// Answers one request, whatever happens.
 pub(crate) async fn handle(
@@ -113,32 +120,23 @@ async fn run(
                 ..ApiError::new(ErrorCode::MethodNotAllowed, detail)
             });
         }
-        Found::Nothing => return Err(ApiError::new(ErrorCode::NotFound, "no route has this path")),
+        Found::Nothing => {
+            let Some(own) = app.own.iter().find(|own| own.has(head.uri.path())) else {
+                return Err(ApiError::new(ErrorCode::NotFound, "no route has this path"));
+            };
+            finish.reached = Reached::Own;
+            let request = Request::from_parts(head, body);
+            return answer_own(app, own, client, request, finish).await;
+        }
     };
-    finish.route = Some(route);
-    let query = head.uri.query().map(str::to_owned);
-    if query.as_deref().is_some_and(gate::holds_key) {
-        let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
-        return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
-    }
-    if app.is_draining() && route.rate != RateClass::Health {
-        return Err(ApiError::shutting_down());
-    }
-
-    // Rate by address, before any hash or query.
-    limit(app, finish, route.rate, client.into())?;
+    finish.reached = Reached::Route(route);
+    admit(app, &head, route.rate, client, finish)?;
 
     // Who asks, and may they?
-    let known = match route.auth {
+    let principal = match route.auth {
         Auth::Open => None,
-        _ => gate::authenticate(app, &head.headers, client).await?,
+        _ => identify(app, &head, route.rate, client, finish).await?,
     };
-    if let Some(key) = &known {
-        finish.key_id = Some(key.principal.key_id.clone());
-        finish.wallet = key.principal.wallet;
-        limit(app, finish, route.rate, key.bucket)?;
-    }
-    let principal = known.map(|key| key.principal);
     let public = app.config.public_reads() && !origin::is_forwarded(&head.headers);
     gate::authorize(route, &part, principal.as_ref(), public)?;
 
@@ -156,19 +154,13 @@ async fn run(
     };
 
     // Room. Not before: whoever takes his time over his body would keep others out.
-    let place = Arc::clone(&app.in_flight).try_acquire_owned();
-    let place = Arc::new(place.map_err(|_| {
-        ApiError::new(
-            ErrorCode::Overloaded,
-            "the server works on as many requests as it can",
-        )
-    })?);
+    let place = Arc::new(place(app)?);
 
     // Handler.
     let call = Call {
         route,
         part,
-        query,
+        query: head.uri.query().map(str::to_owned),
         headers: head.headers,
         body,
         principal,
@@ -181,6 +173,79 @@ async fn run(
         // A chat has deadlines of its own, between texts; what goes over the whole file takes as long as that is large.
         return answer.await;
     }
+    in_time(app, answer).await
+}
+
+/// What is none of ours goes the same way as far as it goes; who may call it is for the host to say.
+async fn answer_own(
+    app: &Arc<App>,
+    own: &OwnRoutes,
+    client: IpAddr,
+    request: Request<Incoming>,
+    finish: &mut Finish,
+) -> Result<Reply, ApiError> {
+    let (mut head, body) = request.into_parts();
+    admit(app, &head, RateClass::Read, client, finish)?;
+    let principal = identify(app, &head, RateClass::Read, client, finish).await?;
+    head.extensions.insert(Caller {
+        address: client,
+        request_id: finish.request_id.clone(),
+        principal,
+    });
+    let request = Request::from_parts(head, body);
+    in_time(app, own.answer(request, place(app)?)).await
+}
+
+/// Lets a request in, by what can be seen before any hash or query: its query string, the shutdown, its client's rate.
+fn admit(
+    app: &App,
+    head: &Parts,
+    class: RateClass,
+    client: IpAddr,
+    finish: &mut Finish,
+) -> Result<(), ApiError> {
+    if head.uri.query().is_some_and(gate::holds_key) {
+        let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
+        return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
+    }
+    if app.is_draining() && class != RateClass::Health {
+        return Err(ApiError::shutting_down());
+    }
+    limit(app, finish, class, client.into())
+}
+
+/// Whose key was sent, if one was; it has a rate of its own.
+async fn identify(
+    app: &App,
+    head: &Parts,
+    class: RateClass,
+    client: IpAddr,
+    finish: &mut Finish,
+) -> Result<Option<Principal>, ApiError> {
+    let Some(key) = gate::authenticate(app, &head.headers, client).await? else {
+        return Ok(None);
+    };
+    finish.key_id = Some(key.principal.key_id.clone());
+    finish.wallet = key.principal.wallet;
+    limit(app, finish, class, key.bucket)?;
+    Ok(Some(key.principal))
+}
+
+/// A place among the requests in flight.
+fn place(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    let place = Arc::clone(&app.in_flight).try_acquire_owned();
+    place.map_err(|_| {
+        ApiError::new(
+            ErrorCode::Overloaded,
+            "the server works on as many requests as it can",
+        )
+    })
+}
+
+async fn in_time(
+    app: &App,
+    answer: impl Future<Output = Result<Reply, ApiError>>,
+) -> Result<Reply, ApiError> {
     let late = |_| ApiError::new(ErrorCode::Overloaded, "the answer was not ready in time");
     timeout(app.config.limits.request_timeout, answer)
         .await

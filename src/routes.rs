@@ -86,15 +86,17 @@ pub struct Route {
 }
 
 macro_rules! routes {
-    ($($id:ident $method:ident $path:literal $auth:expr, $rate:ident, $body:ident;)*) => {
+    ($($(#[$only:meta])* $id:ident $method:ident $path:literal $auth:expr, $rate:ident, $body:ident;)*) => {
         /// The name of a route.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[non_exhaustive]
         pub enum RouteId {
-            $(#[doc = concat!("`", stringify!($method), " ", $path, "`")] $id,)*
+            $($(#[$only])* #[doc = concat!("`", stringify!($method), " ", $path, "`")] $id,)*
         }
 
         /// THE table.
         pub const ROUTES: &[Route] = &[$(
+            $(#[$only])*
             Route::new(RouteId::$id, Method::$method, $path, $auth, RateClass::$rate, BodyClass::$body),
         )*];
     };
@@ -141,8 +143,11 @@ routes! {
     Version      Get    "/system/version"          Auth::Open,               Read,      None;
     Time         Get    "/system/time"             Auth::Open,               Read,      None;
     OpenApi      Get    "/openapi.json"            Auth::Open,               Read,      None;
+    #[cfg(feature = "page")]
     Page         Get    "/"                        Auth::Open,               Read,      None;
+    #[cfg(feature = "page")]
     PageScript   Get    "/page.js"                 Auth::Open,               Read,      None;
+    #[cfg(feature = "page")]
     PageStyle    Get    "/page.css"                Auth::Open,               Read,      None;
 }
 
@@ -247,7 +252,27 @@ pub enum Found<'a> {
     Nothing,
 }
 
+/// Where a request ended, for its line and its figures.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) enum Reached {
+    /// Nowhere.
+    #[default]
+    Nothing,
+    /// At a route of ours.
+    Route(&'static Route),
+    /// At the host's own routes, whose paths and methods nobody here knows.
+    Own,
+}
+
 /// Looks a request up.
+///
+/// ```
+/// use r3mes_edge::routes::{Found, RouteId, find};
+///
+/// let found = find("GET", "/users/remes1x/ledger");
+/// assert!(matches!(found, Found::Route(route, "remes1x") if route.id == RouteId::Ledger));
+/// assert!(matches!(find("PUT", "/livez"), Found::OtherMethods(allow) if allow == "GET, HEAD"));
+/// ```
 #[must_use]
 pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
     let mut others = Vec::new();

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::Request;
+use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
@@ -29,12 +30,16 @@ use self::patient::Patient;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Peer};
+use crate::pipeline::OwnRoutes;
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
 use crate::{billing, collector, pipeline};
 
+pub use crate::pipeline::Caller;
+
 /// Why a server did not start.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum StartError {
     /// This place cannot be listened on.
     Bind(Listen, std::io::Error),
@@ -60,11 +65,31 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// What a server is started with.
+///
+/// ```
+/// use std::sync::Arc;
+/// use r3mes_edge::{Clock, Config, EdgeServer, SqliteStore};
+/// use tokio::net::TcpListener;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let address = listener.local_addr()?;
+/// let builder = EdgeServer::builder(Config::default(), store);
+/// let server = builder.listener(listener).clock(Clock::default()).start().await?;
+/// assert_eq!(server.local_addr(), address);
+/// # server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Builder {
     config: Config,
     store: Arc<dyn Repository>,
     listener: Option<TcpListener>,
     clock: Clock,
+    own: Vec<OwnRoutes>,
 }
 
 impl Builder {
@@ -82,6 +107,53 @@ impl Builder {
         self
     }
 
+    /// Hands requests to `handler` whose path is `prefix` or below it and none of ours. They go the way of all requests:
+    /// what holds for connections, hosts, origins, keys, rates (class `read`), places and times holds for them, they have
+    /// a request id and a line in the log, and metrics know them all as the one route `own`. Who asks stands in the
+    /// request's extensions, as [`Caller`]; whether they may is for the handler to say. A panic in it is a 500.
+    ///
+    /// Its body is not read before; who reads it says how much of it (`http_body_util::Limited`). The handler is dropped
+    /// when its client leaves.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use bytes::Bytes;
+    /// use http_body_util::Full;
+    /// use hyper::{Request, Response, body::Incoming};
+    /// use r3mes_edge::{Caller, Config, EdgeServer, SqliteStore};
+    ///
+    /// async fn hello(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    ///     let caller = request.extensions().get::<Caller>();
+    ///     let address = caller.map(|caller| caller.address.to_string());
+    ///     Response::new(Full::from(format!("hello {}\n", address.unwrap_or_default())))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
+    /// # let mut config = Config::default();
+    /// # config.listen = vec!["127.0.0.1:0".parse()?];
+    /// let server = EdgeServer::builder(config, store).own_routes("/hello", hello).start().await?;
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn own_routes<A, B>(
+        mut self,
+        prefix: impl Into<String>,
+        handler: impl Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    ) -> Self
+    where
+        A: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
+        self.own.push(OwnRoutes::new(prefix.into(), handler));
+        self
+    }
+
     /// Starts serving in the current tokio runtime.
     ///
     /// # Errors
@@ -92,7 +164,11 @@ impl Builder {
             store,
             listener,
             clock,
+            own,
         } = self;
+        if let Some(mistake) = own.iter().find_map(OwnRoutes::mistake) {
+            return Err(StartError::Config(mistake));
+        }
         let refused: Vec<_> = config.refused().into_iter().map(|it| it.what).collect();
         if !refused.is_empty() {
             return Err(StartError::Config(refused.join("\n")));
@@ -119,7 +195,7 @@ impl Builder {
             );
         }
         let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
-        let app = App::new(config, upstreams, store, clock).map_err(StartError::Random)?;
+        let app = App::new(config, upstreams, store, clock, own).map_err(StartError::Random)?;
         let app = Arc::new(app);
         let (stop, stopping) = watch::channel(false);
         let background = vec![
@@ -154,6 +230,25 @@ async fn bind(places: &[Listen]) -> Result<Vec<Listener>, StartError> {
 }
 
 /// A running server. Dropped, it stops without waiting for anybody; [`EdgeServer::shutdown`] is the kind way.
+///
+/// ```
+/// use std::sync::Arc;
+/// use r3mes_edge::{Config, EdgeServer, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
+/// let mut config = Config::default();
+/// // Any free port.
+/// config.listen = vec!["127.0.0.1:0".parse()?];
+/// let server = EdgeServer::builder(config, store).start().await?;
+/// assert_ne!(server.local_addr().port(), 0);
+/// assert!(server.repository().is_ready());
+/// server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct EdgeServer {
     app: Arc<App>,
     listeners: Vec<Listen>,
@@ -171,7 +266,15 @@ impl EdgeServer {
             store,
             listener: None,
             clock: Clock::default(),
+            own: Vec::new(),
         }
+    }
+
+    /// The storage it was started with, for direct calls. The server hears of what they change: its answers follow at
+    /// once, and a key that is revoked opens nothing more.
+    #[must_use]
+    pub fn repository(&self) -> &Arc<dyn Repository> {
+        &self.app.store
     }
 
     /// Every place it listens on, in the order of the configuration.

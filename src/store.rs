@@ -4,10 +4,12 @@
 //! fails. [`SqliteStore`] is the one that ships.
 
 mod lock;
+mod observer;
 mod records;
 mod sqlite;
 
 pub use lock::{InstanceLock, LockError};
+pub use observer::{Change, Observers, StoreObserver};
 pub use records::{
     Backup, Counted, Done, Earning, EarningsDay, ExportedEntry, Granted, HashratePoint, Kept,
     LeaderboardRow, LedgerEntry, LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges,
@@ -20,15 +22,17 @@ pub use sqlite::{
 };
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Weak;
 
-use async_trait::async_trait;
+/// What an `impl Repository` is written with.
+pub use async_trait::async_trait;
 
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 
 /// Why a verb did not do what it was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum StoreError {
     /// No account has this wallet.
     UserNotFound,
@@ -87,17 +91,41 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// Told of what the storage does, as it does it; must return at once.
-pub trait StoreObserver: Send + Sync {
-    /// A group of `jobs` was committed (or failed to) in `took`.
-    fn committed(&self, jobs: usize, took: Duration, ok: bool);
-    /// A read took `took`, waiting for a connection included.
-    fn read(&self, took: Duration);
-}
-
 /// The storage.
 ///
-/// A verb that changes something returns after its change is on the disk. Verbs that fail leave everything as it was.
+/// A verb that changes something returns after its change is on the disk, and after those who observe the storage were
+/// told of it: a server keeps keys and figures, and must hear of a change whoever made it. Verbs that fail leave
+/// everything as it was.
+///
+/// ```
+/// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
+/// use r3mes_edge::store::StoreError;
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Clock::default().now();
+///
+/// // Telemetry.
+/// let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
+/// store.record_samples(vec![sample], now).await?;
+/// let miner = store.miner(wallet, now).await?.ok_or("it has told something")?;
+/// assert_eq!(miner.hashrate, Some(42.5));
+///
+/// // Money: given, taken for a chat, given back.
+/// let (five, seven) = (Credits::parse("5")?, Credits::parse("7")?);
+/// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
+/// let reservation = store.reserve(wallet, five, now).await?;
+/// store.refund(reservation, now).await?;
+/// let too_much = store.reserve(wallet, seven, now).await;
+/// assert_eq!(too_much, Err(StoreError::Insufficient { needed: seven, balance: five }));
+/// assert!(store.verify_ledger().await?.mistakes.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Repository: Send + Sync + 'static {
     /// Makes an account with 0 credits.
@@ -276,8 +304,8 @@ pub trait Repository: Send + Sync + 'static {
     /// Figures over all wallets.
     async fn totals(&self, active_since: Timestamp) -> Result<Totals, StoreError>;
 
-    /// Tells `observer` of everything from now on; the first one stays.
-    fn observe(&self, observer: std::sync::Arc<dyn StoreObserver>);
+    /// Tells `observer` too of everything from now on, until it is dropped.
+    fn observe(&self, observer: Weak<dyn StoreObserver>);
     /// What the storage is doing.
     fn gauges(&self) -> StoreGauges;
     /// Whether it takes writes; looks at memory only.

@@ -13,6 +13,8 @@ mod miner;
 mod second_look;
 mod sse;
 mod survey;
+#[cfg_attr(not(feature = "tls"), path = "upstream/no_tls.rs")]
+mod tls;
 
 pub use survey::{Surveyed, UpstreamKind, survey};
 
@@ -26,19 +28,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 
 use crate::body::{self, Unread};
 use crate::breaker::{Breaker, Outcome, Permit};
 
 /// What went wrong with an upstream. The texts are for the log, never for a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum UpstreamError {
     /// The breaker is open; when to try again.
     Open(Duration),
@@ -108,7 +107,7 @@ impl std::error::Error for UpstreamError {}
 
 /// The pooled client of all upstreams that trust the same certificate authorities; clones share the pool.
 #[derive(Clone, Debug)]
-pub struct HttpClient(Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct HttpClient(Pooled<tls::Connector, Full<Bytes>>);
 
 impl HttpClient {
     /// Trusts the authorities in `ca_file` (PEM) and no others, or where none is given, those that browsers trust.
@@ -116,28 +115,15 @@ impl HttpClient {
     /// # Errors
     /// A sentence that says what is wrong with the file.
     pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
-        let tls =
-            ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-                .with_safe_default_protocol_versions()
-                .map_err(|error| error.to_string())?
-                .with_root_certificates(authorities(ca_file)?)
-                .with_no_client_auth();
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
-        // It would refuse https itself.
-        connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(16)
             .http1_max_buf_size(256 << 10)
-            .build(connector);
+            .build(tls::over(connector, ca_file)?);
         Ok(Self(pooled))
     }
 
@@ -146,6 +132,7 @@ impl HttpClient {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        tls::check(request.uri()).map_err(|what| UpstreamError::Connect(what.to_owned()))?;
         let response = self.0.request(request).await.map_err(|error| {
             let text = with_cause(&error);
             if error.is_connect() {
@@ -178,23 +165,6 @@ impl HttpClient {
             .await
             .unwrap_or(Err(UpstreamError::Timeout("the whole answer")))
     }
-}
-
-fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
-    let Some(file) = ca_file else {
-        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
-        return Ok(roots.collect());
-    };
-    let wrong = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", file.display());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
-        let certificate = certificate.map_err(|error| wrong(&error))?;
-        roots.add(certificate).map_err(|error| wrong(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong(&"holds no certificate"));
-    }
-    Ok(roots)
 }
 
 /// One address that is asked, and what stands before it.

@@ -14,23 +14,23 @@ use crate::model::Timestamp;
 /// under and is refused if anything was dropped meanwhile; it is dropped after the commit that changes it and before
 /// that commit is told to anybody.
 #[derive(Debug)]
-pub struct KeyCache {
+pub(crate) struct KeyCache {
     entries: Mutex<LruCache<KeyHash, Arc<CachedKey>>>,
     generation: AtomicU64,
 }
 
 /// A key with the moment of its last use.
 #[derive(Debug)]
-pub struct CachedKey {
+pub(crate) struct CachedKey {
     /// The record as it was read.
-    pub record: KeyRecord,
+    pub(crate) record: KeyRecord,
     last_seen: AtomicI64,
     written: AtomicI64,
 }
 
 impl CachedKey {
     /// Notes a use.
-    pub fn touch(&self, now: Timestamp) {
+    pub(crate) fn touch(&self, now: Timestamp) {
         self.last_seen.store(now.millis(), Ordering::Relaxed);
     }
 }
@@ -38,7 +38,7 @@ impl CachedKey {
 impl KeyCache {
     /// An empty cache of at most `capacity` keys.
     #[must_use]
-    pub fn new(capacity: NonZeroUsize) -> Self {
+    pub(crate) fn new(capacity: NonZeroUsize) -> Self {
         Self {
             entries: Mutex::new(LruCache::sparse(capacity)),
             generation: AtomicU64::new(0),
@@ -47,18 +47,18 @@ impl KeyCache {
 
     /// The key with this hash, where it is known.
     #[must_use]
-    pub fn get(&self, hash: &KeyHash) -> Option<Arc<CachedKey>> {
+    pub(crate) fn get(&self, hash: &KeyHash) -> Option<Arc<CachedKey>> {
         self.lock().get(hash).map(Arc::clone)
     }
 
     /// The generation to look a key up under; read it before the look-up.
     #[must_use]
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
     /// Keeps a record that was looked up under `generation`, unless a key was dropped since.
-    pub fn insert(&self, record: KeyRecord, generation: u64) -> Arc<CachedKey> {
+    pub(crate) fn insert(&self, record: KeyRecord, generation: u64) -> Arc<CachedKey> {
         let written = record.last_used.map_or(0, Timestamp::millis);
         let hash = record.hash;
         let key = Arc::new(CachedKey {
@@ -74,14 +74,14 @@ impl KeyCache {
     }
 
     /// Forgets a key.
-    pub fn drop_key(&self, hash: &KeyHash) {
+    pub(crate) fn drop_key(&self, hash: &KeyHash) {
         let mut entries = self.lock();
         self.generation.fetch_add(1, Ordering::SeqCst);
         entries.pop(hash);
     }
 
     /// The keys used in a later minute than the file knows, with that minute; they count as written from now on.
-    pub fn take_touched(&self) -> Vec<(String, Timestamp)> {
+    pub(crate) fn take_touched(&self) -> Vec<(String, Timestamp)> {
         let entries = self.lock();
         let touched = entries.iter().filter_map(|(_, key)| {
             let seen = key.last_seen.load(Ordering::Relaxed);
@@ -94,7 +94,7 @@ impl KeyCache {
 
     /// How many wallets were seen at or after `since`.
     #[must_use]
-    pub fn active_wallets(&self, since: Timestamp) -> usize {
+    pub(crate) fn active_wallets(&self, since: Timestamp) -> usize {
         let entries = self.lock();
         let seen = entries
             .iter()

@@ -63,6 +63,31 @@ impl IssuedKey {
 ///
 /// # Errors
 /// Where the wallet has too many keys already, or the storage fails.
+///
+/// ```
+/// use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+/// use r3mes_edge::model::{Ids, Wallet};
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let request = KeyRequest {
+///     wallet: Some(Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?),
+///     name: "rig-1".to_owned(),
+///     scopes: Scopes::parse(["miner"])?,
+///     expires_at: None,
+///     login: false,
+/// };
+/// let ids = Ids::new().map_err(|error| error.to_string())?;
+/// let issued = issue(&store, &ids, request, 10, Clock::default().now(), None).await?;
+/// // The key is shown once; the storage has its hash.
+/// let kept = store.key_by_hash(issued.key.hash()).await?;
+/// assert_eq!(kept, Some(issued.record));
+/// # Ok(())
+/// # }
+/// ```
 pub async fn issue(
     store: &dyn Repository,
     ids: &Ids,

@@ -12,6 +12,19 @@ use crate::model::{Ids, Timestamp};
 /// `r3mes_`, 43 base62 characters (256 random bits), 6 base62 characters of the CRC-32 of those 43. The checksum refuses
 /// typing mistakes before any look-up and lets secret scanners find leaked keys; it protects nothing. Keys of the R3MES
 /// backend ([`PlainKey::parse_imported`]) have no checksum.
+///
+/// ```
+/// use r3mes_edge::auth::PlainKey;
+///
+/// let key = PlainKey::generate().map_err(|error| error.to_string())?;
+/// // No log shows it by mistake.
+/// assert_eq!(format!("{key:?}"), "PlainKey");
+/// let sent = PlainKey::parse(key.reveal()).ok_or("its checksum holds")?;
+/// assert!(sent.hash() == key.hash());
+/// // A mistyped one needs no look-up to be refused.
+/// assert!(PlainKey::parse(&key.reveal().replace('_', "-")).is_none());
+/// # Ok::<_, String>(())
+/// ```
 pub struct PlainKey(Zeroizing<String>);
 
 impl PlainKey {

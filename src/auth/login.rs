@@ -19,7 +19,7 @@ use crate::model::{Timestamp, Wallet};
 
 /// Why a login was refused; each text is fit for the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoginError {
+pub(crate) enum LoginError {
     /// The challenge or its signature does not hold.
     Refused(&'static str),
     /// More logins are remembered than there is room for.
@@ -27,14 +27,14 @@ pub enum LoginError {
 }
 
 /// Hands out challenges and takes each back once.
-pub struct Challenges {
+pub(crate) struct Challenges {
     mac_key: [u8; 32],
     used: Mutex<HashMap<[u8; 16], Timestamp>>,
 }
 
 impl Challenges {
     /// How long a challenge may be answered.
-    pub const LIFETIME: Duration = Duration::from_secs(300);
+    pub(crate) const LIFETIME: Duration = Duration::from_secs(300);
     /// Used nonces kept at once.
     const MOST_USED: usize = 65_536;
     const PROOF: &str = "\nProof: ";
@@ -43,7 +43,7 @@ impl Challenges {
     ///
     /// # Errors
     /// Where the operating system gives no random bytes.
-    pub fn new() -> Result<Self, getrandom::Error> {
+    pub(crate) fn new() -> Result<Self, getrandom::Error> {
         let mut mac_key = [0; 32];
         getrandom::fill(&mut mac_key)?;
         Ok(Self {
@@ -56,7 +56,7 @@ impl Challenges {
     ///
     /// # Errors
     /// Where the operating system gives no random bytes.
-    pub fn issue(
+    pub(crate) fn issue(
         &self,
         wallet: &Wallet,
         server: &str,
@@ -77,7 +77,7 @@ impl Challenges {
     /// # Errors
     /// [`LoginError::Refused`] where the text is not ours, not for this wallet, too old or used, or the signature is not
     /// the wallet's.
-    pub fn redeem(
+    pub(crate) fn redeem(
         &self,
         wallet: &Wallet,
         message: &str,
@@ -145,7 +145,7 @@ impl Challenges {
 ///
 /// # Errors
 /// A sentence that says what does not hold, fit for the client.
-pub fn verify(
+pub(crate) fn verify(
     wallet: &Wallet,
     message: &str,
     pub_key: &str,

@@ -2,6 +2,13 @@ use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 
 /// Who made a call, known only to be the same or another: the breaker learns no wallet.
+///
+/// ```
+/// use r3mes_edge::breaker::Source;
+///
+/// assert_eq!(Source::of(&"wallet 1"), Source::of(&"wallet 1"));
+/// assert_ne!(Source::of(&"wallet 1"), Source::of(&"wallet 2"));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Source(u64);
 
@@ -36,7 +43,7 @@ impl Blame {
 
 /// Why a breaker opened.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// So many failures in a row.
     InARow(u32),
     /// So many of so many last calls failed.

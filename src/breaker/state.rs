@@ -18,7 +18,7 @@ pub enum Phase {
 
 /// The right to make one call, as the state machine knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     pub(super) generation: u64,
     pub(super) probe: bool,
     pub(super) source: Option<Source>,
@@ -43,13 +43,13 @@ pub enum Outcome {
 /// A question that has to be answered before the door shuts for everybody: all that went wrong came from one source. Is
 /// it the upstream, or what that source asks for?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Suspicion {
+pub(crate) struct Suspicion {
     pub(super) generation: u64,
     pub(super) source: Source,
     pub(super) reason: Reason,
 }
 
-/// What a look at the upstream said to a [`Suspicion`].
+/// What a look at an upstream found, before it is shut because of one source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Finding {
     /// It answers: the source pays with its own failures.
@@ -74,7 +74,7 @@ impl Finding {
 
 /// The state machine.
 #[derive(Clone, PartialEq, Debug)]
-pub struct State {
+pub(crate) struct State {
     pub(super) settings: Settings,
     pub(super) phase: Phase,
     pub(super) generation: u64,
@@ -104,7 +104,7 @@ pub(super) struct Call {
 impl State {
     /// A closed breaker; `seed` spreads the open times of many breakers apart.
     #[must_use]
-    pub fn new(settings: Settings, seed: u64) -> Self {
+    pub(crate) fn new(settings: Settings, seed: u64) -> Self {
         let last = VecDeque::with_capacity(settings.last_calls);
         let jitter = seed | 1;
         Self {
@@ -125,7 +125,7 @@ impl State {
 
     /// What it is doing at `now`: an open time that has run out shows as half-open.
     #[must_use]
-    pub fn phase(&self, now: Instant) -> Phase {
+    pub(crate) fn phase(&self, now: Instant) -> Phase {
         match self.open_until {
             Some(until) if self.phase == Phase::Open && now >= until => Phase::HalfOpen,
             _ => self.phase,
@@ -134,13 +134,13 @@ impl State {
 
     /// Why it opened, until a probe goes.
     #[must_use]
-    pub fn reason(&self) -> Option<Reason> {
+    pub(crate) fn reason(&self) -> Option<Reason> {
         self.reason
     }
 
     /// Whether a call would be refused at `now`, and how long to wait before the next try, at least a millisecond.
     #[must_use]
-    pub fn refusal(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn refusal(&self, now: Instant) -> Option<Duration> {
         match self.phase(now) {
             Phase::Closed => None,
             Phase::HalfOpen => self.probing.then_some(Duration::from_secs(1)),
@@ -156,7 +156,11 @@ impl State {
     ///
     /// # Errors
     /// How long to wait before the next try.
-    pub fn admit(&mut self, source: Option<Source>, now: Instant) -> Result<Ticket, Duration> {
+    pub(crate) fn admit(
+        &mut self,
+        source: Option<Source>,
+        now: Instant,
+    ) -> Result<Ticket, Duration> {
         if let Some(wait) = self.refusal(now) {
             return Err(wait);
         }
@@ -174,7 +178,12 @@ impl State {
     }
 
     /// Tells how the call behind `ticket` ended. A suspicion that comes back must be [cleared up](State::clear_up).
-    pub fn record(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) -> Option<Suspicion> {
+    pub(crate) fn record(
+        &mut self,
+        ticket: Ticket,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Suspicion> {
         if ticket.generation != self.generation {
             return None;
         }
@@ -212,7 +221,7 @@ impl State {
     }
 
     /// Tells what a look at the upstream said. Until then it stays as it is, and no other suspicion is raised.
-    pub fn clear_up(&mut self, suspicion: Suspicion, finding: Finding, now: Instant) {
+    pub(crate) fn clear_up(&mut self, suspicion: Suspicion, finding: Finding, now: Instant) {
         if suspicion.generation != self.generation {
             return;
         }
@@ -234,7 +243,7 @@ impl State {
     }
 
     /// Another upstream did what `source` asked of this one in vain: its latest failure here is not the source's fault.
-    pub fn vouch(&mut self, source: Source, now: Instant) {
+    pub(crate) fn vouch(&mut self, source: Source, now: Instant) {
         let theirs = |call: &&mut Call| call.failed && call.source == Some(source);
         if let Some(call) = self.last.iter_mut().rev().find(theirs) {
             call.source = None;
@@ -254,13 +263,13 @@ impl State {
     }
 
     /// Opens it until it is [reset](State::reset).
-    pub fn force_open(&mut self) {
+    pub(crate) fn force_open(&mut self) {
         self.enter(Phase::Open);
         self.reason = Some(Reason::Forced);
     }
 
     /// Closes it and forgets all it counted.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.opened = 0;
         self.enter(Phase::Closed);
     }

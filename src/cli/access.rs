@@ -102,11 +102,7 @@ pub(super) fn open_failure(error: OpenError) -> Failure {
         OpenError::Foreign(_) => Failure::Failed(format!(
             "{text}; if it was one, its first page is damaged: put the newest good copy in its place with restore"
         )),
-        OpenError::Locked(LockError::Io(..))
-        | OpenError::NotR3mes(..)
-        | OpenError::Damaged(..)
-        | OpenError::Newer { .. }
-        | OpenError::Io(..) => Failure::Failed(text),
+        _ => Failure::Failed(text),
     }
 }
 
@@ -121,9 +117,7 @@ pub(super) fn store_failure(error: StoreError) -> Failure {
         StoreError::Busy | StoreError::Unavailable(_) | StoreError::Full => {
             Failure::Unavailable(text)
         }
-        StoreError::TooMuch | StoreError::Damaged(_) | StoreError::Internal(_) => {
-            Failure::Failed(text)
-        }
+        _ => Failure::Failed(text),
     }
 }
 

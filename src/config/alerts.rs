@@ -8,6 +8,7 @@ use super::units;
 /// From when on something is wrong, and who is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AlertsConfig {
     /// What 99 of 100 answers that wait for no model may take.
     #[serde(with = "units::duration")]

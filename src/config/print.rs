@@ -161,7 +161,7 @@ fn toml(value: &Value) -> String {
     value.to_string().replace('\x7f', "\\u007F")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "toml"))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -14,6 +14,7 @@ use crate::model::{Credits, Wallet};
 /// Sizes and times of the HTTP side.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LimitsConfig {
     /// Connections open at once; further ones wait unaccepted.
     pub connections: usize,
@@ -147,6 +148,7 @@ impl Serialize for RatesConfig {
 /// Who may do what.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AuthConfig {
     /// Whether strangers may read public figures; where not set, only while the listener is loopback and no proxy is trusted.
     pub public_reads: Option<bool>,
@@ -190,6 +192,7 @@ impl Default for AuthConfig {
 /// Paid chat.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ChatConfig {
     /// What one chat costs.
     pub price: Credits,
@@ -240,6 +243,7 @@ pub enum InferenceKind {
 /// One inference server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct InferenceConfig {
     /// Its name in health, metrics and log.
     pub name: String,
@@ -261,9 +265,26 @@ pub struct InferenceConfig {
     pub api_key_file: Option<PathBuf>,
 }
 
+impl InferenceConfig {
+    /// A server of a kind at `url`, with the default of all else.
+    #[must_use]
+    pub fn new(name: &str, kind: InferenceKind, url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            url: url.to_owned(),
+            model: String::new(),
+            adapters: Vec::new(),
+            ca_file: None,
+            api_key_file: None,
+        }
+    }
+}
+
 /// How a message without an adapter finds one.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AdapterConfig {
     /// A message that holds one of these words goes to this adapter.
     pub keywords: Vec<String>,
@@ -272,6 +293,7 @@ pub struct AdapterConfig {
 /// The chain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ChainConfig {
     /// The CometBFT RPC, `http://host:port`; where not set, the conventional one is looked for.
     pub rpc: Option<String>,
@@ -313,6 +335,7 @@ pub enum MinerKind {
 /// The miner on this machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct MinerConfig {
     /// Its statistics page; where not set, the conventional one is looked for.
     pub url: Option<String>,
@@ -348,6 +371,7 @@ impl Default for MinerConfig {
 /// What is logged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,

@@ -8,7 +8,11 @@ use crate::model::{Credits, Retention};
 
 /// A setting or a combination of settings that cannot be meant.
 pub(crate) struct Senseless {
-    /// The settings it is about.
+    /// The settings it is about; only a reader knows where they stand.
+    #[cfg_attr(
+        not(feature = "toml"),
+        expect(dead_code, reason = "there is no reader")
+    )]
     pub(super) keys: Vec<String>,
     /// A whole sentence.
     pub(crate) what: String,

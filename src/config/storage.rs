@@ -9,6 +9,7 @@ use crate::model::Retention;
 /// Copies by schedule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct BackupConfig {
     /// How often; `None` is never.
     #[serde(with = "units::duration_or_off")]

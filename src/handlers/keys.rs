@@ -58,9 +58,6 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
         once,
     )
     .await?;
-    if issued.new_account {
-        app.network_changed();
-    }
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 
@@ -190,7 +187,6 @@ pub(super) async fn revoke_named(app: &App, call: &Call) -> Result<Reply, ApiErr
 async fn revoke_key(app: &App, id: String, only: Option<Wallet>) -> Result<Reply, ApiError> {
     let now = app.clock.now();
     let record = app.store.revoke_key(id, only, now).await?;
-    app.keys.drop_key(&record.hash);
     Reply::json(StatusCode::OK, &record.shown(now))
 }
 
@@ -218,9 +214,8 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
         ));
     }
     let now = app.clock.now();
-    let (issued, retired) =
+    let (issued, _) =
         crate::auth::rotate(&*app.store, &app.ids, &old, now.plus(grace), now).await?;
-    app.keys.drop_key(&retired.hash);
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 

@@ -64,9 +64,6 @@ pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
         None,
     )
     .await?;
-    if issued.new_account {
-        app.network_changed();
-    }
     let user = app
         .store
         .user(wallet)

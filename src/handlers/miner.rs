@@ -22,7 +22,7 @@ pub(super) async fn post_stats(app: &App, call: &Call) -> Result<Reply, ApiError
         ));
     }
     let accepted = samples.len();
-    app.record_samples(samples).await?;
+    app.store.record_samples(samples, now).await?;
     Reply::json(StatusCode::CREATED, &json!({ "accepted": accepted }))
 }
 
@@ -74,13 +74,7 @@ pub(super) async fn post_earnings(app: &App, call: &Call) -> Result<Reply, ApiEr
         .record_earning(earning, now, call.once(answer)?)
         .await?
     {
-        Done::New(told) => {
-            if told.counted {
-                app.metrics.distributed("mining", told.earnings);
-                app.network_changed();
-            }
-            Reply::given(answer(&told))
-        }
+        Done::New(told) => Reply::given(answer(&told)),
         Done::Again(kept) => Reply::again(kept),
     }
 }

@@ -40,6 +40,7 @@ pub(super) async fn stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
         }
     };
     let kept = app
+        .caches
         .pages
         .get(Page::NetworkStats, STATS, || app.clock.instant(), compute)
         .await;
@@ -106,6 +107,7 @@ pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiErro
         json_bytes(&object! { miners: miners })
     };
     let page = app
+        .caches
         .pages
         .get(
             Page::Leaderboard { days, limit },

@@ -22,10 +22,7 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
         .create_user(wallet, app.clock.now(), call.once(answer)?)
         .await?
     {
-        Done::New(user) => {
-            app.network_changed();
-            Reply::given(answer(&user))
-        }
+        Done::New(user) => Reply::given(answer(&user)),
         Done::Again(kept) => Reply::again(kept),
     }
 }
@@ -83,11 +80,7 @@ pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
         other => other.into(),
     })?;
     match granted {
-        Done::New(granted) => {
-            app.metrics.distributed("grant", amount);
-            app.network_changed();
-            Reply::given(answer(&granted))
-        }
+        Done::New(granted) => Reply::given(answer(&granted)),
         Done::Again(kept) => Reply::again(kept),
     }
 }

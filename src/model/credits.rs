@@ -6,6 +6,17 @@ use serde_json::value::RawValue;
 ///
 /// In JSON it is a plain decimal number of at most six places, printed from the integer and read from the text, so no
 /// amount ever passes through a float.
+///
+/// ```
+/// use r3mes_edge::model::Credits;
+///
+/// let price = Credits::parse("0.1")?;
+/// assert_eq!(price.micro(), 100_000);
+/// // Exact: there is no float in between.
+/// assert_eq!(Credits::from_micro(3 * price.micro()).to_string(), "0.3");
+/// assert!(Credits::parse("1e3").is_err());
+/// # Ok::<_, &str>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Credits(i64);
 
@@ -126,13 +137,18 @@ impl serde::Serialize for Credits {
 impl<'de> serde::Deserialize<'de> for Credits {
     /// For the configuration file, where a price is written as a number or a text. JSON bodies use [`Credits::parse`].
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = toml::Value::deserialize(deserializer)?;
-        let text = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(number) => number.to_string(),
+        #[derive(serde::Deserialize)]
+        #[serde(untagged, expecting = "must be a number of credits")]
+        enum Written {
+            Text(String),
+            Integer(i64),
+            Float(f64),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Text(text) => text,
+            Written::Integer(number) => number.to_string(),
             // The shortest text that reads back as the same float: what stands in the file, up to 15 digits.
-            toml::Value::Float(number) => number.to_string(),
-            _ => return Err(serde::de::Error::custom("must be a number of credits")),
+            Written::Float(number) => number.to_string(),
         };
         Self::parse(&text).map_err(serde::de::Error::custom)
     }

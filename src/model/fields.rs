@@ -36,7 +36,7 @@ pub struct InputError {
 
 impl InputError {
     /// A mistake in the member at `pointer`.
-    pub fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub(crate) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             kind: InputKind::Field,
             pointer: pointer.into(),
@@ -54,7 +54,7 @@ impl InputError {
 }
 
 /// The members of one JSON object.
-pub struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     at: String,
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
@@ -64,7 +64,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// Not JSON, not an object, a member that is not known or stands there twice.
-    pub fn parse(body: &'a str, at: &str, known: &[&str]) -> Result<Self, InputError> {
+    pub(crate) fn parse(body: &'a str, at: &str, known: &[&str]) -> Result<Self, InputError> {
         let fields = Self::parse_open(body, at)?;
         let unknown = fields.members().find(|(name, _)| !known.contains(name));
         if let Some((name, _)) = unknown {
@@ -79,7 +79,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// Not JSON, not an object, a member that stands there twice.
-    pub fn parse_open(body: &'a str, at: &str) -> Result<Self, InputError> {
+    pub(crate) fn parse_open(body: &'a str, at: &str) -> Result<Self, InputError> {
         let Members(members) = match serde_json::from_str::<Members<'a>>(body) {
             Ok(members) => members,
             Err(error) if error.is_data() => {
@@ -99,7 +99,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Every member, in the order they stand in.
-    pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.members
             .iter()
             .map(|(name, value)| (name.as_ref(), *value))
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// What `read` says of it, with the pointer to it.
-    pub fn optional<T, E: Into<String>>(
+    pub(crate) fn optional<T, E: Into<String>>(
         &self,
         name: &str,
         read: impl FnOnce(&'a RawValue) -> Result<T, E>,
@@ -127,7 +127,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// Where it is absent or null, and what `read` says of it.
-    pub fn required<T, E: Into<String>>(
+    pub(crate) fn required<T, E: Into<String>>(
         &self,
         name: &str,
         read: impl FnOnce(&'a RawValue) -> Result<T, E>,
@@ -140,7 +140,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// Where the member is there and is no wallet address.
-    pub fn wallet(&self, name: &str) -> Result<Option<Wallet>, InputError> {
+    pub(crate) fn wallet(&self, name: &str) -> Result<Option<Wallet>, InputError> {
         self.optional(name, |value| {
             text(value).and_then(|text| Wallet::parse(&text))
         })
@@ -154,14 +154,14 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// Where the member is absent or is no wallet address.
-    pub fn required_wallet(&self, name: &str) -> Result<Wallet, InputError> {
+    pub(crate) fn required_wallet(&self, name: &str) -> Result<Wallet, InputError> {
         self.wallet(name)?
             .ok_or_else(|| self.refused(name, "is required"))
     }
 
     /// A mistake in the member `name`.
     #[must_use]
-    pub fn refused(&self, name: &str, detail: &str) -> InputError {
+    pub(crate) fn refused(&self, name: &str, detail: &str) -> InputError {
         InputError::field(format!("{}/{name}", self.at), format!("{name} {detail}"))
     }
 }
@@ -175,7 +175,7 @@ fn pointer(at: &str, name: &str) -> String {
 ///
 /// # Errors
 /// Where the body is not JSON.
-pub fn items(body: &str) -> Result<Option<Vec<&RawValue>>, InputError> {
+pub(crate) fn items(body: &str) -> Result<Option<Vec<&RawValue>>, InputError> {
     if !body.trim_start().starts_with('[') {
         return Ok(None);
     }
@@ -185,7 +185,7 @@ pub fn items(body: &str) -> Result<Option<Vec<&RawValue>>, InputError> {
 }
 
 /// The lines of NDJSON that are not blank.
-pub fn lines(body: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn lines(body: &str) -> impl Iterator<Item = &str> {
     body.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 

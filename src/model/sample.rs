@@ -6,6 +6,13 @@ use super::{
 };
 
 /// What a hashrate counts.
+///
+/// ```
+/// use r3mes_edge::model::HashrateUnit;
+///
+/// assert_eq!(HashrateUnit::parse("H/s"), Ok(HashrateUnit::HashesPerSecond));
+/// assert_eq!(HashrateUnit::GradientsPerHour.as_str(), "gradients/h");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 pub enum HashrateUnit {
     /// Gradients an hour, as the R3MES miner engine counts its work.
@@ -42,6 +49,21 @@ impl HashrateUnit {
 /// One reading of a miner. What the miner did not tell is `None`, never zero.
 ///
 /// Its identity is (wallet, worker, moment): the same again changes nothing.
+///
+/// ```
+/// use r3mes_edge::model::{HashrateUnit, Sample, Timestamp, Wallet};
+///
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Timestamp::parse("2026-11-24T12:00:00Z")?;
+/// let sample = Sample {
+///     worker: "rig-1".to_owned(),
+///     gpu_temperature: Some(61.5),
+///     ..Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour)
+/// };
+/// // What nobody told is no zero.
+/// assert_eq!(sample.power_watts, None);
+/// # Ok::<_, &str>(())
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sample {
     /// Whose miner it is.

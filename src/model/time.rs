@@ -2,6 +2,17 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 /// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places.
+///
+/// ```
+/// use std::time::Duration;
+/// use r3mes_edge::model::Timestamp;
+///
+/// let noon = Timestamp::parse("2026-11-24T12:00:00Z")?;
+/// let later = noon.plus(Duration::from_millis(1500));
+/// assert_eq!(later.to_string(), "2026-11-24T12:00:01.500Z");
+/// assert_eq!((later.date().as_str(), later.day() < noon), ("2026-11-24", true));
+/// # Ok::<_, &str>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(i64);
 

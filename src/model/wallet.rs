@@ -6,6 +6,16 @@ use bech32::primitives::decode::CheckedHrpstring;
 /// A wallet address: bech32 (BIP-173, not bech32m) with the prefix `remes` over a 20-byte account, in lower case.
 ///
 /// A value of this type always holds a right checksum: [`Wallet::parse`] is the only way to make one.
+///
+/// ```
+/// use r3mes_edge::model::Wallet;
+///
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// assert_eq!(wallet.short(), "remes1jrtx…mshm");
+/// // One wrong character, and the checksum says so.
+/// assert!(Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshn").is_err());
+/// # Ok::<_, &str>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wallet([u8; Wallet::LENGTH]);
 

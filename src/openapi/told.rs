@@ -322,18 +322,21 @@ pub(super) fn told(id: RouteId) -> Told {
             tag: true,
             ..PLAIN
         },
+        #[cfg(feature = "page")]
         RouteId::Page => Told {
             summary: "The operator's page",
             success: &[(200, &[("text/html", "Text")])],
             tag: true,
             ..PLAIN
         },
+        #[cfg(feature = "page")]
         RouteId::PageScript => Told {
             summary: "The page's script",
             success: &[(200, &[("text/javascript", "Text")])],
             tag: true,
             ..PLAIN
         },
+        #[cfg(feature = "page")]
         RouteId::PageStyle => Told {
             summary: "The page's style",
             success: &[(200, &[("text/css", "Text")])],

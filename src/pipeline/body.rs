@@ -31,23 +31,31 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let next = match &mut self.content {
             Content::Bytes(bytes) if bytes.is_empty() => None,
-            Content::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
-            Content::Chat(chat) => ready!(chat.poll_next(context)),
+            Content::Bytes(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
+            Content::Chat(chat) => {
+                ready!(chat.poll_next(context)).map(|part| part.map(Frame::data))
+            }
+            Content::Own(own) => ready!(own.poll_frame(context)),
         };
-        if let Some(Ok(part)) = &next {
-            self.finish.bytes += part.len() as u64;
+        if let Some(Ok(frame)) = &next {
+            self.finish.bytes += frame.data_ref().map_or(0, |part| part.len() as u64);
         }
-        Poll::Ready(next.map(|part| part.map(Frame::data)))
+        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Bytes(bytes) if bytes.is_empty())
+        match &self.content {
+            Content::Bytes(bytes) => bytes.is_empty(),
+            Content::Chat(_) => false,
+            Content::Own(own) => own.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Chat(_) => SizeHint::default(),
+            Content::Own(own) => own.size_hint(),
         }
     }
 }

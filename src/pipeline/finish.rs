@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::call::Trace;
 use crate::limits::Verdict;
 use crate::model::Wallet;
-use crate::routes::Route;
+use crate::routes::Reached;
 
 /// What is known of a request at its end. Dropped, it counts the request and writes its line: when hyper is done with
 /// the answer, or, with the status still 499, when the client left before there was one.
@@ -15,7 +15,7 @@ pub(crate) struct Finish {
     app: Arc<App>,
     pub(super) trace: Arc<Trace>,
     pub(super) request_id: String,
-    pub(super) route: Option<&'static Route>,
+    pub(super) reached: Reached,
     pub(super) status: Option<u16>,
     /// How long it took until the answer was there, apart from its client.
     pub(super) ready: Option<Duration>,
@@ -34,7 +34,7 @@ impl Finish {
             app: Arc::clone(app),
             trace: Arc::new(Trace::begin(&app.clock)),
             request_id,
-            route: None,
+            reached: Reached::Nothing,
             status: None,
             ready: None,
             key_id: None,
@@ -50,12 +50,14 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let took = self.trace.elapsed();
         let ready = self.ready.unwrap_or_else(|| self.trace.ours());
-        self.app.metrics.request(self.route, self.status, ready);
+        self.app.metrics.request(self.reached, self.status, ready);
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         // The route's template, never the path: what a client sends by mistake may be a key.
-        let (method, route) = self
-            .route
-            .map_or(("-", "-"), |route| (route.method.as_str(), route.path));
+        let (method, route) = match self.reached {
+            Reached::Nothing => ("-", "-"),
+            Reached::Route(route) => (route.method.as_str(), route.path),
+            Reached::Own => ("-", "own"),
+        };
         let wallet = self.wallet.map(|wallet| wallet.short());
         // As nginx has it for a client that left.
         let status = self.status.unwrap_or(499);

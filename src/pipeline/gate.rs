@@ -44,7 +44,7 @@ pub(super) async fn authenticate(
         );
     };
     let hash = sent.hash();
-    let key = match app.keys.get(&hash) {
+    let key = match app.caches.keys.get(&hash) {
         Some(key) => key,
         None => {
             // Counted before the look-up, so that guessing costs the guesser and not the file.
@@ -57,14 +57,14 @@ pub(super) async fn authenticate(
                 return Err(verdict.into());
             }
             app.metrics.key_lookups.inc();
-            let generation = app.keys.generation();
+            let generation = app.caches.keys.generation();
             let mut found = app.store.key_by_hash(hash).await?;
             if found.is_none() && !is_ours {
                 let start = sent.start().to_owned();
                 found = app.store.adopt_key(sent.sha256(), hash, start).await?;
             }
             match found {
-                Some(record) => app.keys.insert(record, generation),
+                Some(record) => app.caches.keys.insert(record, generation),
                 None => return refused(ErrorCode::InvalidApiKey, "no such key"),
             }
         }

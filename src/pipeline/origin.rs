@@ -145,7 +145,7 @@ pub(super) fn preflight(methods: &str) -> [(HeaderName, String); 3] {
     ]
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "toml"))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

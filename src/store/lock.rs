@@ -11,6 +11,7 @@ pub struct InstanceLock {
 
 /// Why the lock was not taken.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum LockError {
     /// Another process has it; the address it serves on, where it said one.
     Held(Option<String>),

@@ -32,7 +32,7 @@ pub use r3mes::{ImportNote, Imported, R3mesDatabase, R3mesRow, R3mesTable};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,9 +46,9 @@ use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unread
 use self::verify::Walk;
 use self::writer::{Room, Writer};
 use super::{
-    Backup, Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept, LeaderboardRow,
-    LedgerEntry, LedgerReport, MinerStats, Once, Recorded, Repository, Resolution, StoreError,
-    StoreGauges, StoreObserver, Totals, User,
+    Backup, Change, Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept,
+    LeaderboardRow, LedgerEntry, LedgerReport, MinerStats, Observers, Once, Recorded, Repository,
+    Resolution, StoreError, StoreGauges, StoreObserver, Totals, User,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
@@ -64,7 +64,7 @@ pub struct SqliteStore {
     /// When it was last looked for what has been kept long enough.
     cut_at: AtomicI64,
     lock: Mutex<Option<InstanceLock>>,
-    observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+    observers: Arc<Observers>,
 }
 
 /// The version of SQLite, which is compiled in.
@@ -81,6 +81,22 @@ impl SqliteStore {
     /// # Errors
     /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program. One
     /// of an older version is copied and migrated.
+    ///
+    /// ```
+    /// use r3mes_edge::store::OpenError;
+    /// use r3mes_edge::{Repository, SqliteStore};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let file = folder.path().join("edge.db");
+    /// assert!(matches!(SqliteStore::open(&file, false), Err(OpenError::Missing(_))));
+    /// let store = SqliteStore::open(&file, true)?;
+    /// // One process, and in it one store, has the file.
+    /// assert!(matches!(SqliteStore::open(&file, true), Err(OpenError::Locked(_))));
+    /// store.close();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
         let writing = || {
@@ -100,10 +116,10 @@ impl SqliteStore {
         })?;
         let ballast = Ballast::open(path, create);
         let has_imported_keys = keys::has_imported(&connection)?.into();
-        let observer = Arc::new(OnceLock::new());
-        let readers = Readers::open(path, Arc::clone(&observer))?;
+        let observers = Arc::new(Observers::default());
+        let readers = Readers::open(path, Arc::clone(&observers))?;
         let log = backup::log_of(path, "-wal");
-        let (gate, observing) = (readers.gate(), Arc::clone(&observer));
+        let (gate, observing) = (readers.gate(), Arc::clone(&observers));
         let writer = Writer::start(connection, log, ballast, gate, observing)
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
@@ -114,7 +130,7 @@ impl SqliteStore {
             backing_up: tokio::sync::Mutex::default(),
             cut_at: AtomicI64::new(i64::MIN),
             lock: Mutex::new(Some(lock)),
-            observer,
+            observers,
         })
     }
 
@@ -156,7 +172,8 @@ impl Repository for SqliteStore {
         asked: Option<Once<User>>,
     ) -> Result<Done<User>, StoreError> {
         let work = move |c: &Connection| once(c, asked, now, || accounts::create(c, &wallet, now));
-        self.writer.write(Room::Common, work).await
+        let change = |done: &Done<User>| matches!(done, Done::New(_)).then_some(Change::Account);
+        self.writer.change(work, change).await
     }
 
     async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError> {
@@ -182,7 +199,11 @@ impl Repository for SqliteStore {
                 accounts::grant(c, &wallet, amount, &reason, now)
             })
         };
-        self.writer.write(Room::Common, work).await
+        let change = |done: &Done<(LedgerEntry, bool)>| match done {
+            Done::New((entry, _)) => Some(Change::Granted(entry.amount)),
+            Done::Again(_) => None,
+        };
+        self.writer.change(work, change).await
     }
 
     async fn ledger(
@@ -296,7 +317,8 @@ impl Repository for SqliteStore {
             Done::New(new_account) => Ok(new_account),
             Done::Again(_) => Err(StoreError::AlreadyIssued),
         };
-        self.writer.write(Room::Common, work).await
+        let change = |new_account: &bool| new_account.then_some(Change::Account);
+        self.writer.change(work, change).await
     }
 
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError> {
@@ -341,11 +363,8 @@ impl Repository for SqliteStore {
         wallet: Option<Wallet>,
         now: Timestamp,
     ) -> Result<KeyRecord, StoreError> {
-        self.writer
-            .write(Room::Common, move |c| {
-                keys::revoke(c, &id, wallet.as_ref(), now)
-            })
-            .await
+        let work = move |c: &Connection| keys::revoke(c, &id, wallet.as_ref(), now);
+        self.writer.change(work, changed_key).await
     }
 
     async fn key(&self, id: String) -> Result<Option<KeyRecord>, StoreError> {
@@ -358,9 +377,8 @@ impl Repository for SqliteStore {
         new: KeyRecord,
         until: Timestamp,
     ) -> Result<KeyRecord, StoreError> {
-        self.writer
-            .write(Room::Common, move |c| keys::rotate(c, &id, &new, until))
-            .await
+        let work = move |c: &Connection| keys::rotate(c, &id, &new, until);
+        self.writer.change(work, changed_key).await
     }
 
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
@@ -453,9 +471,9 @@ impl Repository for SqliteStore {
         samples: Vec<Sample>,
         now: Timestamp,
     ) -> Result<Recorded, StoreError> {
-        self.writer
-            .write(Room::Common, move |c| telemetry::record(c, &samples, now))
-            .await
+        let work = move |c: &Connection| telemetry::record(c, &samples, now);
+        let change = |&Recorded { new, first }: &Recorded| Some(Change::Samples { new, first });
+        self.writer.change(work, change).await
     }
 
     async fn record_earning(
@@ -469,7 +487,11 @@ impl Repository for SqliteStore {
                 telemetry::record_earning(c, &earning, now)
             })
         };
-        self.writer.write(Room::Common, work).await
+        let change = |done: &Done<Counted>| match done {
+            Done::New(told) if told.counted => Some(Change::Earned(told.earnings)),
+            _ => None,
+        };
+        self.writer.change(work, change).await
     }
 
     async fn miner(
@@ -535,9 +557,8 @@ impl Repository for SqliteStore {
             .await
     }
 
-    fn observe(&self, observer: Arc<dyn StoreObserver>) {
-        // The first one stays.
-        let _ = self.observer.set(observer);
+    fn observe(&self, observer: Weak<dyn StoreObserver>) {
+        self.observers.add(observer);
     }
 
     fn gauges(&self) -> StoreGauges {
@@ -566,6 +587,10 @@ impl Repository for SqliteStore {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
     }
+}
+
+fn changed_key(key: &KeyRecord) -> Option<Change> {
+    Some(Change::Key(key.hash))
 }
 
 /// What touches files and may take a while, where it blocks nobody.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
-use super::{Endpoint, HttpClient, bearer};
+use super::{Endpoint, HttpClient, bearer, tls};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, InferenceConfig, InferenceKind};
@@ -47,6 +47,10 @@ impl Upstreams {
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
         let common = HttpClient::new(None)?;
         let endpoint = |name: &str, url: String, ca_file: Option<&Path>, present: bool| {
+            let setting = if name == "chain" { "rpc" } else { "url" };
+            // One that is no address at all is told of when it is asked.
+            let speakable = url.parse().map_or(Ok(()), |url| tls::check(&url));
+            speakable.map_err(|what| format!("{setting}: {what}"))?;
             let breaker = Breaker::new(name, config.breaker.clone(), clock.clone());
             let client = match ca_file {
                 Some(_) => HttpClient::new(ca_file),
@@ -60,15 +64,7 @@ impl Upstreams {
             miner: config.discover && config.miner.url.is_none(),
         };
         let configured: Vec<InferenceConfig> = if conventional.nodes {
-            let node = |(name, kind, url): (&str, InferenceKind, &str)| InferenceConfig {
-                name: name.to_owned(),
-                kind,
-                url: url.to_owned(),
-                model: String::new(),
-                adapters: Vec::new(),
-                ca_file: None,
-                api_key_file: None,
-            };
+            let node = |(name, kind, url)| InferenceConfig::new(name, kind, url);
             CONVENTIONAL_NODES.into_iter().map(node).collect()
         } else {
             config.inference.clone()

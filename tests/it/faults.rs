@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -93,7 +93,7 @@ macro_rules! verbs {
                 self.store.has_imported_keys()
             }
 
-            fn observe(&self, observer: Arc<dyn StoreObserver>) {
+            fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.store.observe(observer);
             }
 

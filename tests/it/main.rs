@@ -19,6 +19,7 @@ mod command_line;
 mod config;
 mod crash;
 mod doctor;
+mod embedding;
 mod fault_table;
 mod faults;
 mod http;

@@ -11,6 +11,7 @@ use crate::store::{LockError, StoreError};
 
 /// Why a database was not opened.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum OpenError {
     /// Another process has it, or its lock file cannot be used.
     Locked(LockError),

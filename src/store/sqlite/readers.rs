@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use r2d2_sqlite::SqliteConnectionManager;
@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::open::{OpenError, PREPARED};
 use super::storage_error;
-use crate::store::{StoreError, StoreObserver};
+use crate::store::{Observers, StoreError};
 
 type Pool = r2d2::Pool<SqliteConnectionManager>;
 
@@ -36,7 +36,7 @@ pub(super) struct Readers {
     /// `None` once closed.
     pool: RwLock<Option<Pool>>,
     permits: Arc<Semaphore>,
-    observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+    observers: Arc<Observers>,
 }
 
 impl Readers {
@@ -45,10 +45,7 @@ impl Readers {
     /// How long a read waits for a connection before the client hears that there is too much to do.
     const PATIENCE: Duration = Duration::from_secs(2);
 
-    pub(super) fn open(
-        path: &Path,
-        observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
-    ) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, observers: Arc<Observers>) -> Result<Self, OpenError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let manager = SqliteConnectionManager::file(path)
             .with_flags(flags)
@@ -71,7 +68,7 @@ impl Readers {
         Ok(Self {
             pool: RwLock::new(Some(pool)),
             permits: Arc::new(Semaphore::new(Self::SIZE)),
-            observer,
+            observers,
         })
     }
 
@@ -144,9 +141,8 @@ impl Readers {
     }
 
     fn observed(&self, started: Instant) {
-        if let Some(observer) = self.observer.get() {
-            observer.read(started.elapsed());
-        }
+        self.observers
+            .each(|observer| observer.read(started.elapsed()));
     }
 }
 

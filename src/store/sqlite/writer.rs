@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use self::log::Log;
 use super::ballast::Ballast;
 use super::readers::Gate;
 use super::sql;
-use crate::store::{StoreError, StoreObserver};
+use crate::store::{Change, Observers, StoreError};
 
 /// How urgent a job is when the queue is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +51,7 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     alive: AtomicBool,
-    observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+    observers: Arc<Observers>,
 }
 
 struct Queue {
@@ -105,7 +105,7 @@ impl Writer {
         log: PathBuf,
         ballast: Ballast,
         gate: Gate,
-        observer: Arc<OnceLock<Arc<dyn StoreObserver>>>,
+        observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
@@ -118,7 +118,7 @@ impl Writer {
             }),
             filled: Condvar::new(),
             alive: AtomicBool::new(true),
-            observer,
+            observers,
         });
         let thread = {
             let shared = Arc::clone(&shared);
@@ -142,11 +142,31 @@ impl Writer {
         room: Room,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.queue(room, work, |_| None).await
+    }
+
+    /// The same for what others may have kept or count; `change` says what they are told. It is this thread that tells
+    /// them, as the caller may be gone by the time of the commit.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        change: fn(&T) -> Option<Change>,
+    ) -> Result<T, StoreError> {
+        self.queue(Room::Common, work, change).await
+    }
+
+    async fn queue<T: Send + 'static>(
+        &self,
+        room: Room,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        change: fn(&T) -> Option<Change>,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.shared.push(Box::new(Typed {
             room,
             work: Some(work),
             outcome: None,
+            change,
             reply,
         }))?;
         answer.await.unwrap_or_else(|_| {
@@ -319,11 +339,11 @@ impl Shared {
         {
             self.lock().fault = Some(fault);
         }
-        if let Some(observer) = self.observer.get() {
-            observer.committed(group.len(), started.elapsed(), committed.is_ok());
-        }
+        let took = started.elapsed();
+        self.observers
+            .each(|observer| observer.committed(group.len(), took, committed.is_ok()));
         for job in group {
-            job.answer(&committed);
+            job.answer(&committed, &self.observers);
         }
         if self.look(connection, tools) {
             tools.log.keep_short(connection);
@@ -338,7 +358,7 @@ impl Shared {
         let (kept, common): (Vec<_>, Vec<_>) =
             group.into_iter().partition(|job| job.room() == Room::Kept);
         for job in common {
-            job.answer(&Err(fault.clone()));
+            job.answer(&Err(fault.clone()), &self.observers);
         }
         kept
     }

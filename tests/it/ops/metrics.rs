@@ -383,7 +383,7 @@ async fn no_path_wallet_key_or_adapter_that_is_sent_becomes_a_series() {
     let known: BTreeSet<&str> = ROUTES
         .iter()
         .map(|route| route.path)
-        .chain(["none"])
+        .chain(["none", "own"])
         .collect();
     assert_eq!(shown, known);
 }

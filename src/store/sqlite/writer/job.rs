@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::super::storage_error;
 use super::Room;
-use crate::store::StoreError;
+use crate::store::{Change, Observers, StoreError};
 
 /// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own.
 pub(super) fn commit(
@@ -53,14 +53,16 @@ pub(super) trait Job: Send {
     fn run(&mut self, connection: &Connection) -> bool;
     /// What went wrong in it.
     fn failure(&self) -> Option<StoreError>;
-    /// Tells the caller; `committed` is how the whole group ended.
-    fn answer(self: Box<Self>, committed: &Result<(), StoreError>);
+    /// Tells the observers what changed, then the caller; `committed` is how the whole group ended.
+    fn answer(self: Box<Self>, committed: &Result<(), StoreError>, observers: &Observers);
 }
 
 pub(super) struct Typed<F, T> {
     pub(super) room: Room,
     pub(super) work: Option<F>,
     pub(super) outcome: Option<Result<T, StoreError>>,
+    /// What its outcome changed, for those who observe.
+    pub(super) change: fn(&T) -> Option<Change>,
     pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
@@ -90,12 +92,15 @@ where
             .and_then(|outcome| outcome.as_ref().err().cloned())
     }
 
-    fn answer(self: Box<Self>, committed: &Result<(), StoreError>) {
+    fn answer(self: Box<Self>, committed: &Result<(), StoreError>, observers: &Observers) {
         let answer = match (committed, self.outcome) {
             (Ok(()), Some(outcome)) => outcome,
             (Ok(()), None) => Err(StoreError::Internal("a write was not run".to_owned())),
             (Err(error), _) => Err(error.clone()),
         };
+        if let Some(change) = answer.as_ref().ok().and_then(self.change) {
+            observers.each(|observer| observer.changed(&change));
+        }
         // The caller may have left; its work is done all the same.
         let _ = self.reply.send(answer);
     }

@@ -72,6 +72,7 @@ fn queue<T: Send + 'static>(
         room: Room::Common,
         work: Some(work),
         outcome: None,
+        change: |_| None,
         reply,
     };
     writer.shared.push(Box::new(job)).unwrap();
@@ -150,6 +151,7 @@ fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
         room: Room::Common,
         work: Some(work),
         outcome: None,
+        change: |_| None,
         reply,
     };
     shared.push(Box::new(job)).unwrap();

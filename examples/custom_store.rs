@@ -1,0 +1,153 @@
+//! A store of the host's own. Whatever is a `Repository` can stand behind the server; here one that hands everything to
+//! SQLite, but keeps a journal of the host's beside it and gives nobody more than 100 credits at once.
+//!
+//! A store that does without SQLite writes the same verbs out. What each has to hold is said at the trait; above all,
+//! money moves in one transaction with its ledger entry, and observers hear of a change before its verb returns.
+//!
+//! `cargo run --example custom_store` serves until Ctrl-C over `custom_store.db` in this folder.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use r3mes_edge::auth::{KeyHash, KeyRecord, KeyRequest, Scopes, issue};
+use r3mes_edge::model::{Credits, Ids, Retention, Sample, Timestamp, Wallet};
+use r3mes_edge::store::*;
+use r3mes_edge::{Clock, Config, EdgeServer};
+
+struct Journalled {
+    inner: SqliteStore,
+}
+
+impl Journalled {
+    const MOST_AT_ONCE: Credits = Credits::from_micro(100_000_000);
+
+    /// After the verb has returned, so that nothing stands here that is not on the disk.
+    fn note(&self, what: impl std::fmt::Display) {
+        println!("journal: {what}");
+    }
+}
+
+/// The verbs that are only handed on, and the two that are not.
+macro_rules! handing_on {
+    ($($verb:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Repository for Journalled {
+            async fn grant(
+                &self,
+                wallet: Wallet,
+                amount: Credits,
+                reason: String,
+                now: Timestamp,
+                once: Option<Once<(LedgerEntry, bool)>>,
+            ) -> Result<Done<(LedgerEntry, bool)>, StoreError> {
+                if amount > Self::MOST_AT_ONCE {
+                    // A conflict is told to the client in these words; `Unavailable` would be for the log alone.
+                    return Err(StoreError::Conflict("at most 100 credits at once".to_owned()));
+                }
+                let done = self.inner.grant(wallet, amount, reason, now, once).await?;
+                // An answer that is given again moved nothing.
+                if let Done::New((entry, _)) = &done {
+                    self.note(format_args!("{wallet} {} -> {}", entry.amount, entry.balance));
+                }
+                Ok(done)
+            }
+
+            async fn revoke_key(
+                &self,
+                id: String,
+                wallet: Option<Wallet>,
+                now: Timestamp,
+            ) -> Result<KeyRecord, StoreError> {
+                let key = self.inner.revoke_key(id, wallet, now).await?;
+                self.note(format_args!("{} revoked", key.id));
+                Ok(key)
+            }
+
+            $(async fn $verb(&self, $($argument: $type),*) -> Result<$answer, StoreError> {
+                self.inner.$verb($($argument),*).await
+            })*
+
+            fn has_imported_keys(&self) -> bool {
+                self.inner.has_imported_keys()
+            }
+
+            // The inner store tells of every change, as it is the one that makes them.
+            fn observe(&self, observer: Weak<dyn StoreObserver>) {
+                self.inner.observe(observer);
+            }
+
+            fn gauges(&self) -> StoreGauges {
+                self.inner.gauges()
+            }
+
+            fn is_ready(&self) -> bool {
+                self.inner.is_ready()
+            }
+
+            fn close(&self) {
+                self.inner.close();
+            }
+        }
+    };
+}
+
+handing_on! {
+    create_user(wallet: Wallet, now: Timestamp, once: Option<Once<User>>) -> Done<User>;
+    user(wallet: Wallet) -> Option<User>;
+    users(after: Option<Wallet>, limit: usize) -> Vec<User>;
+    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
+    reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
+    settle(reservation: i64, now: Timestamp) -> ();
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<String>) -> ();
+    note_reservation(reservation: i64, note: String) -> ();
+    kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept>;
+    refund(reservation: i64, now: Timestamp) -> ();
+    refund_open(now: Timestamp) -> usize;
+    verify_ledger() -> LedgerReport;
+    create_key(key: KeyRecord, max_active: usize, once: Option<Once<bool>>) -> bool;
+    key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
+    adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
+    keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
+    key(id: String) -> Option<KeyRecord>;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
+    purge(now: Timestamp) -> usize;
+    back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup;
+    last_backup(folder: Option<PathBuf>) -> Option<Timestamp>;
+    thin_out_backups(folder: Option<PathBuf>, keep: usize) -> ();
+    compact(retention: Retention, now: Timestamp) -> ();
+    touch_keys(touched: Vec<(String, Timestamp)>) -> ();
+    record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
+    record_earning(earning: Earning, now: Timestamp, once: Option<Once<Counted>>) -> Done<Counted>;
+    miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
+    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
+    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;
+    shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
+    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow>;
+    totals(active_since: Timestamp) -> Totals;
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut config = Config::default();
+    config.listen = vec!["127.0.0.1:0".parse()?];
+    let inner = SqliteStore::open(Path::new("custom_store.db"), true)?;
+    let store = Arc::new(Journalled { inner });
+    // An admin's key, so that there is somebody who may give credits. It is shown here and nowhere else.
+    let request = KeyRequest {
+        wallet: None,
+        name: "example".to_owned(),
+        scopes: Scopes::ADMIN,
+        expires_at: None,
+        login: false,
+    };
+    let now = Clock::default().now();
+    let ids = Ids::new().map_err(|error| error.to_string())?;
+    let admin = issue(&*store, &ids, request, 1, now, None).await?;
+    let server = EdgeServer::builder(config, store).start().await?;
+    println!("http://{} {}", server.local_addr(), admin.key.reveal());
+    tokio::signal::ctrl_c().await?;
+    server.shutdown().await;
+    Ok(())
+}

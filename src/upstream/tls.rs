@@ -1,0 +1,48 @@
+use std::path::Path;
+
+use hyper::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+pub(super) type Connector = HttpsConnector<HttpConnector>;
+
+/// Puts TLS over plain connections, for addresses that ask for it.
+pub(super) fn over(mut plain: HttpConnector, ca_file: Option<&Path>) -> Result<Connector, String> {
+    let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(authorities(ca_file)?)
+        .with_no_client_auth();
+    // It would refuse https itself.
+    plain.enforce_http(false);
+    Ok(HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(plain))
+}
+
+/// Whether an address can be asked at all; else why not.
+pub(super) fn check(_: &Uri) -> Result<(), &'static str> {
+    Ok(())
+}
+
+fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let Some(file) = ca_file else {
+        let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+        return Ok(roots.collect());
+    };
+    let wrong = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", file.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
+        let certificate = certificate.map_err(|error| wrong(&error))?;
+        roots.add(certificate).map_err(|error| wrong(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong(&"holds no certificate"));
+    }
+    Ok(roots)
+}

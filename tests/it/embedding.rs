@@ -1,0 +1,465 @@
+//! The server as a guest in somebody else's process.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+use r3mes_edge::model::{Credits, HashrateUnit, Ids, Sample};
+use r3mes_edge::store::Earning;
+use r3mes_edge::{Caller as Asking, Clock, EdgeServer, Repository, SqliteStore, StartError};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Caller, TestServer, W1, W2, config, eventually, wallet};
+
+fn open(folder: &Path, name: &str) -> Arc<SqliteStore> {
+    Arc::new(SqliteStore::open(&folder.join(name), true).unwrap())
+}
+
+async fn serve(store: &Arc<SqliteStore>) -> (EdgeServer, Caller) {
+    let builder = EdgeServer::builder(config(), Arc::clone(store) as _);
+    let server = builder.start().await.unwrap();
+    let caller = Caller::new(&format!("http://{}", server.local_addr()), None);
+    (server, caller)
+}
+
+fn key_of(wallet_address: Option<&str>, scopes: Scopes) -> KeyRequest {
+    KeyRequest {
+        wallet: wallet_address.map(wallet),
+        name: "embedding".to_owned(),
+        scopes,
+        expires_at: None,
+        login: false,
+    }
+}
+
+#[tokio::test]
+async fn two_servers_in_one_process_know_nothing_of_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let stores = [open(folder.path(), "one.db"), open(folder.path(), "two.db")];
+    let (one, ask_one) = serve(&stores[0]).await;
+    let (two, ask_two) = serve(&stores[1]).await;
+    let now = Clock::default().now();
+    one.repository()
+        .create_user(wallet(W1), now, None)
+        .await
+        .unwrap();
+    ask_one.get(&format!("/users/{W1}")).await.expect(200);
+    ask_two
+        .get(&format!("/users/{W1}"))
+        .await
+        .refused(404, "user_not_found");
+    // The end of one is not the other's.
+    one.shutdown().await;
+    assert!(stores[0].user(wallet(W1)).await.is_err());
+    ask_two.get("/readyz").await.expect(200);
+    two.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_servers_over_one_store_both_hear_of_its_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (one, ask_one) = serve(&store).await;
+    let (_two, ask_two) = serve(&store).await;
+    let users = async |caller: &Caller| {
+        let stats = caller.get("/network/stats").await.expect(200);
+        stats["total_users"].clone()
+    };
+    assert_eq!(
+        (users(&ask_one).await, users(&ask_two).await),
+        (json!(0), json!(0))
+    );
+    let now = Clock::default().now();
+    store.create_user(wallet(W1), now, None).await.unwrap();
+    assert_eq!(
+        (users(&ask_one).await, users(&ask_two).await),
+        (json!(1), json!(1))
+    );
+    // One that is gone is told no more, and the other still is.
+    drop(one);
+    store.create_user(wallet(W2), now, None).await.unwrap();
+    assert_eq!(users(&ask_two).await, 2);
+}
+
+#[tokio::test]
+async fn dropped_means_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (server, caller) = serve(&store).await;
+    let address = server.local_addr();
+    // A connection that is kept open by its client.
+    caller.get("/livez").await.expect(200);
+    assert!(Arc::strong_count(&store) > 1);
+    drop(server);
+    eventually("the port is closed", async || {
+        TcpStream::connect(address).await.err()
+    })
+    .await;
+    // Every task of the server holds the store through what they share: none is left.
+    eventually("the tasks are gone", async || {
+        (Arc::strong_count(&store) == 1).then_some(())
+    })
+    .await;
+    store.close();
+    // And with it the lock: whoever wants the file may have it.
+    let (again, caller) = serve(&open(folder.path(), "edge.db")).await;
+    caller.get("/readyz").await.expect(200);
+    again.shutdown().await;
+}
+
+#[test]
+fn any_runtime_will_do() {
+    for mut builder in [
+        tokio::runtime::Builder::new_current_thread(),
+        tokio::runtime::Builder::new_multi_thread(),
+    ] {
+        let runtime = builder.enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = TestServer::start(config()).await;
+            let body = json!({"wallet_address": W1, "hashrate": 1});
+            server.admin().post("/miner/stats", &body).await.expect(201);
+            let stats = server.anybody().get(&format!("/miner/stats/{W1}")).await;
+            assert_eq!(stats.expect(200)["hashrate"], 1.0);
+            server
+                .admin()
+                .post("/admin/backup", &json!({}))
+                .await
+                .expect(201);
+            server.shutdown().await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_listener_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut config = config();
+    // Would be in use.
+    config.listen = vec![r3mes_edge::config::Listen::Tcp(address)];
+    let store = open(folder.path(), "edge.db");
+    let builder = EdgeServer::builder(config, store).listener(listener);
+    let server = builder.start().await.unwrap();
+    assert_eq!(server.local_addr(), address);
+    let caller = Caller::new(&format!("http://{address}"), None);
+    caller.get("/livez").await.expect(200);
+    server.shutdown().await;
+}
+
+#[test]
+fn a_configuration_made_in_code_can_be_looked_at_too() {
+    let mut config = config();
+    assert_eq!(config.mistakes(), Vec::<String>::new());
+    config.limits.in_flight = usize::MAX;
+    config.chat.price = Credits::ZERO;
+    let told = config.mistakes().join(" ");
+    assert!(
+        told.contains("limits.in_flight") && told.contains("chat.price"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_the_host_does_in_the_store_shows_over_http_at_once() {
+    let server = TestServer::start(config()).await;
+    let (store, anybody) = (Arc::clone(&server.store), server.anybody());
+    let network = async || anybody.get("/network/stats").await.expect(200);
+    let figure = async |name: &str| {
+        let text = anybody.get("/metrics").await.body;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(network().await["total_users"], 0);
+    let now = server.clock.now();
+    // A first sample makes the account and a miner of it.
+    let sample = Sample::new(wallet(W1), now, 42.5, HashrateUnit::GradientsPerHour);
+    store.record_samples(vec![sample], now).await.unwrap();
+    let stats = anybody.get(&format!("/miner/stats/{W1}")).await.expect(200);
+    assert_eq!(stats["hashrate"], 42.5);
+    let shown = network().await;
+    assert_eq!(
+        (&shown["total_users"], &shown["active_miners"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(figure("r3mes_miner_samples_total").await, "1");
+    // A grant and an earning.
+    let five = Credits::from_micro(5_000_000);
+    store
+        .grant(wallet(W1), five, "welcome".to_owned(), now, None)
+        .await
+        .unwrap();
+    assert_eq!(network().await["total_credits"], 5);
+    let earning = Earning {
+        wallet: wallet(W1),
+        earnings: five,
+        source_id: "block-1".to_owned(),
+        recorded_at: now,
+    };
+    store
+        .record_earning(earning.clone(), now, None)
+        .await
+        .unwrap();
+    assert_eq!(network().await["total_credits"], 10);
+    assert_eq!(
+        figure("credits_distributed_total{reason=\"grant\"}").await,
+        "5.0"
+    );
+    assert_eq!(
+        figure("credits_distributed_total{reason=\"mining\"}").await,
+        "5.0"
+    );
+    // Counted once, as by HTTP.
+    store.record_earning(earning, now, None).await.unwrap();
+    assert_eq!(
+        figure("credits_distributed_total{reason=\"mining\"}").await,
+        "5.0"
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_the_host_revokes_opens_nothing_from_then_on() {
+    let server = TestServer::start(config()).await;
+    let (store, now) = (&*server.store, server.clock.now());
+    let ids = Ids::new().unwrap();
+    let issued = issue(
+        store,
+        &ids,
+        key_of(Some(W1), Scopes::DEFAULT),
+        10,
+        now,
+        None,
+    )
+    .await
+    .unwrap();
+    let caller = server.with_key(issued.key.reveal());
+    // Known to the server from here on.
+    caller.get("/auth/me").await.expect(200);
+    let (_, retired) = r3mes_edge::auth::rotate(store, &ids, &issued.record, now, now)
+        .await
+        .unwrap();
+    assert_eq!(retired.id, issued.record.id);
+    caller.get("/auth/me").await.refused(401, "expired_api_key");
+    let other = issue(
+        store,
+        &ids,
+        key_of(Some(W2), Scopes::DEFAULT),
+        10,
+        now,
+        None,
+    )
+    .await
+    .unwrap();
+    let caller = server.with_key(other.key.reveal());
+    caller.get("/auth/me").await.expect(200);
+    // The future is dropped before the answer is taken, as by a time-out of the host's: what was begun is done, and told.
+    let revoking = store.revoke_key(other.record.id.clone(), None, now);
+    drop(tokio::time::timeout(Duration::ZERO, revoking).await);
+    eventually("the key is refused", async || {
+        (caller.get("/auth/me").await.status == 401).then_some(())
+    })
+    .await;
+}
+
+/// What the host's own routes do in these tests.
+async fn own(seen: Arc<Mutex<Vec<Asking>>>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let asking = request.extensions().get::<Asking>().unwrap().clone();
+    seen.lock().unwrap().push(asking);
+    match request.uri().path() {
+        "/own/panic" => panic!("the host's own fault"),
+        "/own/late" => std::future::pending().await,
+        _ => {
+            let method = request.method().clone();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let text = format!("{method} {}", String::from_utf8_lossy(&body));
+            let mut response = Response::new(Full::from(text));
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            response.headers_mut().insert("age", 7.into());
+            response
+        }
+    }
+}
+
+/// A server with own routes, an admin's key, and what the host's handler saw.
+async fn serve_own(
+    change: impl FnOnce(&mut r3mes_edge::Config),
+) -> (
+    EdgeServer,
+    Caller,
+    Caller,
+    Arc<Mutex<Vec<Asking>>>,
+    tempfile::TempDir,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (ids, now) = (Ids::new().unwrap(), Clock::default().now());
+    let admin = issue(&*store, &ids, key_of(None, Scopes::ADMIN), 10, now, None);
+    let admin = admin.await.unwrap();
+    let seen: Arc<Mutex<Vec<Asking>>> = Arc::default();
+    let mut config = config();
+    change(&mut config);
+    let watching = Arc::clone(&seen);
+    let server = EdgeServer::builder(config, store)
+        .own_routes("/own", move |request| own(Arc::clone(&watching), request))
+        .own_routes("/users", |_| async {
+            Response::new(Full::<Bytes>::from("theirs"))
+        })
+        .own_routes("/broken", |_| async { Response::new(Broken(vec!["half"])) })
+        .start()
+        .await
+        .unwrap();
+    let base = format!("http://{}", server.local_addr());
+    let anybody = Caller::new(&base, None);
+    let admin = Caller::new(&base, Some(admin.key.reveal()));
+    (server, anybody, admin, seen, folder)
+}
+
+/// A body that breaks off after its pieces.
+struct Broken(Vec<&'static str>);
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let piece = self.0.pop().map(|piece| Frame::data(Bytes::from(piece)));
+        Poll::Ready(Some(piece.ok_or("no more")))
+    }
+}
+
+#[tokio::test]
+async fn a_hosts_own_routes_stand_beside_ours_and_go_the_same_way() {
+    let (_server, anybody, admin, seen, _folder) = serve_own(|_| {}).await;
+    // Open, so that the shape is the host's.
+    let (status, headers, body) = anybody
+        .open(
+            Method::PATCH,
+            "/own/a?b=c",
+            &[("x-request-id", "mine")],
+            "hello",
+        )
+        .await;
+    let body = body.collect().await.unwrap().to_bytes();
+    assert_eq!((status, &body[..]), (418, &b"PATCH hello"[..]));
+    for (name, value) in [
+        ("x-request-id", "mine"),
+        ("age", "7"),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    let (status, ..) = admin.open(Method::GET, "/own", &[], "").await;
+    assert_eq!(status, 418);
+    {
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[0].request_id, "mine");
+        assert!(seen[0].principal.is_none() && seen[0].address.is_loopback());
+        assert!(seen[1].principal.as_ref().unwrap().is_admin());
+    }
+    // Ours win, also by a method that they do not have.
+    anybody
+        .get(&format!("/users/{W1}"))
+        .await
+        .refused(404, "user_not_found");
+    anybody
+        .delete(&format!("/users/{W1}"))
+        .await
+        .refused(405, "method_not_allowed");
+    let (status, _, body) = anybody.open(Method::GET, "/users/a/b", &[], "").await;
+    assert_eq!(
+        (status, &body.collect().await.unwrap().to_bytes()[..]),
+        (200, &b"theirs"[..])
+    );
+    anybody.get("/owner").await.refused(404, "not_found");
+    // What is wrong for all is wrong here, before the host is asked.
+    let asked = seen.lock().unwrap().len();
+    anybody
+        .get("/own?api_key=x")
+        .await
+        .refused(400, "key_in_query");
+    let wrong = anybody
+        .send(Method::GET, "/own", &[("x-api-key", "r3mes_wrong")], "")
+        .await;
+    wrong.refused(401, "invalid_api_key");
+    let elsewhere = anybody
+        .send(
+            Method::GET,
+            "/own",
+            &[("origin", "http://evil.example")],
+            "",
+        )
+        .await;
+    elsewhere.refused(403, "forbidden");
+    assert_eq!(seen.lock().unwrap().len(), asked);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_hosts_own_route_is_a_500_and_nothing_else_ends() {
+    let (_server, anybody, admin, _seen, _folder) = serve_own(|_| {}).await;
+    let told = anybody.get("/own/panic").await.refused(500, "internal");
+    assert!(!told.to_string().contains("fault"), "{told}");
+    // A body that fails is cut off, so that nobody takes it for whole.
+    let cut = match anybody.try_open(Method::GET, "/broken", &[], "").await {
+        Some((_, _, body)) => body.collect().await.is_err(),
+        // Even its head may not have left yet.
+        None => true,
+    };
+    assert!(cut, "half an answer looked whole");
+    anybody.get("/livez").await.expect(200);
+    // One label for all of them, whatever their paths.
+    let metrics = admin.get("/metrics").await.body;
+    let metrics = String::from_utf8_lossy(&metrics);
+    let own: Vec<_> = metrics
+        .lines()
+        .filter(|line| line.starts_with("r3mes_http_requests_total{route=\"own\""))
+        .filter(|line| !line.ends_with(" 0"))
+        .collect();
+    assert_eq!(own.len(), 2, "{own:?} of {metrics}");
+    assert!(!metrics.contains("/own"), "a path became a label");
+}
+
+#[tokio::test]
+async fn a_hosts_own_routes_are_bounded_by_rates_places_and_time() {
+    let (_server, anybody, _admin, _seen, _folder) = serve_own(|config| {
+        config.limits.request_timeout = Duration::from_millis(200);
+        config.limits.in_flight = 1;
+        config.rates = r3mes_edge::Config::read("rates.read = \"4/min\"", [])
+            .unwrap()
+            .rates;
+    })
+    .await;
+    let late = tokio::spawn({
+        let anybody = anybody.clone();
+        async move { anybody.get("/own/late").await.refused(503, "overloaded") }
+    });
+    late.await.unwrap();
+    let (status, ..) = anybody.open(Method::GET, "/own", &[], "").await;
+    assert_eq!(status, 418, "the place is back");
+    for _ in 0..2 {
+        let _ = anybody.open(Method::GET, "/own", &[], "").await;
+    }
+    anybody.get("/own").await.refused(429, "rate_limited");
+}
+
+#[tokio::test]
+async fn a_prefix_that_is_no_path_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let started = EdgeServer::builder(config(), open(folder.path(), "edge.db"))
+        .own_routes("own", |_| async { Response::new(Full::<Bytes>::default()) })
+        .start()
+        .await;
+    assert!(matches!(started, Err(StartError::Config(what)) if what.contains("own_routes")));
+}
