@@ -299,7 +299,7 @@ mod tests {
             "CHAT__QUEUE: chat.queue must be a whole number that is not negative, not -1",
             "INFERENCE__0__URL: inference must be a list, not a section",
             "LIMITS__BODY: limits.body is wrong: \"64\" is no size; write it as 512B, 64KiB or 1MiB",
-            "LISTEN: listen is wrong: invalid socket address syntax",
+            "LISTEN: listen is wrong: \"here\" is no place to listen on; write it as 127.0.0.1:8000, [::1]:8000 or unix:/run/r3mes-edge/edge.sock",
             "LOG__LEVEL: log.level must be error, warn, info, debug or trace",
         ];
         let mistakes = Config::read("databas = \"x\"", settings).unwrap_err();

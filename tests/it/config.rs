@@ -77,7 +77,7 @@ fn what_is_printed_reads_back_as_the_same_and_says_where_it_comes_from() {
     let print = ["config", "print", "--listen", "[::1]:80", "--origin"];
     let (_, told, _) = run(folder, &print, &environment);
     for line in [
-        "listen = \"[::1]:80\"  # --listen",
+        "listen = [\"[::1]:80\"]  # --listen",
         "price = 0.25  # r3mes-edge.toml:2",
         "chat = \"off\"  # R3MES_EDGE_RATES__CHAT",
         "body = \"1KiB\"  # R3MES_EDGE_LIMITS__BODY",
@@ -139,7 +139,7 @@ fn init_makes_what_a_start_needs_and_overwrites_nothing() {
     let wallet = format!("wallet = \"{W1}\"");
     assert_eq!(
         set,
-        ["listen = \"127.0.0.1:0\"", "database = \"a.db\"", &wallet]
+        ["listen = [\"127.0.0.1:0\"]", "database = \"a.db\"", &wallet]
     );
     let (code, keys, _) = run(folder, &["keys", "list", "--config", "conf.toml"], &[]);
     assert!(code == 0 && keys.contains("first admin key"), "{keys}");
