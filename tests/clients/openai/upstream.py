@@ -1,7 +1,10 @@
-"""An inference server that does what the last message says, for the clients beside it. Prints the port it serves on."""
+"""An inference server that does what the last message says, for the clients beside it. Prints the port it serves on.
+
+Over TLS where a file with a certificate and its key is named."""
 
 import json
 import os
+import ssl
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,6 +88,10 @@ def wait_for(file):
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
+if sys.argv[1:]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(sys.argv[1])
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
 print(server.server_port, flush=True)
 sys.stdout.close()
 server.serve_forever()
