@@ -138,19 +138,20 @@ fn text(given: &Given, places: &Places) -> Result<String, Failure> {
     });
     let listen: Vec<_> = places.listen.iter().map(ToString::to_string).collect();
     let given = [
-        ("listen", (!listen.is_empty()).then(|| listen.join(", "))),
-        ("database", database.transpose()?),
-        ("wallet", given.wallet.map(|wallet| wallet.to_string())),
+        ("listen", (!listen.is_empty()).then(|| Value::from(listen))),
+        ("database", database.transpose()?.map(Value::from)),
+        (
+            "wallet",
+            given.wallet.map(|wallet| wallet.to_string().into()),
+        ),
     ];
     let (_, example) = EXAMPLE.split_once("\n\n").unwrap_or(("", EXAMPLE));
     let mut text = HEAD.to_owned();
     for line in example.lines() {
-        let set = |(name, value): &(&str, Option<String>)| {
+        let set = |(name, value): &(&str, Option<Value>)| {
             let setting = line.strip_prefix("# ").unwrap_or(line).split_once(" = ")?;
-            // JSON's way to write a text is TOML's too, but for one character.
-            let value = Value::from(value.clone()?)
-                .to_string()
-                .replace('\x7f', "\\u007F");
+            // JSON's way to write texts and lists is TOML's too, but for one character.
+            let value = value.as_ref()?.to_string().replace('\x7f', "\\u007F");
             (setting.0 == *name).then(|| format!("{name} = {value}"))
         };
         let line = match given.iter().find_map(set) {

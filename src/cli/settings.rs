@@ -58,7 +58,8 @@ pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, U
         }
     }
     let listen: Vec<_> = places.listen.iter().map(Listen::to_string).collect();
-    let listen = (!listen.is_empty()).then(|| listen.join(","));
+    // A list, as a path may have a comma in it.
+    let listen = (!listen.is_empty()).then(|| serde_json::Value::from(listen).to_string());
     let flags = [
         ("listen", "--listen", listen.as_deref().map(OsStr::new)),
         (
