@@ -37,7 +37,7 @@ compiler() {
   $root apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends $package > /dev/null
 }
 statically=
-if ! { rustup target add "$target" > "$scratch/rustup" 2>&1 && compiler; }; then
+if ! { timeout 300 rustup target add "$target" > "$scratch/rustup" 2>&1 && compiler; }; then
   cat "$scratch/rustup" >&2
   case $target in x86_64-*) ;; *) echo "$target cannot be had here" >&2; exit 1 ;; esac
   echo "$target cannot be had here: built against glibc instead, linked in. Names of other machines are looked up by glibc's own rules, for which it wants its libraries at run time." >&2

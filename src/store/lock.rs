@@ -78,8 +78,10 @@ impl InstanceLock {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        // Nobody serves there any more; the lock itself goes with the file.
+        // Nobody serves there any more.
         let _ = self.file.set_len(0);
+        // Not left to the file's end: a child that is just being started has a copy of it until it is another program.
+        let _ = self.file.unlock();
     }
 }
 
@@ -103,6 +105,16 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(first);
+        assert!(InstanceLock::acquire(&database).is_ok());
+    }
+
+    #[test]
+    fn the_lock_comes_back_while_a_child_that_is_being_started_has_a_copy_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("edge.db");
+        let held = InstanceLock::acquire(&database).unwrap();
+        let _copy = held.file.try_clone().unwrap();
+        drop(held);
         assert!(InstanceLock::acquire(&database).is_ok());
     }
 
