@@ -8,6 +8,8 @@
 # name of a machine gets into the binary. Where the musl target cannot be had, it is built against glibc with everything
 # linked in, and the name of the file says so. Needs Rust, and musl-tools of Debian for the C in SQLite and ring.
 set -euo pipefail
+# A build that fails inside $(…) ends the script, so that no older binary is taken for its outcome.
+shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source_folder=$PWD
 
