@@ -13,7 +13,7 @@ python3 --version
 build --bin r3mes-edge
 edge=$built/r3mes-edge
 
-printf 'listen = "127.0.0.1:0"\ndiscover = false\n[log]\nlevel = "warn"\n[auth]\ntrusted_proxies = ["127.0.0.1/32"]\n' > "$scratch/config.toml"
+printf 'listen = "127.0.0.1:0"\ndiscover = false\n[log]\nlevel = "warn"\n[auth]\ntrusted_proxies = ["127.0.0.1/32"]\nhosts = ["127.0.0.1"]\npublic_name = "flood"\n' > "$scratch/config.toml"
 "$edge" --config "$scratch/config.toml" --database "$scratch/edge.db" > "$scratch/printed" 2> "$scratch/log" &
 server=$!
 running+=("$server")
