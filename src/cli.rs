@@ -18,6 +18,7 @@ mod credits;
 mod db;
 mod doctor;
 mod export;
+mod files;
 mod import;
 mod init;
 mod keys;

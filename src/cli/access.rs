@@ -14,7 +14,7 @@ use r3mes_edge::{Clock, SqliteStore};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::settings::Settings;
+use super::settings::{HERE, SYSTEM, Settings};
 use super::{Failure, admin_key, client};
 
 /// The way to the data.
@@ -68,8 +68,8 @@ pub(super) fn present(settings: &Settings, named: bool) -> Result<(), Failure> {
         _ if named => String::new(),
         Some(file) => format!(" (configured in {})", whole(file)),
         None => format!(
-            " (and no configuration that names another: neither {} nor /etc/r3mes-edge/config.toml is there)",
-            whole("r3mes-edge.toml".as_ref())
+            " (and no configuration that names another: neither {} nor {SYSTEM} is there)",
+            whole(HERE.as_ref())
         ),
     };
     Err(Failure::NotFound(format!(

@@ -1,14 +1,13 @@
 //! The admin key file: the one place outside a client where a key stands in plain text, readable by its owner only.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::auth::{KeyRequest, PlainKey, Scope, Scopes, keep};
 use r3mes_edge::model::Ids;
 use r3mes_edge::{Clock, Repository, SqliteStore};
 
-use super::Failure;
+use super::{Failure, files};
 
 /// Where the admin key of `database` stands.
 pub(super) fn path(database: &Path) -> PathBuf {
@@ -83,22 +82,6 @@ pub(super) async fn ensure(
 
 fn write_new(path: &Path) -> std::io::Result<PlainKey> {
     let key = PlainKey::generate().map_err(std::io::Error::other)?;
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    let written = writeln!(file, "{}", key.reveal()).and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        // Half a key would be taken for the key at the next start.
-        let _ = std::fs::remove_file(path);
-        return Err(error);
-    }
-    // The name must be on the disk too.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    std::fs::File::open(folder)?.sync_all()?;
+    files::write_new(path, 0o600, format_args!("{}\n", key.reveal()))?;
     Ok(key)
 }

@@ -1,7 +1,6 @@
 //! What a new place needs: a configuration to fill in, the database, the first admin key. What is there is left alone.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,7 +9,7 @@ use r3mes_edge::model::Wallet;
 use serde_json::{Value, json};
 
 use super::settings::{self, Settings};
-use super::{Failure, Places, access, admin_key};
+use super::{Failure, Places, access, admin_key, files};
 
 /// What is written into the configuration, besides what `--listen` and `--database` say.
 #[derive(Args)]
@@ -38,7 +37,7 @@ pub(super) async fn run(given: &Given, places: &Places, json: bool) -> Result<()
     let config = match found {
         Some(file) => Made { file, new: false },
         None => {
-            let here = || PathBuf::from("r3mes-edge.toml");
+            let here = || PathBuf::from(settings::HERE);
             let file = places.config.clone().unwrap_or_else(here);
             write_new(&file, &text(given, places)?)?;
             Made { file, new: true }
@@ -115,14 +114,13 @@ fn tell(
 
 /// The command that serves what is there now.
 fn next(places: &Places, config: &Made, database: &Made) -> String {
-    let quoted = |file: &Path| format!("'{}'", file.display().to_string().replace('\'', "'\\''"));
     let mut command = "r3mes-edge serve".to_owned();
     if places.config.is_some() {
-        command += &format!(" --config {}", quoted(&config.file));
+        command += &format!(" --config {}", files::quoted(&config.file));
     }
     // What stands in the file that was written needs no flag.
     if !config.new && places.database.is_some() {
-        command += &format!(" --database {}", quoted(&database.file));
+        command += &format!(" --database {}", files::quoted(&database.file));
     }
     for place in places.listen.iter().filter(|_| !config.new) {
         command += &format!(" --listen {place}");
@@ -177,26 +175,13 @@ const HEAD: &str = "\
 ";
 
 fn write_new(file: &Path, text: &str) -> Result<(), Failure> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    // A file that others may write is not read where it is found by chance.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o644);
-    let failed = |error: std::io::Error| {
+    // One that others may write is not read where it is found by chance.
+    files::write_new(file, 0o644, format_args!("{text}")).map_err(|error| {
         let what = format!("{}: {error}", file.display());
         match error.kind() {
             ErrorKind::AlreadyExists => Failure::Conflict(what),
             _ => Failure::Failed(what),
         }
-    };
-    let mut open = options.open(file).map_err(failed)?;
-    let written = open
-        .write_all(text.as_bytes())
-        .and_then(|()| open.sync_all());
-    written.map_err(|error| {
-        // Half a configuration would be taken for one.
-        let _ = std::fs::remove_file(file);
-        failed(error)
     })
 }
 

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::notify::Notify;
 use super::settings::Settings;
-use super::{Failure, access, admin_key, client, logging, memory, reload};
+use super::{Failure, access, admin_key, client, files, logging, memory, reload};
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
@@ -104,20 +104,19 @@ fn raise_file_limit() {
 
 /// What to paste next, one line after the other.
 fn next_steps(address: &str, key_file: &Path) -> String {
-    let quoted = |path: &Path| path.display().to_string().replace('\'', "'\\''");
-    let key_file = quoted(key_file);
+    let key_file = files::quoted(key_file);
     let (curl, address) = match client::socket(address) {
         Some(socket) => (
-            format!("curl --unix-socket '{}'", quoted(socket)),
+            format!("curl --unix-socket {}", files::quoted(socket)),
             "http://localhost",
         ),
         None => ("curl".to_owned(), address),
     };
     format!(
         r#"
-The first admin key is in '{key_file}'; only you can read it. Paste these lines into another terminal in this folder:
+The first admin key is in {key_file}; only you can read it. Paste these lines into another terminal in this folder:
 
-  EDGE={address} ADMIN=$(cat '{key_file}') WALLET=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
+  EDGE={address} ADMIN=$(cat {key_file}) WALLET=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
 
   {curl} -s $EDGE/users -H "X-API-Key: $ADMIN" -d '{{"wallet_address":"'$WALLET'"}}'
   {curl} -s $EDGE/users/$WALLET/credits -H "X-API-Key: $ADMIN" -d '{{"amount":100,"reason":"welcome"}}'

@@ -84,17 +84,21 @@ pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, U
     }
 }
 
+/// Where a configuration is looked for, in this order.
+pub(super) const HERE: &str = "r3mes-edge.toml";
+pub(super) const SYSTEM: &str = "/etc/r3mes-edge/config.toml";
+
 /// The file that is read where none or this one is named.
 pub(super) fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     if let Some(named) = named {
         return Ok(Some(named.to_owned()));
     }
-    let here = Path::new("r3mes-edge.toml");
+    let here = Path::new(HERE);
     if here.exists() {
         trusted(here)?;
         return Ok(Some(here.to_owned()));
     }
-    let system = Path::new("/etc/r3mes-edge/config.toml");
+    let system = Path::new(SYSTEM);
     Ok(system.exists().then(|| system.to_owned()))
 }
 

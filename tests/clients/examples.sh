@@ -82,18 +82,18 @@ END
 pid=$!
 running+=("$pid")
 await printed "$pid"
+# told STATE: the receiver hears that the breaker's alert is so.
+told() {
+  for _ in $(seq 200); do
+    ! grep -q "$1" alerts || break
+    sleep 0.1
+  done
+  wants "$1 \"breaker_open\" \"node\"" alerts
+}
 "$target/r3mes-edge" breaker open node > /dev/null
-for _ in $(seq 200); do
-  ! grep -q firing alerts || break
-  sleep 0.1
-done
-wants 'firing "breaker_open" "node"' alerts
+told firing
 "$target/r3mes-edge" breaker reset node > /dev/null
-for _ in $(seq 200); do
-  ! grep -q resolved alerts || break
-  sleep 0.1
-done
-wants 'resolved "breaker_open" "node"' alerts
+told resolved
 # Nobody else may tell it anything, and not everything is an alert.
 address=$(cat webhook)
 code() { curl -s -o /dev/null -w '%{http_code}' "$@"; }
