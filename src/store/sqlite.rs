@@ -408,12 +408,15 @@ impl Repository for SqliteStore {
         let (grown, growing) = std::sync::mpsc::sync_channel(1);
         let part = blocking(move || Part::begin(to)).await?;
         let flushed = part.flush(growing);
-        let flushing = tokio::task::spawn_blocking(flushed);
-        let copied = self.writer.copy(part.path().to_owned(), grown).await;
+        let copied = self.writer.copy(part.path().to_owned(), grown);
         // It ends with the copy.
-        let _ = flushing.await;
+        let flushed = in_the_background(move || {
+            flushed();
+            Ok(())
+        });
+        let (copied, _) = tokio::join!(copied, flushed);
         copied?;
-        blocking(move || part.finish()).await
+        in_the_background(move || part.finish()).await
     }
 
     async fn last_backup(&self, folder: Option<PathBuf>) -> Result<Option<Timestamp>, StoreError> {
@@ -599,6 +602,28 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work)
         .await
+        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+}
+
+/// The same on a thread of its own, which steps back where there are fewer processors than work.
+async fn in_the_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    const NICE: i32 = 10;
+    let (done, told) = tokio::sync::oneshot::channel();
+    let thread = move || {
+        // Of the one thread, as Linux has it (setpriority(2), "C library/kernel differences"); elsewhere it would be the
+        // process.
+        if cfg!(target_os = "linux") {
+            let _ = rustix::process::setpriority_process(None, NICE);
+        }
+        let _ = done.send(work());
+    };
+    let thread = std::thread::Builder::new()
+        .name("r3mes-copy".to_owned())
+        .spawn(thread);
+    thread.map_err(unavailable)?;
+    told.await
         .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
 }
 

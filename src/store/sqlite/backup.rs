@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Error, ErrorKind};
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Advice, fadvise};
 
 use super::open::{self, OpenError};
 use super::{sql, unavailable, verify};
@@ -242,10 +244,14 @@ impl Part {
     pub(super) fn flush(&self, growing: Receiver<()>) -> impl FnOnce() + Send + 'static {
         let file = File::open(&self.part);
         move || {
+            let mut from = 0;
             for () in growing {
                 if let Ok(file) = &file {
-                    // Where it fails, so does the one at the end, which counts.
-                    let _ = file.sync_data();
+                    let to = file.metadata().map_or(from, |about| about.len());
+                    let piece = NonZeroU64::new(to.saturating_sub(from));
+                    // A wish only. The flush at the end is the one that counts.
+                    let _ = fadvise(file, from, piece, Advice::DontNeed);
+                    from = to;
                 }
             }
         }

@@ -1,82 +1,129 @@
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use r3mes_edge::model::{Credits, Sample};
 use r3mes_edge::store::verify_backup;
 use r3mes_edge::{Repository, SqliteStore};
-use tokio::sync::Barrier;
+use serde_json::json;
 
-use crate::support::{TestServer, W1, config, wallet};
+use crate::support::{Caller, Process, W1, wallet};
 
-/// Microseconds, sorted.
-fn at(times: &[u64], share: f64) -> f64 {
-    let rank = (times.len() as f64 * share) as usize;
-    times[rank.min(times.len() - 1)] as f64 / 1000.0
+const MINUTE: Duration = Duration::from_secs(60);
+/// Each with a connection of its own, and its next write sent when the last is answered.
+const WRITERS: usize = 64;
+
+/// How long each of some took, in microseconds.
+struct Times(Vec<u64>);
+
+impl Times {
+    fn new(mut times: Vec<u64>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// Milliseconds.
+    fn at(&self, share: f64) -> f64 {
+        let rank = (self.0.len() as f64 * share) as usize;
+        self.0[rank.min(self.0.len() - 1)] as f64 / 1000.0
+    }
+
+    /// A line of the table, with how many took longer than so many milliseconds.
+    fn print(&self, what: &str, limit: f64, more: &str) {
+        let slower = self.0.iter().filter(|time| **time as f64 / 1000.0 > limit);
+        println!(
+            "{what:>6}   {:>7}   {:>6.2}   {:>6.2}   {:>6.2}   {:>6.1}   {:>19}   {more}",
+            self.0.len(),
+            self.at(0.5),
+            self.at(0.99),
+            self.at(0.999),
+            self.at(1.0),
+            slower.count()
+        );
+    }
+}
+
+/// What the disk itself takes for the least that a durable write is: a page to the end of a file, and it flushed.
+fn floor(file: &std::path::Path) -> Times {
+    let mut file = std::fs::File::create(file).unwrap();
+    let (page, began, mut times) = ([0x5a; 4096], Instant::now(), Vec::new());
+    while began.elapsed() < MINUTE {
+        let asked = Instant::now();
+        file.write_all(&page).unwrap();
+        file.sync_data().unwrap();
+        times.push(asked.elapsed().as_micros() as u64);
+    }
+    Times::new(times)
+}
+
+/// One grant, three samples, and again, until told to stop.
+async fn write(writer: usize, caller: Caller, stop: &AtomicBool, granted: &AtomicI64) -> Vec<u64> {
+    let grants = format!("/users/{W1}/credits");
+    let grant = json!({ "amount": 1, "reason": "test" }).to_string();
+    let worker = format!("rig-{writer}");
+    let sample = json!({ "wallet_address": W1, "hashrate": 1, "worker": worker }).to_string();
+    let mut times = Vec::new();
+    for turn in 0u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let asked = Instant::now();
+        if turn % 4 == 0 {
+            assert_eq!(caller.try_post(&grants, grant.clone()).await, Some(200));
+            granted.fetch_add(1, Ordering::SeqCst);
+        } else {
+            let sent = caller.try_post("/miner/stats", sample.clone()).await;
+            assert_eq!(sent, Some(201));
+        }
+        times.push(asked.elapsed().as_micros() as u64);
+    }
+    times
 }
 
 /// ```text
 /// R3MES_MINUTES=10 cargo test --release --locked --test it writes_at_full_speed -- --ignored --nocapture
 /// ```
 ///
-/// Eight writers through the storage, each sending its next write when the last is on the disk: grants and samples. First
-/// without a copy, then with one begun in every minute.
+/// The real server with more clients than it needs to be busy all the time: a minute without a copy, then minutes with a copy
+/// begun in each.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn writes_at_full_speed_while_a_copy_is_made_every_minute() {
     let minutes: u32 = std::env::var("R3MES_MINUTES").map_or(2, |minutes| minutes.parse().unwrap());
-    let minute = Duration::from_secs(60);
-    let server = TestServer::start(config()).await;
-    server.payer(W1, 0).await;
-    let acknowledged = Arc::new(AtomicI64::new(0));
-    let mut limit = f64::MAX;
+    let folder = tempfile::tempdir().unwrap();
     println!(
-        "minute   writes   p50 ms   p99 ms   p99.9   max ms   slower than 3 x p99   the copy: s, MB"
+        "minute    writes   p50 ms   p99 ms    p99.9   max ms   slower than 3 x p99   the copy: s, MB"
     );
-    for round in 0..=minutes {
-        let (stop, begin) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(9)));
-        let writers: Vec<_> = (0..8u64)
-            .map(|writer| {
-                let (store, clock) = (Arc::clone(&server.store), server.clock.clone());
-                let (stop, begin) = (Arc::clone(&stop), Arc::clone(&begin));
-                let acknowledged = Arc::clone(&acknowledged);
-                tokio::spawn(async move {
-                    let mut times = Vec::new();
-                    begin.wait().await;
-                    for turn in 0u64.. {
-                        if stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let (now, asked) = (clock.now(), Instant::now());
-                        if turn % 4 == 0 {
-                            let credit = Credits::from_micro(1_000_000);
-                            let grant =
-                                store.grant(wallet(W1), credit, "test".to_owned(), now, None);
-                            grant.await.unwrap();
-                            acknowledged.fetch_add(1, Ordering::SeqCst);
-                        } else {
-                            let unit = r3mes_edge::model::HashrateUnit::HashesPerSecond;
-                            let mut sample = Sample::new(wallet(W1), now, 1.0, unit);
-                            sample.worker = format!("rig-{writer}");
-                            store.record_samples(vec![sample], now).await.unwrap();
-                        }
-                        times.push(asked.elapsed().as_micros() as u64);
-                    }
-                    times
-                })
-            })
-            .collect();
-        begin.wait().await;
-        let ends = Instant::now() + minute;
+    let disk = floor(&folder.path().join("floor"));
+    disk.print("disk", 3.0 * disk.at(0.99), "-");
+
+    let serving = Process::serve(
+        &folder.path().join("edge.db"),
+        "[limits]\nper_address = 1000\n",
+    );
+    // A line for each of millions of requests is nothing to keep here.
+    serving.reload("log.level = \"warn\"\n[rates]\nwrite = \"off\"\ntelemetry = \"off\"\n");
+    let admin = serving.admin();
+    admin
+        .post("/users", &json!({ "wallet_address": W1 }))
+        .await
+        .expect(201);
+    let granted = Arc::new(AtomicI64::new(0));
+    let mut limit = f64::MAX;
+    for minute in 0..=minutes {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers = (0..WRITERS).map(|writer| {
+            let (caller, stop, granted) =
+                (serving.admin(), Arc::clone(&stop), Arc::clone(&granted));
+            tokio::spawn(async move { write(writer, caller, &stop, &granted).await })
+        });
+        let writers: Vec<_> = writers.collect();
+        let ends = Instant::now() + MINUTE;
         let mut copied = None;
-        if round > 0 {
+        if minute > 0 {
             tokio::time::sleep(Duration::from_secs(5)).await;
-            let (before, began) = (acknowledged.load(Ordering::SeqCst), Instant::now());
-            let made = server
-                .store
-                .back_up(None, server.clock.now())
-                .await
-                .unwrap();
+            let (before, began) = (granted.load(Ordering::SeqCst), Instant::now());
+            let made = admin.post("/admin/backup", &json!({})).await.expect(201);
             copied = Some((made, before, began.elapsed()));
         }
         tokio::time::sleep_until(ends.into()).await;
@@ -85,32 +132,24 @@ async fn writes_at_full_speed_while_a_copy_is_made_every_minute() {
         for writer in writers {
             times.extend(writer.await.unwrap());
         }
-        times.sort_unstable();
-        if round == 0 {
-            limit = 3.0 * at(&times, 0.99);
+        let times = Times::new(times);
+        if minute == 0 {
+            limit = 3.0 * times.at(0.99);
         }
-        let slower = times
-            .iter()
-            .filter(|time| **time as f64 / 1000.0 > limit)
-            .count();
         let mut copy = "-".to_owned();
         if let Some((made, before, took)) = copied {
-            let file = server.database().with_file_name(&made.file);
+            let file = serving
+                .database
+                .with_file_name(made["file"].as_str().unwrap());
             assert_eq!(verify_backup(&file).unwrap().mistakes, Vec::<String>::new());
             let store = SqliteStore::open(&file, false).unwrap();
             let user = store.user(wallet(W1)).await.unwrap().unwrap();
             assert!(user.credits.micro() >= before * 1_000_000);
             store.close();
             std::fs::remove_file(file).unwrap();
-            copy = format!("{:.1}, {:.0}", took.as_secs_f64(), made.bytes as f64 / 1e6);
+            let bytes = made["bytes"].as_f64().unwrap();
+            copy = format!("{:.1}, {:.0}", took.as_secs_f64(), bytes / 1e6);
         }
-        println!(
-            "{round:>6}   {:>6}   {:>6.2}   {:>6.2}   {:>5.1}   {:>6.1}   {slower:>19}   {copy}",
-            times.len(),
-            at(&times, 0.5),
-            at(&times, 0.99),
-            at(&times, 0.999),
-            at(&times, 1.0)
-        );
+        times.print(&minute.to_string(), limit, &copy);
     }
 }
