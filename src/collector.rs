@@ -11,14 +11,12 @@ pub(crate) async fn collect(app: Arc<App>) {
     let Some(page) = app.upstreams.miner.clone() else {
         return;
     };
+    page.at.appears().await;
     let mut wallet_asked_for = false;
     let mut every = tokio::time::interval(page.settings.every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         every.tick().await;
-        if !page.at.is_present() {
-            continue;
-        }
         let Some(wallet) = page.settings.wallet else {
             if !std::mem::replace(&mut wallet_asked_for, true) {
                 log::warn!(

@@ -20,7 +20,6 @@ pub use survey::{Surveyed, UpstreamKind, survey};
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +30,7 @@ use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::SetOnce;
 
 use crate::body::{self, Unread};
 use crate::breaker::{Breaker, Outcome, Permit};
@@ -175,7 +175,7 @@ pub(crate) struct Endpoint {
     token: Option<HeaderValue>,
     client: HttpClient,
     breaker: Arc<Breaker>,
-    present: AtomicBool,
+    present: SetOnce<()>,
 }
 
 impl Endpoint {
@@ -191,7 +191,7 @@ impl Endpoint {
             token: None,
             client,
             breaker,
-            present: AtomicBool::new(present),
+            present: SetOnce::new_with(present.then_some(())),
         }
     }
 
@@ -214,13 +214,19 @@ impl Endpoint {
     }
 
     pub(crate) fn is_present(&self) -> bool {
-        self.present.load(Ordering::Acquire)
+        self.present.initialized()
+    }
+
+    /// Waits until something was found here.
+    pub(crate) async fn appears(&self) {
+        self.present.wait().await;
     }
 
     /// Remembers that something was found here, if it was.
     fn remember(&self, found: bool) -> bool {
         if found {
-            self.present.store(true, Ordering::Release);
+            // It stays so.
+            let _ = self.present.set(());
         }
         found
     }
