@@ -1,7 +1,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places.
+/// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places. One that lies outside the calendar,
+/// years -9999 to 9999, is written as the nearest that does not.
 ///
 /// ```
 /// use std::time::Duration;
@@ -137,7 +138,13 @@ impl From<SystemTime> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = jiff::Timestamp::from_millisecond(self.0).map_err(|_| fmt::Error)?;
+        let nearest = if self.0 < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        };
+        // A text that cannot be written is a panic of whoever asks for it.
+        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest);
         write!(f, "{}", time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
     }
 }
@@ -178,6 +185,14 @@ mod tests {
         }
         for text in ["", "soon", "2026-13-24 03:00:00", "2026-11-24T03:00:00Z"] {
             assert!(Timestamp::parse_naive(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_moment_outside_the_calendar_is_written_as_the_nearest_in_it() {
+        for (millis, year) in [(i64::MIN, "-9999-"), (i64::MAX, "9999-")] {
+            let written = Timestamp::from_millis(millis).to_string();
+            assert!(written.starts_with(year), "{written}");
         }
     }
 
