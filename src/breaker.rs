@@ -59,6 +59,20 @@ pub struct Breaker {
 }
 
 /// What a breaker is doing, as health and operators read it.
+///
+/// ```
+/// use r3mes_edge::Clock;
+/// use r3mes_edge::breaker::{Breaker, Phase, Settings};
+///
+/// let breaker = Breaker::new("chain", Settings::default(), Clock::default());
+/// breaker.force_open();
+/// let status = breaker.status();
+/// assert_eq!((status.state, status.forced), (Phase::Open, true));
+/// // Nobody knows when.
+/// assert_eq!(status.retry_after_seconds, None);
+/// breaker.reset();
+/// assert_eq!(breaker.status().state, Phase::Closed);
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Status {
     /// The upstream it guards.
@@ -153,6 +167,21 @@ impl Breaker {
     }
 
     /// Another upstream did what `source` asked of this one in vain: its latest failure here is not the source's fault.
+    ///
+    /// ```
+    /// use r3mes_edge::Clock;
+    /// use r3mes_edge::breaker::{Breaker, Outcome, Phase, Settings, Source};
+    ///
+    /// let settings = Settings { consecutive_failures: 2, ..Settings::default() };
+    /// let breaker = Breaker::new("node-1", settings, Clock::default());
+    /// let wallet = Source::of(&"wallet 1");
+    /// breaker.admit(Some(wallet))?.end(Outcome::Failure);
+    /// // What this one could not do, "node-2" did.
+    /// breaker.vouch(wallet);
+    /// let case = breaker.admit(Some(wallet))?.end(Outcome::Failure);
+    /// assert!(case.is_none() && breaker.phase() == Phase::Open);
+    /// # Ok::<_, std::time::Duration>(())
+    /// ```
     pub fn vouch(&self, source: Source) {
         let now = self.clock.instant();
         self.change(|state| state.vouch(source, now));
@@ -212,6 +241,25 @@ impl Breaker {
 }
 
 /// The right to make one call. Dropped without a word it is given back and counts for nothing.
+///
+/// ```
+/// use r3mes_edge::Clock;
+/// use r3mes_edge::breaker::{Breaker, Outcome, Phase, Settings};
+///
+/// let clock = Clock::default();
+/// let settings = Settings { consecutive_failures: 1, ..Settings::default() };
+/// let pause = settings.max_open;
+/// let breaker = Breaker::new("node", settings, clock.clone());
+/// breaker.admit(None)?.end(Outcome::Failure);
+/// clock.advance(pause);
+/// let probe = breaker.admit(None)?;
+/// assert!(breaker.admit(None).is_err());
+/// // Its client left: nobody knows how it would have ended, and the next may find out.
+/// drop(probe);
+/// breaker.admit(None)?.working();
+/// assert_eq!(breaker.phase(), Phase::Closed);
+/// # Ok::<_, std::time::Duration>(())
+/// ```
 #[derive(Debug)]
 pub struct Permit {
     breaker: Arc<Breaker>,
@@ -252,6 +300,22 @@ impl Drop for Permit {
 
 /// All that went wrong came from one source: whether the breaker opens is for a look at the upstream to say. Dropped
 /// without one, the breaker stays as it was.
+///
+/// ```
+/// use r3mes_edge::Clock;
+/// use r3mes_edge::breaker::{Breaker, Finding, Outcome, Phase, Settings, Source};
+///
+/// let settings = Settings { consecutive_failures: 1, ..Settings::default() };
+/// let breaker = Breaker::new("node", settings, Clock::default());
+/// let permit = breaker.admit(Some(Source::of(&"wallet 1")))?;
+/// if let Some(case) = permit.end(Outcome::Failure) {
+///     // Asked for its own page, the upstream answered.
+///     case.close(Finding::Well);
+/// }
+/// assert_eq!(breaker.times_found(Finding::Well), 1);
+/// assert_eq!(breaker.phase(), Phase::Closed);
+/// # Ok::<_, std::time::Duration>(())
+/// ```
 #[derive(Debug)]
 pub struct Case {
     breaker: Arc<Breaker>,

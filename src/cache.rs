@@ -13,6 +13,25 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 /// How long an answer may be used.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+/// use std::sync::atomic::Ordering;
+/// use std::time::{Duration, Instant};
+/// use r3mes_edge::cache::{Cache, Policy, Source};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), &'static str> {
+/// let heights: Cache<&str, u64> = Cache::new(NonZeroUsize::MIN);
+/// let policy = Policy { ttl: Duration::ZERO, stale_if_error: Duration::from_secs(3600) };
+/// heights.get("chain", policy, Instant::now, || async { Ok::<_, &str>(41) }).await?;
+/// let down = || async { Err("no connection") };
+/// let kept = heights.get("chain", policy, Instant::now, down).await?;
+/// assert_eq!((kept.value, kept.source), (41, Source::Stale));
+/// assert_eq!(heights.counts().stale.load(Ordering::Relaxed), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Fresh for this long.
@@ -22,7 +41,7 @@ pub struct Policy {
     pub stale_if_error: Duration,
 }
 
-/// Where an answer came from.
+/// Where an answer came from; [`Cache`] and [`Policy`] show all three.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// From the cache, fresh.
@@ -45,7 +64,7 @@ impl Source {
     }
 }
 
-/// An answer with its history.
+/// An answer with its history, as [`Cache::get`] gives it.
 #[derive(Clone, Debug)]
 pub struct Cached<V> {
     /// The answer.
@@ -56,7 +75,7 @@ pub struct Cached<V> {
     pub source: Source,
 }
 
-/// What the cache did so far.
+/// What the cache did so far; [`Policy`] shows a look at it.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Answers served fresh from the cache.

@@ -17,6 +17,10 @@ use crate::model::Timestamp;
 /// let before = clock.now();
 /// clock.clone().advance(Duration::from_secs(3600));
 /// assert!(clock.now() >= before.plus(Duration::from_secs(3600)));
+/// // A correction of the time of day; durations are measured as before.
+/// let instant = clock.instant();
+/// clock.set_back(Duration::from_secs(7200));
+/// assert!(clock.now() < before && clock.instant() >= instant);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock {

@@ -1,6 +1,9 @@
 //! What an operator can set, one struct per subject. Every setting has a default, so that no file is needed.
 //!
 //! The library reads no environment and no file: the command line hands the texts in, flags over environment over file.
+//!
+//! With the feature `toml` a configuration can be read from such texts ([`Config`] has `read` then), and there are `Reader`,
+//! `Origin`, `Origins`, `Mistake` and `Mistakes`. Made in code, printed and compared it can be without.
 
 mod alerts;
 mod listen;
@@ -15,6 +18,7 @@ mod sections;
 mod sense;
 mod storage;
 mod units;
+mod upstreams;
 #[cfg(feature = "toml")]
 mod value;
 
@@ -27,12 +31,12 @@ pub use proxies::{Peer, Proxy};
 #[cfg(feature = "toml")]
 pub use reader::{Origins, Reader};
 pub use risks::Risk;
-pub use sections::{
-    AdapterConfig, AuthConfig, ChainConfig, ChatConfig, InferenceConfig, InferenceKind,
-    LimitsConfig, LogConfig, LogFormat, MinerConfig, MinerKind, RatesConfig,
-};
+pub use sections::{AuthConfig, ChatConfig, LimitsConfig, LogConfig, LogFormat, RatesConfig};
 pub use storage::BackupConfig;
 pub use units::parse_duration;
+pub use upstreams::{
+    AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -49,9 +53,20 @@ use crate::model::Retention;
 /// use r3mes_edge::Config;
 ///
 /// let mut config = Config::default();
-/// config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+/// config.listen = vec!["127.0.0.1:0".parse()?, "[::]:8000".parse()?];
 /// config.discover = false;
 /// assert!(config.mistakes().is_empty());
+/// // The second can be reached from elsewhere, so figures want a key.
+/// assert_eq!(config.exposed().count(), 1);
+/// assert!(!config.public_reads());
+/// assert_eq!(config.public_name(), "127.0.0.1:0");
+/// // What makes no sense is told all at once, each with its setting.
+/// config.limits.in_flight = 0;
+/// config.chat.default_adapter.clear();
+/// config.log.level = "loud".to_owned();
+/// let told = config.mistakes().join("\n");
+/// assert!(told.contains("limits.in_flight") && told.contains("log.level"));
+/// # Ok::<_, String>(())
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -119,11 +134,13 @@ impl Default for Config {
 
 impl Config {
     /// Reads a configuration file's text and lays environment-like settings over it: names as in the file, nested ones
-    /// joined by `__` (`RATES__CHAT`), letters in any case. [`Reader`] tells where each setting comes from as well.
+    /// joined by `__` (`RATES__CHAT`), letters in any case. [`Reader`] tells where each setting comes from as well. With the
+    /// feature `toml`.
     ///
     /// # Errors
     /// Every mistake that was found, each with its place.
     ///
+    /// # Example
     /// ```
     /// use r3mes_edge::Config;
     ///
@@ -184,7 +201,7 @@ impl Config {
         address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
     }
 
-    /// What is of the right type but makes no sense, a sentence each. [`Config::read`] refuses it; whoever makes a
+    /// What is of the right type but makes no sense, a sentence each. Read from a file it is refused; whoever makes a
     /// configuration in code looks here before a server is started with it.
     #[must_use]
     pub fn mistakes(&self) -> Vec<String> {

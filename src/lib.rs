@@ -42,7 +42,7 @@
 //! | direct calls without HTTP | [`EdgeServer::repository`], [`Repository`] |
 //! | its own storage, or one around ours | [`Repository`] |
 //! | to hear of changes | [`store::StoreObserver`] |
-//! | settings from a file, or made in code | [`Config::read`], [`Config`] |
+//! | settings from a file, or made in code | `Config::read` (feature `toml`), [`Config`] |
 //! | keys for its clients | [`auth::issue`] |
 //!
 //! The folder `examples` has a program for each: `embed`, `miner_agent`, `own_routes`, `custom_store`, and `demo` with
@@ -51,12 +51,12 @@
 //! # Features
 //! All are on by default; a host that has what they bring switches them off with `default-features = false`.
 //!
-//! | feature | what it brings |
-//! |---|---|
-//! | `cli` | the program `r3mes-edge`: command line, log, signals; with it `toml` |
-//! | `page` | the operator's page at `/` |
-//! | `tls` | https to upstreams and webhooks; without it such an address is a [`StartError::Config`] |
-//! | `toml` | [`Config::read`] |
+//! | feature | what it brings | in this library |
+//! |---|---|---|
+//! | `cli` | the program `r3mes-edge`: command line, log, signals; with it `toml` | nothing |
+//! | `page` | the operator's page at `/` | three rows of [`routes::ROUTES`] and their [`routes::RouteId`] |
+//! | `tls` | https to upstreams and webhooks | without it such an address is a [`StartError::Config`] |
+//! | `toml` | the configuration from a file's text | `Config::read`, and what [`config`] names |
 //!
 //! # The modules, in reading order
 //! [`routes`] is the table of everything that can be asked, [`openapi`] its description for clients; `pipeline` takes a
@@ -65,6 +65,8 @@
 //! [`breaker`], [`cache`] and [`limits`] are the machines that keep it upright; [`upstream`] and `collector` ask other
 //! programs; `alerts` and `metrics` tell how it is; [`server`] binds, accepts and stops.
 
+// docs.rs, which builds with nightly, marks what needs a feature.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(

@@ -78,12 +78,26 @@ impl RateClass {
     }
 }
 
-/// So many requests in so long a time.
+/// So many requests in so long a time (GCRA: ATM Forum, Traffic Management 4.0).
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use std::time::Duration;
+/// use r3mes_edge::Config;
+/// use r3mes_edge::limits::{Rate, RateClass};
+///
+/// let mut config = Config::default();
+/// let rate = Rate { count: NonZeroU32::MIN, per: Duration::from_secs(60) };
+/// config.rates.set(RateClass::Auth, Some(rate));
+/// let lines = config.sections()?.into_iter().flat_map(|section| section.lines);
+/// assert!(lines.map(|line| line.toml).any(|line| line == "auth = \"1/min\""));
+/// # Ok::<_, String>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     /// Requests, all of which may come at once.
     pub count: NonZeroU32,
-    /// The time in which a spent burst comes back.
+    /// The time in which a spent burst comes back. A configuration has a text for a second, a minute and an hour.
     pub per: Duration,
 }
 

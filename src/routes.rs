@@ -4,7 +4,7 @@
 use crate::auth::Scope;
 use crate::limits::RateClass;
 
-/// Who may call a route.
+/// Who may call a [`Route`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Auth {
     /// Anybody.
@@ -25,7 +25,7 @@ pub enum Auth {
     Admin,
 }
 
-/// How large a body may be.
+/// How large the body of a request to a [`Route`] may be, by the setting that says so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BodyClass {
     /// None is read.
@@ -67,7 +67,7 @@ impl Method {
     }
 }
 
-/// One route.
+/// One route, a row of [`ROUTES`].
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     /// Which it is.
@@ -87,7 +87,7 @@ pub struct Route {
 
 macro_rules! routes {
     ($($(#[$only:meta])* $id:ident $method:ident $path:literal $auth:expr, $rate:ident, $body:ident;)*) => {
-        /// The name of a route.
+        /// The name of a route. Those of the operator's page are there with the feature `page`.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[non_exhaustive]
         pub enum RouteId {
@@ -95,6 +95,15 @@ macro_rules! routes {
         }
 
         /// THE table.
+        ///
+        /// ```
+        /// use r3mes_edge::routes::{Auth, Method, ROUTES};
+        ///
+        /// // What a stranger may write to: logging in, and nothing else.
+        /// let open = ROUTES.iter().filter(|route| route.auth == Auth::Open && route.method != Method::Get);
+        /// let paths: Vec<_> = open.map(|route| route.path).collect();
+        /// assert_eq!(paths, ["/login/challenge", "/login"]);
+        /// ```
         pub const ROUTES: &[Route] = &[$(
             $(#[$only])*
             Route::new(RouteId::$id, Method::$method, $path, $auth, RateClass::$rate, BodyClass::$body),
@@ -151,7 +160,7 @@ routes! {
     PageStyle    Get    "/page.css"                Auth::Open,               Read,      None;
 }
 
-/// Another path of a route, as the R3MES backend called it.
+/// Another path of a route, as the R3MES backend called it; one of [`ALIASES`].
 #[derive(Clone, Copy, Debug)]
 pub struct Alias {
     /// The route.
@@ -162,6 +171,15 @@ pub struct Alias {
 }
 
 /// The paths that clients of the R3MES backend know these routes by.
+///
+/// ```
+/// use r3mes_edge::routes::{ALIASES, Found, find};
+///
+/// for alias in ALIASES {
+///     let found = ["GET", "POST"].map(|method| find(method, alias.path));
+///     assert!(found.iter().any(|found| matches!(found, Found::Route(route, _) if route.id == alias.id)));
+/// }
+/// ```
 pub const ALIASES: &[Alias] = &[
     Alias::new(RouteId::Login, "/auth/login"),
     Alias::new(RouteId::CreateKey, "/api-keys/create"),
@@ -241,7 +259,7 @@ impl Pattern {
     }
 }
 
-/// What a method and a path lead to.
+/// What a method and a path lead to, as [`find`] says.
 #[derive(Debug)]
 pub enum Found<'a> {
     /// A route, with the part of the path that its braces matched.

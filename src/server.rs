@@ -38,6 +38,24 @@ use crate::{billing, collector, pipeline};
 pub use crate::pipeline::Caller;
 
 /// Why a server did not start.
+///
+/// ```
+/// use std::sync::Arc;
+/// use r3mes_edge::{Config, EdgeServer, SqliteStore, StartError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
+/// let mut config = Config::default();
+/// config.auth.cors_origins = vec!["*".to_owned()];
+/// let Err(StartError::Config(what)) = EdgeServer::builder(config, store).start().await else {
+///     return Err("everybody's pages may call it".into());
+/// };
+/// assert!(what.starts_with("auth.cors_origins"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartError {
@@ -107,7 +125,7 @@ impl Builder {
         self
     }
 
-    /// Hands requests to `handler` whose path is `prefix` or below it and none of ours. They go the way of all requests:
+    /// Hands requests to `handler` whose path is `prefix` or below it and none of ours; more prefixes by more calls. They go the way of all requests:
     /// what holds for connections, hosts, origins, keys, rates (class `read`), places and times holds for them, they have
     /// a request id and a line in the log, and metrics know them all as the one route `own`. Who asks stands in the
     /// request's extensions, as [`Caller`]; whether they may is for the handler to say. A panic in it is a 500.
@@ -119,15 +137,31 @@ impl Builder {
     /// use std::sync::Arc;
     /// use bytes::Bytes;
     /// use http_body_util::Full;
-    /// use hyper::{Request, Response, body::Incoming};
+    /// use hyper::{Request, Response, StatusCode, body::Incoming};
     /// use r3mes_edge::{Caller, Config, EdgeServer, SqliteStore};
     ///
     /// async fn hello(request: Request<Incoming>) -> Response<Full<Bytes>> {
-    ///     let caller = request.extensions().get::<Caller>();
-    ///     let address = caller.map(|caller| caller.address.to_string());
-    ///     Response::new(Full::from(format!("hello {}\n", address.unwrap_or_default())))
+    ///     let Some(caller) = request.extensions().get::<Caller>() else {
+    ///         return Response::default();
+    ///     };
+    ///     let mut answer = Response::new(Full::from(format!("hello {}", caller.address)));
+    ///     // A wrong key was refused before. Whether none is enough is for us to say.
+    ///     if caller.principal.is_none() && request.uri().path() != "/hello" {
+    ///         *answer.status_mut() = StatusCode::FORBIDDEN;
+    ///     }
+    ///     answer
     /// }
     ///
+    /// # async fn ask(to: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
+    /// #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// #     let mut stream = tokio::net::TcpStream::connect(to).await?;
+    /// #     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    /// #     stream.write_all(head.as_bytes()).await?;
+    /// #     let mut answer = String::new();
+    /// #     stream.read_to_string(&mut answer).await?;
+    /// #     Ok(answer)
+    /// # }
+    /// #
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
@@ -135,6 +169,9 @@ impl Builder {
     /// # let mut config = Config::default();
     /// # config.listen = vec!["127.0.0.1:0".parse()?];
     /// let server = EdgeServer::builder(config, store).own_routes("/hello", hello).start().await?;
+    /// let address = server.local_addr();
+    /// assert!(ask(address, "/hello").await?.ends_with("hello 127.0.0.1"));
+    /// assert!(ask(address, "/hello/friends").await?.starts_with("HTTP/1.1 403"));
     /// # server.shutdown().await;
     /// # Ok(())
     /// # }
@@ -157,7 +194,11 @@ impl Builder {
     /// Starts serving in the current tokio runtime.
     ///
     /// # Errors
-    /// Where a place cannot be listened on, or the storage fails; then none of the others is listened on either.
+    /// [`StartError::Bind`] where a place cannot be listened on: then none of the others is either. [`StartError::Config`]
+    /// for what no server is started with, [`StartError::Store`] where the storage fails.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or in one without its I/O and time.
     pub async fn start(self) -> Result<EdgeServer, StartError> {
         let Self {
             mut config,
@@ -244,6 +285,7 @@ async fn bind(places: &[Listen]) -> Result<Vec<Listener>, StartError> {
 /// config.listen = vec!["127.0.0.1:0".parse()?];
 /// let server = EdgeServer::builder(config, store).start().await?;
 /// assert_ne!(server.local_addr().port(), 0);
+/// assert_eq!(server.listeners().len(), 1);
 /// assert!(server.repository().is_ready());
 /// server.shutdown().await;
 /// # Ok(())
@@ -292,6 +334,38 @@ impl EdgeServer {
 
     /// Takes rates and alerts over from another configuration, for the next request and the next look; nothing under way
     /// is disturbed. Everything else goes on as it was started. A class whose rate is another begins with full buckets.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use r3mes_edge::limits::RateClass;
+    /// use r3mes_edge::{Config, EdgeServer, SqliteStore};
+    ///
+    /// # async fn ask(to: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
+    /// #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// #     let mut stream = tokio::net::TcpStream::connect(to).await?;
+    /// #     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    /// #     stream.write_all(head.as_bytes()).await?;
+    /// #     let mut answer = String::new();
+    /// #     stream.read_to_string(&mut answer).await?;
+    /// #     Ok(answer)
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
+    /// let mut config = Config::default();
+    /// config.listen = vec!["127.0.0.1:0".parse()?];
+    /// let server = EdgeServer::builder(config.clone(), store).start().await?;
+    /// assert!(ask(server.local_addr(), "/system/time").await?.contains("ratelimit: \"read\""));
+    /// // From now on the host limits readers itself.
+    /// config.rates.set(RateClass::Read, None);
+    /// server.reload(&config);
+    /// assert!(!ask(server.local_addr(), "/system/time").await?.contains("ratelimit"));
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reload(&self, config: &Config) {
         self.app.reload(config);
     }

@@ -3,11 +3,13 @@
 //! The trait knows no SQL and no HTTP, so that an embedder can bring a store of their own and a test can wrap one that
 //! fails. [`SqliteStore`] is the one that ships.
 
+mod error;
 mod lock;
 mod observer;
 mod records;
 mod sqlite;
 
+pub use error::StoreError;
 pub use lock::{InstanceLock, LockError};
 pub use observer::{Change, Observers, StoreObserver};
 pub use records::{
@@ -24,78 +26,39 @@ pub use sqlite::{
 use std::path::PathBuf;
 use std::sync::Weak;
 
-/// What an `impl Repository` is written with.
+/// What an `impl Repository` is written with, as `examples/custom_store.rs` does.
 pub use async_trait::async_trait;
 
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
-
-/// Why a verb did not do what it was asked.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// No account has this wallet.
-    UserNotFound,
-    /// No key has this id, or it belongs to another wallet.
-    KeyNotFound,
-    /// What is there already does not allow it; the sentence is fit for the client.
-    Conflict(String),
-    /// The balance would go below zero.
-    Insufficient {
-        /// What was asked for.
-        needed: Credits,
-        /// What there is.
-        balance: Credits,
-    },
-    /// The idempotency key was used for another request.
-    KeyReused,
-    /// The key was made before, and is not shown again.
-    AlreadyIssued,
-    /// One answer cannot hold it; ask for less, or more coarsely.
-    TooMuch,
-    /// More is queued than the storage takes on; nothing was done.
-    Busy,
-    /// The storage could not be used: I/O error, locked by a stranger, closed. For the log only.
-    Unavailable(String),
-    /// There is no room on the disk.
-    Full,
-    /// The file is not what was written: only a copy helps. For the log only.
-    Damaged(String),
-    /// A mistake of ours. For the log only.
-    Internal(String),
-}
-
-impl std::fmt::Display for StoreError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::UserNotFound => f.write_str("no account has this wallet address"),
-            Self::KeyNotFound => f.write_str("no key has this id"),
-            Self::Conflict(what) => f.write_str(what),
-            Self::Insufficient { needed, balance } => {
-                write!(f, "{needed} credits are needed, the wallet has {balance}")
-            }
-            Self::KeyReused => f.write_str("the idempotency key was used for another request"),
-            Self::AlreadyIssued => f.write_str("the key was made before"),
-            Self::TooMuch => f.write_str("this is more than one answer can hold"),
-            Self::Busy => f.write_str("the write queue is full"),
-            Self::Unavailable(what) => write!(f, "the storage cannot be used: {what}"),
-            Self::Full => f.write_str("the disk is full: make room where the database is"),
-            Self::Damaged(what) => write!(
-                f,
-                "the database is damaged ({what}): stop the server and put the newest good copy in its place with restore"
-            ),
-            Self::Internal(what) => write!(f, "internal: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// The storage.
 ///
 /// A verb that changes something returns after its change is on the disk, and after those who observe the storage were
 /// told of it: a server keeps keys and figures, and must hear of a change whoever made it. Verbs that fail leave
 /// everything as it was.
+///
+/// # Errors
+/// Any verb may fail with [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::Full`],
+/// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is said there.
+///
+/// # Examples
+/// | verbs | example |
+/// |---|---|
+/// | `create_user` `user` `users` | [`User`] |
+/// | `grant` `ledger` `note_reservation` | [`LedgerEntry`] |
+/// | `reserve` `settle` `refund` | below |
+/// | `kept`, and what takes a `once` | [`Once`] |
+/// | `create_key` `key_by_hash` `rotate_key` | [`auth::issue`](crate::auth::issue), [`auth::rotate`](crate::auth::rotate) |
+/// | `key` `keys` `revoke_key` | [`KeyRecord`] |
+/// | `record_samples` `miner` | [`Recorded`], [`MinerStats`] |
+/// | `hashrate` `leaderboard` `totals` | [`HashratePoint`], [`LeaderboardRow`], [`Totals`] |
+/// | `record_earning` `earnings` | [`Earning`] |
+/// | `back_up` `last_backup` `thin_out_backups` | [`Backup`] |
+/// | `compact` `purge` `shares` | there |
+/// | `verify_ledger` `gauges` `observe` | [`LedgerReport`], [`StoreGauges`], [`StoreObserver`] |
+///
+/// An implementation around ours is `examples/custom_store.rs`.
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
@@ -129,6 +92,9 @@ impl std::error::Error for StoreError {}
 #[async_trait]
 pub trait Repository: Send + Sync + 'static {
     /// Makes an account with 0 credits.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where there is one; [`StoreError::KeyReused`].
     async fn create_user(
         &self,
         wallet: Wallet,
@@ -141,6 +107,10 @@ pub trait Repository: Send + Sync + 'static {
     async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>, StoreError>;
     /// Adds (or, negative, takes) credits; the account is made if there is none. Returns the entry, its balance in it,
     /// and whether the account is new.
+    ///
+    /// # Errors
+    /// [`StoreError::Insufficient`] where the balance would go below zero, [`StoreError::UserNotFound`] where there is none
+    /// to take from, [`StoreError::Conflict`] where a wallet cannot hold so much; [`StoreError::KeyReused`].
     async fn grant(
         &self,
         wallet: Wallet,
@@ -158,6 +128,9 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<Option<(Credits, Vec<LedgerEntry>)>, StoreError>;
 
     /// Takes `price` for a chat, to be settled or refunded; returns the reservation.
+    ///
+    /// # Errors
+    /// [`StoreError::Insufficient`] where the balance would go below zero, [`StoreError::UserNotFound`].
     async fn reserve(
         &self,
         wallet: Wallet,
@@ -165,8 +138,14 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<i64, StoreError>;
     /// Closes a reservation: the credits are spent. Closing it the same way again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where it was refunded.
     async fn settle(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
     /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and keeps its answer.
+    ///
+    /// # Errors
+    /// As [`Repository::settle`]; [`StoreError::KeyReused`].
     async fn settle_kept(
         &self,
         reservation: i64,
@@ -178,6 +157,9 @@ pub trait Repository: Send + Sync + 'static {
     /// Notes what became known of a reservation; its ledger entry shows it.
     async fn note_reservation(&self, reservation: i64, note: String) -> Result<(), StoreError>;
     /// The answer that is kept for this idempotency key, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyReused`] where it answers another request.
     async fn kept(
         &self,
         key: [u8; 32],
@@ -185,6 +167,9 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Kept>, StoreError>;
     /// Closes a reservation: the credits go back. Closing it the same way again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where it was settled.
     async fn refund(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
     /// Refunds what a crash left open; returns how many. Only for the start, before any request.
     async fn refund_open(&self, now: Timestamp) -> Result<usize, StoreError>;
@@ -194,6 +179,10 @@ pub trait Repository: Send + Sync + 'static {
     /// Keeps a new key; its wallet's account is made if there is none. At most `max_active` keys of a wallet may be
     /// active. Returns whether the account is new. The key itself is never kept, so asked for again with the same
     /// idempotency key it is [`StoreError::AlreadyIssued`].
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where the wallet has `max_active` already; [`StoreError::AlreadyIssued`],
+    /// [`StoreError::KeyReused`].
     async fn create_key(
         &self,
         key: KeyRecord,
@@ -219,6 +208,9 @@ pub trait Repository: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<KeyRecord>, StoreError>;
     /// Revokes a key, of `wallet` only where given; returns it. Again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyNotFound`].
     async fn revoke_key(
         &self,
         id: String,
@@ -228,6 +220,9 @@ pub trait Repository: Send + Sync + 'static {
     /// The key with this id, active or not.
     async fn key(&self, id: String) -> Result<Option<KeyRecord>, StoreError>;
     /// Keeps `new` in the place of the active key `id`, which is refused from `until` on; returns the old key as it is then.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyNotFound`]; [`StoreError::Conflict`] where it is not active any more.
     async fn rotate_key(
         &self,
         id: String,
@@ -235,9 +230,38 @@ pub trait Repository: Send + Sync + 'static {
         until: Timestamp,
     ) -> Result<KeyRecord, StoreError>;
     /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
+    ///
+    /// ```
+    /// use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+    /// use r3mes_edge::model::{Ids, Wallet};
+    /// use r3mes_edge::{Clock, Repository, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+    /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+    /// let now = Clock::default().now();
+    ///
+    /// let ids = Ids::new().map_err(|error| error.to_string())?;
+    /// let login = KeyRequest {
+    ///     wallet: Some(wallet),
+    ///     name: "login".to_owned(),
+    ///     scopes: Scopes::LOGIN,
+    ///     expires_at: Some(now),
+    ///     login: true,
+    /// };
+    /// issue(&store, &ids, login, 10, now, None).await?;
+    /// assert_eq!(store.purge(now).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
     /// Copies everything into a new file in `folder`, or beside the original, while others write; verified before it gets
     /// its name. What was acknowledged before is in it. One at a time: a second is a [`StoreError::Conflict`].
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where one is being made; [`StoreError::Unavailable`] where it does not verify.
     async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup, StoreError>;
     /// When the newest copy there was made.
     async fn last_backup(&self, folder: Option<PathBuf>) -> Result<Option<Timestamp>, StoreError>;
@@ -248,6 +272,32 @@ pub trait Repository: Send + Sync + 'static {
         keep: usize,
     ) -> Result<(), StoreError>;
     /// Rolls up samples, deletes what was kept long enough, gives free room back. In steps between which others write.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use r3mes_edge::model::{HashrateUnit, Retention, Sample, Wallet};
+    /// use r3mes_edge::store::Resolution;
+    /// use r3mes_edge::{Clock, Repository, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+    /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+    /// let now = Clock::default().now();
+    ///
+    /// let then = now.minus(Duration::from_secs(10 * 86_400));
+    /// let sample = Sample::new(wallet, then, 42.5, HashrateUnit::GradientsPerHour);
+    /// store.record_samples(vec![sample], now).await?;
+    /// // A week of samples, and longer what is made from them.
+    /// store.compact(Retention::default(), now).await?;
+    /// for (resolution, points) in [(Resolution::Raw, 0), (Resolution::Hour, 1)] {
+    ///     let left = store.hashrate(wallet, then.day(), resolution, 100).await?;
+    ///     assert_eq!(left.map(|left| left.len()), Some(points));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError>;
@@ -259,6 +309,9 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Recorded, StoreError>;
     /// Stores an earning and grants its credits, once for its `source_id`.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where its `source_id` was counted for another wallet or amount; [`StoreError::KeyReused`].
     async fn record_earning(
         &self,
         earning: Earning,
@@ -290,6 +343,31 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<Option<Vec<HashratePoint>>, StoreError>;
     /// Shares that the pool took of the wallet's miners since a moment, as they count them, and when the first of those
     /// counts was told; `None` where fewer than two were. A counter that began anew counts from there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
+    /// use r3mes_edge::{Clock, Repository, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+    /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+    /// let now = Clock::default().now();
+    ///
+    /// let ago = |minutes: u64| now.minus(Duration::from_secs(minutes * 60));
+    /// let told = |minutes, accepted| Sample {
+    ///     accepted: Some(accepted),
+    ///     ..Sample::new(wallet, ago(minutes), 42.5, HashrateUnit::HashesPerSecond)
+    /// };
+    /// // The miner began anew before it told the last two.
+    /// let samples = vec![told(4, 100), told(3, 130), told(2, 5), told(1, 9)];
+    /// store.record_samples(samples, now).await?;
+    /// assert_eq!(store.shares(wallet, ago(10)).await?, Some((34, ago(4))));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn shares(
         &self,
         wallet: Wallet,

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// One thing a key may do.
+/// One thing a key may do; [`Scopes`] is a set of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Scope {

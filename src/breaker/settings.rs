@@ -1,6 +1,27 @@
 use std::time::Duration;
 
 /// When a breaker opens and for how long.
+///
+/// ```
+/// use std::time::Duration;
+/// use r3mes_edge::Clock;
+/// use r3mes_edge::breaker::{Breaker, Outcome, Settings};
+///
+/// // Slow is as bad as broken: clients wait no longer than this.
+/// let slow = Some(Duration::from_secs(5));
+/// let settings = Settings { slow, last_calls: 2, ..Settings::default() };
+/// let clock = Clock::default();
+/// let breaker = Breaker::new("node", settings, clock.clone());
+/// for _ in 0..2 {
+///     let mut call = breaker.admit(None)?;
+///     clock.advance(Duration::from_secs(6));
+///     call.working();
+///     call.end(Outcome::Success);
+/// }
+/// let reason = breaker.status().reason;
+/// assert_eq!(reason.as_deref(), Some("2 of the last 2 calls were slow"));
+/// # Ok::<_, Duration>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Failures in a row that open it.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use super::Settings;
 use super::blame::{Blame, Reason, Source};
 
-/// What a breaker is doing, for health, metrics and log.
+/// What a breaker is doing, for health, metrics and log; [`Permit`](super::Permit) goes through all three.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Phase {
@@ -27,7 +27,7 @@ pub(crate) struct Ticket {
     pub(super) answered: Option<Instant>,
 }
 
-/// How a call ended.
+/// How a call ended: what a [`Permit`](super::Permit) is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The upstream did its work.
@@ -49,7 +49,7 @@ pub(crate) struct Suspicion {
     pub(super) reason: Reason,
 }
 
-/// What a look at an upstream found, before it is shut because of one source.
+/// What a look at an upstream found, before it is shut because of one source: what closes a [`Case`](super::Case).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Finding {
     /// It answers: the source pays with its own failures.

@@ -6,6 +6,17 @@ use serde::{Deserialize, Serialize};
 use super::units;
 
 /// From when on something is wrong, and who is told.
+///
+/// ```
+/// use r3mes_edge::Config;
+/// use r3mes_edge::config::WebhookKind;
+///
+/// let mut config = Config::default();
+/// config.alerts.temperature = 75.0;
+/// config.alerts.webhook_file = Some("/run/secrets/ntfy".into());
+/// config.alerts.webhook_kind = WebhookKind::Ntfy;
+/// assert!(config.mistakes().is_empty());
+/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -16,9 +27,9 @@ pub struct AlertsConfig {
     /// What 99 of 100 chats may wait for this server, apart from their model.
     #[serde(with = "units::duration")]
     pub overhead_p99: Duration,
-    /// Share of requests of the last five minutes that a fault on this side ended, of at least fifty.
+    /// Share of requests of the last five minutes that a fault on this side ended, of at least fifty; 0 to 1.
     pub error_rate: f64,
-    /// Share of the reading connections in use.
+    /// Share of the reading connections in use; 0 to 1.
     pub pool_use: f64,
     /// Without a sample of the miner.
     #[serde(with = "units::duration")]
@@ -26,9 +37,9 @@ pub struct AlertsConfig {
     /// With a hashrate but without a share that the pool took.
     #[serde(with = "units::duration")]
     pub shares_flat: Duration,
-    /// Share of the last day's mean that the hashrate of the last minutes falls below.
+    /// Share of the last day's mean that the hashrate of the last minutes falls below; 0 to 1.
     pub hashrate_low: f64,
-    /// Degrees Celsius.
+    /// Of the hottest card, in degrees Celsius.
     pub temperature: f64,
     /// Without an earning, where there were some in the week before.
     #[serde(with = "units::duration")]
@@ -73,7 +84,7 @@ impl Default for AlertsConfig {
     }
 }
 
-/// What the receiver of a webhook reads.
+/// What the receiver of a webhook reads, in [`AlertsConfig`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WebhookKind {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a setting comes from.
+/// Where a setting comes from. With the feature `toml`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Origin {
     /// Nobody set it.
@@ -31,7 +31,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong.
+/// One thing that is wrong; one of [`Mistakes`]. With the feature `toml`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mistake {
     /// Where it stands.
@@ -51,7 +51,21 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong, a line each: first what stands in the file, in its order.
+/// Everything that is wrong, a line each: first what stands in the file, in its order. With the feature `toml`.
+///
+/// ```
+/// use r3mes_edge::Config;
+///
+/// let file = "[chat]\nprize = 2\nqueue = -1";
+/// let Err(mistakes) = Config::read(file, []) else {
+///     return Err("neither can be meant");
+/// };
+/// let keys: Vec<_> = mistakes.iter().map(|mistake| mistake.key.as_str()).collect();
+/// assert_eq!(keys, ["chat.prize", "chat.queue"]);
+/// let first = mistakes.to_string();
+/// assert!(first.starts_with("configuration:2:1: chat.prize is not known; did you mean chat.price?"));
+/// # Ok::<_, &str>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mistakes(pub(super) Vec<Mistake>);
 

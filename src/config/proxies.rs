@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Who is at the other end of a connection.
+/// Who is at the other end of a connection; a [`Proxy`] is told from others by it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
     /// Somebody at this address.
@@ -29,6 +29,17 @@ impl Peer {
 }
 
 /// A proxy whose `X-Forwarded-For` is believed.
+///
+/// ```
+/// use r3mes_edge::config::{Peer, Proxy};
+///
+/// let proxy: Proxy = "10.0.0.0/8".parse()?;
+/// assert!(proxy.is(Peer::Address([10, 1, 2, 3].into())));
+/// assert!(!proxy.is(Peer::Address([192, 168, 1, 1].into())) && !proxy.is(Peer::Unix));
+/// let socket: Proxy = "unix".parse()?;
+/// assert!(socket.is(Peer::Unix) && Peer::Unix.address().is_loopback());
+/// # Ok::<_, String>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proxy {
     /// One at an address of this network.

@@ -18,7 +18,21 @@ use super::mistake::{Mistake, Mistakes, Origin, nearest};
 use super::print::quoted;
 use super::value::{Fault, Kind, Reading};
 
-/// Reads a configuration: a file, then what lies over it.
+/// Reads a configuration: a file, then what lies over it. With the feature `toml`.
+///
+/// ```
+/// use r3mes_edge::config::{Origin, Reader};
+///
+/// let reader = Reader::default()
+///     .file("edge.toml", "[chat]\nprice = 2\nqueue = 8")
+///     .set("CHAT__QUEUE", "32".as_ref(), "R3MES_EDGE_CHAT__QUEUE");
+/// let (config, origins) = reader.finish()?;
+/// assert_eq!((config.chat.price.to_string().as_str(), config.chat.queue), ("2", 32));
+/// assert_eq!(origins.of("chat.price").to_string(), "edge.toml:2:1");
+/// assert_eq!(origins.of("chat.queue").to_string(), "R3MES_EDGE_CHAT__QUEUE");
+/// assert_eq!(*origins.of("listen"), Origin::Default);
+/// # Ok::<_, r3mes_edge::config::Mistakes>(())
+/// ```
 #[derive(Default)]
 pub struct Reader {
     settings: BTreeMap<Vec<Step>, Value>,
@@ -37,7 +51,7 @@ enum Step {
     Index(usize),
 }
 
-/// Where the settings of a configuration come from.
+/// Where the settings of a configuration come from, as a [`Reader`] found them. With the feature `toml`.
 #[derive(Clone, Debug)]
 pub struct Origins(BTreeMap<String, Origin>);
 

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Wallet;
 
-/// What kind of mistake a client made; the edge turns it into a code and a status.
+/// What kind of mistake a client made, in an [`InputError`]; the edge turns it into a code and a status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InputKind {
     /// The body is not JSON at all.
@@ -23,7 +23,7 @@ pub enum InputKind {
     Wallet,
 }
 
-/// One mistake in what a client sent.
+/// One mistake in what a client sent; [`Sample::parse_batch`](super::Sample::parse_batch) shows one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InputError {
     /// What kind of mistake.

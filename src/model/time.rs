@@ -63,6 +63,15 @@ impl Timestamp {
     }
 
     /// The moment as it stands in a file's name, so that names sort by time: `20261124T120000.000Z`.
+    ///
+    /// ```
+    /// use r3mes_edge::model::Timestamp;
+    ///
+    /// let noon = Timestamp::parse("2026-11-24T12:00:00Z")?;
+    /// assert_eq!(noon.compact(), "20261124T120000.000Z");
+    /// assert_eq!(Timestamp::parse_compact(&noon.compact()), Some(noon));
+    /// # Ok::<_, &str>(())
+    /// ```
     #[must_use]
     pub fn compact(self) -> String {
         let written = self.to_string();
@@ -116,6 +125,17 @@ impl Timestamp {
     ///
     /// # Errors
     /// A sentence that says what is wrong.
+    ///
+    /// # Example
+    /// ```
+    /// use r3mes_edge::model::Timestamp;
+    ///
+    /// let noon = Timestamp::parse_naive("2026-11-24 12:00:00")?;
+    /// assert_eq!(noon, Timestamp::parse("2026-11-24T12:00:00Z")?);
+    /// // One that names its zone is for `parse`.
+    /// assert!(Timestamp::parse_naive("2026-11-24T12:00:00Z").is_err());
+    /// # Ok::<_, &str>(())
+    /// ```
     pub fn parse_naive(text: &str) -> Result<Self, &'static str> {
         let parsed: jiff::civil::DateTime = text
             .parse()

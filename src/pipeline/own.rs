@@ -17,7 +17,8 @@ use crate::call::{Content, Reply};
 use crate::error::ApiError;
 use crate::stream::Aborted;
 
-/// Who asks for one of the host's own routes; stands in the request's extensions.
+/// Who asks for one of the host's own routes; stands in the request's extensions, as
+/// [`Builder::own_routes`](crate::Builder::own_routes) shows.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Caller {

@@ -4,12 +4,31 @@ use std::path::{Path, PathBuf};
 
 /// The right to be the one process that writes a database: a lock (flock) on `<database>.lock`, taken before anything of
 /// the database is looked at. The system gives it back when the process ends, however it ends.
+///
+/// ```
+/// use r3mes_edge::store::{InstanceLock, LockError};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let database = folder.path().join("edge.db");
+/// let held = InstanceLock::acquire(&database)?;
+/// held.announce("http://127.0.0.1:8000")?;
+/// // Whoever comes next hears where to ask instead.
+/// let Err(LockError::Held(Some(address))) = InstanceLock::acquire(&database) else {
+///     return Err("two have the database".into());
+/// };
+/// assert_eq!(address, "http://127.0.0.1:8000");
+/// drop(held);
+/// assert!(InstanceLock::acquire(&database).is_ok());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct InstanceLock {
     file: File,
 }
 
-/// Why the lock was not taken.
+/// Why the lock was not taken; [`InstanceLock`] shows it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockError {

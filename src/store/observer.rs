@@ -4,7 +4,7 @@ use std::time::Duration;
 use crate::auth::KeyHash;
 use crate::model::Credits;
 
-/// What a commit changed, for those who keep or count what they were told before.
+/// What a commit changed, for those who keep or count what they were told before; a [`StoreObserver`] hears of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Change {
@@ -72,6 +72,37 @@ pub trait StoreObserver: Send + Sync {
 }
 
 /// Those who are told; a storage has one of these. An observer that is dropped is told no more.
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::sync::{Arc, Weak};
+/// use std::time::Duration;
+/// use r3mes_edge::store::{Change, Observers, StoreObserver};
+///
+/// struct Page;
+///
+/// impl StoreObserver for Page {
+///     fn committed(&self, _: usize, _: Duration, _: bool) {}
+///     fn read(&self, _: Duration) {}
+///     fn changed(&self, _: &Change) {}
+/// }
+///
+/// let observers = Observers::default();
+/// let page = Arc::new(Page);
+/// let watching: Weak<Page> = Arc::downgrade(&page);
+/// observers.add(watching);
+/// let told = Cell::new(0);
+/// let tell = || {
+///     observers.each(|observer| {
+///         observer.changed(&Change::Account);
+///         told.set(told.get() + 1);
+///     });
+/// };
+/// tell();
+/// drop(page);
+/// tell();
+/// assert_eq!(told.get(), 1);
+/// ```
 #[derive(Default)]
 pub struct Observers(RwLock<Vec<Weak<dyn StoreObserver>>>);
 

@@ -1,8 +1,45 @@
 //! What the storage is given and gives back.
 
-use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
+mod miners;
+mod once;
+
+pub use miners::{
+    Counted, Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
+    Totals,
+};
+pub use once::{Done, Kept, Once};
+
+use crate::model::{Credits, Timestamp, Wallet};
 
 /// An account.
+///
+/// ```
+/// use r3mes_edge::model::Wallet;
+/// use r3mes_edge::store::{Done, StoreError};
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Clock::default().now();
+///
+/// // Nobody is no account with nothing in it.
+/// assert_eq!(store.user(wallet).await?, None);
+/// let Done::New(user) = store.create_user(wallet, now, None).await? else {
+///     return Err("without a `Once` nothing is answered again".into());
+/// };
+/// assert_eq!((user.wallet_address, user.credits.micro()), (wallet, 0));
+/// let again = store.create_user(wallet, now, None).await;
+/// assert!(matches!(again, Err(StoreError::Conflict(_))));
+/// // A page of all accounts; the last of it leads to the next.
+/// let page = store.users(None, 50).await?;
+/// assert_eq!(page, [user]);
+/// assert!(store.users(Some(wallet), 50).await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct User {
     /// Whose it is.
@@ -18,6 +55,33 @@ pub struct User {
 }
 
 /// One movement of credits.
+///
+/// ```
+/// use r3mes_edge::model::{Credits, Wallet};
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Clock::default().now();
+///
+/// let (five, two) = (Credits::parse("5")?, Credits::parse("2")?);
+/// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
+/// let chat = store.reserve(wallet, two, now).await?;
+/// store.note_reservation(chat, "in=12 out=80".to_owned()).await?;
+/// store.settle(chat, now).await?;
+///
+/// // A page, the newest first; the last of it leads to the next.
+/// let (balance, page) = store.ledger(wallet, None, 1).await?.ok_or("an account")?;
+/// assert_eq!((balance, page[0].amount), (Credits::parse("3")?, two.negated()));
+/// assert_eq!(page[0].note.as_deref(), Some("in=12 out=80"));
+/// let (_, older) = store.ledger(wallet, Some(page[0].id), 50).await?.ok_or("an account")?;
+/// assert_eq!((older.len(), older[0].reason.as_str()), (1, "welcome"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct LedgerEntry {
     /// `led_…`, rising with time.
@@ -42,6 +106,15 @@ impl LedgerEntry {
     ///
     /// # Errors
     /// A sentence that says what is wrong, fit for the client.
+    ///
+    /// # Example
+    /// ```
+    /// use r3mes_edge::store::LedgerEntry;
+    ///
+    /// assert_eq!(LedgerEntry::reason("welcome")?, "welcome");
+    /// assert!(LedgerEntry::reason("").is_err() && LedgerEntry::reason("two\nlines").is_err());
+    /// # Ok::<_, &str>(())
+    /// ```
     pub fn reason(text: &str) -> Result<String, &'static str> {
         if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
             return Err("must be 1 to 200 characters, none of them a control character");
@@ -50,7 +123,7 @@ impl LedgerEntry {
     }
 }
 
-/// A ledger entry with whose it is.
+/// A ledger entry with whose it is, as a [`LedgerExport`](super::LedgerExport) gives it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct ExportedEntry {
     /// Whose credits moved.
@@ -78,7 +151,17 @@ impl From<&LedgerEntry> for Granted {
     }
 }
 
-/// The identifier of a ledger entry as clients read it.
+/// The identifier of a ledger entry as clients read it: sorted as texts, they are in the order of their entries.
+///
+/// ```
+/// use r3mes_edge::store::{ledger_id, parse_ledger_id};
+///
+/// let id = ledger_id(42);
+/// assert_eq!(id, "led_0000000000000042");
+/// assert_eq!(parse_ledger_id(&id), Some(42));
+/// // There is one spelling.
+/// assert_eq!(parse_ledger_id("led_42"), None);
+/// ```
 #[must_use]
 pub fn ledger_id(id: i64) -> String {
     format!("led_{id:016}")
@@ -96,146 +179,26 @@ fn entry_id<S: serde::Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(&ledger_id(*id))
 }
 
-/// An earning that a miner was paid.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Earning {
-    /// Who earned.
-    pub wallet: Wallet,
-    /// How much; positive.
-    pub earnings: Credits,
-    /// What the payer calls it: the same again counts once.
-    pub source_id: String,
-    /// When it was earned.
-    pub recorded_at: Timestamp,
-}
-
-/// What came of an earning.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Counted {
-    /// Who earned.
-    pub wallet_address: Wallet,
-    /// How much.
-    pub earnings: Credits,
-    /// Whether it was granted now; `false` where its `source_id` was counted before.
-    pub counted: bool,
-}
-
-/// The earnings of one UTC day.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EarningsDay {
-    /// Their sum.
-    pub earnings: Credits,
-    /// When the last of them was earned.
-    pub recorded_at: Timestamp,
-}
-
-/// What is known of a wallet's miners. A figure that no sample ever told is `None`.
-#[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct MinerStats {
-    /// Whose miners.
-    pub wallet_address: Wallet,
-    /// Everything they ever earned.
-    pub total_earnings: Credits,
-    /// The sum over the workers that are active; of the newest where none is.
-    pub hashrate: Option<f64>,
-    /// What `hashrate` counts, as the newest worker says.
-    pub hashrate_unit: Option<HashrateUnit>,
-    /// The hottest, in degrees Celsius.
-    pub gpu_temperature: Option<f64>,
-    /// The sum over the workers.
-    pub blocks_found: Option<i64>,
-    /// The mean over the workers, 0 to 100.
-    pub uptime_percentage: Option<f64>,
-    /// As the newest worker sees it.
-    pub network_difficulty: Option<f64>,
-    /// Whether a worker told a sample lately.
-    pub is_active: bool,
-    /// When the last sample was recorded.
-    pub recorded_at: Option<Timestamp>,
-}
-
-/// How finely a hashrate is asked for; finer is less.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Resolution {
-    /// Every sample.
-    Raw,
-    /// By the minute.
-    Minute,
-    /// By the hour.
-    Hour,
-    /// By the UTC day.
-    Day,
-}
-
-impl Resolution {
-    /// Every resolution, the finest first.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Minute, Self::Hour, Self::Day];
-
-    /// The resolution as it stands in a query.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Minute => "1m",
-            Self::Hour => "1h",
-            Self::Day => "1d",
-        }
-    }
-}
-
-/// A point of a hashrate history: over all workers, the sum of each one's mean, least and most in that time.
-#[derive(Clone, PartialEq, Debug, serde::Serialize)]
-pub struct HashratePoint {
-    /// The UTC date.
-    pub date: String,
-    /// The mean.
-    pub hashrate: f64,
-    /// What it counts.
-    pub hashrate_unit: HashrateUnit,
-    /// The start of the time it is for.
-    pub recorded_at: Timestamp,
-    /// The least.
-    pub min: f64,
-    /// The most.
-    pub max: f64,
-    /// Samples behind it.
-    pub samples: i64,
-}
-
-/// A place on the leaderboard.
-#[derive(Clone, PartialEq, Debug)]
-pub struct LeaderboardRow {
-    /// Who.
-    pub wallet: Wallet,
-    /// What they earned in the period.
-    pub total_earnings: Credits,
-    /// The sum of what their workers told last.
-    pub hashrate: Option<f64>,
-    /// The sum of what their workers told last.
-    pub blocks_found: Option<i64>,
-}
-
-/// Figures over all wallets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Totals {
-    /// Accounts.
-    pub users: i64,
-    /// Credits in all accounts.
-    pub credits: Credits,
-    /// Wallets with a sample since the moment that was asked for.
-    pub active_miners: i64,
-}
-
-/// What storing samples changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Recorded {
-    /// Samples that were not there before.
-    pub new: usize,
-    /// Whether a wallet told its first sample ever or got its account by it.
-    pub first: bool,
-}
-
 /// What checking the whole ledger found.
+///
+/// ```
+/// use r3mes_edge::model::Wallet;
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Clock::default().now();
+///
+/// store.create_user(wallet, now, None).await?;
+/// let report = store.verify_ledger().await?;
+/// assert_eq!((report.wallets, report.entries), (1, 0));
+/// assert!(report.mistakes.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct LedgerReport {
     /// Wallets looked at.
@@ -249,6 +212,30 @@ pub struct LedgerReport {
 }
 
 /// A copy of everything.
+///
+/// ```
+/// use r3mes_edge::model::Wallet;
+/// use r3mes_edge::store::verify_backup;
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Clock::default().now();
+///
+/// store.create_user(wallet, now, None).await?;
+/// // Beside the original, while others write; it was verified before it got its name.
+/// let made = store.back_up(None, now).await?;
+/// assert_eq!(made.ledger.wallets, 1);
+/// assert_eq!(verify_backup(&folder.path().join(&made.file))?, made.ledger);
+/// assert_eq!(store.last_backup(None).await?, Some(now));
+/// // The schedule's end of it.
+/// store.thin_out_backups(None, 7).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Backup {
     /// Its name, without the folder.
@@ -260,6 +247,25 @@ pub struct Backup {
 }
 
 /// What the storage is doing, for metrics and health.
+///
+/// ```
+/// use r3mes_edge::model::Wallet;
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let now = Clock::default().now();
+///
+/// store.create_user(wallet, now, None).await?;
+/// let gauges = store.gauges();
+/// assert!(gauges.queue_depth < gauges.queue_capacity && gauges.pool_in_use <= gauges.pool_size);
+/// assert!(gauges.file_bytes + gauges.wal_bytes > 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct StoreGauges {
     /// Writes waiting.
@@ -276,41 +282,6 @@ pub struct StoreGauges {
     pub wal_bytes: u64,
     /// Bytes free on the database's file system, where that can be told.
     pub disk_free_bytes: Option<u64>,
-}
-
-/// A request that is to be done once, however often it comes.
-pub struct Once<T> {
-    /// Hash of principal, route and idempotency key.
-    pub key: [u8; 32],
-    /// Who asks: each has room for a number of answers.
-    pub principal: String,
-    /// Hash of what is asked for.
-    pub request: [u8; 32],
-    /// The status and the body of the answer; no body where it must not be kept.
-    pub answer: fn(&T) -> (u16, Option<String>),
-}
-
-impl<T> Once<T> {
-    /// Bytes of an answer that is kept, at most.
-    pub const MOST_BYTES: usize = 64 << 10;
-}
-
-/// What came of a request that is to be done once.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Done<T> {
-    /// It was done now.
-    New(T),
-    /// It was done before; this was the answer.
-    Again(Kept),
-}
-
-/// An answer that was kept.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Kept {
-    /// Its status.
-    pub status: u16,
-    /// Its body, unless that held a secret.
-    pub answer: Option<String>,
 }
 
 #[cfg(test)]

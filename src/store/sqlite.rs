@@ -53,7 +53,9 @@ use super::{
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 
-/// A database file, open for this process alone to write.
+/// A database file, open for this process alone to write: [`SqliteStore::open`] makes one, [`Repository`] says what it can
+/// do. Its verbs want a tokio runtime around them, of any kind, with its time on. A write that was begun is done, and told
+/// to observers, also where its future is dropped.
 pub struct SqliteStore {
     path: PathBuf,
     readers: Readers,
@@ -68,6 +70,10 @@ pub struct SqliteStore {
 }
 
 /// The version of SQLite, which is compiled in.
+///
+/// ```
+/// assert!(r3mes_edge::store::sqlite_version().starts_with("3."));
+/// ```
 #[must_use]
 pub fn sqlite_version() -> &'static str {
     rusqlite::version()
@@ -82,6 +88,7 @@ impl SqliteStore {
     /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program. One
     /// of an older version is copied and migrated.
     ///
+    /// # Example
     /// ```
     /// use r3mes_edge::store::OpenError;
     /// use r3mes_edge::{Repository, SqliteStore};
@@ -134,7 +141,8 @@ impl SqliteStore {
         })
     }
 
-    /// Writes into the lock file where this process serves, so that commands can ask it.
+    /// Writes into the lock file where this process serves, so that commands can ask it, as
+    /// [`InstanceLock::announce`] does.
     ///
     /// # Errors
     /// Where the lock file cannot be written.

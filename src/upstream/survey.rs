@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::Timestamp;
 
-/// What an upstream is.
+/// What a [`Surveyed`] upstream is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpstreamKind {
     /// An inference server.
@@ -19,7 +19,7 @@ pub enum UpstreamKind {
     Miner,
 }
 
-/// An upstream that was asked once.
+/// An upstream that [`survey`] asked once.
 #[derive(Clone, Debug)]
 pub struct Surveyed {
     /// What it is.
@@ -41,6 +41,27 @@ pub struct Surveyed {
 ///
 /// # Errors
 /// A sentence that names the setting whose file cannot be used.
+///
+/// # Example
+/// ```
+/// use r3mes_edge::Config;
+/// use r3mes_edge::config::{InferenceConfig, InferenceKind};
+/// use r3mes_edge::upstream::{UpstreamError, UpstreamKind, survey};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Nobody listens here any more.
+/// let gone = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+/// let mut config = Config::default();
+/// config.discover = false;
+/// let node = InferenceConfig::new("llama", InferenceKind::OpenAi, &format!("http://{gone}"));
+/// config.inference.push(node);
+/// let found = survey(&config).await?;
+/// assert_eq!((found.len(), found[0].kind, found[0].configured), (1, UpstreamKind::Inference, true));
+/// assert!(matches!(found[0].answered, Err(UpstreamError::Connect(_))));
+/// # Ok(())
+/// # }
+/// ```
 pub async fn survey(config: &Config) -> Result<Vec<Surveyed>, String> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let Upstreams {

@@ -18,10 +18,32 @@ use crate::model::Timestamp;
 use crate::store::{Backup, InstanceLock, LedgerReport, StoreError};
 
 /// Copies `database`, as it is at one moment, to the new file `to`; verified before it gets its name. Others may read and
-/// write the database meanwhile: what they commit after the copy began is not in it, and nobody waits.
+/// write the database meanwhile: what they commit after the copy began is not in it, and nobody waits. Blocks until it is
+/// done; [`Repository::back_up`](crate::Repository::back_up) is the way of a server.
 ///
 /// # Errors
 /// Where `database` cannot be read or does not add up, `to` is there already, or the file system refuses.
+///
+/// # Example
+/// ```
+/// use r3mes_edge::SqliteStore;
+/// use r3mes_edge::store::{OpenError, back_up, verify_backup};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let database = folder.path().join("edge.db");
+///
+/// let store = SqliteStore::open(&database, true)?;
+/// let copy = folder.path().join("monday.backup");
+/// // Beside the store that has the file.
+/// let report = back_up(&database, &copy)?;
+/// assert_eq!(verify_backup(&copy)?, report);
+/// // What is there already is never written over.
+/// assert!(matches!(back_up(&database, &copy), Err(OpenError::Io(..))));
+/// # drop(store);
+/// # Ok(())
+/// # }
+/// ```
 pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     if !database.exists() {
         return Err(OpenError::Missing(database.to_owned()));
@@ -41,7 +63,8 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
 /// How a copy's name ends.
 const EXTENSION: &str = "backup";
 
-/// The name of a copy of `database` that is made now, in `folder` or beside it; names rise with the time.
+/// The name of a copy of `database` that is made now, in `folder` or beside it; names rise with the time. [`backups`] finds
+/// it again.
 #[must_use]
 pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> PathBuf {
     let name = database.with_added_extension(format!("{}.{EXTENSION}", now.compact()));
@@ -55,6 +78,30 @@ pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> Pa
 ///
 /// # Errors
 /// Where the folder cannot be read.
+///
+/// # Example
+/// ```
+/// use std::time::Duration;
+/// use r3mes_edge::{Clock, SqliteStore};
+/// use r3mes_edge::store::{back_up, backup_file, backups, thin_out};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let database = folder.path().join("edge.db");
+///
+/// # let store = SqliteStore::open(&database, true)?;
+/// let monday = Clock::default().now();
+/// let days = [0, 1, 2].map(|day| monday.plus(Duration::from_secs(day * 86_400)));
+/// for day in days {
+///     back_up(&database, &backup_file(&database, None, day))?;
+/// }
+/// thin_out(&database, None, 2)?;
+/// let left: Vec<_> = backups(&database, None)?.into_iter().map(|(made_at, _)| made_at).collect();
+/// assert_eq!(left, days[1..]);
+/// # drop(store);
+/// # Ok(())
+/// # }
+/// ```
 pub fn backups(
     database: &Path,
     folder: Option<&Path>,
@@ -86,7 +133,7 @@ fn files(
     Ok(files)
 }
 
-/// Deletes all copies but the newest `keep`, and what crashes left of others.
+/// Deletes all copies but the newest `keep`, and what crashes left of others; [`backups`] shows it.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file cannot be deleted.
@@ -108,6 +155,20 @@ pub fn thin_out(database: &Path, folder: Option<&Path>, keep: usize) -> std::io:
 ///
 /// # Errors
 /// Where it is no database of ours, of a newer version, or cannot be read. What does not add up is in the report.
+///
+/// # Example
+/// ```
+/// use r3mes_edge::store::{OpenError, verify_backup};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// // `back_up` shows a good one; this is none at all.
+/// let file = folder.path().join("monday.backup");
+/// std::fs::write(&file, "not a database")?;
+/// assert!(matches!(verify_backup(&file), Err(OpenError::Foreign(_))));
+/// # Ok(())
+/// # }
+/// ```
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
     let connection = open::reading(file)?;
     open::version(&connection, file)?;
@@ -120,10 +181,37 @@ pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
 }
 
 /// Puts a verified copy in the place of `database`, which no server may have; returns where the old one is kept, if there
-/// was one.
+/// was one: under its own name with `.` and `kept` behind it. The copy stays where it is.
 ///
 /// # Errors
 /// Where the copy does not verify, a server has the database, or the file system refuses; then nothing has changed.
+///
+/// # Example
+/// ```
+/// use r3mes_edge::model::Wallet;
+/// use r3mes_edge::store::{back_up, restore};
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let database = folder.path().join("edge.db");
+///
+/// let store = SqliteStore::open(&database, true)?;
+/// let copy = folder.path().join("monday.backup");
+/// back_up(&database, &copy)?;
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// store.create_user(wallet, Clock::default().now(), None).await?;
+/// store.close();
+///
+/// let old = restore(&copy, &database, "before-restore")?;
+/// assert_eq!(old, Some(folder.path().join("edge.db.before-restore")));
+/// // As it was on Monday; what came after is in the old one.
+/// let store = SqliteStore::open(&database, false)?;
+/// assert_eq!(store.user(wallet).await?, None);
+/// # Ok(())
+/// # }
+/// ```
 pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<PathBuf>, OpenError> {
     if !backup.exists() {
         return Err(OpenError::Missing(backup.to_owned()));

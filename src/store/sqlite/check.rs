@@ -6,7 +6,7 @@ use super::open::{self, OpenError, SCHEMA_VERSION};
 use super::{sql, verify};
 use crate::store::LedgerReport;
 
-/// What a database was found to be.
+/// What a database was found to be by [`check_database`] or [`glance`].
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Check {
     /// The version of its schema.
@@ -30,6 +30,26 @@ impl Check {
 ///
 /// # Errors
 /// Where it is no database of ours, of a newer version, or cannot be read. What is wrong with it is in the answer.
+///
+/// # Example
+/// ```
+/// use r3mes_edge::SqliteStore;
+/// use r3mes_edge::store::{SCHEMA_VERSION, check_database, glance};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let database = folder.path().join("edge.db");
+///
+/// let store = SqliteStore::open(&database, true)?;
+/// let found = check_database(&database)?;
+/// assert_eq!(found.version, SCHEMA_VERSION);
+/// assert_eq!(found.mistakes().count(), 0, "{:?}", found.mistakes);
+/// // Where there is nothing wrong, a quicker look finds the same.
+/// assert_eq!(glance(&database)?, found);
+/// # drop(store);
+/// # Ok(())
+/// # }
+/// ```
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     let connection = open::reading(database)?;
     let mut found = look(&connection, database, sql::INTEGRITY_ALL)?;
@@ -52,7 +72,7 @@ pub(super) fn broken_references(
     broken.take(most).collect()
 }
 
-/// Looks at less: not whether indexes hold what their tables do, and not at references.
+/// Looks at less than [`check_database`]: not whether indexes hold what their tables do, and not at references.
 ///
 /// # Errors
 /// As [`check_database`].

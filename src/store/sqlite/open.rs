@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::storage_error;
 use crate::store::{LockError, StoreError};
 
-/// Why a database was not opened.
+/// Why a database was not opened; [`SqliteStore::open`](super::SqliteStore::open) shows two of them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -70,7 +70,7 @@ impl From<rusqlite::Error> for OpenError {
 
 /// "R3ME", in the file's header: tells `file` and us whose database it is.
 const APPLICATION_ID: i64 = 0x5233_4D45;
-/// The version of the schema that this program writes.
+/// The version of the schema that this program writes; it stands in the file as `PRAGMA user_version`.
 pub const SCHEMA_VERSION: i64 = 2;
 
 /// What a fresh file gets.

@@ -18,7 +18,7 @@ use super::{OpenError, SqliteStore, count, open, sql, storage_error};
 use crate::model::{Timestamp, Wallet};
 use crate::store::StoreError;
 
-/// The tables that are taken over.
+/// The tables of an [`R3mesDatabase`] that are taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum R3mesTable {
     /// Accounts and balances.
@@ -61,6 +61,42 @@ impl R3mesTable {
 }
 
 /// A database of the R3MES backend as it is at one moment, opened to be read; nothing in it or beside it is changed.
+///
+/// ```
+/// use r3mes_edge::model::Wallet;
+/// use r3mes_edge::store::{R3mesDatabase, R3mesTable};
+/// use r3mes_edge::{Clock, Repository, SqliteStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("r3mes.db");
+/// # rusqlite::Connection::open(&file)?.execute_batch("
+/// #     CREATE TABLE users (id INTEGER PRIMARY KEY, wallet_address TEXT, credits REAL, created_at TEXT);
+/// #     INSERT INTO users VALUES (1, 'remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm', 2.5, '2026-01-01 00:00:00')")?;
+/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
+/// let now = Clock::default().now();
+/// let old = R3mesDatabase::open(&file)?;
+/// for table in R3mesTable::ALL {
+///     if old.rows(table)?.is_none() {
+///         continue;
+///     }
+///     let mut from = Some(i64::MIN);
+///     while let Some(first) = from {
+///         let rows = old.page(table, first, 500, now)?;
+///         from = rows.last().and_then(|row| row.id().checked_add(1));
+///         let told = store.import(rows, now).await?;
+///         for note in told.notes {
+///             println!("{} {}: {}", note.table, note.row, note.reason);
+///         }
+///     }
+/// }
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let user = store.user(wallet).await?.ok_or("it was taken over")?;
+/// assert_eq!(user.credits.to_string(), "2.5");
+/// # Ok(())
+/// # }
+/// ```
 pub struct R3mesDatabase(Connection);
 
 impl R3mesDatabase {
@@ -116,7 +152,8 @@ impl R3mesDatabase {
         counted().map_err(storage_error)
     }
 
-    /// At most `limit` rows of a table from the row `from` on, in the order of their ids.
+    /// At most `limit` rows of a table from the row `from` on, in the order of their ids. `now` stands where a row does not
+    /// say when an account was made or a key was revoked; samples and earnings that claim to be later are refused.
     ///
     /// # Errors
     /// Where there is no such table, or it cannot be read.
@@ -139,7 +176,7 @@ impl R3mesDatabase {
     }
 }
 
-/// A row that was read.
+/// A row that was read, for [`SqliteStore::import`].
 pub struct R3mesRow {
     table: R3mesTable,
     id: i64,
@@ -177,7 +214,7 @@ struct Change {
     new: String,
 }
 
-/// What there is to say of a row that was not simply taken.
+/// What there is to say of a row that was not simply taken, for the operator to read.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct ImportNote {
     /// Where it stands.
@@ -221,7 +258,8 @@ pub struct Imported {
 }
 
 impl SqliteStore {
-    /// Takes over rows of one table of an R3MES database in one transaction: all of them, or, where it fails, none.
+    /// Takes over rows of one table of an [`R3mesDatabase`] in one transaction: all of them, or, where it fails, none. Rows
+    /// that were taken over before are told, not taken again.
     ///
     /// # Errors
     /// Where the storage fails; what is wrong with a row only refuses that row.

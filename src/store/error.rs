@@ -1,0 +1,73 @@
+use crate::model::Credits;
+
+/// Why a verb did not do what it was asked.
+///
+/// [`Repository`](super::Repository) shows how one is met.
+///
+/// ```
+/// use r3mes_edge::model::Credits;
+/// use r3mes_edge::store::StoreError;
+///
+/// let needed = Credits::from_micro(1_000_000);
+/// let error = StoreError::Insufficient { needed, balance: Credits::ZERO };
+/// assert_eq!(error.to_string(), "1 credits are needed, the wallet has 0");
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No account has this wallet.
+    UserNotFound,
+    /// No key has this id, or it belongs to another wallet.
+    KeyNotFound,
+    /// What is there already does not allow it; the sentence is fit for the client.
+    Conflict(String),
+    /// The balance would go below zero.
+    Insufficient {
+        /// What was asked for.
+        needed: Credits,
+        /// What there is.
+        balance: Credits,
+    },
+    /// The idempotency key was used for another request.
+    KeyReused,
+    /// The key was made before, and is not shown again.
+    AlreadyIssued,
+    /// One answer cannot hold it; ask for less, or more coarsely.
+    TooMuch,
+    /// More is queued than the storage takes on; nothing was done.
+    Busy,
+    /// The storage could not be used: I/O error, locked by a stranger, closed. For the log only.
+    Unavailable(String),
+    /// There is no room on the disk.
+    Full,
+    /// The file is not what was written: only a copy helps. For the log only.
+    Damaged(String),
+    /// A mistake of ours. For the log only.
+    Internal(String),
+}
+
+impl std::fmt::Display for StoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::UserNotFound => f.write_str("no account has this wallet address"),
+            Self::KeyNotFound => f.write_str("no key has this id"),
+            Self::Conflict(what) => f.write_str(what),
+            Self::Insufficient { needed, balance } => {
+                write!(f, "{needed} credits are needed, the wallet has {balance}")
+            }
+            Self::KeyReused => f.write_str("the idempotency key was used for another request"),
+            Self::AlreadyIssued => f.write_str("the key was made before"),
+            Self::TooMuch => f.write_str("this is more than one answer can hold"),
+            Self::Busy => f.write_str("the write queue is full"),
+            Self::Unavailable(what) => write!(f, "the storage cannot be used: {what}"),
+            Self::Full => f.write_str("the disk is full: make room where the database is"),
+            Self::Damaged(what) => write!(
+                f,
+                "the database is damaged ({what}): stop the server and put the newest good copy in its place with restore"
+            ),
+            Self::Internal(what) => write!(f, "internal: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
