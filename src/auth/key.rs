@@ -127,7 +127,7 @@ impl fmt::Debug for PlainKey {
 /// use r3mes_edge::auth::{KeyHash, PlainKey};
 /// use r3mes_edge::model::Timestamp;
 ///
-/// let text = format!("r3mes_{}", "Zm9v-_".repeat(8).split_off(5));
+/// let text = format!("r3mes_{}_", "foobar-".repeat(6));
 /// let sent = PlainKey::parse_imported(&text).ok_or("43 of base64url")?;
 /// // It has no checksum, so it is none of ours.
 /// assert!(PlainKey::parse(&text).is_none());
