@@ -2,7 +2,8 @@
 //! SQLite, but keeps a journal of the host's beside it and gives nobody more than 100 credits at once.
 //!
 //! A store that does without SQLite writes the same verbs out. What each has to hold is said at the trait; above all,
-//! money moves in one transaction with its ledger entry, and observers hear of a change before its verb returns.
+//! money moves in one transaction with its ledger entry, and observers hear of a change before its verb returns. The rules
+//! of `tests/it/contract.rs` are held against this store too, and wait for yours.
 //!
 //! `cargo run --example custom_store` serves until Ctrl-C over `custom_store.db` in this folder.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
@@ -16,8 +17,8 @@ use r3mes_edge::model::{Credits, Ids, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
 use r3mes_edge::{Clock, Config, EdgeServer};
 
-struct Journalled {
-    inner: SqliteStore,
+pub(crate) struct Journalled {
+    pub(crate) inner: SqliteStore,
 }
 
 impl Journalled {

@@ -58,7 +58,7 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 /// | `compact` `purge` `shares` | there |
 /// | `verify_ledger` `gauges` `observe` | [`LedgerReport`], [`StoreGauges`], [`StoreObserver`] |
 ///
-/// An implementation around ours is `examples/custom_store.rs`.
+/// An implementation around ours is `examples/custom_store.rs`; the rules of `tests/it/contract.rs` are held against both.
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
