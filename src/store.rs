@@ -19,8 +19,8 @@ pub use records::{
 };
 pub use sqlite::{
     Check, ImportNote, Imported, LedgerExport, Migrated, OpenError, R3mesDatabase, R3mesRow,
-    R3mesTable, SCHEMA_VERSION, SqliteStore, back_up, backup_file, backups, check_database, glance,
-    migrate_database, restore, sqlite_version, thin_out, verify_backup,
+    R3mesTable, SCHEMA_VERSION, SqliteReader, SqliteStore, back_up, backup_file, backups,
+    check_database, glance, migrate_database, restore, sqlite_version, thin_out, verify_backup,
 };
 
 use std::path::PathBuf;

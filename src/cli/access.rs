@@ -9,7 +9,7 @@ use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::model::Ids;
-use r3mes_edge::store::{InstanceLock, LockError, OpenError, StoreError};
+use r3mes_edge::store::{InstanceLock, LockError, OpenError, SqliteReader, StoreError};
 use r3mes_edge::{Clock, SqliteStore};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,9 +18,9 @@ use super::settings::{HERE, SYSTEM, Settings};
 use super::{Failure, admin_key, client};
 
 /// The way to the data.
-pub(super) enum Access {
-    /// No server runs: the file is ours until the command ends.
-    File(SqliteStore),
+pub(super) enum Access<T = SqliteStore> {
+    /// No server runs: the file is ours until the command ends, or one to be read.
+    File(T),
     /// A server runs here.
     Server {
         /// `http://…` or `unix:/…`
@@ -53,6 +53,19 @@ impl Access {
     }
 }
 
+impl Access<SqliteReader> {
+    /// The same for what is only read, which may be a file that cannot be written.
+    pub(super) fn reading(database: &Path) -> Result<Self, Failure> {
+        Ok(match running(database)? {
+            Some(address) => Self::Server {
+                address,
+                database: database.to_owned(),
+            },
+            None => Self::File(SqliteReader::open(database).map_err(open_failure)?),
+        })
+    }
+}
+
 /// Looks whether there is a database, before its lock is taken, which would leave a lock file beside nothing; `named` is
 /// whether the command line said where.
 pub(super) fn present(settings: &Settings, named: bool) -> Result<(), Failure> {
@@ -80,11 +93,7 @@ pub(super) fn present(settings: &Settings, named: bool) -> Result<(), Failure> {
 
 /// Where a server serves a database, if one does.
 pub(super) fn running(database: &Path) -> Result<Option<String>, Failure> {
-    match InstanceLock::acquire(database) {
-        Err(LockError::Held(address)) => Ok(address),
-        Ok(_) => Ok(None),
-        Err(error) => Err(open_failure(OpenError::Locked(error))),
-    }
+    InstanceLock::server_of(database).map_err(|error| open_failure(OpenError::Locked(error)))
 }
 
 /// For what takes a moment, and for the wait until a rate allows it.

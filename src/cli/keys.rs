@@ -10,7 +10,7 @@ use r3mes_edge::store::StoreError;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::access::{Access, ask, store_failure};
+use super::access::{Access, ask, open_failure, store_failure};
 use super::settings::Settings;
 
 #[derive(Subcommand)]
@@ -230,11 +230,11 @@ fn plain_id(id: &str) -> Result<(), Failure> {
 
 async fn list(settings: &Settings, json: bool, wallet: Option<Wallet>) -> Result<(), Failure> {
     const PAGE: usize = 500;
-    let access = Access::open(&settings.config.database).await?;
+    let mut access = Access::reading(&settings.config.database)?;
     let mut keys: Vec<Value> = Vec::new();
     let mut before: Option<String> = None;
     loop {
-        let page = match &access {
+        let page = match &mut access {
             Access::Server { address, database } => {
                 let wallet = wallet
                     .map(|wallet| format!("&wallet_address={wallet}"))
@@ -257,12 +257,11 @@ async fn list(settings: &Settings, json: bool, wallet: Option<Wallet>) -> Result
                     }
                 }
             }
-            Access::File(store) => {
+            Access::File(reader) => {
                 let now = r3mes_edge::Clock::default().now();
-                let page = store
-                    .keys(wallet, before, PAGE)
-                    .await
-                    .map_err(store_failure)?;
+                let page = reader
+                    .keys(wallet.as_ref(), before.as_deref(), PAGE)
+                    .map_err(open_failure)?;
                 page.iter().map(|key| key.shown(now)).collect()
             }
         };
@@ -297,13 +296,13 @@ async fn list(settings: &Settings, json: bool, wallet: Option<Wallet>) -> Result
 
 async fn show(settings: &Settings, json: bool, id: String) -> Result<(), Failure> {
     plain_id(&id)?;
-    let key = match Access::open(&settings.config.database).await? {
+    let key = match Access::reading(&settings.config.database)? {
         Access::Server { address, database } => {
             let path = format!("/api/keys/{id}");
             ask(&address, &database, "GET", &path, None).await?
         }
-        Access::File(store) => {
-            let key = store.key(id).await.map_err(store_failure)?;
+        Access::File(mut reader) => {
+            let key = reader.key(&id).map_err(open_failure)?;
             let key = key.ok_or_else(|| store_failure(StoreError::KeyNotFound))?;
             key.shown(r3mes_edge::Clock::default().now())
         }

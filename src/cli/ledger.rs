@@ -1,9 +1,8 @@
 use clap::Subcommand;
-use r3mes_edge::Repository;
 use r3mes_edge::model::Wallet;
 use serde_json::Value;
 
-use super::access::{Access, PATIENCE, ask_patiently, store_failure};
+use super::access::{Access, PATIENCE, ask_patiently, open_failure};
 use super::progress::Progress;
 use super::settings::Settings;
 use super::{Failure, export};
@@ -36,7 +35,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
 
 async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
     let progress = Progress::wait("checking every wallet", json);
-    let report: Value = match Access::open(&settings.config.database).await? {
+    let report: Value = match Access::reading(&settings.config.database)? {
         Access::Server { address, database } => {
             ask_patiently(
                 &address,
@@ -48,8 +47,8 @@ async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
             )
             .await?
         }
-        Access::File(store) => {
-            let report = store.verify_ledger().await.map_err(store_failure)?;
+        Access::File(mut reader) => {
+            let report = reader.verify_ledger().map_err(open_failure)?;
             serde_json::to_value(report).map_err(|error| Failure::Failed(error.to_string()))?
         }
     };

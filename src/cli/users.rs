@@ -2,14 +2,14 @@ use std::io::{BufWriter, Write, stdout};
 
 use clap::Subcommand;
 use r3mes_edge::model::Wallet;
-use r3mes_edge::store::{Done, StoreError};
+use r3mes_edge::store::{Done, SqliteReader, StoreError};
 use r3mes_edge::{Clock, Repository};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::Failure;
-use super::access::{Access, ask_text, do_once, read, store_failure, text};
+use super::access::{Access, ask_text, do_once, open_failure, read, store_failure, text};
 use super::output::{Items, unwritten};
 use super::settings::Settings;
 
@@ -37,11 +37,11 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Result<(), Failure> {
-    let access = Access::open(&settings.config.database).await?;
+    let database = &settings.config.database;
     let answer = match command {
-        Command::Create { wallet } => create(&access, wallet).await?,
-        Command::Show { wallet } => show(&access, wallet).await?,
-        Command::List => return list(&access, json).await,
+        Command::Create { wallet } => create(Access::open(database).await?, wallet).await?,
+        Command::Show { wallet } => show(Access::reading(database)?, wallet).await?,
+        Command::List => return list(Access::reading(database)?, json).await,
     };
     if json {
         println!("{}", answer.trim_end());
@@ -51,11 +51,11 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
     Ok(())
 }
 
-async fn create(access: &Access, wallet: Wallet) -> Result<String, Failure> {
+async fn create(access: Access, wallet: Wallet) -> Result<String, Failure> {
     match access {
         Access::Server { address, database } => {
             let body = json!({ "wallet_address": wallet });
-            do_once(address, database, "/users", body.to_string()).await
+            do_once(&address, &database, "/users", body.to_string()).await
         }
         Access::File(store) => {
             let made = store.create_user(wallet, Clock::default().now(), None);
@@ -67,20 +67,20 @@ async fn create(access: &Access, wallet: Wallet) -> Result<String, Failure> {
     }
 }
 
-async fn show(access: &Access, wallet: Wallet) -> Result<String, Failure> {
+async fn show(access: Access<SqliteReader>, wallet: Wallet) -> Result<String, Failure> {
     match access {
         Access::Server { address, database } => {
-            ask_text(address, database, &format!("/users/{wallet}")).await
+            ask_text(&address, &database, &format!("/users/{wallet}")).await
         }
-        Access::File(store) => {
-            let user = store.user(wallet).await.map_err(store_failure)?;
+        Access::File(mut reader) => {
+            let user = reader.user(&wallet).map_err(open_failure)?;
             let user = user.ok_or_else(|| store_failure(StoreError::UserNotFound))?;
             text(&user)
         }
     }
 }
 
-async fn list(access: &Access, json: bool) -> Result<(), Failure> {
+async fn list(access: Access<SqliteReader>, json: bool) -> Result<(), Failure> {
     if json {
         let mut items = Items::begin("{\"users\":[")?;
         each(access, |user| items.add(&user)).await?;
@@ -103,7 +103,7 @@ struct Page {
 
 /// Takes every account, a page at a time.
 async fn each(
-    access: &Access,
+    access: Access<SqliteReader>,
     mut take: impl FnMut(Box<RawValue>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     const PAGE: usize = 500;
@@ -112,7 +112,7 @@ async fn each(
             let mut cursor = String::new();
             loop {
                 let path = format!("/users?limit={PAGE}{cursor}");
-                let page: Page = read(&ask_text(address, database, &path).await?)?;
+                let page: Page = read(&ask_text(&address, &database, &path).await?)?;
                 page.users.into_iter().try_for_each(&mut take)?;
                 match page.next_cursor {
                     None => return Ok(()),
@@ -120,10 +120,10 @@ async fn each(
                 }
             }
         }
-        Access::File(store) => {
+        Access::File(mut reader) => {
             let mut after = None;
             loop {
-                let page = store.users(after, PAGE).await.map_err(store_failure)?;
+                let page = reader.users(after.as_ref(), PAGE).map_err(open_failure)?;
                 for user in &page {
                     let user = RawValue::from_string(text(user)?);
                     take(user.map_err(|error| Failure::Failed(error.to_string()))?)?;

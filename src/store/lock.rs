@@ -1,4 +1,5 @@
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind::{NotFound, PermissionDenied};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -72,14 +73,31 @@ impl InstanceLock {
                 Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => {
-                let mut address = String::new();
-                file.read_to_string(&mut address).map_err(failed)?;
-                let address = address.trim();
-                Err(LockError::Held(
-                    (!address.is_empty()).then(|| address.to_owned()),
-                ))
+                Err(LockError::Held(address_in(&mut file).map_err(failed)?))
             }
             Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Where a server serves `database`, if one does and says so. Nothing is made or changed, and no server that starts
+    /// finds the lock taken, unless one that crashed left its address.
+    ///
+    /// # Errors
+    /// Where the lock file cannot be used.
+    pub fn server_of(database: &Path) -> Result<Option<String>, LockError> {
+        let path = database.with_added_extension("lock");
+        let failed = |error| LockError::Io(path.clone(), error);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            // Whoever may not look cannot ask it either.
+            Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let address = address_in(&mut file).map_err(failed)?;
+        match address.is_some().then(|| file.try_lock_shared()) {
+            None | Some(Ok(())) => Ok(None),
+            Some(Err(TryLockError::WouldBlock)) => Ok(address),
+            Some(Err(TryLockError::Error(error))) => Err(failed(error)),
         }
     }
 
@@ -93,6 +111,15 @@ impl InstanceLock {
         file.seek(SeekFrom::Start(0))?;
         file.write_all(address.as_bytes())
     }
+}
+
+/// What the holder announced.
+fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
+    let mut address = Vec::new();
+    file.read_to_end(&mut address)?;
+    let address = String::from_utf8_lossy(&address);
+    let address = address.trim();
+    Ok((!address.is_empty()).then(|| address.to_owned()))
 }
 
 impl Drop for InstanceLock {
@@ -124,6 +151,28 @@ mod tests {
             other => panic!("{other:?}"),
         }
         drop(first);
+        assert!(InstanceLock::acquire(&database).is_ok());
+    }
+
+    #[test]
+    fn a_server_is_found_while_it_serves_and_a_look_for_it_makes_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("edge.db");
+        let look = || InstanceLock::server_of(&database).unwrap();
+        assert_eq!(look(), None);
+        assert!(!database.with_added_extension("lock").exists());
+        let held = InstanceLock::acquire(&database).unwrap();
+        assert_eq!(look(), None);
+        held.announce("http://127.0.0.1:8000").unwrap();
+        assert_eq!(look().unwrap(), "http://127.0.0.1:8000");
+        drop(held);
+        assert_eq!(look(), None);
+        // A crash leaves the address, or anything else.
+        let file = database.with_added_extension("lock");
+        for left in [&b"http://127.0.0.1:8000"[..], b"\xff"] {
+            std::fs::write(&file, left).unwrap();
+            assert_eq!(look(), None);
+        }
         assert!(InstanceLock::acquire(&database).is_ok());
     }
 

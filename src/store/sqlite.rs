@@ -15,6 +15,7 @@ mod migrations;
 mod once;
 mod open;
 mod r3mes;
+mod reader;
 mod readers;
 mod retention;
 mod row;
@@ -29,6 +30,7 @@ pub use export::LedgerExport;
 pub use migrations::{Migrated, migrate_database};
 pub use open::{OpenError, SCHEMA_VERSION};
 pub use r3mes::{ImportNote, Imported, R3mesDatabase, R3mesRow, R3mesTable};
+pub use reader::SqliteReader;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod export;
+mod reading;
 mod table;
 
 use serde_json::json;

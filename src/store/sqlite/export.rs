@@ -1,12 +1,11 @@
 //! The whole ledger, read beside whoever writes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use super::accounts::{self, entry_in};
-use super::open::{self, OpenError};
-use super::{backup::log_of, count, sql, wallet_at};
+use super::{OpenError, SqliteReader, count, sql, wallet_at};
 use crate::model::Wallet;
 use crate::store::{ExportedEntry, StoreError};
 
@@ -45,10 +44,7 @@ use crate::store::{ExportedEntry, StoreError};
 /// # }
 /// ```
 pub struct LedgerExport {
-    database: PathBuf,
-    connection: Connection,
-    /// Which of the log's files there were when the connection was opened.
-    beside: [bool; 2],
+    reader: SqliteReader,
     wallet: Option<Wallet>,
     /// Entries after this one, up to that one, as ids rise with time and no entry is ever changed.
     after: i64,
@@ -64,19 +60,16 @@ impl LedgerExport {
     /// # Errors
     /// Where it is no database of ours or cannot be read, or holds no account of `wallet`.
     pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
-        let beside = beside(database);
-        let connection = open::reading(database)?;
-        open::version(&connection, database)?;
+        let mut reader = SqliteReader::of_any_version(database)?;
+        let connection = reader.connection()?;
         if let Some(wallet) = &wallet
-            && accounts::balance(&connection, wallet)?.is_none()
+            && accounts::balance(connection, wallet)?.is_none()
         {
             return Err(OpenError::Storage(StoreError::UserNotFound));
         }
         let last = connection.query_row(sql::SELECT_LAST_ENTRY, [], |row| row.get(0))?;
         Ok(Self {
-            database: database.to_owned(),
-            connection,
-            beside,
+            reader,
             wallet,
             after: 0,
             last,
@@ -88,12 +81,6 @@ impl LedgerExport {
     /// # Errors
     /// Where the file cannot be read.
     pub fn page(&mut self) -> Result<Vec<ExportedEntry>, OpenError> {
-        // How a file must be opened depends on whether somebody has it: a server that starts or ends meanwhile changes that.
-        let beside = beside(&self.database);
-        if beside != self.beside {
-            self.connection = open::reading(&self.database)?;
-            self.beside = beside;
-        }
         let read = |row: &rusqlite::Row<'_>| {
             Ok(ExportedEntry {
                 wallet_address: wallet_at(row, 7)?,
@@ -101,14 +88,13 @@ impl LedgerExport {
             })
         };
         let bounds = (self.after, self.last, count(Self::ROWS));
+        let connection = self.reader.connection()?;
         let rows = match &self.wallet {
-            None => self
-                .connection
+            None => connection
                 .prepare_cached(sql::SELECT_ENTRIES)?
                 .query_map(params![bounds.0, bounds.1, bounds.2], read)?
                 .collect::<rusqlite::Result<Vec<_>>>()?,
-            Some(wallet) => self
-                .connection
+            Some(wallet) => connection
                 .prepare_cached(sql::SELECT_ENTRIES_OF_WALLET)?
                 .query_map(params![bounds.0, bounds.1, bounds.2, wallet.as_str()], read)?
                 .collect::<rusqlite::Result<Vec<_>>>()?,
@@ -118,8 +104,4 @@ impl LedgerExport {
         }
         Ok(rows)
     }
-}
-
-fn beside(database: &Path) -> [bool; 2] {
-    ["-wal", "-shm"].map(|end| log_of(database, end).exists())
 }

@@ -162,7 +162,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
 fn refusal((application, found): (i64, i64), path: &Path) -> OpenError {
     match (application, found) {
         (APPLICATION_ID, 1..SCHEMA_VERSION) => OpenError::Storage(StoreError::Conflict(format!(
-            "the database has schema version {found}, which is not migrated yet"
+            "the database has schema version {found}: `r3mes-edge db migrate` brings it to version {SCHEMA_VERSION}, and so does a start of the server"
         ))),
         (APPLICATION_ID, SCHEMA_VERSION..) => OpenError::Newer {
             found,
@@ -223,6 +223,14 @@ fn is_in_wal_mode(path: &Path) -> bool {
 pub(super) fn version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
     match stamps(connection, path)? {
         (APPLICATION_ID, version @ 1..=SCHEMA_VERSION) => Ok(version),
+        stamps => Err(refusal(stamps, path)),
+    }
+}
+
+/// Refuses what is no database of ours of this program's version.
+pub(super) fn current(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    match stamps(connection, path)? {
+        (APPLICATION_ID, SCHEMA_VERSION) => Ok(()),
         stamps => Err(refusal(stamps, path)),
     }
 }

@@ -1,0 +1,136 @@
+//! What only reads, where no server serves the file.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use crate::support::{Process, TestServer, W1, W2, config, edge, edge_told};
+
+/// Every command that only reads, `KEY` in the place of a key's id.
+const READING: [&[&str]; 6] = [
+    &["users", "list"],
+    &["users", "show", W1],
+    &["keys", "list"],
+    &["keys", "list", "--wallet", W1],
+    &["keys", "show", "KEY"],
+    &["ledger", "verify"],
+];
+
+/// What the commands print, which must go well.
+fn read(database: &Path, key: &str) -> Vec<String> {
+    let filled = |word: &&'static str| if *word == "KEY" { key } else { *word };
+    let run = |arguments: &&'static [&'static str]| {
+        let arguments: Vec<_> = arguments.iter().map(filled).collect();
+        let (code, out, told) = edge_told(database, &arguments);
+        assert_eq!(code, 0, "{arguments:?}: {told}");
+        out
+    };
+    READING.iter().map(run).collect()
+}
+
+/// Every file of a folder, with what is in it and when it was written.
+fn files(folder: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
+    let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let picture = files.map(|file| {
+        let name = file.file_name().into_string().unwrap();
+        let written = file.metadata().unwrap().modified().unwrap();
+        (name, (std::fs::read(file.path()).unwrap(), written))
+    });
+    picture.collect()
+}
+
+/// Copies of files in a folder of their own, where nobody may write; root may, but has no reason to.
+struct Sealed(tempfile::TempDir);
+
+impl Sealed {
+    fn new(from: &Path, names: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let copy = folder.path().join(name);
+            std::fs::copy(from.join(name), &copy).unwrap();
+            std::fs::set_permissions(copy, Permissions::from_mode(0o444)).unwrap();
+        }
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
+        Self(folder)
+    }
+
+    fn database(&self) -> PathBuf {
+        self.0.path().join("edge.db")
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        // Else it could not be removed.
+        let _ = std::fs::set_permissions(self.0.path(), Permissions::from_mode(0o755));
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_can_only_be_read_is_listed_and_nothing_is_left_beside_it() {
+    let server = TestServer::start(config()).await;
+    let payer = server.payer(W1, 3).await;
+    let me = payer.get("/auth/me").await.expect(200);
+    let folder = server.shutdown().await;
+    let sealed = Sealed::new(folder.path(), &["edge.db"]);
+    let before = files(sealed.0.path());
+    let key = me["key"]["id"].as_str().unwrap();
+    let told = read(&sealed.database(), key);
+    assert_eq!(files(sealed.0.path()), before);
+    assert!(told[0].starts_with(W1) && told[1] == told[0]);
+    assert_eq!((told[2].lines().count(), told[3].lines().count()), (2, 1));
+    assert!(told[4].contains(key));
+    assert_eq!(told[5], "1 wallets, 1 entries, 0 open reservations\n");
+    let nothing = ["users", "show", W2];
+    assert_eq!(edge(&sealed.database(), &nothing).0, 3);
+}
+
+#[tokio::test]
+async fn what_a_killed_server_had_acknowledged_is_read_from_its_log_though_it_says_where_it_served()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let server = Process::serve(&folder.path().join("edge.db"), "");
+    let grant = json!({ "amount": 3, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    server.admin().post(&path, &grant).await.expect(200);
+    let me = server.admin().get("/auth/me").await.expect(200);
+    server.kill();
+    let sealed = Sealed::new(folder.path(), &["edge.db", "edge.db-wal", "edge.db.lock"]);
+    let before = files(sealed.0.path());
+    assert!(!before["edge.db.lock"].0.is_empty());
+    let key = me["key"]["id"].as_str().unwrap();
+    let told = read(&sealed.database(), key);
+    assert!(told[0].contains(" 3 "), "{}", told[0]);
+    assert_eq!(files(sealed.0.path()), before);
+}
+
+#[tokio::test]
+async fn what_reads_does_not_wait_for_another_command_that_has_the_file() {
+    let server = TestServer::start(config()).await;
+    let payer = server.payer(W1, 3).await;
+    let me = payer.get("/auth/me").await.expect(200);
+    // It has the lock and has not said where it serves, as one that starts, or a long command.
+    read(&server.database(), me["key"]["id"].as_str().unwrap());
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_version_stays_as_it_is_and_what_brings_it_along_is_told() {
+    let folder = TestServer::start(config()).await.shutdown().await;
+    let database = folder.path().join("edge.db");
+    assert_eq!(edge(&database, &["db", "migrate", "--to", "1"]).0, 0);
+    let sealed = Sealed::new(folder.path(), &["edge.db"]);
+    let before = files(sealed.0.path());
+    for arguments in READING {
+        let (code, out, told) = edge_told(&sealed.database(), arguments);
+        assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}: {told}");
+        assert!(
+            told.contains("version 1: `r3mes-edge db migrate`"),
+            "{told}"
+        );
+    }
+    assert_eq!(files(sealed.0.path()), before);
+}
