@@ -49,7 +49,7 @@ pub(crate) struct App {
     pub(crate) in_flight: Arc<Semaphore>,
     halted: AtomicBool,
     ledger_mistakes: AtomicUsize,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     cut_off: watch::Sender<bool>,
 }
 
@@ -132,7 +132,7 @@ impl App {
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
             halted: AtomicBool::new(false),
             ledger_mistakes: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             cut_off: watch::Sender::new(false),
             store,
             clock,
@@ -258,12 +258,21 @@ impl App {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        *self.draining.borrow()
     }
 
     /// From now on nothing new begins.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.send_replace(true);
+    }
+
+    /// Returns a moment after [`App::drain`] was called, when no rest of a request is waited for any more: a client that is
+    /// slow, or says nothing, would keep the server from stopping.
+    pub(crate) async fn past_waiting(&self) {
+        const MOMENT: Duration = Duration::from_millis(500);
+        // The sender is in `self`: it outlives this wait.
+        let _ = self.draining.subscribe().wait_for(|drain| *drain).await;
+        let _ = tokio::time::timeout(MOMENT, self.cut_off()).await;
     }
 
     /// From now on nothing goes on either.
@@ -273,7 +282,6 @@ impl App {
 
     /// Returns when [`App::cut`] was called.
     pub(crate) async fn cut_off(&self) {
-        // The sender is in `self`: it outlives this wait.
         let _ = self.cut_off.subscribe().wait_for(|cut| *cut).await;
     }
 }

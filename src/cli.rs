@@ -190,7 +190,10 @@ pub(crate) fn run() -> ExitCode {
     let done = runtime
         .map_err(|error| Failure::Failed(format!("no threads to run on: {error}")))
         .and_then(|runtime| {
-            runtime.block_on(execute(command.unwrap_or(Command::Serve), &places, json))
+            let done = runtime.block_on(execute(command.unwrap_or(Command::Serve), &places, json));
+            // Dropped, it would wait for what blocks a thread: the system's resolver, say, while no name server answers.
+            runtime.shutdown_background();
+            done
         });
     match done.and_then(|()| output::all_written()) {
         Ok(()) => ExitCode::SUCCESS,

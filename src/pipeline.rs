@@ -321,7 +321,13 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    match timeout(limits.body_timeout, crate::body::read(body, most)).await {
+    let read = tokio::select! {
+        biased;
+        read = timeout(limits.body_timeout, crate::body::read(body, most)) => read,
+        // Nothing is done of it yet.
+        () = app.past_waiting() => return Err(ApiError::shutting_down()),
+    };
+    match read {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(Unread::TooLong)) => Err(too_large()),
         Ok(Err(Unread::Broken(error))) => {

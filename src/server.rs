@@ -443,14 +443,16 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             Some(member)
         };
         let refused = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(AtomicBool::new(false));
         let stream = Patient::new(
             stream,
             app.config.limits.write_timeout,
             Arc::clone(&refused),
         );
         let service = {
-            let app = Arc::clone(&app);
+            let (app, asked) = (Arc::clone(&app), Arc::clone(&asked));
             service_fn(move |request: Request<Incoming>| {
+                asked.store(true, Ordering::Relaxed);
                 let (app, refused) = (Arc::clone(&app), Arc::clone(&refused));
                 async move {
                     let has_body = !request.body().is_end_stream();
@@ -468,7 +470,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             tokio::select! {
                 // An error here is the client's: it left, or sent what is not HTTP.
                 _ = connection => {}
-                () = after_the_end(&app) => {}
+                () = waited_enough(&app, &asked) => {}
             }
             app.metrics.connection_closed();
             drop((permit, member));
@@ -490,10 +492,14 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
     }
 }
 
-/// A little after the grace has run out: time for an ended stream's last bytes to leave.
-async fn after_the_end(app: &App) {
-    app.cut_off().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+/// When a connection has been waited for: a moment after the stop where nobody has asked anything, as hyper waits for the
+/// rest of a first head; else a little after the grace, time for an ended stream's last bytes to leave.
+async fn waited_enough(app: &App, asked: &AtomicBool) {
+    app.past_waiting().await;
+    if asked.load(Ordering::Relaxed) {
+        app.cut_off().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// The next connection; `None` where one was not taken.

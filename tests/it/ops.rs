@@ -8,7 +8,9 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::chat::{held_inference, whole};
-use crate::support::{TestServer, W1, config, config_with_inference, eventually, next_text};
+use crate::support::{
+    Process, TestServer, W1, config, config_with_inference, eventually, next_text,
+};
 
 #[tokio::test]
 async fn a_healthy_node_says_so_in_three_ways() {
@@ -124,6 +126,11 @@ async fn half_asked(server: &TestServer, path: &str) -> TcpStream {
 async fn ask_the_rest(stream: TcpStream) -> String {
     stream.writable().await.unwrap();
     assert_eq!(stream.try_write(b"\r\n").unwrap(), 2);
+    answer_on(stream).await
+}
+
+/// What is answered until the end of the connection.
+async fn answer_on(stream: TcpStream) -> String {
     let mut answer = Vec::new();
     loop {
         stream.readable().await.unwrap();
@@ -178,4 +185,60 @@ async fn a_server_that_stops_takes_nothing_new_and_lets_what_is_under_way_end() 
     frames.send_done();
     assert_eq!(whole(body).await.unwrap(), "two\n");
     stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_of_which_only_a_half_comes_keep_no_server_from_stopping() {
+    let hour = Duration::from_secs(3600);
+    let mut config = config();
+    let limits = &mut config.limits;
+    (limits.header_timeout, limits.body_timeout) = (hour, hour);
+    limits.shutdown_grace = hour;
+    let server = TestServer::start(config).await;
+    let _half_a_head = half_asked(&server, "/livez").await;
+    let half_a_body = half_asked(&server, "/livez").await;
+    let rest = format!(
+        "\r\nPOST /miner/stats HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: {}\r\n\
+         content-type: application/json\r\ncontent-length: 99\r\n\r\n{{",
+        server.admin().key()
+    );
+    assert_eq!(half_a_body.try_write(rest.as_bytes()).unwrap(), rest.len());
+    // Answered after the halves above were read: they came first, and one thread reads all.
+    server.anybody().get("/livez").await.expect(200);
+    let stopping = tokio::time::timeout(Duration::from_secs(20), server.shutdown());
+    let (stopped, answer) = tokio::join!(stopping, answer_on(half_a_body));
+    assert!(stopped.is_ok(), "the server did not stop");
+    assert!(answer.contains("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("\"code\":\"shutting_down\""), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_nobody_resolves_keeps_no_server_from_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    // Whoever looks a name up opens this first, and waits for a writer.
+    let hosts = folder.path().join("hosts");
+    let pipe = std::process::Command::new("mkfifo").arg(&hosts).status();
+    assert!(pipe.unwrap().success());
+    let before = format!("mount --bind {} /etc/hosts", hosts.display());
+    let miner = format!("[miner]\nurl = \"http://miner.example:8080/stats\"\nwallet = \"{W1}\"");
+    let disk = folder.path().join("disk");
+    let Some(server) = Process::serve_on_a_small_disk(&disk, 24, &before, &miner) else {
+        return;
+    };
+    // The reading is given up, the thread that looks its name up cannot be.
+    eventually("the miner was not read", async || {
+        let log = server.log();
+        log.iter()
+            .any(|line| line.contains("was not read"))
+            .then_some(())
+    })
+    .await;
+    server.tell_to_end();
+    let ended = tokio::task::spawn_blocking(|| server.wait());
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+    if ended.is_err() {
+        // Lets the thread go on, and with it the server.
+        drop(std::fs::OpenOptions::new().write(true).open(&hosts));
+    }
+    assert_eq!(ended.expect("the server did not end").unwrap(), Some(0));
 }
