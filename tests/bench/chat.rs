@@ -1,0 +1,173 @@
+//! Chat: what the server adds to the first byte, and how much it passes on.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::floors::DONE;
+use crate::load::{Job, Used, closed};
+use crate::paths::{MANY, loaded, paced};
+use crate::processes::{Edge, Process, WALLET, count};
+use crate::wire::request;
+use crate::{Bench, Goal, Result, Target, median};
+
+const COMPLETIONS: &str = "/v1/chat/completions";
+
+/// The same chat again and again, of which the wait for the first text counts.
+fn asking(process: &Process, path: &str, key: &str, message: &str) -> Job {
+    let (body, ends) = if path == COMPLETIONS {
+        let messages = format!(r#"[{{"role":"user","content":"{message}"}}]"#);
+        (format!(r#"{{"stream":true,"messages":{messages}}}"#), DONE)
+    } else {
+        (format!(r#"{{"message":"{message}"}}"#), &b"word \n"[..])
+    };
+    let request = request("POST", path, Some(key), &body);
+    Job {
+        ends,
+        first: true,
+        ..Job::same(process.address, request)
+    }
+}
+
+/// A target that one connection asks.
+fn alone<'a>(bench: &Bench, name: &'static str, process: &'a Process, job: Job) -> Target<'a> {
+    let length = bench.length();
+    Target {
+        name,
+        process: Some(process),
+        round: Box::new(move || closed(&job, 1, length, &|| process.used())),
+    }
+}
+
+/// The server with an inference server behind it, and what else leads there.
+struct Chat {
+    upstream: Process,
+    nginx: Option<Process>,
+    edge: Edge,
+    key: String,
+}
+
+pub(crate) fn chat(bench: &Bench) -> Result<()> {
+    let paths = ["chat-first-byte", "chat-streams", "open-chat"];
+    if !paths.iter().any(|path| bench.wants(path)) {
+        return Ok(());
+    }
+    let upstream = Process::floor(&["upstream"])?;
+    let nginx = Process::nginx(bench.folder.path(), upstream.address)?;
+    if nginx.is_none() {
+        bench.note("chat", "no nginx");
+    }
+    let node = format!(
+        "inference = [{{ name = \"stand-in\", kind = \"openai\", url = \"http://{}\" }}]",
+        upstream.address
+    );
+    let edge = Edge::start(bench.folder.path().join("chat.db"), &node)?;
+    let (key, _) = edge.key()?;
+    let grant = r#"{"amount":1000000000,"reason":"benchmark"}"#;
+    edge.admin("POST", &format!("/users/{WALLET}/credits"), grant)?;
+    let chat = Chat {
+        upstream,
+        nginx,
+        edge,
+        key,
+    };
+    if bench.wants("chat-first-byte") {
+        chat.first_byte(bench)?;
+    }
+    if bench.wants("chat-streams") {
+        chat.streams(bench)?;
+    }
+    if bench.wants("open-chat") {
+        chat.open(bench)?;
+    }
+    chat.is_paid()
+}
+
+impl Chat {
+    fn by(&self, process: &Process, message: &str) -> Job {
+        asking(process, COMPLETIONS, &self.key, message)
+    }
+
+    fn first_byte(&self, bench: &Bench) -> Result<()> {
+        let target = |name, process| alone(bench, name, process, self.by(process, "short"));
+        let mut targets = vec![
+            target("direct", &self.upstream),
+            target("chat", &self.edge.process),
+        ];
+        targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
+        let all = bench.interleaved(&targets)?;
+        bench.table("chat-first-byte", &all);
+        let flush = flush(bench.folder.path())? * 1e6;
+        let note = format!("one fdatasync of the same disk: {flush:.0} us");
+        bench.note("chat-first-byte", &note);
+        let added = all[1].beside(&all[0], |ours, direct| ours.p50 - direct.p50);
+        bench.verdict("chat-first-byte", added * 1e6, "us", Goal::Most(450.0));
+        Ok(())
+    }
+
+    fn streams(&self, bench: &Bench) -> Result<()> {
+        let target = |name, process| loaded(bench, name, process, &self.by(process, "long"));
+        let text = asking(&self.edge.process, "/chat", &self.key, "long");
+        let mut targets = vec![
+            target("direct", &self.upstream),
+            target("chat", &self.edge.process),
+            loaded(bench, "chat as text", &self.edge.process, &text),
+        ];
+        targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
+        let all = bench.interleaved(&targets)?;
+        bench.table("chat-streams", &all);
+        if let Some(nginx) = all.get(3) {
+            bench.verdict("chat-streams", all[1].ratio(nginx), "", Goal::Least(0.8));
+        }
+        Ok(())
+    }
+
+    fn open(&self, bench: &Bench) -> Result<()> {
+        const GOAL: f64 = 1000.0;
+        let job = self.by(&self.edge.process, "short");
+        let most = closed(&job, MANY, bench.length(), &Used::default)?.rate();
+        let rate = GOAL.min(most / 2.0).max(1.0);
+        let note = format!("{most:.0} chats a second at most, {rate:.0} a second asked for");
+        bench.note("open-chat", &note);
+        let target = |name, process| {
+            let job = self.by(process, "short");
+            paced(bench, name, process, &job, rate)
+        };
+        let mut targets = vec![
+            target("direct", &self.upstream),
+            target("chat", &self.edge.process),
+        ];
+        targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
+        let all = bench.interleaved(&targets)?;
+        bench.table("open-chat", &all);
+        let added = all[1].beside(&all[0], |ours, direct| ours.p99 - direct.p99);
+        bench.verdict("open-chat", added * 1e3, "ms", Goal::Most(1.0));
+        Ok(())
+    }
+
+    /// Every chat is paid for, and the ledger adds up.
+    fn is_paid(&self) -> Result<()> {
+        let report = self.edge.admin("GET", "/admin/ledger/verify", "")?;
+        let (mistakes, open) = (&report["mistakes"], &report["open_reservations"]);
+        let refunded = "SELECT count(*) FROM reservations WHERE state <> 1";
+        let refunded = count(&self.edge.database, refunded)?;
+        if mistakes.as_array().is_some_and(Vec::is_empty) && open == 0 && refunded == 0 {
+            return Ok(());
+        }
+        Err(format!("{refunded} chats were not paid for; {report}").into())
+    }
+}
+
+/// How long one flush of a file takes, in seconds.
+fn flush(folder: &Path) -> Result<f64> {
+    let mut file = File::create(folder.join("flush"))?;
+    let mut once = || -> Result<f64> {
+        file.write_all(&[0; 4096])?;
+        let began = Instant::now();
+        file.sync_data()?;
+        Ok(began.elapsed().as_secs_f64())
+    };
+    let all: Result<Vec<f64>> = (0..200).map(|_| once()).collect();
+    Ok(median(all?))
+}

@@ -1,0 +1,223 @@
+//! What the server is held against, and what stands in for an inference server and a miner. Each runs as a process: this
+//! program, started by itself.
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
+use r3mes_edge::{Clock, Repository, SqliteStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::Result;
+use crate::processes::WALLET;
+use crate::wire::{find, length};
+
+/// The argument by which this program is one of these.
+pub(crate) const FLAG: &str = "--floor";
+
+/// Serves as a floor until the standard input ends.
+pub(crate) fn serve(arguments: &[String]) -> Result<()> {
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    // As many threads as the server has.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let _inside = runtime.enter();
+    let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+    println!("{}", listener.local_addr()?);
+    match *arguments {
+        ["bare"] => runtime.spawn(http(listener, Arc::new(Bare))),
+        ["writer", database] => runtime.spawn(http(listener, Arc::new(Writer::open(database)?))),
+        ["serial", database] => {
+            let one = Some(tokio::sync::Mutex::new(()));
+            let writer = Writer {
+                one,
+                ..Writer::open(database)?
+            };
+            runtime.spawn(http(listener, Arc::new(writer)))
+        }
+        ["upstream"] => runtime.spawn(upstream(listener)),
+        _ => return Err("there is no such floor".into()),
+    };
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
+}
+
+type Answering<'a> = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send + 'a>>;
+
+/// What a floor does with a request.
+trait Floor: Send + Sync + 'static {
+    fn answer(&self, request: Request<Incoming>) -> Answering<'_>;
+}
+
+async fn http(listener: TcpListener, floor: Arc<impl Floor>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let floor = Arc::clone(&floor);
+        let answer = service_fn(move |request| {
+            let floor = Arc::clone(&floor);
+            async move { Ok::<_, Infallible>(floor.answer(request).await) }
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+        // A connection that breaks is the load's to notice.
+        tokio::spawn(async { connection.await.ok() });
+    }
+}
+
+fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, json);
+    response
+}
+
+/// hyper answering 150 bytes.
+struct Bare;
+
+impl Floor for Bare {
+    fn answer(&self, _: Request<Incoming>) -> Answering<'_> {
+        const BODY: &[u8; 150] = br#"{"wallet_address":"remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm","credits":12.5,"is_miner":true,"key":{"id":"key_0000000000000000","scopes":["read"]}}"#;
+        Box::pin(async { json(StatusCode::OK, &BODY[..]) })
+    }
+}
+
+/// hyper, and the storage's own writer behind it.
+struct Writer {
+    store: SqliteStore,
+    clock: Clock,
+    /// Where only one may write at a time: a transaction per request.
+    one: Option<tokio::sync::Mutex<()>>,
+}
+
+impl Writer {
+    fn open(database: &str) -> Result<Self> {
+        let store = SqliteStore::open(Path::new(database), true)?;
+        let clock = Clock::default();
+        Ok(Self {
+            store,
+            clock,
+            one: None,
+        })
+    }
+
+    async fn write(&self, request: Request<Incoming>) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Told {
+            worker: String,
+            hashrate: f64,
+            gpu_temperature: f64,
+        }
+        let body = request.into_body().collect().await?.to_bytes();
+        let told: Told = serde_json::from_slice(&body)?;
+        let now = self.clock.now();
+        let wallet = Wallet::parse(WALLET)?;
+        let unit = HashrateUnit::GradientsPerHour;
+        let sample = Sample {
+            worker: told.worker,
+            gpu_temperature: Some(told.gpu_temperature),
+            ..Sample::new(wallet, now, told.hashrate, unit)
+        };
+        let _alone = match &self.one {
+            Some(one) => Some(one.lock().await),
+            None => None,
+        };
+        self.store.record_samples(vec![sample], now).await?;
+        Ok(())
+    }
+}
+
+impl Floor for Writer {
+    fn answer(&self, request: Request<Incoming>) -> Answering<'_> {
+        Box::pin(async {
+            match self.write(request).await {
+                Ok(()) => json(StatusCode::CREATED, r#"{"accepted":1}"#),
+                Err(error) => json(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            }
+        })
+    }
+}
+
+/// Texts of a long answer, and of a short one.
+const LONG: usize = 256;
+const SHORT: usize = 4;
+
+/// With what a stream of OpenAI's API ends.
+pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
+
+/// The inference server and the miner's page. By hand, so that it is no bound for those before it.
+async fn upstream(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(async { stand_in(stream).await.ok() });
+    }
+}
+
+async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let word = chunk(&event(r#"{"content":"word "}"#, "null"));
+    let role = chunk(&event(r#"{"role":"assistant","content":""}"#, "null"));
+    let first = format!("{HEAD}{role}{word}");
+    let finish = chunk(&event("{}", r#""stop""#));
+    let last = format!("{finish}{}0\r\n\r\n", chunk(&String::from_utf8_lossy(DONE)));
+    let mut raw = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = find(&raw, b"\r\n\r\n") {
+                break end + 4;
+            }
+            if stream.read_buf(&mut raw).await? == 0 {
+                return Ok(());
+            }
+        };
+        let whole = head + length(&raw[..head]).unwrap_or(0);
+        while raw.len() < whole {
+            if stream.read_buf(&mut raw).await? == 0 {
+                return Ok(());
+            }
+        }
+        if raw.starts_with(b"POST /v1/chat/completions ") {
+            let is_long = find(&raw[head..whole], b"long").is_some();
+            stream.write_all(first.as_bytes()).await?;
+            // Each leaves as it comes, as it does from a model.
+            for _ in 1..if is_long { LONG } else { SHORT } {
+                stream.write_all(word.as_bytes()).await?;
+            }
+            stream.write_all(last.as_bytes()).await?;
+        } else {
+            let page = if raw.starts_with(b"GET /stats ") {
+                r#"{"hashrate":42.5,"gpu_temp":67.0,"uptime_seconds":3600}"#
+            } else {
+                r#"{"object":"list","data":[{"id":"stand-in","object":"model"}]}"#
+            };
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+            let page = format!("{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+            stream.write_all(page.as_bytes()).await?;
+        }
+        raw.drain(..whole);
+    }
+}
+
+fn event(delta: &str, finish: &str) -> String {
+    format!(
+        "data: {{\"id\":\"chatcmpl-stand-in\",\"object\":\"chat.completion.chunk\",\"created\":1795489200,\"model\":\"stand-in\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"
+    )
+}
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
