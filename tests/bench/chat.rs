@@ -2,15 +2,15 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 use crate::floors::DONE;
-use crate::load::{Job, Used, closed};
+use crate::load::{Job, Round, Used, closed};
 use crate::paths::{MANY, loaded, paced};
 use crate::processes::{Edge, Process, WALLET, count};
 use crate::wire::request;
-use crate::{Bench, Goal, Result, Target, median};
+use crate::{Bench, Goal, Result, Target};
 
 const COMPLETIONS: &str = "/v1/chat/completions";
 
@@ -94,13 +94,11 @@ impl Chat {
         let mut targets = vec![
             target("direct", &self.upstream),
             target("chat", &self.edge.process),
+            flushes(bench)?,
         ];
         targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
         let all = bench.interleaved(&targets)?;
         bench.table("chat-first-byte", &all);
-        let flush = flush(bench.folder.path())? * 1e6;
-        let note = format!("one fdatasync of the same disk: {flush:.0} us");
-        bench.note("chat-first-byte", &note);
         let added = all[1].beside(&all[0], |ours, direct| ours.p50 - direct.p50);
         bench.verdict("chat-first-byte", added * 1e6, "us", Goal::Most(450.0));
         Ok(())
@@ -159,15 +157,29 @@ impl Chat {
     }
 }
 
-/// How long one flush of a file takes, in seconds.
-fn flush(folder: &Path) -> Result<f64> {
-    let mut file = File::create(folder.join("flush"))?;
-    let mut once = || -> Result<f64> {
-        file.write_all(&[0; 4096])?;
-        let began = Instant::now();
-        file.sync_data()?;
-        Ok(began.elapsed().as_secs_f64())
+/// Writes one page of a file again and flushes it, as a commit does with its log.
+fn flushes<'a>(bench: &Bench) -> Result<Target<'a>> {
+    const PAGE: usize = 4096;
+    let mut file = File::create(bench.folder.path().join("flushed"))?;
+    file.write_all(&[0; 64 * PAGE])?;
+    file.sync_all()?;
+    let length = bench.length() / 4;
+    let round = move || {
+        let (mut round, began) = (Round::default(), Instant::now());
+        while round.done == 0 || began.elapsed() < length {
+            let sent = Instant::now();
+            file.write_all_at(&[1; PAGE], (round.done % 64 * PAGE) as u64)?;
+            file.sync_data()?;
+            round.waits.push(sent.elapsed());
+            round.done += 1;
+        }
+        round.took = began.elapsed();
+        round.waits.sort_unstable();
+        Ok(round)
     };
-    let all: Result<Vec<f64>> = (0..200).map(|_| once()).collect();
-    Ok(median(all?))
+    Ok(Target {
+        name: "one fdatasync",
+        process: None,
+        round: Box::new(round),
+    })
 }

@@ -21,7 +21,7 @@ mod wire;
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::load::Round;
+use crate::load::{Round, Used};
 use crate::processes::Process;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -38,6 +38,7 @@ fn main() -> Result<()> {
         "{:22} {:24} {:>9} {:>6} {:>9} {:>9} {:>9} {:>8}",
         "path", "what", "a second", "ratio", "p50", "p99", "CPU each", "memory"
     );
+    let (busy, ours) = (processes::busy(), processes::all_of_ours());
     let idle = size::Idle::begin(&bench)?;
     paths::reads(&bench)?;
     paths::ingest(&bench)?;
@@ -45,7 +46,11 @@ fn main() -> Result<()> {
     chat::chat(&bench)?;
     size::latest(&bench)?;
     idle.end(&bench)?;
-    println!("\nin {:.0} s", bench.began.elapsed().as_secs_f64());
+    let took = bench.began.elapsed().as_secs_f64();
+    let cores = std::thread::available_parallelism()?.get() as f64;
+    let others = (processes::busy() - busy) - (processes::all_of_ours() - ours);
+    let others = others.as_secs_f64() / took / cores * 100.0;
+    println!("\n{took:.0} s, in which others used {others:.0} % of the processors");
     bench
         .verdicts
         .borrow()
@@ -79,26 +84,24 @@ pub(crate) struct Series {
     memory: Option<u64>,
 }
 
-/// What is kept of a round: a rate in answers a second, the rest in seconds.
+/// What is kept of a round: a rate in answers a second, times in seconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) rate: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// Of the processors, for each answer: the server's, and the load's.
-    pub(crate) cpu: f64,
-    pub(crate) load: f64,
+    done: usize,
+    used: Used,
 }
 
 impl From<Round> for Figures {
     fn from(round: Round) -> Self {
-        let each = |used: Duration| used.as_secs_f64() / round.done.max(1) as f64;
         Self {
             rate: round.rate(),
             p50: round.wait(0.5).as_secs_f64(),
             p99: round.wait(0.99).as_secs_f64(),
-            cpu: each(round.used.theirs),
-            load: each(round.used.ours),
+            done: round.done,
+            used: round.used,
         }
     }
 }
@@ -113,6 +116,13 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 impl Series {
     pub(crate) fn median(&self, figure: fn(&Figures) -> f64) -> f64 {
         median(self.rounds.iter().map(figure))
+    }
+
+    /// Of the processors for each answer, in seconds; over all rounds, as the clock that tells it is a coarse one.
+    pub(crate) fn cpu(&self, of: fn(&Used) -> Duration) -> f64 {
+        let done: usize = self.rounds.iter().map(|round| round.done).sum();
+        let used: Duration = self.rounds.iter().map(|round| of(&round.used)).sum();
+        used.as_secs_f64() / done.max(1) as f64
     }
 
     /// The middle of what each round gives beside the round of another series that was its neighbour.
@@ -166,12 +176,12 @@ impl Bench {
     }
 
     pub(crate) fn rounds(&self) -> usize {
-        if self.quick { 1 } else { 5 }
+        if self.quick { 1 } else { 9 }
     }
 
     /// How long a round lasts.
     pub(crate) fn length(&self) -> Duration {
-        Duration::from_millis(if self.quick { 50 } else { 1000 })
+        Duration::from_millis(if self.quick { 50 } else { 600 })
     }
 
     /// Measures all of these, round by round; each round another one is first.
@@ -207,7 +217,7 @@ impl Bench {
                 series.ratio(&all[0]),
                 time(series.median(|round| round.p50)),
                 time(series.median(|round| round.p99)),
-                time(series.median(|round| round.cpu)),
+                time(series.cpu(|used| used.theirs)),
             );
         }
     }
@@ -232,6 +242,7 @@ impl Bench {
 /// A time as it is read.
 fn time(seconds: f64) -> String {
     match seconds {
+        0.0 => "-".to_owned(),
         s if s < 1e-3 => format!("{:.1} us", s * 1e6),
         s if s < 1.0 => format!("{:.2} ms", s * 1e3),
         s => format!("{s:.2} s"),

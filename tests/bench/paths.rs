@@ -108,7 +108,7 @@ pub(crate) fn reads(bench: &Bench) -> Result<()> {
         && !reads.is_empty()
     {
         bench.table("reads", &all);
-        let load = bare.median(|round| round.load) * 1e6;
+        let load = bare.cpu(|used| used.ours) * 1e6;
         bench.note(
             "reads",
             &format!("the load itself costs {load:.1} us a request of bare hyper"),
@@ -116,7 +116,7 @@ pub(crate) fn reads(bench: &Bench) -> Result<()> {
         for ((path, _, goal), series) in jobs.iter().zip(reads) {
             bench.verdict(path, series.ratio(bare), "", Goal::Least(*goal));
             if *path == "auth-cached" {
-                let cpu = series.beside(bare, |ours, bare| ours.cpu / bare.cpu);
+                let cpu = series.cpu(|used| used.theirs) / bare.cpu(|used| used.theirs);
                 bench.verdict("auth-cached-cpu", cpu, "", Goal::Most(1.4));
             }
         }

@@ -108,13 +108,33 @@ impl Drop for Process {
     }
 }
 
-/// What a process used of the processors so far, in user and system mode.
+/// What a process used of the processors so far.
 pub(crate) fn cpu(process: &str) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name before it may hold spaces.
+    // In user and system mode; the name before them may hold spaces.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks(fields.split_whitespace().skip(11).take(2))
+}
+
+/// What we and all that we started and that is over used of the processors.
+pub(crate) fn all_of_ours() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    ticks(fields.split_whitespace().skip(11).take(4))
+}
+
+/// What anybody on this machine used of the processors, or another machine on the same ones.
+pub(crate) fn busy() -> Duration {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let mut fields = stat.lines().next().unwrap_or_default().split_whitespace();
+    let working = fields.by_ref().skip(1).take(3);
+    let sum = ticks(working);
+    // After them: idle, waiting for a disk; then interrupts and what was taken from this machine.
+    sum + ticks(fields.skip(2).take(3))
+}
+
+fn ticks<'a>(fields: impl Iterator<Item = &'a str>) -> Duration {
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
