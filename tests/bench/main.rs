@@ -48,7 +48,8 @@ fn main() -> Result<()> {
     idle.end(&bench)?;
     let took = bench.began.elapsed().as_secs_f64();
     let cores = std::thread::available_parallelism()?.get() as f64;
-    let others = (processes::busy() - busy) - (processes::all_of_ours() - ours);
+    let ours = processes::all_of_ours().saturating_sub(ours);
+    let others = (processes::busy().saturating_sub(busy)).saturating_sub(ours);
     let others = others.as_secs_f64() / took / cores * 100.0;
     println!("\n{took:.0} s, in which others used {others:.0} % of the processors");
     bench
