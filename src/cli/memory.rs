@@ -1,15 +1,14 @@
-use std::time::Duration;
-
 /// Gives back to the system what was freed, for as long as it runs.
 ///
 /// glibc keeps freed pages in its arenas: after a crowd of a thousand slow clients the process would stay as large as the
-/// crowd made it, beside a miner that could use the memory. Allocators that give back by themselves want more than a C
-/// compiler to be built. Looked at twice a minute, and left alone while there is little to gain.
+/// crowd made it, beside a miner that could use the memory. Looked at twice a minute, and left alone while there is little
+/// to gain.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) async fn give_back() {
     const WORTH_IT: usize = 8 << 20;
     let at_first = resident();
     loop {
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
         if resident() > at_first + WORTH_IT {
             // It takes a few milliseconds.
             let _ = tokio::task::spawn_blocking(trim).await;
@@ -18,6 +17,7 @@ pub(super) async fn give_back() {
 }
 
 /// Bytes of memory that are resident; 0 where the system does not say.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
@@ -31,5 +31,8 @@ fn trim() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Other allocators are left to give back by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn trim() {}
+pub(super) async fn give_back() {
+    std::future::pending().await
+}

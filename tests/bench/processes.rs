@@ -110,17 +110,20 @@ impl Drop for Process {
 
 /// What a process used of the processors so far.
 pub(crate) fn cpu(process: &str) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // In user and system mode; the name before them may hold spaces.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    ticks(fields.split_whitespace().skip(11).take(2))
+    used_by(process, 2)
 }
 
 /// What we and all that we started and that is over used of the processors.
 pub(crate) fn all_of_ours() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    used_by("self", 4)
+}
+
+/// The first of: its own time in user and system mode, then that of its children that are over.
+fn used_by(process: &str, times: usize) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name before them may hold spaces.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    ticks(fields.split_whitespace().skip(11).take(4))
+    ticks(fields.split_whitespace().skip(11).take(times))
 }
 
 /// What anybody on this machine used of the processors, or another machine on the same ones.

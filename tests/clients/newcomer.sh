@@ -30,7 +30,7 @@ commands() {
 now() { date +%s.%N; }
 # since WHEN
 since() { echo "$1 $(now)" | awk '{ printf "%.1f s", $2 - $1 }'; }
-# until COMMAND…: until it goes well, for a minute.
+# until_so COMMAND…: until it goes well, for a minute.
 until_so() {
   for _ in $(seq 600); do
     ! "$@" > /dev/null 2>&1 || return 0
