@@ -195,6 +195,8 @@ pub(crate) fn run() -> ExitCode {
             runtime.shutdown_background();
             done
         });
+    // What is said below comes after what was logged.
+    log::logger().flush();
     match done.and_then(|()| output::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

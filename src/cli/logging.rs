@@ -1,15 +1,21 @@
 //! How a line of the log is written: for people, or for programs. A line is a line: whatever an upstream or a client put
 //! into it, no control character leaves as one.
 
+mod lines;
+
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use env_logger::Target;
 use log::kv::{Error, Key, Value, VisitSource};
-use log::{LevelFilter, Record};
+use log::{Level, LevelFilter, Record};
 use r3mes_edge::config::{LogConfig, LogFormat};
 use r3mes_edge::model::Timestamp;
+use serde::Serializer as _;
 use serde_json::Map;
+
+use self::lines::Lines;
 
 /// Logs to the standard error stream; `RUST_LOG` lies over the level.
 pub(super) fn start(settings: &LogConfig) {
@@ -24,24 +30,30 @@ pub(super) fn start(settings: &LogConfig) {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    builder
-        .target(env_logger::Target::Stderr)
-        .format(move |out, record| {
-            let now = Timestamp::from(std::time::SystemTime::now());
-            let line = if json {
-                as_json(record, now)
-            } else {
-                as_text(record, now)
-            };
-            out.write_all(line.as_bytes())
-        });
-    if named {
-        builder.init();
-        return;
-    }
-    let logger = Levelled(builder.build());
+    let lines = Lines::to(std::io::stderr()).ok();
+    let target = match &lines {
+        Some(lines) => Target::Pipe(Box::new(lines.clone())),
+        None => Target::Stderr,
+    };
+    builder.target(target).format(move |out, record| {
+        let now = Timestamp::from(std::time::SystemTime::now());
+        let line = if json {
+            as_json(record, now)
+        } else {
+            as_text(record, now).into_bytes()
+        };
+        out.write_all(&line)
+    });
+    let inner = builder.build();
+    let most = inner.filter();
+    let logger = Levelled {
+        inner,
+        lines,
+        named,
+    };
     // Fails only where there is a logger, and nobody else sets one.
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(most);
         set_level(settings);
     }
 }
@@ -61,7 +73,12 @@ static LEVEL: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
 const OTHERS: LevelFilter = LevelFilter::Warn;
 
 /// A logger whose level can be changed while it logs.
-struct Levelled(env_logger::Logger);
+struct Levelled {
+    inner: env_logger::Logger,
+    lines: Option<Lines>,
+    /// Whether `RUST_LOG` says which lines there are.
+    named: bool,
+}
 
 impl log::Log for Levelled {
     fn enabled(&self, line: &log::Metadata<'_>) -> bool {
@@ -71,29 +88,71 @@ impl log::Log for Levelled {
         } else {
             OTHERS as usize
         };
-        line.level() as usize <= least
+        self.named || line.level() as usize <= least
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.0.log(record);
+            self.inner.log(record);
+            if let Some(lines) = &self.lines
+                && record.level() <= Level::Warn
+            {
+                lines.hurry();
+            }
         }
     }
 
     fn flush(&self) {
-        self.0.flush();
+        if let Some(lines) = &self.lines {
+            lines.finish();
+        }
     }
 }
 
-fn as_json(record: &Record<'_>, now: Timestamp) -> String {
-    let mut line = Map::new();
-    line.insert("time".to_owned(), now.to_string().into());
-    line.insert("level".to_owned(), record.level().as_str().into());
-    line.insert("target".to_owned(), record.target().into());
-    line.insert("message".to_owned(), record.args().to_string().into());
-    // A writer of ours, which cannot fail.
-    let _ = record.key_values().visit(&mut Pairs(&mut line));
-    format!("{}\n", serde_json::Value::Object(line))
+fn as_json(record: &Record<'_>, now: Timestamp) -> Vec<u8> {
+    let mut line = Vec::with_capacity(512);
+    // Here and below: a writer of ours, which cannot fail.
+    let _ = write!(
+        line,
+        r#"{{"time":"{now}","level":"{}","target":"#,
+        record.level()
+    );
+    put(&mut line, record.target());
+    line.extend_from_slice(br#","message":"#);
+    let _ = serde_json::Serializer::new(&mut line).collect_str(record.args());
+    let _ = record.key_values().visit(&mut Members(&mut line));
+    line.extend_from_slice(b"}\n");
+    line
+}
+
+fn put(line: &mut Vec<u8>, value: impl serde::Serialize) {
+    let _ = serde_json::to_writer(line, &value);
+}
+
+/// Writes what stands beside a message as members of its object.
+struct Members<'a>(&'a mut Vec<u8>);
+
+impl<'kvs> VisitSource<'kvs> for Members<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        let Self(line) = self;
+        // Each member once.
+        if matches!(key.as_str(), "time" | "level" | "target" | "message") {
+            return Ok(());
+        }
+        line.push(b',');
+        put(line, key.as_str());
+        line.push(b':');
+        if let Some(text) = value.to_borrowed_str() {
+            put(line, text);
+        } else if let Some(number) = value.to_u64() {
+            put(line, number);
+        } else if let Some(number) = value.to_f64() {
+            put(line, number);
+        } else {
+            put(line, value.to_string());
+        }
+        Ok(())
+    }
 }
 
 fn as_text(record: &Record<'_>, now: Timestamp) -> String {
@@ -123,7 +182,7 @@ fn as_text(record: &Record<'_>, now: Timestamp) -> String {
     plain + "\n"
 }
 
-/// Takes what stands beside a message.
+/// Takes what stands beside a message, for people.
 struct Pairs<'a>(&'a mut Map<String, serde_json::Value>);
 
 impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
@@ -151,7 +210,7 @@ mod tests {
             ("bytes", Value::from(7u64)),
         ];
         let now = Timestamp::from_millis(1_795_489_200_000);
-        let line = |write: fn(&Record<'_>, Timestamp) -> String| {
+        let line = |write: fn(&Record<'_>, Timestamp) -> Vec<u8>| {
             let arguments = format_args!("{message}");
             let mut record = Record::builder();
             record
@@ -159,9 +218,12 @@ mod tests {
                 .level(log::Level::Info)
                 .target("test")
                 .key_values(&pairs);
-            write(&record.build(), now)
+            String::from_utf8(write(&record.build(), now)).unwrap()
         };
-        (line(as_json), line(as_text))
+        (
+            line(as_json),
+            line(|record, now| as_text(record, now).into_bytes()),
+        )
     }
 
     #[test]
