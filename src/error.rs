@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::limits::{Verdict, seconds_up};
 use crate::model::{InputError, InputKind};
 use crate::store::StoreError;
@@ -34,6 +36,11 @@ macro_rules! codes {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text),* }
+            }
+
+            /// The code as the `type` of problem details.
+            const fn urn(self) -> &'static str {
+                match self { $(Self::$name => concat!("urn:r3mes-edge:", $text)),* }
             }
 
             /// The HTTP status it comes with.
@@ -162,40 +169,60 @@ impl ApiError {
 
     /// The error as OpenAI's clients read it, in a body or in an event of a stream.
     #[must_use]
-    pub(crate) fn for_openai(&self) -> serde_json::Value {
-        let param = self
-            .pointer
-            .as_deref()
-            .map(|pointer| pointer.trim_start_matches('/'));
-        serde_json::json!({
-            "message": self.detail,
-            "type": self.code.openai_type(),
-            "code": self.code.as_str(),
-            "param": param.filter(|param| !param.is_empty()),
-        })
+    pub(crate) fn for_openai(&self) -> impl Serialize {
+        #[derive(Serialize)]
+        struct Error<'a> {
+            message: &'a str,
+            r#type: &'static str,
+            code: &'static str,
+            param: Option<&'a str>,
+        }
+        let param = self.pointer.as_deref();
+        let param = param.map(|pointer| pointer.trim_start_matches('/'));
+        Error {
+            message: &self.detail,
+            r#type: self.code.openai_type(),
+            code: self.code.as_str(),
+            param: param.filter(|param| !param.is_empty()),
+        }
     }
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
     #[must_use]
     pub(crate) fn body(&self, request_id: &str) -> Vec<u8> {
-        let code = self.code.as_str();
-        let mut body = serde_json::json!({
-            "type": format!("urn:r3mes-edge:{code}"),
-            "title": self.code.title(),
-            "status": self.code.status(),
-            "detail": self.detail,
-            "code": code,
-            "message": self.detail,
-            "request_id": request_id,
-            "error": self.for_openai(),
-        });
-        if let (Some(pointer), Some(members)) = (&self.pointer, body.as_object_mut()) {
-            members.insert(
-                "errors".to_owned(),
-                serde_json::json!([{ "pointer": pointer, "detail": self.detail }]),
-            );
+        #[derive(Serialize)]
+        struct Place<'a> {
+            pointer: &'a str,
+            detail: &'a str,
         }
-        let mut text = body.to_string().into_bytes();
+        #[derive(Serialize)]
+        struct Problem<'a, E> {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            detail: &'a str,
+            code: &'static str,
+            message: &'a str,
+            request_id: &'a str,
+            error: E,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            errors: Option<[Place<'a>; 1]>,
+        }
+        let detail = &*self.detail;
+        let problem = Problem {
+            r#type: self.code.urn(),
+            title: self.code.title(),
+            status: self.code.status(),
+            detail,
+            code: self.code.as_str(),
+            message: detail,
+            request_id,
+            error: self.for_openai(),
+            errors: (self.pointer.as_deref()).map(|pointer| [Place { pointer, detail }]),
+        };
+        let mut text = Vec::with_capacity(768);
+        // A writer of ours, which cannot fail.
+        let _ = serde_json::to_writer(&mut text, &problem);
         text.push(b'\n');
         text
     }

@@ -1,8 +1,11 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use jiff::fmt::StdFmtWrite;
+use jiff::fmt::temporal::DateTimePrinter;
+
 /// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places. One that lies outside the calendar,
-/// years -9999 to 9999, is written as the nearest that does not.
+/// years -9999 to 9999, is written as the nearest that does not; a year before 0 with six digits, as ISO 8601 has it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -165,7 +168,10 @@ impl fmt::Display for Timestamp {
         };
         // A text that cannot be written is a panic of whoever asks for it.
         let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest);
-        write!(f, "{}", time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
+        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+        PRINTER
+            .print_timestamp(&time, StdFmtWrite(f))
+            .map_err(|_| fmt::Error)
     }
 }
 
@@ -210,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_moment_outside_the_calendar_is_written_as_the_nearest_in_it() {
-        for (millis, year) in [(i64::MIN, "-9999-"), (i64::MAX, "9999-")] {
+        for (millis, year) in [(i64::MIN, "-009999-"), (i64::MAX, "9999-")] {
             let written = Timestamp::from_millis(millis).to_string();
             assert!(written.starts_with(year), "{written}");
         }
