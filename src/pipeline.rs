@@ -13,7 +13,6 @@ pub(crate) use own::{OwnBody, OwnRoutes};
 
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -167,7 +166,7 @@ async fn run(
         place,
         trace: Arc::clone(&finish.trace),
     };
-    let answer = ROUTE.scope(route.id, answer(app, call));
+    let answer = answer(app, call);
     let is_long = matches!(route.id, RouteId::BackUp | RouteId::VerifyLedger);
     if route.rate == RateClass::Chat || is_long {
         // A chat has deadlines of its own, between texts; what goes over the whole file takes as long as that is large.
@@ -255,17 +254,16 @@ async fn in_time(
 /// Runs the handler. What changes something runs in a task of its own: hyper drops this future when the client leaves,
 /// and nobody may come between a commit and the invalidation that follows it.
 async fn answer(app: &Arc<App>, call: Call) -> Result<Reply, ApiError> {
-    let (changes, app) = (
-        call.route.method != Method::Get && call.route.rate != RateClass::Chat,
-        Arc::clone(app),
-    );
+    let changes = call.route.method != Method::Get && call.route.rate != RateClass::Chat;
+    let route = call.route.id;
+    // In a box: it is as large as the largest of the handlers, and was copied at every step down to here.
+    let mut handler = Box::pin(ROUTE.scope(route, dispatch(Arc::clone(app), call)));
     let panicked = || ApiError::internal("a handler panicked");
     if changes {
-        return tokio::spawn(ROUTE.scope(call.route.id, dispatch(app, call)))
+        return tokio::spawn(handler)
             .await
             .unwrap_or_else(|_| Err(panicked()));
     }
-    let mut handler = pin!(dispatch(app, call));
     std::future::poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
         polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))

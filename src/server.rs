@@ -468,6 +468,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
         tokio::spawn(async move {
             app.metrics.connection_opened();
             tokio::select! {
+                biased;
                 // An error here is the client's: it left, or sent what is not HTTP.
                 _ = connection => {}
                 () = waited_enough(&app, &asked) => {}
