@@ -230,7 +230,11 @@ pub(super) async fn me(app: &App, call: &Call) -> Result<Reply, ApiError> {
         ),
         None => None,
     };
-    let key = json!({ "id": principal.key_id, "scopes": principal.scopes, "expires_at": principal.expires_at });
+    let key = object! {
+        id: &*principal.key_id,
+        scopes: principal.scopes,
+        expires_at: principal.expires_at,
+    };
     let body = object! {
         wallet_address: principal.wallet,
         credits: user.as_ref().map_or(Credits::ZERO, |user| user.credits),

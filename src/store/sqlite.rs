@@ -21,6 +21,7 @@ mod retention;
 mod row;
 mod sql;
 mod telemetry;
+mod unchanged;
 mod verify;
 mod writer;
 
@@ -45,6 +46,7 @@ use self::ballast::Ballast;
 use self::once::once;
 use self::readers::Readers;
 use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unreadable, wallet_at};
+use self::unchanged::{Commits, Unchanged};
 use self::verify::Walk;
 use self::writer::{Room, Writer};
 use super::{
@@ -61,6 +63,7 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 pub struct SqliteStore {
     path: PathBuf,
     readers: Readers,
+    unchanged: Unchanged,
     writer: Writer,
     has_imported_keys: AtomicBool,
     /// Held while a copy is made.
@@ -129,11 +132,14 @@ impl SqliteStore {
         let readers = Readers::open(path, Arc::clone(&observers))?;
         let log = backup::log_of(path, "-wal");
         let (gate, observing) = (readers.gate(), Arc::clone(&observers));
-        let writer = Writer::start(connection, log, ballast, gate, observing)
+        let commits = Commits::default();
+        let unchanged = Unchanged::since(commits.clone());
+        let writer = Writer::start(connection, log, ballast, gate, commits, observing)
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
             path: path.to_owned(),
             readers,
+            unchanged,
             writer,
             has_imported_keys,
             backing_up: tokio::sync::Mutex::default(),
@@ -187,7 +193,14 @@ impl Repository for SqliteStore {
     }
 
     async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError> {
-        self.readers.point(|c| accounts::user(c, &wallet)).await
+        let commits = match self.unchanged.user(&wallet) {
+            Ok(user) => return Ok(Some(user)),
+            Err(commits) => commits,
+        };
+        let user = self.readers.point(|c| accounts::user(c, &wallet)).await?;
+        user.iter()
+            .for_each(|user| self.unchanged.keep(user, commits));
+        Ok(user)
     }
 
     async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>, StoreError> {

@@ -35,7 +35,7 @@ pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
 
 pub(super) fn user(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<User>> {
     c.prepare_cached(sql::SELECT_USER)?
-        .query_row([wallet.as_str()], user_in)
+        .query_row([wallet.as_str()], |row| user_in(row, *wallet))
         .optional()
 }
 
@@ -46,14 +46,16 @@ pub(super) fn users(
 ) -> rusqlite::Result<Vec<User>> {
     let after = after.map_or("", Wallet::as_str);
     c.prepare_cached(sql::SELECT_USERS)?
-        .query_map(params![after, count(limit)], user_in)?
+        .query_map(params![after, count(limit)], |row| {
+            user_in(row, wallet_at(row, 0)?)
+        })?
         .collect()
 }
 
-fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
+fn user_in(row: &Row<'_>, wallet_address: Wallet) -> rusqlite::Result<User> {
     let last_mining_at = maybe_time_at(row, 3)?;
     Ok(User {
-        wallet_address: wallet_at(row, 0)?,
+        wallet_address,
         credits: credits_at(row, 1)?,
         is_miner: last_mining_at.is_some(),
         last_mining_at,

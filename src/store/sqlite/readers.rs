@@ -133,6 +133,10 @@ impl Readers {
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        // The usual case, without a timer.
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
         let permit = Arc::clone(&self.permits).acquire_owned();
         match tokio::time::timeout(Self::PATIENCE, permit).await {
             Ok(Ok(permit)) => Ok(permit),

@@ -30,6 +30,7 @@ use self::log::Log;
 use super::ballast::Ballast;
 use super::readers::Gate;
 use super::sql;
+use super::unchanged::Commits;
 use crate::store::{Change, Observers, StoreError};
 
 /// How urgent a job is when the queue is full.
@@ -51,6 +52,7 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     alive: AtomicBool,
+    commits: Commits,
     observers: Arc<Observers>,
 }
 
@@ -105,6 +107,7 @@ impl Writer {
         log: PathBuf,
         ballast: Ballast,
         gate: Gate,
+        commits: Commits,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -118,6 +121,7 @@ impl Writer {
             }),
             filled: Condvar::new(),
             alive: AtomicBool::new(true),
+            commits,
             observers,
         });
         let thread = {
@@ -331,6 +335,8 @@ impl Shared {
         }
         let started = Instant::now();
         let committed = commit(connection, &mut group);
+        // Of a commit that failed nobody knows what became.
+        self.commits.one_more();
         if let Err(error) = &committed {
             ::log::error!("a group of {} writes failed: {error}", group.len());
         }

@@ -13,7 +13,14 @@ fn writer() -> (tempfile::TempDir, Writer) {
     let log = folder.path().join("test.db-wal");
     let gate = Gate::of(&Arc::new(tokio::sync::Semaphore::new(4)));
     let ballast = Ballast::open(&folder.path().join("test.db"), false);
-    let writer = Writer::start(connection, log, ballast, gate, Arc::default());
+    let writer = Writer::start(
+        connection,
+        log,
+        ballast,
+        gate,
+        Commits::default(),
+        Arc::default(),
+    );
     (folder, writer.unwrap())
 }
 
