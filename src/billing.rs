@@ -4,15 +4,18 @@
 //! this task, which notices and refunds or settles. The rule is simple: until the first text is handed to the socket
 //! everything is refunded, whoever is at fault; from then on the chat is paid.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::app::{App, Closing, Running};
 use crate::breaker::{Outcome, Permit, Source};
 use crate::call::Trace;
+use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
@@ -270,23 +273,37 @@ impl Conversation {
         settled: oneshot::Receiver<()>,
     ) -> (ChatEnd, Option<Usage>) {
         let patience = app.config.chat.idle_timeout;
-        let broken = loop {
-            let next = tokio::select! {
-                biased;
-                () = pieces.closed() => return (ChatEnd::ClientLeft, self.answer.usage()),
-                () = app.cut_off() => break Some((Outcome::Unknown, ApiError::shutting_down())),
-                next = trace.waiting(timeout(patience, self.answer.next())) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
-            };
-            match next {
-                // A client that takes nothing for so long has left in all but name.
-                Ok(Some(part)) => match timeout(patience, pieces.send(Piece::Part(part))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) | Err(_) => return (ChatEnd::ClientLeft, self.answer.usage()),
-                },
-                Ok(None) => break None,
-                Err(error) => {
-                    log::warn!("inference {} broke off: {error}", self.permit.name());
-                    break Some((error.outcome(), error.into()));
+        let broken = {
+            // Made once, not for each of thousands of pieces.
+            let mut client_left = pin!(pieces.closed());
+            let mut cut_off = pin!(app.cut_off());
+            let mut deadline = Deadline::new(patience);
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = &mut client_left => return (ChatEnd::ClientLeft, self.answer.usage()),
+                    () = &mut cut_off => break Some((Outcome::Unknown, ApiError::shutting_down())),
+                    next = trace.waiting(deadline.within(self.answer.next())) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
+                };
+                match next {
+                    Ok(Some(part)) => {
+                        let taken = match pieces.try_send(Piece::Part(part)) {
+                            // One that takes nothing for so long has left in all but name.
+                            Err(TrySendError::Full(part)) => {
+                                let sent = deadline.within(pieces.send(part)).await;
+                                matches!(sent, Some(Ok(())))
+                            }
+                            sent => sent.is_ok(),
+                        };
+                        if !taken {
+                            return (ChatEnd::ClientLeft, self.answer.usage());
+                        }
+                    }
+                    Ok(None) => break None,
+                    Err(error) => {
+                        log::warn!("inference {} broke off: {error}", self.permit.name());
+                        break Some((error.outcome(), error.into()));
+                    }
                 }
             }
         };

@@ -89,6 +89,7 @@ mod call;
 pub mod clock;
 mod collector;
 pub mod config;
+mod deadline;
 pub mod error;
 mod handlers;
 pub mod limits;

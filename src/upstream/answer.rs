@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::UpstreamError;
 use super::sse::Parser;
-use chunk::Chunk;
+use chunk::{Chunk, Shape};
 
 /// What the client reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +66,7 @@ struct Decoder {
     /// Bytes that the server sent.
     taken: usize,
     usage: Option<Usage>,
+    shape: Shape,
 }
 
 enum Step {
@@ -130,6 +131,7 @@ impl Decoder {
             done: false,
             taken: 0,
             usage: None,
+            shape: Shape::default(),
         }
     }
 
@@ -186,7 +188,16 @@ impl Decoder {
     }
 
     fn read_event(&mut self, event: &[u8]) -> Result<(), UpstreamError> {
+        if let Some(text) = self.shape.text_in(event) {
+            self.begun = true;
+            match &self.form {
+                Form::Text | Form::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
+                Form::Events { .. } => self.event(event),
+            }
+            return Ok(());
+        }
         let chunk = Chunk::parse(event)?;
+        self.shape.learn(event, &chunk);
         let usage = chunk.usage();
         self.usage = usage.or(self.usage);
         match &self.form {

@@ -74,10 +74,7 @@ impl Parser {
                 self.buffer.advance(1);
             }
         }
-        let end = self
-            .buffer
-            .iter()
-            .position(|byte| matches!(byte, b'\n' | b'\r'))?;
+        let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
         let mut line = self.buffer.split_to(end + 1);
         self.after_cr = line[end] == b'\r';
         line.truncate(end);
