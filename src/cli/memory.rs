@@ -19,9 +19,11 @@ pub(super) async fn give_back() {
 /// Bytes of memory that are resident; 0 where the system does not say.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0) * rustix::param::page_size()
+    // In KiB (proc(5)), whatever the size of a page.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|kib| kib.parse().ok()).unwrap_or(0) * 1024
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
