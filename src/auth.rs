@@ -84,17 +84,35 @@ impl KeyRecord {
     /// The key as its owner may see it in a list.
     #[must_use]
     pub fn shown(&self, now: Timestamp) -> serde_json::Value {
-        serde_json::json!({
-            "id": self.id,
-            "start": self.start,
-            "wallet_address": self.wallet,
-            "name": self.name,
-            "scopes": self.scopes,
-            "is_active": self.is_active(now),
-            "created_at": self.created_at,
-            "expires_at": self.expires_at,
-            "last_used": self.last_used,
-        })
+        // What has no maps can always be one.
+        serde_json::to_value(self.view(now)).unwrap_or_default()
+    }
+
+    /// The same as it is sent.
+    pub(crate) fn view(&self, now: Timestamp) -> impl serde::Serialize {
+        #[derive(serde::Serialize)]
+        struct View<'a> {
+            id: &'a str,
+            start: &'a str,
+            wallet_address: Option<Wallet>,
+            name: &'a str,
+            scopes: Scopes,
+            is_active: bool,
+            created_at: Timestamp,
+            expires_at: Option<Timestamp>,
+            last_used: Option<Timestamp>,
+        }
+        View {
+            id: &self.id,
+            start: &self.start,
+            wallet_address: self.wallet,
+            name: &self.name,
+            scopes: self.scopes,
+            is_active: self.is_active(now),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            last_used: self.last_used,
+        }
     }
 
     /// Whether its time has run out at `now`.

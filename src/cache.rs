@@ -169,7 +169,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
             return Ok(stale);
         }
         let generation = self.generation.load(Ordering::SeqCst);
-        match compute().await {
+        // In a box: an answer that is there pays nothing for the size of what would compute it.
+        match Box::pin(compute()).await {
             Ok(value) => {
                 self.counts.misses.fetch_add(1, Ordering::Relaxed);
                 let mut entries = self.lock();

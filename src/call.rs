@@ -324,11 +324,20 @@ impl Reply {
             self.headers.insert(name, value);
         }
     }
+
+    /// Sets a header to a text that was made for it.
+    pub(crate) fn set_made(&mut self, name: HeaderName, value: String) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+            self.headers.insert(name, value);
+        }
+    }
 }
 
 /// JSON as it is sent: with a line's end, for those who read it in a terminal.
 pub(crate) fn json_bytes(value: &impl serde::Serialize) -> Result<Bytes, ApiError> {
-    let mut body = serde_json::to_vec(value)
+    // Room for most.
+    let mut body = Vec::with_capacity(512);
+    serde_json::to_writer(&mut body, value)
         .map_err(|error| ApiError::internal(format!("an answer was not written: {error}")))?;
     body.push(b'\n');
     Ok(body.into())

@@ -4,6 +4,7 @@
 //! live in a sharded LRU of a fixed size instead of governor's own maps, which grow with every new address: a full table
 //! forgets the bucket that was idle longest, which is the one closest to full again.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,6 +15,7 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
+use hyper::header::HeaderValue;
 use lru::LruCache;
 use nonzero_ext::nonzero;
 
@@ -128,7 +130,7 @@ impl From<&KeyHash> for Bucket {
 }
 
 /// What a limiter says to one request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Verdict {
     /// The class that was asked.
     pub(crate) class: RateClass,
@@ -138,31 +140,33 @@ pub(crate) struct Verdict {
     pub(crate) remaining: u32,
     /// `None` where the request may pass; else how long to wait.
     pub(crate) retry_after: Option<Duration>,
+    /// The `RateLimit-Policy` field (draft-ietf-httpapi-ratelimit-headers): `"chat";q=10;w=60`.
+    pub(crate) policy: HeaderValue,
 }
 
 impl Verdict {
-    /// The `RateLimit-Policy` field (draft-ietf-httpapi-ratelimit-headers): `"chat";q=10;w=60`.
-    #[must_use]
-    pub(crate) fn policy(&self) -> String {
-        format!(
-            "\"{}\";q={};w={}",
-            self.class.as_str(),
-            self.rate.count,
-            self.rate.per.as_secs().max(1)
-        )
-    }
-
     /// The `RateLimit` field: requests left, and seconds until the bucket is full again or, where it refused, until the
     /// next request may pass.
     #[must_use]
     pub(crate) fn state(&self) -> String {
         let spent = self.rate.count.get().saturating_sub(self.remaining);
-        let refill = self
-            .rate
-            .per
-            .mul_f64(f64::from(spent) / f64::from(self.rate.count.get()));
-        let reset = seconds_up(self.retry_after.unwrap_or(refill));
-        format!("\"{}\";r={};t={reset}", self.class.as_str(), self.remaining)
+        let reset = match self.retry_after {
+            Some(wait) => seconds_up(wait),
+            None => {
+                let millis = u64::try_from(self.rate.per.as_millis()).unwrap_or(u64::MAX);
+                let refill = millis.saturating_mul(spent.into());
+                refill.div_ceil(u64::from(self.rate.count.get()) * 1000)
+            }
+        };
+        let mut state = String::with_capacity(48);
+        // Into a text, which takes everything.
+        let _ = write!(
+            state,
+            "\"{}\";r={};t={reset}",
+            self.class.as_str(),
+            self.remaining
+        );
+        state
     }
 }
 
@@ -187,6 +191,7 @@ type Limiter = RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>;
 struct ClassLimiter {
     class: RateClass,
     rate: Rate,
+    policy: HeaderValue,
     limiter: Limiter,
 }
 
@@ -216,9 +221,13 @@ impl Limits {
     fn limiter(&self, class: RateClass, rate: Rate) -> Option<Arc<ClassLimiter>> {
         let quota = Quota::with_period(rate.per / rate.count.get())?.allow_burst(rate.count);
         let limiter = RateLimiter::new(quota, Buckets::default(), self.clock.clone());
+        let seconds = rate.per.as_secs().max(1);
+        let policy = format!("\"{}\";q={};w={seconds}", class.as_str(), rate.count);
         Some(Arc::new(ClassLimiter {
             class,
             rate,
+            // Letters, digits and signs: it always is one.
+            policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("")),
             limiter,
         }))
     }
@@ -237,14 +246,17 @@ impl Limits {
         let ClassLimiter {
             class,
             rate,
+            ref policy,
             ref limiter,
         } = *place;
+        let policy = policy.clone();
         Some(match limiter.check_key(&bucket.into()) {
             Ok(state) => Verdict {
                 class,
                 rate,
                 remaining: state.remaining_burst_capacity(),
                 retry_after: None,
+                policy,
             },
             Err(refusal) => {
                 let wait = refusal
@@ -255,6 +267,7 @@ impl Limits {
                     rate,
                     remaining: 0,
                     retry_after: Some(wait),
+                    policy,
                 }
             }
         })
@@ -364,7 +377,7 @@ mod tests {
         for left in (0..5).rev() {
             let verdict = ask();
             assert_eq!((verdict.remaining, verdict.retry_after), (left, None));
-            assert_eq!(verdict.policy(), "\"auth\";q=5;w=60");
+            assert_eq!(verdict.policy, "\"auth\";q=5;w=60");
         }
         let refused = ask();
         assert!(

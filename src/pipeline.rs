@@ -58,17 +58,16 @@ pub(crate) async fn handle(
         hyper::header::HeaderValue::from_static("nosniff"),
     );
     if let Some(verdict) = &finish.verdict {
-        reply.set(
-            HeaderName::from_static("ratelimit-policy"),
-            &verdict.policy(),
-        );
-        reply.set(HeaderName::from_static("ratelimit"), &verdict.state());
+        let name = HeaderName::from_static("ratelimit-policy");
+        reply.headers.insert(name, verdict.policy.clone());
+        reply.set_made(HeaderName::from_static("ratelimit"), verdict.state());
     }
     if let Some(origin) = finish.origin.take() {
         origin::allow(&mut reply.headers, origin);
     }
     if finish.key_id.is_some() || !reply.headers.contains_key(CACHE_CONTROL) {
-        reply.set(CACHE_CONTROL, "no-store");
+        let no_store = hyper::header::HeaderValue::from_static("no-store");
+        reply.headers.insert(CACHE_CONTROL, no_store);
     }
     if let (Some(wanted), Some(tag)) = (wanted, reply.headers.get(ETAG))
         && matches_tag(wanted.as_bytes(), tag.as_bytes())
@@ -275,7 +274,7 @@ fn limit(app: &App, finish: &mut Finish, class: RateClass, bucket: Bucket) -> Re
     let Some(verdict) = app.limits.check(class, bucket) else {
         return Ok(());
     };
-    finish.verdict = Some(verdict);
+    finish.verdict = Some(verdict.clone());
     if verdict.retry_after.is_some() {
         app.metrics.limited(class);
         return Err(verdict.into());

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::page_limit;
@@ -137,17 +136,17 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
     } else {
         None
     };
-    let listed: Vec<_> = keys.iter().map(|record| record.shown(now)).collect();
+    let listed: Vec<_> = keys.iter().map(|record| record.view(now)).collect();
     Reply::json(
         StatusCode::OK,
-        &json!({ "keys": listed, "next_cursor": next_cursor }),
+        &object! { keys: listed, next_cursor: next_cursor },
     )
 }
 
 pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
     let key = own(app, call).await?;
-    Reply::json(StatusCode::OK, &key.shown(app.clock.now()))
+    Reply::json(StatusCode::OK, &key.view(app.clock.now()))
 }
 
 /// The key that the path names, which is the caller's own, or the caller an admin.
@@ -187,7 +186,7 @@ pub(super) async fn revoke_named(app: &App, call: &Call) -> Result<Reply, ApiErr
 async fn revoke_key(app: &App, id: String, only: Option<Wallet>) -> Result<Reply, ApiError> {
     let now = app.clock.now();
     let record = app.store.revoke_key(id, only, now).await?;
-    Reply::json(StatusCode::OK, &record.shown(now))
+    Reply::json(StatusCode::OK, &record.view(now))
 }
 
 pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {

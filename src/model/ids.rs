@@ -59,11 +59,12 @@ impl Ids {
     pub(crate) fn fixed(prefix: &str, time: Timestamp, tail: u128) -> String {
         let time = u128::from(time.millis().unsigned_abs() & 0xFFFF_FFFF_FFFF);
         let value = time << 80 | tail & ((1 << 80) - 1);
-        let mut id = String::with_capacity(prefix.len() + 26);
+        let digits: [u8; 26] =
+            std::array::from_fn(|place| ALPHABET[(value >> ((25 - place) * 5)) as usize & 31]);
+        let mut id = String::with_capacity(prefix.len() + digits.len());
         id.push_str(prefix);
-        for place in (0..26).rev() {
-            id.push(char::from(ALPHABET[(value >> (place * 5)) as usize & 31]));
-        }
+        // All of the alphabet is ASCII.
+        id.push_str(std::str::from_utf8(&digits).unwrap_or_default());
         id
     }
 }
