@@ -608,6 +608,8 @@ impl Repository for SqliteStore {
         // The readers first: SQLite removes the -wal and -shm files when its last connection closes cleanly.
         self.readers.close();
         self.writer.close();
+        // From now on another process may write the file.
+        self.unchanged.forget();
         self.lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -50,6 +50,11 @@ impl Unchanged {
         }
     }
 
+    /// Forgets all that was read so far.
+    pub(super) fn forget(&self) {
+        self.commits.one_more();
+    }
+
     /// Keeps an account that was read after `commits` were counted.
     pub(super) fn keep(&self, user: &User, commits: u64) {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
