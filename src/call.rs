@@ -298,9 +298,12 @@ impl Reply {
         let left = policy.ttl.saturating_sub(cached.age).as_secs();
         let mut reply = Self::bytes(StatusCode::OK, "application/json", body.clone());
         reply.tag(&body);
-        reply.set(AGE, &cached.age.as_secs().to_string());
-        reply.set(CACHE_CONTROL, &format!("public, max-age={left}"));
-        reply.set(HeaderName::from_static("x-cache"), cached.source.as_str());
+        reply.headers.insert(AGE, cached.age.as_secs().into());
+        reply.set_made(CACHE_CONTROL, format!("public, max-age={left}"));
+        let source = HeaderValue::from_static(cached.source.as_str());
+        reply
+            .headers
+            .insert(HeaderName::from_static("x-cache"), source);
         reply
     }
 
@@ -314,8 +317,9 @@ impl Reply {
 
     /// Sets the tag that stands for these bytes: those of the answer, or what of it matters to somebody who has one.
     pub(crate) fn tag(&mut self, of: &[u8]) {
-        let tag = blake3::hash(of).to_hex();
-        self.set(ETAG, &format!("\"{}\"", &tag[..16]));
+        let mut first = [0; 8];
+        first.copy_from_slice(&blake3::hash(of).as_bytes()[..8]);
+        self.set_made(ETAG, format!("\"{:016x}\"", u64::from_be_bytes(first)));
     }
 
     /// Sets a header; what is no header value is left out, which never happens with the texts we write.

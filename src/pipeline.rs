@@ -39,6 +39,8 @@ use crate::metrics::ROUTE;
 use crate::model::InputError;
 use crate::routes::{Auth, BodyClass, Found, Method, Reached, RouteId, find};
 
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Answers one request, whatever happens.
 pub(crate) async fn handle(
     app: Arc<App>,
@@ -52,7 +54,7 @@ pub(crate) async fn handle(
         Ok(reply) => reply,
         Err(error) => refusal(&error, &finish.request_id),
     };
-    reply.set(HeaderName::from_static("x-request-id"), &finish.request_id);
+    reply.set(X_REQUEST_ID.clone(), &finish.request_id);
     reply.headers.insert(
         X_CONTENT_TYPE_OPTIONS,
         hyper::header::HeaderValue::from_static("nosniff"),
@@ -373,7 +375,7 @@ fn refusal(error: &ApiError, request_id: &str) -> Reply {
 fn request_id(app: &App, headers: &HeaderMap) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let sent = headers
-        .get("x-request-id")
+        .get(&X_REQUEST_ID)
         .and_then(|value| value.to_str().ok());
     match sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain)) {
         Some(id) => id.to_owned(),

@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use crate::app::App;
 use crate::auth::{PlainKey, Principal, Scope};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Bucket, RateClass};
 use crate::routes::{Auth, Route};
+
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A key that was sent and opens something.
 pub(super) struct KnownKey {
@@ -23,7 +25,7 @@ pub(super) async fn authenticate(
     headers: &HeaderMap,
     client: IpAddr,
 ) -> Result<Option<KnownKey>, ApiError> {
-    if headers.get_all("x-api-key").iter().nth(1).is_some() {
+    if headers.get_all(&X_API_KEY).iter().nth(1).is_some() {
         return Err(ApiError::parameter("X-API-Key", "stands there twice"));
     }
     let Some(text) = credentials(headers) else {
@@ -85,7 +87,7 @@ pub(super) async fn authenticate(
 
 /// The key as it was sent; `X-API-Key` wins.
 fn credentials(headers: &HeaderMap) -> Option<HeaderValue> {
-    if let Some(key) = headers.get("x-api-key") {
+    if let Some(key) = headers.get(&X_API_KEY) {
         return Some(key.clone());
     }
     let value = headers.get(AUTHORIZATION)?;

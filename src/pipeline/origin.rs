@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderName, HeaderValue, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, FORWARDED, HOST, HeaderName,
+    HeaderValue, ORIGIN, VARY, VIA,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
@@ -13,18 +13,21 @@ use hyper::{HeaderMap, Method, Version};
 use crate::config::{Config, Listen, Peer};
 use crate::error::{ApiError, ErrorCode};
 
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
 /// Whether somebody else's request was passed on to us: then the peer's being local says nothing.
 pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
-        .iter()
-        .any(|name| headers.contains_key(*name))
+    [&FORWARDED, &X_FORWARDED_FOR, &X_REAL_IP, &VIA]
+        .into_iter()
+        .any(|name| headers.contains_key(name))
 }
 
 /// The client's address: the peer's, unless the peer is a trusted proxy; then the right-most address of
 /// `X-Forwarded-For` that is none. Whatever stands left of that, the client may have made up.
 pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -> IpAddr {
     let mut nearest = peer;
-    let lists = headers.get_all("x-forwarded-for").iter().rev();
+    let lists = headers.get_all(&X_FORWARDED_FOR).iter().rev();
     let mut hops = lists
         .filter_map(|list| list.to_str().ok())
         .flat_map(|list| list.rsplit(','));
