@@ -176,6 +176,17 @@ impl Failure {
     }
 }
 
+/// Threads that serve, at most: of a machine with a hundred cores the others are the miner's.
+const MOST_WORKERS: usize = 8;
+/// Threads for what blocks, at most: scans, of which as many run as there are reading connections, copies, look-ups of
+/// names.
+const MOST_BLOCKING: usize = 64;
+
+fn workers() -> usize {
+    let cores = std::thread::available_parallelism();
+    cores.map_or(1, std::num::NonZero::get).min(MOST_WORKERS)
+}
+
 /// Runs what the arguments say.
 pub(crate) fn run() -> ExitCode {
     // clap ends the process itself, with 2, where the arguments make no sense.
@@ -185,6 +196,8 @@ pub(crate) fn run() -> ExitCode {
         command,
     } = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .max_blocking_threads(MOST_BLOCKING)
         .enable_all()
         .build();
     let done = runtime
