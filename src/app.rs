@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nonzero_ext::nonzero;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::alerts::Alerts;
 use crate::auth::{Challenges, KeyCache};
@@ -295,11 +295,26 @@ pub(crate) enum Closing {
 
 /// Reservations whose end could not be written yet: what to close, its price, and how.
 #[derive(Debug, Default)]
-pub(crate) struct Unwritten(Mutex<Vec<(i64, Credits, Closing)>>);
+pub(crate) struct Unwritten {
+    waiting: Mutex<Vec<(i64, Credits, Closing)>>,
+    more: Notify,
+}
 
 impl Unwritten {
     pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(i64, Credits, Closing)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, reservation: i64, price: Credits, closing: Closing) {
+        self.lock().push((reservation, price, closing));
+        self.more.notify_one();
+    }
+
+    /// Waits until there is one.
+    pub(crate) async fn is_needed(&self) {
+        while self.len() == 0 {
+            self.more.notified().await;
+        }
     }
 
     /// How many there are.

@@ -356,10 +356,7 @@ impl Reservation<'_> {
                 "{closing:?} of {} was not written and is tried again: {error}",
                 ledger_id(self.id)
             );
-            self.app
-                .unwritten
-                .lock()
-                .push((self.id, self.price, closing));
+            self.app.unwritten.push(self.id, self.price, closing);
         }
         self.closed = true;
     }
@@ -389,8 +386,7 @@ impl Drop for Reservation<'_> {
         if !self.closed {
             self.app
                 .unwritten
-                .lock()
-                .push((self.id, self.price, Closing::Refund));
+                .push(self.id, self.price, Closing::Refund);
         }
     }
 }

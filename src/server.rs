@@ -22,7 +22,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, interval_at, timeout};
 
 use self::crowd::Crowd;
 use self::listener::{Listener, Stream};
@@ -243,6 +243,7 @@ impl Builder {
             tokio::spawn(collector::collect(Arc::clone(&app))),
             tokio::spawn(discover(Arc::clone(&app))),
             tokio::spawn(watch_chain(Arc::clone(&app))),
+            tokio::spawn(close_unwritten(Arc::clone(&app))),
             tokio::spawn(housekeeping(Arc::clone(&app))),
             tokio::spawn(compact(Arc::clone(&app))),
             tokio::spawn(verify(Arc::clone(&app))),
@@ -607,21 +608,35 @@ async fn compact(app: Arc<App>) {
     }
 }
 
-/// What is due now and then: reservations that could not be closed, the last use of keys, limiter entries.
-async fn housekeeping(app: Arc<App>) {
-    let mut every = interval(Duration::from_secs(1));
-    for round in 1u64.. {
-        every.tick().await;
-        // Soon after a fault of the storage; while it lasts not so often.
-        if app.store.is_ready() || round.is_multiple_of(10) {
-            billing::retry(&app).await;
-        }
-        if round.is_multiple_of(60) {
-            app.limits.sweep();
-            if let Err(error) = app.store.purge(app.clock.now()).await {
-                log::warn!("what ran out was not deleted: {error}");
+/// Closes the reservations that could not be closed. While there are none it sleeps: a timer that ticks for nothing keeps
+/// waking a processor that rests.
+async fn close_unwritten(app: Arc<App>) {
+    loop {
+        app.unwritten.is_needed().await;
+        let mut every = interval(Duration::from_secs(1));
+        for round in 0u64.. {
+            every.tick().await;
+            // Soon after a fault of the storage; while it lasts not so often.
+            if round > 0 && (app.store.is_ready() || round.is_multiple_of(10)) {
+                billing::retry(&app).await;
             }
-            app.note_key_use().await;
+            if app.unwritten.len() == 0 {
+                break;
+            }
         }
+    }
+}
+
+/// What is due now and then: what ran out, the last use of keys, limiter entries.
+async fn housekeeping(app: Arc<App>) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mut every = interval_at(tokio::time::Instant::now() + MINUTE, MINUTE);
+    loop {
+        every.tick().await;
+        app.limits.sweep();
+        if let Err(error) = app.store.purge(app.clock.now()).await {
+            log::warn!("what ran out was not deleted: {error}");
+        }
+        app.note_key_use().await;
     }
 }
