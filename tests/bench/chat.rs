@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::floors::DONE;
@@ -12,10 +13,10 @@ use crate::processes::{Edge, Process, WALLET, count};
 use crate::wire::request;
 use crate::{Bench, Goal, Result, Target};
 
-const COMPLETIONS: &str = "/v1/chat/completions";
+pub(crate) const COMPLETIONS: &str = "/v1/chat/completions";
 
 /// The same chat again and again, of which the wait for the first text counts.
-fn asking(process: &Process, path: &str, key: &str, message: &str) -> Job {
+pub(crate) fn asking(process: &Process, path: &str, key: &str, message: &str) -> Job {
     let (body, ends) = if path == COMPLETIONS {
         let messages = format!(r#"[{{"role":"user","content":"{message}"}}]"#);
         (format!(r#"{{"stream":true,"messages":{messages}}}"#), DONE)
@@ -58,14 +59,7 @@ pub(crate) fn chat(bench: &Bench) -> Result<()> {
     if nginx.is_none() {
         bench.note("chat", "no nginx");
     }
-    let node = format!(
-        "inference = [{{ name = \"stand-in\", kind = \"openai\", url = \"http://{}\" }}]",
-        upstream.address
-    );
-    let edge = Edge::start(bench.folder.path().join("chat.db"), &node)?;
-    let (key, _) = edge.key()?;
-    let grant = r#"{"amount":1000000000,"reason":"benchmark"}"#;
-    edge.admin("POST", &format!("/users/{WALLET}/credits"), grant)?;
+    let (edge, key) = paying(bench.folder.path().join("chat.db"), &upstream, "")?;
     let chat = Chat {
         upstream,
         nginx,
@@ -81,7 +75,32 @@ pub(crate) fn chat(bench: &Bench) -> Result<()> {
     if bench.wants("open-chat") {
         chat.open(bench)?;
     }
-    chat.is_paid()
+    is_paid(&chat.edge)
+}
+
+/// A server before this inference server, with more configuration, and a key that can pay for all that is asked.
+pub(crate) fn paying(database: PathBuf, upstream: &Process, more: &str) -> Result<(Edge, String)> {
+    let node = format!(
+        "inference = [{{ name = \"stand-in\", kind = \"openai\", url = \"http://{}\" }}]\n{more}",
+        upstream.address
+    );
+    let edge = Edge::start(database, &node)?;
+    let (key, _) = edge.key()?;
+    let grant = r#"{"amount":1000000000,"reason":"benchmark"}"#;
+    edge.admin("POST", &format!("/users/{WALLET}/credits"), grant)?;
+    Ok((edge, key))
+}
+
+/// Every chat is paid for, and the ledger adds up.
+pub(crate) fn is_paid(edge: &Edge) -> Result<()> {
+    let report = edge.admin("GET", "/admin/ledger/verify", "")?;
+    let (mistakes, open) = (&report["mistakes"], &report["open_reservations"]);
+    let refunded = "SELECT count(*) FROM reservations WHERE state <> 1";
+    let refunded = count(&edge.database, refunded)?;
+    if mistakes.as_array().is_some_and(Vec::is_empty) && open == 0 && refunded == 0 {
+        return Ok(());
+    }
+    Err(format!("{refunded} chats were not paid for; {report}").into())
 }
 
 impl Chat {
@@ -142,18 +161,6 @@ impl Chat {
         let added = all[1].beside(&all[0], |ours, direct| ours.p99 - direct.p99);
         bench.verdict("open-chat", added * 1e3, "ms", Goal::Most(1.0));
         Ok(())
-    }
-
-    /// Every chat is paid for, and the ledger adds up.
-    fn is_paid(&self) -> Result<()> {
-        let report = self.edge.admin("GET", "/admin/ledger/verify", "")?;
-        let (mistakes, open) = (&report["mistakes"], &report["open_reservations"]);
-        let refunded = "SELECT count(*) FROM reservations WHERE state <> 1";
-        let refunded = count(&self.edge.database, refunded)?;
-        if mistakes.as_array().is_some_and(Vec::is_empty) && open == 0 && refunded == 0 {
-            return Ok(());
-        }
-        Err(format!("{refunded} chats were not paid for; {report}").into())
     }
 }
 

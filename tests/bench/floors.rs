@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -151,9 +152,12 @@ impl Floor for Writer {
     }
 }
 
-/// Texts of a long answer, and of a short one.
-const LONG: usize = 256;
+/// Texts of a long answer, of a short one, and of one that comes as slowly as from a model.
+pub(crate) const LONG: usize = 256;
 const SHORT: usize = 4;
+pub(crate) const SLOW: usize = 40;
+/// Between two texts of that one.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// With what a stream of OpenAI's API ends.
 pub(crate) const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -191,10 +195,18 @@ async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
             }
         }
         if raw.starts_with(b"POST /v1/chat/completions ") {
-            let is_long = find(&raw[head..whole], b"long").is_some();
+            let asks = |word: &[u8]| find(&raw[head..whole], word).is_some();
+            let (words, pause) = match (asks(b"long"), asks(b"slow")) {
+                (true, _) => (LONG, None),
+                (_, true) => (SLOW, Some(PAUSE)),
+                _ => (SHORT, None),
+            };
             stream.write_all(first.as_bytes()).await?;
             // Each leaves as it comes, as it does from a model.
-            for _ in 1..if is_long { LONG } else { SHORT } {
+            for _ in 1..words {
+                if let Some(pause) = pause {
+                    tokio::time::sleep(pause).await;
+                }
                 stream.write_all(word.as_bytes()).await?;
             }
             stream.write_all(last.as_bytes()).await?;

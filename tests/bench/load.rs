@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -74,7 +74,7 @@ impl Round {
         self.done as f64 / self.took.as_secs_f64()
     }
 
-    fn take(&mut self, began: Instant, before: Used, after: Used) {
+    pub(crate) fn take(&mut self, began: Instant, before: Used, after: Used) {
         self.took = began.elapsed();
         self.used = Used {
             theirs: after.theirs.saturating_sub(before.theirs),
@@ -153,6 +153,73 @@ pub(crate) fn closed(
             let waits = thread.join().map_err(|_| "the load panicked")?;
             round.waits.extend(waits?);
         }
+        Result::Ok(())
+    })?;
+    round.done = round.waits.len();
+    round.waits.sort_unstable();
+    Ok(round)
+}
+
+async fn so_often(
+    job: Job,
+    number: usize,
+    mut connection: Connection,
+    times: usize,
+    late: Duration,
+) -> Result<Vec<Duration>> {
+    tokio::time::sleep(late).await;
+    let mut waits = Vec::with_capacity(times);
+    for _ in 0..times {
+        let sent = Instant::now();
+        let came = exchange(&job, &mut connection, number).await?;
+        waits.push(came - sent);
+    }
+    Ok(waits)
+}
+
+/// Every connection asks so many times, so it is known how much was asked for in all; each begins a little later than the
+/// one before it, the last when `spread` is over.
+pub(crate) fn each(
+    job: &Job,
+    connections: usize,
+    times: usize,
+    spread: Duration,
+    cpu: &dyn Fn() -> Used,
+) -> Result<Round> {
+    let threads = THREADS.min(connections);
+    let ready = Barrier::new(threads + 1);
+    let thread = |thread: usize| {
+        alone()?.block_on(async {
+            let mut tasks = Vec::new();
+            for number in (thread..connections).step_by(threads) {
+                match Connection::open(job.address).await {
+                    Ok(connection) => tasks.push((number, connection)),
+                    Err(error) => {
+                        ready.wait();
+                        return Err(error.into());
+                    }
+                }
+            }
+            ready.wait();
+            let ask = |(number, connection)| {
+                let late = spread.mul_f64(number as f64 / connections as f64);
+                so_often(job.clone(), number, connection, times, late)
+            };
+            gather(tasks.into_iter().map(ask)).await
+        })
+    };
+    let mut round = Round::default();
+    std::thread::scope(|scope| {
+        let thread = &thread;
+        let threads = (0..threads).map(|number| scope.spawn(move || thread(number)));
+        let threads: Vec<_> = threads.collect();
+        ready.wait();
+        let (began, before) = (Instant::now(), cpu());
+        for thread in threads {
+            let waits = thread.join().map_err(|_| "the load panicked")?;
+            round.waits.extend(waits?);
+        }
+        round.take(began, before, cpu());
         Result::Ok(())
     })?;
     round.done = round.waits.len();

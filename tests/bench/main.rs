@@ -4,6 +4,9 @@
 //! `cargo bench` measures everything, within five minutes. `cargo bench -- NAME` only the paths whose names hold it.
 //! `--quick` only proves that all of it runs; `--rows N` is the size of the largest database. Nothing fails for being
 //! slow; an answer that is no success, or a write that is not there afterwards, fails.
+//!
+//! Not of that run, as they have minutes of their own: `cargo bench -- growth`, what grows with what, and `cargo bench --
+//! footprint`, what the server takes of a machine that is a miner's.
 
 #![allow(
     clippy::print_stdout,
@@ -12,6 +15,8 @@
 
 mod chat;
 mod floors;
+mod footprint;
+mod growth;
 mod load;
 mod paths;
 mod processes;
@@ -19,6 +24,7 @@ mod size;
 mod wire;
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::load::{Round, Used};
@@ -34,18 +40,12 @@ fn main() -> Result<()> {
         return floors::serve(floor);
     }
     let bench = Bench::new(&arguments)?;
-    println!(
-        "{:22} {:24} {:>9} {:>6} {:>9} {:>9} {:>9} {:>8}",
-        "path", "what", "a second", "ratio", "p50", "p99", "CPU each", "memory"
-    );
     let (busy, ours) = (processes::busy(), processes::all_of_ours());
-    let idle = size::Idle::begin(&bench)?;
-    paths::reads(&bench)?;
-    paths::ingest(&bench)?;
-    paths::batches(&bench)?;
-    chat::chat(&bench)?;
-    size::latest(&bench)?;
-    idle.end(&bench)?;
+    match bench.part {
+        Part::Paths => all_paths(&bench)?,
+        Part::Growth => growth::growth(&bench)?,
+        Part::Footprint => footprint::footprint(&bench)?,
+    }
     let took = bench.began.elapsed().as_secs_f64();
     let cores = std::thread::available_parallelism()?.get() as f64;
     let ours = processes::all_of_ours().saturating_sub(ours);
@@ -60,11 +60,53 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// What is asked for often, beside its floors.
+fn all_paths(bench: &Bench) -> Result<()> {
+    println!(
+        "{:22} {:24} {:>9} {:>6} {:>9} {:>9} {:>9} {:>8}",
+        "path", "what", "a second", "ratio", "p50", "p99", "CPU each", "memory"
+    );
+    let idle = size::Idle::begin(bench)?;
+    paths::reads(bench)?;
+    paths::ingest(bench)?;
+    paths::batches(bench)?;
+    chat::chat(bench)?;
+    size::latest(bench)?;
+    idle.end(bench)
+}
+
+/// What has a run of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Paths,
+    Growth,
+    Footprint,
+}
+
+impl Part {
+    /// The part that a name begins with.
+    fn of(name: Option<&str>) -> Self {
+        let begins = |with| name.is_some_and(|name| name.starts_with(with));
+        if begins("growth") {
+            Self::Growth
+        } else if begins("footprint") {
+            Self::Footprint
+        } else {
+            Self::Paths
+        }
+    }
+}
+
 /// What is to be measured, and what was.
 pub(crate) struct Bench {
     pub(crate) quick: bool,
     /// Rows of the largest database.
     pub(crate) rows: u64,
+    /// How long memory is watched under load.
+    pub(crate) minutes: f64,
+    /// Where growth is drawn.
+    pub(crate) plot: Option<PathBuf>,
+    part: Part,
     only: Option<String>,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) began: Instant,
@@ -146,7 +188,8 @@ pub(crate) enum Goal {
 
 impl Bench {
     fn new(arguments: &[String]) -> Result<Self> {
-        let (mut quick, mut rows, mut only) = (false, None, None);
+        let (mut quick, mut rows, mut minutes, mut plot) = (false, None, None, None);
+        let mut only: Option<String> = None;
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -154,14 +197,25 @@ impl Bench {
                 "--bench" => {}
                 "--quick" => quick = true,
                 "--rows" => rows = Some(arguments.next().ok_or("--rows N")?.parse::<f64>()? as u64),
+                "--minutes" => minutes = Some(arguments.next().ok_or("--minutes N")?.parse()?),
+                "--plot" => plot = Some(arguments.next().ok_or("--plot FILE")?.into()),
                 flag if flag.starts_with('-') => return Err(format!("{flag} is not known").into()),
                 name => only = Some(name.to_owned()),
             }
         }
         raise_file_limit();
+        let part = Part::of(only.as_deref());
+        let most = match part {
+            _ if quick => 10_000,
+            Part::Growth => 10_000_000,
+            Part::Paths | Part::Footprint => 1_000_000,
+        };
         Ok(Self {
             quick,
-            rows: rows.unwrap_or(if quick { 10_000 } else { 1_000_000 }),
+            rows: rows.unwrap_or(most),
+            minutes: minutes.unwrap_or(if quick { 0.05 } else { 1.0 }),
+            plot,
+            part,
             only,
             folder: tempfile::tempdir()?,
             began: Instant::now(),
@@ -177,7 +231,11 @@ impl Bench {
     }
 
     pub(crate) fn rounds(&self) -> usize {
-        if self.quick { 1 } else { 9 }
+        match self.part {
+            _ if self.quick => 1,
+            Part::Growth => 3,
+            Part::Paths | Part::Footprint => 9,
+        }
     }
 
     /// How long a round lasts.

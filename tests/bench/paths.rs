@@ -149,8 +149,8 @@ pub(crate) fn reads(bench: &Bench) -> Result<()> {
 const WORKERS: usize = 16;
 
 /// Samples to post, and how many requests of each connection were handed out.
-struct Samples {
-    job: Job,
+pub(crate) struct Samples {
+    pub(crate) job: Job,
     asked: Arc<[AtomicUsize; MANY]>,
 }
 
@@ -174,7 +174,7 @@ impl Samples {
     }
 
     /// One sample a request. A connection's workers take turns, so that no two samples of one are of the same moment.
-    fn single(address: SocketAddr, key: &str) -> Self {
+    pub(crate) fn single(address: SocketAddr, key: &str) -> Self {
         let body = |number: usize| {
             let worker = format!("rig-{}-{}", number / WORKERS, number % WORKERS);
             format!(r#"{{"worker":"{worker}","hashrate":42.5,"gpu_temperature":61.5}}"#)
@@ -203,16 +203,21 @@ impl Samples {
         })
     }
 
-    /// Each was answered with success; is each there?
-    fn all_there(&self, database: &Path, each: usize) -> Result<()> {
+    /// Each was answered with success; is each there, in a database that had so many before?
+    pub(crate) fn all_there(&self, database: &Path, before: i64, each: usize) -> Result<()> {
         let asked = self.asked.iter().map(|count| count.load(Ordering::Relaxed));
         let told = asked.sum::<usize>() * each;
-        let there = count(database, "SELECT count(*) FROM mining_stats")?;
+        let there = stored(database)? - before;
         if usize::try_from(there)? == told {
             return Ok(());
         }
         Err(format!("{told} samples were stored, {there} are there").into())
     }
+}
+
+/// Samples in a database.
+pub(crate) fn stored(database: &Path) -> Result<i64> {
+    count(database, "SELECT count(*) FROM mining_stats")
 }
 
 /// Samples of a batch.
@@ -343,7 +348,7 @@ pub(crate) fn ingest(bench: &Bench) -> Result<()> {
         ];
         at_half(bench, "open-ingest", Some(&all[1]), both, 10.0)?;
     }
-    posted.all_there(&edge.database, 1)
+    posted.all_there(&edge.database, 0, 1)
 }
 
 pub(crate) fn batches(bench: &Bench) -> Result<()> {
@@ -374,5 +379,5 @@ pub(crate) fn batches(bench: &Bench) -> Result<()> {
         "",
         Goal::Least(0.8),
     );
-    posted.all_there(&edge.database, BATCH)
+    posted.all_there(&edge.database, 0, BATCH)
 }

@@ -76,7 +76,7 @@ impl Process {
 
     /// What it and its children used of the processors, and what we did.
     pub(crate) fn used(&self) -> Used {
-        let id = self.child.id();
+        let id = self.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let children = children.unwrap_or_default();
         Used {
@@ -88,16 +88,34 @@ impl Process {
         }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Bytes of memory that it has.
     pub(crate) fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        self.kibibytes("VmRSS:") << 10
+    }
+
+    /// The most it had since this was forgotten last.
+    pub(crate) fn peak(&self) -> u64 {
+        self.kibibytes("VmHWM:") << 10
+    }
+
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        // 5: see proc_pid_clear_refs(5).
+        Ok(std::fs::write(
+            format!("/proc/{}/clear_refs", self.id()),
+            "5",
+        )?)
+    }
+
+    fn kibibytes(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kibibytes
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or(0)
-            << 10
+        kibibytes.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 }
 
@@ -187,9 +205,10 @@ impl Edge {
             discover = false
             log.level = \"info\"
             log.format = \"json\"
-            limits.connections = 4096
-            limits.per_address = 4096
-            chat.in_flight = 256
+            limits.connections = 16384
+            limits.per_address = 16384
+            limits.in_flight = 2048
+            chat.in_flight = 1024
             chat.queue = 1024
             {more}
             [rates]\n{rates}"

@@ -18,9 +18,9 @@ const OTHERS: [&str; 2] = [
     "remes16kykek0kkvk803mfw4e3wukykhaccla26tvxhq",
 ];
 
-/// A database with so many samples: the wallet has one of each minute of the last hour, half of the others are its too but
-/// older, and half are those of a hundred other miners.
-fn filled(file: &Path, rows: u64) -> Result<()> {
+/// A database with so many samples: the wallet has one of each minute of the last hour and every ten minutes of the last
+/// day, half of the others are its too but older, and half are those of a hundred other miners.
+pub(crate) fn filled(file: &Path, rows: u64) -> Result<()> {
     let store = SqliteStore::open(file, true)?;
     let now = Clock::default().now();
     let unit = HashrateUnit::GradientsPerHour;
@@ -35,12 +35,13 @@ fn filled(file: &Path, rows: u64) -> Result<()> {
             )
         })
     };
-    let own = (0..60)
-        .rev()
-        .map(|minute| ago(WALLET, "default", minute * 60));
+    let minutes = (0..=1440).rev();
+    let told = minutes.filter(|minute: &u64| *minute < 60 || minute.is_multiple_of(10));
+    let own = told.map(|minute| ago(WALLET, "default", minute * 60));
     let others = (0..100).map(|at| ago(OTHERS[at % 2], &format!("rig-{at}"), 0));
-    let samples: Result<Vec<_>> = own.chain(others).collect();
-    alone()?.block_on(store.record_samples(samples?, now))?;
+    let samples = own.chain(others).collect::<Result<Vec<_>>>()?;
+    let told = samples.len();
+    alone()?.block_on(store.record_samples(samples, now))?;
     store.close();
     drop(store);
 
@@ -52,7 +53,7 @@ fn filled(file: &Path, rows: u64) -> Result<()> {
         .prepare("SELECT id, wallet = ?1 FROM workers")?
         .query_map([WALLET], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let rest = i64::try_from(rows)?.saturating_sub(160);
+    let rest = i64::try_from(rows)?.saturating_sub(i64::try_from(told)?);
     // Days ago, before what each worker told first: there is nothing to roll up.
     const DAY: i64 = 86_400_000;
     let oldest = now.millis() - 6 * DAY;

@@ -12,4 +12,15 @@ for path in auth-cached auth-read network-stats wrong-key open-auth ingest open-
   chat-streams open-chat latest start idle memory-1024; do
   grep -Eq "^$path [0-9.]+[a-zA-Z%]* [<>]=[0-9.]+" "$scratch/printed"
 done
+why='the benchmark of growth or of the footprint failed'
+plot=$scratch/growth.svg
+cargo bench --locked --profile dev -- growth --quick --plot "$plot" | tee "$scratch/growth"
+for axis in samples connections streams keys; do
+  grep -q "^growth-$axis " "$scratch/growth" || fail "growth says nothing of $axis"
+done
+python3 -c 'import sys, xml.dom.minidom as xml; xml.parse(sys.argv[1])' "$plot" || fail 'the picture of growth is none'
+cargo bench --locked --profile dev -- footprint --quick | tee "$scratch/footprint"
+for path in footprint-idle footprint-load; do
+  grep -q "^$path " "$scratch/footprint" || fail "the footprint says nothing of $path"
+done
 passed
