@@ -5,6 +5,8 @@ mod generated;
 mod million;
 mod whole;
 
+pub(crate) use generated::address;
+
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::auth::PlainKey;

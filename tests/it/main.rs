@@ -39,6 +39,7 @@ mod origin;
 mod page;
 mod secrets;
 mod simulation;
+mod soak;
 mod storage_faults;
 mod support;
 mod telemetry;

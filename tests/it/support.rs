@@ -237,12 +237,34 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(base: &str, key: Option<&str>) -> Self {
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self::over(HttpConnector::new(), base, key)
+    }
+
+    /// The same from an address of his own: what he does wrong is counted against nobody else.
+    pub(crate) fn at(address: std::net::IpAddr, base: &str, key: Option<&str>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(Some(address));
+        Self::over(connector, base, key)
+    }
+
+    fn over(connector: HttpConnector, base: &str, key: Option<&str>) -> Self {
         Self {
             base: base.to_owned(),
             key: key.map(str::to_owned),
-            client,
+            client: Client::builder(TokioExecutor::new()).build(connector),
         }
+    }
+
+    /// The same caller with another key.
+    pub(crate) fn with_key(&self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn base(&self) -> &str {
+        &self.base
     }
 
     pub(crate) fn key(&self) -> &str {

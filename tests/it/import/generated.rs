@@ -64,7 +64,8 @@ impl Expected {
     }
 }
 
-pub(super) fn address(n: u64) -> String {
+/// A wallet's.
+pub(crate) fn address(n: u64) -> String {
     let mut account = [7; 20];
     account[..8].copy_from_slice(&n.to_be_bytes());
     let hrp = bech32::Hrp::parse("remes").unwrap();

@@ -78,6 +78,15 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    /// What it logged since this was asked last: for a server that runs for so long that nobody wants to hold all of it.
+    pub(crate) fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// From now on no file can be written beyond so many bytes; `None` is no limit.
     pub(crate) fn limit_files(&self, bytes: Option<u64>) {
         use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -121,6 +130,11 @@ impl Process {
 
     /// Waits for its end; the exit code, unless it was killed.
     pub(crate) fn wait(mut self) -> Option<i32> {
+        self.wait_for_end()
+    }
+
+    /// The same, where its log is still to be read.
+    pub(crate) fn wait_for_end(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }

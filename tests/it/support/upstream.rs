@@ -147,6 +147,22 @@ impl Upstream {
         script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, tls, script)
+    }
+
+    /// At this address, so that one that was dropped can come back; an error where it is not free.
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
+        Ok(Self::on(TcpListener::bind(address).await?, None, script))
+    }
+
+    fn on(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let under_way = Arc::new(());
@@ -182,6 +198,10 @@ impl Upstream {
         format!("http://{}", listener.local_addr().unwrap())
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
@@ -194,6 +214,11 @@ impl Upstream {
     pub(crate) fn under_way(&self) -> usize {
         // This one's own, and the accepting task's.
         Arc::strong_count(&self.under_way) - 2
+    }
+
+    /// Forgets the requests it got.
+    pub(crate) fn forget(&self) {
+        self.seen.lock().unwrap().clear();
     }
 
     /// The requests whose path starts with `path`.

@@ -1,0 +1,268 @@
+//! A long run of the real server under everything at once: many kinds of clients, faults around it, copies meanwhile.
+//!
+//! No answer may be one that the contract does not name for its route, a refusal with 5xx needs a fault outside that
+//! explains it, what was acknowledged is there at the end, money adds up to the credit, and the process does not grow.
+//!
+//! ```text
+//! R3MES_MINUTES=30 cargo test --release --locked --test it soak -- --ignored --nocapture
+//! ```
+//!
+//! `SOAK_SEED` repeats what is drawn: faults, their order and their length, and what each client does in its turn. How
+//! these meet is up to the machine.
+
+mod book;
+mod chats;
+mod clients;
+mod end;
+mod rude;
+mod surroundings;
+mod watch;
+mod weather;
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use book::{Account, Book, Worker};
+use clients::Client;
+use surroundings::Surroundings;
+use watch::{Figures, Watch};
+use weather::{Fault, Forecast};
+
+use crate::simulation::Random;
+use crate::support::{Caller, Process};
+
+/// How long a run is and how much goes on in it; else a short one is what a long one is.
+struct Shape {
+    length: Duration,
+    /// About so long each fault lasts, and the quiet after it half as long.
+    fault: Duration,
+    backup_every: Duration,
+    /// Of the table.
+    line: Duration,
+    /// Clients of each kind.
+    each: usize,
+    /// Between two requests of one client, about.
+    pause: Duration,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_soak_holds_what_the_long_one_does() {
+    run(Shape {
+        length: Duration::from_secs(10),
+        fault: Duration::from_millis(600),
+        backup_every: Duration::from_secs(3),
+        line: Duration::from_secs(4),
+        each: 1,
+        pause: Duration::from_millis(30),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_long_soak_with_faults_and_copies_loses_nothing_and_does_not_grow() {
+    let minutes = std::env::var("R3MES_MINUTES").map_or(30, |minutes| minutes.parse().unwrap());
+    run(Shape {
+        length: Duration::from_secs(60 * minutes),
+        fault: Duration::from_secs(15),
+        backup_every: Duration::from_secs(300),
+        line: Duration::from_secs(60),
+        each: 4,
+        pause: Duration::from_millis(100),
+    })
+    .await;
+}
+
+async fn run(shape: Shape) {
+    let seed = std::env::var("SOAK_SEED").map_or_else(
+        |_| r3mes_edge::Clock::default().now().millis() as u64,
+        |seed| seed.parse().unwrap(),
+    );
+    println!("SOAK_SEED={seed}");
+    let folder = tempfile::tempdir().unwrap();
+    let mut around = Surroundings::start().await;
+    let serving = Process::serve(&folder.path().join("edge.db"), &around.config());
+    let serving = Arc::new(serving);
+    let book = Arc::new(open_book(&serving, shape.each).await);
+    // Known to the server from now on, so that its first use draws on nobody's patience.
+    around.forget();
+    let before = Figures::of(&serving);
+    let clients = send_clients(&serving, &book, &shape, seed);
+    let watching = tokio::spawn(watch(Arc::clone(&serving), Arc::clone(&book), shape.line));
+    let copying = tokio::spawn(end::copy_now_and_then(
+        Arc::clone(&serving),
+        Arc::clone(&book),
+        shape.backup_every,
+    ));
+
+    let ends = Instant::now() + shape.length;
+    let mut forecast = Forecast::new(seed);
+    let mut slowest = Duration::ZERO;
+    let mut turns = 0;
+    // Each fault at least once.
+    while Instant::now() < ends || turns < Fault::ALL.len() {
+        turns += 1;
+        let faults = forecast.next();
+        for fault in &faults {
+            book.weather.begin(*fault);
+            around.break_down(*fault, &serving);
+        }
+        book.span.lock().unwrap().weather.push(book.weather.now());
+        tokio::time::sleep(forecast.time(shape.fault)).await;
+        around.mend(&serving).await;
+        let took = recover(&serving, &around, &book).await;
+        slowest = slowest.max(took);
+        tokio::time::sleep(forecast.time(shape.fault / 2)).await;
+        around.forget();
+    }
+    println!("well again at most {slowest:?} after a fault's end");
+
+    book.stop();
+    let copies = copying.await.unwrap();
+    for client in clients.join_all().await {
+        client.unwrap_or_else(|what| book.mistake(what));
+    }
+    let mut watch = watching.await.unwrap();
+    end::settle_down(&serving, &book, before).await;
+    watch.read_log(&serving, &book);
+    watch.conclude(&book, shape.length >= Duration::from_secs(300));
+    let serving = Arc::into_inner(serving).unwrap();
+    end::add_up(serving, &book, &mut watch).await;
+    end::report(&book, copies);
+    assert_eq!(book.mistakes(), Vec::<String>::new(), "SOAK_SEED={seed}");
+}
+
+/// Accounts with keys and a first grant, and the miners' names.
+async fn open_book(serving: &Process, each: usize) -> Book {
+    let admin = serving.admin();
+    let mut accounts = Vec::new();
+    for n in 0..3 * each as u64 {
+        let wallet = crate::import::address(n);
+        let scopes = ["chat", "read", "miner", "keys"];
+        let body = json!({ "wallet_address": wallet, "scopes": scopes });
+        let made = admin.post("/api/keys", &body).await.expect(201);
+        let grant = json!({ "amount": 20, "reason": "soak" });
+        let path = format!("/users/{wallet}/credits");
+        admin.post(&path, &grant).await.expect(200);
+        let key = made["api_key"].as_str().unwrap().to_owned();
+        Caller::new(&serving.address, Some(&key))
+            .get("/auth/me")
+            .await
+            .expect(200);
+        accounts.push(Account {
+            wallet,
+            key,
+            granted: AtomicI64::new(20),
+            paid: AtomicI64::new(0),
+            perhaps_paid: AtomicI64::new(0),
+        });
+    }
+    let hour_ago = r3mes_edge::Clock::default().now().millis() - 3_600_000;
+    let worker = |n: usize| Worker {
+        name: format!("rig-{n}"),
+        wallet: accounts[n % accounts.len()].wallet.clone(),
+        from: hour_ago,
+        acknowledged: Mutex::default(),
+    };
+    let workers = (0..each).map(worker).collect();
+    Book::new(accounts, workers)
+}
+
+/// What a client does until it is told to stop, or what it panicked with.
+type Told = Result<(), String>;
+
+fn send_clients(serving: &Process, book: &Arc<Book>, shape: &Shape, seed: u64) -> JoinSet<Told> {
+    let mut clients = JoinSet::new();
+    // Who does much in a turn takes fewer of them.
+    let client = |number: usize, kind: u64, rest: u32| {
+        let account = &book.accounts[number % book.accounts.len()];
+        Client {
+            book: Arc::clone(book),
+            caller: Caller::new(&serving.address, Some(&account.key)),
+            admin: serving.admin(),
+            number,
+            name: format!("client-{kind}-{number}"),
+            random: Random(seed ^ (kind << 32 | (number as u64) << 16)),
+            pause: shape.pause * rest,
+            turn: 0,
+        }
+    };
+    for n in 0..shape.each {
+        // Who pays and does not leave has a wallet that only those have: what it paid is known to the credit.
+        let (own, leaver) = (n, shape.each + n);
+        for (kind, what) in [
+            tokio::spawn(client(n, 1, 1).mine()),
+            tokio::spawn(client(own, 2, 1).read()),
+            tokio::spawn(client(n, 3, 3).grant()),
+            tokio::spawn(client(own, 4, 1).chat()),
+            tokio::spawn(client(own, 5, 1).chat()),
+            tokio::spawn(client(2 * shape.each + n, 6, 40).change_keys()),
+            tokio::spawn(client(own, 7, 2).err()),
+            tokio::spawn(client(leaver, 8, 1).leave()),
+            tokio::spawn(client(leaver, 9, 4).read_slowly()),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            clients.spawn(async move {
+                what.await
+                    .map_err(|error| format!("client {n} of kind {kind}: {error}"))
+            });
+        }
+    }
+    clients
+}
+
+/// Waits until no consequence of a fault is left; how long that took.
+async fn recover(serving: &Process, around: &Surroundings, book: &Book) -> Duration {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let began = Instant::now();
+    let admin = serving.admin();
+    loop {
+        // The chain is asked where its kept answer is too old; the model's probe is one of the chats.
+        let asked = admin.try_get("/chain/status").await;
+        let health = admin.try_get("/health").await.unwrap_or_default();
+        let well = health["status"] == "ok" && health["storage"]["reservations_unwritten"] == 0;
+        if well && asked.is_some() && around.nobody_hangs() {
+            break;
+        }
+        if began.elapsed() > PATIENCE {
+            book.mistake(format!("not well {PATIENCE:?} after a fault: {health}"));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    book.weather.clear_up();
+    began.elapsed()
+}
+
+/// Looks every second, and prints a line of the table now and then.
+async fn watch(serving: Arc<Process>, book: Arc<Book>, line: Duration) -> Watch {
+    let mut watch = Watch::default();
+    let (began, mut next) = (Instant::now(), line);
+    Watch::print_head();
+    while book.goes_on() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        watch.look(&serving, &book);
+        if began.elapsed() >= next {
+            let span = std::mem::take(&mut *book.span.lock().unwrap());
+            watch.print(span, began.elapsed());
+            next += line;
+        }
+    }
+    let span = std::mem::take(&mut *book.span.lock().unwrap());
+    watch.print(span, began.elapsed());
+    watch
+}
+
+impl Account {
+    /// What it was given less what it paid, in credits: no less than the first, no more than the second.
+    fn between(&self) -> (i64, i64) {
+        let most = self.granted.load(Ordering::SeqCst) - self.paid.load(Ordering::SeqCst);
+        (most - self.perhaps_paid.load(Ordering::SeqCst), most)
+    }
+}
