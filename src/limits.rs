@@ -193,6 +193,8 @@ struct ClassLimiter {
     rate: Rate,
     policy: HeaderValue,
     limiter: Limiter,
+    /// Those of the limiter.
+    buckets: Buckets,
 }
 
 impl Limits {
@@ -220,7 +222,8 @@ impl Limits {
 
     fn limiter(&self, class: RateClass, rate: Rate) -> Option<Arc<ClassLimiter>> {
         let quota = Quota::with_period(rate.per / rate.count.get())?.allow_burst(rate.count);
-        let limiter = RateLimiter::new(quota, Buckets::default(), self.clock.clone());
+        let buckets = Buckets::default();
+        let limiter = RateLimiter::new(quota, buckets.clone(), self.clock.clone());
         let seconds = rate.per.as_secs().max(1);
         let policy = format!("\"{}\";q={};w={seconds}", class.as_str(), rate.count);
         Some(Arc::new(ClassLimiter {
@@ -229,6 +232,7 @@ impl Limits {
             // Letters, digits and signs: it always is one.
             policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("")),
             limiter,
+            buckets,
         }))
     }
 
@@ -248,6 +252,7 @@ impl Limits {
             rate,
             ref policy,
             ref limiter,
+            ..
         } = *place;
         let policy = policy.clone();
         Some(match limiter.check_key(&bucket.into()) {
@@ -273,6 +278,14 @@ impl Limits {
         })
     }
 
+    /// Takes back that a request was counted against a bucket: it was none of those that this class is for.
+    pub(crate) fn give_back(&self, class: RateClass, bucket: impl Into<Bucket>) {
+        if let Some(place) = &self.classes()[class as usize] {
+            let Rate { count, per } = place.rate;
+            place.buckets.give_back(bucket.into(), per / count.get());
+        }
+    }
+
     /// Drops the buckets that are full again.
     pub(crate) fn sweep(&self) {
         for class in self.classes().iter().flatten() {
@@ -289,8 +302,8 @@ impl Limits {
 }
 
 /// The theoretical arrival time of each bucket.
-#[derive(Debug)]
-struct Buckets([Mutex<LruCache<Bucket, Nanos>>; Buckets::SHARDS]);
+#[derive(Clone, Debug)]
+struct Buckets(Arc<[Mutex<LruCache<Bucket, Nanos>>; Buckets::SHARDS]>);
 
 impl Buckets {
     const SHARDS: usize = 16;
@@ -305,6 +318,13 @@ impl Buckets {
         Self::lock(&self.0[shard as usize])
     }
 
+    fn give_back(&self, bucket: Bucket, time: Duration) {
+        // One that was forgotten meanwhile is full as it is.
+        if let Some(arrival) = self.shard(&bucket).get_mut(&bucket) {
+            *arrival = arrival.saturating_sub(time.into());
+        }
+    }
+
     fn lock(
         shard: &Mutex<LruCache<Bucket, Nanos>>,
     ) -> std::sync::MutexGuard<'_, LruCache<Bucket, Nanos>> {
@@ -314,9 +334,9 @@ impl Buckets {
 
 impl Default for Buckets {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| {
+        Self(Arc::new(std::array::from_fn(|_| {
             Mutex::new(LruCache::sparse(Self::PER_SHARD))
-        }))
+        })))
     }
 }
 
@@ -336,7 +356,7 @@ impl StateStore for Buckets {
 
 impl ShrinkableKeyedStateStore<Bucket> for Buckets {
     fn retain_recent(&self, drop_below: Nanos) {
-        for shard in &self.0 {
+        for shard in self.0.iter() {
             Self::lock(shard).retain(|_, arrival| *arrival >= drop_below);
         }
     }

@@ -211,12 +211,38 @@ async fn guessing_keys_is_limited_and_never_locks_out_a_key_that_is_known() {
         let guess = r3mes_edge::auth::PlainKey::generate().unwrap();
         server.with_key(guess.reveal()).get("/auth/me").await
     };
-    // Two of the twenty went to the first look-ups of the admin's and the caller's own key.
-    for _ in 0..18 {
+    for _ in 0..20 {
         guess().await.refused(401, "invalid_api_key");
     }
     guess().await.refused(429, "rate_limited");
     caller.get("/auth/me").await.expect(200);
+}
+
+#[tokio::test]
+async fn many_keys_of_one_address_are_no_guesses_where_each_opens_something() {
+    let mut config = config();
+    let failures = RatesConfig::default().get(RateClass::Failures);
+    config.rates.set(RateClass::Failures, failures);
+    let server = TestServer::start(config).await;
+    let admin = server.admin();
+    let mut revoked = Vec::new();
+    for n in 0..50 {
+        let wallet = crate::import::address(n);
+        let body = json!({ "wallet_address": wallet });
+        let made = admin.post("/api/keys", &body).await.expect(201);
+        let caller = server.with_key(made["api_key"].as_str().unwrap());
+        caller.get("/auth/me").await.expect(200);
+        let id = made["id"].as_str().unwrap();
+        admin.delete(&format!("/api/keys/{id}")).await.expect(200);
+        revoked.push(caller);
+    }
+    // What opens nothing any more is as good as a guess.
+    for caller in &revoked[..20] {
+        let answer = caller.get("/auth/me").await;
+        answer.refused(401, "invalid_api_key");
+    }
+    let answer = revoked[20].get("/auth/me").await;
+    answer.refused(429, "rate_limited");
 }
 
 #[tokio::test]
