@@ -1,5 +1,6 @@
 //! What the server takes of a machine that is a miner's: while nobody asks anything, with a miner's page read every ten
-//! seconds and without; and whether its memory stays where it is under load, for as long as `--minutes` says.
+//! seconds and without; and whether its memory stays where it is under load, for as long as `--minutes` says and under `--load`
+//! times the usual one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -176,9 +177,9 @@ fn load(bench: &Bench) -> Result<()> {
     let length = Duration::from_secs_f64(bench.minutes * 60.0);
     // Each loads for a tenth more, which it does not count.
     let whole = length.mul_f64(1.1);
-    let mut seen = Vec::new();
+    let (mut seen, times) = (Vec::new(), bench.load);
     let asked = std::thread::scope(|scope| {
-        let run = |(job, rate): &(Job, f64)| open(job, 8, *rate, length, &Used::default);
+        let run = |(job, rate): &(Job, f64)| open(job, 8, rate * times, length, &Used::default);
         let running: Vec<_> = loads
             .iter()
             .map(|load| scope.spawn(move || run(load)))
@@ -196,21 +197,18 @@ fn load(bench: &Bench) -> Result<()> {
     })?;
     is_paid(&edge)?;
     samples.all_there(&edge.database, 0, 1)?;
-    // What is made once is made in the beginning.
-    let settled = &seen[seen.len() / 5..];
-    let mean = |seen: &[(f64, f64)]| {
-        seen.iter().map(|(_, memory)| memory).sum::<f64>() / seen.len() as f64 / 1e6
-    };
-    let tenth = (settled.len() / 10).max(1);
+    // So that what fills in the beginning can be told from what never ends.
+    let tenth = seen.len().div_ceil(10);
+    let tenths = seen.chunks(tenth).map(|seen| format!("{:.1}", mean(seen)));
+    let second_half = &seen[seen.len() / 2..];
     bench.note(
         LOAD,
         &format!(
-            "{:.1} minutes, {asked} requests: memory {:.2} MB at first, {:.2} MB at the end, {:+.2} MB an hour by least squares; {} samples stored",
+            "{:.1} minutes, {asked} requests, {} samples stored; memory by tenths of the time: {} MB; in the second half {:+.1} MB an hour",
             whole.as_secs_f64() / 60.0,
-            mean(&settled[..tenth]),
-            mean(&settled[settled.len() - tenth..]),
-            slope(settled) * 3600.0 / 1e6,
-            stored(&edge.database)?
+            stored(&edge.database)?,
+            tenths.collect::<Vec<_>>().join(" "),
+            slope(second_half) * 3600.0 / 1e6,
         ),
     );
     Ok(())
@@ -237,6 +235,11 @@ fn reads(edge: &Edge, key: &str) -> Job {
         }),
         ..Job::same(edge.process.address, Bytes::new())
     }
+}
+
+/// In megabytes.
+fn mean(seen: &[(f64, f64)]) -> f64 {
+    seen.iter().map(|(_, memory)| memory).sum::<f64>() / seen.len() as f64 / 1e6
 }
 
 /// How much is added in each second: least squares.

@@ -104,6 +104,8 @@ pub(crate) struct Bench {
     pub(crate) rows: u64,
     /// How long memory is watched under load.
     pub(crate) minutes: f64,
+    /// How many times the usual load that is.
+    pub(crate) load: f64,
     /// Where growth is drawn.
     pub(crate) plot: Option<PathBuf>,
     part: Part,
@@ -189,6 +191,7 @@ pub(crate) enum Goal {
 impl Bench {
     fn new(arguments: &[String]) -> Result<Self> {
         let (mut quick, mut rows, mut minutes, mut plot) = (false, None, None, None);
+        let mut load = 1.0;
         let mut only: Option<String> = None;
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
@@ -198,6 +201,7 @@ impl Bench {
                 "--quick" => quick = true,
                 "--rows" => rows = Some(arguments.next().ok_or("--rows N")?.parse::<f64>()? as u64),
                 "--minutes" => minutes = Some(arguments.next().ok_or("--minutes N")?.parse()?),
+                "--load" => load = arguments.next().ok_or("--load N")?.parse()?,
                 "--plot" => plot = Some(arguments.next().ok_or("--plot FILE")?.into()),
                 flag if flag.starts_with('-') => return Err(format!("{flag} is not known").into()),
                 name => only = Some(name.to_owned()),
@@ -213,6 +217,7 @@ impl Bench {
         Ok(Self {
             quick,
             rows: rows.unwrap_or(most),
+            load,
             minutes: minutes.unwrap_or(if quick { 0.05 } else { 1.0 }),
             plot,
             part,
