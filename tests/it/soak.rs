@@ -7,6 +7,8 @@
 //! R3MES_MINUTES=30 cargo test --release --locked --test it soak -- --ignored --nocapture
 //! ```
 //!
+//! What is slept here is the pace of the load and the length of a fault; nothing is slept for that could be waited for.
+//!
 //! `SOAK_SEED` repeats what is drawn: faults, their order and their length, and what each client does in its turn. How
 //! these meet is up to the machine.
 

@@ -303,8 +303,8 @@ impl Client {
     /// Keys come and go; one that is gone opens nothing, from the very next request on.
     pub(super) async fn change_keys(mut self) {
         while self.go_on().await {
-            // Each turn from an address of its own: a key that is new to the server draws on what its address may do
-            // wrong, even one that opens something.
+            // Each turn from an address of its own: a key that opens nothing any more draws on what its address may do
+            // wrong.
             let turn = self.turn.to_be_bytes();
             let address = [127, 1 + self.number as u8, turn[6], turn[7]];
             let user = Caller::at(address.into(), self.caller.base(), None);
