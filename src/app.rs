@@ -43,7 +43,9 @@ pub(crate) struct App {
     pub(crate) alerts: Alerts,
     /// The host's, asked for what is none of ours.
     pub(crate) own: Vec<OwnRoutes>,
-    pub(crate) unwritten: Unwritten,
+    pub(crate) unwritten: Waiting<(i64, Credits, Closing)>,
+    /// What the ledger is to say of chats besides their price.
+    pub(crate) notes: Waiting<(i64, String)>,
     pub(crate) running_keys: RunningKeys,
     /// Requests that may be worked on at once; the shutdown waits until all are back.
     pub(crate) in_flight: Arc<Semaphore>,
@@ -127,7 +129,8 @@ impl App {
             blocks: Cache::new(nonzero!(16usize)),
             alerts: Alerts::new(config.alerts.clone()),
             own,
-            unwritten: Unwritten::default(),
+            unwritten: Waiting::default(),
+            notes: Waiting::default(),
             running_keys: RunningKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
             halted: AtomicBool::new(false),
@@ -293,20 +296,29 @@ pub(crate) enum Closing {
     Refund,
 }
 
-/// Reservations whose end could not be written yet: what to close, its price, and how.
-#[derive(Debug, Default)]
-pub(crate) struct Unwritten {
-    waiting: Mutex<Vec<(i64, Credits, Closing)>>,
+/// What is still to be written.
+#[derive(Debug)]
+pub(crate) struct Waiting<T> {
+    waiting: Mutex<Vec<T>>,
     more: Notify,
 }
 
-impl Unwritten {
-    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(i64, Credits, Closing)>> {
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            more: Notify::default(),
+        }
+    }
+}
+
+impl<T> Waiting<T> {
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<T>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn push(&self, reservation: i64, price: Credits, closing: Closing) {
-        self.lock().push((reservation, price, closing));
+    pub(crate) fn push(&self, one: T) {
+        self.lock().push(one);
         self.more.notify_one();
     }
 

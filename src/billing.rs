@@ -147,10 +147,8 @@ async fn run(
     };
     let pass_on = conversation.pass_on(&app, &order.ask.form, &order.trace, pieces, settled);
     let ((), (ended, usage)) = tokio::join!(settle, pass_on);
-    if let Some(usage) = usage
-        && let Err(error) = app.store.note_reservation(id, note(usage)).await
-    {
-        log::warn!("the tokens of {} were not noted: {error}", ledger_id(id));
+    if let Some(usage) = usage {
+        app.notes.push((id, note(usage)));
     }
     end(ended);
     drop(order.place);
@@ -356,7 +354,7 @@ impl Reservation<'_> {
                 "{closing:?} of {} was not written and is tried again: {error}",
                 ledger_id(self.id)
             );
-            self.app.unwritten.push(self.id, self.price, closing);
+            self.app.unwritten.push((self.id, self.price, closing));
         }
         self.closed = true;
     }
@@ -384,9 +382,8 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if !self.closed {
-            self.app
-                .unwritten
-                .push(self.id, self.price, Closing::Refund);
+            let refund = (self.id, self.price, Closing::Refund);
+            self.app.unwritten.push(refund);
         }
     }
 }
@@ -409,6 +406,18 @@ async fn write(
             .refund(reservation, now)
             .await
             .map(|()| app.metrics.refunded(price)),
+    }
+}
+
+/// Writes what is to be noted of chats: of all that ended meanwhile in one go, as no client waits for it, and the next
+/// chat would wait behind each. A crash loses the notes of a moment, and no money.
+pub(crate) async fn write_notes(app: &App) {
+    let notes = std::mem::take(&mut *app.notes.lock());
+    let count = notes.len();
+    if count > 0
+        && let Err(error) = app.store.note_reservations(notes).await
+    {
+        log::warn!("the tokens of {count} chats were not noted: {error}");
     }
 }
 

@@ -244,6 +244,7 @@ impl Builder {
             tokio::spawn(discover(Arc::clone(&app))),
             tokio::spawn(watch_chain(Arc::clone(&app))),
             tokio::spawn(close_unwritten(Arc::clone(&app))),
+            tokio::spawn(note_usage(Arc::clone(&app))),
             tokio::spawn(housekeeping(Arc::clone(&app))),
             tokio::spawn(compact(Arc::clone(&app))),
             tokio::spawn(verify(Arc::clone(&app))),
@@ -384,6 +385,7 @@ impl EdgeServer {
             let _ = serving.await;
         }
         self.app.note_key_use().await;
+        billing::write_notes(&self.app).await;
         billing::retry(&self.app).await;
         let left = self.app.unwritten.len();
         if left > 0 {
@@ -624,6 +626,15 @@ async fn close_unwritten(app: Arc<App>) {
                 break;
             }
         }
+    }
+}
+
+/// Writes into the ledger what the models counted, a little later.
+async fn note_usage(app: Arc<App>) {
+    loop {
+        app.notes.is_needed().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        billing::write_notes(&app).await;
     }
 }
 

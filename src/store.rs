@@ -46,7 +46,7 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 /// | verbs | example |
 /// |---|---|
 /// | `create_user` `user` `users` | [`User`] |
-/// | `grant` `ledger` `note_reservation` | [`LedgerEntry`] |
+/// | `grant` `ledger` `note_reservations` | [`LedgerEntry`] |
 /// | `reserve` `settle` `refund` | below |
 /// | `kept`, and what takes a `once` | [`Once`] |
 /// | `create_key` `key_by_hash` `rotate_key` | [`auth::issue`](crate::auth::issue), [`auth::rotate`](crate::auth::rotate) |
@@ -154,8 +154,8 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
         once: Once<String>,
     ) -> Result<(), StoreError>;
-    /// Notes what became known of a reservation; its ledger entry shows it.
-    async fn note_reservation(&self, reservation: i64, note: String) -> Result<(), StoreError>;
+    /// Notes what became known of reservations; their ledger entries show it.
+    async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<(), StoreError>;
     /// The answer that is kept for this idempotency key, if there is one.
     ///
     /// # Errors

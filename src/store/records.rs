@@ -70,7 +70,7 @@ pub struct User {
 /// let (five, two) = (Credits::parse("5")?, Credits::parse("2")?);
 /// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
 /// let chat = store.reserve(wallet, two, now).await?;
-/// store.note_reservation(chat, "in=12 out=80".to_owned()).await?;
+/// store.note_reservations(vec![(chat, "in=12 out=80".to_owned())]).await?;
 /// store.settle(chat, now).await?;
 ///
 /// // A page, the newest first; the last of it leads to the next.

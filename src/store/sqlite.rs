@@ -280,10 +280,12 @@ impl Repository for SqliteStore {
         self.writer.write(Room::Kept, work).await
     }
 
-    async fn note_reservation(&self, reservation: i64, note: String) -> Result<(), StoreError> {
-        self.writer
-            .write(Room::Common, move |c| accounts::note(c, reservation, &note))
-            .await
+    async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<(), StoreError> {
+        let work = move |c: &Connection| {
+            let mut notes = notes.iter();
+            notes.try_for_each(|(reservation, note)| accounts::note(c, *reservation, note))
+        };
+        self.writer.write(Room::Common, work).await
     }
 
     async fn kept(

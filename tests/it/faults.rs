@@ -122,7 +122,7 @@ verbs! {
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
     settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<String>) -> ();
-    note_reservation(reservation: i64, note: String) -> ();
+    note_reservations(notes: Vec<(i64, String)>) -> ();
     kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept>;
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
