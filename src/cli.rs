@@ -195,6 +195,7 @@ pub(crate) fn run() -> ExitCode {
         json,
         command,
     } = Cli::parse();
+    memory::share_heaps(workers() + 1);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .max_blocking_threads(MOST_BLOCKING)

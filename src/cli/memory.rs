@@ -16,6 +16,22 @@ pub(super) async fn give_back() {
     }
 }
 
+/// Has all threads share a few heaps.
+///
+/// glibc gives each thread one of its own, up to eight for each processor, and never takes one back: with every thread that
+/// ever waited for the disk the process grew by some megabytes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "glibc offers it to C only")]
+pub(super) fn share_heaps(most: usize) {
+    let most = libc::c_int::try_from(most).unwrap_or(libc::c_int::MAX);
+    // SAFETY: it takes two numbers (mallopt(3)), and no other thread runs yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, most) };
+}
+
+/// Other allocators have their own ways.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn share_heaps(_: usize) {}
+
 /// Bytes of memory that are resident; 0 where the system does not say.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn resident() -> usize {
