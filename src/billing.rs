@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -285,15 +284,9 @@ impl Conversation {
                 };
                 match next {
                     Ok(Some(part)) => {
-                        let taken = match pieces.try_send(Piece::Part(part)) {
-                            // One that takes nothing for so long has left in all but name.
-                            Err(TrySendError::Full(part)) => {
-                                let sent = deadline.within(pieces.send(part)).await;
-                                matches!(sent, Some(Ok(())))
-                            }
-                            sent => sent.is_ok(),
-                        };
-                        if !taken {
+                        let taken = deadline.within(pieces.send(Piece::Part(part))).await;
+                        // A client that takes nothing for so long has left in all but name.
+                        if !matches!(taken, Some(Ok(()))) {
                             return (ChatEnd::ClientLeft, self.answer.usage());
                         }
                     }

@@ -54,6 +54,17 @@ impl Lines {
         self.0.lock().at_once = true;
         self.0.told.notify_one();
     }
+
+    /// Waits until everything is written, for a while.
+    pub(super) fn finish(&self) {
+        self.hurry();
+        let pending = |waiting: &mut Waiting| waiting.writing || !waiting.text.is_empty();
+        let waiting = self.0.lock();
+        let _ = self
+            .0
+            .written
+            .wait_timeout_while(waiting, Self::PATIENCE, pending);
+    }
 }
 
 impl Write for Lines {
@@ -75,19 +86,6 @@ impl Write for Lines {
     /// Nothing: it is called after each line. [`Lines::hurry`] and [`Lines::finish`] have lines written.
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-impl Lines {
-    /// Waits until everything is written, for a while.
-    pub(super) fn finish(&self) {
-        self.hurry();
-        let pending = |waiting: &mut Waiting| waiting.writing || !waiting.text.is_empty();
-        let waiting = self.0.lock();
-        let _ = self
-            .0
-            .written
-            .wait_timeout_while(waiting, Self::PATIENCE, pending);
     }
 }
 
@@ -178,7 +176,7 @@ mod tests {
     fn a_log_that_nobody_reads_holds_up_nobody_and_says_afterwards_what_was_lost() {
         let (mut lines, let_one, taken) = slow();
         let line = [b'x'; 1023];
-        // Twice what fits: one part is in the hands of the thread, perhaps.
+        // Three times what fits; what the thread has in hand, perhaps, is beside that.
         for _ in 0..3 * Lines::ROOM / 1024 {
             lines.write_all(&line).unwrap();
             lines.write_all(b"\n").unwrap();
