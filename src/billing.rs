@@ -114,7 +114,7 @@ async fn run(
         let given = pieces.try_send(Piece::End("\n")).is_ok() && answer.send(Ok(body)).is_ok();
         let case = conversation.permit.end(Outcome::Success);
         conversation.node.look_into(case);
-        let (took, waited) = (order.trace.elapsed(), order.trace.waited());
+        let (took, waited) = (order.trace.elapsed(&app.clock), order.trace.waited());
         app.metrics.chat_began(took, took.saturating_sub(waited));
         end(if given {
             ChatEnd::Success
@@ -136,7 +136,7 @@ async fn run(
         end(ChatEnd::ClientLeft);
         return;
     }
-    let (took, waited) = (order.trace.elapsed(), order.trace.waited());
+    let (took, waited) = (order.trace.elapsed(&app.clock), order.trace.waited());
     app.metrics.chat_began(took, took.saturating_sub(waited));
     // The rest flows while the settlement is being written; only the end waits for it.
     let (written, settled) = oneshot::channel();
@@ -206,9 +206,10 @@ async fn ask(
     node: &Arc<Node>,
 ) -> Result<(Conversation, Bytes), UpstreamError> {
     let chat = &app.config.chat;
-    let place = timeout(chat.first_text_timeout, node.place());
-    let waited = order.trace.waiting(place).await;
-    let room = waited.unwrap_or(Err(UpstreamError::Busy))?;
+    let waiting = order.trace.waiting(&app.clock);
+    let place = timeout(chat.first_text_timeout, node.place()).await;
+    drop(waiting);
+    let room = place.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
     let payer = Some(Source::of(&order.wallet));
     let permit = node.at.breaker().admit(payer);
@@ -227,12 +228,10 @@ async fn ask(
         }
     };
     let asked_at = std::time::Instant::now();
-    match order
-        .trace
-        .waiting(timeout(patience, asked))
-        .await
-        .unwrap_or(Err(UpstreamError::Timeout("the first content")))
-    {
+    let waiting = order.trace.waiting(&app.clock);
+    let asked = timeout(patience, asked).await;
+    drop(waiting);
+    match asked.unwrap_or(Err(UpstreamError::Timeout("the first content"))) {
         Ok((answer, first)) => {
             app.metrics
                 .upstream_waited(node.at.breaker().name(), asked_at.elapsed());
@@ -276,12 +275,14 @@ impl Conversation {
             let mut cut_off = pin!(app.cut_off());
             let mut deadline = Deadline::new(patience);
             loop {
+                let waiting = trace.waiting(&app.clock);
                 let next = tokio::select! {
                     biased;
                     () = &mut client_left => return (ChatEnd::ClientLeft, self.answer.usage()),
                     () = &mut cut_off => break Some((Outcome::Unknown, ApiError::shutting_down())),
-                    next = trace.waiting(deadline.within(self.answer.next())) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
+                    next = deadline.within(self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
                 };
+                drop(waiting);
                 match next {
                     Ok(Some(part)) => {
                         let taken = deadline.within(pieces.send(Piece::Part(part))).await;

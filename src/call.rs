@@ -22,7 +22,6 @@ use crate::stream::ModelStream;
 /// What is measured of a request on its way.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    clock: Clock,
     started: Instant,
     waited_nanos: AtomicU64,
     sent_nanos: AtomicU64,
@@ -31,7 +30,6 @@ pub(crate) struct Trace {
 impl Trace {
     pub(crate) fn begin(clock: &Clock) -> Self {
         Self {
-            clock: clock.clone(),
             started: clock.instant(),
             waited_nanos: AtomicU64::new(0),
             sent_nanos: AtomicU64::new(0),
@@ -39,12 +37,8 @@ impl Trace {
     }
 
     /// Since the request's head was read.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.since(self.started)
-    }
-
-    fn since(&self, then: Instant) -> Duration {
-        self.clock.instant().saturating_duration_since(then)
+    pub(crate) fn elapsed(&self, clock: &Clock) -> Duration {
+        clock.instant().saturating_duration_since(self.started)
     }
 
     /// How much of it was spent waiting for an upstream, or for a place there.
@@ -53,27 +47,44 @@ impl Trace {
     }
 
     /// Since the request's head was read, without the time that its client took to send the body.
-    pub(crate) fn ours(&self) -> Duration {
+    pub(crate) fn ours(&self, clock: &Clock) -> Duration {
         let sent = Duration::from_nanos(self.sent_nanos.load(Ordering::Relaxed));
-        self.elapsed().saturating_sub(sent)
+        self.elapsed(clock).saturating_sub(sent)
     }
 
-    /// Does what waits for an upstream, and counts the time.
-    pub(crate) async fn waiting<T>(&self, wait: impl Future<Output = T>) -> T {
-        self.counting(&self.waited_nanos, wait).await
+    /// Counts the time until what is returned is dropped as a wait for an upstream.
+    pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> Waiting<'a> {
+        Waiting::begin(&self.waited_nanos, clock)
     }
 
-    /// Does what waits for the client's body, and counts the time.
-    pub(crate) async fn sending<T>(&self, wait: impl Future<Output = T>) -> T {
-        self.counting(&self.sent_nanos, wait).await
+    /// The same for the client's body.
+    pub(crate) fn sending<'a>(&'a self, clock: &'a Clock) -> Waiting<'a> {
+        Waiting::begin(&self.sent_nanos, clock)
     }
+}
 
-    async fn counting<T>(&self, nanos: &AtomicU64, wait: impl Future<Output = T>) -> T {
-        let started = self.clock.instant();
-        let done = wait.await;
-        let took = u64::try_from(self.since(started).as_nanos()).unwrap_or(u64::MAX);
-        nanos.fetch_add(took, Ordering::Relaxed);
-        done
+/// A wait whose time counts.
+pub(crate) struct Waiting<'a> {
+    nanos: &'a AtomicU64,
+    clock: &'a Clock,
+    began: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(nanos: &'a AtomicU64, clock: &'a Clock) -> Self {
+        Self {
+            nanos,
+            clock,
+            began: clock.instant(),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let took = self.clock.instant().saturating_duration_since(self.began);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 
@@ -246,8 +257,8 @@ pub(crate) struct Reply {
 /// What an answer holds.
 pub(crate) enum Content {
     Bytes(Bytes),
-    Chat(ModelStream),
-    Own(OwnBody),
+    Chat(Box<ModelStream>),
+    Own(Box<OwnBody>),
 }
 
 impl Reply {
@@ -289,7 +300,7 @@ impl Reply {
     /// An answer of a model, as it comes.
     pub(crate) fn chat(content_type: &'static str, body: ModelStream) -> Self {
         let mut reply = Self::bytes(StatusCode::OK, content_type, Bytes::new());
-        reply.content = Content::Chat(body);
+        reply.content = Content::Chat(Box::new(body));
         reply
     }
 

@@ -336,10 +336,10 @@ impl From<UpstreamError> for ApiError {
     }
 }
 
-impl From<Verdict> for ApiError {
-    fn from(verdict: Verdict) -> Self {
+impl From<&Verdict> for ApiError {
+    fn from(verdict: &Verdict) -> Self {
         let wait = verdict.retry_after.unwrap_or_default();
-        let name = verdict.class.as_str();
+        let name = verdict.class().as_str();
         let detail = format!(
             "too many requests of the class {name}; try again in {} s",
             seconds_up(wait).max(1)

@@ -130,32 +130,38 @@ impl From<&KeyHash> for Bucket {
 }
 
 /// What a limiter says to one request.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(crate) struct Verdict {
-    /// The class that was asked.
-    pub(crate) class: RateClass,
-    /// The class's rate.
-    pub(crate) rate: Rate,
+    limiter: Arc<ClassLimiter>,
     /// Requests left at once.
     pub(crate) remaining: u32,
     /// `None` where the request may pass; else how long to wait.
     pub(crate) retry_after: Option<Duration>,
-    /// The `RateLimit-Policy` field (draft-ietf-httpapi-ratelimit-headers): `"chat";q=10;w=60`.
-    pub(crate) policy: HeaderValue,
 }
 
 impl Verdict {
+    /// The class that was asked.
+    pub(crate) fn class(&self) -> RateClass {
+        self.limiter.class
+    }
+
+    /// The `RateLimit-Policy` field (draft-ietf-httpapi-ratelimit-headers): `"chat";q=10;w=60`.
+    pub(crate) fn policy(&self) -> &HeaderValue {
+        &self.limiter.policy
+    }
+
     /// The `RateLimit` field: requests left, and seconds until the bucket is full again or, where it refused, until the
     /// next request may pass.
     #[must_use]
     pub(crate) fn state(&self) -> String {
-        let spent = self.rate.count.get().saturating_sub(self.remaining);
+        let Rate { count, per } = self.limiter.rate;
+        let spent = count.get().saturating_sub(self.remaining);
         let reset = match self.retry_after {
             Some(wait) => seconds_up(wait),
             None => {
-                let millis = u64::try_from(self.rate.per.as_millis()).unwrap_or(u64::MAX);
+                let millis = u64::try_from(per.as_millis()).unwrap_or(u64::MAX);
                 let refill = millis.saturating_mul(spent.into());
-                refill.div_ceil(u64::from(self.rate.count.get()) * 1000)
+                refill.div_ceil(u64::from(count.get()) * 1000)
             }
         };
         let mut state = String::with_capacity(48);
@@ -163,7 +169,7 @@ impl Verdict {
         let _ = write!(
             state,
             "\"{}\";r={};t={reset}",
-            self.class.as_str(),
+            self.class().as_str(),
             self.remaining
         );
         state
@@ -243,38 +249,21 @@ impl Limits {
 
     /// Counts one request against a bucket; `None` where the class is not limited.
     pub(crate) fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Verdict> {
-        let place = {
+        let limiter = {
             let classes = self.classes.read().unwrap_or_else(PoisonError::into_inner);
             classes[class as usize].clone()?
         };
-        let ClassLimiter {
-            class,
-            rate,
-            ref policy,
-            ref limiter,
-            ..
-        } = *place;
-        let policy = policy.clone();
-        Some(match limiter.check_key(&bucket.into()) {
-            Ok(state) => Verdict {
-                class,
-                rate,
-                remaining: state.remaining_burst_capacity(),
-                retry_after: None,
-                policy,
-            },
+        let (remaining, retry_after) = match limiter.limiter.check_key(&bucket.into()) {
+            Ok(state) => (state.remaining_burst_capacity(), None),
             Err(refusal) => {
-                let wait = refusal
-                    .wait_time_from(self.clock.instant())
-                    .max(Duration::from_millis(1));
-                Verdict {
-                    class,
-                    rate,
-                    remaining: 0,
-                    retry_after: Some(wait),
-                    policy,
-                }
+                let wait = refusal.wait_time_from(self.clock.instant());
+                (0, Some(wait.max(Duration::from_millis(1))))
             }
+        };
+        Some(Verdict {
+            limiter,
+            remaining,
+            retry_after,
         })
     }
 
@@ -348,8 +337,12 @@ impl StateStore for Buckets {
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let mut entries = self.shard(key);
-        let (answer, arrival) = measure(entries.get(key).copied())?;
-        entries.put(*key, arrival);
+        let known = entries.get_mut(key);
+        let (answer, arrival) = measure(known.as_deref().copied())?;
+        match known {
+            Some(known) => *known = arrival,
+            None => drop(entries.put(*key, arrival)),
+        }
         Ok(answer)
     }
 }
@@ -397,7 +390,7 @@ mod tests {
         for left in (0..5).rev() {
             let verdict = ask();
             assert_eq!((verdict.remaining, verdict.retry_after), (left, None));
-            assert_eq!(verdict.policy, "\"auth\";q=5;w=60");
+            assert_eq!(verdict.policy(), "\"auth\";q=5;w=60");
         }
         let refused = ask();
         assert!(
@@ -414,10 +407,8 @@ mod tests {
     fn a_class_that_is_off_and_another_client_are_not_limited() {
         let clock = Clock::default();
         let limits = limits(1, &clock);
-        assert_eq!(
-            limits.check(RateClass::Health, IpAddr::from(Ipv4Addr::LOCALHOST)),
-            None
-        );
+        let health = limits.check(RateClass::Health, IpAddr::from(Ipv4Addr::LOCALHOST));
+        assert!(health.is_none());
         for last in 1..200 {
             let address = IpAddr::from(Ipv4Addr::new(127, 0, 0, last));
             assert_eq!(

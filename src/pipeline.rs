@@ -11,16 +11,18 @@ use finish::Finish;
 pub use own::Caller;
 pub(crate) use own::{OwnBody, OwnRoutes};
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER,
-    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -41,34 +43,52 @@ use crate::routes::{Auth, BodyClass, Found, Method, Reached, RouteId, find};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Answers one request, whatever happens.
-pub(crate) async fn handle(
+/// Answers one request, whatever happens. `refused` tells whether what is still to come of its body is of no use.
+///
+/// Here and below, what is awaited is kept small, as hyper copies it for each request: an `async fn` keeps its arguments
+/// twice (<https://github.com/rust-lang/rust/issues/62958>), and what few requests need is in a box.
+pub(crate) fn handle(
     app: Arc<App>,
     peer: Peer,
+    refused: Arc<AtomicBool>,
     request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + Send {
+    let (head, body) = request.into_parts();
+    async move {
+        let request_id = request_id(&app, &head.headers);
+        let mut finish = Finish::begin(&app, request_id);
+        let wanted = head.headers.get(IF_NONE_MATCH).cloned();
+        let has_body = !body.is_end_stream();
+        let reply = run(&app, peer, head, body, &mut finish)
+            .await
+            .unwrap_or_else(|error| refusal(&error, &finish.request_id));
+        let response = finished(reply, wanted.as_ref(), finish);
+        let is_refusal = !response.status().is_success();
+        refused.store(has_body && is_refusal, Ordering::Relaxed);
+        Ok(response)
+    }
+}
+
+/// The answer with what every answer has.
+fn finished(
+    mut reply: Reply,
+    wanted: Option<&HeaderValue>,
+    mut finish: Box<Finish>,
 ) -> Response<ReplyBody> {
-    let request_id = request_id(&app, request.headers());
-    let mut finish = Finish::begin(&app, request_id);
-    let wanted = request.headers().get(IF_NONE_MATCH).cloned();
-    let mut reply = match run(&app, peer, request, &mut finish).await {
-        Ok(reply) => reply,
-        Err(error) => refusal(&error, &finish.request_id),
-    };
     reply.set(X_REQUEST_ID.clone(), &finish.request_id);
-    reply.headers.insert(
-        X_CONTENT_TYPE_OPTIONS,
-        hyper::header::HeaderValue::from_static("nosniff"),
-    );
+    reply
+        .headers
+        .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(verdict) = &finish.verdict {
         let name = HeaderName::from_static("ratelimit-policy");
-        reply.headers.insert(name, verdict.policy.clone());
+        reply.headers.insert(name, verdict.policy().clone());
         reply.set_made(HeaderName::from_static("ratelimit"), verdict.state());
     }
     if let Some(origin) = finish.origin.take() {
         origin::allow(&mut reply.headers, origin);
     }
     if finish.key_id.is_some() || !reply.headers.contains_key(CACHE_CONTROL) {
-        let no_store = hyper::header::HeaderValue::from_static("no-store");
+        let no_store = HeaderValue::from_static("no-store");
         reply.headers.insert(CACHE_CONTROL, no_store);
     }
     if let (Some(wanted), Some(tag)) = (wanted, reply.headers.get(ETAG))
@@ -79,7 +99,7 @@ pub(crate) async fn handle(
         reply.content = Content::Bytes(Bytes::new());
     }
     finish.status = Some(reply.status.as_u16());
-    finish.ready = Some(finish.trace.ours());
+    finish.ready = Some(finish.ours());
     let mut response = Response::new(ReplyBody::new(reply.content, finish));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
@@ -89,11 +109,10 @@ pub(crate) async fn handle(
 async fn run(
     app: &Arc<App>,
     peer: Peer,
-    request: Request<Incoming>,
+    head: Parts,
+    body: Incoming,
     finish: &mut Finish,
 ) -> Result<Reply, ApiError> {
-    let (head, body) = request.into_parts();
-
     // Where from.
     let client = origin::client_address(&app.config, peer, &head.headers);
     origin::check_host(&app.config, &head)?;
@@ -125,8 +144,7 @@ async fn run(
                 return Err(ApiError::new(ErrorCode::NotFound, "no route has this path"));
             };
             finish.reached = Reached::Own;
-            let request = Request::from_parts(head, body);
-            return answer_own(app, own, client, request, finish).await;
+            return Box::pin(answer_own(app, own, client, head, body, finish)).await;
         }
     };
     finish.reached = Reached::Route(route);
@@ -145,7 +163,9 @@ async fn run(
         BodyClass::None => Bytes::new(),
         class => {
             check_media_type(&head.headers, principal.is_some())?;
-            let read = finish.trace.sending(read_body(app, class, body)).await;
+            let sending = finish.trace.sending(&app.clock);
+            let read = Box::pin(read_body(app, class, body)).await;
+            drop(sending);
             read.map_err(|error| ApiError {
                 close: true,
                 ..error
@@ -181,10 +201,10 @@ async fn answer_own(
     app: &Arc<App>,
     own: &OwnRoutes,
     client: IpAddr,
-    request: Request<Incoming>,
+    mut head: Parts,
+    body: Incoming,
     finish: &mut Finish,
 ) -> Result<Reply, ApiError> {
-    let (mut head, body) = request.into_parts();
     admit(app, &head, RateClass::Read, client, finish)?;
     let principal = identify(app, &head, RateClass::Read, client, finish).await?;
     head.extensions.insert(Caller {
@@ -254,32 +274,37 @@ async fn in_time(
 
 /// Runs the handler. What changes something runs in a task of its own: hyper drops this future when the client leaves,
 /// and nobody may come between a commit and the invalidation that follows it.
-async fn answer(app: &Arc<App>, call: Call) -> Result<Reply, ApiError> {
+fn answer(
+    app: &Arc<App>,
+    call: Call,
+) -> impl Future<Output = Result<Reply, ApiError>> + Send + use<> {
     let changes = call.route.method != Method::Get && call.route.rate != RateClass::Chat;
     let route = call.route.id;
-    // In a box: it is as large as the largest of the handlers, and was copied at every step down to here.
+    // It is as large as the largest of the handlers.
     let mut handler = Box::pin(ROUTE.scope(route, dispatch(Arc::clone(app), call)));
     let panicked = || ApiError::internal("a handler panicked");
-    if changes {
-        return tokio::spawn(handler)
-            .await
-            .unwrap_or_else(|_| Err(panicked()));
+    async move {
+        if changes {
+            return tokio::spawn(handler)
+                .await
+                .unwrap_or_else(|_| Err(panicked()));
+        }
+        std::future::poll_fn(|context| {
+            let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
+            polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+        })
+        .await
     }
-    std::future::poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
-        polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-    })
-    .await
 }
 
 fn limit(app: &App, finish: &mut Finish, class: RateClass, bucket: Bucket) -> Result<(), ApiError> {
     let Some(verdict) = app.limits.check(class, bucket) else {
         return Ok(());
     };
-    finish.verdict = Some(verdict.clone());
+    let verdict = finish.verdict.insert(verdict);
     if verdict.retry_after.is_some() {
         app.metrics.limited(class);
-        return Err(verdict.into());
+        return Err((&*verdict).into());
     }
     Ok(())
 }

@@ -456,14 +456,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             let (app, asked) = (Arc::clone(&app), Arc::clone(&asked));
             service_fn(move |request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
-                let (app, refused) = (Arc::clone(&app), Arc::clone(&refused));
-                async move {
-                    let has_body = !request.body().is_end_stream();
-                    let answer = pipeline::handle(app, peer, request).await;
-                    let is_refusal = !answer.status().is_success();
-                    refused.store(has_body && is_refusal, Ordering::Relaxed);
-                    Ok::<_, std::convert::Infallible>(answer)
-                }
+                pipeline::handle(Arc::clone(&app), peer, Arc::clone(&refused), request)
             })
         };
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -101,15 +102,10 @@ impl PlainKey {
     pub fn hash(&self) -> KeyHash {
         // The input has 256 random bits, so a fast hash is enough; deriving under our own context means that no other
         // use of BLAKE3 over the same text gives the same value.
-        static CONTEXT: LazyLock<blake3::Hasher> =
-            LazyLock::new(|| blake3::Hasher::new_derive_key("r3mes-edge 2026-11-24 api key"));
-        KeyHash(
-            *CONTEXT
-                .clone()
-                .update(self.0.as_bytes())
-                .finalize()
-                .as_bytes(),
-        )
+        static CONTEXT: LazyLock<ContextKey> =
+            LazyLock::new(|| hash_derive_key_context("r3mes-edge 2026-11-24 api key"));
+        let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT);
+        KeyHash(*hasher.update(self.0.as_bytes()).finalize().as_bytes())
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use env_logger::Target;
-use log::kv::{Error, Key, Value, VisitSource};
+use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter, Record};
 use r3mes_edge::config::{LogConfig, LogFormat};
 use r3mes_edge::model::Timestamp;
@@ -112,21 +112,41 @@ impl log::Log for Levelled {
 fn as_json(record: &Record<'_>, now: Timestamp) -> Vec<u8> {
     let mut line = Vec::with_capacity(512);
     // Here and below: a writer of ours, which cannot fail.
-    let _ = write!(
-        line,
-        r#"{{"time":"{now}","level":"{}","target":"#,
-        record.level()
-    );
-    put(&mut line, record.target());
+    let _ = write!(line, r#"{{"time":"{now}","level":"#);
+    put_text(&mut line, record.level().as_str());
+    line.extend_from_slice(br#","target":"#);
+    put_text(&mut line, record.target());
     line.extend_from_slice(br#","message":"#);
-    let _ = serde_json::Serializer::new(&mut line).collect_str(record.args());
+    let begin = line.len();
+    let _ = write!(line, "\"{}\"", record.args());
+    if !is_plain(&line[begin + 1..line.len() - 1]) {
+        line.truncate(begin);
+        let _ = serde_json::Serializer::new(&mut line).collect_str(record.args());
+    }
     let _ = record.key_values().visit(&mut Members(&mut line));
     line.extend_from_slice(b"}\n");
     line
 }
 
-fn put(line: &mut Vec<u8>, value: impl serde::Serialize) {
-    let _ = serde_json::to_writer(line, &value);
+fn put(line: &mut Vec<u8>, value: impl serde::Serialize) -> Result<(), Error> {
+    serde_json::to_writer(line, &value).map_err(Error::boxed)
+}
+
+/// Most texts stand in a line as they are.
+fn put_text(line: &mut Vec<u8>, text: &str) {
+    if is_plain(text.as_bytes()) {
+        line.push(b'"');
+        line.extend_from_slice(text.as_bytes());
+        line.push(b'"');
+    } else {
+        let _ = put(line, text);
+    }
+}
+
+/// Whether JSON escapes none of it. Every byte is looked at, so that many are at once.
+fn is_plain(text: &[u8]) -> bool {
+    let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    text.iter().fold(true, |all, byte| all & plain(*byte))
 }
 
 /// Writes what stands beside a message as members of its object.
@@ -140,18 +160,40 @@ impl<'kvs> VisitSource<'kvs> for Members<'_> {
             return Ok(());
         }
         line.push(b',');
-        put(line, key.as_str());
+        put_text(line, key.as_str());
         line.push(b':');
-        if let Some(text) = value.to_borrowed_str() {
-            put(line, text);
-        } else if let Some(number) = value.to_u64() {
-            put(line, number);
-        } else if let Some(number) = value.to_f64() {
-            put(line, number);
-        } else {
-            put(line, value.to_string());
-        }
+        value.visit(Member(line))
+    }
+}
+
+/// Writes one value.
+struct Member<'a>(&'a mut Vec<u8>);
+
+impl VisitValue<'_> for Member<'_> {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), Error> {
+        put_text(self.0, &value.to_string());
         Ok(())
+    }
+
+    fn visit_str(&mut self, text: &str) -> Result<(), Error> {
+        put_text(self.0, text);
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, number: u64) -> Result<(), Error> {
+        put(self.0, number)
+    }
+
+    fn visit_i64(&mut self, number: i64) -> Result<(), Error> {
+        put(self.0, number)
+    }
+
+    fn visit_f64(&mut self, number: f64) -> Result<(), Error> {
+        put(self.0, number)
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), Error> {
+        put(self.0, value)
     }
 }
 

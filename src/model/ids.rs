@@ -57,10 +57,21 @@ impl Ids {
 
     /// The identifier of something that comes from elsewhere, the same each time: `tail` has 80 bits of its own.
     pub(crate) fn fixed(prefix: &str, time: Timestamp, tail: u128) -> String {
-        let time = u128::from(time.millis().unsigned_abs() & 0xFFFF_FFFF_FFFF);
-        let value = time << 80 | tail & ((1 << 80) - 1);
-        let digits: [u8; 26] =
-            std::array::from_fn(|place| ALPHABET[(value >> ((25 - place) * 5)) as usize & 31]);
+        let time = time.millis().unsigned_abs() & 0xFFFF_FFFF_FFFF;
+        // 10, 8 and 8 digits of five bits, each from a number that a register holds.
+        let mut digits = [0; 26];
+        let (first, rest) = digits.split_at_mut(10);
+        let (middle, last) = rest.split_at_mut(8);
+        for (digits, mut value) in [
+            (first, time),
+            (middle, (tail >> 40) as u64),
+            (last, tail as u64),
+        ] {
+            for digit in digits.iter_mut().rev() {
+                *digit = ALPHABET[value as usize & 31];
+                value >>= 5;
+            }
+        }
         let mut id = String::with_capacity(prefix.len() + digits.len());
         id.push_str(prefix);
         // All of the alphabet is ASCII.

@@ -1,7 +1,6 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use jiff::fmt::StdFmtWrite;
 use jiff::fmt::temporal::DateTimePrinter;
 
 /// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places. One that lies outside the calendar,
@@ -159,25 +158,60 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// A moment as it is written, without a heap.
+struct Text {
+    bytes: [u8; Self::ROOM],
+    length: usize,
+}
+
+impl Text {
+    /// `-009999-01-02T01:59:59.000Z` is the longest.
+    const ROOM: usize = 27;
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
+impl jiff::fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> Result<(), jiff::Error> {
+        let end = self.length + text.len();
+        let place = self.bytes.get_mut(self.length..end);
+        let place = place.ok_or_else(|| jiff::Error::from_args(format_args!("no room")))?;
+        place.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+impl Timestamp {
+    fn text(self) -> Text {
         let nearest = if self.0 < 0 {
             jiff::Timestamp::MIN
         } else {
             jiff::Timestamp::MAX
         };
-        // A text that cannot be written is a panic of whoever asks for it.
         let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest);
         const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
-        PRINTER
-            .print_timestamp(&time, StdFmtWrite(f))
-            .map_err(|_| fmt::Error)
+        let mut text = Text {
+            bytes: [0; Text::ROOM],
+            length: 0,
+        };
+        // There is room for every one.
+        let _ = PRINTER.print_timestamp(&time, &mut text);
+        text
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text().as_str())
     }
 }
 
 impl serde::Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.text().as_str())
     }
 }
 

@@ -59,7 +59,7 @@ impl Wallet {
     #[must_use]
     pub fn short(&self) -> String {
         let text = self.as_str();
-        format!("{}…{}", &text[..10], &text[Self::LENGTH - 4..])
+        [&text[..10], "…", &text[Self::LENGTH - 4..]].concat()
     }
 }
 

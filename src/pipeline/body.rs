@@ -12,11 +12,11 @@ use crate::stream::Aborted;
 pub(crate) struct ReplyBody {
     content: Content,
     /// Writes the request's line and counts it once hyper is done with the body.
-    finish: Finish,
+    finish: Box<Finish>,
 }
 
 impl ReplyBody {
-    pub(crate) fn new(content: Content, finish: Finish) -> Self {
+    pub(crate) fn new(content: Content, finish: Box<Finish>) -> Self {
         Self { content, finish }
     }
 }

@@ -29,8 +29,9 @@ pub(crate) struct Finish {
 }
 
 impl Finish {
-    pub(super) fn begin(app: &Arc<App>, request_id: String) -> Self {
-        Self {
+    /// In a box, as an answer carries it a long way.
+    pub(super) fn begin(app: &Arc<App>, request_id: String) -> Box<Self> {
+        Box::new(Self {
             app: Arc::clone(app),
             trace: Arc::new(Trace::begin(&app.clock)),
             request_id,
@@ -42,14 +43,19 @@ impl Finish {
             bytes: 0,
             verdict: None,
             origin: None,
-        }
+        })
+    }
+
+    /// How long it took up to now, apart from its client.
+    pub(super) fn ours(&self) -> Duration {
+        self.trace.ours(&self.app.clock)
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let took = self.trace.elapsed();
-        let ready = self.ready.unwrap_or_else(|| self.trace.ours());
+        let took = self.trace.elapsed(&self.app.clock);
+        let ready = self.ready.unwrap_or_else(|| self.ours());
         self.app.metrics.request(self.reached, self.status, ready);
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         // The route's template, never the path: what a client sends by mistake may be a key.

@@ -58,7 +58,7 @@ pub(super) async fn authenticate(
                 .filter(|verdict| verdict.retry_after.is_some())
             {
                 app.metrics.limited(RateClass::Failures);
-                return Err(verdict.into());
+                return Err((&verdict).into());
             }
             app.metrics.key_lookups.inc();
             let generation = app.caches.keys.generation();

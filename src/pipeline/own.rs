@@ -98,10 +98,10 @@ impl OwnRoutes {
         Ok(Reply {
             status: head.status,
             headers: head.headers,
-            content: Content::Own(OwnBody {
+            content: Content::Own(Box::new(OwnBody {
                 body,
                 _place: place,
-            }),
+            })),
         })
     }
 }
