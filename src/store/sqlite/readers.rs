@@ -3,6 +3,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -54,6 +55,7 @@ impl Readers {
                 connection.pragma_update(None, "trusted_schema", false)?;
                 connection.pragma_update(None, "temp_store", "memory")?;
                 connection.set_prepared_statement_cache_capacity(PREPARED);
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
                 // Nobody keeps a reader waiting but one who mends the log after a crash.
                 connection.busy_timeout(Duration::from_millis(500))
             });

@@ -19,8 +19,8 @@ statements! {
     SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
                     FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
     SELECT_BALANCE = "SELECT credits FROM users WHERE wallet = ?1";
-    MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE wallet = ?1 AND credits + ?2 BETWEEN 0 AND ?3 RETURNING credits";
-    INSERT_ENTRY = "INSERT INTO ledger (wallet, amount, balance, reason, reference, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
+    MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE wallet = ?1 AND credits + ?2 BETWEEN 0 AND ?3";
+    INSERT_ENTRY = "INSERT INTO ledger (wallet, amount, balance, reason, reference, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at FROM ledger l LEFT JOIN reservations r ON r.id = l.id
                      WHERE l.wallet = ?1 AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
     SELECT_LAST_ENTRY = "SELECT coalesce(max(id), 0) FROM ledger";

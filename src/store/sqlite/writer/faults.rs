@@ -112,9 +112,12 @@ fn write(connection: &Connection) -> rusqlite::Result<()> {
 /// The fault of the storage that a group of writes met.
 pub(super) fn of(committed: &Result<(), StoreError>, group: &[Box<dyn Job>]) -> Option<StoreError> {
     match committed {
-        Ok(()) => group
-            .iter()
-            .find_map(|job| job.failure().filter(|failure| *failure == StoreError::Full)),
+        // What one of them met and the others did not.
+        Ok(()) => group.iter().find_map(|job| {
+            let own =
+                |failure: &StoreError| matches!(failure, StoreError::Full | StoreError::Damaged(_));
+            job.failure().filter(own)
+        }),
         Err(fault @ (StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_))) => {
             Some(fault.clone())
         }

@@ -7,15 +7,19 @@ use super::super::storage_error;
 use super::Room;
 use crate::store::{Change, Observers, StoreError};
 
-/// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own.
+/// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own. A job that is
+/// alone needs no savepoint, for which SQLite would copy every page that it changes.
 pub(super) fn commit(
     connection: &Connection,
     group: &mut [Box<dyn Job>],
 ) -> Result<(), StoreError> {
     let outcome = (|| {
         run(connection, "BEGIN IMMEDIATE")?;
+        let alone = group.len() == 1;
         for job in &mut *group {
-            run(connection, "SAVEPOINT job")?;
+            if !alone {
+                run(connection, "SAVEPOINT job")?;
+            }
             let done = job.run(connection);
             // A full disk or an I/O error may have rolled back everything, earlier jobs included.
             if connection.is_autocommit() {
@@ -23,10 +27,15 @@ pub(super) fn commit(
                     StoreError::Unavailable("the transaction was rolled back".to_owned())
                 }));
             }
-            if !done {
-                run(connection, "ROLLBACK TO job")?;
+            match (alone, done) {
+                (true, true) => {}
+                (true, false) => return run(connection, "ROLLBACK"),
+                (false, true) => run(connection, "RELEASE job")?,
+                (false, false) => {
+                    run(connection, "ROLLBACK TO job")?;
+                    run(connection, "RELEASE job")?;
+                }
             }
-            run(connection, "RELEASE job")?;
         }
         run(connection, "COMMIT")
     })();

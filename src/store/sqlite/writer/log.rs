@@ -16,6 +16,8 @@ use super::faults::Faults;
 const LONG_LOG: u64 = 16 << 20;
 /// Pages in the log from which on they are moved to their places.
 const MANY: i64 = 1000;
+/// Commits from one look at the log to the next, which SQLite prepares anew each time.
+const COMMITS: u32 = 8;
 /// What the writing thread moves itself.
 const FEW: i64 = 32;
 /// Rounds after which the rest counts as few, however much is written meanwhile.
@@ -36,6 +38,7 @@ pub(super) struct Log {
     runtime: tokio::runtime::Runtime,
     patience: Duration,
     not_before: Instant,
+    commits: u32,
 }
 
 impl Log {
@@ -51,12 +54,17 @@ impl Log {
             runtime,
             patience: PATIENCE,
             not_before: Instant::now(),
+            commits: 0,
         })
     }
 
-    /// Sees to it that the log begins anew before it is long. Another program that reads may keep it from that; then it is
+    /// Sees, after a commit, to it that the log begins anew before it is long. Another program that reads may keep it from that; then it is
     /// tried again.
     pub(super) fn keep_short(&mut self, connection: &Connection) {
+        self.commits = (self.commits + 1) % COMMITS;
+        if self.commits != 0 {
+            return;
+        }
         if self.mover.is_done() {
             // What was written since. The next write finds everything moved, and writes from the log's start.
             let _ = connection.query_row(sql::COPY_LOG, [], |_| Ok(()));
