@@ -3,7 +3,7 @@
 #
 #   examples/install.sh [BINARY]          shows what it would do, then asks; without a terminal it only shows
 #   examples/install.sh --yes [BINARY]    does it; run again with a newer binary it puts that in its place
-#   examples/install.sh --undo [--yes]    takes all of it back, but not the database, nor a configuration that was changed
+#   examples/install.sh --undo [--yes]    takes all of it back, but not the database, nor what you changed of its settings
 #   examples/install.sh --undo --purge    those too: accounts, credits and keys are gone then
 #   --root DIR                            works below DIR and starts nothing, to look at what comes of it
 #
@@ -39,7 +39,8 @@ unit=$root/etc/systemd/system/r3mes-edge.service
 folder=$root/etc/r3mes-edge
 config=$folder/config.toml
 words=$root/usr/local/share/bash-completion/completions/r3mes-edge
-state="$root/var/lib/private/r3mes-edge $root/var/lib/r3mes-edge"
+# What is not of the installation: the data, and what `systemctl edit` wrote.
+kept="$root/var/lib/private/r3mes-edge $root/var/lib/r3mes-edge $unit.d"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -104,9 +105,15 @@ take_back() {
   if [ -n "$act" ]; then
     rmdir "$folder" 2> /dev/null || :
   fi
-  for place in $state; do
+  for place in $kept; do
     if [ -e "$place" ] || [ -L "$place" ]; then
-      if [ -n "$purge" ]; then run rm -r "$place"; else echo "  (kept, with the accounts, credits and keys in it: $place)"; fi
+      if [ -n "$purge" ]; then
+        run rm -r "$place"
+      elif [ "$place" = "$unit.d" ]; then
+        echo "  (kept, as it is yours: $place)"
+      else
+        echo "  (kept, with the accounts, credits and keys in it: $place)"
+      fi
     fi
   done
   service daemon-reload
