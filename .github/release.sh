@@ -6,7 +6,8 @@
 #
 # Two builds of the same sources with the same tools give the same bytes, wherever they stand: no path, no time and no
 # name of a machine gets into the binary. Where the musl target cannot be had, it is built against glibc with everything
-# linked in, and the name of the file says so. Needs Rust, and musl-tools of Debian for the C in SQLite and ring.
+# linked in (--target x86_64-unknown-linux-gnu, whoever wants that), and the name of the file says so. Needs Rust, and
+# musl-tools of Debian for the C in SQLite and ring.
 set -euo pipefail
 # A build that fails inside $(…) ends the script, so that no older binary is taken for its outcome.
 shopt -s inherit_errexit
@@ -19,7 +20,7 @@ while [ $# != 0 ]; do
     --target) target=$2; shift 2 ;;
     --to) to=$2; shift 2 ;;
     --twice) twice=1; shift ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 scratch=$(mktemp -d)
@@ -38,14 +39,16 @@ compiler() {
   # shellcheck disable=SC2086
   $root apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends $package > /dev/null
 }
-statically=
 if ! { timeout 300 rustup target add "$target" > "$scratch/rustup" 2>&1 && compiler; }; then
   cat "$scratch/rustup" >&2
   case $target in x86_64-*) ;; *) echo "$target cannot be had here" >&2; exit 1 ;; esac
-  echo "$target cannot be had here: built against glibc instead, linked in. Names of other machines are looked up by glibc's own rules, for which it wants its libraries at run time." >&2
-  target=x86_64-unknown-linux-gnu statically='-Ctarget-feature=+crt-static'
+  echo "$target cannot be had here: built against glibc instead, linked in. It looks names up in /etc/hosts and by name servers; for what else /etc/nsswitch.conf names it wants glibc's libraries, of the same version, at run time." >&2
+  target=x86_64-unknown-linux-gnu
   compiler
 fi
+# glibc linked in does not find its own getrandom() by name at run time, and would want a /dev/urandom instead.
+statically=
+case $target in *-gnu) statically='-Ctarget-feature=+crt-static'$'\x1f''--cfg=getrandom_backend="linux_getrandom"' ;; esac
 
 # make SOURCES TARGET_FOLDER: prints the path of the binary.
 make() {

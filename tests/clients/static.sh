@@ -1,41 +1,44 @@
 #!/usr/bin/env bash
 # The static binary on a place with nothing else: a folder that holds it alone is its whole file system. It starts, serves,
 # and speaks to an inference server over TLS by name, with the name from /etc/hosts, from a name server, and from nowhere.
-# Builds it in two folders with less optimising than a release (which RELEASE=1 makes), and compares the bytes. Installs
-# curl, openssl, file and what .github/release.sh needs.
+# Builds it in two folders with less optimising than a release (which RELEASE=1 makes), and compares the bytes. With
+# TARGET=x86_64-unknown-linux-gnu it is the binary for where musl cannot be had. Installs curl, openssl, file and what
+# .github/release.sh needs.
 . "$(dirname "$0")/common.bash"
-need curl file openssl
+need curl file ip=iproute2 openssl
 why='python3 is needed'
 python3 --version
 wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
 
-why='the static build failed'
-if [ -z "${RELEASE:-}" ]; then
-  export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
+# BINARY is for this script alone, when it runs itself.
+if [ -z "${BINARY:-}" ]; then
+  why='the static build failed'
+  if [ -z "${RELEASE:-}" ]; then
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
+  fi
+  .github/release.sh --twice --to "$scratch/dist" --target "${TARGET:-x86_64-unknown-linux-musl}" | tee "$scratch/made"
+  grep -qE '^ldd +(statically linked|not a dynamic executable)' "$scratch/made" || fail 'ldd does not call it static'
+  grep -qE '^file .*static' "$scratch/made" || fail 'file does not call it static'
+  BINARY=$(head -n 1 "$scratch/made")
 fi
-.github/release.sh --twice --to "$scratch/dist" | tee "$scratch/made"
+# To change the root and to be a name server is for root: who is not is it in namespaces.
+if [ "$(id -u)" != 0 ]; then
+  why='in namespaces of its own it fails, or they cannot be had here'
+  BINARY=$BINARY unshare --user --map-root-user --net sh -c 'ip link set lo up && exec tests/clients/static.sh'
+  passed
+  exit
+fi
 why='a command failed'
-binary=$scratch/dist/r3mes-edge-x86_64-unknown-linux-musl
-# What was linked against glibc looks names up by libraries that are not there.
-names=yes
-[ -x "$binary" ] || { binary=${binary%musl}gnu names=; }
-grep -qE '^ldd +(statically linked|not a dynamic executable)' "$scratch/made" || fail 'ldd does not call it static'
-grep -qE '^file .*static' "$scratch/made" || fail 'file does not call it static'
 
 place=$scratch/place
-# The environment is emptied too, and with it the way to these.
-chroot=$(command -v chroot) unshare=$(command -v unshare)
-# alone COMMAND…: runs it where nothing else is, as root of the machine or of a namespace.
-if [ "$(id -u)" = 0 ]; then
-  alone() { exec env -i R3MES_EDGE_DISCOVER=false "$chroot" "$place" "$@"; }
-else
-  unshare --user --map-root-user true || fail 'neither root nor a user namespace can be had here'
-  alone() { exec env -i R3MES_EDGE_DISCOVER=false "$unshare" --user --map-root-user "$chroot" "$place" "$@"; }
-fi
+# The environment is emptied too, and with it the way to this.
+chroot=$(command -v chroot)
+# alone COMMAND…: runs it where nothing else is.
+alone() { exec env -i R3MES_EDGE_DISCOVER=false "$chroot" "$place" "$@"; }
 # start: serves in a new place with what is in $scratch/etc, if there is such a folder; sets server, EDGE, ADMIN.
 start() {
   mkdir "$place"
-  install -m 755 "$binary" "$place/r3mes-edge"
+  install -m 755 "$BINARY" "$place/r3mes-edge"
   [ ! -d "$scratch/etc" ] || cp -r "$scratch/etc" "$place/etc"
   ( alone /r3mes-edge --listen 127.0.0.1:0 "$@" ) > "$scratch/printed" 2> "$scratch/log" &
   server=$!
@@ -66,12 +69,6 @@ edge ledger verify
 edge backup create > "$scratch/out" || fail 'backup create'
 echo "ok      nothing but the binary: serves, counts, copies; of $before files and folders"
 stop
-
-if [ -z "$names" ]; then
-  echo 'skipped: names, as the target for musl cannot be had here'
-  passed
-  exit
-fi
 
 # an inference server over TLS that is known by name, and by its own authority
 
@@ -113,7 +110,7 @@ echo "ok      https by a name of /etc/hosts: $told"
 stop
 rm "$scratch/etc/hosts"
 
-# No /etc/hosts and no /etc/resolv.conf: musl asks a name server on this machine, where there is none.
+# No /etc/hosts and no /etc/resolv.conf: a name server on this machine is asked, where there is none.
 start
 told=$(chat)
 holds 'upstream' "$(cat "$scratch/answer")"
@@ -122,19 +119,15 @@ holds '"status":"ok"' "$(ask /health)"
 echo "ok      no names at all: $told, paid back: $(grep -o '"code":"[a-z_]*"' "$scratch/answer")"
 stop
 
-if [ "$(id -u)" = 0 ]; then
-  python3 tests/clients/static/names.py 127.0.0.53 model.test > "$scratch/asked" 2> "$scratch/log" &
-  names=$!
-  running+=("$names")
-  await "$scratch/asked" "$names"
-  echo 'nameserver 127.0.0.53' > "$scratch/etc/resolv.conf"
-  start
-  told=$(chat)
-  holds 'you said hello' "$(cat "$scratch/answer")"
-  grep -qx model.test "$scratch/asked" || fail 'the name server was not asked'
-  echo "ok      https by a name of the name server in /etc/resolv.conf: $told"
-  stop
-else
-  echo 'skipped: a name server of the test, as its port is for root only'
-fi
+python3 tests/clients/static/names.py 127.0.0.53 model.test > "$scratch/asked" 2> "$scratch/log" &
+names=$!
+running+=("$names")
+await "$scratch/asked" "$names"
+echo 'nameserver 127.0.0.53' > "$scratch/etc/resolv.conf"
+start
+told=$(chat)
+holds 'you said hello' "$(cat "$scratch/answer")"
+grep -qx model.test "$scratch/asked" || fail 'the name server was not asked'
+echo "ok      https by a name of the name server in /etc/resolv.conf: $told"
+stop
 passed
