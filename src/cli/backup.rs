@@ -41,12 +41,10 @@ pub(super) async fn create(
     json: bool,
 ) -> Result<(), Failure> {
     let database = &settings.config.database;
-    let progress = Progress::wait("copying and checking the copy", json);
     let (file, ledger) = match &create.to {
-        Some(to) => told(to, &back_up(database, to).map_err(open_failure)?)?,
-        None => copy(settings).await?,
+        Some(to) => copy_here(database, to, json)?,
+        None => copy(settings, json).await?,
     };
-    drop(progress);
     show(&file, &ledger, json);
     let Some(keep) = create.keep else {
         return Ok(());
@@ -71,7 +69,9 @@ pub(super) fn verify(file: &Path, json: bool) -> Result<(), Failure> {
 pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
     let kept = format!("{}.replaced", Clock::default().now().compact());
+    let progress = Progress::copying(file, &database.with_added_extension("restoring"), json);
     let old = restore(file, database, &kept).map_err(open_failure)?;
+    drop(progress);
     if json {
         println!("{}", json!({ "database": database, "replaced": old }));
     } else {
@@ -88,10 +88,11 @@ pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Resul
 }
 
 /// Makes a copy in the folder for copies: by the running server, so that no write waits; else here.
-async fn copy(settings: &Settings) -> Result<(PathBuf, Value), Failure> {
+async fn copy(settings: &Settings, json: bool) -> Result<(PathBuf, Value), Failure> {
     let (database, folder) = (&settings.config.database, settings.config.backup.folder());
     match running(database)? {
         Some(address) => {
+            let _shown = Progress::wait("the server copies, and checks the copy", json);
             let route = ("POST", "/admin/backup");
             let made = ask_patiently(&address, database, route.0, route.1, None, PATIENCE).await?;
             let name = made["file"].as_str().unwrap_or_default();
@@ -100,9 +101,14 @@ async fn copy(settings: &Settings) -> Result<(PathBuf, Value), Failure> {
         }
         None => {
             let to = backup_file(database, folder, Clock::default().now());
-            told(&to, &back_up(database, &to).map_err(open_failure)?)
+            copy_here(database, &to, json)
         }
     }
+}
+
+fn copy_here(database: &Path, to: &Path, json: bool) -> Result<(PathBuf, Value), Failure> {
+    let _shown = Progress::copying(database, &to.with_added_extension("part"), json);
+    told(to, &back_up(database, to).map_err(open_failure)?)
 }
 
 fn told(file: &Path, report: &LedgerReport) -> Result<(PathBuf, Value), Failure> {

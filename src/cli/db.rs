@@ -66,7 +66,9 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             }
         }
         Command::Migrate { to, dry_run } => {
+            let progress = Progress::wait("copying the database and bringing it over", json);
             let done = migrate_database(database, *to, *dry_run).map_err(open_failure)?;
+            drop(progress);
             if json {
                 let Migrated { from, to, backup } = &done;
                 println!("{}", json!({ "from": from, "to": to, "backup": backup }));

@@ -1,6 +1,6 @@
 //! The ledger as a table or as JSON, written as it is read.
 
-use std::io::{BufWriter, Write, stdout};
+use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -10,6 +10,7 @@ use r3mes_edge::store::{ExportedEntry, LedgerExport, ledger_id};
 use super::Failure;
 use super::access::open_failure;
 use super::output::{Items, unwritten};
+use super::progress::Progress;
 
 /// What `--help` says at its end.
 pub(super) const HELP: &str = "\
@@ -42,15 +43,17 @@ pub(super) fn run(
         (format, json) => json || format == Some(Format::Json),
     };
     let mut export = LedgerExport::open(database, wallet).map_err(open_failure)?;
+    // On a terminal the entries themselves are to be seen.
+    let progress = Progress::share("reading the ledger", stdout().is_terminal());
     if json {
         let mut items = Items::begin("[")?;
-        each(&mut export, |entry| items.add(entry))?;
+        each(&mut export, &progress, |entry| items.add(entry))?;
         return items.end("]");
     }
     let mut out = BufWriter::new(stdout());
     let names = "id,wallet_address,amount,balance,reason,reference,note,created_at\r\n";
     out.write_all(names.as_bytes()).map_err(unwritten)?;
-    each(&mut export, |entry| {
+    each(&mut export, &progress, |entry| {
         out.write_all(line(entry).as_bytes()).map_err(unwritten)
     })?;
     out.flush().map_err(unwritten)
@@ -58,6 +61,7 @@ pub(super) fn run(
 
 fn each(
     export: &mut LedgerExport,
+    progress: &Progress,
     mut take: impl FnMut(&ExportedEntry) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     loop {
@@ -66,6 +70,7 @@ fn each(
             return Ok(());
         }
         page.iter().try_for_each(&mut take)?;
+        progress.reach(export.done());
     }
 }
 

@@ -34,9 +34,10 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
 }
 
 async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
-    let progress = Progress::wait("checking every wallet", json);
+    let what = "checking every wallet";
     let report: Value = match Access::reading(&settings.config.database)? {
         Access::Server { address, database } => {
+            let _shown = Progress::wait(what, json);
             ask_patiently(
                 &address,
                 &database,
@@ -48,11 +49,12 @@ async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
             .await?
         }
         Access::File(mut reader) => {
-            let report = reader.verify_ledger().map_err(open_failure)?;
+            let progress = Progress::share(what, json);
+            let report = reader.verify_ledger_telling(|done| progress.reach(done));
+            let report = report.map_err(open_failure)?;
             serde_json::to_value(report).map_err(|error| Failure::Failed(error.to_string()))?
         }
     };
-    drop(progress);
     let mistakes: Vec<&str> = report["mistakes"]
         .as_array()
         .into_iter()

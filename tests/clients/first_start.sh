@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The first quarter of an hour of an operator: the binary in an empty folder, the lines it prints, the command line beside
-# the running server and without it. Installs curl where it is missing.
+# the running server and without it. Installs what is missing.
 . "$(dirname "$0")/common.bash"
 
-need curl
+need curl script=bsdutils
 build --bin r3mes-edge
 edge=$built/r3mes-edge
 wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
@@ -150,6 +150,24 @@ run 'keys revoke without a server' keys revoke "$revoked_id"
 ok 'keys create and keys revoke without a server'
 run 'ledger verify without a server' ledger verify
 ok "ledger verify without a server: $(cat "$scratch/out")"
+
+# at a terminal
+
+# at_a_terminal SHOWN COMMAND…: while it works the terminal shows how far it is; nothing of that is in what it prints.
+at_a_terminal() {
+  local shown=$1
+  shift
+  script -qec "$(printf '%q ' "$edge" "$@") > $(printf %q "$scratch/out")" "$scratch/typescript" > /dev/null < /dev/null || { cat "$scratch/typescript"; fail "at a terminal: $*"; }
+  grep -aqE -- "$shown" "$scratch/typescript" || { cat -v "$scratch/typescript"; fail "$* does not show how far it is"; }
+  ! grep -aqE -- "$shown" "$scratch/out" || fail "$* prints how far it is"
+  ok "at a terminal: $*"
+}
+at_a_terminal '%  checking every wallet' ledger verify
+at_a_terminal '%  reading the ledger' ledger export
+at_a_terminal 'of at most .* copied' backup create --to "$scratch/copy.db"
+at_a_terminal 'of at most .* copied' restore --database "$scratch/other.db" "$scratch/copy.db"
+at_a_terminal 'checking every page' db check --database "$scratch/other.db"
+at_a_terminal 'bringing it over' db migrate --database "$scratch/other.db"
 
 # the second start
 

@@ -76,6 +76,12 @@ impl LedgerExport {
         })
     }
 
+    /// How much of the ledger was read, in thousandths.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        u64::try_from(self.after * 1000 / self.last.max(1)).unwrap_or_default()
+    }
+
     /// The next entries, at most a thousand; none at the end.
     ///
     /// # Errors

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::open::{self, OpenError};
-use super::{accounts, backup::log_of, keys, verify::Walk};
+use super::{accounts, backup::log_of, keys, sql, verify::Walk};
 use crate::auth::KeyRecord;
 use crate::model::Wallet;
 use crate::store::{LedgerReport, User};
@@ -22,6 +22,9 @@ use crate::store::{LedgerReport, User};
 /// let mut reader = SqliteReader::open(&file)?;
 /// assert_eq!(reader.users(None, 10)?, []);
 /// assert!(reader.verify_ledger()?.mistakes.is_empty());
+/// let mut shown = Vec::new();
+/// reader.verify_ledger_telling(|done| shown.push(done))?;
+/// assert!(shown.is_sorted() && shown.iter().all(|done| *done <= 1000));
 /// # Ok(())
 /// # }
 /// ```
@@ -108,8 +111,22 @@ impl SqliteReader {
     /// # Errors
     /// As [`SqliteReader::user`].
     pub fn verify_ledger(&mut self) -> Result<LedgerReport, OpenError> {
+        self.verify_ledger_telling(|_| {})
+    }
+
+    /// As [`SqliteReader::verify_ledger`]; `done` hears before each step how many thousandths are done.
+    ///
+    /// # Errors
+    /// As [`SqliteReader::user`].
+    pub fn verify_ledger_telling(
+        &mut self,
+        mut done: impl FnMut(u64),
+    ) -> Result<LedgerReport, OpenError> {
+        let select = sql::SELECT_LAST_ENTRY;
+        let last = self.connection()?.query_row(select, [], |row| row.get(0))?;
         let mut walk = Walk::new();
         loop {
+            done(walk.done(last));
             walk = match walk.step(self.connection()?)?.ended() {
                 Ok(report) => return Ok(report),
                 Err(walk) => walk,

@@ -55,6 +55,17 @@ impl Walk {
         }
     }
 
+    /// How much of it is done, in thousandths, where `last` is the newest entry: first each entry is added up, then each is
+    /// looked at for a reservation.
+    pub(super) fn done(&self, last: i64) -> u64 {
+        let seen = match self.place {
+            Place::Wallets(_) | Place::Totals => self.report.entries.min(last),
+            Place::Reservations(after) => last + after.min(last),
+            Place::End => 2 * last,
+        };
+        u64::try_from(seen * 500 / last.max(1)).unwrap_or_default()
+    }
+
     /// Goes on by one step.
     pub(super) fn step(mut self, c: &Connection) -> rusqlite::Result<Self> {
         self.place = match self.place {
