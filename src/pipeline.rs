@@ -12,8 +12,10 @@ pub use own::Caller;
 pub(crate) use own::{OwnBody, OwnRoutes};
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -266,6 +268,12 @@ async fn in_time(
     app: &App,
     answer: impl Future<Output = Result<Reply, ApiError>>,
 ) -> Result<Reply, ApiError> {
+    let mut answer = pin!(answer);
+    // Most are there at once, and need no timer.
+    if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await
+    {
+        return answer;
+    }
     let late = |_| ApiError::new(ErrorCode::Overloaded, "the answer was not ready in time");
     timeout(app.config.limits.request_timeout, answer)
         .await
@@ -289,7 +297,7 @@ fn answer(
                 .await
                 .unwrap_or_else(|_| Err(panicked()));
         }
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
             polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
         })

@@ -31,7 +31,9 @@ pub(crate) struct CachedKey {
 impl CachedKey {
     /// Notes a use.
     pub(crate) fn touch(&self, now: Timestamp) {
-        self.last_seen.store(now.millis(), Ordering::Relaxed);
+        if self.last_seen.load(Ordering::Relaxed) != now.millis() {
+            self.last_seen.store(now.millis(), Ordering::Relaxed);
+        }
     }
 }
 

@@ -145,8 +145,10 @@ fn put_text(line: &mut Vec<u8>, text: &str) {
 
 /// Whether JSON escapes none of it. Every byte is looked at, so that many are at once.
 fn is_plain(text: &[u8]) -> bool {
-    let plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-    text.iter().fold(true, |all, byte| all & plain(*byte))
+    let escaped = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    text.iter()
+        .fold(0, |any, byte| any | u8::from(escaped(*byte)))
+        == 0
 }
 
 /// Writes what stands beside a message as members of its object.

@@ -44,12 +44,16 @@ impl Ids {
             now if now < latest => latest.saturating_add(1),
             now => now,
         };
-        let latest = self
+        let raise = |latest: i64| Some(after(latest)).filter(|after| *after != latest);
+        // Many are made in one millisecond, and change nothing of it.
+        let time = match self
             .latest
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |latest| {
-                Some(after(latest))
-            });
-        let now = latest.map_or(now, |latest| Timestamp::from_millis(after(latest)));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, raise)
+        {
+            Ok(latest) => after(latest),
+            Err(same) => same,
+        };
+        let now = Timestamp::from_millis(time);
         // Mixing is a bijection, so two counts never give one tail.
         let tail = u128::from(mix(count)) << 16 | u128::from(mix(count ^ self.salt) & 0xFFFF);
         Self::fixed(prefix, now, tail)
