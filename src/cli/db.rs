@@ -18,7 +18,7 @@ pub(super) enum Command {
     Check,
     /// Bring the database to another version; a copy is made first, and the server must not run
     #[command(
-        after_help = "The server does this by itself for an older file.\n\nExample, before an older program takes over: r3mes-edge db migrate --to 1"
+        after_help = "The server does this by itself for an older file. With more than 16 MiB the copy is verified, and older samples come along, after the stop: by the server, or, where that is an older one, by the same command once more beside it.\n\nExample, before an older program takes over: r3mes-edge db migrate --to 1"
     )]
     Migrate {
         /// The version [default: this program's]
@@ -70,8 +70,16 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             let done = migrate_database(database, *to, *dry_run).map_err(open_failure)?;
             drop(progress);
             if json {
-                let Migrated { from, to, backup } = &done;
-                println!("{}", json!({ "from": from, "to": to, "backup": backup }));
+                let Migrated {
+                    from,
+                    to,
+                    backup,
+                    unfinished,
+                } = &done;
+                println!(
+                    "{}",
+                    json!({ "from": from, "to": to, "backup": backup, "unfinished": unfinished })
+                );
             } else {
                 println!("{done}");
             }

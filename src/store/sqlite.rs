@@ -126,6 +126,8 @@ impl SqliteStore {
             }
             error => Err(error),
         })?;
+        // It may take a while, and hangs on nothing.
+        migrations::verify_aside(path);
         let ballast = Ballast::open(path, create);
         let has_imported_keys = keys::has_imported(&connection)?.into();
         let observers = Arc::new(Observers::default());
@@ -463,6 +465,14 @@ impl Repository for SqliteStore {
     }
 
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError> {
+        // What a migration left comes first: an hour is made of all its samples.
+        let mut came_along = false;
+        while self.step(migrations::go_on).await? {
+            came_along = true;
+        }
+        if came_along {
+            log::info!("all samples from before the migration have come along");
+        }
         // A minute is over when the sample that follows it would have come.
         let until = history::start(now.millis() - history::MINUTE, history::MINUTE);
         while self.step(move |c| history::roll_up(c, until)).await? {}
@@ -636,22 +646,27 @@ async fn blocking<T: Send + 'static>(
 async fn in_the_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    const NICE: i32 = 10;
     let (done, told) = tokio::sync::oneshot::channel();
+    aside(move || drop(done.send(work()))).map_err(unavailable)?;
+    told.await
+        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+}
+
+/// Begins work on such a thread.
+fn aside(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    const NICE: i32 = 10;
     let thread = move || {
         // Of the one thread, as Linux has it (setpriority(2), "C library/kernel differences"); elsewhere it would be the
         // process.
         if cfg!(target_os = "linux") {
             let _ = rustix::process::setpriority_process(None, NICE);
         }
-        let _ = done.send(work());
+        work();
     };
-    let thread = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("r3mes-copy".to_owned())
-        .spawn(thread);
-    thread.map_err(unavailable)?;
-    told.await
-        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+        .spawn(thread)
+        .map(drop)
 }
 
 fn unavailable(error: impl std::fmt::Display) -> StoreError {

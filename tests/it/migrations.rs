@@ -9,14 +9,18 @@ use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
 use serde_json::{Value, json};
 
-use crate::support::{Process, W1, W2, edge, wallet};
+use crate::support::{Process, W1, W2, edge, eventually, wallet};
 
 const HOUR: i64 = 3_600_000;
 /// 2026-11-20, noon.
 const NOON: i64 = 1_795_176_000_000;
 
+/// What the samples here, of days that have long passed, are kept by.
+pub(crate) const KEEP: &str =
+    "[retention]\nraw = \"36500d\"\nminutes = \"36500d\"\nhours = \"36500d\"\n";
+
 /// A database as version 1 of the schema left it: two wallets with credits, three miners with three days of samples.
-fn version_1(path: &Path) -> Connection {
+pub(crate) fn version_1(path: &Path) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection
         .execute_batch(include_str!("fixtures/schema_1.sql"))
@@ -61,7 +65,7 @@ fn version_1(path: &Path) -> Connection {
 }
 
 /// Every row of every table.
-fn rows(path: &Path) -> Vec<(String, Vec<Vec<Sql>>)> {
+pub(crate) fn rows(path: &Path) -> Vec<(String, Vec<Vec<Sql>>)> {
     let connection = Connection::open(path).unwrap();
     let tables = [
         "users",
@@ -92,6 +96,10 @@ fn version(path: &Path) -> i64 {
     connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .unwrap()
+}
+
+fn told_of(database: &Path, arguments: &[&str]) -> Value {
+    told(edge(database, arguments))
 }
 
 fn told(answer: (i32, String)) -> Value {
@@ -156,6 +164,65 @@ async fn a_database_of_version_1_comes_along_and_goes_back_with_every_row() {
     assert_eq!(user["credits"], 7);
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(version(&database), 2);
+}
+
+/// Makes a file so large that what takes long is left for after the stop.
+pub(crate) fn pad(connection: &Connection) {
+    let padding = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at)
+        VALUES (zeroblob(32), 'test', zeroblob(32), 200, hex(zeroblob(9000000)), 9000000000000)";
+    connection.execute(padding, []).unwrap();
+}
+
+/// The copies beside a database whose names end so.
+pub(crate) fn copies(database: &Path, end: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(database.parent().unwrap()).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    files
+        .filter(|file| file.to_str().is_some_and(|name| name.ends_with(end)))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_large_file_serves_before_all_of_it_has_come_along_and_its_copy_is_verified_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let connection = version_1(&database);
+    pad(&connection);
+    drop(connection);
+    let before = rows(&database);
+    let server = Process::serve(&database, KEEP);
+    let user = server.admin().get(&format!("/users/{W2}")).await;
+    assert_eq!(user.expect(200)["credits"], 7);
+    let told = [
+        "all samples from before the migration have come along",
+        "the copy from before the migration is good",
+    ];
+    for told in told {
+        let is_told = async || server.log().into_iter().find(|line| line.contains(told));
+        eventually(told, is_told).await;
+    }
+    assert_eq!(server.terminate(), Some(0));
+    let [copy] = &copies(&database, ".version-1")[..] else {
+        panic!("not one copy that is verified")
+    };
+    assert_eq!(rows(copy), before);
+    let check = told_of(&database, &["--json", "db", "check"]);
+    assert_eq!(check["mistakes"], json!([]));
+
+    let down = told_of(&database, &["--json", "db", "migrate", "--to", "1"]);
+    assert_eq!(
+        (&down["to"], &down["unfinished"]),
+        (&json!(1), &json!(true))
+    );
+    assert_eq!(copies(&database, ".version-2.unverified").len(), 1);
+    // An older program serves now; the lock is all that this one knows of it.
+    let lock = r3mes_edge::store::InstanceLock::acquire(&database).unwrap();
+    assert_eq!(edge(&database, &["db", "migrate"]).0, 4);
+    let rest = told_of(&database, &["--json", "db", "migrate", "--to", "1"]);
+    assert_eq!(rest["unfinished"], false);
+    assert_eq!(copies(&database, ".version-2").len(), 1);
+    drop(lock);
+    assert_eq!(rows(&database), before);
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub fn backups(
 }
 
 /// The files of a kind that are named after `database` and a moment, in the order of these.
-fn files(
+pub(super) fn files(
     database: &Path,
     folder: Option<&Path>,
     extension: &str,
@@ -264,7 +264,7 @@ fn snapshot(from: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
 }
 
 /// What is in a copy, which must be without a mistake.
-fn whole(copy: &Path) -> Result<LedgerReport, OpenError> {
+pub(super) fn whole(copy: &Path) -> Result<LedgerReport, OpenError> {
     let report = verify_backup(copy)?;
     match report.mistakes.first() {
         None => Ok(report),
@@ -272,7 +272,7 @@ fn whole(copy: &Path) -> Result<LedgerReport, OpenError> {
     }
 }
 
-fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
+pub(super) fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
     let failed = |error: Error| OpenError::Io(to.to_owned(), error);
     let name = to
         .to_str()
@@ -289,7 +289,7 @@ fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
 }
 
 /// Gives a whole file its name, on the disk: a crash leaves it under the one or the other.
-fn put(part: &Path, to: &Path) -> Result<(), OpenError> {
+pub(super) fn put(part: &Path, to: &Path) -> Result<(), OpenError> {
     let failed = |error| OpenError::Io(to.to_owned(), error);
     File::open(part)
         .and_then(|file| file.sync_all())

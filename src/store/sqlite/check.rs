@@ -3,7 +3,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{sql, verify};
+use super::{migrations, sql, verify};
 use crate::store::LedgerReport;
 
 /// What a database was found to be by [`check_database`] or [`glance`].
@@ -62,7 +62,19 @@ pub(super) fn broken_references(
     connection: &Connection,
     most: usize,
 ) -> rusqlite::Result<Vec<String>> {
-    let mut check = connection.prepare(sql::CHECK_REFERENCES)?;
+    broken(connection, sql::CHECK_REFERENCES, most)
+}
+
+/// The first such row of one table.
+pub(super) fn broken_references_of(
+    connection: &Connection,
+    table: &str,
+) -> rusqlite::Result<Vec<String>> {
+    broken(connection, &sql::check_references_of(table), 1)
+}
+
+fn broken(connection: &Connection, statement: &str, most: usize) -> rusqlite::Result<Vec<String>> {
+    let mut check = connection.prepare(statement)?;
     let broken = check.query_map([], |row| {
         let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
         Ok(format!(
@@ -95,29 +107,43 @@ fn look(connection: &Connection, database: &Path, integrity: &str) -> Result<Che
 
 /// Where the schema is not what this version's is.
 fn differences(connection: &Connection, version: i64) -> rusqlite::Result<Vec<String>> {
+    let mut differences = missing(connection, version)?;
+    if version == SCHEMA_VERSION {
+        let should = should()?;
+        let is = schema(connection)?.into_iter();
+        let foreign = is.filter(|part| !should.contains(part) && !migrations::waits(part));
+        differences.extend(foreign.map(|part| format!("the schema has what is not ours: {part}")));
+    }
+    Ok(differences)
+}
+
+/// What the schema lacks of this version's.
+pub(super) fn missing(connection: &Connection, version: i64) -> rusqlite::Result<Vec<String>> {
     if version != SCHEMA_VERSION {
         return Ok(Vec::new());
     }
-    let fresh = Connection::open_in_memory()?;
-    fresh.execute_batch(open::SCHEMA)?;
-    let (is, should) = (schema(connection)?, schema(&fresh)?);
-    let missing = should
-        .iter()
-        .filter(|part| !is.contains(part))
-        .map(|part| format!("the schema lacks: {part}"));
-    let foreign = is
-        .iter()
-        .filter(|part| !should.contains(part))
-        .map(|part| format!("the schema has what is not ours: {part}"));
-    Ok(missing.chain(foreign).collect())
+    let is = schema(connection)?;
+    let missing = should()?.into_iter().filter(|part| !is.contains(part));
+    Ok(missing
+        .map(|part| format!("the schema lacks: {part}"))
+        .collect())
 }
 
-/// Every table, index and trigger as the file has it, without comments and spaces.
+/// The schema of a fresh file.
+fn should() -> rusqlite::Result<Vec<String>> {
+    let fresh = Connection::open_in_memory()?;
+    fresh.execute_batch(open::SCHEMA)?;
+    schema(&fresh)
+}
+
+/// Every table, index and trigger as the file has it, without comments, spaces, and the quotes that a renamed table has
+/// around its name.
 pub(super) fn schema(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let words = |text: &String| {
         let lines = text.lines().filter_map(|line| line.split("--").next());
         let lines = lines.collect::<Vec<_>>().join(" ");
-        lines.split_whitespace().collect::<Vec<_>>().join(" ")
+        let words = lines.split_whitespace().collect::<Vec<_>>().join(" ");
+        words.replace('"', "")
     };
     Ok(texts(connection, sql::SCHEMA)?.iter().map(words).collect())
 }

@@ -1,27 +1,96 @@
 //! How a file of another version gets this program's schema, and goes back to an older one.
+//!
+//! The server is stopped for it, so a step does only what takes as long with a large file as with a small one; what takes
+//! longer is left for later (`rest`), beside whoever reads and writes. So is the verification of the copy that is made
+//! before (`before`). With a small file all of it is done at once.
+
+mod before;
+mod rest;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{back_up, check, sql};
-use crate::model::Timestamp;
-use crate::store::{InstanceLock, StoreError};
+use super::{check, sql};
+use crate::store::{InstanceLock, LockError, StoreError};
+
+pub(super) use self::before::verify_aside;
+pub(super) use self::rest::{go_on, waits};
 
 /// The way from the version below to this one, and back.
 struct Step {
     version: i64,
-    up: &'static str,
-    down: &'static str,
+    up: Way,
+    down: Way,
+}
+
+/// One direction of a step.
+struct Way {
+    /// The tables of the version that is left of which the other version has others; those that refer to others first.
+    tables: &'static [&'static str],
+    /// What is done at once. The tables have the version that is left behind their names meanwhile (`workers_1`), and
+    /// keep that name for as long as they wait for the rest; what is not needed for it is dropped.
+    statements: &'static str,
+    /// What is left for later, part by part: a statement that finds the next piece, and after an empty line those that
+    /// bring it along, with the values that were found.
+    rest: &'static [&'static str],
 }
 
 /// Every step, in order, the first to version 2.
 const STEPS: [Step; 1] = [Step {
     version: 2,
-    up: include_str!("migrations/2_up.sql"),
-    down: include_str!("migrations/2_down.sql"),
+    up: Way {
+        tables: &["hashrate_history", "mining_stats", "workers"],
+        statements: include_str!("migrations/2_up.sql"),
+        rest: &[include_str!("migrations/2_up_samples.sql")],
+    },
+    down: Way {
+        tables: &[
+            "late_minutes",
+            "hashrate_history",
+            "mining_stats",
+            "workers",
+        ],
+        statements: include_str!("migrations/2_down.sql"),
+        rest: &[
+            include_str!("migrations/2_down_samples.sql"),
+            include_str!("migrations/2_down_late.sql"),
+            include_str!("migrations/2_down_history.sql"),
+        ],
+    },
 }];
+
+impl Step {
+    /// Takes a file up to this step's version, or down from it; the rest is left. Returns the tables that it made.
+    fn take(&self, c: &Connection, up: bool) -> rusqlite::Result<Vec<&'static str>> {
+        let below = self.version - 1;
+        let (way, from, back, to) = if up {
+            (&self.up, below, &self.down, self.version)
+        } else {
+            (&self.down, self.version, &self.up, below)
+        };
+        for table in way.tables {
+            c.execute_batch(&sql::rename_table(table, &rest::waiting(table, from)))?;
+        }
+        let mut made = Vec::new();
+        for table in back.tables {
+            let waiting = rest::waiting(table, to);
+            if rest::is_there(c, &waiting)? {
+                // Not everything of the way here had come along: what waits is gone on with.
+                c.execute_batch(&sql::rename_table(&waiting, table))?;
+            } else {
+                made.push(*table);
+            }
+        }
+        c.execute_batch(way.statements)?;
+        Ok(made)
+    }
+}
+
+/// Bytes of a file with which everything is done at once; it takes some tenths of a second.
+const SMALL: i64 = 16 << 20;
 
 /// What [`migrate_database`] did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,30 +99,59 @@ pub struct Migrated {
     pub from: i64,
     /// The version that it has now, or would have.
     pub to: i64,
-    /// The copy that was made before; none where there was nothing to do, or nothing was to be changed.
+    /// The copy of what it was before; none where there was nothing to do, or nothing was to be changed.
     pub backup: Option<PathBuf>,
+    /// Whether something is left, for which nothing has to be stopped: the copy is to be verified, older samples are to
+    /// come along. A server of this program does it by itself. For an older one's, [`migrate_database`] once more does.
+    pub unfinished: bool,
 }
 
 impl std::fmt::Display for Migrated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { from, to, backup } = self;
+        let Self {
+            from,
+            to,
+            backup,
+            unfinished,
+        } = self;
         match backup {
+            Some(backup) if from == to => write!(
+                f,
+                "the database has version {to}, and all of it; the copy from before is good: {}",
+                backup.display()
+            ),
             Some(backup) => write!(
                 f,
                 "the database was migrated from version {from} to {to}; {} holds what it was",
                 backup.display()
             ),
-            None if from == to => write!(f, "the database has version {to}; nothing is to be done"),
+            None if from == to => write!(
+                f,
+                "the database has version {to}; nothing is left to be done"
+            ),
             None => write!(
                 f,
                 "the database can be migrated from version {from} to {to}"
             ),
+        }?;
+        if !unfinished {
+            return Ok(());
+        }
+        f.write_str("\nThe server can be started. Beside it older samples come along, and the copy is verified: ")?;
+        if *to == SCHEMA_VERSION {
+            f.write_str("it does that by itself")
+        } else {
+            write!(
+                f,
+                "run `r3mes-edge db migrate --to {to}` of this version once more while it runs"
+            )
         }
     }
 }
 
-/// Brings a database that no server has to version `to`, by default this program's. A `dry_run` does everything and keeps
-/// nothing of it.
+/// Brings a database that no server has to version `to`, by default this program's. With a large file
+/// [something is left](Migrated::unfinished) then; called once more with the same `to` this does it, also beside a server
+/// of that older version. A `dry_run` does the same but for what would be left, and keeps nothing of it.
 ///
 /// # Errors
 /// Where a server has it, it is no database of ours or newer than this program, there is no such version, or a step fails:
@@ -88,86 +186,158 @@ pub fn migrate_database(
     if !database.exists() {
         return Err(OpenError::Missing(database.to_owned()));
     }
-    let _lock = InstanceLock::acquire(database).map_err(OpenError::Locked)?;
-    migrate(
-        &mut open::connect(database)?,
-        database,
-        to.unwrap_or(SCHEMA_VERSION),
-        dry_run,
-    )
+    let to = to.unwrap_or(SCHEMA_VERSION);
+    let lock = InstanceLock::acquire(database);
+    let is_there = || Ok::<_, OpenError>(open::version(&open::reading(database)?, database)? == to);
+    match lock {
+        // Who serves knows nothing of what is left.
+        Err(LockError::Held(_)) if !dry_run && to < SCHEMA_VERSION && is_there()? => {
+            finish(&open::connect(database)?, database, to, false)
+        }
+        Err(error) => Err(OpenError::Locked(error)),
+        Ok(_lock) => {
+            let mut connection = open::connect(database)?;
+            if open::version(&connection, database)? == to && !dry_run {
+                return finish(&connection, database, to, true);
+            }
+            migrate(&mut connection, database, to, dry_run, SMALL)
+        }
+    }
+}
+
+/// Does what is left of a migration to version `to`, which the file has; `alone` says whether there is no server.
+fn finish(
+    connection: &Connection,
+    database: &Path,
+    to: i64,
+    alone: bool,
+) -> Result<Migrated, OpenError> {
+    connection.pragma_update(None, "foreign_keys", false)?;
+    loop {
+        let began = Instant::now();
+        let piece =
+            rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        let more = rest::go_on(&piece)?;
+        piece.commit()?;
+        if !more {
+            break;
+        }
+        if !alone {
+            // Locks are given to whoever asks at the right moment: the server is to have as many of those.
+            std::thread::sleep(began.elapsed().max(Duration::from_millis(2)));
+        }
+    }
+    let mut verified = None;
+    for copy in before::unverified(database) {
+        verified = Some(before::verify(&copy)?);
+    }
+    if alone {
+        give_back_pages(connection)?;
+    }
+    Ok(Migrated {
+        from: to,
+        to,
+        backup: verified,
+        unfinished: false,
+    })
 }
 
 /// Brings a file of an older version to this program's. Call it under the instance lock.
 pub(super) fn bring_along(connection: &mut Connection, database: &Path) -> Result<(), OpenError> {
     // What it is, if it is fresh or none of ours, is told by who shapes it.
     if let Ok(1..SCHEMA_VERSION) = open::version(connection, database) {
-        let done = migrate(connection, database, SCHEMA_VERSION, false)?;
-        log::info!("{done}");
+        let done = migrate(connection, database, SCHEMA_VERSION, false, SMALL)?;
+        log::info!("{}", done.to_string().replace('\n', ". "));
     }
     Ok(())
 }
 
-/// The same on a connection to it, under its lock.
+/// The same on a connection to it, under its lock; `small` is the size up to which nothing is left for later.
 fn migrate(
     connection: &mut Connection,
     database: &Path,
     to: i64,
     dry_run: bool,
+    small: i64,
 ) -> Result<Migrated, OpenError> {
-    let from = open::version(connection, database)?;
+    open::version(connection, database)?;
     if !(1..=SCHEMA_VERSION).contains(&to) {
         let text = format!("there is no version {to}; there are 1 to {SCHEMA_VERSION}");
         return Err(OpenError::Storage(StoreError::Conflict(text)));
     }
-    let mut backup = None;
-    if from != to && !dry_run {
-        let stamp = Timestamp::from(std::time::SystemTime::now()).compact();
-        let copy = database.with_added_extension(format!("{stamp}.version-{from}"));
-        back_up(database, &copy)?;
-        backup = Some(copy);
-    }
     // What refers to a table that is made anew must not be looked at before all of it is there.
     connection.pragma_update(None, "foreign_keys", false)?;
-    let steps: Vec<(&str, i64)> = if from < to {
-        let due = STEPS
-            .iter()
-            .filter(|step| (from + 1..=to).contains(&step.version));
-        due.map(|step| (step.up, step.version)).collect()
-    } else {
-        let due = STEPS
-            .iter()
-            .filter(|step| (to + 1..=from).contains(&step.version));
-        due.rev()
-            .map(|step| (step.down, step.version - 1))
-            .collect()
-    };
+    if !dry_run {
+        // With nothing in the log the file alone is the database, and can be copied as it is.
+        connection.busy_timeout(before::PATIENCE)?;
+        connection.query_row(sql::EMPTY_LOG, [], |_| Ok(()))?;
+        connection.busy_timeout(open::PATIENCE)?;
+    }
+    // From here on nobody else writes: the copy is what the file was.
+    let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let from = open::version(&change, database)?;
+    let number = |statement| change.query_row(statement, [], |row| row.get::<_, i64>(0));
+    let at_once = number(sql::PAGES)? * number(sql::PAGE_SIZE)? <= small;
     if dry_run {
-        // One transaction around all, as a later step needs what an earlier one made.
-        let trial = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for (statements, _) in steps {
-            trial.execute_batch(statements)?;
+        take(&change, database, (from, to), at_once)?;
+        change.rollback()?;
+        return Ok(Migrated {
+            from,
+            to,
+            backup: None,
+            unfinished: false,
+        });
+    }
+    let mut backup = before::copy(database, from)?;
+    let changed = || {
+        if at_once {
+            backup = before::verify(&backup)?;
         }
-        check_references(&trial, database)?;
-        trial.rollback()?;
-        return Ok(Migrated { from, to, backup });
+        take(&change, database, (from, to), at_once)?;
+        Ok(change.commit()?)
+    };
+    // The file is as it was, and needs no copy; whoever tries again makes another.
+    changed().inspect_err(|_: &OpenError| drop(std::fs::remove_file(&backup)))?;
+    if at_once {
+        give_back_pages(connection)?;
     }
-    for (statements, version) in steps {
-        let step = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        step.execute_batch(statements)?;
-        check_references(&step, database)?;
-        step.pragma_update(None, "user_version", version)?;
-        step.commit()?;
-    }
-    give_back_pages(connection)?;
-    Ok(Migrated { from, to, backup })
+    Ok(Migrated {
+        from,
+        to,
+        backup: Some(backup),
+        unfinished: !at_once,
+    })
 }
 
-/// Whether everything that a row refers to is there.
-fn check_references(connection: &Connection, database: &Path) -> Result<(), OpenError> {
-    let mut broken = check::broken_references(connection, 1)?;
-    match broken.pop() {
-        None => Ok(()),
+/// Takes every step from a version to another, and the rest of them too where it is to be done at once.
+fn take(
+    change: &Connection,
+    database: &Path,
+    (from, to): (i64, i64),
+    at_once: bool,
+) -> Result<(), OpenError> {
+    let up = from < to;
+    let (lowest, highest) = if up { (from, to) } else { (to, from) };
+    let mut due: Vec<&Step> = STEPS.iter().collect();
+    due.retain(|step| (lowest + 1..=highest).contains(&step.version));
+    if !up {
+        due.reverse();
+    }
+    for step in due {
+        let made = step.take(change, up)?;
+        let now = if up { step.version } else { step.version - 1 };
+        change.pragma_update(None, "user_version", now)?;
+        while at_once && rest::go_on(change)? {}
+        // What waits, or waited, refers to what it referred to before.
+        for table in made {
+            if let Some(text) = check::broken_references_of(change, table)?.pop() {
+                return Err(OpenError::Damaged(database.to_owned(), text));
+            }
+        }
+    }
+    match check::missing(change, to)?.pop() {
         Some(text) => Err(OpenError::Damaged(database.to_owned(), text)),
+        None => Ok(()),
     }
 }
 
@@ -186,64 +356,4 @@ fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn schema(connection: &Connection) -> Vec<String> {
-        check::schema(connection).unwrap()
-    }
-
-    fn version_1(path: &Path) -> Connection {
-        let connection = Connection::open(path).unwrap();
-        let schema = include_str!("../../../tests/it/fixtures/schema_1.sql");
-        connection.execute_batch(schema).unwrap();
-        connection
-            .execute_batch("PRAGMA application_id = 0x52334D45; PRAGMA user_version = 1")
-            .unwrap();
-        connection
-    }
-
-    #[test]
-    fn from_every_older_version_there_is_a_way_up_to_the_schema_of_a_fresh_file_and_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let fresh = open::writing(&folder.path().join("fresh.db"), true).unwrap();
-        let path = folder.path().join("old.db");
-        let first = schema(&version_1(&path));
-        // What each version looks like on the way up is what it looks like on the way down.
-        let mut seen = vec![first];
-        for version in 2..=SCHEMA_VERSION {
-            let done = migrate_database(&path, Some(version), false).unwrap();
-            assert_eq!((done.from, done.to), (version - 1, version));
-            seen.push(schema(&open::connect(&path).unwrap()));
-        }
-        assert_eq!(seen.last(), Some(&schema(&fresh)));
-        for version in (1..SCHEMA_VERSION).rev() {
-            migrate_database(&path, Some(version), false).unwrap();
-            let now = schema(&open::connect(&path).unwrap());
-            assert_eq!(now, seen[version as usize - 1], "down to {version}");
-        }
-        let all = migrate_database(&path, None, false).unwrap();
-        assert_eq!((all.from, all.to), (1, SCHEMA_VERSION));
-        assert_eq!(schema(&open::connect(&path).unwrap()), schema(&fresh));
-        let pages: i64 = open::connect(&path)
-            .unwrap()
-            .query_row(sql::AUTO_VACUUM, [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(pages, 2);
-    }
-
-    #[test]
-    fn a_step_that_fails_changes_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("old.db");
-        let connection = version_1(&path);
-        // In the way of what the step makes.
-        connection
-            .execute_batch("CREATE TABLE late_minutes (theirs)")
-            .unwrap();
-        let before = schema(&connection);
-        assert!(migrate_database(&path, None, false).is_err());
-        assert_eq!(schema(&connection), before);
-        assert_eq!(open::version(&connection, &path).unwrap(), 1);
-    }
-}
+mod tests;

@@ -130,7 +130,7 @@ impl R3mesDatabase {
 
     fn has(&self, table: R3mesTable) -> rusqlite::Result<bool> {
         self.0
-            .prepare_cached(sql::SELECT_R3MES_TABLE)?
+            .prepare_cached(sql::SELECT_TABLE)?
             .query_row([table.as_str()], |_| Ok(()))
             .optional()
             .map(|found| found.is_some())

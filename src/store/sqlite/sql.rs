@@ -163,7 +163,7 @@ pub(super) fn select_r3mes(table: &str) -> String {
 pub(super) fn count_r3mes(table: &str) -> String {
     format!("SELECT count(*) FROM {table}")
 }
-pub(super) const SELECT_R3MES_TABLE: &str =
+pub(super) const SELECT_TABLE: &str =
     "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
 
 /// The first thing that is wrong with a file's pages, or `ok`.
@@ -178,12 +178,23 @@ pub(super) const COPY_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 pub(super) const LOOK_AT_LOG: &str = "PRAGMA wal_checkpoint(NOOP)";
 pub(super) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 pub(super) const PAGES: &str = "PRAGMA page_count";
+pub(super) const PAGE_SIZE: &str = "PRAGMA page_size";
 pub(super) const FREE_PAGES: &str = "PRAGMA freelist_count";
 /// So few pages that no request waits for long.
 pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(64)";
 pub(super) const AUTO_VACUUM: &str = "PRAGMA auto_vacuum";
 pub(super) const VACUUM: &str = "VACUUM";
 pub(super) const CHECK_REFERENCES: &str = "PRAGMA foreign_key_check";
+pub(super) fn check_references_of(table: &str) -> String {
+    format!("PRAGMA foreign_key_check({table})")
+}
+pub(super) fn rename_table(table: &str, to: &str) -> String {
+    format!("ALTER TABLE {table} RENAME TO {to}")
+}
+pub(super) fn drop_table(table: &str) -> String {
+    format!("DROP TABLE IF EXISTS {table}")
+}
+pub(super) const VERSION: &str = "PRAGMA user_version";
 pub(super) const SCHEMA: &str =
     "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
 pub(super) const INTEGRITY_QUICK: &str = "PRAGMA quick_check(100)";

@@ -9,8 +9,9 @@ use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 
 use super::{Acknowledged, assert_none_missing, kept, write};
+use crate::migrations;
 use crate::simulation::Random;
-use crate::support::{Process, W1};
+use crate::support::{Process, W1, edge};
 
 /// What the kill is to meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,4 +159,68 @@ async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothin
         "{} writes acknowledged over {rounds} kills; {copies} copies got their name, {migrated} migrations ended before their kill",
         acknowledged.count.load(std::sync::atomic::Ordering::SeqCst)
     );
+}
+
+/// ```text
+/// CRASH_ROUNDS=200 cargo test --release --locked --test it kills_in_the_middle -- --nocapture
+/// ```
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_in_the_middle_of_a_large_files_migrations_and_of_their_rest_lose_no_row_and_leave_no_half_copy()
+ {
+    let rounds: u64 = std::env::var("CRASH_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+    let seed = std::env::var("CRASH_SEED").map_or_else(
+        |_| r3mes_edge::Clock::default().now().millis() as u64,
+        |seed| seed.parse().unwrap(),
+    );
+    println!("CRASH_SEED={seed}");
+    let mut random = Random(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let connection = migrations::version_1(&database);
+    migrations::pad(&connection);
+    drop(connection);
+    let before = migrations::rows(&database);
+    let config = folder.path().join("edge.toml");
+    std::fs::write(&config, migrations::KEEP).unwrap();
+    let (mut ended, mut good) = (0, 0);
+    for _ in 0..rounds {
+        // A step, what it left, or a server that does both; each killed where it just is.
+        let commands: [&[&str]; 5] = [
+            &["db", "migrate"],
+            &[
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--config",
+                config.to_str().unwrap(),
+            ],
+            &["db", "migrate", "--to", "1"],
+            &["db", "migrate", "--to", "1"],
+            &["db", "migrate"],
+        ];
+        let mut killed = command(&database, commands[random.below(5) as usize]);
+        a_moment(&mut random, 300).await;
+        killed.kill().unwrap();
+        ended += u32::from(killed.wait().unwrap().success());
+        // What has its name is whole, whoever was killed.
+        let named = [1, 2].map(|version| format!(".version-{version}"));
+        for copy in named
+            .iter()
+            .flat_map(|end| migrations::copies(&database, end))
+        {
+            let report = r3mes_edge::store::verify_backup(&copy).unwrap();
+            assert_eq!(report.mistakes, Vec::<String>::new(), "{}", copy.display());
+            std::fs::remove_file(copy).unwrap();
+            good += 1;
+        }
+        assert!(migrations::copies(&database, ".damaged").is_empty());
+    }
+    // One step may be left, and the rest of it.
+    for _ in 0..2 {
+        let (code, text) = edge(&database, &["db", "migrate", "--to", "1"]);
+        assert_eq!(code, 0, "{text}");
+    }
+    assert_eq!(migrations::rows(&database), before);
+    assert!(migrations::copies(&database, ".unverified").is_empty());
+    println!("{rounds} kills: {ended} commands ended before theirs, {good} copies got their name");
 }

@@ -1,9 +1,9 @@
--- What has no place in version 1 goes: minutes, and the days of which there are no hours any more.
-ALTER TABLE workers RENAME TO workers_2;
-ALTER TABLE mining_stats RENAME TO mining_stats_2;
-ALTER TABLE hashrate_history RENAME TO hashrate_history_2;
+-- What version 2 had is in the tables with _2 behind their names. The samples of version 1 are there where not all of them
+-- had come along. What has no place in version 1 goes: minutes, and the days of which there are no hours any more.
+DROP INDEX idx_workers_wallet;
 DROP INDEX idx_workers_recorded_at;
-CREATE TABLE mining_stats (
+DROP INDEX idx_workers_unrolled;
+CREATE TABLE IF NOT EXISTS mining_stats (
     wallet             TEXT NOT NULL REFERENCES users (wallet),
     recorded_at        INTEGER NOT NULL,
     worker             TEXT NOT NULL,
@@ -48,20 +48,22 @@ INSERT INTO workers
 SELECT wallet, worker, recorded_at, hashrate, iif(unit = 1, 'H/s', 'gradients/h'), gpu_temperature, blocks_found,
     uptime_percentage, network_difficulty
 FROM workers_2;
+-- The samples of the hours that are not rolled up yet; all others by 2_down_samples.sql.
 INSERT INTO mining_stats
 SELECT w.wallet, s.recorded_at, w.worker, s.hashrate, iif(s.unit = 1, 'H/s', 'gradients/h'), s.gpu_temperature,
     s.blocks_found, s.uptime_percentage, s.uptime_seconds, s.network_difficulty, s.power_watts, s.accepted, s.rejected, s.loss
-FROM mining_stats_2 s JOIN workers_2 w ON w.id = s.worker;
--- Hours of which every sample is there are made from those, as version 1 does; the others from the history.
-INSERT INTO hashrate_history
-SELECT wallet, recorded_at - recorded_at % 3600000, worker, unit, sum(hashrate), min(hashrate), max(hashrate), count(*)
-FROM mining_stats GROUP BY wallet, recorded_at - recorded_at % 3600000, worker, unit;
+FROM workers_2 w CROSS JOIN mining_stats_2 s
+WHERE s.worker = w.id AND s.recorded_at >= w.rolled_until - w.rolled_until % 3600000
+ON CONFLICT DO NOTHING;
 INSERT INTO hashrate_history
 SELECT w.wallet, h.recorded_at, w.worker, iif(h.unit = 1, 'H/s', 'gradients/h'), h.mean * h.samples, h.min, h.max, h.samples
-FROM hashrate_history_2 h JOIN workers_2 w ON w.id = h.worker WHERE h.step = 60
+FROM workers_2 w CROSS JOIN hashrate_history_2 h WHERE h.worker = w.id AND h.step = 60;
+-- Those hours, from their samples.
+INSERT INTO hashrate_history
+SELECT w.wallet, s.recorded_at - s.recorded_at % 3600000, w.worker, iif(s.unit = 1, 'H/s', 'gradients/h'), sum(s.hashrate),
+    min(s.hashrate), max(s.hashrate), count(*)
+FROM workers_2 w CROSS JOIN mining_stats_2 s
+WHERE s.worker = w.id AND s.recorded_at >= w.rolled_until - w.rolled_until % 3600000
+GROUP BY w.id, s.recorded_at - s.recorded_at % 3600000, s.unit
 ON CONFLICT (wallet, recorded_at, worker, unit) DO UPDATE SET total = excluded.total, min = excluded.min, max = excluded.max,
-    samples = excluded.samples WHERE excluded.samples > samples;
-DROP TABLE late_minutes;
-DROP TABLE hashrate_history_2;
-DROP TABLE mining_stats_2;
-DROP TABLE workers_2;
+    samples = excluded.samples WHERE excluded.samples >= samples;
