@@ -5,6 +5,7 @@ upgrade.py write URL WALLET FILE       grants and samples without pause until SI
 upgrade.py check FILE DATABASE MARKS   holds what was acknowledged against a database that no server has, and measures how
                                        long nobody was answered after each mark: a line `name asked-to-end ended`
 upgrade.py fill DATABASE MEGABYTES     makes a database of version 1 as large with a week of samples
+upgrade.py count DATABASE              how many samples one holds, if nothing else is wrong with it
 """
 
 import http.client
@@ -157,4 +158,11 @@ def fill(database, megabytes):
     held.close()
 
 
-{"write": write, "check": check, "fill": fill}[sys.argv[1]](*sys.argv[2:])
+def count(database):
+    held = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    if held.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
+        sys.exit("a page is damaged")
+    print(held.execute("SELECT count(*) FROM mining_stats").fetchone()[0])
+
+
+{"write": write, "check": check, "fill": fill, "count": count}[sys.argv[1]](*sys.argv[2:])
