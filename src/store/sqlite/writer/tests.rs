@@ -57,6 +57,17 @@ async fn a_job_that_fails_or_panics_takes_nothing_with_it() {
     assert_eq!(kept, Ok(1));
 }
 
+#[tokio::test]
+async fn a_job_that_fails_alone_leaves_nothing_and_the_next_one_works() {
+    let (_folder, writer) = writer();
+    let refused = writer.write(Room::Common, |connection| {
+        insert(1)(connection)?;
+        Err::<(), _>(StoreError::UserNotFound)
+    });
+    assert_eq!(refused.await, Err(StoreError::UserNotFound));
+    assert_eq!(writer.write(Room::Common, insert(2)).await, Ok(1));
+}
+
 /// Keeps the thread busy until the sender is used, so that what is queued meanwhile forms one group.
 async fn hold(writer: &Writer) -> std::sync::mpsc::Sender<()> {
     let (open, gate) = std::sync::mpsc::channel();
