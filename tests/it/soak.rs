@@ -16,6 +16,7 @@ mod book;
 mod chats;
 mod clients;
 mod end;
+mod keys;
 mod rude;
 mod surroundings;
 mod watch;
@@ -87,8 +88,14 @@ async fn run(shape: Shape) {
     println!("SOAK_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
     let mut around = Surroundings::start().await;
-    let serving = Process::serve(&folder.path().join("edge.db"), &around.config());
-    let serving = Arc::new(serving);
+    let database = folder.path().join("edge.db");
+    let is_long = shape.length >= Duration::from_secs(300);
+    let many = match is_long {
+        true => keys::make(&database).await,
+        false => Vec::new(),
+    };
+    let serving = Arc::new(Process::serve(&database, &around.config()));
+    keys::use_each(&serving, many).await;
     let book = Arc::new(open_book(&serving, shape.each).await);
     // Known to the server from now on, so that its first use draws on nobody's patience.
     around.forget();
@@ -131,7 +138,7 @@ async fn run(shape: Shape) {
     let mut watch = watching.await.unwrap();
     end::settle_down(&serving, &book, before).await;
     watch.read_log(&serving, &book);
-    watch.conclude(&book, shape.length >= Duration::from_secs(300));
+    watch.conclude(&book, is_long);
     let serving = Arc::into_inner(serving).unwrap();
     end::add_up(serving, &book, &mut watch).await;
     end::report(&book, copies);
