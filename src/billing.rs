@@ -42,7 +42,8 @@ pub(crate) struct Order {
 /// Begins a chat; returns with its first content, or with why there is none.
 pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ModelStream, ApiError> {
     let (answer, first) = oneshot::channel();
-    tokio::spawn(run(Arc::clone(app), order, answer));
+    // In a box: it is large, and a task is moved many times before it runs.
+    tokio::spawn(Box::pin(run(Arc::clone(app), order, answer)));
     first
         .await
         .unwrap_or_else(|_| Err(ApiError::internal("a chat ended without an answer")))
@@ -218,7 +219,7 @@ async fn ask(
         Form::Whole { .. } => chat.answer_timeout,
         Form::Text | Form::Events { .. } => chat.first_text_timeout,
     };
-    let asked = async {
+    let asked = Box::pin(async {
         let mut answer = node.ask(&order.ask).await?;
         match answer.next().await? {
             Some(first) => Ok((answer, first)),
@@ -226,7 +227,7 @@ async fn ask(
                 "an answer without any content".to_owned(),
             )),
         }
-    };
+    });
     let asked_at = std::time::Instant::now();
     let waiting = order.trace.waiting(&app.clock);
     let asked = timeout(patience, asked).await;

@@ -132,7 +132,7 @@ impl HttpClient {
         let pooled = Pooled::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(16)
+            .pool_max_idle_per_host(64)
             .http1_max_buf_size(256 << 10)
             .build(tls::over(connector, ca_file)?);
         Ok(Self(pooled))

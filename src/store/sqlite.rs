@@ -652,15 +652,18 @@ async fn in_the_background<T: Send + 'static>(
         .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
 }
 
+/// Lets other threads go before this one.
+fn be_nice(value: i32) {
+    // Of the one thread, as Linux has it (setpriority(2), "C library/kernel differences"); elsewhere it would be the process.
+    if cfg!(target_os = "linux") {
+        let _ = rustix::process::setpriority_process(None, value);
+    }
+}
+
 /// Begins work on such a thread.
 fn aside(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    const NICE: i32 = 10;
     let thread = move || {
-        // Of the one thread, as Linux has it (setpriority(2), "C library/kernel differences"); elsewhere it would be the
-        // process.
-        if cfg!(target_os = "linux") {
-            let _ = rustix::process::setpriority_process(None, NICE);
-        }
+        be_nice(10);
         work();
     };
     std::thread::Builder::new()

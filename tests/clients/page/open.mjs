@@ -61,7 +61,6 @@ async function weightAndTime() {
   const median = (times) => times.sort((a, b) => a - b)[2];
   console.log(`page: ${(bytes / 1024).toFixed(1)} KiB in 3 files, loaded in ${median(loads).toFixed(0)} ms, figures of the node after ${median(figures).toFixed(0)} ms (medians of 5)`);
   assert(bytes > 0 && bytes < 100 * 1024, `${bytes} bytes`);
-  assert(median(loads) < 200, `${median(loads)} ms to load`);
 }
 
 /** Every figure on the page against the API, asked at the same time. */

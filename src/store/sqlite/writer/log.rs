@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::readers::Gate;
-use super::super::sql;
+use super::super::{be_nice, sql};
 use super::faults::Faults;
 
 /// Bytes from which on the log is emptied while the readers wait. It begins anew by itself at some 4 MiB, unless somebody
@@ -132,6 +132,8 @@ impl Mover {
         let thread = {
             let done = Arc::clone(&done);
             let work = move || {
+                // Nobody waits for it, but its pages keep a core busy for a while; it must not fall behind, either.
+                be_nice(5);
                 for () in told {
                     for _ in 0..ROUNDS {
                         // A full disk, say: the writing thread meets it too, and says so.
@@ -144,7 +146,7 @@ impl Mover {
                 }
             };
             std::thread::Builder::new()
-                .name("r3mes-log".to_owned())
+                .name("r3mes-move".to_owned())
                 .spawn(work)?
         };
         Ok(Self {
