@@ -65,18 +65,23 @@ fn copies_are_whole(database: &Path) -> usize {
         .count()
 }
 
-/// ```text
-/// CRASH_ROUNDS=200 cargo test --release --locked --test it kills_at_any_moment -- --nocapture
-/// ```
-#[tokio::test(flavor = "multi_thread")]
-async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothing() {
-    let rounds: u64 = std::env::var("CRASH_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+/// How many rounds there are, and what is drawn in them; both can be asked for.
+fn drawn() -> (u64, Random) {
+    let rounds = std::env::var("CRASH_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
     let seed = std::env::var("CRASH_SEED").map_or_else(
         |_| r3mes_edge::Clock::default().now().millis() as u64,
         |seed| seed.parse().unwrap(),
     );
     println!("CRASH_SEED={seed}");
-    let mut random = Random(seed);
+    (rounds, Random(seed))
+}
+
+/// ```text
+/// CRASH_ROUNDS=200 cargo test --release --locked --test it kills_at_any_moment -- --nocapture
+/// ```
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothing() {
+    let (rounds, mut random) = drawn();
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let acknowledged = Arc::new(Acknowledged::default());
@@ -167,13 +172,7 @@ async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothin
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_in_the_middle_of_a_large_files_migrations_and_of_their_rest_lose_no_row_and_leave_no_half_copy()
  {
-    let rounds: u64 = std::env::var("CRASH_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
-    let seed = std::env::var("CRASH_SEED").map_or_else(
-        |_| r3mes_edge::Clock::default().now().millis() as u64,
-        |seed| seed.parse().unwrap(),
-    );
-    println!("CRASH_SEED={seed}");
-    let mut random = Random(seed);
+    let (rounds, mut random) = drawn();
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let connection = migrations::version_1(&database);
