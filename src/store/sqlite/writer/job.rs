@@ -27,15 +27,16 @@ pub(super) fn commit(
                     StoreError::Unavailable("the transaction was rolled back".to_owned())
                 }));
             }
-            match (alone, done) {
-                (true, true) => {}
-                (true, false) => return run(connection, "ROLLBACK"),
-                (false, true) => run(connection, "RELEASE job")?,
-                (false, false) => {
-                    run(connection, "ROLLBACK TO job")?;
-                    run(connection, "RELEASE job")?;
+            if alone {
+                if !done {
+                    return run(connection, "ROLLBACK");
                 }
+                continue;
             }
+            if !done {
+                run(connection, "ROLLBACK TO job")?;
+            }
+            run(connection, "RELEASE job")?;
         }
         run(connection, "COMMIT")
     })();

@@ -58,8 +58,8 @@ impl Log {
         })
     }
 
-    /// Sees, after a commit, to it that the log begins anew before it is long. Another program that reads may keep it from that; then it is
-    /// tried again.
+    /// Sees to it that the log begins anew before it is long; to be called after each commit. Another program that reads
+    /// may keep it from that; then it is tried again.
     pub(super) fn keep_short(&mut self, connection: &Connection) {
         self.commits = (self.commits + 1) % COMMITS;
         if self.commits != 0 {
