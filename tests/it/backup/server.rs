@@ -226,7 +226,7 @@ async fn the_log_stays_short_however_endlessly_others_read() {
             .len()
     };
     let mut last = log();
-    for n in 0..300u64 {
+    for n in 0..600u64 {
         // All over the file, so that a few samples write many pages.
         let samples = (0..60)
             .map(|m| sample((n + m * 5000) * 10 + 1 + n % 9))
@@ -243,7 +243,7 @@ async fn the_log_stays_short_however_endlessly_others_read() {
     }
     println!("{written} bytes went through the log, which had {longest} at most");
     // Without the gate it is as long as what went through it.
-    assert!(longest < 40 << 20, "{longest} bytes");
+    assert!(longest < 64 << 20, "{longest} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,8 +261,8 @@ async fn another_program_that_reads_keeps_the_log_but_no_write_waiting() {
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN; SELECT * FROM users").unwrap();
     let began = Instant::now();
-    // Twenty MiB: more than may stand in the log.
-    for _ in 0..20 {
+    // More than may stand in the log.
+    for _ in 0..40 {
         grant(1 << 20).await;
     }
     grant(1).await;
@@ -272,6 +272,6 @@ async fn another_program_that_reads_keeps_the_log_but_no_write_waiting() {
         "{:?}",
         began.elapsed()
     );
-    assert!(store.gauges().wal_bytes > 16 << 20);
+    assert!(store.gauges().wal_bytes > 32 << 20);
     other.execute_batch("COMMIT").unwrap();
 }

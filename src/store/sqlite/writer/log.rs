@@ -11,11 +11,12 @@ use super::super::readers::Gate;
 use super::super::{be_nice, sql};
 use super::faults::Faults;
 
-/// Bytes from which on the log is emptied while the readers wait. It begins anew by itself at some 4 MiB, unless somebody
+/// Bytes from which on the log is emptied while the readers wait. It begins anew by itself at some 8 MiB, unless somebody
 /// reads from it all the time.
-const LONG_LOG: u64 = 16 << 20;
-/// Pages in the log from which on they are moved to their places.
-const MANY: i64 = 1000;
+const LONG_LOG: u64 = 32 << 20;
+/// Pages in the log from which on they are moved to their places. Writes wait for the last of them and their flush, so it
+/// is done seldom; the same pages are changed again and again, so there are few to move.
+const MANY: i64 = 2000;
 /// Commits from one look at the log to the next, which SQLite prepares anew each time.
 const COMMITS: u32 = 8;
 /// What the writing thread moves itself.
