@@ -100,6 +100,7 @@ handing_on! {
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
+    reserve_ahead(wallet: Wallet, price: Credits, now: Timestamp, taken: Box<dyn FnOnce() + Send>) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
     settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<String>) -> ();
     note_reservations(notes: Vec<(i64, String)>) -> ();

@@ -59,12 +59,8 @@ async fn run(
         let took = app.clock.instant().saturating_duration_since(started);
         app.metrics.chat_ended(&order.adapter, end, took);
     };
-    let reserved = app
-        .store
-        .reserve(order.wallet, order.price, app.clock.now())
-        .await;
-    let id = match reserved {
-        Ok(id) => id,
+    let (id, first) = match reserve(&app, &order).await {
+        Ok(reserved) => reserved,
         Err(error) => {
             end(match error {
                 StoreError::Insufficient { .. } => ChatEnd::Refused,
@@ -85,7 +81,7 @@ async fn run(
         biased;
         () = answer.closed() => Err(None),
         () = app.cut_off() => Err(Some(ApiError::shutting_down())),
-        first = first_content(&app, &order) => first.map_err(|error| Some(error.into())),
+        first = first => first.map_err(|error| Some(error.into())),
     };
     let (conversation, first) = match first {
         Ok(first) => first,
@@ -154,6 +150,37 @@ async fn run(
     drop(order.place);
 }
 
+type First = Result<(Conversation, Bytes), UpstreamError>;
+
+/// Takes the price; the reservation, and the first content, which is waited for already: a model is asked while the disk
+/// still writes. Nothing of what it says is seen before the reservation is there, and where that fails it is asked in vain.
+async fn reserve<'a>(
+    app: &'a App,
+    order: &'a Order,
+) -> Result<(i64, impl Future<Output = First> + use<'a>), StoreError> {
+    let (tell, mut taken) = oneshot::channel();
+    let tell = Box::new(|| {
+        let _ = tell.send(());
+    });
+    let now = app.clock.now();
+    let mut reserved = app
+        .store
+        .reserve_ahead(order.wallet, order.price, now, tell);
+    let mut asked = Box::pin(first_content(app, order));
+    let (mut suffices, mut first) = (false, None);
+    loop {
+        tokio::select! {
+            biased;
+            reserved = &mut reserved => {
+                let first = async { match first { Some(first) => first, None => asked.await } };
+                return Ok((reserved?, first));
+            }
+            content = &mut asked, if suffices && first.is_none() => first = Some(content),
+            Ok(()) = &mut taken, if !suffices => suffices = true,
+        }
+    }
+}
+
 /// What a ledger entry says of its chat.
 fn note(usage: Usage) -> String {
     let Usage {
@@ -172,7 +199,7 @@ struct Conversation {
 }
 
 /// Asks one node after the other, the least busy first, until one gives content.
-async fn first_content(app: &App, order: &Order) -> Result<(Conversation, Bytes), UpstreamError> {
+async fn first_content(app: &App, order: &Order) -> First {
     let mut left = order.nodes.clone();
     let mut failed = Vec::new();
     loop {
@@ -201,11 +228,7 @@ async fn first_content(app: &App, order: &Order) -> Result<(Conversation, Bytes)
     }
 }
 
-async fn ask(
-    app: &App,
-    order: &Order,
-    node: &Arc<Node>,
-) -> Result<(Conversation, Bytes), UpstreamError> {
+async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
     let chat = &app.config.chat;
     let waiting = order.trace.waiting(&app.clock);
     let place = timeout(chat.first_text_timeout, node.place()).await;

@@ -47,7 +47,7 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 /// |---|---|
 /// | `create_user` `user` `users` | [`User`] |
 /// | `grant` `ledger` `note_reservations` | [`LedgerEntry`] |
-/// | `reserve` `settle` `refund` | below |
+/// | `reserve` `reserve_ahead` `settle` `refund` | below |
 /// | `kept`, and what takes a `once` | [`Once`] |
 /// | `create_key` `key_by_hash` `rotate_key` | [`auth::issue`](crate::auth::issue), [`auth::rotate`](crate::auth::rotate) |
 /// | `key` `keys` `revoke_key` | [`KeyRecord`] |
@@ -137,6 +137,21 @@ pub trait Repository: Send + Sync + 'static {
         price: Credits,
         now: Timestamp,
     ) -> Result<i64, StoreError>;
+    /// Reserves as [`Repository::reserve`] does, and calls `taken` once the balance was found to suffice, while the disk
+    /// still writes: what can be taken back may begin then. It may not be called at all, and the reservation may fail
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`Repository::reserve`].
+    async fn reserve_ahead(
+        &self,
+        wallet: Wallet,
+        price: Credits,
+        now: Timestamp,
+        _taken: Box<dyn FnOnce() + Send>,
+    ) -> Result<i64, StoreError> {
+        self.reserve(wallet, price, now).await
+    }
     /// Closes a reservation: the credits are spent. Closing it the same way again changes nothing.
     ///
     /// # Errors

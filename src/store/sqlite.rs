@@ -248,9 +248,22 @@ impl Repository for SqliteStore {
         price: Credits,
         now: Timestamp,
     ) -> Result<i64, StoreError> {
+        self.reserve_ahead(wallet, price, now, Box::new(|| ()))
+            .await
+    }
+
+    async fn reserve_ahead(
+        &self,
+        wallet: Wallet,
+        price: Credits,
+        now: Timestamp,
+        taken: Box<dyn FnOnce() + Send>,
+    ) -> Result<i64, StoreError> {
         self.writer
             .write(Room::Common, move |c| {
-                accounts::reserve(c, &wallet, price, now)
+                let reservation = accounts::reserve(c, &wallet, price, now)?;
+                taken();
+                Ok(reservation)
             })
             .await
     }

@@ -14,10 +14,12 @@ use r3mes_edge::store::{
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::chat::whole;
 use crate::support::{
-    Answer, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, wallet,
+    Answer, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
+    wallet,
 };
 
 /// What the log of a failing storage would say and no client may read.
@@ -29,6 +31,7 @@ pub(crate) struct Faults(
     Arc<Mutex<HashMap<&'static str, usize>>>,
     Arc<Mutex<Option<(Clock, Duration)>>>,
     Arc<Mutex<Option<StoreGauges>>>,
+    Arc<Notify>,
 );
 
 impl Faults {
@@ -52,6 +55,11 @@ impl Faults {
     /// From now on the storage says this of itself.
     pub(crate) fn say(&self, gauges: StoreGauges) {
         *self.2.lock().unwrap() = Some(gauges);
+    }
+
+    /// One commit that was held up goes on.
+    fn release(&self) {
+        self.3.notify_one();
     }
 
     fn check(&self, verb: &str) -> Result<(), StoreError> {
@@ -88,6 +96,22 @@ macro_rules! verbs {
                 self.faults.check(stringify!($verb))?;
                 self.store.$verb($($argument),*).await
             })*
+
+            async fn reserve_ahead(
+                &self,
+                wallet: Wallet,
+                price: Credits,
+                now: Timestamp,
+                taken: Box<dyn FnOnce() + Send>,
+            ) -> Result<i64, StoreError> {
+                self.faults.check("reserve")?;
+                if self.faults.check("commit").is_err() {
+                    taken();
+                    self.faults.3.notified().await;
+                    self.faults.check("commit")?;
+                }
+                self.store.reserve(wallet, price, now).await
+            }
 
             fn has_imported_keys(&self) -> bool {
                 self.store.has_imported_keys()
@@ -306,6 +330,53 @@ async fn a_chat_whose_price_cannot_be_taken_is_refused_before_anybody_is_asked()
     assert!(upstream.seen("/v1/chat").is_empty());
     assert_eq!(server.balance(W1).await.micro(), 3_000_000);
     server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn a_model_is_asked_while_the_price_is_being_written_and_in_vain_where_that_fails() {
+    let (held, frames) = Scripted::held();
+    let held = Mutex::new(Some(held));
+    let upstream = Upstream::inference(move |_| held.lock().unwrap().take().unwrap()).await;
+    let faults = Faults::default();
+    let server = faults
+        .serve(config_with_inference("openai", &upstream))
+        .await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail("commit");
+    let chat = tokio::spawn(async move { caller.post("/chat", &json!({"message": "hi"})).await });
+    let asked = async || upstream.seen("/v1/chat").pop();
+    eventually("the model is asked", asked).await;
+    frames.send_word("for free");
+    faults.release();
+    unavailable(chat.await.unwrap());
+    frames.reader_left().await;
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn what_a_model_says_while_the_price_is_being_written_is_kept_until_it_is() {
+    let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
+    let faults = Faults::default();
+    let server = faults
+        .serve(config_with_inference("openai", &upstream))
+        .await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail("commit");
+    let chat = tokio::spawn(async move { caller.chat("hi").await });
+    let asked = async || upstream.seen("/v1/chat").pop();
+    eventually("the model is asked", asked).await;
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    assert!(!chat.is_finished());
+    faults.mend();
+    faults.release();
+    let (status, _, body) = chat.await.unwrap();
+    assert_eq!(
+        (status, whole(body).await.unwrap().as_str()),
+        (200, "paid\n")
+    );
+    let folder = server.shutdown().await;
+    assert_eq!(money(&folder).await, (2_000_000, 0, vec![]));
 }
 
 /// The end of the file's money: balance, reservations open, mistakes.
