@@ -3,11 +3,11 @@
 
 mod lines;
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use env_logger::Target;
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter, Record};
 use r3mes_edge::config::{LogConfig, LogFormat};
@@ -20,40 +20,19 @@ use self::lines::Lines;
 /// Logs to the standard error stream; `RUST_LOG` lies over the level.
 pub(super) fn start(settings: &LogConfig) {
     let named = std::env::var_os("RUST_LOG").is_some();
-    let mut builder = env_logger::Builder::from_default_env();
-    if !named {
-        // Which lines there are is decided before, where it can be changed.
-        builder.filter_level(LevelFilter::Trace);
-    }
-    let json = match settings.format {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
+    let logger = Logger {
+        named: named.then(|| env_logger::Builder::from_default_env().build()),
+        json: match settings.format {
+            LogFormat::Json => true,
+            LogFormat::Text => false,
+            LogFormat::Auto => !std::io::stderr().is_terminal(),
+        },
+        lines: Lines::to(std::io::stderr()).ok(),
     };
-    let lines = Lines::to(std::io::stderr()).ok();
-    let target = match &lines {
-        Some(lines) => Target::Pipe(Box::new(lines.clone())),
-        None => Target::Stderr,
-    };
-    builder.target(target).format(move |out, record| {
-        let now = Timestamp::from(std::time::SystemTime::now());
-        let line = if json {
-            as_json(record, now)
-        } else {
-            as_text(record, now).into_bytes()
-        };
-        out.write_all(&line)
-    });
-    let inner = builder.build();
-    let most = inner.filter();
-    let logger = Levelled {
-        inner,
-        lines,
-        named,
-    };
+    let most = logger.named.as_ref().map(env_logger::Logger::filter);
     // Fails only where there is a logger, and nobody else sets one.
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
-        log::set_max_level(most);
+        log::set_max_level(most.unwrap_or(OTHERS));
         set_level(settings);
     }
 }
@@ -72,33 +51,64 @@ static LEVEL: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
 /// What the libraries underneath say is logged from here on.
 const OTHERS: LevelFilter = LevelFilter::Warn;
 
-/// A logger whose level can be changed while it logs.
-struct Levelled {
-    inner: env_logger::Logger,
+/// A logger whose level can be changed while it logs. It writes each line itself, as env_logger would copy it twice more.
+struct Logger {
+    /// Which lines there are, where `RUST_LOG` says it.
+    named: Option<env_logger::Logger>,
+    json: bool,
     lines: Option<Lines>,
-    /// Whether `RUST_LOG` says which lines there are.
-    named: bool,
 }
 
-impl log::Log for Levelled {
+/// What a thread keeps from one line to the next.
+#[derive(Default)]
+struct Kept {
+    line: Vec<u8>,
+    moment: Moment,
+}
+
+thread_local! {
+    static KEPT: Cell<Kept> = Cell::default();
+}
+
+impl log::Log for Logger {
     fn enabled(&self, line: &log::Metadata<'_>) -> bool {
+        if let Some(named) = &self.named {
+            return named.enabled(line);
+        }
         let ours = line.target().starts_with("r3mes_edge");
         let least = if ours {
             LEVEL.load(Ordering::Relaxed)
         } else {
             OTHERS as usize
         };
-        self.named || line.level() as usize <= least
+        line.level() as usize <= least
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.inner.log(record);
-            if let Some(lines) = &self.lines
-                && record.level() <= Level::Warn
-            {
-                lines.hurry();
-            }
+        let wanted = match &self.named {
+            Some(named) => named.matches(record),
+            None => self.enabled(record.metadata()),
+        };
+        if !wanted {
+            return;
+        }
+        // Taken out of its place, as what is shown may log a line of its own; at a thread's end there is none.
+        let mut kept = KEPT.try_with(Cell::take).unwrap_or_default();
+        kept.line.clear();
+        let time = kept.moment.at(std::time::SystemTime::now().into());
+        if self.json {
+            put_json(&mut kept.line, record, time);
+        } else {
+            kept.line
+                .extend_from_slice(as_text(record, time).as_bytes());
+        }
+        match &self.lines {
+            Some(lines) => lines.push(&kept.line, record.level() <= Level::Warn),
+            // Whom should it be told?
+            None => drop(std::io::stderr().write_all(&kept.line)),
+        }
+        if kept.line.capacity() <= 4096 {
+            let _ = KEPT.try_with(|place| place.set(kept));
         }
     }
 
@@ -109,23 +119,48 @@ impl log::Log for Levelled {
     }
 }
 
-fn as_json(record: &Record<'_>, now: Timestamp) -> Vec<u8> {
-    let mut line = Vec::with_capacity(512);
-    // Here and below: a writer of ours, which cannot fail.
-    let _ = write!(line, r#"{{"time":"{now}","level":"#);
-    put_text(&mut line, record.level().as_str());
+/// How the moment is written: of many lines in a second only the milliseconds differ.
+#[derive(Default)]
+struct Moment {
+    second: Option<i64>,
+    text: String,
+}
+
+impl Moment {
+    fn at(&mut self, now: Timestamp) -> &str {
+        let (second, millis) = (now.millis().div_euclid(1000), now.millis().rem_euclid(1000));
+        if self.second == Some(second) {
+            self.text.truncate(self.text.len() - "000Z".len());
+            for unit in [100, 10, 1] {
+                self.text
+                    .push(char::from(b'0' + (millis / unit % 10) as u8));
+            }
+            self.text.push('Z');
+        } else {
+            self.text = now.to_string();
+            self.second = Some(second);
+        }
+        &self.text
+    }
+}
+
+fn put_json(line: &mut Vec<u8>, record: &Record<'_>, time: &str) {
+    line.extend_from_slice(br#"{"time":"#);
+    put_text(line, time);
+    line.extend_from_slice(br#","level":"#);
+    put_text(line, record.level().as_str());
     line.extend_from_slice(br#","target":"#);
-    put_text(&mut line, record.target());
+    put_text(line, record.target());
     line.extend_from_slice(br#","message":"#);
     let begin = line.len();
+    // Here and below: a writer of ours, which cannot fail.
     let _ = write!(line, "\"{}\"", record.args());
     if !is_plain(&line[begin + 1..line.len() - 1]) {
         line.truncate(begin);
-        let _ = serde_json::Serializer::new(&mut line).collect_str(record.args());
+        let _ = serde_json::Serializer::new(&mut *line).collect_str(record.args());
     }
-    let _ = record.key_values().visit(&mut Members(&mut line));
+    let _ = record.key_values().visit(&mut Members(line));
     line.extend_from_slice(b"}\n");
-    line
 }
 
 fn put(line: &mut Vec<u8>, value: impl serde::Serialize) -> Result<(), Error> {
@@ -199,8 +234,8 @@ impl VisitValue<'_> for Member<'_> {
     }
 }
 
-fn as_text(record: &Record<'_>, now: Timestamp) -> String {
-    let mut line = format!("{now} {:<5} {}", record.level(), record.args());
+fn as_text(record: &Record<'_>, time: &str) -> String {
+    let mut line = format!("{time} {:<5} {}", record.level(), record.args());
     let mut pairs = Map::new();
     let _ = record.key_values().visit(&mut Pairs(&mut pairs));
     // What stands in the message already.
@@ -246,6 +281,7 @@ impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn written(message: &str, request_id: &str) -> (String, String) {
@@ -253,8 +289,7 @@ mod tests {
             ("request_id", Value::from(request_id)),
             ("bytes", Value::from(7u64)),
         ];
-        let now = Timestamp::from_millis(1_795_489_200_000);
-        let line = |write: fn(&Record<'_>, Timestamp) -> Vec<u8>| {
+        let line = |write: fn(&Record<'_>) -> Vec<u8>| {
             let arguments = format_args!("{message}");
             let mut record = Record::builder();
             record
@@ -262,12 +297,15 @@ mod tests {
                 .level(log::Level::Info)
                 .target("test")
                 .key_values(&pairs);
-            String::from_utf8(write(&record.build(), now)).unwrap()
+            String::from_utf8(write(&record.build())).unwrap()
         };
-        (
-            line(as_json),
-            line(|record, now| as_text(record, now).into_bytes()),
-        )
+        const TIME: &str = "2026-11-24T03:00:00.000Z";
+        let json = line(|record| {
+            let mut line = Vec::new();
+            put_json(&mut line, record, TIME);
+            line
+        });
+        (json, line(|record| as_text(record, TIME).into_bytes()))
     }
 
     #[test]
@@ -284,6 +322,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_moment_is_written_as_if_it_were_the_only_one(start in -10i64.pow(14)..10i64.pow(14), steps in vec(-1500i64..1500, 1..20)) {
+            let (mut moment, mut now) = (Moment::default(), start);
+            for step in steps {
+                now += step;
+                let now = Timestamp::from_millis(now);
+                prop_assert_eq!(moment.at(now), now.to_string());
+            }
+        }
+
         #[test]
         fn whatever_is_said_it_is_one_line_without_control_characters(message in any::<String>(), id in any::<String>()) {
             let (json, text) = written(&message, &id);

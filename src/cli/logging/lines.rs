@@ -49,43 +49,33 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Has what waits written at once.
-    pub(super) fn hurry(&self) {
-        self.0.lock().at_once = true;
-        self.0.told.notify_one();
+    /// Has a line written: soon, or at once with all that wait.
+    pub(super) fn push(&self, line: &[u8], at_once: bool) {
+        let mut waiting = self.0.lock();
+        // While something waits, the thread knows already.
+        let tell = at_once || waiting.text.is_empty();
+        if waiting.text.len() + line.len() > Self::ROOM {
+            waiting.lost += 1;
+        } else {
+            waiting.text.extend_from_slice(line);
+        }
+        waiting.at_once |= at_once;
+        drop(waiting);
+        if tell {
+            self.0.told.notify_one();
+        }
     }
 
     /// Waits until everything is written, for a while.
     pub(super) fn finish(&self) {
-        self.hurry();
+        self.0.lock().at_once = true;
+        self.0.told.notify_one();
         let pending = |waiting: &mut Waiting| waiting.writing || !waiting.text.is_empty();
         let waiting = self.0.lock();
         let _ = self
             .0
             .written
             .wait_timeout_while(waiting, Self::PATIENCE, pending);
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let mut waiting = self.0.lock();
-        if waiting.text.len() + line.len() > Self::ROOM {
-            waiting.lost += 1;
-            return Ok(line.len());
-        }
-        // While something waits, the thread knows already.
-        let is_first = waiting.text.is_empty();
-        waiting.text.extend_from_slice(line);
-        if is_first {
-            self.0.told.notify_one();
-        }
-        Ok(line.len())
-    }
-
-    /// Nothing: it is called after each line. [`Lines::hurry`] and [`Lines::finish`] have lines written.
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 
@@ -160,9 +150,9 @@ mod tests {
 
     #[test]
     fn lines_are_written_whole_and_in_order_once_those_before_them_are() {
-        let (mut lines, let_one, taken) = slow();
+        let (lines, let_one, taken) = slow();
         for number in 0..1000 {
-            lines.write_all(format!("{number}\n").as_bytes()).unwrap();
+            lines.push(format!("{number}\n").as_bytes(), false);
         }
         // Dropped, it lets everything through.
         drop(let_one);
@@ -174,12 +164,12 @@ mod tests {
 
     #[test]
     fn a_log_that_nobody_reads_holds_up_nobody_and_says_afterwards_what_was_lost() {
-        let (mut lines, let_one, taken) = slow();
-        let line = [b'x'; 1023];
+        let (lines, let_one, taken) = slow();
+        let mut line = [b'x'; 1024];
+        line[1023] = b'\n';
         // Three times what fits; what the thread has in hand, perhaps, is beside that.
         for _ in 0..3 * Lines::ROOM / 1024 {
-            lines.write_all(&line).unwrap();
-            lines.write_all(b"\n").unwrap();
+            lines.push(&line, false);
         }
         assert!(lines.0.lock().text.len() <= Lines::ROOM);
         drop(let_one);
