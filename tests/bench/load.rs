@@ -11,6 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::process::{getpriority_process, setpriority_process};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -275,7 +276,13 @@ pub(crate) fn open(
         on_time(job.clone(), number, due, all / 11)
     });
     let both = async { tokio::join!(gather(tasks), pace) };
+    // Who asks comes before those that are asked, where that is allowed: its own lateness would count as theirs.
+    let usual = getpriority_process(None)?;
+    let is_first = setpriority_process(None, usual - 10).is_ok();
     let (waits, paced) = alone()?.block_on(both);
+    if is_first {
+        setpriority_process(None, usual)?;
+    }
     paced?;
     round.done = all as usize;
     round.waits = waits?;
