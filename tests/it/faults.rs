@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 
 use crate::chat::whole;
 use crate::support::{
-    Answer, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
-    wallet,
+    Answer, Caller, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference,
+    eventually, wallet,
 };
 
 /// What the log of a failing storage would say and no client may read.
@@ -317,14 +317,19 @@ async fn a_server_does_not_start_over_a_storage_that_fails() {
     );
 }
 
+/// A server before this inference server, whose storage will fail, and who has three credits there.
+async fn chat_with_faults(upstream: &Upstream) -> (Faults, TestServer, Caller) {
+    let faults = Faults::default();
+    let config = config_with_inference("openai", upstream);
+    let server = faults.serve(config).await;
+    let caller = server.payer(W1, 3).await;
+    (faults, server, caller)
+}
+
 #[tokio::test]
 async fn a_chat_whose_price_cannot_be_taken_is_refused_before_anybody_is_asked() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
-    let faults = Faults::default();
-    let server = faults
-        .serve(config_with_inference("openai", &upstream))
-        .await;
-    let caller = server.payer(W1, 3).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("reserve");
     unavailable(caller.post("/chat", &json!({"message": "hi"})).await);
     assert!(upstream.seen("/v1/chat").is_empty());
@@ -337,11 +342,7 @@ async fn a_model_is_asked_while_the_price_is_being_written_and_in_vain_where_tha
     let (held, frames) = Scripted::held();
     let held = Mutex::new(Some(held));
     let upstream = Upstream::inference(move |_| held.lock().unwrap().take().unwrap()).await;
-    let faults = Faults::default();
-    let server = faults
-        .serve(config_with_inference("openai", &upstream))
-        .await;
-    let caller = server.payer(W1, 3).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("commit");
     let chat = tokio::spawn(async move { caller.post("/chat", &json!({"message": "hi"})).await });
     let asked = async || upstream.seen("/v1/chat").pop();
@@ -357,11 +358,7 @@ async fn a_model_is_asked_while_the_price_is_being_written_and_in_vain_where_tha
 #[tokio::test]
 async fn what_a_model_says_while_the_price_is_being_written_is_kept_until_it_is() {
     let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
-    let faults = Faults::default();
-    let server = faults
-        .serve(config_with_inference("openai", &upstream))
-        .await;
-    let caller = server.payer(W1, 3).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("commit");
     let chat = tokio::spawn(async move { caller.chat("hi").await });
     let asked = async || upstream.seen("/v1/chat").pop();
@@ -394,11 +391,7 @@ pub(crate) async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>)
 #[tokio::test]
 async fn a_settlement_that_could_not_be_written_is_written_in_the_end() {
     let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
-    let faults = Faults::default();
-    let server = faults
-        .serve(config_with_inference("openai", &upstream))
-        .await;
-    let caller = server.payer(W1, 3).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail_times("settle", 1);
     let (status, _, body) = caller.chat("hi").await;
     assert_eq!(
@@ -416,11 +409,7 @@ async fn a_settlement_that_could_not_be_written_is_written_in_the_end() {
 #[tokio::test]
 async fn a_refund_that_could_not_be_written_is_written_in_the_end() {
     let upstream = Upstream::inference(|_| Scripted::whole(500, "no")).await;
-    let faults = Faults::default();
-    let server = faults
-        .serve(config_with_inference("openai", &upstream))
-        .await;
-    let caller = server.payer(W1, 3).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail_times("refund", 1);
     caller
         .post("/chat", &json!({"message": "hi"}))
@@ -434,11 +423,7 @@ async fn a_refund_that_could_not_be_written_is_written_in_the_end() {
 #[tokio::test]
 async fn what_could_not_be_settled_before_the_end_is_refunded_at_the_next_start() {
     let upstream = Upstream::inference(|_| Scripted::words(&["a gift"])).await;
-    let faults = Faults::default();
-    let server = faults
-        .serve(config_with_inference("openai", &upstream))
-        .await;
-    let caller = server.payer(W1, 3).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("settle");
     let (_, _, body) = caller.chat("hi").await;
     assert_eq!(whole(body).await.unwrap(), "a gift\n");
