@@ -7,7 +7,6 @@ use std::time::Duration;
 /// Where lines wait for the one thread that writes them: a request pays for a copy in memory, not for a call to the system,
 /// and a reader of the log that takes nothing holds up nobody. What waits has a bound; lines beyond it are counted and told
 /// of. A process that is killed takes the lines of its last moment with it.
-#[derive(Clone)]
 pub(super) struct Lines(Arc<Shared>);
 
 #[derive(Default)]
@@ -68,10 +67,10 @@ impl Lines {
 
     /// Waits until everything is written, for a while.
     pub(super) fn finish(&self) {
-        self.0.lock().at_once = true;
-        self.0.told.notify_one();
         let pending = |waiting: &mut Waiting| waiting.writing || !waiting.text.is_empty();
-        let waiting = self.0.lock();
+        let mut waiting = self.0.lock();
+        waiting.at_once = true;
+        self.0.told.notify_one();
         let _ = self
             .0
             .written
