@@ -415,13 +415,18 @@ async fn a_server_that_is_killed_charged_what_was_settled_and_gives_back_the_res
     stream.send(WORD);
     let (_, _, mut body) = streaming.await.unwrap().unwrap();
     next_text(&mut body).await.unwrap().unwrap();
+    let open = async |count: i64| {
+        eventually("so many reservations are open", async || {
+            let report = admin.get("/admin/ledger/verify").await.expect(200);
+            (report["open_reservations"] == count).then_some(())
+        })
+        .await;
+    };
+    // The first is settled before another is written, and both of the others are.
+    open(0).await;
     let waiting = [ask(true), ask(false)];
     let silent = [held.recv().await.unwrap(), held.recv().await.unwrap()];
-    eventually("the first is settled", async || {
-        let report = admin.get("/admin/ledger/verify").await.expect(200);
-        (report["open_reservations"] == 2).then_some(())
-    })
-    .await;
+    open(2).await;
     server.kill();
     assert!(
         next_text(&mut body).await.unwrap().is_err(),

@@ -84,12 +84,23 @@ async fn waiting_chat(
     admin: &Caller,
     held: &mut tokio::sync::mpsc::UnboundedReceiver<Frames>,
 ) -> (JoinHandle<Answer>, Frames) {
+    let before = credits(admin).await.as_u64().unwrap();
     let chat = {
         let admin = admin.clone();
         let body = json!({ "message": "hi", "wallet_address": W1 });
         tokio::spawn(async move { admin.post("/chat", &body).await })
     };
-    (chat, held.recv().await.unwrap())
+    let frames = held.recv().await.unwrap();
+    it_has_paid(admin, before).await;
+    (chat, frames)
+}
+
+/// Waits for the reservation of a chat whose model was asked already, while its price was still being written.
+async fn it_has_paid(admin: &Caller, before: u64) {
+    eventually("it has paid", async || {
+        (credits(admin).await == before - 1).then_some(())
+    })
+    .await;
 }
 
 fn with_inference(url: &str) -> String {
@@ -163,6 +174,7 @@ async fn a_server_that_crashed_on_a_full_disk_starts_there_and_refunds_what_was_
         tokio::spawn(async move { admin.try_post("/chat", body).await })
     };
     let frames = held.recv().await.unwrap();
+    it_has_paid(&admin, 1).await;
     server.kill();
     assert_eq!(chat.await.unwrap(), None);
     drop(frames);
