@@ -248,6 +248,16 @@ async fn the_log_stays_short_however_endlessly_others_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_program_that_reads_keeps_the_log_but_no_write_waiting() {
+    let mut longest = Duration::MAX;
+    // A machine may be busy for a second, but not each time.
+    for _ in 0..3 {
+        longest = longest.min(longest_write_beside_a_reader().await);
+    }
+    // As long as another program's lock is waited for.
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+async fn longest_write_beside_a_reader() -> Duration {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edge.db");
     let store = SqliteStore::open(&path, true).unwrap();
@@ -260,18 +270,13 @@ async fn another_program_that_reads_keeps_the_log_but_no_write_waiting() {
     grant(1).await;
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN; SELECT * FROM users").unwrap();
-    let began = Instant::now();
-    // More than may stand in the log.
-    for _ in 0..40 {
+    let mut longest = Duration::ZERO;
+    // More than may stand in the log, and one after it.
+    for _ in 0..41 {
+        let began = Instant::now();
         grant(1 << 20).await;
+        longest = longest.max(began.elapsed());
     }
-    grant(1).await;
-    // Waited for, it would have kept a write for five seconds.
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        began.elapsed()
-    );
     assert!(store.gauges().wal_bytes > 32 << 20);
-    other.execute_batch("COMMIT").unwrap();
+    longest
 }
