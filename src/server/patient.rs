@@ -16,13 +16,17 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 << 20;
 
 /// A connection whose reader must take something now and then: a write that makes no progress for the time-out fails, and
-/// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read.
+/// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read; and where it answers
+/// without reading a body, it takes the next request before the answer has left, and keeps every answer. So nothing is read
+/// from who takes nothing.
 pub(super) struct Patient {
     stream: Box<dyn Stream>,
     timeout: Duration,
     /// Runs only while a write waits, or the end.
     deadline: Pin<Box<Sleep>>,
     waiting: bool,
+    /// Whether somebody wants to read once the write goes on.
+    held: bool,
     /// Whether the last request was refused and may still be on its way.
     refused: Arc<AtomicBool>,
     /// How many bytes may still be dropped, from our end of the connection on.
@@ -40,6 +44,7 @@ impl Patient {
             timeout,
             deadline: Box::pin(sleep(timeout)),
             waiting: false,
+            held: false,
             refused,
             lingering: None,
         }
@@ -52,6 +57,9 @@ impl Patient {
     ) -> Poll<io::Result<T>> {
         if progress.is_ready() {
             self.waiting = false;
+            if std::mem::take(&mut self.held) {
+                context.waker().wake_by_ref();
+            }
             return progress;
         }
         if !std::mem::replace(&mut self.waiting, true) {
@@ -68,6 +76,10 @@ impl AsyncRead for Patient {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.waiting {
+            self.held = true;
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -135,6 +147,7 @@ impl AsyncWrite for Patient {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -175,6 +188,39 @@ mod tests {
             tokio::task::yield_now().await;
         }
         sent.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_not_read_until_he_does() {
+        let (mut writer, mut reader) = pair(Duration::from_secs(20)).await;
+        reader.write_all(b"more").await.unwrap();
+        let mut bytes = [0; 4];
+        let mut read = |writer: &mut Patient, context: &mut Context<'_>| {
+            Pin::new(writer).poll_read(context, &mut ReadBuf::new(&mut bytes))
+        };
+        let write = |writer: &mut Patient, context: &mut Context<'_>| {
+            Pin::new(writer).poll_write(context, &[0; 65_536])
+        };
+        poll_fn(|context| {
+            while write(&mut writer, context).is_ready() {}
+            assert!(read(&mut writer, context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+
+        let taking = async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await };
+        tokio::spawn(taking);
+        // One task, as hyper's: the write that goes on wakes who wanted to read.
+        poll_fn(|context| {
+            let read = read(&mut writer, context);
+            if read.is_pending() {
+                let _ = write(&mut writer, context);
+            }
+            read
+        })
+        .await
+        .unwrap();
+        assert_eq!(&bytes, b"more");
     }
 
     #[tokio::test]
