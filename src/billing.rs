@@ -107,8 +107,7 @@ async fn run(
             .settle_kept(once, &first, conversation.answer.usage())
             .await;
         drop(running);
-        let (pieces, _, body) = ModelStream::begin(first);
-        let given = pieces.try_send(Piece::End("\n")).is_ok() && answer.send(Ok(body)).is_ok();
+        let given = answer.send(Ok(ModelStream::paid(first, "\n"))).is_ok();
         let case = conversation.permit.end(Outcome::Success);
         conversation.node.look_into(case);
         let (took, waited) = (order.trace.elapsed(&app.clock), order.trace.waited());
@@ -120,14 +119,18 @@ async fn run(
         });
         return;
     }
-    let (pieces, was_taken, body) = ModelStream::begin(first);
+    let (pieces, mut was_taken, body) = ModelStream::begin(first);
     let handed_out = answer.send(Ok(body)).is_ok();
     // hyper takes the first piece as soon as the head is written; one that does not is a client that does not read.
     let taken = handed_out
-        && matches!(
-            timeout(app.config.chat.idle_timeout, was_taken).await,
-            Ok(Ok(()))
-        );
+        && match timeout(app.config.chat.idle_timeout, &mut was_taken).await {
+            Ok(taken) => taken.is_ok(),
+            Err(_) => {
+                // From here on it cannot be handed out; what was in this moment is paid.
+                was_taken.close();
+                was_taken.try_recv().is_ok()
+            }
+        };
     if !taken {
         reservation.close(Closing::Refund).await;
         end(ChatEnd::ClientLeft);

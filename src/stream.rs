@@ -46,7 +46,8 @@ impl ModelStream {
     /// Pieces that may wait: a client that reads slowly slows the model down, not our memory up.
     const ROOM: usize = 8;
 
-    /// A stream that begins with `first`, its sender, and what tells that `first` was handed to the socket.
+    /// A stream that begins with `first`, its sender, and what tells that `first` was handed to the socket. Once that is
+    /// closed, the stream hands out nothing any more.
     pub(crate) fn begin(first: Bytes) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>, Self) {
         let (sender, pieces) = mpsc::channel(Self::ROOM);
         let (taken, was_taken) = oneshot::channel();
@@ -59,6 +60,15 @@ impl ModelStream {
             state: State::Flowing,
         };
         (sender, was_taken, stream)
+    }
+
+    /// A stream of one text that was paid already.
+    pub(crate) fn paid(text: Bytes, last: &'static str) -> Self {
+        let (sender, _, mut stream) = Self::begin(text);
+        stream.taken = None;
+        // There is room for one more.
+        let _ = sender.try_send(Piece::End(last));
+        stream
     }
 
     /// Everything that is ready, as one.
@@ -84,9 +94,13 @@ impl ModelStream {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Some(taken) = self.taken.take() {
-            // The sender may have given up on this client already; then this text is a gift.
-            let _ = taken.send(());
+        if let Some(taken) = self.taken.take()
+            && taken.send(()).is_err()
+        {
+            // The sender gave up on this client, and gave the price back.
+            self.batch.clear();
+            self.state = State::Ended;
+            return Poll::Ready(Some(Err(Aborted)));
         }
         let mut pieces = self.batch.drain(..).map(|piece| match piece {
             Piece::Part(part) => part,
@@ -103,5 +117,39 @@ impl ModelStream {
         let mut joined = BytesMut::from(first);
         rest.for_each(|part| joined.extend_from_slice(&part));
         Poll::Ready(Some(Ok(joined.freeze())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(stream: &mut ModelStream) -> Option<Result<Bytes, Aborted>> {
+        std::future::poll_fn(|context| stream.poll_next(context)).await
+    }
+
+    #[tokio::test]
+    async fn what_the_sender_gave_up_on_is_not_handed_out() {
+        let (sender, mut was_taken, mut stream) = ModelStream::begin("not paid".into());
+        let _ = sender.try_send(Piece::End("\n"));
+        was_taken.close();
+        assert!(was_taken.try_recv().is_err());
+        assert!(matches!(next(&mut stream).await, Some(Err(Aborted))));
+        assert!(next(&mut stream).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_handed_out_is_known_to_the_sender_however_late_it_looks() {
+        let (_sender, mut was_taken, mut stream) = ModelStream::begin("paid".into());
+        assert_eq!(next(&mut stream).await.unwrap().unwrap(), "paid");
+        was_taken.close();
+        assert!(was_taken.try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_was_paid_before_is_handed_out_whole() {
+        let mut stream = ModelStream::paid("paid".into(), "\n");
+        assert_eq!(next(&mut stream).await.unwrap().unwrap(), "paid\n");
+        assert!(next(&mut stream).await.is_none());
     }
 }
