@@ -59,9 +59,18 @@ async fn run(
         let took = app.clock.instant().saturating_duration_since(started);
         app.metrics.chat_ended(&order.adapter, end, took);
     };
-    let (id, first) = match reserve(&app, &order).await {
+    let mut asked = Box::pin(async {
+        tokio::select! {
+            biased;
+            () = answer.closed() => Err(None),
+            () = app.cut_off() => Err(Some(ApiError::shutting_down())),
+            first = first_content(&app, &order) => first.map_err(|error| Some(error.into())),
+        }
+    });
+    let (id, first) = match reserve(&app, &order, &mut asked).await {
         Ok(reserved) => reserved,
         Err(error) => {
+            drop(asked);
             end(match error {
                 StoreError::Insufficient { .. } => ChatEnd::Refused,
                 _ => ChatEnd::Failed,
@@ -77,12 +86,11 @@ async fn run(
         price: order.price,
         closed: false,
     };
-    let first = tokio::select! {
-        biased;
-        () = answer.closed() => Err(None),
-        () = app.cut_off() => Err(Some(ApiError::shutting_down())),
-        first = first => first.map_err(|error| Some(error.into())),
+    let first = match first {
+        Some(first) => first,
+        None => asked.as_mut().await,
     };
+    drop(asked);
     let (conversation, first) = match first {
         Ok(first) => first,
         Err(None) => {
@@ -153,14 +161,13 @@ async fn run(
     drop(order.place);
 }
 
-type First = Result<(Conversation, Bytes), UpstreamError>;
-
-/// Takes the price; the reservation, and the first content, which is waited for already: a model is asked while the disk
+/// Takes the price; the reservation, and how `asked` ended if it did: it begins already, as a model is asked while the disk
 /// still writes. Nothing of what it says is seen before the reservation is there, and where that fails it is asked in vain.
-async fn reserve<'a>(
-    app: &'a App,
-    order: &'a Order,
-) -> Result<(i64, impl Future<Output = First> + use<'a>), StoreError> {
+async fn reserve<T>(
+    app: &App,
+    order: &Order,
+    asked: &mut (impl Future<Output = T> + Unpin),
+) -> Result<(i64, Option<T>), StoreError> {
     let (tell, mut taken) = oneshot::channel();
     let tell = Box::new(|| {
         let _ = tell.send(());
@@ -169,16 +176,12 @@ async fn reserve<'a>(
     let mut reserved = app
         .store
         .reserve_ahead(order.wallet, order.price, now, tell);
-    let mut asked = Box::pin(first_content(app, order));
     let (mut suffices, mut first) = (false, None);
     loop {
         tokio::select! {
             biased;
-            reserved = &mut reserved => {
-                let first = async { match first { Some(first) => first, None => asked.await } };
-                return Ok((reserved?, first));
-            }
-            content = &mut asked, if suffices && first.is_none() => first = Some(content),
+            reserved = &mut reserved => return Ok((reserved?, first)),
+            ended = &mut *asked, if suffices && first.is_none() => first = Some(ended),
             Ok(()) = &mut taken, if !suffices => suffices = true,
         }
     }
@@ -200,6 +203,8 @@ struct Conversation {
     permit: Permit,
     _room: OwnedSemaphorePermit,
 }
+
+type First = Result<(Conversation, Bytes), UpstreamError>;
 
 /// Asks one node after the other, the least busy first, until one gives content.
 async fn first_content(app: &App, order: &Order) -> First {

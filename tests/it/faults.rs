@@ -16,7 +16,7 @@ use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::chat::whole;
+use crate::chat::{held_inference, whole};
 use crate::support::{
     Answer, Caller, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference,
     eventually, wallet,
@@ -374,6 +374,22 @@ async fn what_a_model_says_while_the_price_is_being_written_is_kept_until_it_is(
     );
     let folder = server.shutdown().await;
     assert_eq!(money(&folder).await, (2_000_000, 0, vec![]));
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_price_is_being_written_cancels_the_model_at_once_and_pays_nothing() {
+    let (upstream, mut held) = held_inference().await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
+    faults.fail("commit");
+    let chat = tokio::spawn(async move { caller.chat("hi").await.0 });
+    let frames = held.recv().await.unwrap();
+    chat.abort();
+    // Nothing of the commit was heard yet.
+    frames.reader_left().await;
+    faults.mend();
+    faults.release();
+    let folder = server.shutdown().await;
+    assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
 }
 
 /// The end of the file's money: balance, reservations open, mistakes.
