@@ -343,3 +343,32 @@ async fn a_closed_store_fails_and_finds_nothing_missing(store: Store) {
     let given = grant(&store, W1, ONE).await;
     assert!(matches!(given, Err(StoreError::Unavailable(_))));
 }
+
+/// How much a wallet can hold is each store's own.
+#[tokio::test]
+async fn what_was_reserved_comes_back_to_a_wallet_of_ours_that_others_filled_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Store = Arc::new(open(&folder));
+    const MOST: Credits = Credits::from_micro(10_000_000_000_000_000);
+    grant(&store, W1, MOST).await.unwrap();
+    let full = grant(&store, W1, ONE).await;
+    assert!(matches!(full, Err(StoreError::Conflict(_))));
+    let reserve = async || store.reserve(wallet(W1), ONE, NOW).await.unwrap();
+    let (back, left) = (reserve().await, reserve().await);
+    grant(&store, W1, Credits::from_micro(2_000_000))
+        .await
+        .unwrap();
+    store.refund(back, NOW).await.unwrap();
+    assert_eq!(store.refund_open(NOW).await, Ok(1), "{left} stays open");
+    assert_eq!(
+        balance(&store).await,
+        Some(Credits::from_micro(MOST.micro() + 2_000_000))
+    );
+    // It can be spent, and takes nothing more.
+    let full = grant(&store, W1, ONE).await;
+    assert!(matches!(full, Err(StoreError::Conflict(_))));
+    store.settle(reserve().await, NOW).await.unwrap();
+    grant(&store, W1, ONE.negated()).await.unwrap();
+    assert_eq!(balance(&store).await, Some(MOST));
+    adds_up(&store).await;
+}

@@ -1,4 +1,4 @@
-//! Accounts and money. `credits` is never assigned: [`post`] moves it and writes the ledger entry in one breath.
+//! Accounts and money. `credits` is never assigned: [`post_up_to`] moves it and writes the ledger entry in one breath.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -6,7 +6,8 @@ use super::{count, credits_at, maybe_time_at, sql, storage_error, time_at, walle
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{LedgerEntry, StoreError, User, ledger_id};
 
-/// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
+/// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow. What comes
+/// back to it was part of it before, and does so even where others filled it meanwhile.
 pub(super) const MAX_BALANCE: i64 = 10_000_000_000_000_000;
 
 pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<User, StoreError> {
@@ -69,7 +70,7 @@ pub(super) fn balance(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// Moves credits and writes the entry that says so: the only statement pair that touches a balance.
+/// Moves credits, where the wallet can give or hold them.
 pub(super) fn post(
     c: &Connection,
     wallet: &Wallet,
@@ -78,12 +79,27 @@ pub(super) fn post(
     reference: Option<String>,
     now: Timestamp,
 ) -> Result<LedgerEntry, StoreError> {
+    let most = match amount.micro() {
+        ..0 => i64::MAX,
+        _ => MAX_BALANCE,
+    };
+    post_up_to(c, wallet, amount, reason, reference, most, now)
+}
+
+/// Moves credits and writes the entry that says so: the only statement pair that touches a balance.
+fn post_up_to(
+    c: &Connection,
+    wallet: &Wallet,
+    amount: Credits,
+    reason: &str,
+    reference: Option<String>,
+    most: i64,
+    now: Timestamp,
+) -> Result<LedgerEntry, StoreError> {
     // Asked for afterwards: RETURNING makes a table of its own for its row, which takes longer.
     let moved = c
         .prepare_cached(sql::MOVE_CREDITS)
-        .and_then(|mut update| {
-            update.execute(params![wallet.as_str(), amount.micro(), MAX_BALANCE])
-        })
+        .and_then(|mut update| update.execute(params![wallet.as_str(), amount.micro(), most]))
         .map_err(storage_error)?;
     let after = match balance(c, wallet).map_err(storage_error)? {
         Some(after) if moved > 0 => after,
@@ -203,14 +219,8 @@ pub(super) fn settle(c: &Connection, reservation: i64, now: Timestamp) -> Result
 pub(super) fn refund(c: &Connection, reservation: i64, now: Timestamp) -> Result<(), StoreError> {
     match state_of(c, reservation)? {
         (wallet, amount, OPEN) => {
-            let entry = post(
-                c,
-                &wallet,
-                amount,
-                "refund",
-                Some(ledger_id(reservation)),
-                now,
-            )?;
+            let reference = Some(ledger_id(reservation));
+            let entry = post_up_to(c, &wallet, amount, "refund", reference, i64::MAX, now)?;
             close(c, reservation, REFUNDED, Some(entry.id), now)
         }
         (_, _, REFUNDED) => Ok(()),
