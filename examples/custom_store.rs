@@ -113,7 +113,7 @@ handing_on! {
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
     key(id: String) -> Option<KeyRecord>;
-    rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
     purge(now: Timestamp) -> usize;
     back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup;
     last_backup(folder: Option<PathBuf>) -> Option<Timestamp>;

@@ -235,14 +235,16 @@ pub trait Repository: Send + Sync + 'static {
     /// The key with this id, active or not.
     async fn key(&self, id: String) -> Result<Option<KeyRecord>, StoreError>;
     /// Keeps `new` in the place of the active key `id`, which is refused from `until` on; returns the old key as it is then.
+    /// Where both are active for a while, a wallet may have twice `max_active`.
     ///
     /// # Errors
-    /// [`StoreError::KeyNotFound`]; [`StoreError::Conflict`] where it is not active any more.
+    /// [`StoreError::KeyNotFound`]; [`StoreError::Conflict`] where it is not active any more, or there are so many.
     async fn rotate_key(
         &self,
         id: String,
         new: KeyRecord,
         until: Timestamp,
+        max_active: usize,
     ) -> Result<KeyRecord, StoreError>;
     /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
     ///

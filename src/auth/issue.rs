@@ -151,7 +151,7 @@ pub async fn issue(
 /// let issued = issue(&store, &ids, request, 10, now, None).await?;
 /// // Both open for a minute, so that the miner can be told of the new one.
 /// let minute = now.plus(Duration::from_secs(60));
-/// let (new, old) = rotate(&store, &ids, &issued.record, minute, now).await?;
+/// let (new, old) = rotate(&store, &ids, &issued.record, minute, 10, now).await?;
 /// assert_eq!(new.record.scopes, old.scopes);
 /// assert!(old.is_active(now) && !old.is_active(minute));
 /// # Ok(())
@@ -162,6 +162,7 @@ pub async fn rotate(
     ids: &Ids,
     old: &KeyRecord,
     until: Timestamp,
+    max_active: usize,
     now: Timestamp,
 ) -> Result<(IssuedKey, KeyRecord), StoreError> {
     let key = PlainKey::generate()
@@ -179,7 +180,7 @@ pub async fn rotate(
         ..old.clone()
     };
     let retired = store
-        .rotate_key(old.id.clone(), record.clone(), until)
+        .rotate_key(old.id.clone(), record.clone(), until, max_active)
         .await?;
     Ok((
         IssuedKey {

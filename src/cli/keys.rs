@@ -211,7 +211,8 @@ async fn rotate(
             let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
             let old = store.key(id).await.map_err(store_failure)?;
             let old = old.ok_or_else(|| store_failure(StoreError::KeyNotFound))?;
-            let (issued, _) = auth::rotate(&store, &ids, &old, now.plus(grace), now)
+            let max = settings.config.auth.max_keys_per_wallet;
+            let (issued, _) = auth::rotate(&store, &ids, &old, now.plus(grace), max, now)
                 .await
                 .map_err(store_failure)?;
             issued.shown()

@@ -213,8 +213,8 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
         ));
     }
     let now = app.clock.now();
-    let (issued, _) =
-        crate::auth::rotate(&*app.store, &app.ids, &old, now.plus(grace), now).await?;
+    let (until, most) = (now.plus(grace), app.config.auth.max_keys_per_wallet);
+    let (issued, _) = crate::auth::rotate(&*app.store, &app.ids, &old, until, most, now).await?;
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 

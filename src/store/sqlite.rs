@@ -416,8 +416,9 @@ impl Repository for SqliteStore {
         id: String,
         new: KeyRecord,
         until: Timestamp,
+        max_active: usize,
     ) -> Result<KeyRecord, StoreError> {
-        let work = move |c: &Connection| keys::rotate(c, &id, &new, until);
+        let work = move |c: &Connection| keys::rotate(c, &id, &new, until, max_active);
         self.writer.change(work, changed_key).await
     }
 

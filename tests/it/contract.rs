@@ -234,7 +234,7 @@ async fn a_key_opens_nothing_once_it_is_retired_or_revoked(store: Store) {
     assert!(matches!(make().await, Err(StoreError::Conflict(_))));
     // One comes, one goes; for a minute there are two.
     let minute = NOW.plus(Duration::from_secs(60));
-    let rotate = async |old, now| rotate(&*store, &ids, old, minute, now).await;
+    let rotate = async |old, now| rotate(&*store, &ids, old, minute, 10, now).await;
     let (new, old) = rotate(&issued.record, NOW).await.unwrap();
     assert!(old.is_active(NOW) && !old.is_active(minute));
     let found = store.key_by_hash(issued.key.hash()).await;

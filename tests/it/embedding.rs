@@ -244,7 +244,7 @@ async fn a_key_that_the_host_revokes_opens_nothing_from_then_on() {
     let caller = server.with_key(issued.key.reveal());
     // Known to the server from here on.
     caller.get("/auth/me").await.expect(200);
-    let (_, retired) = r3mes_edge::auth::rotate(store, &ids, &issued.record, now, now)
+    let (_, retired) = r3mes_edge::auth::rotate(store, &ids, &issued.record, now, 10, now)
         .await
         .unwrap();
     assert_eq!(retired.id, issued.record.id);

@@ -157,7 +157,7 @@ verbs! {
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
     revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;
     key(id: String) -> Option<KeyRecord>;
-    rotate_key(id: String, new: KeyRecord, until: Timestamp) -> KeyRecord;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
     purge(now: Timestamp) -> usize;
     back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup;
     last_backup(folder: Option<PathBuf>) -> Option<Timestamp>;

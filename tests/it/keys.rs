@@ -5,7 +5,7 @@ use r3mes_edge::Config;
 use r3mes_edge::config::RatesConfig;
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{TestServer, W1, W2, config, edge};
 
@@ -378,6 +378,31 @@ async fn a_rotated_key_goes_on_for_its_grace_and_the_new_one_can_do_the_same() {
         .get("/auth/me")
         .await
         .expect(200);
+}
+
+#[tokio::test]
+async fn rotation_with_a_grace_makes_at_most_twice_as_many_keys_as_a_wallet_may_have() {
+    let mut config = config();
+    config.auth.max_keys_per_wallet = 2;
+    let server = TestServer::start(config).await;
+    let admin = server.admin();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let body = json!({ "wallet_address": W1 });
+        ids.push(admin.post("/api/keys", &body).await.expect(201)["id"].clone());
+    }
+    let rotate = async |id: &Value, grace: u64| {
+        let path = format!("/api/keys/{}/rotate", id.as_str().unwrap());
+        admin.post(&path, &json!({ "grace_seconds": grace })).await
+    };
+    // All that there are, once.
+    for id in &mut ids {
+        *id = rotate(id, 60).await.expect(201)["id"].clone();
+    }
+    rotate(&ids[0], 60).await.refused(409, "conflict");
+    ids[0] = rotate(&ids[0], 0).await.expect(201)["id"].clone();
+    server.clock.advance(Duration::from_secs(60));
+    rotate(&ids[0], 60).await.expect(201);
 }
 
 #[tokio::test]

@@ -13,22 +13,28 @@ pub(super) fn create(
     let mut new_account = false;
     if let Some(wallet) = &key.wallet {
         new_account = accounts::ensure(c, wallet, key.created_at)?;
-        let active: i64 = c
-            .prepare_cached(sql::COUNT_ACTIVE_KEYS)
-            .and_then(|mut count| {
-                count.query_row(params![wallet.as_str(), key.created_at.millis()], |row| {
-                    row.get(0)
-                })
-            })
-            .map_err(storage_error)?;
-        if !key.login && active >= count(max_active) {
-            return Err(StoreError::Conflict(format!(
-                "the wallet has {active} active keys already; revoke one first"
-            )));
+        if !key.login {
+            room(c, wallet, max_active, key.created_at)?;
         }
     }
     insert(c, key)?;
     Ok(new_account)
+}
+
+/// Whether a wallet has fewer active keys than `most`.
+fn room(c: &Connection, wallet: &Wallet, most: usize, now: Timestamp) -> Result<(), StoreError> {
+    let active: i64 = c
+        .prepare_cached(sql::COUNT_ACTIVE_KEYS)
+        .and_then(|mut count| {
+            count.query_row(params![wallet.as_str(), now.millis()], |row| row.get(0))
+        })
+        .map_err(storage_error)?;
+    if active < count(most) {
+        return Ok(());
+    }
+    Err(StoreError::Conflict(format!(
+        "the wallet has {active} active keys already; revoke one first"
+    )))
 }
 
 fn insert(c: &Connection, key: &KeyRecord) -> Result<(), StoreError> {
@@ -145,13 +151,14 @@ pub(super) fn by_id(c: &Connection, id: &str) -> rusqlite::Result<Option<KeyReco
         .optional()
 }
 
-/// Puts `new` in the place of the key `id`, which goes on until `until`; returns the old key as it is then. The count of
-/// active keys does not stand in the way: one comes, one goes.
+/// Puts `new` in the place of the key `id`, which goes on until `until`; returns the old key as it is then. One comes and
+/// one goes, so a wallet with as many keys as it may have can do this, and with all of them at once.
 pub(super) fn rotate(
     c: &Connection,
     id: &str,
     new: &KeyRecord,
     until: Timestamp,
+    max_active: usize,
 ) -> Result<KeyRecord, StoreError> {
     let find = || {
         by_id(c, id)
@@ -162,6 +169,12 @@ pub(super) fn rotate(
         return Err(StoreError::Conflict(
             "the key is not active; make a new one instead".to_owned(),
         ));
+    }
+    if let Some(wallet) = &new.wallet
+        && until > new.created_at
+        && !new.login
+    {
+        room(c, wallet, max_active.saturating_mul(2), new.created_at)?;
     }
     insert(c, new)?;
     let mut update = c.prepare_cached(sql::RETIRE_KEY).map_err(storage_error)?;
