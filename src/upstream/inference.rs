@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -119,6 +119,22 @@ impl Node {
 
     /// Sends what is asked and waits for the head of the answer.
     pub(crate) async fn ask(&self, ask: &Ask) -> Result<Answer, UpstreamError> {
+        if self.config.kind == InferenceKind::R3mes {
+            return self.ask_for("", ask).await;
+        }
+        let model = self.model().await?;
+        let asked = self.ask_for(&model, ask).await;
+        if !matches!(asked, Err(UpstreamError::Status(404))) || !self.config.model.is_empty() {
+            return asked;
+        }
+        // It may have another model since it was asked for the name.
+        match self.learn_model().await {
+            Ok(another) if another != model => self.ask_for(&another, ask).await,
+            _ => asked,
+        }
+    }
+
+    async fn ask_for(&self, model: &str, ask: &Ask) -> Result<Answer, UpstreamError> {
         let stream = !matches!(ask.form, Form::Whole { .. });
         let (path, body) = match (self.config.kind, &ask.prompt) {
             (InferenceKind::R3mes, Prompt::Message(text) | Prompt::Completion(_, Some(text))) => (
@@ -136,11 +152,11 @@ impl Node {
             (InferenceKind::OpenAi, Prompt::Message(text)) => {
                 let messages = json!([{ "role": "user", "content": text }]);
                 let usage = json!({ "include_usage": true });
-                let body = json!({ "model": self.model().await?, "messages": messages, "stream": true, "stream_options": usage });
+                let body = json!({ "model": model, "messages": messages, "stream": true, "stream_options": usage });
                 ("/v1/chat/completions", body.to_string())
             }
             (InferenceKind::OpenAi, Prompt::Completion(request, _)) => {
-                ("/v1/chat/completions", request.body(&self.model().await?))
+                ("/v1/chat/completions", request.body(model))
             }
         };
         let sent = self
@@ -168,10 +184,18 @@ impl Node {
     }
 
     async fn model(&self) -> Result<String, UpstreamError> {
-        let known = || self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(model) = known().clone() {
-            return Ok(model);
+        let known = self.known_model().clone();
+        match known {
+            Some(model) => Ok(model),
+            None => self.learn_model().await,
         }
+    }
+
+    fn known_model(&self) -> MutexGuard<'_, Option<String>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn learn_model(&self) -> Result<String, UpstreamError> {
         let request = get(&join(&self.at.url, "/v1/models")?, self.at.token())?;
         let body = self
             .at
@@ -180,7 +204,7 @@ impl Node {
             .await?;
         let model = first_model(&body)
             .ok_or_else(|| UpstreamError::Unreadable("/v1/models names no model".to_owned()))?;
-        *known() = Some(model.clone());
+        *self.known_model() = Some(model.clone());
         Ok(model)
     }
 }

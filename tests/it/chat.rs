@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Frames, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, fixture,
+    Frames, Scripted, Seen, TestServer, Upstream, W1, W2, config, config_with_inference, fixture,
     next_text, wallet,
 };
 
@@ -291,6 +291,37 @@ async fn a_thousand_chats_at_once_on_a_hundred_credits_are_paid_a_hundred_times(
     assert_eq!((paid, refused), (100, 900));
     assert_eq!(server.balance(W1).await, Credits::ZERO);
     server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn a_server_that_got_another_model_is_asked_for_that() {
+    let models = Arc::new(Mutex::new("tiny"));
+    let upstream = {
+        let models = Arc::clone(&models);
+        Upstream::start(move |seen: &Seen| {
+            let has = *models.lock().unwrap();
+            if seen.path == "/v1/models" {
+                return Scripted::whole(200, json!({ "data": [{ "id": has }] }).to_string());
+            }
+            let asked: Value = serde_json::from_str(&seen.body).unwrap();
+            match asked["model"] == has {
+                true => Scripted::words(&[has]),
+                false => Scripted::whole(404, "no such model"),
+            }
+        })
+        .await
+    };
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 3).await;
+    for model in ["tiny", "large", "large"] {
+        *models.lock().unwrap() = model;
+        let (status, _, body) = caller.chat("hi").await;
+        assert_eq!(status, 200);
+        assert_eq!(whole(body).await.unwrap(), format!("{model}\n"));
+    }
+    assert_eq!(upstream.seen("/v1/models").len(), 2);
+    assert_eq!(upstream.seen("/v1/chat/completions").len(), 4);
+    assert_eq!(server.balance(W1).await, Credits::ZERO);
 }
 
 #[tokio::test]
