@@ -172,7 +172,9 @@ impl Call {
             self.route.path.as_bytes(),
             bare.as_bytes(),
         ]);
-        let request = digest([self.part.as_bytes(), &self.body, b""]);
+        // Who pays for an admin's request stands in a header.
+        let payer = self.header("x-wallet-address")?.unwrap_or_default();
+        let request = digest([self.part.as_bytes(), &self.body, payer.as_bytes()]);
         Ok(Some(Once {
             key,
             principal,

@@ -93,6 +93,26 @@ async fn a_completion_that_is_not_streamed_comes_through_whole() {
 }
 
 #[tokio::test]
+async fn an_idempotency_key_of_an_admin_is_for_the_wallet_that_pays() {
+    let upstream = Upstream::inference(|_| Scripted::completion("hello")).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    for wallet in [W1, W2] {
+        server.payer(wallet, 5).await;
+    }
+    let admin = server.admin();
+    let ask = async |wallet: &str| {
+        let headers = [("idempotency-key", "once"), ("x-wallet-address", wallet)];
+        let body = asked(false).to_string();
+        admin.send(Method::POST, PATH, &headers, body).await
+    };
+    ask(W1).await.expect(200);
+    assert_eq!(ask(W1).await.header("idempotency-replayed"), "true");
+    ask(W2).await.refused(422, "idempotency_key_reused");
+    assert_eq!(server.balance(W1).await, credits(4));
+    assert_eq!(server.balance(W2).await, credits(5));
+}
+
+#[tokio::test]
 async fn an_answer_with_an_idempotency_key_is_paid_once_and_given_again() {
     let answers = Arc::new(AtomicUsize::new(0));
     let (upstream, mut held) = {
