@@ -244,7 +244,8 @@ async fn identify(
     client: IpAddr,
     finish: &mut Finish,
 ) -> Result<Option<Principal>, ApiError> {
-    let Some(key) = gate::authenticate(app, &head.headers, client).await? else {
+    let key = gate::authenticate(app, &head.headers, client, &mut finish.verdict).await?;
+    let Some(key) = key else {
         return Ok(None);
     };
     finish.key_id = Some(key.principal.key_id.clone());

@@ -8,8 +8,9 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use crate::app::App;
 use crate::auth::{PlainKey, Principal, Scope};
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::{Bucket, RateClass};
+use crate::limits::{Bucket, RateClass, Verdict};
 use crate::routes::{Auth, Route};
+use crate::store::StoreError;
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -19,11 +20,12 @@ pub(super) struct KnownKey {
     pub(super) bucket: Bucket,
 }
 
-/// Header, checksum, hash, cache, store. `None` where no key was sent.
+/// Header, checksum, hash, cache, store. `None` where no key was sent; `refused_by` is the rate that was in the way.
 pub(super) async fn authenticate(
     app: &App,
     headers: &HeaderMap,
     client: IpAddr,
+    refused_by: &mut Option<Verdict>,
 ) -> Result<Option<KnownKey>, ApiError> {
     let Some(text) = credentials(headers)? else {
         return Ok(None);
@@ -55,16 +57,21 @@ pub(super) async fn authenticate(
                 .filter(|verdict| verdict.retry_after.is_some())
             {
                 app.metrics.limited(RateClass::Failures);
-                return Err((&verdict).into());
+                return Err((&*refused_by.insert(verdict)).into());
             }
             app.metrics.key_lookups.inc();
             let generation = app.caches.keys.generation();
-            let mut found = app.store.key_by_hash(hash).await?;
-            if found.is_none() && !is_ours {
+            let looked_up = async {
+                let found = app.store.key_by_hash(hash).await?;
+                if found.is_some() || is_ours {
+                    return Ok(found);
+                }
                 let start = sent.start().to_owned();
-                found = app.store.adopt_key(sent.sha256(), hash, start).await?;
-            }
-            match found {
+                app.store.adopt_key(sent.sha256(), hash, start).await
+            };
+            // What the storage could not say is no failure of the client's.
+            let give_back = |_: &StoreError| app.limits.give_back(RateClass::Failures, client);
+            match looked_up.await.inspect_err(give_back)? {
                 Some(record) => app.caches.keys.insert(record, generation),
                 None => return refused(ErrorCode::InvalidApiKey, "no such key"),
             }

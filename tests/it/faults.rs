@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
+use r3mes_edge::config::RatesConfig;
+use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
@@ -186,10 +188,16 @@ fn unavailable(answer: Answer) {
 #[tokio::test]
 async fn a_key_that_could_not_be_looked_up_is_not_called_wrong() {
     let faults = Faults::default();
-    let server = faults.serve(config()).await;
+    let mut config = config();
+    let failures = RatesConfig::default().get(RateClass::Failures);
+    config.rates.set(RateClass::Failures, failures);
+    let server = faults.serve(config).await;
     let caller = server.caller(W1, &["read", "miner"]).await;
     faults.fail("key_by_hash");
-    unavailable(caller.get("/auth/me").await);
+    // However often: it is no guess.
+    for _ in 0..30 {
+        unavailable(caller.get("/auth/me").await);
+    }
     unavailable(caller.get(&format!("/users/{W1}/ledger")).await);
     unavailable(caller.post("/miner/stats", &json!({"hashrate": 1})).await);
     // Open where public reads are on, but a key was sent and could not be looked at.

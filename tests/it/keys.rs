@@ -214,7 +214,14 @@ async fn guessing_keys_is_limited_and_never_locks_out_a_key_that_is_known() {
     for _ in 0..20 {
         guess().await.refused(401, "invalid_api_key");
     }
-    guess().await.refused(429, "rate_limited");
+    let refused = guess().await;
+    let headers = (
+        refused.header("ratelimit-policy"),
+        refused.header("ratelimit"),
+    );
+    assert_eq!(headers.0, "\"failures\";q=20;w=60");
+    assert!(headers.1.starts_with("\"failures\";r=0;"), "{headers:?}");
+    refused.refused(429, "rate_limited");
     caller.get("/auth/me").await.expect(200);
 }
 
