@@ -1,3 +1,4 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -114,11 +115,13 @@ impl Observers {
         observers.push(observer);
     }
 
-    /// Tells them all.
+    /// Tells them all. One that panics keeps neither the others from hearing nor the storage from going on.
     pub fn each(&self, tell: impl Fn(&dyn StoreObserver)) {
         let observers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         for observer in observers.iter().filter_map(Weak::upgrade) {
-            tell(&*observer);
+            if catch_unwind(AssertUnwindSafe(|| tell(&*observer))).is_err() {
+                log::error!("an observer of the storage panicked");
+            }
         }
     }
 }

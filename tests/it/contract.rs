@@ -53,6 +53,7 @@ contract! {
     a_key_opens_nothing_once_it_is_retired_or_revoked
     what_a_miner_tells_or_earns_counts_once
     observers_hear_of_a_change_before_its_verb_returns
+    an_observer_that_panics_stops_nobody
     a_closed_store_fails_and_finds_nothing_missing
 }
 
@@ -331,6 +332,33 @@ async fn observers_hear_of_a_change_before_its_verb_returns(store: Store) {
             .is_err()
     );
     assert_eq!(last(), None);
+}
+
+struct Broken;
+
+impl StoreObserver for Broken {
+    fn committed(&self, _: usize, _: Duration, _: bool) {
+        panic!("of a commit");
+    }
+    fn read(&self, _: Duration) {
+        panic!("of a read");
+    }
+    fn changed(&self, _: &Change) {
+        panic!("of a change");
+    }
+}
+
+async fn an_observer_that_panics_stops_nobody(store: Store) {
+    let (broken, heard) = (Arc::new(Broken), Arc::new(Heard::default()));
+    let weak: Weak<Broken> = Arc::downgrade(&broken);
+    store.observe(weak);
+    let weak: Weak<Heard> = Arc::downgrade(&heard);
+    store.observe(weak);
+    for _ in 0..2 {
+        grant(&store, W1, FIVE).await.unwrap();
+        assert_eq!(heard.0.lock().unwrap().pop(), Some(Change::Granted(FIVE)));
+    }
+    assert_eq!(balance(&store).await.unwrap().to_string(), "10");
 }
 
 async fn a_closed_store_fails_and_finds_nothing_missing(store: Store) {
