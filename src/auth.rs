@@ -64,9 +64,9 @@ pub struct KeyRecord {
     pub scopes: Scopes,
     /// When it was made.
     pub created_at: Timestamp,
-    /// From when on it is refused; `None` is never.
+    /// From when on it is refused by itself; `None` is never.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// From when on it is refused as it was revoked, or another took its place; that may be to come.
     pub revoked_at: Option<Timestamp>,
     /// When it was last used, to the minute.
     pub last_used: Option<Timestamp>,
@@ -78,7 +78,20 @@ impl KeyRecord {
     /// Whether the key opens anything at `now`.
     #[must_use]
     pub fn is_active(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_none() && !self.is_expired(now)
+        self.ends_at().is_none_or(|at| at > now)
+    }
+
+    /// From when on it opens nothing, as far as is known; `None` is never.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        let ends = self.expires_at.into_iter().chain(self.revoked_at);
+        ends.min()
+    }
+
+    /// Whether it was revoked, or another took its place, at `now`.
+    #[must_use]
+    pub fn is_revoked(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_some_and(|at| at <= now)
     }
 
     /// The key as its owner may see it in a list.
@@ -110,7 +123,7 @@ impl KeyRecord {
             scopes: self.scopes,
             is_active: self.is_active(now),
             created_at: self.created_at,
-            expires_at: self.expires_at,
+            expires_at: self.ends_at(),
             last_used: self.last_used,
         }
     }
@@ -176,7 +189,7 @@ impl From<&KeyRecord> for Principal {
             key_id: record.id.clone(),
             wallet: record.wallet,
             scopes: record.scopes,
-            expires_at: record.expires_at,
+            expires_at: record.ends_at(),
         }
     }
 }

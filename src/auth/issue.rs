@@ -176,6 +176,7 @@ pub async fn rotate(
         expires_at: old
             .expires_at
             .map(|at| Timestamp::from_millis(now.millis() + lifetime(at))),
+        revoked_at: None,
         last_used: None,
         ..old.clone()
     };

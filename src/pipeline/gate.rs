@@ -78,8 +78,9 @@ pub(super) async fn authenticate(
         }
     };
     let now = app.clock.now();
-    if key.record.revoked_at.is_some() {
-        return refused(ErrorCode::InvalidApiKey, "this key was revoked");
+    if key.record.is_revoked(now) {
+        let detail = "this key was revoked, or another took its place";
+        return refused(ErrorCode::InvalidApiKey, detail);
     }
     if key.record.is_expired(now) {
         return refused(ErrorCode::ExpiredApiKey, "this key has expired");

@@ -248,7 +248,7 @@ async fn a_key_that_the_host_revokes_opens_nothing_from_then_on() {
         .await
         .unwrap();
     assert_eq!(retired.id, issued.record.id);
-    caller.get("/auth/me").await.refused(401, "expired_api_key");
+    caller.get("/auth/me").await.refused(401, "invalid_api_key");
     let other = issue(
         store,
         &ids,

@@ -371,7 +371,7 @@ async fn a_rotated_key_goes_on_for_its_grace_and_the_new_one_can_do_the_same() {
     server.clock.advance(Duration::from_secs(58));
     old.get("/auth/me").await.expect(200);
     server.clock.advance(Duration::from_secs(2));
-    old.get("/auth/me").await.refused(401, "expired_api_key");
+    old.get("/auth/me").await.refused(401, "invalid_api_key");
     new.post(&rotate, &json!({})).await.refused(409, "conflict");
 
     let id = made["id"].as_str().unwrap();
@@ -379,12 +379,47 @@ async fn a_rotated_key_goes_on_for_its_grace_and_the_new_one_can_do_the_same() {
         .send(Method::POST, &format!("/api/keys/{id}/rotate"), &[], "")
         .await
         .expect(201);
-    new.get("/auth/me").await.refused(401, "expired_api_key");
+    new.get("/auth/me").await.refused(401, "invalid_api_key");
     server
         .with_key(newest["api_key"].as_str().unwrap())
         .get("/auth/me")
         .await
         .expect(200);
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_asked_for_again_makes_a_key_with_the_same_life() {
+    const DAY: i64 = 86_400_000;
+    let server = TestServer::start(config()).await;
+    let admin = server.admin();
+    for days in [None, Some(3)] {
+        let body = json!({ "wallet_address": W1, "expires_days": days });
+        let made = admin.post("/api/keys", &body).await.expect(201);
+        let (id, old) = (
+            made["id"].as_str().unwrap(),
+            made["api_key"].as_str().unwrap(),
+        );
+        server.clock.advance(Duration::from_secs(3600));
+        // As if the first answer was lost.
+        for _ in 0..2 {
+            let path = format!("/api/keys/{id}/rotate");
+            let body = json!({ "grace_seconds": 100 });
+            let new = admin.post(&path, &body).await.expect(201);
+            let time = |name: &str| {
+                new[name]
+                    .as_str()
+                    .map(|text| Timestamp::parse(text).unwrap())
+            };
+            let life = |ends: Timestamp| ends.millis() - time("created_at").unwrap().millis();
+            assert_eq!(time("expires_at").map(life), days.map(|days| days * DAY));
+        }
+        // The first says when the old one ends, and it does.
+        let shown = server.with_key(old).get("/auth/me").await.expect(200);
+        assert!(shown["key"]["expires_at"].is_string(), "{shown}");
+        server.clock.advance(Duration::from_secs(100));
+        let ended = server.with_key(old).get("/auth/me").await;
+        ended.refused(401, "invalid_api_key");
+    }
 }
 
 #[tokio::test]
@@ -437,7 +472,7 @@ async fn rotation_widens_nothing_and_reaches_no_other_wallet() {
         .refused(400, "invalid_request");
     chat.get("/auth/me").await.expect(200);
     server.admin().post(&rotate, &json!({})).await.expect(201);
-    chat.get("/auth/me").await.refused(401, "expired_api_key");
+    chat.get("/auth/me").await.refused(401, "invalid_api_key");
 }
 
 #[tokio::test]

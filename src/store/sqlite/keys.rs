@@ -160,12 +160,11 @@ pub(super) fn rotate(
     until: Timestamp,
     max_active: usize,
 ) -> Result<KeyRecord, StoreError> {
-    let find = || {
-        by_id(c, id)
-            .map_err(storage_error)?
-            .ok_or(StoreError::KeyNotFound)
-    };
-    if !find()?.is_active(new.created_at) {
+    let old = by_id(c, id).map_err(storage_error)?;
+    if !old
+        .ok_or(StoreError::KeyNotFound)?
+        .is_active(new.created_at)
+    {
         return Err(StoreError::Conflict(
             "the key is not active; make a new one instead".to_owned(),
         ));
@@ -177,11 +176,7 @@ pub(super) fn rotate(
         room(c, wallet, max_active.saturating_mul(2), new.created_at)?;
     }
     insert(c, new)?;
-    let mut update = c.prepare_cached(sql::RETIRE_KEY).map_err(storage_error)?;
-    update
-        .execute(params![id, until.millis()])
-        .map_err(storage_error)?;
-    find()
+    revoke(c, id, None, until)
 }
 
 /// Deletes at most `limit` login keys that have run out; how many.

@@ -36,15 +36,14 @@ statements! {
 
     // keys
     INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, login) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    COUNT_ACTIVE_KEYS = "SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?2)";
+    COUNT_ACTIVE_KEYS = "SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND (revoked_at IS NULL OR revoked_at > ?2) AND (expires_at IS NULL OR expires_at > ?2)";
     SELECT_KEY_BY_HASH = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE hash = ?1";
     SELECT_KEY = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE id = ?1";
     SELECT_KEYS = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys
                    WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
     SELECT_KEYS_OF_WALLET = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys
                              WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
-    REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
-    RETIRE_KEY = "UPDATE api_keys SET expires_at = ?2 WHERE id = ?1 AND (expires_at IS NULL OR expires_at > ?2)";
+    REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND (revoked_at IS NULL OR revoked_at > ?2)";
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE imported = 1)";
     INSERT_IMPORTED_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, imported)
