@@ -46,6 +46,8 @@ use crate::breaker::{Breaker, Outcome, Permit};
 /// assert_eq!(UpstreamError::Status(502).outcome(), Outcome::Failure);
 /// // Who sends too much says nothing about the upstream's health.
 /// assert_eq!(UpstreamError::Status(429).outcome(), Outcome::Unknown);
+/// // What an upstream says fills no log.
+/// assert!(UpstreamError::Cut("no ".repeat(1 << 20)).to_string().len() < 600);
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -108,8 +110,8 @@ impl std::fmt::Display for UpstreamError {
             Self::Timeout(what) => write!(f, "too slow: {what}"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Refused(status) => write!(f, "the request was refused with status {status}"),
-            Self::Unreadable(what) => write!(f, "unreadable: {what}"),
-            Self::Cut(what) => write!(f, "broke off: {what}"),
+            Self::Unreadable(what) => write!(f, "unreadable: {what:.500}"),
+            Self::Cut(what) => write!(f, "broke off: {what:.500}"),
         }
     }
 }
