@@ -64,7 +64,8 @@ CREATE TABLE reservations (
 CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;
 
 -- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
--- wallet login. revoked_at: may be to come, where another key took its place. imported: a key of the R3MES backend; until its first use its hash may be the SHA-256 that is known of it.
+-- wallet login. revoked_at: may be to come, where another key took its place. imported: a key of the R3MES backend; until
+-- its first use its hash may be the SHA-256 that is known of it.
 CREATE TABLE api_keys (
     id         TEXT PRIMARY KEY,
     hash       BLOB NOT NULL CHECK (length(hash) = 32),

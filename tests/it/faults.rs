@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
-use r3mes_edge::config::RatesConfig;
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
@@ -21,7 +20,7 @@ use tokio::sync::Notify;
 use crate::chat::{held_inference, whole};
 use crate::support::{
     Answer, Caller, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference,
-    eventually, wallet,
+    config_with_rate, eventually, wallet,
 };
 
 /// What the log of a failing storage would say and no client may read.
@@ -188,10 +187,7 @@ fn unavailable(answer: Answer) {
 #[tokio::test]
 async fn a_key_that_could_not_be_looked_up_is_not_called_wrong() {
     let faults = Faults::default();
-    let mut config = config();
-    let failures = RatesConfig::default().get(RateClass::Failures);
-    config.rates.set(RateClass::Failures, failures);
-    let server = faults.serve(config).await;
+    let server = faults.serve(config_with_rate(RateClass::Failures)).await;
     let caller = server.caller(W1, &["read", "miner"]).await;
     faults.fail("key_by_hash");
     // However often: it is no guess.

@@ -2,12 +2,11 @@ use std::time::Duration;
 
 use hyper::Method;
 use r3mes_edge::Config;
-use r3mes_edge::config::RatesConfig;
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, W1, W2, config, edge};
+use crate::support::{TestServer, W1, W2, config, config_with_rate, edge};
 
 #[tokio::test]
 async fn a_key_is_shown_once_and_opens_what_its_scopes_say() {
@@ -199,12 +198,7 @@ async fn wrong_keys_are_refused_each_with_its_word() {
 
 #[tokio::test]
 async fn guessing_keys_is_limited_and_never_locks_out_a_key_that_is_known() {
-    let mut config = config();
-    config.rates.set(
-        RateClass::Failures,
-        RatesConfig::default().get(RateClass::Failures),
-    );
-    let server = TestServer::start(config).await;
+    let server = TestServer::start(config_with_rate(RateClass::Failures)).await;
     let caller = server.caller(W1, &["read"]).await;
     caller.get("/auth/me").await.expect(200);
     let guess = || async {
@@ -227,10 +221,7 @@ async fn guessing_keys_is_limited_and_never_locks_out_a_key_that_is_known() {
 
 #[tokio::test]
 async fn many_keys_of_one_address_are_no_guesses_where_each_opens_something() {
-    let mut config = config();
-    let failures = RatesConfig::default().get(RateClass::Failures);
-    config.rates.set(RateClass::Failures, failures);
-    let server = TestServer::start(config).await;
+    let server = TestServer::start(config_with_rate(RateClass::Failures)).await;
     let admin = server.admin();
     let mut revoked = Vec::new();
     for n in 0..50 {

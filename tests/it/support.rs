@@ -20,6 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use r3mes_edge::auth::{KeyRequest, Scopes, issue};
 use r3mes_edge::config::{Listen, RatesConfig};
+use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Ids, Timestamp, Wallet};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -44,6 +45,14 @@ pub(crate) fn config() -> Config {
     let mut config = Config::read("listen = \"127.0.0.1:0\"\ndiscover = false", []).unwrap();
     config.rates = RatesConfig::off();
     config.limits.per_address = 10_000;
+    config
+}
+
+/// The same with the rate that a class has by default.
+pub(crate) fn config_with_rate(class: RateClass) -> Config {
+    let mut config = config();
+    let rate = RatesConfig::default().get(class);
+    config.rates.set(class, rate);
     config
 }
 

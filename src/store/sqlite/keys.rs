@@ -21,7 +21,7 @@ pub(super) fn create(
     Ok(new_account)
 }
 
-/// Whether a wallet has fewer active keys than `most`.
+/// A conflict where a wallet has `most` active keys or more.
 fn room(c: &Connection, wallet: &Wallet, most: usize, now: Timestamp) -> Result<(), StoreError> {
     let active: i64 = c
         .prepare_cached(sql::COUNT_ACTIVE_KEYS)
@@ -133,16 +133,25 @@ pub(super) fn revoke(
     wallet: Option<&Wallet>,
     now: Timestamp,
 ) -> Result<KeyRecord, StoreError> {
-    let find = || by_id(c, id).map_err(storage_error);
-    let found = find()?.ok_or(StoreError::KeyNotFound)?;
+    let found = there(c, id)?;
     if wallet.is_some() && found.wallet.as_ref() != wallet {
         return Err(StoreError::KeyNotFound);
     }
+    end(c, id, now)
+}
+
+/// Has a key open nothing from `at` on; returns it as it is then.
+fn end(c: &Connection, id: &str, at: Timestamp) -> Result<KeyRecord, StoreError> {
     let mut update = c.prepare_cached(sql::REVOKE_KEY).map_err(storage_error)?;
     update
-        .execute(params![id, now.millis()])
+        .execute(params![id, at.millis()])
         .map_err(storage_error)?;
-    find()?.ok_or(StoreError::KeyNotFound)
+    there(c, id)
+}
+
+fn there(c: &Connection, id: &str) -> Result<KeyRecord, StoreError> {
+    let found = by_id(c, id).map_err(storage_error)?;
+    found.ok_or(StoreError::KeyNotFound)
 }
 
 pub(super) fn by_id(c: &Connection, id: &str) -> rusqlite::Result<Option<KeyRecord>> {
@@ -160,11 +169,7 @@ pub(super) fn rotate(
     until: Timestamp,
     max_active: usize,
 ) -> Result<KeyRecord, StoreError> {
-    let old = by_id(c, id).map_err(storage_error)?;
-    if !old
-        .ok_or(StoreError::KeyNotFound)?
-        .is_active(new.created_at)
-    {
+    if !there(c, id)?.is_active(new.created_at) {
         return Err(StoreError::Conflict(
             "the key is not active; make a new one instead".to_owned(),
         ));
@@ -176,7 +181,7 @@ pub(super) fn rotate(
         room(c, wallet, max_active.saturating_mul(2), new.created_at)?;
     }
     insert(c, new)?;
-    revoke(c, id, None, until)
+    end(c, id, until)
 }
 
 /// Deletes at most `limit` login keys that have run out; how many.
