@@ -182,8 +182,9 @@ impl Config {
         self.listen.iter().filter(|place| !place.is_local())
     }
 
-    /// Whether strangers may read public figures. One listener that others reach is enough to close it for all: a copy of
-    /// the same figures behind another door would be no secret.
+    /// Whether strangers may read public figures: as `auth.public_reads` says, behind proxies too; where it is not set, only
+    /// while no listener can be reached from other machines and no proxy is trusted, and then not in a request that a proxy
+    /// passed on.
     #[must_use]
     pub fn public_reads(&self) -> bool {
         let alone = self.exposed().next().is_none() && self.auth.trusted_proxies.is_empty();

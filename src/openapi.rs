@@ -47,7 +47,7 @@ fn build() -> Value {
             "title": "r3mes-edge",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "HEAD answers wherever GET does. Unknown query parameters of reads and unknown members of bodies are refused. \
-                            Public reads need no key while the listener is loopback and no proxy passed the request on.",
+                            Public reads need no key where the server is set so; by default while every listener is loopback, no proxy is trusted and none passed the request on.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": "/" }],

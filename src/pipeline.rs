@@ -157,8 +157,7 @@ async fn run(
         Auth::Open => None,
         _ => identify(app, &head, route.rate, client, finish).await?,
     };
-    let public = app.config.public_reads() && !origin::is_forwarded(&head.headers);
-    gate::authorize(route, &part, principal.as_ref(), public)?;
+    gate::authorize(&app.config, &head, route, &part, principal.as_ref())?;
 
     // Body.
     let body = match route.body {

@@ -77,8 +77,8 @@ impl Config {
         let proxied = !self.auth.trusted_proxies.is_empty();
         if proxied && forced {
             risks.push(Risk {
-                what: "auth.public_reads is on behind a proxy: whoever reaches that reads every wallet's figures".to_owned(),
-                advice: "leave it unset if that is not meant",
+                what: "auth.public_reads is true behind a proxy: whoever reaches the proxy reads every wallet's figures without a key".to_owned(),
+                advice: "remove it or set it to false if that is not meant",
                 grave: false,
             });
         }
@@ -221,7 +221,7 @@ mod tests {
             ),
             (
                 "auth = { public_reads = true, trusted_proxies = [\"unix\"] }",
-                "public_reads is on behind",
+                "public_reads is true behind",
             ),
             ("auth.trusted_proxies = [\"unix\"]", "auth.hosts is empty"),
             (

@@ -189,7 +189,8 @@ impl Serialize for RatesConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AuthConfig {
-    /// Whether strangers may read public figures; where not set, only while the listener is loopback and no proxy is trusted.
+    /// Whether strangers may read public figures, behind proxies too; where not set, only while every listener is loopback
+    /// or a Unix socket and no proxy is trusted, and only in requests that no proxy passed on.
     pub public_reads: Option<bool>,
     /// Names this server answers to, besides its address and `localhost`.
     pub hosts: Vec<String>,

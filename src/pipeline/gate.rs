@@ -4,9 +4,12 @@ use std::net::IpAddr;
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 
+use super::origin;
 use crate::app::App;
 use crate::auth::{PlainKey, Principal, Scope};
+use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Bucket, RateClass, Verdict};
 use crate::routes::{Auth, Route};
@@ -119,18 +122,50 @@ fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     Ok(Some(value.clone()))
 }
 
-/// Whether the caller may call the route; `public` is whether strangers may read.
+/// Whether a request may read public figures without a key.
+///
+/// # Errors
+/// Why it may not, for the operator who did not expect it.
+fn public_reads(config: &Config, head: &Parts) -> Result<(), String> {
+    let reason = match config.auth.public_reads {
+        Some(true) => return Ok(()),
+        Some(false) => return Err("auth.public_reads is false".to_owned()),
+        None if !config.auth.trusted_proxies.is_empty() => {
+            "while auth.trusted_proxies is set".to_owned()
+        }
+        None if config.exposed().next().is_some() => {
+            "while a listener can be reached from other machines".to_owned()
+        }
+        None => match origin::proxy_sign(head) {
+            None => return Ok(()),
+            Some(sign) => format!("for proxied requests (this one has {sign})"),
+        },
+    };
+    Err(format!(
+        "public reads are closed {reason}; set auth.public_reads = true if everybody may read"
+    ))
+}
+
+/// Whether the caller may call the route.
 pub(super) fn authorize(
+    config: &Config,
+    head: &Parts,
     route: &Route,
     part: &str,
     principal: Option<&Principal>,
-    public: bool,
 ) -> Result<(), ApiError> {
+    let is_public = matches!(route.auth, Auth::Public | Auth::PublicElseAdmin);
+    let closed = match is_public.then(|| public_reads(config, head)) {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(reason)) => Some(reason),
+        None => None,
+    };
     let missing = || {
-        ApiError::new(
-            ErrorCode::MissingCredentials,
-            "send a key as X-API-Key or Authorization: Bearer",
-        )
+        let mut detail = "send a key as X-API-Key or Authorization: Bearer".to_owned();
+        if let Some(reason) = &closed {
+            detail += &format!(": {reason}");
+        }
+        ApiError::new(ErrorCode::MissingCredentials, detail)
     };
     let forbidden = |detail: String| Err(ApiError::new(ErrorCode::Forbidden, detail));
     let needs = |scope: Scope| -> Result<&Principal, ApiError> {
@@ -157,7 +192,6 @@ pub(super) fn authorize(
     };
     match route.auth {
         Auth::Open => Ok(()),
-        Auth::Public | Auth::PublicElseAdmin if public => Ok(()),
         Auth::Public | Auth::Own(Scope::Read) => of_the_wallet(needs(Scope::Read)?),
         Auth::Own(scope) => of_the_wallet(needs(scope)?),
         Auth::PublicElseAdmin | Auth::Admin => needs(Scope::Admin).map(drop),

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, FORWARDED, HOST, HeaderName,
-    HeaderValue, ORIGIN, VARY, VIA,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderName, HeaderValue, ORIGIN,
+    VARY,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
@@ -14,13 +14,51 @@ use crate::config::{Config, Listen, Peer};
 use crate::error::{ApiError, ErrorCode};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Whether somebody else's request was passed on to us: then the peer's being local says nothing.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
-    [&FORWARDED, &X_FORWARDED_FOR, &X_REAL_IP, &VIA]
-        .into_iter()
-        .any(|name| headers.contains_key(name))
+/// Headers that proxies, load balancers and CDNs add to the requests they pass on.
+const PROXY_HEADERS: [&str; 16] = [
+    "cdn-loop",
+    "client-ip",
+    "forwarded",
+    "front-end-https",
+    "max-forwards",
+    "proxy-connection",
+    "surrogate-capability",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-originating-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-rewrite-url",
+    "x-scheme",
+];
+const PROXY_HEADER_PREFIXES: [&str; 9] = [
+    "cf-",
+    "fastly-",
+    "fly-",
+    "x-arr-",
+    "x-azure-",
+    "x-envoy-",
+    "x-forwarded",
+    "x-original-",
+    "x-real-",
+];
+
+/// What shows that a proxy passed a request on; then it says nothing that the peer is local. HTTP/1.0 does too: it is what
+/// nginx's `proxy_pass` speaks, without any header, and no client of today.
+pub(super) fn proxy_sign(head: &Parts) -> Option<&str> {
+    if head.version < Version::HTTP_11 {
+        return Some("HTTP/1.0");
+    }
+    let mut names = head.headers.keys().map(HeaderName::as_str);
+    names.find(|name| {
+        PROXY_HEADERS.contains(name)
+            || PROXY_HEADER_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+    })
 }
 
 /// The client's address: the peer's, unless the peer is a trusted proxy; then the right-most address of

@@ -37,6 +37,7 @@ mod openapi;
 mod ops;
 mod origin;
 mod page;
+mod public_reads;
 mod secrets;
 mod simulation;
 mod soak;
