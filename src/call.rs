@@ -13,7 +13,7 @@ use crate::auth::Principal;
 use crate::cache::{Cached, Policy};
 use crate::clock::Clock;
 use crate::error::{ApiError, ErrorCode};
-use crate::model::Wallet;
+use crate::model::{Wallet, check_depth};
 use crate::pipeline::OwnBody;
 use crate::routes::Route;
 use crate::store::{Kept, Once, StoreError};
@@ -118,10 +118,12 @@ impl Call {
             .ok_or_else(|| ApiError::internal("a route without a key asked for one"))
     }
 
-    /// The body as text.
+    /// The body as text, to be read as JSON.
     pub(crate) fn text(&self) -> Result<&str, ApiError> {
-        std::str::from_utf8(&self.body)
-            .map_err(|_| ApiError::new(ErrorCode::InvalidJson, "the body is not UTF-8"))
+        let text = std::str::from_utf8(&self.body)
+            .map_err(|_| ApiError::new(ErrorCode::InvalidJson, "the body is not UTF-8"))?;
+        check_depth(text)?;
+        Ok(text)
     }
 
     /// A text header, where it is there.

@@ -70,6 +70,8 @@ codes! {
     InvalidWallet        "invalid_wallet_address" 400 "Invalid wallet address"  "invalid_request_error";
     MissingChatIdentity  "missing_credentials"    400 "Missing credentials"     "invalid_request_error";
     KeyInQuery           "key_in_query"           400 "Key in the query string" "invalid_request_error";
+    UnsupportedParameter "unsupported_parameter"  400 "Unsupported parameter"   "invalid_request_error";
+    UnsupportedMedia     "unsupported_media"      400 "Unsupported media"       "invalid_request_error";
     MissingCredentials   "missing_credentials"    401 "Missing credentials"     "authentication_error";
     InvalidApiKey        "invalid_api_key"        401 "Invalid API key"         "authentication_error";
     InvalidSignature     "invalid_signature"      401 "Invalid signature"       "authentication_error";
@@ -234,6 +236,8 @@ impl From<InputError> for ApiError {
             InputKind::Json => ErrorCode::InvalidJson,
             InputKind::Field => ErrorCode::InvalidRequest,
             InputKind::Wallet => ErrorCode::InvalidWallet,
+            InputKind::Parameter => ErrorCode::UnsupportedParameter,
+            InputKind::Media => ErrorCode::UnsupportedMedia,
         };
         let pointer = (error.kind != InputKind::Json).then_some(error.pointer);
         Self {

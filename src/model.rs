@@ -20,6 +20,6 @@ pub use time::Timestamp;
 pub use wallet::Wallet;
 
 pub(crate) use fields::{
-    Fields, MOST_COUNT, MOST_FIGURE, count, figure, float, integer, items, lines, percentage,
-    plain_object, text,
+    Fields, MOST_COUNT, MOST_FIGURE, check_depth, count, figure, float, integer, items, lines,
+    percentage, plain_object, pointer, text,
 };

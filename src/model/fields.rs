@@ -21,6 +21,10 @@ pub enum InputKind {
     Field,
     /// A member that must be a wallet address is none.
     Wallet,
+    /// A member that is refused whatever its value.
+    Parameter,
+    /// Media that is not part of the body.
+    Media,
 }
 
 /// One mistake in what a client sent; [`Sample::parse_batch`](super::Sample::parse_batch) shows one.
@@ -167,8 +171,45 @@ impl<'a> Fields<'a> {
 }
 
 /// The JSON pointer of the member `name` in the object at `at` (RFC 6901).
-fn pointer(at: &str, name: &str) -> String {
+pub(crate) fn pointer(at: &str, name: &str) -> String {
     format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// How many objects and arrays a body may nest: readers, templates and grammars of others recurse, and ours must not.
+const MAX_DEPTH: usize = 32;
+
+/// Refuses a body that is nested too deeply, by its brackets alone: whether it is JSON is for its reader to say.
+///
+/// # Errors
+/// Where it is.
+pub(crate) fn check_depth(body: &str) -> Result<(), InputError> {
+    let mut depth = 0usize;
+    let mut rest = body.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        match byte {
+            b'"' => {
+                // To the end of the string; what a backslash escapes is part of it.
+                while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+                    let escape = rest[at] == b'\\';
+                    rest = rest.get(at + 1 + usize::from(escape)..).unwrap_or_default();
+                    if !escape {
+                        break;
+                    }
+                }
+            }
+            b'{' | b'[' if depth == MAX_DEPTH => {
+                let detail = format!(
+                    "the body nests objects and arrays deeper than {MAX_DEPTH}, which is the limit"
+                );
+                return Err(InputError::field("", detail));
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The items of a JSON array, each as its own text; `None` where the body is no array.
@@ -328,11 +369,35 @@ mod tests {
         assert_eq!(fields.required("reason", text).unwrap(), "two\nlines");
     }
 
+    #[test]
+    fn a_body_is_refused_by_its_depth_and_not_by_the_brackets_in_its_texts() {
+        let nested = |open: &str, depth: usize, close: &str| {
+            check_depth(&format!("{}1{}", open.repeat(depth), close.repeat(depth)))
+        };
+        for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"[\\\"\":", "}]")] {
+            let each = open.matches(['[', '{']).count().min(close.len());
+            nested(open, MAX_DEPTH / each, close).unwrap();
+            let refused = nested(open, MAX_DEPTH / each + 1, close).unwrap_err();
+            assert!(refused.detail.contains("32"), "{}", refused.detail);
+        }
+        for flat in [
+            "[],".repeat(99),
+            format!("[\"{}\"]", "[\\\"{\\\\".repeat(99)),
+        ] {
+            check_depth(&flat).unwrap();
+        }
+        // A string that does not end, and one that ends with its escape, are for the reader to refuse.
+        for broken in ["\"[[[", "\"\\", "]]]"] {
+            check_depth(broken).unwrap();
+        }
+    }
+
     proptest! {
         #[test]
         fn no_body_makes_the_reader_panic(body in "[\\[\\]{}\":,a-z0-9\\\\ .e-]{0,60}") {
             let _ = Fields::parse(&body, "", &["a"]).map(|fields| fields.required("a", float));
             let _ = items(&body);
+            let _ = check_depth(&body);
             let _ = plain_object(&body);
         }
     }

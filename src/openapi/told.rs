@@ -217,8 +217,9 @@ pub(super) fn told(id: RouteId) -> Told {
             request: json!("CompletionRequest"),
             success: &[(200, &[("application/json", "Completion"), ("text/event-stream", "CompletionEvent")])],
             errors: &[
-                E::InvalidWallet, E::NotFound, E::InsufficientCredits, E::UserNotFound, E::IdempotencyRunning,
-                E::UpstreamBadResponse, E::CircuitOpen, E::InferenceDisabled, E::UpstreamTimeout,
+                E::InvalidWallet, E::UnsupportedParameter, E::UnsupportedMedia, E::NotFound, E::InsufficientCredits,
+                E::UserNotFound, E::IdempotencyRunning, E::UpstreamBadResponse, E::CircuitOpen, E::InferenceDisabled,
+                E::UpstreamTimeout,
             ],
             once: true,
             ..PLAIN

@@ -1,7 +1,9 @@
 //! A request of OpenAI's chat completions API, on its way to a server that speaks it too.
 //!
 //! Members we do not know pass on untouched, as their own text: what a server understands is between it and the client.
-//! Ours are three: which model, whether it streams, and that a stream ends with its usage.
+//! Ours are three: which model, whether it streams, and that a stream ends with its usage. `guard` has what is refused.
+
+mod guard;
 
 use std::borrow::Cow;
 
@@ -27,9 +29,10 @@ impl Completion {
     /// Reads a body.
     ///
     /// # Errors
-    /// No JSON object, no messages, a member of ours that is not what it should be.
+    /// No JSON object, no messages, a member of ours that is not what it should be, one that is refused.
     pub(crate) fn parse(body: &str) -> Result<Self, InputError> {
         let fields = Fields::parse_open(body, "")?;
+        guard::check(&fields)?;
         let model = fields.optional("model", |value| text(value).map(Cow::into_owned))?;
         let boolean = |value: &RawValue| {
             serde_json::from_str(value.get()).map_err(|_| "must be true or false")

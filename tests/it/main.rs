@@ -38,6 +38,7 @@ mod ops;
 mod origin;
 mod page;
 mod public_reads;
+mod request_guard;
 mod secrets;
 mod simulation;
 mod soak;
