@@ -6,7 +6,7 @@ mod gate;
 mod origin;
 mod own;
 
-pub(crate) use body::ReplyBody;
+pub(crate) use body::{Exchange, ReplyBody};
 use finish::Finish;
 pub use own::Caller;
 pub(crate) use own::{OwnBody, OwnRoutes};
@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use hyper::header::{
     RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
@@ -45,14 +45,14 @@ use crate::routes::{Auth, BodyClass, Found, Method, Reached, RouteId, find};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Answers one request, whatever happens. `refused` tells whether what is still to come of its body is of no use.
+/// Answers one request, whatever happens; `exchange` tells the connection's socket of it.
 ///
 /// Here and below, what is awaited is kept small, as hyper copies it for each request: an `async fn` keeps its arguments
 /// twice (<https://github.com/rust-lang/rust/issues/62958>), and what few requests need is in a box.
 pub(crate) fn handle(
     app: Arc<App>,
     peer: Peer,
-    refused: Arc<AtomicBool>,
+    exchange: Arc<Exchange>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + Send {
     let (head, body) = request.into_parts();
@@ -61,12 +61,20 @@ pub(crate) fn handle(
         let mut finish = Finish::begin(&app, request_id);
         let wanted = head.headers.get(IF_NONE_MATCH).cloned();
         let has_body = !body.is_end_stream();
+        let is_http_1_0 = head.version == Version::HTTP_10 && head.method != hyper::Method::HEAD;
         let reply = run(&app, peer, head, body, &mut finish)
             .await
             .unwrap_or_else(|error| refusal(&error, &finish.request_id));
-        let response = finished(reply, wanted.as_ref(), finish);
+        let mut response = finished(reply, wanted.as_ref(), finish);
         let is_refusal = !response.status().is_success();
-        refused.store(has_body && is_refusal, Ordering::Relaxed);
+        let refused = has_body && is_refusal;
+        exchange.refused.store(refused, Ordering::Relaxed);
+        let bodiless = matches!(response.status().as_u16(), 204 | 304);
+        let body = response.body_mut();
+        if is_http_1_0 && !bodiless && !body.is_end_stream() && body.size_hint().exact().is_none() {
+            exchange.unfinished.store(true, Ordering::Relaxed);
+        }
+        body.exchange = Some(exchange);
         Ok(response)
     }
 }

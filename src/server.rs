@@ -6,6 +6,7 @@
 mod crowd;
 mod listener;
 mod patient;
+mod reset;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,10 +28,11 @@ use tokio::time::{interval, interval_at, timeout};
 use self::crowd::Crowd;
 use self::listener::{Listener, Stream};
 use self::patient::Patient;
+use self::reset::ResetOnClose;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Peer};
-use crate::pipeline::OwnRoutes;
+use crate::pipeline::{Exchange, OwnRoutes};
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
 use crate::{billing, collector, pipeline};
@@ -445,18 +447,20 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             };
             Some(member)
         };
-        let refused = Arc::new(AtomicBool::new(false));
+        let exchange = Arc::new(Exchange::default());
+        let reset = Arc::new(ResetOnClose::default());
         let asked = Arc::new(AtomicBool::new(false));
         let stream = Patient::new(
             stream,
             app.config.limits.write_timeout,
-            Arc::clone(&refused),
+            Arc::clone(&exchange),
+            Arc::clone(&reset),
         );
         let service = {
             let (app, asked) = (Arc::clone(&app), Arc::clone(&asked));
             service_fn(move |request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
-                pipeline::handle(Arc::clone(&app), peer, Arc::clone(&refused), request)
+                pipeline::handle(Arc::clone(&app), peer, Arc::clone(&exchange), request)
             })
         };
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
@@ -469,6 +473,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
                 _ = connection => {}
                 () = waited_enough(&app, &asked) => {}
             }
+            reset.close().await;
             app.metrics.connection_closed();
             drop((permit, member));
         });

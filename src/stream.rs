@@ -12,14 +12,7 @@ pub(crate) struct ModelStream {
     batch: Vec<Piece>,
     /// Told when the first piece is handed to the socket.
     taken: Option<oneshot::Sender<()>>,
-    state: State,
-}
-
-enum State {
-    Flowing,
-    /// Broken off; what was handed over before may leave first.
-    Breaking,
-    Ended,
+    ended: bool,
 }
 
 /// What the sender sends. Without an `End` the body is broken off, whatever the reason: no fault of ours can make half
@@ -57,7 +50,7 @@ impl ModelStream {
             pieces,
             batch: Vec::with_capacity(Self::ROOM),
             taken: Some(taken),
-            state: State::Flowing,
+            ended: false,
         };
         (sender, was_taken, stream)
     }
@@ -76,36 +69,29 @@ impl ModelStream {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Aborted>>> {
-        match self.state {
-            State::Flowing => {}
-            State::Breaking => {
-                self.state = State::Ended;
-                return Poll::Ready(Some(Err(Aborted)));
-            }
-            State::Ended => return Poll::Ready(None),
+        if self.ended {
+            return Poll::Ready(None);
         }
         let count = ready!(
             self.pieces
                 .poll_recv_many(context, &mut self.batch, Self::ROOM)
         );
         if count == 0 {
-            // hyper drops what it has not written yet when a body fails. It writes when a body has nothing for now.
-            self.state = State::Breaking;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            self.ended = true;
+            return Poll::Ready(Some(Err(Aborted)));
         }
         if let Some(taken) = self.taken.take()
             && taken.send(()).is_err()
         {
             // The sender gave up on this client, and gave the price back.
             self.batch.clear();
-            self.state = State::Ended;
+            self.ended = true;
             return Poll::Ready(Some(Err(Aborted)));
         }
         let mut pieces = self.batch.drain(..).map(|piece| match piece {
             Piece::Part(part) => part,
             Piece::End(last) => {
-                self.state = State::Ended;
+                self.ended = true;
                 Bytes::from_static(last.as_bytes())
             }
         });

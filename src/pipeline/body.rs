@@ -1,4 +1,6 @@
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -8,16 +10,43 @@ use super::Finish;
 use crate::call::Content;
 use crate::stream::Aborted;
 
+/// What a connection's socket has to know of the request that it carries.
+#[derive(Default)]
+pub(crate) struct Exchange {
+    /// Whether the request was refused while its body may still be coming.
+    pub(crate) refused: AtomicBool,
+    /// Whether an answer is under way that only the connection's end delimits: HTTP/1.0, without a length.
+    pub(crate) unfinished: AtomicBool,
+    /// Whether a body that failed waits until everything before its failure is written.
+    awaits_flush: AtomicBool,
+}
+
+impl Exchange {
+    /// Everything that there was to write is written.
+    pub(crate) fn flushed(&self, context: &Context<'_>) {
+        if self.awaits_flush.swap(false, Ordering::Relaxed) {
+            context.waker().wake_by_ref();
+        }
+    }
+}
+
 /// The body of every answer.
 pub(crate) struct ReplyBody {
     content: Content,
     /// Writes the request's line and counts it once hyper is done with the body.
     finish: Box<Finish>,
+    pub(super) exchange: Option<Arc<Exchange>>,
+    failed: bool,
 }
 
 impl ReplyBody {
     pub(crate) fn new(content: Content, finish: Box<Finish>) -> Self {
-        Self { content, finish }
+        Self {
+            content,
+            finish,
+            exchange: None,
+            failed: false,
+        }
     }
 }
 
@@ -29,18 +58,41 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let next = match &mut self.content {
-            Content::Bytes(bytes) if bytes.is_empty() => None,
-            Content::Bytes(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-            Content::Chat(chat) => {
-                ready!(chat.poll_next(context)).map(|part| part.map(Frame::data))
+        if !self.failed {
+            let next = match &mut self.content {
+                Content::Bytes(bytes) if bytes.is_empty() => None,
+                Content::Bytes(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
+                Content::Chat(chat) => {
+                    ready!(chat.poll_next(context)).map(|part| part.map(Frame::data))
+                }
+                Content::Own(own) => ready!(own.poll_frame(context)),
+            };
+            let exchange = self.exchange.as_deref();
+            match next {
+                Some(Err(Aborted)) => {
+                    if let Some(exchange) = exchange {
+                        exchange.awaits_flush.store(true, Ordering::Relaxed);
+                    }
+                    self.failed = true;
+                }
+                next => {
+                    if let Some(Ok(frame)) = &next {
+                        self.finish.bytes += frame.data_ref().map_or(0, |part| part.len() as u64);
+                    }
+                    if let Some(exchange) = &self.exchange
+                        && (next.is_none() || self.is_end_stream())
+                    {
+                        exchange.unfinished.store(false, Ordering::Relaxed);
+                    }
+                    return Poll::Ready(next);
+                }
             }
-            Content::Own(own) => ready!(own.poll_frame(context)),
-        };
-        if let Some(Ok(frame)) = &next {
-            self.finish.bytes += frame.data_ref().map_or(0, |part| part.len() as u64);
         }
-        Poll::Ready(next)
+        // hyper drops what it has not written yet when a body fails, and writes while a body has nothing for now.
+        match &self.exchange {
+            Some(exchange) if exchange.awaits_flush.load(Ordering::Relaxed) => Poll::Pending,
+            _ => Poll::Ready(Some(Err(Aborted))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

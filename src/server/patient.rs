@@ -1,7 +1,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::listener::Stream;
+use super::reset::ResetOnClose;
+use crate::pipeline::Exchange;
 
 /// How long, and for how many bytes, a refused body is still read after the answer. A proxy that finds the connection
 /// closed while it sends tells its client 502, and nothing of our answer.
@@ -27,8 +29,11 @@ pub(super) struct Patient {
     waiting: bool,
     /// Whether somebody wants to read once the write goes on.
     held: bool,
-    /// Whether the last request was refused and may still be on its way.
-    refused: Arc<AtomicBool>,
+    /// The request that it carries.
+    exchange: Arc<Exchange>,
+    reset: Arc<ResetOnClose>,
+    /// Whether a close is a reset now.
+    resets: bool,
     /// How many bytes may still be dropped, from our end of the connection on.
     lingering: Option<usize>,
 }
@@ -37,7 +42,8 @@ impl Patient {
     pub(super) fn new(
         stream: Box<dyn Stream>,
         timeout: Duration,
-        refused: Arc<AtomicBool>,
+        exchange: Arc<Exchange>,
+        reset: Arc<ResetOnClose>,
     ) -> Self {
         Self {
             stream,
@@ -45,8 +51,27 @@ impl Patient {
             deadline: Box::pin(sleep(timeout)),
             waiting: false,
             held: false,
-            refused,
+            exchange,
+            reset,
+            resets: false,
             lingering: None,
+        }
+    }
+
+    /// Before the first byte of an unfinished answer leaves, a close becomes a reset.
+    fn before_write(&mut self) {
+        if !self.resets {
+            self.set_reset();
+        }
+    }
+
+    fn set_reset(&mut self) {
+        let unfinished = self.exchange.unfinished.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.resets, unfinished) == unfinished {
+            return;
+        }
+        if let Err(error) = self.reset.set(self.stream.as_fd(), unfinished) {
+            log::debug!("how a connection is to be closed was not set: {error}");
         }
     }
 
@@ -90,6 +115,7 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.before_write();
         let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(progress, context)
     }
@@ -99,6 +125,7 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.before_write();
         let progress = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.watch(progress, context)
     }
@@ -109,15 +136,25 @@ impl AsyncWrite for Patient {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let progress = Pin::new(&mut self.stream).poll_flush(context);
+        if progress.is_ready() {
+            // hyper flushes once it has written everything, so an answer that is finished has left.
+            self.set_reset();
+            self.exchange.flushed(context);
+        }
         self.watch(progress, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.set_reset();
+        if self.resets {
+            // No end in order either.
+            return Poll::Ready(Ok(()));
+        }
         let mut left = match self.lingering {
             Some(left) => left,
             None => {
                 ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-                if !self.refused.load(Ordering::Relaxed) {
+                if !self.exchange.refused.load(Ordering::Relaxed) {
                     return Poll::Ready(Ok(()));
                 }
                 self.deadline.as_mut().reset(Instant::now() + LINGER);
@@ -157,11 +194,14 @@ mod tests {
             TcpStream::connect(listener.local_addr().unwrap()),
             listener.accept()
         );
+        let exchange = Arc::new(Exchange::default());
+        exchange.refused.store(true, Ordering::Relaxed);
         (
             Patient::new(
                 Box::new(accepted.unwrap().0),
                 timeout,
-                Arc::new(AtomicBool::new(true)),
+                exchange,
+                Arc::default(),
             ),
             reader.unwrap(),
         )

@@ -24,6 +24,7 @@ mod embedding;
 mod fault_table;
 mod faults;
 mod http;
+mod http10;
 mod https;
 mod idempotency;
 mod import;
