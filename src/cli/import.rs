@@ -18,8 +18,9 @@ Neither server may run: stop the backend, and r3mes-edge beside whose server thi
 
 Every row that was changed or refused is listed with its table, id, field and why, then the
 numbers of each table. A balance becomes the ledger's entry \"opening\"; with more than 6 decimal
-places it is rounded, half to even. A balance that is missing or negative becomes 0. A reservation
-that is pending is given back. An amount that is no number, infinite or more than a thousand
+places it is rounded, half to even. A balance that is missing or negative becomes 0. Reservations
+are skipped, and the pending ones counted: the backend takes their credits from a balance when it
+confirms them and not before. An amount that is no number, infinite or more than a thousand
 million refuses its row. Again, it takes what was not taken yet: also after a crash in the middle.
 
 Exit codes: 0 all rows were taken, or were there already; 1 some rows were refused, all others
@@ -100,6 +101,7 @@ async fn take_all(
             sums.refused += imported.refused;
             sums.there_already += imported.there_already;
             sums.skipped += imported.skipped;
+            sums.pending_reservations += imported.pending_reservations;
             sums.accounts_made += imported.accounts_made;
         }
     }
@@ -151,6 +153,9 @@ impl Report {
     fn end(&mut self, tables: &Tables, complete: bool) -> io::Result<()> {
         let (out, json) = (&mut self.out, self.json);
         let accounts: u64 = sums(tables).map(|(_, sums)| sums.accounts_made).sum();
+        let pending: u64 = sums(tables)
+            .map(|(_, sums)| sums.pending_reservations)
+            .sum();
         self.progress.aside(|| {
             if json {
                 let counts = tables.iter().map(|(table, sums)| {
@@ -166,8 +171,12 @@ impl Report {
                     (table.as_str().to_owned(), json!(counts))
                 });
                 let tables: Map<String, Value> = counts.collect();
-                let rest =
-                    json!({ "tables": tables, "accounts_made": accounts, "complete": complete });
+                let rest = json!({
+                    "tables": tables,
+                    "accounts_made": accounts,
+                    "pending_reservations": pending,
+                    "complete": complete,
+                });
                 // The rest of the one value, whose beginning was written long ago.
                 writeln!(out, "],{}", rest.to_string().trim_start_matches('{'))?;
                 return out.flush();
@@ -182,6 +191,12 @@ impl Report {
                         sums.taken, sums.changed, sums.refused, sums.there_already, sums.skipped
                     )?,
                 }
+            }
+            if pending > 0 {
+                writeln!(
+                    out,
+                    "{pending} pending reservations skipped: their credits were never taken from a balance"
+                )?;
             }
             writeln!(
                 out,

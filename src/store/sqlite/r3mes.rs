@@ -23,7 +23,7 @@ use crate::store::StoreError;
 pub enum R3mesTable {
     /// Accounts and balances.
     Users,
-    /// Credits that were taken for a chat; those that wait for its end are given back.
+    /// What chats were going to cost. Of the balance nothing is missing for those that are pending, so none is taken over.
     CreditReservations,
     /// Keys, in plain text or as their SHA-256.
     ApiKeys,
@@ -249,8 +249,10 @@ pub struct Imported {
     pub refused: u64,
     /// Taken before, or told by another row.
     pub there_already: u64,
-    /// Rows that say nothing that is kept.
+    /// Rows that say nothing that is kept: reservations.
     pub skipped: u64,
+    /// How many of these are pending.
+    pub pending_reservations: u64,
     /// Accounts made for wallets that were in no row of `users`.
     pub accounts_made: u64,
     /// A note of each change and each row refused.

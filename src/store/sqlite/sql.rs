@@ -124,7 +124,6 @@ statements! {
     // what an import asks besides
     AGE_ACCOUNT = "UPDATE users SET created_at = ?2 WHERE wallet = ?1 AND created_at > ?2";
     SELECT_OPENING = "SELECT amount FROM ledger WHERE wallet = ?1 AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";
-    SELECT_IMPORTED_REFUNDS = "SELECT reference, amount FROM ledger WHERE wallet = ?1 AND reason = 'refund' AND reference LIKE 'r3mes:%'";
     SELECT_IS_CUT = "SELECT
                      NOT EXISTS (SELECT 1 FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 AND recorded_at < ?2 + 60000)
                      AND EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1 AND step = 1 AND recorded_at = ?2)

@@ -35,6 +35,7 @@ const SKIPPED: usize = 4;
 pub(super) struct Expected {
     pub(super) counts: BTreeMap<&'static str, Counts>,
     pub(super) accounts_made: u64,
+    pub(super) pending: u64,
     /// Micro-credits, of every account.
     pub(super) balances: BTreeMap<String, i64>,
     /// Entries in the ledger.
@@ -253,35 +254,28 @@ fn reservations(file: &Connection, random: &mut Random, scale: u64, expected: &m
     let insert = "INSERT INTO credit_reservations (reservation_id, wallet_address, amount, status, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";
     let mut insert = file.prepare(insert).unwrap();
     for n in 0..scale {
-        let (id, fine) = match random.below(40) {
-            0 => (text(&format!("two words {n}")), false),
-            1 => (Value::Blob(n.to_be_bytes().to_vec()), false),
-            2 => (text(&format!("{n}-").repeat(65)), false),
-            _ => (text(&format!("res_{n:08x}")), true),
+        // Whatever stands there, no credits are missing for it.
+        let id = match random.below(40) {
+            0 => text(&format!("two words {n}")),
+            1 => Value::Blob(n.to_be_bytes().to_vec()),
+            2 => text(&format!("{n}-").repeat(65)),
+            _ => text(&format!("res_{n:08x}")),
         };
-        let ((value, whose), (amount, money)) = (wallet(random, scale), positive(random, false));
-        let (status, pending) = match random.below(12) {
-            0 => (Value::Null, None),
-            1 => (Value::Blob(b"pending".to_vec()), None),
-            2 => (text("confirmed"), Some(false)),
-            3 => (text("expired"), Some(false)),
-            4 => (Value::Integer(0), Some(false)),
-            _ => (text("pending"), Some(true)),
+        let ((value, _), (amount, _)) = (wallet(random, scale), positive(random, false));
+        let status = match random.below(12) {
+            0 => Value::Null,
+            1 => Value::Blob(b"pending".to_vec()),
+            2 => text("confirmed"),
+            3 => text("expired"),
+            4 => Value::Integer(0),
+            _ => text("pending"),
         };
         let (time, _) = moment(random);
         insert
             .execute(params![id, value, amount, status, time])
             .unwrap();
-        match (pending, whose, money) {
-            (Some(false), ..) => expected.count(TABLE, SKIPPED),
-            (Some(true), Some(whose), Taken(micro) | Changed(micro)) if fine => {
-                let same = money == Taken(micro);
-                expected.count(TABLE, if same { TAKEN } else { CHANGED });
-                expected.account(&whose);
-                expected.give(&whose, micro);
-            }
-            _ => expected.count(TABLE, REFUSED),
-        }
+        expected.count(TABLE, SKIPPED);
+        expected.pending += u64::from(status == text("pending"));
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::generated::{self, Counts, Expected, REFUSED, SCHEMA, address};
 use super::{database, import};
-use crate::support::{W1, W2, edge};
+use crate::support::{W1, W2, W3, edge};
 
 /// Every table's rows as a number and a hash, in the order in which they stand there. The moments at which a database was taken over are all one.
 pub(super) fn contents(database: &Path, taken_over_since: i64) -> BTreeMap<String, (u64, String)> {
@@ -108,6 +108,8 @@ fn everything_that_sqlite_lets_stand_there_is_taken_changed_or_refused_and_adds_
             .map(|(table, counts)| ((*table).to_owned(), *counts));
         assert_eq!(counts(&told), named.collect(), "seed {seed}");
         assert_eq!(told["accounts_made"], expected.accounts_made);
+        assert_eq!(told["pending_reservations"], expected.pending);
+        assert!(expected.pending > 0);
         let notes = |outcome: &str| {
             let rows = told["rows"].as_array().unwrap().iter();
             let mut rows: Vec<_> = rows
@@ -277,13 +279,12 @@ fn each_row_that_is_changed_or_refused_is_named_with_its_field_and_why() {
 }
 
 #[test]
-fn a_balance_or_a_refund_that_was_taken_over_is_not_taken_over_as_another() {
+fn a_balance_or_an_earning_that_was_taken_over_is_not_taken_over_as_another() {
     let (folder, database) = database();
     let rows = |credits: &str, amount: &str| {
         format!(
             "{SCHEMA}
             INSERT INTO users (wallet_address, credits) VALUES ('{W1}', {credits});
-            INSERT INTO credit_reservations (reservation_id, wallet_address, amount) VALUES ('res_1', '{W1}', {amount});
             INSERT INTO earnings_history (wallet_address, earnings) VALUES ('{W1}', {amount});"
         )
     };
@@ -296,22 +297,55 @@ fn a_balance_or_a_refund_that_was_taken_over_is_not_taken_over_as_another() {
         .iter()
         .map(|row| &row["field"])
         .collect();
-    assert_eq!(refused, ["credits", "amount", "earnings"]);
+    assert_eq!(refused, ["credits", "earnings"]);
     assert_eq!(contents(&database, i64::MAX), first);
     let entries = pairs(
         &database,
         "SELECT reason || ' ' || reference, amount FROM ledger",
     );
-    let expected = [
-        ("opening r3mes:", 10_000_000),
-        ("refund r3mes:res_1", 2_000_000),
-    ];
-    assert_eq!(
-        entries,
-        expected
-            .map(|(name, micro)| (name.to_owned(), micro))
-            .into()
+    assert_eq!(entries, [("opening r3mes:".to_owned(), 10_000_000)].into());
+}
+
+#[test]
+fn reservations_of_any_state_change_no_balance_and_pending_ones_are_counted() {
+    let (folder, database) = database();
+    let file = make(
+        folder.path(),
+        &format!(
+            "{SCHEMA}
+            INSERT INTO users (wallet_address, credits) VALUES ('{W1}', 99.3), ('{W2}', 0.7);
+            INSERT INTO credit_reservations (reservation_id, wallet_address, amount, status) VALUES
+                ('res_1', '{W1}', 1.0, 'pending'), ('res_2', '{W1}', 2.0, 'confirmed'),
+                ('res_3', '{W1}', 4.0, 'cancelled'), ('res_4', '{W2}', 8.0, 'expired'),
+                ('res_5', '{W3}', 16.0, 'pending');
+            INSERT INTO credit_reservations (reservation_id, wallet_address, amount) VALUES ('res_6', '{W2}', 0.5);"
+        ),
     );
+    let path = file.to_str().unwrap();
+    let (code, told) = edge(&database, &["db", "import", path]);
+    assert_eq!(code, 0, "{told}");
+    let counted = "credit_reservations: 0 taken, 0 changed, 0 refused, 0 there already, 6 skipped";
+    let pending = "3 pending reservations skipped: their credits were never taken from a balance";
+    for line in [counted, pending] {
+        assert!(told.lines().any(|told| told == line), "{told}");
+    }
+    for _ in 0..2 {
+        let balances = pairs(&database, "SELECT wallet, credits FROM users");
+        let expected = [(W1.to_owned(), 99_300_000), (W2.to_owned(), 700_000)];
+        assert_eq!(
+            balances,
+            expected.into(),
+            "and no account of a third wallet"
+        );
+        let reasons = pairs(
+            &database,
+            "SELECT reason, sum(amount) FROM ledger GROUP BY reason",
+        );
+        assert_eq!(reasons, [("opening".to_owned(), 100_000_000)].into());
+        assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
+        let again = import(&database, &file, 0);
+        assert_eq!(again["pending_reservations"], 3);
+    }
 }
 
 #[test]

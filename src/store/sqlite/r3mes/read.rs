@@ -11,12 +11,10 @@ use crate::store::Earning;
 /// What a row asks for.
 pub(super) enum Record {
     Account(Wallet, Timestamp, Credits),
-    /// Credits to give back, under this reference.
-    Refund(Wallet, Timestamp, Credits, String),
     Key(Box<KeyRecord>),
     Sample(Box<Sample>),
     Earning(Earning),
-    Nothing,
+    Reservation { pending: bool },
 }
 
 /// What our ledger calls things that come from there.
@@ -26,7 +24,7 @@ pub(super) fn row(table: R3mesTable, row: &Row<'_>, now: Timestamp) -> rusqlite:
     let mut changes = Vec::new();
     let record = match table {
         R3mesTable::Users => account(row, now, &mut changes),
-        R3mesTable::CreditReservations => refund(row, now, &mut changes),
+        R3mesTable::CreditReservations => Ok(reservation(row)),
         R3mesTable::ApiKeys => key(row, now),
         R3mesTable::MiningStats => sample(row, true, now),
         R3mesTable::HashrateHistory => sample(row, false, now),
@@ -82,25 +80,12 @@ fn account(row: &Row<'_>, now: Timestamp, changes: &mut Vec<Change>) -> Result<R
     Ok(Record::Account(wallet, created_at, credits))
 }
 
-fn refund(row: &Row<'_>, now: Timestamp, changes: &mut Vec<Change>) -> Result<Record, Refused> {
-    if required(text(row, "status")?, "status")? != "pending" {
-        return Ok(Record::Nothing);
+/// The backend lowers a balance when it confirms a reservation and not before, so the balance as it stands is right
+/// whatever has become of its reservations.
+fn reservation(row: &Row<'_>) -> Record {
+    Record::Reservation {
+        pending: matches!(value(row, "status"), ValueRef::Text(b"pending")),
     }
-    let wallet = wallet(row)?;
-    let reservation = required(text(row, "reservation_id")?, "reservation_id")?;
-    let plain = reservation.bytes().all(|b| b.is_ascii_graphic());
-    if !plain || !(1..=128).contains(&reservation.len()) {
-        let why = "must be 1 to 128 printable ASCII characters without spaces";
-        return Err(Refused::new("reservation_id", why));
-    }
-    let amount = positive(row, "amount", changes)?;
-    let at = time(row, "created_at").ok().flatten().unwrap_or(now);
-    Ok(Record::Refund(
-        wallet,
-        at,
-        amount,
-        format!("{ORIGIN}{reservation}"),
-    ))
 }
 
 /// The older generation holds keys in plain text, which are hashed at once; of the newer one's the SHA-256 is all there is.

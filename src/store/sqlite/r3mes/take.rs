@@ -1,7 +1,5 @@
 //! Keeping what was read.
 
-use std::collections::HashMap;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::read::{ORIGIN, Record};
@@ -38,7 +36,6 @@ pub(super) fn take(
         c,
         now,
         known: None,
-        refunds: HashMap::new(),
         samples: Vec::new(),
         imported: Imported::default(),
     };
@@ -92,8 +89,6 @@ struct Page<'c> {
     now: Timestamp,
     /// The wallet of the last row, which has an account by now.
     known: Option<Wallet>,
-    /// What was given back before, by wallet and reference.
-    refunds: HashMap<Wallet, HashMap<String, Credits>>,
     samples: Vec<Sample>,
     imported: Imported,
 }
@@ -103,9 +98,6 @@ impl Page<'_> {
         match record {
             Record::Account(wallet, created_at, credits) => {
                 self.open_account(&wallet, created_at, credits)
-            }
-            Record::Refund(wallet, at, amount, reference) => {
-                self.give_back(wallet, at, amount, reference)
             }
             Record::Key(key) => {
                 if let Some(wallet) = key.wallet {
@@ -123,7 +115,10 @@ impl Page<'_> {
                 Ok(Ok(Outcome::Later))
             }
             Record::Earning(earning) => self.note_earning(&earning),
-            Record::Nothing => Ok(Ok(Outcome::Skipped)),
+            Record::Reservation { pending } => {
+                self.imported.pending_reservations += u64::from(pending);
+                Ok(Ok(Outcome::Skipped))
+            }
         }
     }
 
@@ -172,44 +167,6 @@ impl Page<'_> {
             }
         };
         Ok(Ok(Outcome::of(made || older > 0 || posted)))
-    }
-
-    fn give_back(
-        &mut self,
-        wallet: Wallet,
-        at: Timestamp,
-        amount: Credits,
-        reference: String,
-    ) -> Result<Kept, StoreError> {
-        const REASON: &str = "refund";
-        self.ensure(wallet, at)?;
-        let mut refunds = match self.refunds.remove(&wallet) {
-            Some(refunds) => refunds,
-            None => self.refunds_of(&wallet).map_err(storage_error)?,
-        };
-        let kept = match refunds.get(&reference) {
-            Some(before) if *before == amount => Ok(Outcome::ThereAlready),
-            Some(before) => Err(other("amount", *before)),
-            None => match self.post(&wallet, amount, REASON, reference.clone())? {
-                Ok(()) => {
-                    refunds.insert(reference, amount);
-                    Ok(Outcome::Taken)
-                }
-                Err(why) => Err(Refused::new("amount", why)),
-            },
-        };
-        self.refunds.insert(wallet, refunds);
-        Ok(kept)
-    }
-
-    /// The index leads to a wallet's entries and no further, so they are walked once for all of a page.
-    fn refunds_of(&self, wallet: &Wallet) -> rusqlite::Result<HashMap<String, Credits>> {
-        self.c
-            .prepare_cached(sql::SELECT_IMPORTED_REFUNDS)?
-            .query_map([wallet.as_str()], |row| {
-                Ok((row.get(0)?, credits_at(row, 1)?))
-            })?
-            .collect()
     }
 
     /// Moves credits, unless there would be more than a wallet or the sum over all can hold.
