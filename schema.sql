@@ -166,8 +166,9 @@ CREATE INDEX idx_earnings_history_wallet ON earnings_history (wallet, recorded_a
 -- Who earned most since a moment? (leaderboard of a day, a week, a month)
 CREATE INDEX idx_earnings_history_time ON earnings_history (recorded_at, wallet, earnings);
 
--- What was answered to a request with an Idempotency-Key, kept with the effect itself. key: hash of principal, route and
--- header; request: hash of what was asked; answer: none where it held a secret.
+-- What was answered to a request with an Idempotency-Key, stored with the effect itself. principal: its scope, "admin" or a
+-- wallet, method and route; key: hash of scope and header; request: hash of what was asked; answer: its body, or where that
+-- is not stored the id of what was made.
 CREATE TABLE idempotency (
     key        BLOB PRIMARY KEY CHECK (length(key) = 32),
     principal  TEXT NOT NULL,
@@ -176,7 +177,7 @@ CREATE TABLE idempotency (
     answer     TEXT,
     expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
--- How many has this principal, and which is the oldest?
+-- Which is the oldest of this scope?
 CREATE INDEX idx_idempotency_principal ON idempotency (principal, expires_at);
 -- Which have run out?
 CREATE INDEX idx_idempotency_expires_at ON idempotency (expires_at);

@@ -1,6 +1,6 @@
 //! The parts that every request shares.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -335,34 +335,49 @@ impl<T> Waiting<T> {
     }
 }
 
-/// The requests with an `Idempotency-Key` that are being worked on. Nothing of it is in the file: a crash leaves nothing
-/// running.
+/// The requests with an `Idempotency-Key` that are being worked on, by scope. Nothing of it is in the file: a crash leaves
+/// nothing running.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RunningKeys(Arc<Mutex<HashSet<[u8; 32]>>>);
+pub(crate) struct RunningKeys(Arc<Mutex<HashMap<String, HashSet<[u8; 32]>>>>);
 
 /// One of them; dropped, it is no longer.
 pub(crate) struct Running {
     keys: RunningKeys,
+    scope: String,
     key: [u8; 32],
 }
 
 impl RunningKeys {
-    /// `None` where the same is running already.
-    pub(crate) fn enter(&self, key: [u8; 32]) -> Option<Running> {
-        let new = self.lock().insert(key);
-        new.then(|| Running {
-            keys: self.clone(),
-            key,
+    /// Adds one, and tells how many of its scope are running with it; `None` where the same is running already.
+    pub(crate) fn enter(&self, scope: &str, key: [u8; 32]) -> Option<(Running, usize)> {
+        let mut running = self.lock();
+        let of_scope = running.entry(scope.to_owned()).or_default();
+        let new = of_scope.insert(key);
+        let count = of_scope.len();
+        drop(running);
+        new.then(|| {
+            let running = Running {
+                keys: self.clone(),
+                scope: scope.to_owned(),
+                key,
+            };
+            (running, count)
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<[u8; 32]>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, HashSet<[u8; 32]>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.keys.lock().remove(&self.key);
+        let mut running = self.keys.lock();
+        if let Some(of_scope) = running.get_mut(&self.scope) {
+            of_scope.remove(&self.key);
+            if of_scope.is_empty() {
+                running.remove(&self.scope);
+            }
+        }
     }
 }

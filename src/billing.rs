@@ -33,7 +33,7 @@ pub(crate) struct Order {
     /// Those that may answer it.
     pub(crate) nodes: Vec<Arc<Node>>,
     /// Where its answer is to be given again, should it be asked again.
-    pub(crate) once: Option<(Once<String>, Running)>,
+    pub(crate) once: Option<(Once<(i64, String)>, Running)>,
     pub(crate) trace: Arc<Trace>,
     /// The request's place among those in flight, so that the shutdown waits for the money too.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
@@ -105,10 +105,7 @@ async fn run(
             return;
         }
     };
-    let once = order
-        .once
-        .filter(|_| first.len() <= Once::<String>::MOST_BYTES);
-    if let Some((once, running)) = once {
+    if let Some((once, running)) = order.once {
         // Kept and paid in one transaction, before anybody sees it: asked again, it is there. Only an answer that comes
         // whole has a `once`, so this is all of it.
         reservation
@@ -386,7 +383,7 @@ impl Reservation<'_> {
     }
 
     /// Closes it as spent and keeps its answer.
-    async fn settle_kept(mut self, once: Once<String>, answer: &[u8], usage: Option<Usage>) {
+    async fn settle_kept(mut self, once: Once<(i64, String)>, answer: &[u8], usage: Option<Usage>) {
         let (app, id) = (self.app, self.id);
         let answer = String::from_utf8_lossy(answer).into_owned();
         let kept = app

@@ -136,16 +136,23 @@ impl Call {
         value.transpose()
     }
 
-    /// What an `Idempotency-Key` asks for: the same route, by the same key, does the same thing once. `answer` makes the
-    /// answer that is given each time.
+    /// The idempotency key of this request, if it sends one. Its scope is the wallet that pays (`payer`; where nobody pays,
+    /// that of the API key, or `admin`) and the route: another API key of the same wallet gets the same answer, and no
+    /// wallet gets another's. `answer` makes what is stored of a success.
     pub(crate) fn once<T>(
         &self,
-        answer: fn(&T) -> (u16, Option<String>),
+        payer: Option<Wallet>,
+        answer: fn(&T) -> Kept,
     ) -> Result<Option<Once<T>>, ApiError> {
-        const NAME: &str = "idempotency-key";
-        let Some(text) = self.header(NAME)? else {
+        let Some(text) = self.header(IDEMPOTENCY_KEY)? else {
             return Ok(None);
         };
+        if self.headers.get_all(IDEMPOTENCY_KEY).iter().count() > 1 {
+            return Err(ApiError::parameter(
+                "Idempotency-Key",
+                "must be sent only once",
+            ));
+        }
         let bare = text
             .strip_prefix('"')
             .and_then(|rest| rest.strip_suffix('"'))
@@ -158,31 +165,40 @@ impl Call {
                 "must be 1 to 255 visible characters, quoted or bare",
             ));
         }
-        let principal = self.principal()?.key_id.clone();
-        // Lengths before texts: no two triples give one input.
-        let digest = |parts: [&[u8]; 3]| {
-            let mut hasher = blake3::Hasher::new();
-            for part in parts {
-                hasher
-                    .update(&(part.len() as u64).to_le_bytes())
-                    .update(part);
-            }
-            *hasher.finalize().as_bytes()
+        let principal = self.principal()?;
+        let owner = match (payer, principal.wallet) {
+            (Some(payer), _) => payer.to_string(),
+            _ if principal.is_admin() => "admin".to_owned(),
+            (None, Some(own)) => own.to_string(),
+            (None, None) => principal.key_id.clone(),
         };
-        let key = digest([
-            principal.as_bytes(),
-            self.route.path.as_bytes(),
-            bare.as_bytes(),
+        // Both are those of the route, also where an alias was called.
+        let (method, path) = (self.route.method.as_str(), self.route.path);
+        let scope = format!("{owner} {method} {path}");
+        let key = digest(&[scope.as_bytes(), bare.as_bytes()]);
+        let query = self.query.as_deref().unwrap_or_default();
+        let request = digest(&[
+            method.as_bytes(),
+            path.as_bytes(),
+            self.part.as_bytes(),
+            query.as_bytes(),
+            &self.body,
         ]);
-        // Who pays for an admin's request stands in a header.
-        let payer = self.header("x-wallet-address")?.unwrap_or_default();
-        let request = digest([self.part.as_bytes(), &self.body, payer.as_bytes()]);
         Ok(Some(Once {
             key,
-            principal,
+            scope,
             request,
             answer,
         }))
+    }
+
+    /// Refuses an `Idempotency-Key` where the answer is a stream, which is not stored: to ignore it would be to charge again.
+    pub(crate) fn refuse_idempotency_key(&self) -> Result<(), ApiError> {
+        if !self.headers.contains_key(IDEMPOTENCY_KEY) {
+            return Ok(());
+        }
+        let detail = "is not supported on a streamed answer: leave it out, or ask /v1/chat/completions without stream";
+        Err(ApiError::parameter("Idempotency-Key", detail))
     }
 
     /// The query's parameters, which must be among `known` and stand there once.
@@ -251,6 +267,18 @@ impl<'a> Parameters<'a> {
     }
 }
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A hash over the parts and where each ends.
+fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        let length = part.len() as u64;
+        hasher.update(&length.to_le_bytes()).update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
+
 /// An answer.
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -274,18 +302,21 @@ impl Reply {
         Ok(Self::bytes(status, "application/json", json_bytes(value)?))
     }
 
-    /// An answer that is given again, should its request come again.
-    pub(crate) fn given((status, answer): (u16, Option<String>)) -> Result<Self, ApiError> {
-        let status =
-            StatusCode::from_u16(status).map_err(|error| ApiError::internal(error.to_string()))?;
-        let mut body = answer.ok_or(StoreError::AlreadyIssued)?.into_bytes();
+    /// The answer that is stored for its idempotency key, if the request has one.
+    pub(crate) fn given(kept: Kept) -> Result<Self, ApiError> {
+        let status = StatusCode::from_u16(kept.status)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        let answer = kept.answer;
+        let mut body = answer
+            .ok_or(StoreError::AlreadyIssued(kept.reference))?
+            .into_bytes();
         body.push(b'\n');
         Ok(Self::bytes(status, "application/json", body.into()))
     }
 
     /// The answer that was given before.
     pub(crate) fn again(kept: Kept) -> Result<Self, ApiError> {
-        let mut reply = Self::given((kept.status, kept.answer))?;
+        let mut reply = Self::given(kept)?;
         reply.set(HeaderName::from_static("idempotency-replayed"), "true");
         Ok(reply)
     }

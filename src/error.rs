@@ -90,6 +90,7 @@ codes! {
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported media type"  "invalid_request_error";
     IdempotencyReused    "idempotency_key_reused" 422 "Idempotency key reused"  "invalid_request_error";
     RateLimited          "rate_limited"           429 "Rate limited"            "rate_limit_error";
+    IdempotencyFull      "idempotency_full"       429 "Idempotency full"        "rate_limit_error";
     Internal             "internal"               500 "Internal error"          "api_error";
     UpstreamBadResponse  "upstream_bad_response"  502 "Bad upstream response"   "api_error";
     CircuitOpen          "circuit_open"           503 "Circuit open"            "api_error";
@@ -270,9 +271,27 @@ impl From<StoreError> for ApiError {
                 ErrorCode::IdempotencyReused,
                 "this Idempotency-Key was used for another request",
             ),
-            StoreError::AlreadyIssued => {
-                let detail = "a key was made for this Idempotency-Key before; it is not shown again, so revoke it and make another";
+            StoreError::AlreadyIssued(made) => {
+                let detail = match made {
+                    Some(id) if id.starts_with("key_") => format!(
+                        "the API key {id} was made under this Idempotency-Key before and is not shown again; revoke it and make another"
+                    ),
+                    Some(id) => format!(
+                        "this was done under this Idempotency-Key before, as the ledger entry {id}; its answer was not stored"
+                    ),
+                    None => {
+                        "this was done under this Idempotency-Key before; its answer was not stored"
+                            .to_owned()
+                    }
+                };
                 Self::new(ErrorCode::AlreadyIssued, detail)
+            }
+            StoreError::IdempotencyFull { retry_after } => {
+                let detail = format!(
+                    "this wallet or admin has used as many Idempotency-Keys on this route as are stored at once; the oldest expires in {} s",
+                    seconds_up(retry_after).max(1)
+                );
+                Self::new(ErrorCode::IdempotencyFull, detail).retry_after(retry_after)
             }
             StoreError::TooMuch => Self::new(
                 ErrorCode::InvalidRequest,

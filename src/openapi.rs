@@ -185,7 +185,10 @@ fn responses(route: &Route, told: &Told) -> Value {
             reference("schemas", "Problem"),
             { "properties": { "status": { "const": status }, "code": { "enum": names } } },
         ] });
-        let headers = headers(status, false, false);
+        let mut headers = headers(status, false, false);
+        if codes.contains(&ErrorCode::IdempotencyRunning) {
+            headers["Retry-After"] = reference("headers", "RetryAfterInProgress");
+        }
         responses.insert(
             status,
             json!({
@@ -206,7 +209,7 @@ fn implied(route: &Route, told: &Told) -> Vec<ErrorCode> {
     // A Host or an Origin that may not be, headers that stand there twice.
     codes.extend([E::InvalidRequest, E::Forbidden, E::WrongHost]);
     if told.once {
-        codes.push(E::IdempotencyReused);
+        codes.extend([E::IdempotencyReused, E::IdempotencyFull, E::AlreadyIssued]);
     }
     if route.rate != RateClass::Health {
         codes.push(E::ShuttingDown);

@@ -40,7 +40,8 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 ///
 /// # Errors
 /// Any verb may fail with [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::Full`],
-/// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is said there.
+/// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is said there. Any verb that takes an optional
+/// `once` may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before anything is done.
 ///
 /// # Examples
 /// | verbs | example |
@@ -48,7 +49,7 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 /// | `create_user` `user` `users` | [`User`] |
 /// | `grant` `ledger` `note_reservations` | [`LedgerEntry`] |
 /// | `reserve` `reserve_ahead` `settle` `refund` | below |
-/// | `kept`, and what takes a `once` | [`Once`] |
+/// | `kept`, `check_idempotency_rows`, and what takes a `once` | [`Once`] |
 /// | `create_key` `key_by_hash` `rotate_key` | [`auth::issue`](crate::auth::issue), [`auth::rotate`](crate::auth::rotate) |
 /// | `key` `keys` `revoke_key` | [`KeyRecord`] |
 /// | `record_samples` `miner` | [`Recorded`], [`MinerStats`] |
@@ -94,7 +95,7 @@ pub trait Repository: Send + Sync + 'static {
     /// Makes an account with 0 credits.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where there is one; [`StoreError::KeyReused`].
+    /// [`StoreError::Conflict`] where there is one.
     async fn create_user(
         &self,
         wallet: Wallet,
@@ -110,7 +111,7 @@ pub trait Repository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Insufficient`] where the balance would go below zero, [`StoreError::UserNotFound`] where there is none
-    /// to take from, [`StoreError::Conflict`] where a wallet cannot hold so much; [`StoreError::KeyReused`].
+    /// to take from, [`StoreError::Conflict`] where a wallet cannot hold so much.
     async fn grant(
         &self,
         wallet: Wallet,
@@ -157,7 +158,8 @@ pub trait Repository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Conflict`] where it was refunded.
     async fn settle(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
-    /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and keeps its answer.
+    /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and stores its answer: `once` makes what
+    /// is stored of the two.
     ///
     /// # Errors
     /// As [`Repository::settle`]; [`StoreError::KeyReused`].
@@ -167,7 +169,7 @@ pub trait Repository: Send + Sync + 'static {
         answer: String,
         note: Option<String>,
         now: Timestamp,
-        once: Once<String>,
+        once: Once<(i64, String)>,
     ) -> Result<(), StoreError>;
     /// Notes what became known of reservations; their ledger entries show it.
     async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<(), StoreError>;
@@ -181,6 +183,17 @@ pub trait Repository: Send + Sync + 'static {
         request: [u8; 32],
         now: Timestamp,
     ) -> Result<Option<Kept>, StoreError>;
+    /// Whether another answer can be stored in a scope, where `running` requests, this one among them, are going to store
+    /// theirs by [`Repository::settle_kept`], which refuses none.
+    ///
+    /// # Errors
+    /// [`StoreError::IdempotencyFull`].
+    async fn check_idempotency_rows(
+        &self,
+        scope: String,
+        running: usize,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
     /// Closes a reservation: the credits go back. Closing it the same way again changes nothing.
     ///
     /// # Errors
@@ -196,13 +209,12 @@ pub trait Repository: Send + Sync + 'static {
     /// idempotency key it is [`StoreError::AlreadyIssued`].
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where the wallet has `max_active` already; [`StoreError::AlreadyIssued`],
-    /// [`StoreError::KeyReused`].
+    /// [`StoreError::Conflict`] where the wallet has `max_active` already; [`StoreError::AlreadyIssued`].
     async fn create_key(
         &self,
         key: KeyRecord,
         max_active: usize,
-        once: Option<Once<bool>>,
+        once: Option<Once<KeyRecord>>,
     ) -> Result<bool, StoreError>;
     /// The key with this hash, active or not.
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError>;
@@ -328,7 +340,7 @@ pub trait Repository: Send + Sync + 'static {
     /// Stores an earning and grants its credits, once for its `source_id`.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where its `source_id` was counted for another wallet or amount; [`StoreError::KeyReused`].
+    /// [`StoreError::Conflict`] where its `source_id` was counted for another wallet or amount.
     async fn record_earning(
         &self,
         earning: Earning,

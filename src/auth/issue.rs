@@ -107,7 +107,7 @@ pub async fn issue(
     request: KeyRequest,
     max_active: usize,
     now: Timestamp,
-    once: Option<Once<bool>>,
+    once: Option<Once<KeyRecord>>,
 ) -> Result<IssuedKey, StoreError> {
     let key = PlainKey::generate()
         .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
@@ -235,7 +235,7 @@ pub async fn keep(
     request: KeyRequest,
     max_active: usize,
     now: Timestamp,
-    once: Option<Once<bool>>,
+    once: Option<Once<KeyRecord>>,
 ) -> Result<(KeyRecord, bool), StoreError> {
     let record = KeyRecord {
         id: ids.make("key_", now),

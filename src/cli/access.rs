@@ -122,7 +122,7 @@ pub(super) fn store_failure(error: StoreError) -> Failure {
         StoreError::Conflict(_)
         | StoreError::Insufficient { .. }
         | StoreError::KeyReused
-        | StoreError::AlreadyIssued => Failure::Conflict(text),
+        | StoreError::AlreadyIssued(_) => Failure::Conflict(text),
         StoreError::Busy | StoreError::Unavailable(_) | StoreError::Full => {
             Failure::Unavailable(text)
         }
@@ -241,9 +241,10 @@ async fn exchange(
             let body = body.map_err(|error| wrong(&error))?.to_bytes();
             let wait = head.headers.get("retry-after");
             let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
-            match wait {
-                Some(wait) if head.status == StatusCode::TOO_MANY_REQUESTS => {
-                    tokio::time::sleep(Duration::from_secs(wait)).await;
+            match wait.map(Duration::from_secs) {
+                // Where all Idempotency-Keys are taken it may be a day.
+                Some(wait) if head.status == StatusCode::TOO_MANY_REQUESTS && wait < patience => {
+                    tokio::time::sleep(wait).await;
                 }
                 _ => return Ok((head.status, body)),
             }

@@ -74,6 +74,7 @@ fn agreed<T: PartialEq>(
 
 pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
     let request = Request::parse(call, app.config.chat.max_message)?;
+    call.refuse_idempotency_key()?;
     let wallet = payer(call, request.wallet)?;
     let adapter = match request.adapter {
         Some(adapter) if app.adapters.contains(&adapter) => adapter,

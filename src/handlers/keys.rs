@@ -9,7 +9,7 @@ use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes, issue};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, InputError, Timestamp, Wallet, integer, text};
-use crate::store::StoreError;
+use crate::store::{Kept, StoreError};
 
 impl KeyRequest {
     fn parse(body: &str, now: Timestamp) -> Result<Self, InputError> {
@@ -46,8 +46,12 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let now = app.clock.now();
     let mut request = KeyRequest::parse(call.text()?, now)?;
     allow(call.principal()?, &mut request)?;
-    // The key must not be kept, so there is no answer to give again.
-    let once = call.once(|_: &bool| (201, None))?;
+    // The answer holds the key, so it is not stored.
+    let once = call.once(None, |key: &KeyRecord| Kept {
+        status: 201,
+        answer: None,
+        reference: Some(key.id.clone()),
+    })?;
     let issued = issue(
         &*app.store,
         &app.ids,

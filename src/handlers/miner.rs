@@ -8,7 +8,9 @@ use crate::app::App;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, Sample, Timestamp, Wallet, text};
-use crate::store::{Counted, Done, Earning, HashratePoint, Resolution, StoreError};
+use crate::store::{
+    Counted, Done, Earning, HashratePoint, Kept, Resolution, StoreError, ledger_id,
+};
 
 pub(super) async fn post_stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let principal = call.principal()?;
@@ -65,13 +67,14 @@ pub(super) async fn post_earnings(app: &App, call: &Call) -> Result<Reply, ApiEr
             )
             .into());
     }
-    let answer = |told: &Counted| {
-        let status = if told.counted { 201 } else { 200 };
-        (status, serde_json::to_string(told).ok())
+    let answer = |told: &Counted| Kept {
+        status: if told.counted { 201 } else { 200 },
+        answer: serde_json::to_string(told).ok(),
+        reference: told.entry.map(ledger_id),
     };
     match app
         .store
-        .record_earning(earning, now, call.once(answer)?)
+        .record_earning(earning, now, call.once(None, answer)?)
         .await?
     {
         Done::New(told) => Reply::given(answer(&told)),

@@ -1,6 +1,7 @@
 //! The routes that OpenAI's own clients call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::json;
@@ -10,6 +11,7 @@ use crate::app::App;
 use crate::billing::{Order, begin};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
+use crate::store::{Kept, ledger_id};
 use crate::upstream::answer::{Form, Named};
 use crate::upstream::completion::Completion;
 use crate::upstream::inference::{Ask, Node, Prompt};
@@ -45,21 +47,29 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
         }
     };
     let stream = request.stream;
-    let once = match stream {
-        true => None,
-        false => call.once(|answer: &String| (200, Some(answer.clone())))?,
-    };
+    if stream {
+        call.refuse_idempotency_key()?;
+    }
+    let once = call.once(Some(wallet), |(entry, answer): &(i64, String)| Kept {
+        status: 200,
+        answer: Some(answer.clone()),
+        reference: Some(ledger_id(*entry)),
+    })?;
     let once = match once {
         None => None,
         Some(once) => {
-            let running = app.running_keys.enter(once.key).ok_or_else(|| {
+            let entered = app.running_keys.enter(&once.scope, once.key);
+            let (running, count) = entered.ok_or_else(|| {
                 let detail = "a request with this Idempotency-Key is being answered";
                 ApiError::new(ErrorCode::IdempotencyRunning, detail)
+                    .retry_after(Duration::from_secs(1))
             })?;
             let now = app.clock.now();
             if let Some(kept) = app.store.kept(once.key, once.request, now).await? {
                 return Reply::again(kept);
             }
+            let scope = once.scope.clone();
+            app.store.check_idempotency_rows(scope, count, now).await?;
             Some((once, running))
         }
     };

@@ -5,7 +5,9 @@ use crate::app::App;
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, Wallet, text};
-use crate::store::{Done, Granted, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id};
+use crate::store::{
+    Done, Granted, Kept, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id,
+};
 
 pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let wallet =
@@ -16,10 +18,14 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
             "this key belongs to another wallet",
         ));
     }
-    let answer = |user: &User| (201, serde_json::to_string(user).ok());
+    let answer = |user: &User| Kept {
+        status: 201,
+        answer: serde_json::to_string(user).ok(),
+        reference: None,
+    };
     match app
         .store
-        .create_user(wallet, app.clock.now(), call.once(answer)?)
+        .create_user(wallet, app.clock.now(), call.once(None, answer)?)
         .await?
     {
         Done::New(user) => Reply::given(answer(&user)),
@@ -65,11 +71,20 @@ pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
         return Err(fields.refused("amount", "must not be 0").into());
     }
     let reason = fields.required("reason", |value| LedgerEntry::reason(&text(value)?))?;
-    let answer =
-        |(entry, _): &(LedgerEntry, bool)| (200, serde_json::to_string(&Granted::from(entry)).ok());
+    let answer = |(entry, _): &(LedgerEntry, bool)| Kept {
+        status: 200,
+        answer: serde_json::to_string(&Granted::from(entry)).ok(),
+        reference: Some(ledger_id(entry.id)),
+    };
     let granted = app
         .store
-        .grant(wallet, amount, reason, app.clock.now(), call.once(answer)?)
+        .grant(
+            wallet,
+            amount,
+            reason,
+            app.clock.now(),
+            call.once(None, answer)?,
+        )
         .await;
     let granted = granted.map_err(|error| match error {
         // A client that cannot pay gets 402; an admin who would take too much is told that it does not fit.

@@ -70,7 +70,7 @@ pub(super) fn told(id: RouteId) -> Told {
             summary: "Makes a key, shown once",
             request: json!("KeyRequest"),
             success: &[(201, json!("IssuedKey"))],
-            errors: &[E::InvalidWallet, E::Conflict, E::AlreadyIssued],
+            errors: &[E::InvalidWallet, E::Conflict],
             once: true,
             ..PLAIN
         },

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use crate::model::Credits;
 
 /// Why a verb did not do what it was asked.
@@ -30,8 +32,14 @@ pub enum StoreError {
     },
     /// The idempotency key was used for another request.
     KeyReused,
-    /// The key was made before, and is not shown again.
-    AlreadyIssued,
+    /// It was done before under this idempotency key and its answer was not stored; the ledger entry or key that it made,
+    /// if any.
+    AlreadyIssued(Option<String>),
+    /// The scope of the idempotency key has as many answers stored as it may; nothing was done.
+    IdempotencyFull {
+        /// How long until the oldest of them expires.
+        retry_after: Duration,
+    },
     /// One answer cannot hold it; ask for less, or more coarsely.
     TooMuch,
     /// More is queued than the storage takes on; nothing was done.
@@ -56,7 +64,12 @@ impl std::fmt::Display for StoreError {
                 write!(f, "{needed} credits are needed, the wallet has {balance}")
             }
             Self::KeyReused => f.write_str("the idempotency key was used for another request"),
-            Self::AlreadyIssued => f.write_str("the key was made before"),
+            Self::AlreadyIssued(_) => {
+                f.write_str("it was done before, and its answer was not stored")
+            }
+            Self::IdempotencyFull { .. } => {
+                f.write_str("no further answers can be stored in this idempotency scope")
+            }
             Self::TooMuch => f.write_str("this is more than one answer can hold"),
             Self::Busy => f.write_str("the write queue is full"),
             Self::Unavailable(what) => write!(f, "the storage cannot be used: {what}"),

@@ -280,17 +280,18 @@ impl Repository for SqliteStore {
         answer: String,
         note: Option<String>,
         now: Timestamp,
-        asked: Once<String>,
+        asked: Once<(i64, String)>,
     ) -> Result<(), StoreError> {
         let work = move |c: &Connection| {
-            let settle = || {
-                accounts::settle(c, reservation, now)?;
-                if let Some(note) = note {
-                    accounts::note(c, reservation, &note)?;
-                }
-                Ok(answer)
-            };
-            once(c, Some(asked), now, settle).map(drop)
+            let stored = once::find_same(c, &asked.key, &asked.request, now)?;
+            accounts::settle(c, reservation, now)?;
+            if let Some(note) = note {
+                accounts::note(c, reservation, &note)?;
+            }
+            match stored {
+                Some(_) => Ok(()),
+                None => once::store(c, &asked, &(reservation, answer), now),
+            }
         };
         self.writer.write(Room::Kept, work).await
     }
@@ -309,8 +310,18 @@ impl Repository for SqliteStore {
         request: [u8; 32],
         now: Timestamp,
     ) -> Result<Option<Kept>, StoreError> {
-        let found = self.readers.point(|c| once::find(c, &key, now)).await?;
-        once::same(found, &request)
+        let find = move |c: &Connection| once::find(c, &key, now);
+        once::same(self.readers.scan(find).await?, &request)
+    }
+
+    async fn check_idempotency_rows(
+        &self,
+        scope: String,
+        running: usize,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let work = move |c: &Connection| once::check_rows(c, &scope, running, now);
+        self.writer.write(Room::Common, work).await
     }
 
     async fn refund(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError> {
@@ -349,13 +360,18 @@ impl Repository for SqliteStore {
         &self,
         key: KeyRecord,
         max_active: usize,
-        asked: Option<Once<bool>>,
+        asked: Option<Once<KeyRecord>>,
     ) -> Result<bool, StoreError> {
-        let work = move |c: &Connection| match once(c, asked, key.created_at, || {
-            keys::create(c, &key, max_active)
-        })? {
-            Done::New(new_account) => Ok(new_account),
-            Done::Again(_) => Err(StoreError::AlreadyIssued),
+        let work = move |c: &Connection| {
+            let (mut new_account, now) = (false, key.created_at);
+            let create = || {
+                new_account = keys::create(c, &key, max_active)?;
+                Ok(key)
+            };
+            match once(c, asked, now, create)? {
+                Done::New(_) => Ok(new_account),
+                Done::Again(kept) => Err(StoreError::AlreadyIssued(kept.reference)),
+            }
         };
         let change = |new_account: &bool| new_account.then_some(Change::Account);
         self.writer.change(work, change).await
@@ -425,9 +441,8 @@ impl Repository for SqliteStore {
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
         // In steps, so that no request waits behind thousands.
         let step = || {
-            let work = move |c: &Connection| {
-                Ok(keys::purge_logins(c, now, 500)? + once::purge(c, now, 500)?)
-            };
+            let work =
+                move |c: &Connection| Ok(keys::purge_logins(c, now, 500)? + once::purge(c, now)?);
             self.writer.write(Room::Common, work)
         };
         let mut purged = 0;

@@ -163,9 +163,13 @@ async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store
     let asked = async |request, amount, now| {
         let once = Once {
             key: [1; 32],
-            principal: "somebody".to_owned(),
+            scope: "somebody".to_owned(),
             request: [request; 32],
-            answer: |(entry, _): &(LedgerEntry, bool)| (200, Some(entry.balance.to_string())),
+            answer: |(entry, _): &(LedgerEntry, bool)| Kept {
+                status: 200,
+                answer: Some(entry.balance.to_string()),
+                reference: None,
+            },
         };
         let why = "test".to_owned();
         store.grant(wallet(W1), amount, why, now, Some(once)).await
@@ -176,16 +180,28 @@ async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store
     assert_eq!(kept(1).await, Ok(None));
     let first = asked(1, FIVE, NOW).await;
     assert!(matches!(first, Ok(Done::New((_, true)))));
-    let (status, answer) = (200, Some("5".to_owned()));
-    let told = Kept { status, answer };
+    let told = Kept {
+        status: 200,
+        answer: Some("5".to_owned()),
+        reference: None,
+    };
     assert_eq!(asked(1, FIVE, NOW).await, Ok(Done::Again(told.clone())));
     assert_eq!(kept(1).await, Ok(Some(told)));
     let other = asked(2, FIVE, NOW).await;
     assert_eq!(other, Err(StoreError::KeyReused));
     assert_eq!(kept(2).await, Err(StoreError::KeyReused));
     assert_eq!(balance(&store).await, Some(FIVE));
+    // One of the scope's 20,000 rows is taken.
+    let day = Duration::from_secs(86_400);
+    let check = async |running| {
+        let scope = "somebody".to_owned();
+        store.check_idempotency_rows(scope, running, NOW).await
+    };
+    assert_eq!(check(19_999).await, Ok(()));
+    let full = StoreError::IdempotencyFull { retry_after: day };
+    assert_eq!(check(20_000).await, Err(full));
     // A day later it is another request.
-    let later = NOW.plus(Duration::from_secs(86_400));
+    let later = NOW.plus(day);
     assert_eq!(store.purge(NOW).await, Ok(0));
     assert_eq!(store.purge(later).await, Ok(1));
     let anew = asked(2, FIVE, later).await;

@@ -146,13 +146,14 @@ verbs! {
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<String>) -> ();
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<(i64, String)>) -> ();
     note_reservations(notes: Vec<(i64, String)>) -> ();
     kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept>;
+    check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
     verify_ledger() -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize, once: Option<Once<bool>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, once: Option<Once<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;

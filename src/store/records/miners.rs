@@ -60,6 +60,9 @@ pub struct Counted {
     pub earnings: Credits,
     /// Whether it was granted now; `false` where its `source_id` was counted before.
     pub counted: bool,
+    /// The ledger entry that granted it now.
+    #[serde(skip)]
+    pub entry: Option<i64>,
 }
 
 /// The earnings of one UTC day; [`Earning`] shows them.

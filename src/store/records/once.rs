@@ -5,7 +5,7 @@
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::store::{Done, LedgerEntry, Once, StoreError};
+/// use r3mes_edge::store::{Done, Kept, LedgerEntry, Once, StoreError, ledger_id};
 /// use r3mes_edge::{Clock, Repository, SqliteStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -17,9 +17,13 @@
 ///
 /// let once = |request| Once {
 ///     key: [7; 32],
-///     principal: "key_of_the_host".to_owned(),
+///     scope: "admin of the host".to_owned(),
 ///     request: [request; 32],
-///     answer: |(entry, _): &(LedgerEntry, bool)| (200, Some(entry.balance.to_string())),
+///     answer: |(entry, _): &(LedgerEntry, bool)| Kept {
+///         status: 200,
+///         answer: Some(entry.balance.to_string()),
+///         reference: Some(ledger_id(entry.id)),
+///     },
 /// };
 /// let grant = async |request| {
 ///     let (five, why) = (Credits::from_micro(5_000_000), "welcome".to_owned());
@@ -38,19 +42,18 @@
 /// # }
 /// ```
 pub struct Once<T> {
-    /// Hash of principal, route and idempotency key.
+    /// Hash of scope and idempotency key.
     pub key: [u8; 32],
-    /// Who asks: each has room for a thousand answers, of which the oldest gives way.
-    pub principal: String,
+    /// Whose request it is, and to which route. Each scope has 20,000 answers at most: [`StoreError::IdempotencyFull`]
+    /// before anything is done. Where its answers take 64 MiB, or all scopes' 1 GiB, a further one is stored without its
+    /// body.
+    ///
+    /// [`StoreError::IdempotencyFull`]: crate::store::StoreError::IdempotencyFull
+    pub scope: String,
     /// Hash of what is asked for.
     pub request: [u8; 32],
-    /// The status and the body of the answer, at most [`Once::MOST_BYTES`] of it; no body where it must not be kept.
-    pub answer: fn(&T) -> (u16, Option<String>),
-}
-
-impl<T> Once<T> {
-    /// Bytes of an answer that is kept, at most.
-    pub const MOST_BYTES: usize = 64 << 10;
+    /// What is stored of a success.
+    pub answer: fn(&T) -> Kept,
 }
 
 /// What came of a request that is to be done [`Once`].
@@ -67,6 +70,8 @@ pub enum Done<T> {
 pub struct Kept {
     /// Its status.
     pub status: u16,
-    /// Its body, unless that held a secret.
+    /// Its body, in JSON; `None` where that holds a secret, or there was no room for it.
     pub answer: Option<String>,
+    /// The ledger entry or key that was made. It stands in the place of a body that is not stored.
+    pub reference: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::storage_error;
+use super::{sql, storage_error};
 use crate::store::{LockError, StoreError};
 
 /// Why a database was not opened; [`SqliteStore::open`](super::SqliteStore::open) shows two of them.
@@ -142,6 +142,7 @@ pub(super) fn shape(connection: &mut Connection, path: &Path) -> Result<(), Open
         }
         stamps => return Err(refusal(stamps, path)),
     }
+    connection.execute_batch(sql::COUNT_IDEMPOTENCY)?;
     Ok(())
 }
 

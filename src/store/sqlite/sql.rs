@@ -51,13 +51,16 @@ statements! {
     ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
 
-    // answers kept for an Idempotency-Key
+    // answers stored for an Idempotency-Key; the column principal holds the scope
     SELECT_ONCE = "SELECT request, status, answer FROM idempotency WHERE key = ?1 AND expires_at > ?2";
-    COUNT_ONCE = "SELECT count(*) FROM idempotency WHERE principal = ?1";
-    DELETE_OLDEST_ONCE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1)";
-    INSERT_ONCE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                   ON CONFLICT (key) DO UPDATE SET request = excluded.request, status = excluded.status, answer = excluded.answer, expires_at = excluded.expires_at";
+    SELECT_IDEMPOTENCY_USAGE = "SELECT coalesce((SELECT row_count FROM idempotency_usage WHERE scope = ?1), 0),
+                                coalesce((SELECT bytes FROM idempotency_usage WHERE scope = ?1), 0),
+                                (SELECT bytes FROM idempotency_usage WHERE scope = 0)";
+    SELECT_OLDEST_ONCE = "SELECT expires_at FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1";
+    DELETE_ONCE = "DELETE FROM idempotency WHERE key = ?1";
+    INSERT_ONCE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     PURGE_ONCE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    PURGE_ONCE_OF_SCOPE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)";
 
     // telemetry
     INSERT_SAMPLE = "INSERT INTO mining_stats (worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
@@ -153,6 +156,31 @@ statements! {
                                  FROM reservations r JOIN ledger l ON l.id = r.id LEFT JOIN ledger f ON f.id = r.refund_id
                                  WHERE r.id > ?1 ORDER BY r.id LIMIT ?2";
 }
+
+/// What the stored answers take, by scope and (as scope 0) in all: counted when a writing connection is opened,
+/// and by its triggers from then on, so that a rollback takes the count back too.
+pub(super) const COUNT_IDEMPOTENCY: &str = "
+    CREATE TEMP TABLE idempotency_usage (
+        scope     ANY PRIMARY KEY,
+        row_count INTEGER NOT NULL,
+        bytes     INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO idempotency_usage VALUES (0, 0, 0);
+    INSERT INTO idempotency_usage
+        SELECT principal, 1, coalesce(octet_length(answer), 0) FROM idempotency WHERE true
+        ON CONFLICT (scope) DO UPDATE SET row_count = row_count + 1, bytes = bytes + excluded.bytes;
+    UPDATE idempotency_usage SET (row_count, bytes) =
+        (SELECT coalesce(sum(row_count), 0), coalesce(sum(bytes), 0) FROM idempotency_usage) WHERE scope = 0;
+    CREATE TEMP TRIGGER idempotency_added AFTER INSERT ON main.idempotency BEGIN
+        INSERT INTO idempotency_usage VALUES
+            (NEW.principal, 1, coalesce(octet_length(NEW.answer), 0)), (0, 1, coalesce(octet_length(NEW.answer), 0))
+            ON CONFLICT (scope) DO UPDATE SET row_count = row_count + 1, bytes = bytes + excluded.bytes;
+    END;
+    CREATE TEMP TRIGGER idempotency_removed AFTER DELETE ON main.idempotency BEGIN
+        UPDATE idempotency_usage SET row_count = row_count - 1, bytes = bytes - coalesce(octet_length(OLD.answer), 0)
+            WHERE scope IN (OLD.principal, 0);
+        DELETE FROM idempotency_usage WHERE scope = OLD.principal AND row_count = 0;
+    END;";
 
 /// Of an R3MES backend's database, whose generations differ in their columns.
 pub(super) fn select_r3mes(table: &str) -> String {

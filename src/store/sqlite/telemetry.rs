@@ -103,10 +103,11 @@ pub(super) fn record_earning(
     earning: &Earning,
     now: Timestamp,
 ) -> Result<Counted, StoreError> {
-    let told = |counted| Counted {
+    let told = |entry: Option<i64>| Counted {
         wallet_address: earning.wallet,
         earnings: earning.earnings,
-        counted,
+        counted: entry.is_some(),
+        entry,
     };
     accounts::ensure(c, &earning.wallet, now)?;
     let wallet = earning.wallet.as_str();
@@ -127,7 +128,7 @@ pub(super) fn record_earning(
             Ok((wallet_at(row, 0)?, credits_at(row, 1)?))
         });
         return match counted.map_err(storage_error)? {
-            same if same == (earning.wallet, earning.earnings) => Ok(told(false)),
+            same if same == (earning.wallet, earning.earnings) => Ok(told(None)),
             _ => Err(StoreError::Conflict(
                 "this source_id was counted for another wallet or amount".to_owned(),
             )),
@@ -136,7 +137,7 @@ pub(super) fn record_earning(
     let mut add = c.prepare_cached(sql::ADD_EARNINGS).map_err(storage_error)?;
     add.execute(params![wallet, earning.earnings.micro()])
         .map_err(storage_error)?;
-    accounts::post(
+    let entry = accounts::post(
         c,
         &earning.wallet,
         earning.earnings,
@@ -144,7 +145,7 @@ pub(super) fn record_earning(
         Some(earning.source_id.clone()),
         now,
     )?;
-    Ok(told(true))
+    Ok(told(Some(entry.id)))
 }
 
 pub(super) fn miner(
