@@ -119,8 +119,9 @@ pub async fn issue(
     })
 }
 
-/// Makes a key in the place of another, with the same owner, name, scopes and lifetime. The old one is refused from
-/// `until` on. Also returns the old key as it is then.
+/// Makes a key in the place of another, with the same owner, name, scopes and lifetime, but none that goes beyond
+/// `ends_by`, the end of the key that asks for it. The old one is refused from `until` on. Also returns the old key as it
+/// is then.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] where the old key is not active any more, or what else the storage says.
@@ -151,7 +152,7 @@ pub async fn issue(
 /// let issued = issue(&store, &ids, request, 10, now, None).await?;
 /// // Both open for a minute, so that the miner can be told of the new one.
 /// let minute = now.plus(Duration::from_secs(60));
-/// let (new, old) = rotate(&store, &ids, &issued.record, minute, 10, now).await?;
+/// let (new, old) = rotate(&store, &ids, &issued.record, minute, None, 10, now).await?;
 /// assert_eq!(new.record.scopes, old.scopes);
 /// assert!(old.is_active(now) && !old.is_active(minute));
 /// # Ok(())
@@ -162,20 +163,22 @@ pub async fn rotate(
     ids: &Ids,
     old: &KeyRecord,
     until: Timestamp,
+    ends_by: Option<Timestamp>,
     max_active: usize,
     now: Timestamp,
 ) -> Result<(IssuedKey, KeyRecord), StoreError> {
     let key = PlainKey::generate()
         .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
-    let lifetime = |expires_at: Timestamp| expires_at.millis() - old.created_at.millis();
+    let renewed = |expires_at: Timestamp| {
+        let lifetime = expires_at.millis() - old.created_at.millis();
+        Timestamp::from_millis(now.millis() + lifetime)
+    };
     let record = KeyRecord {
         id: ids.make("key_", now),
         hash: key.hash(),
         start: key.start().to_owned(),
         created_at: now,
-        expires_at: old
-            .expires_at
-            .map(|at| Timestamp::from_millis(now.millis() + lifetime(at))),
+        expires_at: old.expires_at.map(renewed).into_iter().chain(ends_by).min(),
         revoked_at: None,
         last_used: None,
         ..old.clone()

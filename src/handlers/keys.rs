@@ -64,8 +64,21 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 
-/// A key makes keys for its own wallet only, and only with scopes it has; an admin for anybody.
+/// A key makes keys for its own wallet only (an admin for any), with scopes it has itself, and none that outlasts it. So the
+/// token of a wallet login, which lasts an hour, cannot be turned into a lasting key.
 fn allow(principal: &Principal, request: &mut KeyRequest) -> Result<(), ApiError> {
+    if let Some(end) = principal.expires_at {
+        if request.expires_at.is_some_and(|asked| asked > end) {
+            let detail = format!(
+                "expires_days must not go beyond the end of the key that asks, {end}; without it the new key ends then too"
+            );
+            return Err(ApiError {
+                pointer: Some("/expires_days".to_owned()),
+                ..ApiError::new(ErrorCode::Forbidden, detail)
+            });
+        }
+        request.expires_at.get_or_insert(end);
+    }
     if !principal.is_admin() {
         let own = principal.wallet;
         if request.wallet.is_some() && request.wallet != own {
@@ -121,7 +134,7 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
         ));
     }
     let limit = page_limit(&parameters)?;
-    let before = parameters.get("cursor").map(str::to_owned);
+    let mut before = parameters.get("cursor").map(str::to_owned);
     if before
         .as_deref()
         .is_some_and(|cursor| !cursor.starts_with("key_"))
@@ -131,7 +144,17 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
             "must be the next_cursor of an earlier page",
         ));
     }
-    let mut keys = app.store.keys(wallet, before, limit + 1).await?;
+    let mut keys = Vec::new();
+    // More than one read only where admin keys of the wallet were left out.
+    loop {
+        let page = app.store.keys(wallet, before, limit + 1).await?;
+        let last = page.len() <= limit;
+        before = page.last().map(|key| key.id.clone());
+        keys.extend(page.into_iter().filter(|key| manages(principal, key)));
+        if last || keys.len() > limit {
+            break;
+        }
+    }
     let more = keys.len() > limit;
     keys.truncate(limit);
     let now = app.clock.now();
@@ -149,47 +172,57 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
 
 pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
     call.parameters(&[])?;
-    let key = own(app, call).await?;
+    let key = managed_key(app, call.principal()?, call.part.clone()).await?;
     Reply::json(StatusCode::OK, &key.view(app.clock.now()))
 }
 
-/// The key that the path names, which is the caller's own, or the caller an admin.
-async fn own(app: &App, call: &Call) -> Result<KeyRecord, ApiError> {
-    let principal = call.principal()?;
-    let own = |key: &KeyRecord| principal.is_admin() || key.wallet == principal.wallet;
-    let key = app.store.key(call.part.clone()).await?;
-    Ok(key.filter(own).ok_or(StoreError::KeyNotFound)?)
+/// Whether the caller may list, show, rotate and revoke a key: an admin any, others those of their wallet that are no
+/// admin's.
+fn manages(principal: &Principal, key: &KeyRecord) -> bool {
+    let own = key.wallet == principal.wallet && !key.scopes.contains(Scope::Admin);
+    principal.is_admin() || own
+}
+
+/// The key with this id. One that the caller does not manage is as good as none.
+async fn managed_key(
+    app: &App,
+    principal: &Principal,
+    id: String,
+) -> Result<KeyRecord, ApiError> {
+    let key = app.store.key(id).await?;
+    let key = key.filter(|key| manages(principal, key));
+    Ok(key.ok_or(StoreError::KeyNotFound)?)
 }
 
 pub(super) async fn revoke(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let principal = call.principal()?;
-    let only = if principal.is_admin() {
-        None
-    } else {
-        principal.wallet
-    };
-    revoke_key(app, call.part.clone(), only).await
+    let key = managed_key(app, call.principal()?, call.part.clone()).await?;
+    revoke_key(app, key).await
 }
 
 /// The R3MES backend's way: the key and its wallet stand in the body.
 pub(super) async fn revoke_named(app: &App, call: &Call) -> Result<Reply, ApiError> {
+    let principal = call.principal()?;
     let fields = Fields::parse(call.text()?, "", &["api_key_id", "wallet_address"])?;
     let id = fields.required("api_key_id", |value| {
         text(value).map(std::borrow::Cow::into_owned)
     })?;
     let wallet = fields.required_wallet("wallet_address")?;
-    if !call.principal()?.owns(&wallet) {
+    if !principal.owns(&wallet) {
         return Err(ApiError::new(
             ErrorCode::Forbidden,
             "this key belongs to another wallet",
         ));
     }
-    revoke_key(app, id, Some(wallet)).await
+    let key = managed_key(app, principal, id).await?;
+    if key.wallet != Some(wallet) {
+        return Err(StoreError::KeyNotFound.into());
+    }
+    revoke_key(app, key).await
 }
 
-async fn revoke_key(app: &App, id: String, only: Option<Wallet>) -> Result<Reply, ApiError> {
+async fn revoke_key(app: &App, key: KeyRecord) -> Result<Reply, ApiError> {
     let now = app.clock.now();
-    let record = app.store.revoke_key(id, only, now).await?;
+    let record = app.store.revoke_key(key.id, key.wallet, now).await?;
     Reply::json(StatusCode::OK, &record.view(now))
 }
 
@@ -208,7 +241,7 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
         _ => Err("must be a whole number from 0 to 2592000"),
     };
     let grace = fields.optional("grace_seconds", grace)?.unwrap_or_default();
-    let old = own(app, call).await?;
+    let old = managed_key(app, principal, call.part.clone()).await?;
     // The new key can do what the old one could: that must not be more than its maker can.
     if !principal.scopes.covers(old.scopes) {
         return Err(ApiError::new(
@@ -216,9 +249,22 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
             "a key makes keys with scopes that it has itself",
         ));
     }
+    let ends_by = principal.expires_at;
+    if let Some(end) = ends_by
+        && old.ends_at().is_none_or(|old_end| old_end > end)
+    {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            format!(
+                "the key that asks ends at {end}, so it cannot replace one that lasts longer; rotate it with a key that lasts as long, or revoke it"
+            ),
+        ));
+    }
     let now = app.clock.now();
     let (until, most) = (now.plus(grace), app.config.auth.max_keys_per_wallet);
-    let (issued, _) = crate::auth::rotate(&*app.store, &app.ids, &old, until, most, now).await?;
+    let rotated =
+        crate::auth::rotate(&*app.store, &app.ids, &old, until, ends_by, most, now).await?;
+    let (issued, _) = rotated;
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 

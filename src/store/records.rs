@@ -102,6 +102,17 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
+    /// Reasons of entries that the server itself writes, now or in a version to come: by them reports tell what was earned
+    /// and spent, so nobody else gives them.
+    pub const RESERVED_REASONS: [&str; 6] = [
+        "chat",
+        "chat_refund",
+        "deposit",
+        "mining",
+        "opening",
+        "refund",
+    ];
+
     /// Checks a reason that somebody gives.
     ///
     /// # Errors
@@ -113,11 +124,21 @@ impl LedgerEntry {
     ///
     /// assert_eq!(LedgerEntry::reason("welcome")?, "welcome");
     /// assert!(LedgerEntry::reason("").is_err() && LedgerEntry::reason("two\nlines").is_err());
+    /// assert!(LedgerEntry::reason("mining").is_err());
     /// # Ok::<_, &str>(())
     /// ```
     pub fn reason(text: &str) -> Result<String, &'static str> {
         if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
             return Err("must be 1 to 200 characters, none of them a control character");
+        }
+        let given = text.trim();
+        if Self::RESERVED_REASONS
+            .iter()
+            .any(|reserved| given.eq_ignore_ascii_case(reserved))
+        {
+            return Err(
+                "must not be chat, chat_refund, deposit, mining, opening or refund, which the server writes itself",
+            );
         }
         Ok(text.to_owned())
     }
