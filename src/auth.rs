@@ -7,6 +7,7 @@ mod login;
 mod scope;
 
 pub(crate) use cache::KeyCache;
+pub(crate) use issue::rotate_within;
 pub use issue::{IssuedKey, KeyRequest, issue, keep, rotate};
 pub use key::{KeyHash, PlainKey};
 pub(crate) use login::{Challenges, LoginError};

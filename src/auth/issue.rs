@@ -119,9 +119,8 @@ pub async fn issue(
     })
 }
 
-/// Makes a key in the place of another, with the same owner, name, scopes and lifetime, but none that goes beyond
-/// `ends_by`, the end of the key that asks for it. The old one is refused from `until` on. Also returns the old key as it
-/// is then.
+/// Makes a key in the place of another, with the same owner, name, scopes and lifetime. The old one is refused from
+/// `until` on. Also returns the old key as it is then.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] where the old key is not active any more, or what else the storage says.
@@ -152,13 +151,25 @@ pub async fn issue(
 /// let issued = issue(&store, &ids, request, 10, now, None).await?;
 /// // Both open for a minute, so that the miner can be told of the new one.
 /// let minute = now.plus(Duration::from_secs(60));
-/// let (new, old) = rotate(&store, &ids, &issued.record, minute, None, 10, now).await?;
+/// let (new, old) = rotate(&store, &ids, &issued.record, minute, 10, now).await?;
 /// assert_eq!(new.record.scopes, old.scopes);
 /// assert!(old.is_active(now) && !old.is_active(minute));
 /// # Ok(())
 /// # }
 /// ```
 pub async fn rotate(
+    store: &dyn Repository,
+    ids: &Ids,
+    old: &KeyRecord,
+    until: Timestamp,
+    max_active: usize,
+    now: Timestamp,
+) -> Result<(IssuedKey, KeyRecord), StoreError> {
+    rotate_within(store, ids, old, until, None, max_active, now).await
+}
+
+/// The same, but the new key ends at `ends_by` at the latest.
+pub(crate) async fn rotate_within(
     store: &dyn Repository,
     ids: &Ids,
     old: &KeyRecord,

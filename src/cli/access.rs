@@ -7,13 +7,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
-use r3mes_edge::auth::PlainKey;
-use r3mes_edge::model::Ids;
+use r3mes_edge::auth::{PlainKey, Scope};
+use r3mes_edge::model::{Ids, Timestamp};
 use r3mes_edge::store::{InstanceLock, LockError, OpenError, SqliteReader, StoreError};
 use r3mes_edge::{Clock, SqliteStore};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::admin_key::{Problem, State};
 use super::settings::{HERE, SYSTEM, Settings};
 use super::{Failure, admin_key, client};
 
@@ -150,10 +151,11 @@ pub(super) async fn ask_patiently(
     body: Option<&Value>,
     patience: Duration,
 ) -> Result<Value, Failure> {
-    let key = admin_key::read(database)?;
+    let server = Server::new(address, database)?;
     let body = body.map(Value::to_string);
-    let request = || head(&key, method, path);
-    let answer = exchange(address, request, body.unwrap_or_default(), patience).await?;
+    let request = || server.head(method, path);
+    let answer = server.exchange(request, body.unwrap_or_default(), patience);
+    let answer = answer.await?;
     serde_json::from_str(&answer).map_err(|error| unreached(address, &error))
 }
 
@@ -163,9 +165,9 @@ pub(super) async fn ask_text(
     database: &Path,
     path: &str,
 ) -> Result<String, Failure> {
-    let key = admin_key::read(database)?;
-    let request = || head(&key, "GET", path);
-    exchange(address, request, String::new(), SOON).await
+    let server = Server::new(address, database)?;
+    let request = || server.head("GET", path);
+    server.exchange(request, String::new(), SOON).await
 }
 
 /// Has the running server do what must not be done twice: where the answer is lost on its way it is asked again, under the
@@ -177,13 +179,13 @@ pub(super) async fn do_once(
     body: String,
 ) -> Result<String, Failure> {
     const TRIES: u32 = 3;
-    let key = admin_key::read(database)?;
+    let server = Server::new(address, database)?;
     let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
     let once = ids.make("once_", Clock::default().now());
-    let request = || head(&key, "POST", path).header("idempotency-key", &once);
+    let request = || server.head("POST", path).header("idempotency-key", &once);
     let mut tries = 1;
     loop {
-        match exchange(address, request, body.clone(), SOON).await {
+        match server.exchange(request, body.clone(), SOON).await {
             Err(Failure::Unavailable(_)) if tries < TRIES => {
                 tokio::time::sleep(Duration::from_millis(200) * tries).await;
                 tries += 1;
@@ -198,6 +200,20 @@ pub(super) async fn do_once(
     }
 }
 
+/// What the file's key is to the server that runs beside it.
+pub(super) async fn key_state(
+    address: &str,
+    database: &Path,
+    key: PlainKey,
+) -> Result<State, Failure> {
+    let server = Server {
+        address,
+        database,
+        key,
+    };
+    server.key_state().await
+}
+
 /// What the server would have answered, in JSON.
 pub(super) fn text(answer: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(answer).map_err(|error| Failure::Failed(error.to_string()))
@@ -209,62 +225,143 @@ pub(super) fn read<'a, T: Deserialize<'a>>(answer: &'a str) -> Result<T, Failure
         .map_err(|error| Failure::Failed(format!("the answer is not what was asked for: {error}")))
 }
 
-fn head(key: &PlainKey, method: &str, path: &str) -> Builder {
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header("x-api-key", key.reveal())
-        .header("content-type", "application/json")
-}
-
 fn unreached(address: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::Unavailable(format!("the server at {address} was not reached: {error}"))
 }
 
-/// The text of a success. What a rate refuses is asked again when it says.
-async fn exchange(
-    address: &str,
-    request: impl Fn() -> Builder,
-    body: String,
-    patience: Duration,
-) -> Result<String, Failure> {
-    let wrong = |error: &dyn std::fmt::Display| unreached(address, error);
-    let body = Bytes::from(body);
-    let whole = async {
-        loop {
-            let request = request().body(Full::new(body.clone()));
-            let request = request.map_err(|error| wrong(&error))?;
-            let response = client::send(address, request).await;
-            let response = response.map_err(|error| wrong(&error))?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, 64 << 20).collect().await;
-            let body = body.map_err(|error| wrong(&error))?.to_bytes();
-            let wait = head.headers.get("retry-after");
-            let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
-            match wait.map(Duration::from_secs) {
-                // Where all Idempotency-Keys are taken it may be a day.
-                Some(wait) if head.status == StatusCode::TOO_MANY_REQUESTS && wait < patience => {
-                    tokio::time::sleep(wait).await;
-                }
-                _ => return Ok((head.status, body)),
-            }
-        }
-    };
-    let answered = tokio::time::timeout(patience, whole).await;
-    let (status, body) = answered.unwrap_or_else(|_| Err(wrong(&"no answer in time")))?;
-    if status.is_success() {
-        return String::from_utf8(body.into()).map_err(|error| wrong(&error));
+/// The running server, and the key to ask it with.
+struct Server<'a> {
+    address: &'a str,
+    database: &'a Path,
+    key: PlainKey,
+}
+
+impl<'a> Server<'a> {
+    fn new(address: &'a str, database: &'a Path) -> Result<Self, Failure> {
+        let key = admin_key::read(database)?;
+        Ok(Self {
+            address,
+            database,
+            key,
+        })
     }
-    let answer: Value = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
-    let detail = answer["detail"]
-        .as_str()
-        .unwrap_or("it gave no reason")
-        .to_owned();
-    Err(match status.as_u16() {
-        404 => Failure::NotFound(detail),
-        402 | 409 => Failure::Conflict(detail),
-        400 => Failure::Usage(detail),
-        429 | 502.. => Failure::Unavailable(detail),
-        _ => Failure::Failed(detail),
-    })
+
+    fn head(&self, method: &str, path: &str) -> Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header("x-api-key", self.key.reveal())
+            .header("content-type", "application/json")
+    }
+
+    /// The text of a success.
+    async fn exchange(
+        &self,
+        request: impl Fn() -> Builder,
+        body: String,
+        patience: Duration,
+    ) -> Result<String, Failure> {
+        let (status, body) = self.send(request, body, patience).await?;
+        if status.is_success() {
+            return String::from_utf8(body.into()).map_err(|error| unreached(self.address, &error));
+        }
+        let detail = self.detail(&body)?;
+        let refused = match status.as_u16() {
+            401 => true,
+            // By its scopes, or for a reason of its own.
+            403 => !matches!(self.key_state().await, Ok(State::Works { .. })),
+            _ => false,
+        };
+        Err(match status.as_u16() {
+            _ if refused => {
+                let problem = Problem::refused(self.database, self.address, &detail);
+                Failure::Failed(problem.to_string())
+            }
+            404 => Failure::NotFound(detail),
+            402 | 409 => Failure::Conflict(detail),
+            400 => Failure::Usage(detail),
+            429 | 502.. => Failure::Unavailable(detail),
+            _ => Failure::Failed(detail),
+        })
+    }
+
+    async fn key_state(&self) -> Result<State, Failure> {
+        #[derive(Deserialize)]
+        struct Me {
+            key: Key,
+        }
+        #[derive(Deserialize)]
+        struct Key {
+            id: String,
+            scopes: Vec<String>,
+            expires_at: Option<String>,
+        }
+        let request = || self.head("GET", "/auth/me");
+        let (status, body) = self.send(request, String::new(), SOON).await?;
+        if status == StatusCode::UNAUTHORIZED {
+            return Ok(State::Refused(self.detail(&body)?));
+        }
+        let me: Me =
+            serde_json::from_slice(&body).map_err(|error| unreached(self.address, &error))?;
+        if !me
+            .key
+            .scopes
+            .iter()
+            .any(|scope| scope == Scope::Admin.as_str())
+        {
+            return Ok(State::Refused("it is no admin key".to_owned()));
+        }
+        let ends_at = me
+            .key
+            .expires_at
+            .as_deref()
+            .map(Timestamp::parse)
+            .transpose();
+        Ok(State::Works {
+            id: me.key.id,
+            ends_at: ends_at.map_err(|error| unreached(self.address, &error))?,
+        })
+    }
+
+    fn detail(&self, body: &[u8]) -> Result<String, Failure> {
+        let answer: Value =
+            serde_json::from_slice(body).map_err(|error| unreached(self.address, &error))?;
+        let detail = answer["detail"].as_str().unwrap_or("it gave no reason");
+        Ok(detail.to_owned())
+    }
+
+    /// Status and body of an answer. What a rate refuses is asked again when it says.
+    async fn send(
+        &self,
+        request: impl Fn() -> Builder,
+        body: String,
+        patience: Duration,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let wrong = |error: &dyn std::fmt::Display| unreached(self.address, error);
+        let body = Bytes::from(body);
+        let whole = async {
+            loop {
+                let request = request().body(Full::new(body.clone()));
+                let request = request.map_err(|error| wrong(&error))?;
+                let response = client::send(self.address, request).await;
+                let response = response.map_err(|error| wrong(&error))?;
+                let (head, body) = response.into_parts();
+                let body = Limited::new(body, 64 << 20).collect().await;
+                let body = body.map_err(|error| wrong(&error))?.to_bytes();
+                let wait = head.headers.get("retry-after");
+                let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
+                match wait.map(Duration::from_secs) {
+                    // Where all Idempotency-Keys are taken it may be a day.
+                    Some(wait)
+                        if head.status == StatusCode::TOO_MANY_REQUESTS && wait < patience =>
+                    {
+                        tokio::time::sleep(wait).await;
+                    }
+                    _ => return Ok((head.status, body)),
+                }
+            }
+        };
+        let answered = tokio::time::timeout(patience, whole).await;
+        answered.unwrap_or_else(|_| Err(wrong(&"no answer in time")))
+    }
 }

@@ -62,13 +62,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> {
     let config = &settings.config;
-    let (server, upstreams, database) = tokio::join!(
+    let (server, upstreams, database, admin_key) = tokio::join!(
         node::server(&config.database),
         node::upstreams(config),
         database::contents(&config.database),
+        files::admin_key(config),
     );
     let mut checks = vec![configuration(settings)];
     checks.extend(files::all(config, server.runs));
+    checks.extend(admin_key);
     checks.extend(database);
     checks.extend(files::space(config));
     checks.extend(files::backups(config));

@@ -1,16 +1,18 @@
 use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
 use r3mes_edge::Repository;
-use r3mes_edge::auth::{self, KeyRequest, Scopes, issue};
+use r3mes_edge::auth::{self, KeyRequest, PlainKey, Scopes, issue};
 use r3mes_edge::config::parse_duration;
 use r3mes_edge::model::{Ids, Wallet};
 use r3mes_edge::store::StoreError;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::access::{Access, ask, open_failure, store_failure};
+use super::access::{Access, ask, key_state, open_failure, store_failure};
+use super::admin_key::{self, State, Writable};
 use super::settings::Settings;
 
 #[derive(Subcommand)]
@@ -32,7 +34,8 @@ pub(super) enum Command {
         /// How long it is valid: whole days, 1d to 365d [default: for ever]
         #[arg(long, value_name = "DAYS")]
         expires: Option<String>,
-        /// Make an admin key, which belongs to no wallet
+        /// Make an admin key, which belongs to no wallet, and put it into the admin key file, unless it --expires. Needs
+        /// no working key, but the database's owner, or root
         #[arg(long)]
         admin: bool,
     },
@@ -58,7 +61,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "DURATION", default_value = "0s")]
         grace: String,
     },
-    /// Revoke a key; it fails on its very next request
+    /// Revoke a key; it fails on its very next request (the admin key file's own: rotate it instead)
     #[command(after_help = "Example: r3mes-edge keys revoke key_01J…")]
     Revoke {
         /// The key's id, as `keys list` shows it
@@ -84,6 +87,9 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
             let name =
                 KeyRequest::name(&name).map_err(|what| Failure::Usage(format!("--name {what}")))?;
             let days = expires.as_deref().map(days).transpose()?;
+            if admin && days.is_none() {
+                return create_admin(settings, json, name).await;
+            }
             create(
                 settings,
                 json,
@@ -158,26 +164,115 @@ async fn create(
                 .shown()
         }
     };
-    show_new(&answer, json)
+    show_new(&answer, json, None)
 }
 
-/// Prints a new key, the one time it can be seen.
-fn show_new(answer: &Value, json: bool) -> Result<(), Failure> {
+/// Makes an admin key and puts it into the admin key file. What was there stays valid. That the caller may write the file
+/// is enough: a server whose key the file has lost adopts the new one.
+async fn create_admin(settings: &Settings, json: bool, name: String) -> Result<(), Failure> {
+    let database = &settings.config.database;
+    let writable = Writable::check(database)?;
+    let access = Access::open(database).await?;
+    let old = file_key_state(&access, database).await?;
+    let old = match old {
+        Some(State::Works { id, ends_at: None }) => Some(id),
+        _ => None,
+    };
+    let mut adopted = true;
+    let mut answer = match access {
+        // One that ends would make one that ends with it.
+        Access::Server { address, .. } if old.is_some() => {
+            let body = json!({ "name": name, "scopes": Scopes::ADMIN });
+            ask(&address, database, "POST", "/api/keys", Some(&body)).await?
+        }
+        Access::Server { .. } => {
+            adopted = false;
+            let key = PlainKey::generate().map_err(|error| Failure::Failed(error.to_string()))?;
+            json!({ "id": null, "api_key": key.reveal(), "scopes": Scopes::ADMIN })
+        }
+        Access::File(store) => {
+            let now = r3mes_edge::Clock::default().now();
+            let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
+            let request = KeyRequest {
+                name,
+                ..admin_key::admin_request()
+            };
+            let issued = issue(&store, &ids, request, usize::MAX, now, None).await;
+            issued.map_err(store_failure)?.shown()
+        }
+    };
+    let file = write_key(writable, &answer)?;
+    answer["file"] = file.display().to_string().into();
+    show_new(&answer, json, Some(&file))?;
+    let file = file.display();
+    match (adopted, old) {
+        (false, _) => eprintln!(
+            "it is in {file}; send the server SIGHUP or restart it, and it adopts the key"
+        ),
+        (true, None) => eprintln!("it is in {file}, with which commands ask the server"),
+        (true, Some(old)) => eprintln!(
+            "it is in {file} in the place of {old}, which stays valid: r3mes-edge keys revoke {old}"
+        ),
+    }
+    Ok(())
+}
+
+/// The state of the key in the admin key file, where there is one.
+async fn file_key_state(access: &Access, database: &Path) -> Result<Option<State>, Failure> {
+    let Ok(key) = admin_key::read(database) else {
+        return Ok(None);
+    };
+    Ok(Some(match access {
+        Access::Server { address, .. } => key_state(address, database, key).await?,
+        Access::File(store) => {
+            let record = store.key_by_hash(key.hash()).await.map_err(store_failure)?;
+            State::of(record, r3mes_edge::Clock::default().now())
+        }
+    }))
+}
+
+/// Whether a key is the one in the admin key file.
+async fn is_file_key(access: &Access, database: &Path, id: &str) -> Result<bool, Failure> {
+    let state = file_key_state(access, database).await?;
+    Ok(matches!(state, Some(State::Works { id: own, .. }) if own == id))
+}
+
+fn write_key(writable: Writable, answer: &Value) -> Result<PathBuf, Failure> {
+    let key = PlainKey::parse(text(&answer["api_key"]));
+    let key = key.ok_or_else(|| Failure::Failed("the server's answer holds no key".to_owned()))?;
+    writable.write(&key).map_err(|error| {
+        Failure::Failed(format!(
+            "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
+            text(&answer["id"])
+        ))
+    })
+}
+
+/// Prints a new key, the one time it can be seen; `file` is where it stands as well.
+fn show_new(answer: &Value, json: bool, file: Option<&Path>) -> Result<(), Failure> {
     let shown = if json {
         answer.to_string()
     } else {
+        let until = answer["expires_at"].as_str();
+        let until = until.map_or(String::new(), |end| format!(", until {end}"));
         eprintln!(
-            "{} with {}: keep this key, it is shown only now",
-            text(&answer["id"]),
+            "{} with {}{until}: keep this key, it is shown only now",
+            answer["id"].as_str().unwrap_or("a new key"),
             scopes(answer)
         );
         text(&answer["api_key"]).to_owned()
     };
     writeln!(stdout(), "{shown}").map_err(|error| {
-        Failure::Failed(format!(
-            "the key could not be written and is lost ({error}): revoke {} and make another",
-            text(&answer["id"])
-        ))
+        Failure::Failed(match file {
+            Some(file) => format!(
+                "the new key could not be written ({error}), but it is in {}",
+                file.display()
+            ),
+            None => format!(
+                "the key could not be written and is lost ({error}): revoke {} and make another",
+                text(&answer["id"])
+            ),
+        })
     })
 }
 
@@ -194,31 +289,43 @@ async fn rotate(
         ));
     }
     plain_id(&id)?;
-    let answer = match Access::open(&settings.config.database).await? {
-        Access::Server { address, database } => {
-            let body = json!({ "grace_seconds": grace.as_secs() });
-            ask(
-                &address,
-                &database,
-                "POST",
-                &format!("/api/keys/{id}/rotate"),
-                Some(&body),
-            )
-            .await?
+    let database = &settings.config.database;
+    let access = Access::open(database).await?;
+    // The old key of the file goes on until the new one is on the disk, so that a crash leaves one that works.
+    let own = is_file_key(&access, database, &id).await?;
+    let writable = own.then(|| Writable::check(database)).transpose()?;
+    let lasting = if own && grace.is_zero() { MOST } else { grace };
+    let answer = match &access {
+        Access::Server { address, .. } => {
+            let body = json!({ "grace_seconds": lasting.as_secs() });
+            let path = format!("/api/keys/{id}/rotate");
+            ask(address, database, "POST", &path, Some(&body)).await?
         }
         Access::File(store) => {
             let now = r3mes_edge::Clock::default().now();
             let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
-            let old = store.key(id).await.map_err(store_failure)?;
+            let old = store.key(id.clone()).await.map_err(store_failure)?;
             let old = old.ok_or_else(|| store_failure(StoreError::KeyNotFound))?;
-            let max = settings.config.auth.max_keys_per_wallet;
-            let (issued, _) = auth::rotate(&store, &ids, &old, now.plus(grace), max, now)
-                .await
-                .map_err(store_failure)?;
-            issued.shown()
+            let (until, max) = (now.plus(lasting), settings.config.auth.max_keys_per_wallet);
+            let rotated = auth::rotate(store, &ids, &old, until, max, now).await;
+            rotated.map_err(store_failure)?.0.shown()
         }
     };
-    show_new(&answer, json)
+    let Some(writable) = writable else {
+        return show_new(&answer, json, None);
+    };
+    let file = write_key(writable, &answer)?;
+    if lasting != grace {
+        end(access, database, &id).await.map_err(|failure| {
+            let why = failure.text().unwrap_or_default();
+            Failure::Failed(format!(
+                "the new key is in {}, but the old one still works ({why}): r3mes-edge keys revoke {id}",
+                file.display()
+            ))
+        })?;
+    }
+    eprintln!("{} holds the new key now", file.display());
+    show_new(&answer, json, Some(&file))
 }
 
 /// An id that may stand in a path.
@@ -331,32 +438,37 @@ fn scopes(key: &Value) -> String {
 
 async fn revoke(settings: &Settings, json: bool, id: String) -> Result<(), Failure> {
     plain_id(&id)?;
-    let answer = match Access::open(&settings.config.database).await? {
-        Access::Server { address, database } => {
-            ask(
-                &address,
-                &database,
-                "DELETE",
-                &format!("/api/keys/{id}"),
-                None,
-            )
-            .await?
-        }
-        Access::File(store) => {
-            let now = r3mes_edge::Clock::default().now();
-            store
-                .revoke_key(id, None, now)
-                .await
-                .map_err(store_failure)?
-                .shown(now)
-        }
-    };
+    let database = &settings.config.database;
+    let access = Access::open(database).await?;
+    let own = is_file_key(&access, database, &id).await?;
+    let server = matches!(access, Access::Server { .. });
+    let answer = end(access, database, &id).await?;
     if json {
         println!("{answer}");
     } else {
         println!("{} is revoked", text(&answer["id"]));
     }
+    // Not refused, as a key that leaked must end at once; a new one takes no working key.
+    let state = State::Refused("it was revoked just now".to_owned());
+    if let Some(problem) = state.problem(database, server).filter(|_| own) {
+        eprintln!("{problem}");
+    }
     Ok(())
+}
+
+/// Has a key open nothing from now on; the key as it is then.
+async fn end(access: Access, database: &Path, id: &str) -> Result<Value, Failure> {
+    match access {
+        Access::Server { address, .. } => {
+            let path = format!("/api/keys/{id}");
+            ask(&address, database, "DELETE", &path, None).await
+        }
+        Access::File(store) => {
+            let now = r3mes_edge::Clock::default().now();
+            let revoked = store.revoke_key(id.to_owned(), None, now).await;
+            Ok(revoked.map_err(store_failure)?.shown(now))
+        }
+    }
 }
 
 fn text(value: &Value) -> &str {

@@ -69,7 +69,10 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload::reload(&places, &mut in_force, &server).await,
+            _ = hangup.recv() => {
+                reload::reload(&places, &mut in_force, &server).await;
+                admin_key::adopt(&store, &database).await;
+            }
             () = &mut giving_back => break,
             () = &mut watching => break,
         }

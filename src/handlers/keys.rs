@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::page_limit;
 use crate::app::App;
-use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes, issue};
+use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes, issue, rotate_within};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, InputError, Timestamp, Wallet, integer, text};
@@ -184,11 +184,7 @@ fn manages(principal: &Principal, key: &KeyRecord) -> bool {
 }
 
 /// The key with this id. One that the caller does not manage is as good as none.
-async fn managed_key(
-    app: &App,
-    principal: &Principal,
-    id: String,
-) -> Result<KeyRecord, ApiError> {
+async fn managed_key(app: &App, principal: &Principal, id: String) -> Result<KeyRecord, ApiError> {
     let key = app.store.key(id).await?;
     let key = key.filter(|key| manages(principal, key));
     Ok(key.ok_or(StoreError::KeyNotFound)?)
@@ -262,8 +258,7 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
     }
     let now = app.clock.now();
     let (until, most) = (now.plus(grace), app.config.auth.max_keys_per_wallet);
-    let rotated =
-        crate::auth::rotate(&*app.store, &app.ids, &old, until, ends_by, most, now).await?;
+    let rotated = rotate_within(&*app.store, &app.ids, &old, until, ends_by, most, now).await?;
     let (issued, _) = rotated;
     Reply::json(StatusCode::CREATED, &issued.shown())
 }

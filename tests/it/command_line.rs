@@ -1,6 +1,7 @@
 //! The command line on the real binary, beside a server and without one.
 
 mod accounts;
+mod admin_key;
 mod export;
 mod reading;
 mod table;

@@ -6,7 +6,7 @@ use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, W1, W2, config, config_with_rate, edge};
+use crate::support::{Caller, TestServer, W1, W2, config, config_with_rate, edge};
 
 #[tokio::test]
 async fn a_key_is_shown_once_and_opens_what_its_scopes_say() {
@@ -528,4 +528,157 @@ async fn the_r3mes_backends_own_paths_do_the_same() {
         .await
         .expect(200);
     server.anybody().get("/ping").await.expect(200);
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A caller with a new key of a wallet that ends after so many days, and its id.
+async fn ending(server: &TestServer, scopes: &[&str], days: u32) -> (Caller, String) {
+    let wallet = (scopes != ["admin"]).then_some(W1);
+    let body = json!({ "wallet_address": wallet, "scopes": scopes, "expires_days": days });
+    let made = server.admin().post("/api/keys", &body).await.expect(201);
+    let id = made["id"].as_str().unwrap().to_owned();
+    (server.with_key(made["api_key"].as_str().unwrap()), id)
+}
+
+async fn end_of(caller: &Caller) -> Value {
+    caller.get("/auth/me").await.expect(200)["key"]["expires_at"].clone()
+}
+
+#[tokio::test]
+async fn a_key_that_ends_makes_none_that_outlasts_it_on_any_path() {
+    let server = TestServer::start(config()).await;
+    for scopes in [&["read", "keys"][..], &["admin"]] {
+        let (caller, _) = ending(&server, scopes, 2).await;
+        let end = end_of(&caller).await;
+        server.clock.advance(Duration::from_secs(3600));
+        for path in ["/api/keys", "/api-keys/create"] {
+            let ask = async |days: Value| {
+                let body =
+                    json!({ "wallet_address": W1, "scopes": ["read"], "expires_days": days });
+                caller.post(path, &body).await
+            };
+            assert_eq!(ask(Value::Null).await.expect(201)["expires_at"], end);
+            let sooner = ask(json!(1)).await.expect(201);
+            assert!(sooner["expires_at"].as_str() < end.as_str(), "{sooner}");
+            for later in [2, 3, 365] {
+                let refused = ask(json!(later)).await.refused(403, "forbidden");
+                assert_eq!(refused["error"]["param"], "expires_days");
+                let detail = refused["detail"].as_str().unwrap();
+                assert!(detail.contains(end.as_str().unwrap()), "{detail}");
+            }
+        }
+    }
+    // Nothing that was made works any longer than what made it.
+    server.clock.advance(2 * DAY);
+    let made = server.admin().get("/api/keys?limit=500").await.expect(200);
+    let active = made["keys"].as_array().unwrap().iter();
+    assert_eq!(active.filter(|key| key["is_active"] == true).count(), 1);
+}
+
+#[tokio::test]
+async fn rotation_goes_no_further_than_the_key_that_asks_for_it() {
+    let server = TestServer::start(config()).await;
+    let rotate = async |caller: &Caller, id: &str| {
+        let path = format!("/api/keys/{id}/rotate");
+        caller.post(&path, &json!({ "grace_seconds": 60 })).await
+    };
+    // By itself, again and again: never beyond its first end.
+    let (mut caller, mut id) = ending(&server, &["read", "keys"], 1).await;
+    let end = end_of(&caller).await;
+    for _ in 0..3 {
+        server.clock.advance(Duration::from_secs(3600));
+        let made = rotate(&caller, &id).await.expect(201);
+        assert_eq!(made["expires_at"], end);
+        caller = server.with_key(made["api_key"].as_str().unwrap());
+        id = made["id"].as_str().unwrap().to_owned();
+    }
+    // Another that lasts longer is not made shorter in silence, and stays as it is.
+    for days in [Value::Null, json!(30)] {
+        let body = json!({ "wallet_address": W1, "scopes": ["read"], "expires_days": days });
+        let lasting = server.admin().post("/api/keys", &body).await.expect(201);
+        let lasting_id = lasting["id"].as_str().unwrap();
+        let refused = rotate(&caller, lasting_id).await.refused(403, "forbidden");
+        assert!(
+            refused["detail"]
+                .as_str()
+                .unwrap()
+                .contains(end.as_str().unwrap())
+        );
+        let key = server.with_key(lasting["api_key"].as_str().unwrap());
+        assert_eq!(end_of(&key).await, lasting["expires_at"]);
+        // It may be revoked.
+        let path = format!("/api/keys/{lasting_id}");
+        caller.delete(&path).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_key_in_the_grace_of_its_rotation_makes_nothing_that_outlasts_the_grace() {
+    let server = TestServer::start(config()).await;
+    let old = server.caller(W1, &["read", "keys"]).await;
+    let me = old.get("/auth/me").await.expect(200);
+    let path = format!("/api/keys/{}/rotate", me["key"]["id"].as_str().unwrap());
+    let grace = json!({ "grace_seconds": 3600 });
+    server.admin().post(&path, &grace).await.expect(201);
+    let end = end_of(&old).await;
+    assert!(end.is_string());
+    let made = old.post("/api/keys", &json!({ "scopes": ["read"] })).await;
+    assert_eq!(made.expect(201)["expires_at"], end);
+    let again = old.post(&path, &grace).await.expect(201);
+    assert_eq!(again["expires_at"], end);
+}
+
+#[tokio::test]
+async fn a_key_of_a_wallet_never_lists_shows_rotates_or_revokes_an_admin_key_of_that_wallet() {
+    let server = TestServer::start(config()).await;
+    let body = json!({ "wallet_address": W1, "scopes": ["admin"] });
+    let mut admin_keys = Vec::new();
+    for _ in 0..3 {
+        admin_keys.push(server.admin().post("/api/keys", &body).await.expect(201));
+        server.caller(W1, &["read"]).await;
+    }
+    let caller = server.caller(W1, &["chat", "read", "miner", "keys"]).await;
+    for path in ["/api/keys", &format!("/api-keys/list/{W1}")] {
+        let (mut listed, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = caller
+                .get(&format!("{path}?limit=1{cursor}"))
+                .await
+                .expect(200);
+            listed.extend(page["keys"].as_array().unwrap().clone());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(listed.len(), 4, "{listed:?}");
+        let admins = listed
+            .iter()
+            .filter(|key| key["scopes"] == json!(["admin"]));
+        assert_eq!(admins.count(), 0);
+    }
+    for key in &admin_keys {
+        let id = key["id"].as_str().unwrap();
+        let path = format!("/api/keys/{id}");
+        let named = json!({ "api_key_id": id, "wallet_address": W1 });
+        caller.get(&path).await.refused(404, "not_found");
+        caller.delete(&path).await.refused(404, "not_found");
+        let rotated = caller.post(&format!("{path}/rotate"), &json!({})).await;
+        rotated.refused(404, "not_found");
+        let revoked = caller.post("/api-keys/revoke", &named).await;
+        revoked.refused(404, "not_found");
+        let deleted = caller.send(Method::DELETE, "/api-keys/delete", &[], named.to_string());
+        deleted.await.refused(404, "not_found");
+        let admin = server.with_key(key["api_key"].as_str().unwrap());
+        admin.get("/auth/me").await.expect(200);
+        // An admin does all of it, by the alias too.
+        server.admin().get(&path).await.expect(200);
+        server
+            .admin()
+            .post("/api-keys/revoke", &named)
+            .await
+            .expect(200);
+        admin.get("/auth/me").await.refused(401, "invalid_api_key");
+    }
 }

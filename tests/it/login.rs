@@ -165,3 +165,36 @@ async fn what_this_server_did_not_write_or_the_wallet_did_not_sign_is_refused() 
         .await;
     late.refused(415, "unsupported_media_type");
 }
+
+#[tokio::test]
+async fn a_login_makes_no_key_that_outlasts_it_and_does_not_prolong_itself() {
+    let server = TestServer::start(config()).await;
+    let body = signed(&challenge(&server).await);
+    let login = server.anybody().post("/login", &body).await.expect(200);
+    let caller = server.with_key(login["access_token"].as_str().unwrap());
+    let me = caller.get("/auth/me").await.expect(200);
+    let (id, end) = (me["key"]["id"].as_str().unwrap(), &me["key"]["expires_at"]);
+    server.clock.advance(Duration::from_secs(60));
+
+    let made = caller.post("/api/keys", &json!({})).await.expect(201);
+    assert_eq!(&made["expires_at"], end);
+    let lasting = json!({ "expires_days": 1 });
+    let refused = caller.post("/api/keys", &lasting).await;
+    refused.refused(403, "forbidden");
+    let path = format!("/api/keys/{id}/rotate");
+    let rotated = caller.post(&path, &json!({})).await.expect(201);
+    assert_eq!(&rotated["expires_at"], end);
+
+    // What it is for: its wallet's keys are its to see and to end.
+    let caller = server.with_key(rotated["api_key"].as_str().unwrap());
+    let lasting = server.caller(WALLET, &["read"]).await;
+    let lasting_id = &lasting.get("/auth/me").await.expect(200)["key"]["id"];
+    let path = format!("/api/keys/{}", lasting_id.as_str().unwrap());
+    let rotated = caller.post(&format!("{path}/rotate"), &json!({})).await;
+    rotated.refused(403, "forbidden");
+    caller.delete(&path).await.expect(200);
+    lasting
+        .get("/auth/me")
+        .await
+        .refused(401, "invalid_api_key");
+}

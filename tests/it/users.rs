@@ -147,3 +147,39 @@ async fn amounts_are_printed_to_the_millionth_and_with_all_their_digits() {
     let stats = get(&format!("/miner/stats/{W2}")).await;
     assert!(stats.contains("\"total_earnings\":0.000003,"), "{stats}");
 }
+
+#[tokio::test]
+async fn reasons_that_the_server_writes_itself_are_refused_by_name() {
+    let server = TestServer::start(config()).await;
+    let admin = server.admin();
+    let path = format!("/users/{W1}/credits");
+    for reason in [
+        "chat",
+        "chat_refund",
+        "deposit",
+        "mining",
+        "opening",
+        "refund",
+        "Mining",
+        " chat ",
+    ] {
+        for amount in [1, -1] {
+            let body = json!({ "amount": amount, "reason": reason });
+            let refused = admin.post(&path, &body).await;
+            let refused = refused.refused(400, "invalid_request");
+            assert_eq!(refused["errors"][0]["pointer"], "/reason", "{reason}");
+        }
+        let database = server.database();
+        let grant = ["credits", "grant", W1, "1", "--reason", reason];
+        let (code, _, told) = crate::support::edge_told(&database, &grant);
+        assert!(
+            code == 2 && told.contains("which the server writes itself"),
+            "{told}"
+        );
+    }
+    for reason in ["refund of an outage", "mining bonus", "chats"] {
+        let body = json!({ "amount": 1, "reason": reason });
+        admin.post(&path, &body).await.expect(200);
+    }
+    assert_eq!(server.balance(W1).await.to_string(), "3");
+}

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use r3mes_edge::store::backups as copies;
 use r3mes_edge::{Clock, Config};
 
-use super::{Check, mebibytes};
-use crate::cli::admin_key;
+use super::{Check, PATIENCE, mebibytes};
+use crate::cli::admin_key::{self, Problem, State};
+use crate::cli::files::folder_of;
+use crate::cli::{Failure, access};
 
 /// The database and what stands beside it.
 pub(super) fn all(config: &Config, runs: bool) -> Vec<Check> {
@@ -27,17 +29,56 @@ pub(super) fn all(config: &Config, runs: bool) -> Vec<Check> {
             .extend(beside("log", Path::new(&file), &about).filter(|check| check.advice.is_some()));
     }
     checks.push(log_size(config));
-    let key = admin_key::path(database);
-    checks.push(beside("admin_key", &key, &about).unwrap_or_else(|| {
-        Check::warning(
-            "admin_key",
-            format!("{} is not there", key.display()),
-            "commands beside a running server need it; make a key without one: r3mes-edge keys create --admin > FILE",
-        )
-    }));
     checks.push(ballast(database, &about, runs));
     checks.push(file_system(database));
     checks
+}
+
+/// Whether the key that commands ask a running server with is there, its owner's only, and works: by asking the server, or
+/// by what the database knows of it.
+pub(super) async fn admin_key(config: &Config) -> Option<Check> {
+    const NAME: &str = "admin_key";
+    let database = &config.database;
+    let about = std::fs::metadata(database).ok()?;
+    let file = admin_key::path(database);
+    let address = access::running(database).ok().flatten();
+    let found = match beside(NAME, &file, &about) {
+        Some(check) if check.advice.is_some() => return Some(check),
+        found => found,
+    };
+    let key = match admin_key::read_beside(database, address.is_some()) {
+        Ok(key) => key,
+        Err(problem) if found.is_none() => {
+            return Some(Check::warning(NAME, problem.what, problem.advice));
+        }
+        Err(problem) => return Some(Check::problem(NAME, problem.what, problem.advice)),
+    };
+    let state = match &address {
+        Some(address) => {
+            let asked = access::key_state(address, database, key);
+            let asked = tokio::time::timeout(PATIENCE, asked).await;
+            asked.unwrap_or_else(|_| Err(Failure::Unavailable("no answer".to_owned())))
+        }
+        None => admin_key::state_in_file(database, &key),
+    };
+    Some(match state {
+        Ok(state) => match state.problem(database, address.is_some()) {
+            None => return found,
+            Some(Problem { what, advice }) if matches!(state, State::Refused(_)) => {
+                Check::problem(NAME, what, advice)
+            }
+            Some(Problem { what, advice }) => Check::warning(NAME, what, advice),
+        },
+        Err(failure) => {
+            let why = failure.text().unwrap_or_default();
+            let found = format!("{} was not checked: {why}", file.display());
+            Check::warning(
+                NAME,
+                found,
+                "mend what the other checks name, then look again",
+            )
+        }
+    })
 }
 
 /// Whether a file is only its owner's, who is the database's.
@@ -108,12 +149,6 @@ fn ballast(database: &Path, about: &Metadata, runs: bool) -> Check {
         ),
         None => Check::ok("ballast", "made when the server starts"),
     }
-}
-
-fn folder_of(file: &Path) -> &Path {
-    let folder = file.parent();
-    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 /// SQLite's log is memory that processes of one machine share, and the instance lock is only as good as the file

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::open::{self, OpenError};
 use super::{accounts, backup::log_of, keys, sql, verify::Walk};
-use crate::auth::KeyRecord;
+use crate::auth::{KeyHash, KeyRecord};
 use crate::model::Wallet;
 use crate::store::{LedgerReport, User};
 
@@ -91,6 +91,14 @@ impl SqliteReader {
     /// As [`SqliteReader::user`].
     pub fn key(&mut self, id: &str) -> Result<Option<KeyRecord>, OpenError> {
         Ok(keys::by_id(self.connection()?, id)?)
+    }
+
+    /// [`Repository::key_by_hash`](crate::Repository::key_by_hash)
+    ///
+    /// # Errors
+    /// As [`SqliteReader::user`].
+    pub fn key_by_hash(&mut self, hash: &KeyHash) -> Result<Option<KeyRecord>, OpenError> {
+        Ok(keys::by_hash(self.connection()?, hash)?)
     }
 
     /// [`Repository::keys`](crate::Repository::keys)
