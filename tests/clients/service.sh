@@ -197,7 +197,9 @@ within test -f /var/lib/private/r3mes-edge/r3mes-edge.db || wrong 'the database 
 within /opt/examples/install.sh --yes /opt/r3mes-edge < /dev/null > "$scratch/out" 2>&1 || { cat "$scratch/out"; wrong 'install.sh again'; }
 credits 'installed again'
 within /opt/examples/install.sh --undo --purge --yes < /dev/null > "$scratch/out" 2>&1 || { cat "$scratch/out"; wrong 'install.sh --undo --purge'; }
+within test -f /etc/systemd/system/r3mes-edge.service.d/group.conf || fail 'what systemctl edit wrote is gone'
+within rm -r /etc/systemd/system/r3mes-edge.service.d
 left=$(within find /usr/local /etc /var /run -name '*r3mes-edge*' | xargs)
 [ -z "$left" ] || fail "left behind: $left"
-echo 'ok      taken back and installed again with all accounts, then taken back with everything'
+echo 'ok      taken back and installed again with all accounts, then taken back with everything but what systemctl edit wrote'
 passed
