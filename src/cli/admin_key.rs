@@ -175,8 +175,8 @@ pub(super) fn state_in_file(database: &Path, key: &PlainKey) -> Result<State, Fa
     Ok(State::of(record, Clock::default().now()))
 }
 
-/// Says on stderr, after another database took this one's place, whether the file's key opens it.
-pub(super) fn report_after_restore(database: &Path) {
+/// Says on stderr whether the file's key opens a database that no server has.
+pub(super) fn report(database: &Path) {
     let file = path(database);
     let problem = match read_file(database) {
         Ok((key, _)) => match state_in_file(database, &key) {
@@ -193,7 +193,7 @@ pub(super) fn report_after_restore(database: &Path) {
         Err(error) => Some(Problem::no_key(database, &error, false)),
     };
     match problem {
-        None => eprintln!("the admin key in {} opens it", file.display()),
+        None => eprintln!("the admin key in {} opens the database", file.display()),
         Some(problem) => eprintln!("{problem}"),
     }
 }
@@ -233,7 +233,10 @@ pub(super) async fn ensure(
     }
     match adopt_unknown(store, database, "first admin key").await {
         Ok(_) => Ok(Some(path)),
-        Err(problem) => Err(failed(&problem)),
+        Err(problem) => {
+            log::warn!("{problem}");
+            Ok(None)
+        }
     }
 }
 

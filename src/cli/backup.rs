@@ -84,7 +84,7 @@ pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Resul
             println!("what was there before is kept as {}", old.display());
         }
     }
-    super::admin_key::report_after_restore(database);
+    super::admin_key::report(database);
     Ok(())
 }
 

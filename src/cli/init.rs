@@ -50,7 +50,12 @@ pub(super) async fn run(given: &Given, places: &Places, json: bool) -> Result<()
     // Of a database that is there, its server or its next start sees to the key.
     let key = if database.new {
         let store = SqliteStore::open(&database.file, true).map_err(access::open_failure)?;
-        admin_key::ensure(&store, &database.file).await?
+        let key = admin_key::ensure(&store, &database.file).await?;
+        drop(store);
+        if key.is_none() {
+            admin_key::report(&database.file);
+        }
+        key
     } else {
         None
     };

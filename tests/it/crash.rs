@@ -3,6 +3,8 @@
 mod rounds;
 
 use std::collections::HashSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -247,11 +249,9 @@ async fn an_admin_key_that_was_written_before_a_crash_and_not_stored_is_stored_a
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let key = r3mes_edge::auth::PlainKey::generate().unwrap();
-    std::fs::write(
-        format!("{}.admin-key", database.display()),
-        format!("{}\n", key.reveal()),
-    )
-    .unwrap();
+    let file = format!("{}.admin-key", database.display());
+    std::fs::write(&file, format!("{}\n", key.reveal())).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let server = Process::serve(&database, "");
     server
         .admin()

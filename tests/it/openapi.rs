@@ -225,7 +225,7 @@ async fn call_all() {
     let login = anybody.post("/login", &signed(&message)).await.expect(200);
     let owner = server.with_key(login["access_token"].as_str().unwrap());
     let made = owner
-        .post("/api/keys", &json!({ "name": "rig", "expires_days": 3 }))
+        .post("/api/keys", &json!({ "name": "rig" }))
         .await
         .expect(201);
     let id = made["id"].as_str().unwrap();

@@ -71,11 +71,8 @@ fn admin_check(database: &Path) -> (String, String) {
     let config = config.to_str().unwrap();
     let (_, told) = edge(database, &["--config", config, "--json", "doctor"]);
     let told: Value = serde_json::from_str(&told).unwrap();
-    let checks = told["checks"].as_array().unwrap().iter();
-    let check = checks
-        .filter(|check| check["name"] == "admin_key")
-        .next_back()
-        .unwrap();
+    let mut checks = told["checks"].as_array().unwrap().iter();
+    let check = checks.find(|check| check["name"] == "admin_key").unwrap();
     (
         check["status"].as_str().unwrap().to_owned(),
         check.to_string(),
@@ -118,6 +115,33 @@ async fn rotating_the_key_of_the_file_rewrites_the_file_beside_a_server_and_with
     assert!(opens(&server, shown.trim()).await && !opens(&server, &before).await);
     assert!(!server.log().iter().any(|line| line.contains("admin key")));
     assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_cannot_write_the_file_leaves_a_key_there_that_works() {
+    let (_folder, database) = place();
+    let key = file_key(&database);
+    let server = Process::serve(&database, "");
+    let id = id_of(&server, &key).await;
+    let in_the_way = key_file(&database).with_added_extension("new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let rotate = || {
+        let (code, shown, told) = edge_told(&database, &["keys", "rotate", &id]);
+        assert!(code == 1 && shown.is_empty(), "{told}");
+        assert!(told.contains("which holds the old one still"), "{told}");
+        let held = std::fs::read_to_string(key_file(&database)).unwrap();
+        assert_eq!(held.trim(), key);
+    };
+    rotate();
+    assert!(opens(&server, &key).await);
+    assert_eq!(edge(&database, &["users", "list"]).0, 0);
+    assert_eq!(server.terminate(), Some(0));
+    rotate();
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(edge(&database, &["keys", "rotate", &id]).0, 0);
+    assert_ne!(file_key(&database), key);
+    let server = Process::serve(&database, "");
+    assert!(opens(&server, &file_key(&database)).await && !opens(&server, &key).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +228,7 @@ async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
     assert_eq!(edge(&database, &["backup", "create", "--to", own]).0, 0);
     let (_, _, told) = edge_told(&database, &["restore", own]);
     assert!(
-        told.contains("opens it") && !told.contains("create"),
+        told.contains("opens the database") && !told.contains("create"),
         "{told}"
     );
     std::fs::remove_file(key_file(&database)).unwrap();
@@ -251,14 +275,21 @@ async fn a_first_start_takes_no_key_that_somebody_else_can_have_left_there() {
     let key = PlainKey::generate().unwrap();
     write_file_key(&database, key.reveal());
     std::fs::set_permissions(key_file(&database), Permissions::from_mode(0o644)).unwrap();
-    let (code, _, told) = edge_told(&database, &["--listen", "127.0.0.1:0", "serve"]);
-    assert!(code == 1 && told.contains("is ignored"), "{told}");
-    assert!(told.contains(&remedy(&database)), "{told}");
-    // It is what helps here too.
+    let server = Process::serve(&database, "");
+    let line = logged(&server, "is ignored").await;
+    assert!(line.contains(&remedy(&database)), "{line}");
+    assert!(!opens(&server, key.reveal()).await);
+    assert_eq!(edge(&database, &["users", "list"]).0, 1);
     let (code, shown) = edge(&database, &["keys", "create", "--admin"]);
     assert_eq!((code, shown.trim()), (0, &*file_key(&database)));
-    let server = Process::serve(&database, "");
+    server.reload("");
+    logged(&server, "adopted the new admin key").await;
     assert!(opens(&server, shown.trim()).await && !opens(&server, key.reveal()).await);
+    // init says the same.
+    let database = folder.path().join("other.db");
+    write_file_key(&database, key.reveal());
+    let (code, _, told) = edge_told(&database, &["init"]);
+    assert!(code == 0 && told.contains(&remedy(&database)), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
