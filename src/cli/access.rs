@@ -269,7 +269,7 @@ impl<'a> Server<'a> {
         let refused = match status.as_u16() {
             401 => true,
             // By its scopes, or for a reason of its own.
-            403 => !matches!(self.key_state().await, Ok(State::Works { .. })),
+            403 => matches!(self.key_state().await, Ok(State::Refused(_))),
             _ => false,
         };
         Err(match status.as_u16() {

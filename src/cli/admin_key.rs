@@ -14,6 +14,7 @@ use r3mes_edge::model::{Ids, Timestamp};
 use r3mes_edge::store::SqliteReader;
 use r3mes_edge::{Clock, Repository, SqliteStore};
 
+use super::output::note;
 use super::{Failure, files};
 
 /// Where the admin key of `database` stands.
@@ -114,19 +115,23 @@ impl Problem {
                 file.display()
             ),
             advice: format!(
-                "if the file was just written, send the server SIGHUP or restart it, and it adopts the key; else {}",
+                "if the file was just written, {RELOAD}, and it adopts the key; else {}",
                 mend(database, true)
             ),
         }
     }
 }
 
+/// What has a running server look at the file again.
+pub(super) const RELOAD: &str =
+    "send the server SIGHUP (a service: systemctl reload r3mes-edge) or restart it";
+
 /// The command that makes a new key; a running server has to be told.
 fn mend(database: &Path, server: bool) -> String {
     let whole = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
     let then = match server {
-        true => ", then send the server SIGHUP or restart it",
-        false => "",
+        true => format!(", then {RELOAD}"),
+        false => String::new(),
     };
     format!(
         "as the database's owner or root run r3mes-edge keys create --admin --database {}{then}",
@@ -183,18 +188,21 @@ pub(super) fn report(database: &Path) {
             Ok(state) => state.problem(database, false),
             Err(failure) => {
                 let what = failure.text().unwrap_or_default();
-                eprintln!(
+                note(format_args!(
                     "the admin key in {} was not checked: {what}",
                     file.display()
-                );
+                ));
                 return;
             }
         },
         Err(error) => Some(Problem::no_key(database, &error, false)),
     };
     match problem {
-        None => eprintln!("the admin key in {} opens the database", file.display()),
-        Some(problem) => eprintln!("{problem}"),
+        None => note(format_args!(
+            "the admin key in {} opens the database",
+            file.display()
+        )),
+        Some(problem) => note(format_args!("{problem}")),
     }
 }
 
@@ -278,7 +286,7 @@ async fn adopt_unknown(
             "the admin key in {} was not looked up: {error}",
             path(database).display()
         ),
-        advice: "send the server SIGHUP or restart it".to_owned(),
+        advice: RELOAD.to_owned(),
     };
     let now = Clock::default().now();
     let known = store.key_by_hash(key.hash()).await;
@@ -296,7 +304,7 @@ async fn adopt_unknown(
                 about.uid()
             ),
             advice: format!(
-                "if you wrote it, chmod 600 and chown {owner} it and send the server SIGHUP or restart it; else {}",
+                "if you wrote it, chmod 600 and chown {owner} it and {RELOAD}; else {}",
                 mend(database, true)
             ),
         });

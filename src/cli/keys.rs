@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::access::{Access, ask, key_state, open_failure, store_failure};
-use super::admin_key::{self, State, Writable};
+use super::admin_key::{self, RELOAD, State, Writable};
+use super::output::note;
 use super::settings::Settings;
 
 #[derive(Subcommand)]
@@ -206,13 +207,15 @@ async fn create_admin(settings: &Settings, json: bool, name: String) -> Result<(
     show_new(&answer, json, Some(&file))?;
     let file = file.display();
     match (adopted, old) {
-        (false, _) => eprintln!(
-            "it is in {file}; send the server SIGHUP or restart it, and it adopts the key"
-        ),
-        (true, None) => eprintln!("it is in {file}, with which commands ask the server"),
-        (true, Some(old)) => eprintln!(
+        (false, _) => note(format_args!(
+            "it is in {file}; {RELOAD}, and it adopts the key"
+        )),
+        (true, None) => note(format_args!(
+            "it is in {file}, with which commands ask the server"
+        )),
+        (true, Some(old)) => note(format_args!(
             "it is in {file} in the place of {old}, which stays valid: r3mes-edge keys revoke {old}"
-        ),
+        )),
     }
     Ok(())
 }
@@ -255,11 +258,11 @@ fn show_new(answer: &Value, json: bool, file: Option<&Path>) -> Result<(), Failu
     } else {
         let until = answer["expires_at"].as_str();
         let until = until.map_or(String::new(), |end| format!(", until {end}"));
-        eprintln!(
+        note(format_args!(
             "{} with {}{until}: keep this key, it is shown only now",
             answer["id"].as_str().unwrap_or("a new key"),
             scopes(answer)
-        );
+        ));
         text(&answer["api_key"]).to_owned()
     };
     writeln!(stdout(), "{shown}").map_err(|error| {
@@ -324,7 +327,7 @@ async fn rotate(
             ))
         })?;
     }
-    eprintln!("{} holds the new key now", file.display());
+    note(format_args!("{} holds the new key now", file.display()));
     show_new(&answer, json, Some(&file))
 }
 
@@ -451,7 +454,7 @@ async fn revoke(settings: &Settings, json: bool, id: String) -> Result<(), Failu
     // Not refused, as a key that leaked must end at once; a new one takes no working key.
     let state = State::Refused("it was revoked just now".to_owned());
     if let Some(problem) = state.problem(database, server).filter(|_| own) {
-        eprintln!("{problem}");
+        note(format_args!("{problem}"));
     }
     Ok(())
 }

@@ -22,6 +22,11 @@ pub(super) fn line(text: Arguments<'_>) {
     }
 }
 
+/// A line on stderr, which may be gone too: what was done stays done.
+pub(super) fn note(text: Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Whether every line was written.
 pub(super) fn all_written() -> Result<(), Failure> {
     match BROKEN.get() {

@@ -62,6 +62,10 @@ pub(super) async fn admin_key(config: &Config) -> Option<Check> {
         None => admin_key::state_in_file(database, &key),
     };
     Some(match state {
+        Ok(State::Refused(why)) if let Some(address) = &address => {
+            let Problem { what, advice } = Problem::refused(database, address, &why);
+            Check::problem(NAME, what, advice)
+        }
         Ok(state) => match state.problem(database, address.is_some()) {
             None => return found,
             Some(Problem { what, advice }) if matches!(state, State::Refused(_)) => {
