@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
+
 use crate::model::Timestamp;
 
 /// The system's clocks plus an offset that only ever grows, so that a test (or a simulation in an embedder) can let an
@@ -26,6 +28,7 @@ use crate::model::Timestamp;
 pub struct Clock {
     ahead_nanos: Arc<AtomicU64>,
     back_nanos: Arc<AtomicU64>,
+    advanced: Arc<Notify>,
 }
 
 impl Clock {
@@ -45,6 +48,19 @@ impl Clock {
     /// Lets `by` pass at once.
     pub fn advance(&self, by: Duration) {
         self.ahead_nanos.fetch_add(nanos(by), Ordering::SeqCst);
+        self.advanced.notify_waiters();
+    }
+
+    /// Waits until this clock's monotonic time is `instant`.
+    pub(crate) async fn sleep_until(&self, instant: Instant) {
+        loop {
+            // Before the time is read, so that no advance after that is missed.
+            let advanced = self.advanced.notified();
+            let left = instant.saturating_duration_since(self.instant());
+            if left.is_zero() || tokio::time::timeout(left, advanced).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Sets the time of day back by `by`; the monotonic time goes on.
