@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::app::{App, Closing, Running};
-use crate::breaker::{Outcome, Permit, Source};
+use crate::breaker::{Outcome, Permit};
 use crate::call::Trace;
 use crate::deadline::Deadline;
 use crate::error::ApiError;
@@ -113,8 +113,8 @@ async fn run(
             .await;
         drop(running);
         let given = answer.send(Ok(ModelStream::paid(first, "\n"))).is_ok();
-        let case = conversation.permit.end(Outcome::Success);
-        conversation.node.look_into(case);
+        let check = conversation.permit.end(Outcome::Success);
+        conversation.node.run_health_checks(check);
         let (took, waited) = (order.trace.elapsed(&app.clock), order.trace.waited());
         app.metrics.chat_began(took, took.saturating_sub(waited));
         end(if given {
@@ -206,7 +206,6 @@ type First = Result<(Conversation, Bytes), UpstreamError>;
 /// Asks one node after the other, the least busy first, until one gives content.
 async fn first_content(app: &App, order: &Order) -> First {
     let mut left = order.nodes.clone();
-    let mut failed = Vec::new();
     loop {
         let least = left
             .iter()
@@ -218,17 +217,8 @@ async fn first_content(app: &App, order: &Order) -> First {
         };
         let node = left.remove(least);
         match ask(app, order, &node).await {
-            Err(error) if error.is_worth_another() && !left.is_empty() => {
-                failed.extend(Some(node).filter(|_| error.outcome() == Outcome::Failure));
-            }
-            Ok(answered) => {
-                // What one node answers is no poison: that others failed is their own fault.
-                for node in failed {
-                    node.at.breaker().vouch(Source::of(&order.wallet));
-                }
-                return Ok(answered);
-            }
-            Err(error) => return Err(error),
+            Err(error) if error.is_worth_another() && !left.is_empty() => {}
+            answered => return answered,
         }
     }
 }
@@ -240,9 +230,7 @@ async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
     drop(waiting);
     let room = place.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
-    let payer = Some(Source::of(&order.wallet));
-    let permit = node.at.breaker().admit(payer);
-    let mut permit = permit.map_err(UpstreamError::Open)?;
+    let mut permit = node.at.breaker().admit().map_err(UpstreamError::Open)?;
     let patience = match order.ask.form {
         Form::Whole { .. } => chat.answer_timeout,
         Form::Text | Form::Events { .. } => chat.first_text_timeout,
@@ -280,7 +268,7 @@ async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
         }
         Err(error) => {
             log::warn!("inference {}: {error}", node.at.breaker().name());
-            node.look_into(permit.end(error.outcome()));
+            node.run_health_checks(permit.end(error.outcome()));
             Err(error)
         }
     }
@@ -338,7 +326,8 @@ impl Conversation {
             };
             let ended = timeout(patience, pieces.send(Piece::End(last))).await;
             drop(pieces);
-            self.node.look_into(self.permit.end(Outcome::Success));
+            self.node
+                .run_health_checks(self.permit.end(Outcome::Success));
             self.answer.drain().await;
             let whole = matches!(ended, Ok(Ok(())));
             return (
@@ -350,7 +339,7 @@ impl Conversation {
                 usage,
             );
         };
-        self.node.look_into(self.permit.end(blame));
+        self.node.run_health_checks(self.permit.end(blame));
         if let Form::Events { .. } = form {
             let error = serde_json::json!({ "error": error.for_openai() });
             let event = Piece::Part(format!("data: {error}\n\n").into());

@@ -13,8 +13,8 @@ pub(crate) use labels::ChatEnd;
 pub(crate) use watched::{Figures, Watched};
 
 use labels::{
-    AlertLabels, CacheLabels, ChatLabels, ClassLabel, HttpEnd, HttpLabels, LookLabels, ReasonLabel,
-    RouteLabel, TransitionLabels, UpstreamLabel,
+    AlertLabels, CacheLabels, ChatLabels, ClassLabel, HealthCheckLabels, HttpEnd, HttpLabels,
+    ReasonLabel, RouteLabel, TransitionLabels, UpstreamLabel,
 };
 
 use std::collections::BTreeSet;
@@ -86,7 +86,7 @@ pub(crate) struct Metrics {
     breaker_state: Family<UpstreamLabel, Gauge>,
     breaker_forced: Family<UpstreamLabel, Gauge>,
     breaker_transitions: Family<TransitionLabels, Counter>,
-    breaker_looks: Family<LookLabels, Counter>,
+    breaker_health_checks: Family<HealthCheckLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     commit_duration: Histogram,
     commit_jobs: Histogram,
@@ -144,7 +144,7 @@ impl Metrics {
             breaker_state: Family::default(),
             breaker_forced: Family::default(),
             breaker_transitions: Family::default(),
-            breaker_looks: Family::default(),
+            breaker_health_checks: Family::default(),
             cache: Family::default(),
             commit_duration: seconds(),
             commit_jobs: Histogram::new([

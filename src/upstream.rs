@@ -8,9 +8,9 @@ pub(crate) mod answer;
 pub(crate) mod chain;
 pub(crate) mod completion;
 pub(crate) mod discovery;
+mod health_check;
 pub(crate) mod inference;
 mod miner;
-mod second_look;
 mod sse;
 mod survey;
 #[cfg_attr(not(feature = "tls"), path = "upstream/no_tls.rs")]
@@ -33,7 +33,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::SetOnce;
 
 use crate::body::{self, Unread};
-use crate::breaker::{Breaker, Outcome, Permit};
+use crate::breaker::{Breaker, Outcome};
 
 /// What went wrong with an upstream. The texts are for the log, never for a client.
 ///
@@ -92,8 +92,7 @@ impl UpstreamError {
             Self::Open(_) | Self::Busy | Self::Refused(_) => Outcome::Unknown,
             // A request the upstream refuses says nothing about its health.
             Self::Status(status) if *status < 500 => Outcome::Unknown,
-            // No request keeps a connection from being made.
-            Self::Connect(_) => Outcome::Absent,
+            Self::Connect(_) => Outcome::Unreachable,
             Self::Status(_) | Self::Timeout(_) | Self::Unreadable(_) | Self::Cut(_) => {
                 Outcome::Failure
             }
@@ -301,24 +300,20 @@ pub(crate) fn join(base: &str, path: &str) -> Result<Uri, UpstreamError> {
         .map_err(|_| UpstreamError::Unreadable(format!("{text:?} is no address")))
 }
 
-/// Runs one whole call under a breaker and tells it how it ended.
+/// Runs one whole call under the breaker of an upstream that has no health check apart from the call itself.
 pub(crate) async fn guarded<T>(
     breaker: &Arc<Breaker>,
     call: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, UpstreamError> {
-    let permit = breaker.admit(None).map_err(UpstreamError::Open)?;
+    let permit = breaker.admit().map_err(UpstreamError::Open)?;
     let answer = call.await;
-    finish(permit, &answer);
-    answer
-}
-
-/// Tells the breaker how a call ended.
-pub(crate) fn finish<T>(permit: Permit, answer: &Result<T, UpstreamError>) {
     let outcome = answer
         .as_ref()
         .map_or_else(UpstreamError::outcome, |_| Outcome::Success);
-    // Asked for on nobody's behalf: there is nobody to suspect.
-    drop(permit.end(outcome));
+    if let Some(check) = permit.end(outcome) {
+        check.open();
+    }
+    answer
 }
 
 const USER_AGENT_VALUE: &str = concat!("r3mes-edge/", env!("CARGO_PKG_VERSION"));

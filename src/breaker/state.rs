@@ -2,9 +2,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Settings;
-use super::blame::{Blame, Reason, Source};
 
-/// What a breaker is doing, for health, metrics and log; [`Permit`](super::Permit) goes through all three.
+/// Failures in a row that open a breaker whatever the health check says.
+const MAX_IN_A_ROW: u32 = 20;
+/// Between two health checks of an upstream that refused its connections.
+pub(super) const RECHECK: Duration = Duration::from_secs(5);
+
+/// What a breaker is doing, for health, metrics and log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Phase {
@@ -16,81 +20,60 @@ pub enum Phase {
     HalfOpen,
 }
 
-/// The right to make one call, as the state machine knows it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ticket {
-    pub(super) generation: u64,
-    pub(super) probe: bool,
-    pub(super) source: Option<Source>,
-    pub(super) admitted: Instant,
-    /// When the upstream began to answer.
-    pub(super) answered: Option<Instant>,
-}
-
-/// How a call ended: what a [`Permit`](super::Permit) is told.
+/// How a call or a health check ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The upstream did its work.
     Success,
     /// It did not; the request may have made it fail.
     Failure,
-    /// It is not there, whatever it is asked.
-    Absent,
+    /// No connection could be made, which no request can cause.
+    Unreachable,
     /// It says nothing about the upstream: the client left, or the request was at fault.
     Unknown,
 }
 
-/// A question that has to be answered before the door shuts for everybody: all that went wrong came from one source. Is
-/// it the upstream, or what that source asks for?
+/// The right to make one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Suspicion {
+pub(crate) struct Ticket {
     pub(super) generation: u64,
-    pub(super) source: Source,
-    pub(super) reason: Reason,
+    pub(super) probe: bool,
+    pub(super) admitted: Instant,
+    /// When the upstream began to answer.
+    pub(super) answered: Option<Instant>,
 }
 
-/// What a look at an upstream found, before it is shut because of one source: what closes a [`Case`](super::Case).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Finding {
-    /// It answers: the source pays with its own failures.
-    Well,
-    /// It does not.
-    Down,
-    /// Nobody looked.
-    Unknown,
-}
-
-impl Finding {
-    /// As it stands in the log and in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Well => "well",
-            Self::Down => "down",
-            Self::Unknown => "unknown",
-        }
-    }
+/// A health check that is to be made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Check {
+    pub(super) generation: u64,
+    pub(super) reason: String,
+    pub(super) due: Instant,
 }
 
 /// The state machine.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct State {
     pub(super) settings: Settings,
+    pub(super) max_in_a_row: u32,
     pub(super) phase: Phase,
     pub(super) generation: u64,
+    /// Failures since the last success.
     pub(super) in_a_row: u32,
-    /// Whose the failures in a row are.
-    pub(super) row: Blame,
+    /// How many of them the last health check passed over.
+    pub(super) excused: u32,
     pub(super) last: VecDeque<Call>,
     /// How often it opened since the last success.
     pub(super) opened: u32,
     /// `None` while it is forced open.
     pub(super) open_until: Option<Instant>,
-    reason: Option<Reason>,
+    /// Why it opened, until a probe is admitted.
+    pub(super) reason: Option<String>,
+    /// Whether the probe, or the health check after it failed, is under way.
     pub(super) probing: bool,
-    /// Whose calls raised the suspicion that is not cleared up yet.
-    pub(super) suspect: Option<Source>,
-    jitter: u64,
+    pub(super) checking: bool,
+    /// Up to a tenth of the wait, so that many breakers do not probe a returning upstream at one moment.
+    jitter: f64,
 }
 
 /// One of the last calls.
@@ -98,33 +81,28 @@ pub(crate) struct State {
 pub(super) struct Call {
     pub(super) failed: bool,
     pub(super) slow: bool,
-    pub(super) source: Option<Source>,
 }
 
 impl State {
-    /// A closed breaker; `seed` spreads the open times of many breakers apart.
-    #[must_use]
-    pub(crate) fn new(settings: Settings, seed: u64) -> Self {
-        let last = VecDeque::with_capacity(settings.last_calls);
-        let jitter = seed | 1;
+    pub(crate) fn new(settings: Settings, jitter: f64) -> Self {
         Self {
-            settings,
+            max_in_a_row: MAX_IN_A_ROW.max(settings.consecutive_failures),
             phase: Phase::Closed,
             generation: 0,
             in_a_row: 0,
-            row: Blame::Nobody,
-            last,
+            excused: 0,
+            last: VecDeque::with_capacity(settings.last_calls),
             opened: 0,
             open_until: None,
             reason: None,
             probing: false,
-            suspect: None,
+            checking: false,
             jitter,
+            settings,
         }
     }
 
     /// What it is doing at `now`: an open time that has run out shows as half-open.
-    #[must_use]
     pub(crate) fn phase(&self, now: Instant) -> Phase {
         match self.open_until {
             Some(until) if self.phase == Phase::Open && now >= until => Phase::HalfOpen,
@@ -132,14 +110,11 @@ impl State {
         }
     }
 
-    /// Why it opened, until a probe goes.
-    #[must_use]
-    pub(crate) fn reason(&self) -> Option<Reason> {
-        self.reason
+    pub(crate) fn is_forced(&self) -> bool {
+        self.phase == Phase::Open && self.open_until.is_none()
     }
 
     /// Whether a call would be refused at `now`, and how long to wait before the next try, at least a millisecond.
-    #[must_use]
     pub(crate) fn refusal(&self, now: Instant) -> Option<Duration> {
         match self.phase(now) {
             Phase::Closed => None,
@@ -152,15 +127,9 @@ impl State {
         }
     }
 
-    /// Asks to make a call. `source` is who asks for it, where that may be what makes it fail.
-    ///
     /// # Errors
     /// How long to wait before the next try.
-    pub(crate) fn admit(
-        &mut self,
-        source: Option<Source>,
-        now: Instant,
-    ) -> Result<Ticket, Duration> {
+    pub(crate) fn admit(&mut self, now: Instant) -> Result<Ticket, Duration> {
         if let Some(wait) = self.refusal(now) {
             return Err(wait);
         }
@@ -171,194 +140,153 @@ impl State {
         Ok(Ticket {
             generation: self.generation,
             probe: self.probing,
-            source,
             admitted: now,
             answered: None,
         })
     }
 
-    /// Tells how the call behind `ticket` ended. A suspicion that comes back must be [cleared up](State::clear_up).
+    /// Records how the call of `ticket` ended. A check that is returned must be [ended](State::end_check).
     pub(crate) fn record(
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
         now: Instant,
-    ) -> Option<Suspicion> {
+    ) -> Option<Check> {
         if ticket.generation != self.generation {
             return None;
         }
-        let source = ticket.source.filter(|_| outcome != Outcome::Absent);
         match (self.phase, outcome) {
-            (Phase::Open, _) | (Phase::Closed, Outcome::Unknown) => None,
-            (Phase::HalfOpen, Outcome::Unknown) => {
-                self.probing = false;
-                None
-            }
-            // However slow: a server that loads its model for the first call after a rest would never come back.
-            (Phase::HalfOpen, Outcome::Success) => {
-                self.opened = 0;
-                self.enter(Phase::Closed);
-                None
-            }
-            (Phase::HalfOpen, Outcome::Failure | Outcome::Absent) => {
-                self.accuse(Blame::Nobody.and(source), Reason::Probe, now)
-            }
+            (_, Outcome::Unknown) => self.probing = false,
             (Phase::Closed, _) => {
                 let failed = outcome != Outcome::Success;
-                // A success that never told of its first text was not waited for in that way.
+                // A success whose first text is unknown was not waited for in that way.
                 let first = ticket.answered.or(failed.then_some(now));
                 let waited = first.map(|first| first - ticket.admitted);
-                let call = Call {
-                    failed,
-                    slow: self.settings.slow.is_some_and(|slow| waited > Some(slow)),
-                    source,
-                };
-                self.count(call);
-                let (blame, reason) = self.charge()?;
-                self.accuse(blame, reason, now)
+                let slow = self.settings.slow.is_some_and(|slow| waited > Some(slow));
+                return self.count(Call { failed, slow }, outcome, now);
             }
+            // However slow: a server that loads its model for the first call after a pause would never come back.
+            (_, Outcome::Success) => self.reset(),
+            _ => return self.trip("the probe failed".to_owned(), outcome, now),
         }
+        None
     }
 
-    /// Tells what a look at the upstream said. Until then it stays as it is, and no other suspicion is raised.
-    pub(crate) fn clear_up(&mut self, suspicion: Suspicion, finding: Finding, now: Instant) {
-        if suspicion.generation != self.generation {
-            return;
+    /// Records how a health check ended; the next one, where there is to be one.
+    pub(crate) fn end_check(
+        &mut self,
+        check: Check,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Check> {
+        if check.generation != self.generation {
+            return None;
         }
-        self.suspect = None;
-        match (finding, self.phase) {
-            (Finding::Down, _) => self.open(suspicion.reason, now),
-            (Finding::Unknown, _) => self.probing = false,
-            // The look was the probe. The next time it opens it still waits longer: no call succeeded.
-            (Finding::Well, Phase::HalfOpen) => self.enter(Phase::Closed),
-            (Finding::Well, Phase::Closed | Phase::Open) => {
-                self.in_a_row = 0;
-                self.row = Blame::Nobody;
-                let theirs = |call: &Call| {
-                    (call.failed || call.slow) && call.source == Some(suspicion.source)
-                };
-                self.last.retain(|call| !theirs(call));
+        self.checking = false;
+        match (self.phase, outcome) {
+            (_, Outcome::Unknown) => self.probing = false,
+            (Phase::Closed, Outcome::Success) => {
+                self.excused = self.in_a_row;
+                self.last.clear();
             }
+            // The next time it opens it still waits longer: no call succeeded.
+            (_, Outcome::Success) => self.close(),
+            (Phase::Open, _) => return Some(self.check(check.reason, now + RECHECK)),
+            _ => return self.open(check.reason, outcome, now),
         }
-    }
-
-    /// Another upstream did what `source` asked of this one in vain: its latest failure here is not the source's fault.
-    pub(crate) fn vouch(&mut self, source: Source, now: Instant) {
-        let theirs = |call: &&mut Call| call.failed && call.source == Some(source);
-        if let Some(call) = self.last.iter_mut().rev().find(theirs) {
-            call.source = None;
-        }
-        if self.row == Blame::One(source) {
-            self.row = Blame::Several;
-        }
-        match self.phase {
-            Phase::HalfOpen if self.suspect == Some(source) => self.open(Reason::Probe, now),
-            Phase::Closed => {
-                if let Some((Blame::Several, reason)) = self.charge() {
-                    self.open(reason, now);
-                }
-            }
-            Phase::HalfOpen | Phase::Open => {}
-        }
+        None
     }
 
     /// Opens it until it is [reset](State::reset).
     pub(crate) fn force_open(&mut self) {
         self.enter(Phase::Open);
-        self.reason = Some(Reason::Forced);
+        self.reason = Some("forced by the operator".to_owned());
     }
 
-    /// Closes it and forgets all it counted.
+    /// Closes it and clears all counts.
     pub(crate) fn reset(&mut self) {
         self.opened = 0;
-        self.enter(Phase::Closed);
+        self.close();
     }
 
-    fn count(&mut self, call: Call) {
+    fn count(&mut self, call: Call, outcome: Outcome, now: Instant) -> Option<Check> {
         if call.failed {
             self.in_a_row = self.in_a_row.saturating_add(1);
-            self.row = self.row.and(call.source);
         } else {
-            self.opened = 0;
-            self.in_a_row = 0;
-            self.row = Blame::Nobody;
+            (self.opened, self.in_a_row, self.excused) = (0, 0, 0);
         }
         if self.last.len() >= self.settings.last_calls {
             self.last.pop_front();
         }
         self.last.push_back(call);
-    }
-
-    /// What would open it, and whose calls that was; of several reasons one that is beyond suspicion.
-    fn charge(&self) -> Option<(Blame, Reason)> {
-        let Settings {
-            consecutive_failures,
-            failure_rate,
-            slow_rate,
-            last_calls,
-            ..
-        } = self.settings;
         let of = self.last.len();
-        let share = |wrong: fn(&Call) -> bool, rate: f64, reason: fn(usize, usize) -> Reason| {
-            let wrong = || self.last.iter().filter(move |call| wrong(call));
-            let count = wrong().count();
-            let enough = count > 0 && of >= last_calls && count as f64 / of as f64 >= rate;
-            let blame = || wrong().fold(Blame::Nobody, |blame, call| blame.and(call.source));
-            enough.then(|| (blame(), reason(count, of)))
+        let share = |counts: fn(&&Call) -> bool, rate: f64| {
+            let count = self.last.iter().filter(counts).count();
+            let full = of >= self.settings.last_calls;
+            (full && count > 0 && count as f64 / of as f64 >= rate).then_some(count)
         };
-        let in_a_row = (self.in_a_row >= consecutive_failures)
-            .then_some((self.row, Reason::InARow(self.in_a_row)));
-        let failures = share(|call| call.failed, failure_rate, Reason::Failures);
-        let slow = share(|call| call.slow, slow_rate, Reason::Slow);
-        [in_a_row, failures, slow]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(blame, _)| matches!(blame, Blame::One(_)))
+        if let Some(count) = share(|call| call.slow, self.settings.slow_rate) {
+            let reason = format!("{count} of the last {of} calls were slow");
+            return self.open(reason, outcome, now);
+        }
+        let unexcused = self.in_a_row - self.excused;
+        if unexcused >= self.settings.consecutive_failures || self.in_a_row >= self.max_in_a_row {
+            let reason = format!("{} failures in a row", self.in_a_row);
+            return self.trip(reason, outcome, now);
+        }
+        let count = share(|call| call.failed, self.settings.failure_rate)?;
+        self.trip(
+            format!("{count} of the last {of} calls failed"),
+            outcome,
+            now,
+        )
     }
 
-    fn accuse(&mut self, blame: Blame, reason: Reason, now: Instant) -> Option<Suspicion> {
-        match blame {
-            Blame::One(_) if self.suspect.is_some() => None,
-            Blame::One(source) => {
-                self.suspect = Some(source);
-                Some(Suspicion {
-                    generation: self.generation,
-                    source,
-                    reason,
-                })
-            }
-            Blame::Nobody | Blame::Several => {
-                self.open(reason, now);
-                None
-            }
+    /// Opens it, or asks for the health check that decides.
+    fn trip(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Check> {
+        if outcome == Outcome::Unreachable || self.in_a_row >= self.max_in_a_row {
+            return self.open(reason, outcome, now);
+        }
+        (!self.checking).then(|| self.check(reason, now))
+    }
+
+    fn check(&mut self, reason: String, due: Instant) -> Check {
+        self.checking = true;
+        Check {
+            generation: self.generation,
+            reason,
+            due,
         }
     }
 
-    fn open(&mut self, reason: Reason, now: Instant) {
+    /// Returns the first health check of an upstream that is to be checked again and again.
+    fn open(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Check> {
         let doubled = self.settings.open.saturating_mul(1 << self.opened.min(16));
         let wait = doubled.min(self.settings.max_open);
         self.opened = self.opened.saturating_add(1);
         self.enter(Phase::Open);
-        self.reason = Some(reason);
-        // Up to a tenth longer, so that many nodes do not ask a returning upstream at one moment.
-        self.jitter ^= self.jitter << 13;
-        self.jitter ^= self.jitter >> 7;
-        self.jitter ^= self.jitter << 17;
-        self.open_until = Some(now + wait + wait.mul_f64((self.jitter % 1000) as f64 / 10_000.0));
+        // Where a health check cannot keep it closed, none can close it after a failed probe either.
+        if self.in_a_row < self.max_in_a_row {
+            self.in_a_row = 0;
+        }
+        self.reason = Some(reason.clone());
+        self.open_until = Some(now + wait.mul_f64(1.0 + self.jitter));
+        (outcome == Outcome::Unreachable).then(|| self.check(reason, now + RECHECK))
+    }
+
+    fn close(&mut self) {
+        self.in_a_row = 0;
+        self.enter(Phase::Closed);
     }
 
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.generation += 1;
-        self.in_a_row = 0;
-        self.row = Blame::Nobody;
+        self.excused = 0;
         self.last.clear();
         self.open_until = None;
         self.reason = None;
         self.probing = false;
-        self.suspect = None;
+        self.checking = false;
     }
 }
-
-#[cfg(test)]
-mod tests;

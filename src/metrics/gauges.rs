@@ -4,9 +4,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::{
-    AlertLabels, CacheLabels, ClassLabel, LookLabels, Metrics, TransitionLabels, UpstreamLabel,
+    AlertLabels, CacheLabels, ClassLabel, HealthCheckLabels, Metrics, TransitionLabels,
+    UpstreamLabel,
 };
-use crate::breaker::{Breaker, Finding, Phase};
+use crate::breaker::{Breaker, Phase};
 use crate::cache::Counts;
 use crate::limits::RateClass;
 use crate::model::Sample;
@@ -121,13 +122,13 @@ impl Metrics {
             let counter = self.breaker_transitions.get_or_create(&labels);
             store(&counter, breaker.times_entered(phase));
         }
-        for finding in [Finding::Well, Finding::Down, Finding::Unknown] {
-            let labels = LookLabels {
+        for (result, passed) in [("passed", true), ("failed", false)] {
+            let labels = HealthCheckLabels {
                 upstream: upstream(),
-                found: finding.as_str(),
+                result,
             };
-            let counter = self.breaker_looks.get_or_create(&labels);
-            store(&counter, breaker.times_found(finding));
+            let counter = self.breaker_health_checks.get_or_create(&labels);
+            store(&counter, breaker.health_checks(passed));
         }
     }
 

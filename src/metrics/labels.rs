@@ -121,9 +121,9 @@ pub(super) struct TransitionLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-pub(super) struct LookLabels {
+pub(super) struct HealthCheckLabels {
     pub(super) upstream: String,
-    pub(super) found: &'static str,
+    pub(super) result: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]

@@ -160,9 +160,9 @@ impl Metrics {
             self.breaker_transitions.clone(),
         );
         registry.register(
-            "breaker_looks",
-            "Looks at an upstream before one wallet's failures open its breaker, by what was found",
-            self.breaker_looks.clone(),
+            "breaker_health_checks",
+            "Health checks of an upstream, before its breaker opens and while it refuses connections, by result",
+            self.breaker_health_checks.clone(),
         );
         registry.register(
             "cache_requests",

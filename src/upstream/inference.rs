@@ -2,7 +2,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::Request;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,11 +80,7 @@ impl Node {
     /// Asks for the page that every server of its kind has.
     pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
         const PATIENCE: Duration = Duration::from_secs(2);
-        let page = match self.config.kind {
-            InferenceKind::R3mes => "/health",
-            InferenceKind::OpenAi => "/v1/models",
-        };
-        let request = get(&join(&self.at.url, page)?, self.at.token())?;
+        let request = self.health_request()?;
         let body = self.at.client.fetch(request, PATIENCE, PAGE).await?;
         match self.config.kind {
             InferenceKind::OpenAi if first_model(&body).is_none() => {
@@ -90,6 +88,14 @@ impl Node {
             }
             InferenceKind::OpenAi | InferenceKind::R3mes => Ok(()),
         }
+    }
+
+    pub(super) fn health_request(&self) -> Result<Request<Full<Bytes>>, UpstreamError> {
+        let path = match self.config.kind {
+            InferenceKind::R3mes => "/health",
+            InferenceKind::OpenAi => "/v1/models",
+        };
+        get(&join(&self.at.url, path)?, self.at.token())
     }
 
     /// Whether it takes a text and nothing else.

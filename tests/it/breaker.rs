@@ -1,36 +1,62 @@
-//! The breaker before an inference server: what opens it, what one wallet alone cannot do, and what the operator can.
+//! The breaker of an inference server: what opens it, what a client's requests cannot do, and what the operator can.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use r3mes_edge::Config;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use crate::ops::metrics::metric;
 use crate::support::{
-    Caller, Process, Scripted, Seen, TestServer, Upstream, W1, W2, config_with_inference, edge,
-    eventually,
+    Caller, Process, Scripted, Seen, TestServer, Upstream, W1, W2, W3, config_with_inference,
+    config_with_nodes, edge, eventually,
 };
 
-/// A server before an upstream whose model is known, so that its page is asked for nothing but a second look.
-fn before(upstream: &Upstream) -> Config {
-    let mut config = config_with_inference("openai", upstream);
+/// What fails of an inference server.
+#[derive(Clone, Copy)]
+enum Fails {
+    /// Requests that hold the word "odd": an image sent to a server that takes text only, a format it cannot keep.
+    Odd,
+    /// Every chat.
+    Chats,
+    Everything,
+}
+
+fn answer(seen: &Seen, kind: &str, fails: Fails) -> Scripted {
+    let is_health = matches!(seen.path.as_str(), "/health" | "/v1/models");
+    match fails {
+        Fails::Everything => Scripted::whole(500, "{}"),
+        // Of a health check the status counts, not the content.
+        _ if is_health => Scripted::whole(200, "fine"),
+        Fails::Odd if !seen.body.contains("odd") => match kind {
+            "r3mes" => Scripted::whole(200, "hello"),
+            _ => Scripted::words(&["hello"]),
+        },
+        Fails::Odd | Fails::Chats => Scripted::whole(500, "{}"),
+    }
+}
+
+async fn upstream(kind: &'static str, fails: Fails) -> Upstream {
+    Upstream::start(move |seen| answer(seen, kind, fails)).await
+}
+
+/// The model is known, so that nothing but a health check reads `/v1/models`.
+fn config(kind: &str, upstream: &Upstream) -> Config {
+    let mut config = config_with_inference(kind, upstream);
     config.inference[0].model = "tiny".to_owned();
     config
 }
 
-/// Fails whatever holds the word poison.
-fn fails_on_poison(seen: &Seen) -> Scripted {
-    if seen.body.contains("poison") {
-        Scripted::whole(500, "{}")
-    } else {
-        Scripted::words(&["well"])
-    }
+async fn chat(caller: &Caller) {
+    let answer = caller.post("/chat", &json!({ "message": "hi" })).await;
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"hello\n"[..]));
 }
 
 async fn fail(caller: &Caller) {
-    let poison = json!({ "message": "poison" });
-    let answer = caller.post("/chat", &poison).await;
+    let answer = caller.post("/chat", &json!({ "message": "odd" })).await;
     answer.refused(502, "upstream_bad_response");
 }
 
@@ -39,72 +65,265 @@ async fn breaker(server: &TestServer) -> Value {
     health["breakers"][0].clone()
 }
 
-async fn looks(server: &TestServer, found: &str) -> f64 {
-    let labels = [("upstream", "node"), ("found", found)];
-    metric(server, "r3mes_breaker_looks_total", &labels).await
+async fn reaches(server: &TestServer, state: &str) -> Value {
+    eventually(&format!("the breaker is {state}"), async || {
+        let breaker = breaker(server).await;
+        (breaker["state"] == state).then_some(breaker)
+    })
+    .await
+}
+
+/// Health checks that passed and that failed.
+async fn checks(server: &TestServer) -> (f64, f64) {
+    let count = async |result| {
+        let labels = [("upstream", "node"), ("result", result)];
+        metric(server, "r3mes_breaker_health_checks_total", &labels).await
+    };
+    (count("passed").await, count("failed").await)
+}
+
+async fn checked(server: &TestServer, passed: f64) {
+    eventually("the health check passed", async || {
+        (checks(server).await == (passed, 0.0)).then_some(())
+    })
+    .await;
+}
+
+/// A server that is not up yet: its port is bound, and refuses connections until it listens.
+fn refusing(kind: &str) -> (TcpSocket, Config) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    let mut config = config_with_nodes(kind, &[url]);
+    config.inference[0].name = "node".to_owned();
+    config.inference[0].model = "tiny".to_owned();
+    (socket, config)
+}
+
+const KINDS: [&str; 2] = ["openai", "r3mes"];
+
+fn health_path(kind: &str) -> &'static str {
+    match kind {
+        "r3mes" => "/health",
+        _ => "/v1/models",
+    }
 }
 
 #[tokio::test]
-async fn one_wallets_poison_prompts_do_not_shut_the_door_for_another() {
-    let upstream = Upstream::inference(fails_on_poison).await;
-    let server = TestServer::start(before(&upstream)).await;
-    let (poisoner, other) = (server.payer(W1, 1).await, server.payer(W2, 3).await);
-    for round in 1..=3 {
-        for _ in 0..5 {
-            fail(&poisoner).await;
+async fn odd_requests_of_two_wallets_do_not_shut_a_third_one_out() {
+    for kind in KINDS {
+        let upstream = upstream(kind, Fails::Odd).await;
+        let server = TestServer::start(config(kind, &upstream)).await;
+        let (one, two) = (server.payer(W1, 1).await, server.payer(W2, 1).await);
+        let third = server.payer(W3, 2).await;
+        for failures in 1..=19 {
+            fail(if failures % 2 == 0 { &one } else { &two }).await;
+            if failures % 5 == 0 {
+                checked(&server, f64::from(failures / 5)).await;
+            }
         }
-        eventually("the node's page was asked", async || {
-            (looks(&server, "well").await == f64::from(round)).then_some(())
-        })
-        .await;
-        assert_eq!(upstream.seen("/v1/models").len(), round as usize);
-        let answer = other.post("/chat", &json!({ "message": "hi" })).await;
-        assert_eq!((answer.status, &answer.body[..]), (200, &b"well\n"[..]));
+        chat(&third).await;
+        fail(&one).await;
+        chat(&third).await;
+        assert_eq!(breaker(&server).await["state"], "CLOSED", "{kind}");
+        assert_eq!(upstream.seen(health_path(kind)).len(), 3, "{kind}");
+        server.assert_ledger_adds_up().await;
+    }
+}
+
+#[tokio::test]
+async fn images_and_formats_that_a_server_cannot_take_do_not_shut_others_out() {
+    let upstream = Upstream::inference(|seen| {
+        match seen.body.contains("image_url") || seen.body.contains("json_schema") {
+            true => Scripted::whole(500, r#"{"error":{"message":"not supported"}}"#),
+            false => Scripted::words(&["hello"]),
+        }
+    })
+    .await;
+    let server = TestServer::start(config("openai", &upstream)).await;
+    let odd = [
+        json!({ "messages": [{ "role": "user", "content": [
+            { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAA" } },
+        ] }] }),
+        json!({ "messages": [{ "role": "user", "content": "hi" }], "response_format": {
+            "type": "json_schema", "json_schema": { "name": "x", "schema": { "type": "object" } },
+        } }),
+    ];
+    let callers = [server.payer(W1, 1).await, server.payer(W2, 1).await];
+    let third = server.payer(W3, 20).await;
+    for round in 0..20 {
+        let answer = callers[round % 2]
+            .post("/v1/chat/completions", &odd[round / 10])
+            .await;
+        answer.refused(502, "upstream_bad_response");
+        if round % 5 == 4 {
+            chat(&third).await;
+        }
     }
     assert_eq!(breaker(&server).await["state"], "CLOSED");
-    server.assert_ledger_adds_up().await;
 }
 
 #[tokio::test]
-async fn one_wallets_failures_open_it_where_the_page_does_not_answer_either() {
-    let upstream = Upstream::start(|_| Scripted::whole(500, "{}")).await;
-    let server = TestServer::start(before(&upstream)).await;
+async fn a_server_whose_health_check_fails_too_is_out_of_use_after_five_failures() {
+    for kind in KINDS {
+        let upstream = upstream(kind, Fails::Everything).await;
+        let server = TestServer::start(config(kind, &upstream)).await;
+        let caller = server.payer(W1, 1).await;
+        for _ in 0..5 {
+            fail(&caller).await;
+        }
+        let breaker = reaches(&server, "OPEN").await;
+        assert_eq!(breaker["reason"], "5 failures in a row");
+        assert_eq!(breaker["forced"], false);
+        assert_eq!(checks(&server).await, (0.0, 1.0));
+        assert_eq!(upstream.seen(health_path(kind)).len(), 1);
+        let refused = caller.post("/chat", &json!({ "message": "hi" })).await;
+        refused.refused(503, "circuit_open");
+        server.clock.advance(Duration::from_secs(30));
+        assert_eq!(upstream.seen(health_path(kind)).len(), 1, "it is reachable");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_every_chat_is_out_of_use_after_twenty_failures() {
+    for kind in KINDS {
+        let upstream = upstream(kind, Fails::Chats).await;
+        let server = TestServer::start(config(kind, &upstream)).await;
+        let callers = [server.payer(W1, 1).await, server.payer(W2, 1).await];
+        for failures in 1..=20 {
+            assert_eq!(breaker(&server).await["state"], "CLOSED", "{failures}");
+            fail(&callers[failures % 2]).await;
+            if failures % 5 == 0 && failures < 20 {
+                checked(&server, (failures / 5) as f64).await;
+            }
+        }
+        let breaker = breaker(&server).await;
+        assert_eq!(
+            (&breaker["state"], &breaker["reason"]),
+            (&json!("OPEN"), &json!("20 failures in a row"))
+        );
+        let to = |to| [("upstream", "node"), ("to", to)];
+        let name = "r3mes_breaker_transitions_total";
+        assert_eq!(metric(&server, name, &to("open")).await, 1.0);
+        server.clock.advance(Duration::from_secs(67));
+        fail(&callers[0]).await;
+        assert_eq!(self::breaker(&server).await["state"], "OPEN");
+        assert_eq!(metric(&server, name, &to("half_open")).await, 1.0);
+        assert_eq!(upstream.seen(health_path(kind)).len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refused_its_connections_is_back_within_five_seconds_without_a_paid_request()
+{
+    for kind in KINDS {
+        let (socket, config) = refusing(kind);
+        let server = TestServer::start(config).await;
+        let caller = server.payer(W1, 1).await;
+        for _ in 0..5 {
+            fail(&caller).await;
+        }
+        assert_eq!(breaker(&server).await["state"], "OPEN");
+        server.clock.advance(Duration::from_secs(5));
+        eventually("a health check failed", async || {
+            (checks(&server).await == (0.0, 1.0)).then_some(())
+        })
+        .await;
+        assert_eq!(breaker(&server).await["state"], "OPEN");
+        let listener = socket.listen(64).unwrap();
+        let upstream = Upstream::on(listener, None, move |seen| answer(seen, kind, Fails::Odd));
+        server.clock.advance(Duration::from_secs(5));
+        reaches(&server, "CLOSED").await;
+        assert_eq!(upstream.seen("/").len(), 1);
+        assert_eq!(upstream.seen(health_path(kind)).len(), 1);
+        chat(&caller).await;
+        server.assert_ledger_adds_up().await;
+    }
+}
+
+#[tokio::test]
+async fn health_checks_leave_alone_what_the_operator_opened() {
+    let (socket, config) = refusing("openai");
+    let server = TestServer::start(config).await;
     let caller = server.payer(W1, 1).await;
     for _ in 0..5 {
         fail(&caller).await;
     }
-    let breaker = eventually("it opened", async || {
-        let breaker = breaker(&server).await;
-        (breaker["state"] == "OPEN").then_some(breaker)
-    })
-    .await;
-    assert_eq!(breaker["reason"], "5 failures in a row");
-    assert_eq!(breaker["forced"], false);
-    assert_eq!(looks(&server, "down").await, 1.0);
-    assert_eq!(upstream.seen("/v1/models").len(), 1);
+    let open = json!({ "state": "open" });
+    server
+        .admin()
+        .post("/admin/breakers/node", &open)
+        .await
+        .expect(200);
+    let upstream = Upstream::on(socket.listen(64).unwrap(), None, |_| {
+        Scripted::whole(200, "")
+    });
+    server.clock.advance(Duration::from_secs(1_000));
+    assert_eq!(breaker(&server).await["forced"], true);
+    assert_eq!(checks(&server).await, (0.0, 0.0));
+    assert!(upstream.seen("/").is_empty());
 }
 
 #[tokio::test]
-async fn failures_of_two_wallets_open_it_at_once_and_no_page_is_asked() {
-    let upstream = Upstream::inference(fails_on_poison).await;
-    let server = TestServer::start(before(&upstream)).await;
+async fn the_log_says_once_which_node_failed_how_often_and_that_its_health_check_passed() {
+    let upstream = upstream("r3mes", Fails::Odd).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[[inference]]\nname = \"node\"\nkind = \"r3mes\"\nurl = \"{}\"",
+        upstream.url()
+    );
+    let server = Process::serve(&folder.path().join("edge.db"), &config);
+    let admin = server.admin();
+    let grant = json!({ "amount": 1, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    admin.post(&path, &grant).await.expect(200);
+    let odd = json!({ "message": "odd", "wallet_address": W1 });
+    for _ in 0..9 {
+        admin.post("/chat", &odd).await.expect(502);
+    }
+    let said = || {
+        let log = server.log().into_iter();
+        log.filter(|line| line.contains("health check")).collect()
+    };
+    let said: Vec<String> = eventually("the log says so", async || {
+        Some(said()).filter(|said: &Vec<String>| !said.is_empty())
+    })
+    .await;
+    let wanted = "failures in a row, but the health check passed: it stays closed";
+    assert!(
+        said.len() == 1 && said[0].contains("breaker node: "),
+        "{said:?}"
+    );
+    assert!(said[0].contains(wanted), "{said:?}");
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn after_a_failed_probe_the_health_check_decides() {
+    let healthy = Arc::new(AtomicBool::new(false));
+    let upstream = {
+        let healthy = Arc::clone(&healthy);
+        Upstream::start(move |seen| {
+            let fails = match healthy.load(Ordering::SeqCst) {
+                true => Fails::Odd,
+                false => Fails::Everything,
+            };
+            answer(seen, "openai", fails)
+        })
+        .await
+    };
+    let server = TestServer::start(config("openai", &upstream)).await;
     let (one, other) = (server.payer(W1, 1).await, server.payer(W2, 1).await);
-    for _ in 0..4 {
+    for _ in 0..5 {
         fail(&one).await;
     }
-    fail(&other).await;
-    let refused = one.post("/chat", &json!({ "message": "hi" })).await;
-    refused.refused(503, "circuit_open");
-    assert_eq!(upstream.seen("/v1/models").len(), 0);
-    let to = |to| [("upstream", "node"), ("to", to)];
-    let name = "r3mes_breaker_transitions_total";
-    assert_eq!(metric(&server, name, &to("open")).await, 1.0);
+    reaches(&server, "OPEN").await;
+    healthy.store(true, Ordering::SeqCst);
     server.clock.advance(Duration::from_secs(67));
-    let answer = one.post("/chat", &json!({ "message": "hi" })).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(breaker(&server).await["state"], "CLOSED");
-    assert_eq!(metric(&server, name, &to("half_open")).await, 1.0);
-    assert_eq!(metric(&server, name, &to("closed")).await, 1.0);
+    // The probe is an odd request again.
+    fail(&one).await;
+    reaches(&server, "CLOSED").await;
+    chat(&other).await;
 }
 
 #[tokio::test]
@@ -116,7 +335,7 @@ async fn a_node_that_is_slow_to_the_first_text_of_every_call_is_given_a_rest() {
         scripted
     })
     .await;
-    let mut config = before(&upstream);
+    let mut config = self::config("openai", &upstream);
     config.breaker.slow = Some(Duration::from_secs(20));
     config.breaker.last_calls = 4;
     let server = TestServer::start(config).await;
@@ -145,8 +364,8 @@ async fn a_node_that_is_slow_to_the_first_text_of_every_call_is_given_a_rest() {
 
 #[tokio::test]
 async fn an_admin_opens_a_breaker_until_it_is_reset() {
-    let upstream = Upstream::inference(fails_on_poison).await;
-    let server = TestServer::start(before(&upstream)).await;
+    let upstream = upstream("openai", Fails::Odd).await;
+    let server = TestServer::start(config("openai", &upstream)).await;
     let (admin, payer) = (server.admin(), server.payer(W1, 1).await);
     let hi = json!({ "message": "hi" });
     let opened = admin
@@ -182,8 +401,8 @@ async fn an_admin_opens_a_breaker_until_it_is_reset() {
 
 #[tokio::test]
 async fn a_breaker_is_set_by_an_admin_by_its_name_and_to_what_there_is() {
-    let upstream = Upstream::inference(fails_on_poison).await;
-    let server = TestServer::start(before(&upstream)).await;
+    let upstream = upstream("openai", Fails::Odd).await;
+    let server = TestServer::start(config("openai", &upstream)).await;
     let (admin, payer) = (server.admin(), server.payer(W1, 1).await);
     let (path, open) = ("/admin/breakers/node", json!({ "state": "open" }));
     payer.post(path, &open).await.refused(403, "forbidden");
@@ -211,7 +430,7 @@ async fn a_breaker_is_set_by_an_admin_by_its_name_and_to_what_there_is() {
 
 #[tokio::test]
 async fn the_command_line_lists_opens_and_resets_the_breakers_of_the_running_server() {
-    let upstream = Upstream::inference(fails_on_poison).await;
+    let upstream = upstream("openai", Fails::Odd).await;
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let config = format!(

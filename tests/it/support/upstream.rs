@@ -158,7 +158,7 @@ impl Upstream {
         Ok(Self::on(TcpListener::bind(address).await?, None, script))
     }
 
-    fn on(
+    pub(crate) fn on(
         listener: TcpListener,
         tls: Option<TlsAcceptor>,
         script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
