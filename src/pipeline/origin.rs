@@ -47,7 +47,7 @@ const PROXY_HEADER_PREFIXES: [&str; 9] = [
 ];
 
 /// What shows that a proxy passed a request on; then it says nothing that the peer is local. HTTP/1.0 does too: it is what
-/// nginx's `proxy_pass` speaks, without any header, and no client of today.
+/// `proxy_pass` of older nginx speaks by default, without any header, and no client of today.
 pub(super) fn proxy_sign(head: &Parts) -> Option<&str> {
     if head.version < Version::HTTP_11 {
         return Some("HTTP/1.0");

@@ -1,4 +1,4 @@
-//! HTTP/1.0, as nginx speaks to an upstream by default: an answer without a length ends with its connection, so one that
+//! HTTP/1.0, as older nginx speaks to an upstream by default: an answer without a length ends with its connection, so one that
 //! broke off must end in a reset, and everything before that must arrive.
 
 use std::io::ErrorKind;
