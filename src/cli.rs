@@ -223,7 +223,11 @@ pub(crate) fn run() -> ExitCode {
 }
 
 async fn execute(command: Command, places: &Places, json: bool) -> Result<(), Failure> {
-    let settings = || settings::load(places).map_err(Failure::from);
+    let settings = || {
+        let mut settings = settings::load(places).map_err(Failure::from)?;
+        settings.resolve();
+        Ok::<_, Failure>(settings)
+    };
     // For what makes no database.
     let there = || {
         let settings = settings()?;

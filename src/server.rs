@@ -558,7 +558,8 @@ async fn verify(app: Arc<App>) {
 async fn back_up(app: Arc<App>) {
     const AGAIN: Duration = Duration::from_secs(60);
     let folder = app.config.backup.folder().map(std::path::Path::to_owned);
-    let mut last = app.store.last_backup(folder.clone()).await.unwrap_or(None);
+    let last = app.store.last_backup(folder.clone(), app.clock.now());
+    let mut last = last.await.unwrap_or(None);
     if last.is_some() {
         app.metrics.backed_up(last);
     }
@@ -577,7 +578,10 @@ async fn back_up(app: Arc<App>) {
         let made = async {
             let made = app.back_up().await?;
             let keep = app.config.backup.keep;
-            app.store.thin_out_backups(folder.clone(), keep).await?;
+            let now = app.clock.now();
+            app.store
+                .thin_out_backups(folder.clone(), keep, now)
+                .await?;
             Ok::<_, StoreError>(made)
         };
         match made.await {

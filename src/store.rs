@@ -10,7 +10,7 @@ mod records;
 mod sqlite;
 
 pub use error::StoreError;
-pub use lock::{InstanceLock, LockError};
+pub use lock::{FileFault, InstanceLock, LockError, real_path};
 pub use observer::{Change, Observers, StoreObserver};
 pub use records::{
     Backup, Counted, Done, Earning, EarningsDay, ExportedEntry, Granted, HashratePoint, Kept,
@@ -292,13 +292,18 @@ pub trait Repository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Conflict`] where one is being made; [`StoreError::Unavailable`] where it does not verify.
     async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup, StoreError>;
-    /// When the newest copy there was made.
-    async fn last_backup(&self, folder: Option<PathBuf>) -> Result<Option<Timestamp>, StoreError>;
-    /// Deletes all copies there but the newest `keep`.
+    /// When the newest copy there was made. One that claims to be made after `now` is not it.
+    async fn last_backup(
+        &self,
+        folder: Option<PathBuf>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError>;
+    /// Deletes all copies there but the newest `keep`; those that claim to be made after `now` count as the oldest.
     async fn thin_out_backups(
         &self,
         folder: Option<PathBuf>,
         keep: usize,
+        now: Timestamp,
     ) -> Result<(), StoreError>;
     /// Rolls up samples, deletes what was kept long enough, gives free room back. In steps between which others write.
     ///

@@ -83,7 +83,23 @@ pub(super) fn findings(
     });
     found.push(Finding {
         summary: "the storage takes no writes; is the disk full, or broken?".to_owned(),
-        ..holds("storage_unavailable", Severity::Critical, !reading.is_ready)
+        ..holds(
+            "storage_unavailable",
+            Severity::Critical,
+            !reading.is_ready && store.file_fault.is_none(),
+        )
+    });
+    found.push(Finding {
+        summary: store
+            .file_fault
+            .map(|fault| format!("no writes are taken: {fault}"))
+            .unwrap_or_default(),
+        at_once: true,
+        ..holds(
+            "database_file",
+            Severity::Critical,
+            store.file_fault.is_some(),
+        )
     });
     if let Some(free) = store.disk_free_bytes {
         found.push(Finding {

@@ -18,6 +18,10 @@ use super::admin_key::{Problem, State};
 use super::settings::{HERE, SYSTEM, Settings};
 use super::{Failure, admin_key, client};
 
+/// How long whoever needs the database's lock waits for another process that has it.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(100);
+
 /// The way to the data.
 pub(super) enum Access<T = SqliteStore> {
     /// No server runs: the file is ours until the command ends, or one to be read.
@@ -34,7 +38,7 @@ pub(super) enum Access<T = SqliteStore> {
 impl Access {
     /// Opens the file, or finds the server that has it.
     pub(super) async fn open(database: &Path) -> Result<Self, Failure> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match SqliteStore::open(database, false) {
                 Ok(store) => return Ok(Self::File(store)),
@@ -46,7 +50,7 @@ impl Access {
                 }
                 // A server that is starting has the lock and no address yet.
                 Err(OpenError::Locked(LockError::Held(None))) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(LOCK_RETRY).await;
                 }
                 Err(error) => return Err(open_failure(error)),
             }
@@ -109,6 +113,7 @@ pub(super) fn open_failure(error: OpenError) -> Failure {
         OpenError::Locked(LockError::Held(_)) => Failure::Conflict(text),
         OpenError::Missing(_) => Failure::NotFound(text),
         OpenError::Storage(error) => store_failure(error),
+        OpenError::Changing(_) => Failure::Unavailable(text),
         OpenError::Foreign(_) => Failure::Failed(format!(
             "{text}; if it was one, its first page is damaged: put the newest good copy in its place with restore"
         )),

@@ -49,7 +49,7 @@ pub(super) async fn create(
     let Some(keep) = create.keep else {
         return Ok(());
     };
-    thin_out(database, settings.config.backup.folder(), keep.into())
+    thin_out(database, file.parent(), keep.into(), Clock::default().now())
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }
 
@@ -81,7 +81,10 @@ pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Resul
             file.display()
         );
         if let Some(old) = old {
-            println!("what was there before is kept as {}", old.display());
+            println!(
+                "what was there before is kept as {}; it belongs together with its -wal",
+                old.display()
+            );
         }
     }
     super::admin_key::report(database);
@@ -96,9 +99,9 @@ async fn copy(settings: &Settings, json: bool) -> Result<(PathBuf, Value), Failu
             let _shown = Progress::wait("the server copies, and checks the copy", json);
             let route = ("POST", "/admin/backup");
             let made = ask_patiently(&address, database, route.0, route.1, None, PATIENCE).await?;
-            let name = made["file"].as_str().unwrap_or_default();
-            let beside = backup_file(database, folder, Clock::default().now());
-            Ok((beside.with_file_name(name), made["ledger"].clone()))
+            // Its folder is the server's to choose, whose configuration may be another.
+            let path = made["path"].as_str().unwrap_or_default();
+            Ok((path.into(), made["ledger"].clone()))
         }
         None => {
             let to = backup_file(database, folder, Clock::default().now());

@@ -8,7 +8,7 @@ use r3mes_edge::SqliteStore;
 use r3mes_edge::model::Wallet;
 use serde_json::{Value, json};
 
-use super::settings::{self, Settings};
+use super::settings;
 use super::{Failure, Places, access, admin_key, files};
 
 /// What is written into the configuration, besides what `--listen` and `--database` say.
@@ -31,9 +31,9 @@ pub(super) async fn run(given: &Given, places: &Places, json: bool) -> Result<()
         None => settings::find(None)?,
     };
     // Read before anything is made: with a mistake in it nothing is.
-    let Settings {
-        config: in_force, ..
-    } = settings::read(places, found.clone())?;
+    let mut in_force = settings::read(places, found.clone())?;
+    in_force.resolve();
+    let in_force = in_force.config;
     let config = match found {
         Some(file) => Made { file, new: false },
         None => {

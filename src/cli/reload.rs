@@ -13,7 +13,10 @@ pub(super) async fn reload(places: &Places, in_force: &mut Config, server: &Edge
     let places = places.clone();
     let read = tokio::task::spawn_blocking(move || settings::load(&places)).await;
     let Settings { config, file, .. } = match read {
-        Ok(Ok(settings)) => settings,
+        Ok(Ok(mut settings)) => {
+            settings.resolve();
+            settings
+        }
         Ok(Err(unread)) => return refuse(unread),
         Err(error) => return log::error!("the configuration was not read again: {error}"),
     };

@@ -1,6 +1,8 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
+use r3mes_edge::store::{LockError, OpenError};
 use r3mes_edge::{EdgeServer, SqliteStore, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,8 +31,12 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(failed)?;
     raise_file_limit();
     // The lock first: nothing of the database is looked at before.
-    let store = SqliteStore::open(&config.database, true).map_err(access::open_failure)?;
-    let store = Arc::new(store);
+    let opened = tokio::select! {
+        opened = open(&config.database) => opened?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let store = Arc::new(opened);
     let first_key = admin_key::ensure(&store, &config.database).await?;
     let database = config.database.clone();
     let mut in_force = config.clone();
@@ -85,6 +91,19 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
         _ = interrupt.recv() => log::warn!("ended at once"),
     }
     Ok(())
+}
+
+/// Opens the database. A command may have it for a moment, and a server that stops for some seconds.
+async fn open(database: &Path) -> Result<SqliteStore, Failure> {
+    let deadline = Instant::now() + access::LOCK_TIMEOUT;
+    loop {
+        match SqliteStore::open(database, true) {
+            Err(OpenError::Locked(LockError::Held(_))) if Instant::now() < deadline => {
+                tokio::time::sleep(access::LOCK_RETRY).await;
+            }
+            opened => return opened.map_err(access::open_failure),
+        }
+    }
 }
 
 /// A connection is a file descriptor, and the usual soft limit of 1,024 is meant for programs that use `select`.

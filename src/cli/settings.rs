@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use r3mes_edge::Config;
 use r3mes_edge::config::{Listen, Mistakes, Origins, Reader};
+use r3mes_edge::store::real_path;
 
 use super::{Failure, Places};
 
@@ -15,6 +16,13 @@ pub(super) struct Settings {
     pub(super) origins: Origins,
     /// What was said about it on the command line.
     pub(super) places: Places,
+}
+
+impl Settings {
+    /// Follows symbolic links to the real database, before anything is derived from its name.
+    pub(super) fn resolve(&mut self) {
+        self.config.database = real_path(&self.config.database);
+    }
 }
 
 /// Why there is none.

@@ -1,17 +1,29 @@
+//! One process writes a database: the lock on its file, and the file beside it that tells commands where that process
+//! serves.
+
+mod file;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind::{NotFound, PermissionDenied};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// The right to be the one process that writes a database: a lock (flock) on `<database>.lock`, taken before anything of
-/// the database is looked at. The system gives it back when the process ends, however it ends.
+use self::file::LockedFile;
+pub use self::file::{FileFault, real_path};
+pub(super) use self::file::{FileId, is_locked_here, read_unlocked};
+
+/// The right to be the one process that writes a database: a lock (flock) on the file itself, whatever path leads to it,
+/// and on `<database>.lock`, which holds the address of a server, so that commands find out whether one runs without
+/// opening the database. The system gives it back when the process ends, however it ends.
 ///
 /// ```
 /// use r3mes_edge::store::{InstanceLock, LockError};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
+/// let database = folder.path().join("edge.db");
 /// let held = InstanceLock::acquire(&database)?;
 /// held.announce("http://127.0.0.1:8000")?;
 /// // Whoever comes next hears where to ask instead.
@@ -26,16 +38,23 @@ use std::path::{Path, PathBuf};
 /// ```
 #[derive(Debug)]
 pub struct InstanceLock {
-    file: File,
+    database: PathBuf,
+    announcement: File,
+    /// The database file, and while one is restored the file that takes its place. Closed last.
+    files: Vec<LockedFile>,
+    /// `-wal` and `-shm` as SQLite has them open.
+    logs: OnceLock<Vec<(PathBuf, FileId)>>,
 }
 
 /// Why the lock was not taken; [`InstanceLock`] shows it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process has it; the address it serves on, where it said one.
+    /// Another process has it, or this one already; the address it serves on, where it said one.
     Held(Option<String>),
-    /// The lock file could not be used.
+    /// The database file has so many names.
+    HardLinks(PathBuf, u64),
+    /// The lock file or the database could not be used.
     Io(PathBuf, std::io::Error),
 }
 
@@ -46,6 +65,13 @@ impl std::fmt::Display for LockError {
                 write!(f, "another r3mes-edge serves this database at {address}")
             }
             Self::Held(None) => f.write_str("another r3mes-edge uses this database"),
+            Self::HardLinks(path, links) => {
+                let shown = path.display();
+                write!(
+                    f,
+                    "{shown} has {links} hard links, and SQLite keeps a separate -wal for each name, so that commits would be lost: delete the other names (find / -xdev -samefile {shown}), or give this database a file of its own with cp and mv"
+                )
+            }
             Self::Io(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
         }
     }
@@ -54,29 +80,36 @@ impl std::fmt::Display for LockError {
 impl std::error::Error for LockError {}
 
 impl InstanceLock {
-    /// Takes the lock for `database`, or says who has it.
+    /// Takes the lock for `database`, or says who has it. Where there is no such file yet, the lock file alone is locked.
     ///
     /// # Errors
-    /// [`LockError::Held`] where another process has it, [`LockError::Io`] where the lock file cannot be used.
+    /// [`LockError::Held`] where another process has it, [`LockError::HardLinks`] where the file has other names,
+    /// [`LockError::Io`] where it or the lock file cannot be used.
     pub fn acquire(database: &Path) -> Result<Self, LockError> {
-        let path = database.with_added_extension("lock");
+        let database = real_path(database);
+        let path = lock_file(&database);
         let failed = |error| LockError::Io(path.clone(), error);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {
-                // What a crashed holder left in it is no longer true.
-                file.set_len(0).map_err(failed)?;
-                Ok(Self { file })
-            }
+        let mut announcement = options.mode(0o600).open(&path).map_err(failed)?;
+        match announcement.try_lock() {
+            Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                Err(LockError::Held(address_in(&mut file).map_err(failed)?))
+                let address = address_in(&mut announcement).map_err(failed)?;
+                return Err(LockError::Held(address));
             }
-            Err(TryLockError::Error(error)) => Err(failed(error)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+        // Not the lock file alone: it may have been deleted while somebody held it.
+        let file = LockedFile::lock(&database)?;
+        // What a crashed holder left in it is no longer true.
+        announcement.set_len(0).map_err(failed)?;
+        Ok(Self {
+            database,
+            announcement,
+            files: file.into_iter().collect(),
+            logs: OnceLock::new(),
+        })
     }
 
     /// Where a server serves `database`, if one does and says so. Nothing is made or changed, and no server that starts
@@ -85,7 +118,7 @@ impl InstanceLock {
     /// # Errors
     /// Where the lock file cannot be used.
     pub fn server_of(database: &Path) -> Result<Option<String>, LockError> {
-        let path = database.with_added_extension("lock");
+        let path = lock_file(&real_path(database));
         let failed = |error| LockError::Io(path.clone(), error);
         let mut file = match File::open(&path) {
             Ok(file) => file,
@@ -106,11 +139,59 @@ impl InstanceLock {
     /// # Errors
     /// Where the lock file cannot be written.
     pub fn announce(&self, address: &str) -> std::io::Result<()> {
-        let mut file = &self.file;
+        let mut file = &self.announcement;
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(address.as_bytes())
     }
+
+    /// The database file, for who must read its bytes: nobody else opens it. `None` where there is none.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.files.first().map(LockedFile::file)
+    }
+
+    /// Makes the database file where there is none, readable by its owner only.
+    pub(super) fn create_file(&mut self) -> Result<(), LockError> {
+        if self.files.is_empty() {
+            self.files.extend(LockedFile::create(&self.database)?);
+        }
+        Ok(())
+    }
+
+    /// Locks another file too, which is about to take the database's place.
+    pub(super) fn add(&mut self, file: &Path) -> Result<(), LockError> {
+        self.files.extend(LockedFile::lock(file)?);
+        Ok(())
+    }
+
+    /// From now on `-wal` and `-shm` are watched too; to be called once SQLite has made them.
+    pub(super) fn watch_logs(&self) {
+        let logs = ["-wal", "-shm"].map(|suffix| with_suffix(&self.database, suffix));
+        let logs = logs.into_iter();
+        let logs = logs.filter_map(|path| FileId::at(&path).map(|id| (path, id)));
+        let _ = self.logs.set(logs.collect());
+    }
+
+    /// What happened to the database's files since they were opened. Costs a few calls of stat.
+    pub(super) fn fault(&self) -> Option<FileFault> {
+        let main = self.files.first()?.fault(&self.database);
+        main.or_else(|| {
+            let mut logs = self.logs.get().into_iter().flatten();
+            let is_other = logs.any(|(path, id)| FileId::at(path) != Some(*id));
+            is_other.then_some(FileFault::Log)
+        })
+    }
+}
+
+/// A file that belongs to a database: `-wal`, say.
+pub(super) fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn lock_file(database: &Path) -> PathBuf {
+    database.with_added_extension("lock")
 }
 
 /// What the holder announced.
@@ -125,9 +206,9 @@ fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
 impl Drop for InstanceLock {
     fn drop(&mut self) {
         // Nobody serves there any more.
-        let _ = self.file.set_len(0);
+        let _ = self.announcement.set_len(0);
         // Not left to the file's end: a child that is just being started has a copy of it until it is another program.
-        let _ = self.file.unlock();
+        let _ = self.announcement.unlock();
     }
 }
 
@@ -181,7 +262,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
         let held = InstanceLock::acquire(&database).unwrap();
-        let _copy = held.file.try_clone().unwrap();
+        let _copy = held.announcement.try_clone().unwrap();
         drop(held);
         assert!(InstanceLock::acquire(&database).is_ok());
     }

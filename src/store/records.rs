@@ -9,6 +9,7 @@ pub use miners::{
 };
 pub use once::{Done, Kept, Once};
 
+use super::FileFault;
 use crate::model::{Credits, Timestamp, Wallet};
 
 /// An account.
@@ -251,9 +252,9 @@ pub struct LedgerReport {
 /// let made = store.back_up(None, now).await?;
 /// assert_eq!(made.ledger.wallets, 1);
 /// assert_eq!(verify_backup(&folder.path().join(&made.file))?, made.ledger);
-/// assert_eq!(store.last_backup(None).await?, Some(now));
+/// assert_eq!(store.last_backup(None, now).await?, Some(now));
 /// // The schedule's end of it.
-/// store.thin_out_backups(None, 7).await?;
+/// store.thin_out_backups(None, 7, now).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -261,6 +262,8 @@ pub struct LedgerReport {
 pub struct Backup {
     /// Its name, without the folder.
     pub file: String,
+    /// Where it is, from the root.
+    pub path: String,
     /// Its size.
     pub bytes: u64,
     /// What is in it.
@@ -303,6 +306,8 @@ pub struct StoreGauges {
     pub wal_bytes: u64,
     /// Bytes free on the database's file system, where that can be told.
     pub disk_free_bytes: Option<u64>,
+    /// What is wrong with the database's files, for which it takes no writes.
+    pub file_fault: Option<FileFault>,
 }
 
 #[cfg(test)]

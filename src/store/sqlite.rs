@@ -20,6 +20,7 @@ mod readers;
 mod retention;
 mod row;
 mod sql;
+mod stable_read;
 mod telemetry;
 mod unchanged;
 mod verify;
@@ -35,7 +36,7 @@ pub use reader::SqliteReader;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,11 +49,12 @@ use self::readers::Readers;
 use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unreadable, wallet_at};
 use self::unchanged::{Commits, Unchanged};
 use self::verify::Walk;
-use self::writer::{Room, Writer};
+use self::writer::{Faults, Room, Writer};
+use super::lock::with_suffix;
 use super::{
-    Backup, Change, Counted, Done, Earning, EarningsDay, HashratePoint, InstanceLock, Kept,
-    LeaderboardRow, LedgerEntry, LedgerReport, MinerStats, Observers, Once, Recorded, Repository,
-    Resolution, StoreError, StoreGauges, StoreObserver, Totals, User,
+    Backup, Change, Counted, Done, Earning, EarningsDay, FileFault, HashratePoint, InstanceLock,
+    Kept, LeaderboardRow, LedgerEntry, LedgerReport, MinerStats, Observers, Once, Recorded,
+    Repository, Resolution, StoreError, StoreGauges, StoreObserver, Totals, User, real_path,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
@@ -70,7 +72,8 @@ pub struct SqliteStore {
     backing_up: tokio::sync::Mutex<()>,
     /// When it was last looked for what has been kept long enough.
     cut_at: AtomicI64,
-    lock: Mutex<Option<InstanceLock>>,
+    /// Shared with all that has the file open, so that it goes last.
+    lock: Mutex<Option<Arc<InstanceLock>>>,
     observers: Arc<Observers>,
 }
 
@@ -90,8 +93,9 @@ impl SqliteStore {
     /// before anything is served.
     ///
     /// # Errors
-    /// Where another process has the lock, the file is missing, is no database of ours, or is newer than this program. One
-    /// of an older version is copied and migrated.
+    /// Where another process has the lock, the file has a second hard link, is missing, is no database of ours, or is newer
+    /// than this program; or where it is to be made and parts of another one are there. One of an older version is copied
+    /// and migrated.
     ///
     /// # Example
     /// ```
@@ -110,10 +114,13 @@ impl SqliteStore {
     /// # }
     /// ```
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
-        let lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
+        let path = &real_path(path);
+        let lock = Arc::new(open::lock(path, create)?);
+        // Of a restore that was interrupted: whoever does one has the lock.
+        backup::delete_database(&path.with_added_extension(open::RESTORING));
         let writing = || {
-            let mut connection = open::connect_or_make(path, create)?;
-            migrations::bring_along(&mut connection, path)?;
+            let mut connection = open::connect(path)?;
+            migrations::bring_along(&mut connection, &lock, path)?;
             open::shape(&mut connection, path)?;
             Ok(connection)
         };
@@ -131,12 +138,14 @@ impl SqliteStore {
         let ballast = Ballast::open(path, create);
         let has_imported_keys = keys::has_imported(&connection)?.into();
         let observers = Arc::new(Observers::default());
-        let readers = Readers::open(path, Arc::clone(&observers))?;
-        let log = backup::log_of(path, "-wal");
+        let readers = Readers::open(path, Arc::clone(&lock), Arc::clone(&observers))?;
+        lock.watch_logs();
+        let log = with_suffix(path, "-wal");
         let (gate, observing) = (readers.gate(), Arc::clone(&observers));
         let commits = Commits::default();
         let unchanged = Unchanged::since(commits.clone());
-        let writer = Writer::start(connection, log, ballast, gate, commits, observing)
+        let faults = Faults::new(&connection, ballast, Arc::clone(&lock))?;
+        let writer = Writer::start(connection, log, faults, gate, commits, observing)
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
             path: path.to_owned(),
@@ -157,7 +166,7 @@ impl SqliteStore {
     /// # Errors
     /// Where the lock file cannot be written.
     pub fn announce(&self, address: &str) -> std::io::Result<()> {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock();
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
     }
 
@@ -170,6 +179,15 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<InstanceLock>>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened to the database's files since they were opened.
+    fn file_fault(&self) -> Option<FileFault> {
+        self.lock().as_ref()?.fault()
+    }
+
     /// A piece of long work, one transaction.
     async fn step<T: Send + 'static>(
         &self,
@@ -475,11 +493,15 @@ impl Repository for SqliteStore {
         in_the_background(move || part.finish()).await
     }
 
-    async fn last_backup(&self, folder: Option<PathBuf>) -> Result<Option<Timestamp>, StoreError> {
+    async fn last_backup(
+        &self,
+        folder: Option<PathBuf>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
         let path = self.path.clone();
         blocking(move || {
             let copies = backups(&path, folder.as_deref()).map_err(unavailable)?;
-            Ok(copies.last().map(|(made_at, _)| *made_at))
+            Ok(backup::newest(&copies, now))
         })
         .await
     }
@@ -488,9 +510,10 @@ impl Repository for SqliteStore {
         &self,
         folder: Option<PathBuf>,
         keep: usize,
+        now: Timestamp,
     ) -> Result<(), StoreError> {
         let path = self.path.clone();
-        blocking(move || thin_out(&path, folder.as_deref(), keep).map_err(unavailable)).await
+        blocking(move || thin_out(&path, folder.as_deref(), keep, now).map_err(unavailable)).await
     }
 
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError> {
@@ -636,13 +659,14 @@ impl Repository for SqliteStore {
             pool_in_use: self.readers.in_use(),
             pool_size: Readers::SIZE,
             file_bytes: size(&self.path),
-            wal_bytes: size(&backup::log_of(&self.path, "-wal")),
+            wal_bytes: size(&with_suffix(&self.path, "-wal")),
             disk_free_bytes: disk_free(&self.path),
+            file_fault: self.file_fault(),
         }
     }
 
     fn is_ready(&self) -> bool {
-        self.writer.takes_jobs()
+        self.writer.takes_jobs() && self.file_fault().is_none()
     }
 
     fn close(&self) {
@@ -651,10 +675,10 @@ impl Repository for SqliteStore {
         self.writer.close();
         // From now on another process may write the file.
         self.unchanged.forget();
-        self.lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        // A read that is still under way keeps the lock to its end.
+        if let Some(lock) = self.lock().take() {
+            let _ = lock.announce("");
+        }
     }
 }
 

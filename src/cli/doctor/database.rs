@@ -61,6 +61,10 @@ fn more(first: &str, count: usize) -> String {
 }
 
 fn unreadable(error: &OpenError) -> Check {
+    if let OpenError::Changing(_) = error {
+        let advice = "a server starts, stops or migrates it: run this again";
+        return Check::warning("integrity", error.to_string(), advice);
+    }
     let advice = match error {
         OpenError::Newer { .. } => "use the program that wrote it, or a newer one",
         OpenError::Foreign(_) => {

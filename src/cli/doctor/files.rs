@@ -22,6 +22,16 @@ pub(super) fn all(config: &Config, runs: bool) -> Vec<Check> {
         )];
     };
     let mut checks = vec![mine("database", database, &about, &about)];
+    if about.nlink() > 1 {
+        checks.push(Check::problem(
+            "database",
+            format!("{} has {} hard links", database.display(), about.nlink()),
+            format!(
+                "delete the other names, which find / -xdev -samefile '{}' lists: a server that finds one does not start, and one that runs takes no writes",
+                database.display()
+            ),
+        ));
+    }
     for suffix in ["-wal", "-shm"] {
         let mut file = OsString::from(database);
         file.push(suffix);
@@ -247,7 +257,9 @@ pub(super) fn backups(config: &Config) -> Vec<Check> {
         .filter(|check| check.advice.is_some());
     let mut checks: Vec<_> = open.take(3).collect();
     let by_hand = "make one now: r3mes-edge backup create";
-    checks.push(match (made.last(), config.backup.every) {
+    let now = Clock::default().now();
+    let newest = made.iter().rfind(|(made_at, _)| *made_at <= now);
+    checks.push(match (newest, config.backup.every) {
         (None, None) => Check::warning(
             NAME,
             "there is no copy, and none is made by schedule",
@@ -257,7 +269,7 @@ pub(super) fn backups(config: &Config) -> Vec<Check> {
         (Some((newest, _)), every) => {
             let found = format!("{} copies, the newest of {newest}", made.len());
             // One may be late by as much as the server was down.
-            let late = every.is_some_and(|every| newest.plus(every * 2) < Clock::default().now());
+            let late = every.is_some_and(|every| newest.plus(every * 2) < now);
             if late {
                 Check::warning(NAME, format!("{found}, older than backup.every"), by_hand)
             } else {

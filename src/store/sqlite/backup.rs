@@ -1,6 +1,5 @@
 //! Copies of the whole database, each a file that stands on its own.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Error, ErrorKind};
 use std::num::NonZeroU64;
@@ -9,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use rustix::fs::{Advice, fadvise};
 
 use super::open::{self, OpenError};
-use super::{sql, unavailable, verify};
+use super::{sql, stable_read, unavailable, verify};
 use crate::model::Timestamp;
-use crate::store::{Backup, InstanceLock, LedgerReport, StoreError};
+use crate::store::lock::with_suffix;
+use crate::store::{Backup, InstanceLock, LedgerReport, StoreError, real_path};
 
 /// Copies `database`, as it is at one moment, to the new file `to`; verified before it gets its name. Others may read and
 /// write the database meanwhile: what they commit after the copy began is not in it, and nobody waits. Blocks until it is
@@ -45,9 +45,7 @@ use crate::store::{Backup, InstanceLock, LedgerReport, StoreError};
 /// # }
 /// ```
 pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
-    if !database.exists() {
-        return Err(OpenError::Missing(database.to_owned()));
-    }
+    let database = &real_path(database);
     if to.exists() {
         return Err(OpenError::Io(
             to.to_owned(),
@@ -67,7 +65,7 @@ const EXTENSION: &str = "backup";
 /// it again.
 #[must_use]
 pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> PathBuf {
-    let name = database.with_added_extension(format!("{}.{EXTENSION}", now.compact()));
+    let name = real_path(database).with_added_extension(format!("{}.{EXTENSION}", now.compact()));
     match (folder, name.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),
         _ => name,
@@ -95,7 +93,7 @@ pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> Pa
 /// for day in days {
 ///     back_up(&database, &backup_file(&database, None, day))?;
 /// }
-/// thin_out(&database, None, 2)?;
+/// thin_out(&database, None, 2, days[2])?;
 /// let left: Vec<_> = backups(&database, None)?.into_iter().map(|(made_at, _)| made_at).collect();
 /// assert_eq!(left, days[1..]);
 /// # drop(store);
@@ -106,7 +104,7 @@ pub fn backups(
     database: &Path,
     folder: Option<&Path>,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
-    files(database, folder, EXTENSION)
+    files(&real_path(database), folder, EXTENSION)
 }
 
 /// The files of a kind that are named after `database` and a moment, in the order of these.
@@ -133,14 +131,21 @@ pub(super) fn files(
     Ok(files)
 }
 
-/// Deletes all copies but the newest `keep`, and what crashes left of others; [`backups`] shows it.
+/// Deletes all copies but the newest `keep`, and what crashes left of others; [`backups`] shows it. Copies made while the
+/// clock was ahead of `now` count as the oldest: else they would be kept, and each new one deleted.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file cannot be deleted.
-pub fn thin_out(database: &Path, folder: Option<&Path>, keep: usize) -> std::io::Result<()> {
-    let copies = files(database, folder, EXTENSION)?;
-    let newest = copies.last().map(|(made_at, _)| *made_at);
-    let unfinished = files(database, folder, "backup.part")?;
+pub fn thin_out(
+    database: &Path,
+    folder: Option<&Path>,
+    keep: usize,
+    now: Timestamp,
+) -> std::io::Result<()> {
+    let mut copies = backups(database, folder)?;
+    copies.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
+    let newest = newest(&copies, now);
+    let unfinished = files(&real_path(database), folder, "backup.part")?;
     // One that was begun before the newest copy was made, an hour and more, is nobody's any more.
     let left = unfinished.into_iter().filter(|(begun, _)| {
         newest.is_some_and(|newest| begun.plus(Duration::from_secs(3600)) < newest)
@@ -149,6 +154,12 @@ pub fn thin_out(database: &Path, folder: Option<&Path>, keep: usize) -> std::io:
         std::fs::remove_file(old)?;
     }
     Ok(())
+}
+
+/// When the newest of some copies was made that is not of the future.
+pub(super) fn newest(copies: &[(Timestamp, PathBuf)], now: Timestamp) -> Option<Timestamp> {
+    let made_at = copies.iter().map(|(made_at, _)| *made_at);
+    made_at.filter(|made_at| *made_at <= now).max()
 }
 
 /// Checks a copy: every page, and every wallet's ledger.
@@ -170,21 +181,25 @@ pub fn thin_out(database: &Path, folder: Option<&Path>, keep: usize) -> std::io:
 /// # }
 /// ```
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
-    let connection = open::reading(file)?;
-    open::version(&connection, file)?;
+    stable_read::read(&real_path(file), |connection| verify(connection, file))
+}
+
+fn verify(connection: &Connection, file: &Path) -> Result<LedgerReport, OpenError> {
+    open::version(connection, file)?;
     let damage: String = connection.query_row(sql::INTEGRITY, [], |row| row.get(0))?;
-    let mut report = verify::verify(&connection)?;
+    let mut report = verify::verify(connection)?;
     if damage != "ok" {
         report.mistakes.insert(0, damage);
     }
     Ok(report)
 }
 
-/// Puts a verified copy in the place of `database`, which no server may have; returns where the old one is kept, if there
-/// was one: under its own name with `.` and `kept` behind it. The copy stays where it is.
+/// Puts a verified copy in the place of `database`, which no server may have, and verifies it there; returns where the old
+/// one is kept, if there was one: under its own name with `.` and `kept` behind it, and its `-wal`, `-shm` and `-journal`
+/// beside it. What is left of one whose file is missing is moved away in the same way. The copy stays where it is.
 ///
 /// # Errors
-/// Where the copy does not verify, a server has the database, or the file system refuses; then nothing has changed.
+/// Where the copy does not verify, a server has the database, or the file system refuses; then everything is as it was.
 ///
 /// # Example
 /// ```
@@ -213,35 +228,84 @@ pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
 /// # }
 /// ```
 pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<PathBuf>, OpenError> {
+    let (backup, database) = (&real_path(backup), &real_path(database));
     if !backup.exists() {
         return Err(OpenError::Missing(backup.to_owned()));
     }
-    let _lock = InstanceLock::acquire(database).map_err(OpenError::Locked)?;
+    let mut lock = InstanceLock::acquire(database).map_err(OpenError::Locked)?;
+    let part = database.with_added_extension(open::RESTORING);
+    delete_database(&part);
     // Not the file alone: what a crashed server committed may stand in a log beside it.
-    let part = database.with_added_extension("restoring");
     snapshot(backup, &part)?;
-    hand_over(&part, database)?;
-    let mut old = None;
-    if database.exists() {
-        // Opened and closed, what its log holds is in the file. Where that fails, the log goes with it.
-        drop(open::writing(database, false));
-        let aside = database.with_added_extension(kept);
-        // Under two names for a moment, so that there is always a database here.
-        std::fs::hard_link(database, &aside)
-            .map_err(|error| OpenError::Io(aside.clone(), error))?;
-        for log in ["-wal", "-shm"] {
-            let from = log_of(database, log);
-            match std::fs::rename(&from, log_of(&aside, log)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(OpenError::Io(from, error));
+    hand_over(&part, database).inspect_err(|_| delete_database(&part))?;
+    // Before it has its name, so that no server is the first to lock it.
+    lock.add(&part).map_err(OpenError::Locked)?;
+    let moved = Moved::aside(database, &database.with_added_extension(kept))
+        .inspect_err(|_| delete_database(&part))?;
+    let placed = put(&part, database).and_then(|()| verify_in_place(database));
+    if let Err(error) = placed {
+        delete_database(&part);
+        delete_database(database);
+        moved.put_back();
+        return Err(error);
+    }
+    Ok(moved.0.into_iter().next().map(|(_, to)| to))
+}
+
+/// The file of a database and those that SQLite has beside it.
+const PARTS: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+/// Deletes a database that is not to be used any more, as far as there is one.
+pub(super) fn delete_database(database: &Path) {
+    for part in PARTS {
+        let _ = std::fs::remove_file(with_suffix(database, part));
+    }
+}
+
+/// The files of a database that were moved away: from where, and where to.
+struct Moved(Vec<(PathBuf, PathBuf)>);
+
+impl Moved {
+    /// Moves what there is, the file before its logs: a crash in between must not leave it without them.
+    fn aside(database: &Path, aside: &Path) -> Result<Self, OpenError> {
+        let mut moved = Self(Vec::new());
+        for part in PARTS {
+            let (from, to) = (with_suffix(database, part), with_suffix(aside, part));
+            let renamed = match to.symlink_metadata() {
+                Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+                Err(_) => std::fs::rename(&from, &to),
+            };
+            match renamed {
+                Ok(()) => moved.0.push((from, to)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    moved.put_back();
+                    return Err(OpenError::Io(to, error));
                 }
-                Ok(()) | Err(_) => {}
             }
         }
-        old = Some(aside);
+        Ok(moved)
     }
-    put(&part, database)?;
-    Ok(old)
+
+    /// The logs first: a file is never without them.
+    fn put_back(self) {
+        for (from, to) in self.0.into_iter().rev() {
+            if let Err(error) = std::fs::rename(&to, &from) {
+                log::error!(
+                    "{} could not be moved back to {}: {error}",
+                    to.display(),
+                    from.display()
+                );
+            }
+        }
+    }
+}
+
+/// Verifies a database under its own name, opened as the server does: what SQLite would find beside it counts too.
+fn verify_in_place(database: &Path) -> Result<(), OpenError> {
+    let connection = open::connect(database)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    without_mistakes(database, verify(&connection, database)?).map(drop)
 }
 
 /// Gives a file that is to be the database to whom its folder belongs: root restores for the user that serves.
@@ -265,27 +329,32 @@ fn snapshot(from: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
 
 /// What is in a copy, which must be without a mistake.
 pub(super) fn whole(copy: &Path) -> Result<LedgerReport, OpenError> {
-    let report = verify_backup(copy)?;
+    without_mistakes(copy, verify_backup(copy)?)
+}
+
+fn without_mistakes(file: &Path, report: LedgerReport) -> Result<LedgerReport, OpenError> {
     match report.mistakes.first() {
         None => Ok(report),
-        Some(mistake) => Err(OpenError::Damaged(copy.to_owned(), mistake.clone())),
+        Some(mistake) => Err(OpenError::Damaged(file.to_owned(), mistake.clone())),
     }
 }
 
+/// Copies the database at a real path to `to`, whatever is there.
 pub(super) fn copy(database: &Path, to: &Path) -> Result<(), OpenError> {
     let failed = |error: Error| OpenError::Io(to.to_owned(), error);
     let name = to
         .to_str()
         .ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
-    // Left by one that was cut short.
-    let _ = std::fs::remove_file(to);
-    open::empty(to).map_err(failed)?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    open::version(&connection, database)?;
-    connection.execute(sql::VACUUM_INTO, [name])?;
-    Ok(())
+    stable_read::read(database, |connection| {
+        // Left by one that was cut short, or of a file that was changed meanwhile.
+        let _ = std::fs::remove_file(to);
+        open::empty(to).map_err(failed)?;
+        open::version(connection, database)?;
+        // The copy is written by the same connection.
+        connection.pragma_update(None, "query_only", false)?;
+        connection.execute(sql::VACUUM_INTO, [name])?;
+        Ok(())
+    })
 }
 
 /// Gives a whole file its name, on the disk: a crash leaves it under the one or the other.
@@ -298,12 +367,6 @@ pub(super) fn put(part: &Path, to: &Path) -> Result<(), OpenError> {
     File::open(open::folder_of(to))
         .and_then(|folder| folder.sync_all())
         .map_err(failed)
-}
-
-pub(super) fn log_of(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(database);
-    name.push(suffix);
-    name.into()
 }
 
 /// A copy that is not whole yet and has no name of its own; dropped before it has, it goes.
@@ -351,8 +414,10 @@ impl Part {
         put(&self.part, &self.to).map_err(unavailable)?;
         let bytes = std::fs::metadata(&self.to).map_or(0, |file| file.len());
         let file = self.to.file_name().unwrap_or_default().to_string_lossy();
+        let path = std::path::absolute(&self.to).unwrap_or(self.to.clone());
         Ok(Backup {
             file: file.into_owned(),
+            path: path.to_string_lossy().into_owned(),
             bytes,
             ledger,
         })

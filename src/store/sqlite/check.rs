@@ -3,8 +3,8 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{migrations, sql, verify};
-use crate::store::LedgerReport;
+use super::{migrations, sql, stable_read, verify};
+use crate::store::{LedgerReport, real_path};
 
 /// What a database was found to be by [`check_database`] or [`glance`].
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -26,10 +26,11 @@ impl Check {
 }
 
 /// Looks at everything in a database: every page, the schema, what rows refer to, every wallet's ledger. Beside a running
-/// server too; nothing is changed.
+/// server too, and one that starts or ends meanwhile; nothing is changed.
 ///
 /// # Errors
-/// Where it is no database of ours, of a newer version, or cannot be read. What is wrong with it is in the answer.
+/// Where it is no database of ours, of a newer version, or cannot be read; [`OpenError::Changing`] where others changed it
+/// too often for an answer. What is wrong with it is in the answer.
 ///
 /// # Example
 /// ```
@@ -51,10 +52,12 @@ impl Check {
 /// # }
 /// ```
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
-    let connection = open::reading(database)?;
-    let mut found = look(&connection, database, sql::INTEGRITY_ALL)?;
-    found.mistakes.extend(broken_references(&connection, 100)?);
-    Ok(found)
+    let database = &real_path(database);
+    stable_read::read(database, |connection| {
+        let mut found = look(connection, database, sql::INTEGRITY_ALL)?;
+        found.mistakes.extend(broken_references(connection, 100)?);
+        Ok(found)
+    })
 }
 
 /// Rows that refer to what is not there, a sentence each, at most `most`.
@@ -89,8 +92,10 @@ fn broken(connection: &Connection, statement: &str, most: usize) -> rusqlite::Re
 /// # Errors
 /// As [`check_database`].
 pub fn glance(database: &Path) -> Result<Check, OpenError> {
-    let connection = open::reading(database)?;
-    look(&connection, database, sql::INTEGRITY_QUICK)
+    let database = &real_path(database);
+    stable_read::read(database, |connection| {
+        look(connection, database, sql::INTEGRITY_QUICK)
+    })
 }
 
 fn look(connection: &Connection, database: &Path, integrity: &str) -> Result<Check, OpenError> {

@@ -61,13 +61,14 @@ impl LedgerExport {
     /// Where it is no database of ours or cannot be read, or holds no account of `wallet`.
     pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
         let mut reader = SqliteReader::of_any_version(database)?;
-        let connection = reader.connection()?;
-        if let Some(wallet) = &wallet
-            && accounts::balance(connection, wallet)?.is_none()
-        {
-            return Err(OpenError::Storage(StoreError::UserNotFound));
-        }
-        let last = connection.query_row(sql::SELECT_LAST_ENTRY, [], |row| row.get(0))?;
+        let last = reader.read(|c| {
+            if let Some(wallet) = &wallet
+                && accounts::balance(c, wallet)?.is_none()
+            {
+                return Err(OpenError::Storage(StoreError::UserNotFound));
+            }
+            Ok(c.query_row(sql::SELECT_LAST_ENTRY, [], |row| row.get(0))?)
+        })?;
         Ok(Self {
             reader,
             wallet,
@@ -94,17 +95,19 @@ impl LedgerExport {
             })
         };
         let bounds = (self.after, self.last, count(Self::ROWS));
-        let connection = self.reader.connection()?;
-        let rows = match &self.wallet {
-            None => connection
-                .prepare_cached(sql::SELECT_ENTRIES)?
-                .query_map(params![bounds.0, bounds.1, bounds.2], read)?
-                .collect::<rusqlite::Result<Vec<_>>>()?,
-            Some(wallet) => connection
-                .prepare_cached(sql::SELECT_ENTRIES_OF_WALLET)?
-                .query_map(params![bounds.0, bounds.1, bounds.2, wallet.as_str()], read)?
-                .collect::<rusqlite::Result<Vec<_>>>()?,
-        };
+        let wallet = &self.wallet;
+        let rows = self.reader.read(|c| {
+            Ok(match wallet {
+                None => c
+                    .prepare_cached(sql::SELECT_ENTRIES)?
+                    .query_map(params![bounds.0, bounds.1, bounds.2], read)?
+                    .collect::<rusqlite::Result<Vec<_>>>()?,
+                Some(wallet) => c
+                    .prepare_cached(sql::SELECT_ENTRIES_OF_WALLET)?
+                    .query_map(params![bounds.0, bounds.1, bounds.2, wallet.as_str()], read)?
+                    .collect::<rusqlite::Result<Vec<_>>>()?,
+            })
+        })?;
         if let Some(last) = rows.last() {
             self.after = last.entry.id;
         }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{check, sql};
-use crate::store::{InstanceLock, LockError, StoreError};
+use super::{check, sql, stable_read};
+use crate::store::{InstanceLock, LockError, StoreError, real_path};
 
 pub(super) use self::before::verify_aside;
 pub(super) use self::rest::{go_on, waits};
@@ -183,24 +183,23 @@ pub fn migrate_database(
     to: Option<i64>,
     dry_run: bool,
 ) -> Result<Migrated, OpenError> {
-    if !database.exists() {
-        return Err(OpenError::Missing(database.to_owned()));
-    }
+    let database = &real_path(database);
     let to = to.unwrap_or(SCHEMA_VERSION);
-    let lock = InstanceLock::acquire(database);
-    let is_there = || Ok::<_, OpenError>(open::version(&open::reading(database)?, database)? == to);
-    match lock {
+    let is_there = || stable_read::read(database, |c| Ok(open::version(c, database)? == to));
+    match open::lock(database, false) {
         // Who serves knows nothing of what is left.
-        Err(LockError::Held(_)) if !dry_run && to < SCHEMA_VERSION && is_there()? => {
+        Err(OpenError::Locked(LockError::Held(_)))
+            if !dry_run && to < SCHEMA_VERSION && is_there()? =>
+        {
             finish(&open::connect(database)?, database, to, false)
         }
-        Err(error) => Err(OpenError::Locked(error)),
-        Ok(_lock) => {
+        Err(error) => Err(error),
+        Ok(lock) => {
             let mut connection = open::connect(database)?;
             if open::version(&connection, database)? == to && !dry_run {
                 return finish(&connection, database, to, true);
             }
-            migrate(&mut connection, database, to, dry_run, SMALL)
+            migrate(&mut connection, &lock, database, to, dry_run, SMALL)
         }
     }
 }
@@ -243,10 +242,14 @@ fn finish(
 }
 
 /// Brings a file of an older version to this program's. Call it under the instance lock.
-pub(super) fn bring_along(connection: &mut Connection, database: &Path) -> Result<(), OpenError> {
+pub(super) fn bring_along(
+    connection: &mut Connection,
+    lock: &InstanceLock,
+    database: &Path,
+) -> Result<(), OpenError> {
     // What it is, if it is fresh or none of ours, is told by who shapes it.
     if let Ok(1..SCHEMA_VERSION) = open::version(connection, database) {
-        let done = migrate(connection, database, SCHEMA_VERSION, false, SMALL)?;
+        let done = migrate(connection, lock, database, SCHEMA_VERSION, false, SMALL)?;
         log::info!("{}", done.to_string().replace('\n', ". "));
     }
     Ok(())
@@ -255,6 +258,7 @@ pub(super) fn bring_along(connection: &mut Connection, database: &Path) -> Resul
 /// The same on a connection to it, under its lock; `small` is the size up to which nothing is left for later.
 fn migrate(
     connection: &mut Connection,
+    lock: &InstanceLock,
     database: &Path,
     to: i64,
     dry_run: bool,
@@ -288,7 +292,7 @@ fn migrate(
             unfinished: false,
         });
     }
-    let mut backup = before::copy(database, from)?;
+    let mut backup = before::copy(database, lock, from)?;
     let changed = || {
         if at_once {
             backup = before::verify(&backup)?;

@@ -7,7 +7,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{sql, storage_error};
-use crate::store::{LockError, StoreError};
+use crate::store::lock::with_suffix;
+use crate::store::{InstanceLock, LockError, StoreError};
 
 /// Why a database was not opened; [`SqliteStore::open`](super::SqliteStore::open) shows two of them.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub enum OpenError {
     },
     /// Its pages or its ledger are not as they were written; what is wrong first.
     Damaged(PathBuf, String),
+    /// It was changed again and again while it was read, so that nothing can be said about it.
+    Changing(PathBuf),
+    /// There is no database, but this file of one, so none is made.
+    Leftover(PathBuf),
     /// The file system refused.
     Io(PathBuf, std::io::Error),
     /// SQLite refused.
@@ -54,6 +59,16 @@ impl std::fmt::Display for OpenError {
                 )
             }
             Self::Damaged(path, what) => write!(f, "{} is damaged: {what}", path.display()),
+            Self::Changing(path) => write!(
+                f,
+                "{} was being changed while it was read, which says nothing about its state; run this again",
+                path.display()
+            ),
+            Self::Leftover(path) => write!(
+                f,
+                "{} belongs to a database whose file is missing or empty, so no new one is made: put that file back beside it, or run r3mes-edge restore FILE, which moves it out of the way",
+                path.display()
+            ),
             Self::Io(path, error) => write!(f, "cannot use {}: {error}", path.display()),
             Self::Storage(error) => error.fmt(f),
         }
@@ -82,24 +97,51 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Statements kept ready per connection; there are about forty.
 pub(super) const PREPARED: usize = 64;
 
-/// Opens the one writing connection and brings the file into shape; it must not be of an older version. Call it under the
-/// instance lock.
-pub(super) fn writing(path: &Path, create: bool) -> Result<Connection, OpenError> {
-    let mut connection = connect_or_make(path, create)?;
+/// What a restore makes of a copy before it takes the database's place.
+pub(super) const RESTORING: &str = "restoring";
+
+/// Locks the database at a real path, which is made where it is missing and `create` says so.
+pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError> {
+    let exists = || path.symlink_metadata().is_ok();
+    if !create && !exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let mut lock = InstanceLock::acquire(path).map_err(OpenError::Locked)?;
+    let length = |file: &Path| std::fs::metadata(file).map_or(0, |about| about.len());
+    let has_content = |file: &PathBuf| length(file) > 0;
+    let [wal, journal] = ["-wal", "-journal"].map(|suffix| with_suffix(path, suffix));
+    let restoring = path.with_added_extension(RESTORING);
+    // SQLite would begin anew and delete the log, and every commit in it. A fresh file has a journal before its first page.
+    let leftover = match exists() {
+        true if length(path) > 0 => None,
+        true => Some(wal).filter(has_content),
+        false => [wal, journal, restoring].into_iter().find(has_content),
+    };
+    if let Some(leftover) = leftover {
+        return Err(OpenError::Leftover(leftover));
+    }
+    if create {
+        // -wal and -shm take its mode.
+        lock.create_file().map_err(OpenError::Locked)?;
+    } else if !exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    Ok(lock)
+}
+
+/// Opens a file as a server does that has its lock.
+#[cfg(test)]
+pub(super) fn writing(path: &Path) -> Result<Connection, OpenError> {
+    let mut connection = connect(path)?;
     shape(&mut connection, path)?;
     Ok(connection)
 }
 
-/// A connection that can write to a file, which is made where it is missing and `create` says so.
-pub(super) fn connect_or_make(path: &Path, create: bool) -> Result<Connection, OpenError> {
-    if !path.exists() {
-        if !create {
-            return Err(OpenError::Missing(path.to_owned()));
-        }
-        // -wal and -shm take its mode.
-        empty(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-    }
-    connect(path)
+/// A new database, for tests of what is inside one.
+#[cfg(test)]
+pub(super) fn fresh(path: &Path) -> Connection {
+    drop(empty(path).unwrap());
+    writing(path).unwrap()
 }
 
 /// Makes an empty file; here and not by SQLite, so that nobody else can read it for a moment.
@@ -173,53 +215,6 @@ fn refusal((application, found): (i64, i64), path: &Path) -> OpenError {
     }
 }
 
-/// Opens a file that no server has, to be read; nothing in it or beside it is changed.
-pub(super) fn reading(path: &Path) -> Result<Connection, OpenError> {
-    if !path.exists() {
-        return Err(OpenError::Missing(path.to_owned()));
-    }
-    let text = path.to_string_lossy();
-    let mut address = String::from("file:");
-    for character in text.chars() {
-        match character {
-            '%' => address.push_str("%25"),
-            '?' => address.push_str("%3f"),
-            '#' => address.push_str("%23"),
-            other => address.push(other),
-        }
-    }
-    // Reading a database in WAL mode makes files beside it, unless it is said that nobody writes it. Without a log
-    // nobody does; with one, the log must be read too. Where the index of the log is missing, whoever wrote it is gone:
-    // made anew it stays in memory, if the file is this connection's alone, and such a lock cannot be had for reading.
-    let beside = |end: &str| Path::new(&format!("{text}{end}")).exists();
-    let alone = beside("-wal") && !beside("-shm");
-    address.push_str("?mode=ro");
-    if alone {
-        address.push_str("&vfs=unix-none");
-    } else if !beside("-wal") && is_in_wal_mode(path) {
-        address.push_str("&immutable=1");
-    }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(address, flags)?;
-    if alone {
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.pragma_update(None, "locking_mode", "exclusive")?;
-    }
-    connection.pragma_update(None, "query_only", true)?;
-    connection.pragma_update(None, "trusted_schema", false)?;
-    Ok(connection)
-}
-
-/// Bytes 18 and 19 of a database's header are 2 in WAL mode (SQLite, "Database File Format", 1.3.3).
-fn is_in_wal_mode(path: &Path) -> bool {
-    let mut header = [0; 20];
-    let read = std::fs::File::open(path)
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
-    read.is_ok() && header[18] == 2
-}
-
 /// The version of a file, which must be a database of ours and no newer than this program.
 pub(super) fn version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
     match stamps(connection, path)? {
@@ -271,15 +266,15 @@ mod tests {
     fn a_missing_a_foreign_and_a_newer_file_are_refused_untouched() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
-        assert!(matches!(writing(&path, false), Err(OpenError::Missing(_))));
-        assert!(!path.exists());
+        assert!(matches!(lock(&path, false), Err(OpenError::Missing(_))));
+        assert!(folder.path().read_dir().unwrap().next().is_none());
 
         std::fs::write(
             &path,
             "this is a letter to my mother, and it is longer than a header",
         )
         .unwrap();
-        assert!(matches!(writing(&path, true), Err(OpenError::Foreign(_))));
+        assert!(matches!(writing(&path), Err(OpenError::Foreign(_))));
         std::fs::remove_file(&path).unwrap();
 
         Connection::open(&path)
@@ -287,21 +282,41 @@ mod tests {
             .execute_batch("CREATE TABLE theirs (n)")
             .unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(matches!(writing(&path, true), Err(OpenError::Foreign(_))));
+        assert!(matches!(writing(&path), Err(OpenError::Foreign(_))));
         assert_eq!(std::fs::read(&path).unwrap(), before);
         std::fs::remove_file(&path).unwrap();
 
-        writing(&path, true)
-            .unwrap()
+        fresh(&path)
             .pragma_update(None, "user_version", 99)
             .unwrap();
         assert!(matches!(
-            writing(&path, true),
+            writing(&path),
             Err(OpenError::Newer {
                 found: 99,
                 known: SCHEMA_VERSION
             })
         ));
+    }
+
+    #[test]
+    fn no_database_is_made_beside_what_is_left_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.db");
+        for (suffix, beside_an_empty_file) in
+            [("-wal", true), ("-journal", false), (".restoring", false)]
+        {
+            let left = with_suffix(&path, suffix);
+            std::fs::write(&left, "something").unwrap();
+            assert!(matches!(lock(&path, true), Err(OpenError::Leftover(file)) if file == left));
+            assert!(!path.exists());
+            std::fs::write(&path, "").unwrap();
+            assert_eq!(lock(&path, true).is_err(), beside_an_empty_file, "{suffix}");
+            std::fs::remove_file(&path).unwrap();
+            // An empty one is all that a process leaves that was killed at once.
+            std::fs::write(&left, "").unwrap();
+            assert!(lock(&path, true).is_ok());
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     #[cfg(unix)]
@@ -310,7 +325,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
-        let _connection = writing(&path, true).unwrap();
+        let _connection = fresh(&path);
         for suffix in ["", "-wal", "-shm"] {
             let file = format!("{}{suffix}", path.display());
             assert_eq!(
@@ -324,7 +339,7 @@ mod tests {
     #[test]
     fn every_statement_is_answered_by_an_index() {
         let folder = tempfile::tempdir().unwrap();
-        let connection = writing(&folder.path().join("edge.db"), true).unwrap();
+        let connection = fresh(&folder.path().join("edge.db"));
         for (name, statement) in super::super::sql::ALL {
             let mut plan = connection
                 .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))

@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use self::read::Record;
+use super::stable_read::StableReader;
 use super::writer::Room;
 use super::{OpenError, SqliteStore, count, open, sql, storage_error};
 use crate::model::{Timestamp, Wallet};
-use crate::store::StoreError;
+use crate::store::{StoreError, real_path};
 
 /// The tables of an [`R3mesDatabase`] that are taken over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +107,7 @@ impl R3mesDatabase {
     /// Where there is none, or it has none of the tables.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let refused = |why| OpenError::NotR3mes(path.to_owned(), why);
-        let this = open::reading(path).map(Self)?;
+        let this = Self(StableReader::open(&real_path(path))?.into_connection());
         // All pages are read from one moment: a backend that still runs must not move credits in between.
         let begun = this.0.execute_batch("BEGIN");
         let tables = begun.and_then(|()| {

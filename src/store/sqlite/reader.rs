@@ -1,12 +1,12 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::Connection;
 
 use super::open::{self, OpenError};
-use super::{accounts, backup::log_of, keys, sql, verify::Walk};
+use super::{accounts, keys, sql, stable_read::StableReader, verify::Walk};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::Wallet;
-use crate::store::{LedgerReport, User};
+use crate::store::{LedgerReport, User, real_path};
 
 /// A database that is only read: no lock is taken, nothing in the file or beside it is changed or made, and whoever writes
 /// it meanwhile is not kept waiting.
@@ -28,12 +28,7 @@ use crate::store::{LedgerReport, User};
 /// # Ok(())
 /// # }
 /// ```
-pub struct SqliteReader {
-    database: PathBuf,
-    connection: Connection,
-    /// Which of the log's files there were when the connection was opened.
-    beside: [bool; 2],
-}
+pub struct SqliteReader(StableReader);
 
 impl SqliteReader {
     /// Opens `database`.
@@ -41,32 +36,26 @@ impl SqliteReader {
     /// # Errors
     /// Where it is no database of ours, of another version than this program's, or cannot be read.
     pub fn open(database: &Path) -> Result<Self, OpenError> {
-        let reader = Self::of_any_version(database)?;
-        open::current(&reader.connection, database)?;
+        let database = &real_path(database);
+        let mut reader = Self(StableReader::open(database)?);
+        reader.read(|c| open::current(c, database))?;
         Ok(reader)
     }
 
     /// The same, also of an older version.
     pub(super) fn of_any_version(database: &Path) -> Result<Self, OpenError> {
-        let beside = beside(database);
-        let connection = open::reading(database)?;
-        open::version(&connection, database)?;
-        Ok(Self {
-            database: database.to_owned(),
-            connection,
-            beside,
-        })
+        let database = &real_path(database);
+        let mut reader = Self(StableReader::open(database)?);
+        reader.read(|c| open::version(c, database).map(drop))?;
+        Ok(reader)
     }
 
-    /// The connection, for one short read.
-    pub(super) fn connection(&mut self) -> Result<&Connection, OpenError> {
-        // How a file must be opened depends on whether somebody has it: a server that starts or ends meanwhile changes that.
-        let beside = beside(&self.database);
-        if beside != self.beside {
-            self.connection = open::reading(&self.database)?;
-            self.beside = beside;
-        }
-        Ok(&self.connection)
+    /// One short read.
+    pub(super) fn read<T>(
+        &mut self,
+        query: impl FnMut(&Connection) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        self.0.read(query)
     }
 
     /// [`Repository::user`](crate::Repository::user)
@@ -74,7 +63,7 @@ impl SqliteReader {
     /// # Errors
     /// Where the file cannot be read, as with all that follow.
     pub fn user(&mut self, wallet: &Wallet) -> Result<Option<User>, OpenError> {
-        Ok(accounts::user(self.connection()?, wallet)?)
+        self.read(|c| Ok(accounts::user(c, wallet)?))
     }
 
     /// [`Repository::users`](crate::Repository::users)
@@ -82,7 +71,7 @@ impl SqliteReader {
     /// # Errors
     /// As [`SqliteReader::user`].
     pub fn users(&mut self, after: Option<&Wallet>, limit: usize) -> Result<Vec<User>, OpenError> {
-        Ok(accounts::users(self.connection()?, after, limit)?)
+        self.read(|c| Ok(accounts::users(c, after, limit)?))
     }
 
     /// [`Repository::key`](crate::Repository::key)
@@ -90,7 +79,7 @@ impl SqliteReader {
     /// # Errors
     /// As [`SqliteReader::user`].
     pub fn key(&mut self, id: &str) -> Result<Option<KeyRecord>, OpenError> {
-        Ok(keys::by_id(self.connection()?, id)?)
+        self.read(|c| Ok(keys::by_id(c, id)?))
     }
 
     /// [`Repository::key_by_hash`](crate::Repository::key_by_hash)
@@ -98,7 +87,7 @@ impl SqliteReader {
     /// # Errors
     /// As [`SqliteReader::user`].
     pub fn key_by_hash(&mut self, hash: &KeyHash) -> Result<Option<KeyRecord>, OpenError> {
-        Ok(keys::by_hash(self.connection()?, hash)?)
+        self.read(|c| Ok(keys::by_hash(c, hash)?))
     }
 
     /// [`Repository::keys`](crate::Repository::keys)
@@ -111,7 +100,7 @@ impl SqliteReader {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>, OpenError> {
-        Ok(keys::list(self.connection()?, wallet, before, limit)?)
+        self.read(|c| Ok(keys::list(c, wallet, before, limit)?))
     }
 
     /// [`Repository::verify_ledger`](crate::Repository::verify_ledger)
@@ -130,19 +119,15 @@ impl SqliteReader {
         &mut self,
         mut done: impl FnMut(u64),
     ) -> Result<LedgerReport, OpenError> {
-        let select = sql::SELECT_LAST_ENTRY;
-        let last = self.connection()?.query_row(select, [], |row| row.get(0))?;
+        let last = |c: &Connection| c.query_row(sql::SELECT_LAST_ENTRY, [], |row| row.get(0));
+        let last = self.read(|c| Ok(last(c)?))?;
         let mut walk = Walk::new();
         loop {
             done(walk.done(last));
-            walk = match walk.step(self.connection()?)?.ended() {
+            walk = match self.read(|c| Ok(walk.clone().step(c)?))?.ended() {
                 Ok(report) => return Ok(report),
                 Err(walk) => walk,
             };
         }
     }
-}
-
-fn beside(database: &Path) -> [bool; 2] {
-    ["-wal", "-shm"].map(|end| log_of(database, end).exists())
 }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::open::{OpenError, PREPARED};
 use super::storage_error;
-use crate::store::{Observers, StoreError};
+use crate::store::{InstanceLock, Observers, StoreError};
 
 type Pool = r2d2::Pool<SqliteConnectionManager>;
 
@@ -34,8 +34,8 @@ impl Gate {
 /// A permit is taken in async code, with a deadline, before a connection is asked for, so r2d2's own blocking wait never
 /// happens on a worker thread.
 pub(super) struct Readers {
-    /// `None` once closed.
-    pool: RwLock<Option<Pool>>,
+    /// `None` once closed. The lock goes after the connections: closing the file it holds drops theirs.
+    pool: RwLock<Option<(Pool, Arc<InstanceLock>)>>,
     permits: Arc<Semaphore>,
     observers: Arc<Observers>,
 }
@@ -46,7 +46,11 @@ impl Readers {
     /// How long a read waits for a connection before the client hears that there is too much to do.
     const PATIENCE: Duration = Duration::from_secs(2);
 
-    pub(super) fn open(path: &Path, observers: Arc<Observers>) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        path: &Path,
+        lock: Arc<InstanceLock>,
+        observers: Arc<Observers>,
+    ) -> Result<Self, OpenError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let manager = SqliteConnectionManager::file(path)
             .with_flags(flags)
@@ -68,7 +72,7 @@ impl Readers {
             .build(manager)
             .map_err(|error| OpenError::Storage(StoreError::Unavailable(error.to_string())))?;
         Ok(Self {
-            pool: RwLock::new(Some(pool)),
+            pool: RwLock::new(Some((pool, lock))),
             permits: Arc::new(Semaphore::new(Self::SIZE)),
             observers,
         })
@@ -81,7 +85,7 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let started = Instant::now();
         let permit = self.permit().await?;
-        let answer = self.pool().and_then(|pool| read(&pool, query));
+        let answer = self.pool().and_then(|(pool, _lock)| read(&pool, query));
         drop(permit);
         self.observed(started);
         answer
@@ -94,9 +98,10 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let started = Instant::now();
         let permit = self.permit().await?;
-        let pool = self.pool()?;
+        let open = self.pool()?;
         let work = move || {
-            let answer = read(&pool, query);
+            let answer = read(&open.0, query);
+            drop(open);
             // Only now: a caller that left must not free the place while its query runs on.
             drop(permit);
             answer
@@ -125,7 +130,7 @@ impl Readers {
             .take();
     }
 
-    fn pool(&self) -> Result<Pool, StoreError> {
+    fn pool(&self) -> Result<(Pool, Arc<InstanceLock>), StoreError> {
         let pool = self
             .pool
             .read()

@@ -13,11 +13,13 @@ use super::{credits_at, sql, unreadable};
 use crate::store::{LedgerReport, ledger_id};
 
 /// A walk over the ledger: how far it is, and what it found so far.
+#[derive(Clone)]
 pub(super) struct Walk {
     place: Place,
     report: LedgerReport,
 }
 
+#[derive(Clone)]
 enum Place {
     /// Wallets after this one.
     Wallets(String),

@@ -24,10 +24,9 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use self::faults::Faults;
+pub(super) use self::faults::Faults;
 use self::job::{Job, Typed, commit};
 use self::log::Log;
-use super::ballast::Ballast;
 use super::readers::Gate;
 use super::sql;
 use super::unchanged::Commits;
@@ -105,7 +104,7 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         log: PathBuf,
-        ballast: Ballast,
+        faults: Faults,
         gate: Gate,
         commits: Commits,
         observers: Arc<Observers>,
@@ -128,7 +127,7 @@ impl Writer {
             let shared = Arc::clone(&shared);
             let tools = Tools {
                 log: Log::new(&connection, log, gate)?,
-                faults: Faults::new(&connection, ballast).map_err(std::io::Error::other)?,
+                faults,
             };
             std::thread::Builder::new()
                 .name("r3mes-writer".to_owned())
@@ -307,7 +306,9 @@ impl Shared {
                 self.write(&connection, &mut tools, group);
             }
             if let Some(Copying { to, grown, reply }) = copy {
-                let copied = self.copy(&connection, &mut tools, &to, &grown);
+                let copied = self
+                    .copy(&connection, &mut tools, &to, &grown)
+                    .and_then(|()| tools.faults.check_file());
                 self.lock().copying = false;
                 // Whoever asked may have left; what they find is a whole file or none.
                 let _ = reply.send(copied);
@@ -334,7 +335,12 @@ impl Shared {
             return;
         }
         let started = Instant::now();
-        let committed = commit(connection, &mut group);
+        // Before it, so that nothing is written into a file that is gone, and after it, so that nothing is acknowledged.
+        let committed = tools
+            .faults
+            .check_file()
+            .and_then(|()| commit(connection, &mut group))
+            .and_then(|()| tools.faults.check_file());
         // Of a commit that failed nobody knows what became.
         self.commits.one_more();
         if let Err(error) = &committed {

@@ -6,21 +6,26 @@
 //! not verify, and the name alone where it did.
 
 use std::fs::File;
-use std::mem::ManuallyDrop;
+use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::backup::{self, files, log_of, put, whole};
+use super::super::backup::{self, files, put, whole};
 use super::super::open::{self, OpenError, SCHEMA_VERSION};
 use crate::model::Timestamp;
-use crate::store::StoreError;
+use crate::store::lock::with_suffix;
+use crate::store::{InstanceLock, StoreError};
 
 const UNVERIFIED: &str = "unverified";
 /// How long it is waited for others that read, so that the file alone is the whole database.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Copies a file of `version` beside it. Whoever calls this has the right to write it, so that it stays as it is.
-pub(super) fn copy(database: &Path, version: i64) -> Result<PathBuf, OpenError> {
+/// Copies a file of `version` beside it, under its lock, so that it stays as it is.
+pub(super) fn copy(
+    database: &Path,
+    lock: &InstanceLock,
+    version: i64,
+) -> Result<PathBuf, OpenError> {
     // What a crash left of another; no migration came after that.
     for part in copies(database, "part") {
         let _ = std::fs::remove_file(part);
@@ -30,11 +35,10 @@ pub(super) fn copy(database: &Path, version: i64) -> Result<PathBuf, OpenError> 
     let part = name.with_added_extension("part");
     let unverified = name.with_added_extension(UNVERIFIED);
     // Another program that reads may have kept the log from being emptied.
-    let log = std::fs::metadata(log_of(database, "-wal")).map_or(0, |log| log.len());
-    let copied = if log == 0 {
-        bytes(database, &part)
-    } else {
-        backup::copy(database, &part)
+    let log = std::fs::metadata(with_suffix(database, "-wal")).map_or(0, |log| log.len());
+    let copied = match lock.file() {
+        Some(file) if log == 0 => bytes(file, &part),
+        _ => backup::copy(database, &part),
     };
     copied
         .and_then(|()| {
@@ -46,18 +50,14 @@ pub(super) fn copy(database: &Path, version: i64) -> Result<PathBuf, OpenError> 
 }
 
 /// The file's bytes, which the system copies in a sixth of the time that SQLite takes, or shares where it can.
-fn bytes(database: &Path, to: &Path) -> Result<(), OpenError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |error| OpenError::Io(path, error)
-    };
-    let file = File::open(database).map_err(failed(database))?;
-    // SQLite's locks of a file are this process's, and go when the process closes any handle of it ("How To Corrupt An
-    // SQLite Database File", 2.2). So this one stays open, once for a migration.
-    let mut file = ManuallyDrop::new(file);
-    let mut copy = open::empty(to).map_err(failed(to))?;
-    std::io::copy(&mut *file, &mut copy).map_err(failed(to))?;
-    Ok(())
+fn bytes(mut file: &File, to: &Path) -> Result<(), OpenError> {
+    let copied = file.seek(SeekFrom::Start(0)).and_then(|_| {
+        let mut copy = open::empty(to)?;
+        std::io::copy(&mut file, &mut copy)
+    });
+    copied
+        .map(drop)
+        .map_err(|error| OpenError::Io(to.to_owned(), error))
 }
 
 /// The copies that nobody has verified yet.

@@ -17,7 +17,7 @@ fn version_1(path: &Path) -> Connection {
 #[test]
 fn from_every_older_version_there_is_a_way_up_to_the_schema_of_a_fresh_file_and_back() {
     let folder = tempfile::tempdir().unwrap();
-    let fresh = open::writing(&folder.path().join("fresh.db"), true).unwrap();
+    let fresh = open::fresh(&folder.path().join("fresh.db"));
     let path = folder.path().join("old.db");
     let first = schema(&version_1(&path));
     // What each version looks like on the way up is what it looks like on the way down.
@@ -114,7 +114,9 @@ fn rows(path: &Path) -> Vec<String> {
 
 /// Migrates as it is done with a large file.
 fn leaving_the_rest(path: &Path, to: i64) -> Migrated {
-    let done = migrate(&mut open::connect(path).unwrap(), path, to, false, 0).unwrap();
+    let lock = InstanceLock::acquire(path).unwrap();
+    let mut connection = open::connect(path).unwrap();
+    let done = migrate(&mut connection, &lock, path, to, false, 0).unwrap();
     assert!(done.unfinished);
     done
 }

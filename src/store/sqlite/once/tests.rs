@@ -7,7 +7,7 @@ const SCOPE: &str = "admin POST /users";
 
 fn database() -> (tempfile::TempDir, Connection) {
     let folder = tempfile::tempdir().unwrap();
-    let connection = super::super::open::writing(&folder.path().join("edge.db"), true).unwrap();
+    let connection = super::super::open::fresh(&folder.path().join("edge.db"));
     (folder, connection)
 }
 
@@ -150,7 +150,7 @@ fn what_the_answers_take_is_counted_through_rollbacks_purges_and_a_restart() {
     assert_eq!(run(&c, 149, 8, NOW.plus(LIFETIME)), Ok(Done::New(149)));
     check(&c);
     drop(c);
-    let c = super::super::open::writing(&folder.path().join("edge.db"), false).unwrap();
+    let c = super::super::open::writing(&folder.path().join("edge.db")).unwrap();
     check(&c);
     while purge(&c, NOW.plus(3 * LIFETIME)).unwrap() > 0 {}
     check(&c);

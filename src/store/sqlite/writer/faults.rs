@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -5,14 +6,15 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use super::super::ballast::Ballast;
 use super::super::{sql, storage_error};
 use super::job::Job;
-use crate::store::StoreError;
+use crate::store::{InstanceLock, StoreError};
 
 /// What the thread does about a fault of the storage.
 ///
 /// From the first write that meets one, common writes are refused at once and those that end a reservation are still
 /// tried. Now and then it is looked whether a write can be done again; nobody has to ask for that.
-pub(super) struct Faults {
+pub(in super::super) struct Faults {
     ballast: Ballast,
+    lock: Arc<InstanceLock>,
     since: Option<Instant>,
     not_before: Instant,
 }
@@ -25,13 +27,26 @@ impl Faults {
     /// The same once it is known to be held.
     const IMPATIENCE: Duration = Duration::from_millis(20);
 
-    pub(super) fn new(connection: &Connection, ballast: Ballast) -> rusqlite::Result<Self> {
+    pub(in super::super) fn new(
+        connection: &Connection,
+        ballast: Ballast,
+        lock: Arc<InstanceLock>,
+    ) -> rusqlite::Result<Self> {
         connection.busy_timeout(Self::PATIENCE)?;
         Ok(Self {
             ballast,
+            lock,
             since: None,
             not_before: Instant::now(),
         })
+    }
+
+    /// Refuses what must not be written or acknowledged, as the file has lost its name.
+    pub(super) fn check_file(&self) -> Result<(), StoreError> {
+        match self.lock.fault() {
+            None => Ok(()),
+            Some(fault) => Err(StoreError::Unavailable(fault.to_string())),
+        }
     }
 
     /// A write met `fault`. Where the next one meets it too this is true, and it stands until [`Faults::are_over`] says
@@ -87,7 +102,9 @@ impl Faults {
         if !self.ballast.regain() {
             return self.looked(false);
         }
-        let written = write(connection).map_err(storage_error);
+        let written = self
+            .check_file()
+            .and_then(|()| write(connection).map_err(storage_error));
         if written == Err(StoreError::Full) {
             self.ballast.give_up();
         }

@@ -12,11 +12,14 @@ fn writer() -> (tempfile::TempDir, Writer) {
         .unwrap();
     let log = folder.path().join("test.db-wal");
     let gate = Gate::of(&Arc::new(tokio::sync::Semaphore::new(4)));
-    let ballast = Ballast::open(&folder.path().join("test.db"), false);
+    let path = folder.path().join("test.db");
+    let lock = Arc::new(crate::store::InstanceLock::acquire(&path).unwrap());
+    let ballast = super::super::ballast::Ballast::open(&path, false);
+    let faults = Faults::new(&connection, ballast, lock).unwrap();
     let writer = Writer::start(
         connection,
         log,
-        ballast,
+        faults,
         gate,
         Commits::default(),
         Arc::default(),

@@ -1,0 +1,238 @@
+//! Reading a file that a server may open, write or close at any moment.
+//!
+//! How a file without a server must be opened, so that nothing is made beside it, takes no lock. What is read that way holds
+//! only if nobody wrote meanwhile, and is read again otherwise: else a server that starts makes a healthy file look damaged.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::open::{OpenError, PATIENCE};
+use crate::store::lock::{FileId, is_locked_here, read_unlocked, with_suffix};
+
+/// Times that something is read while others change how it must be read.
+const ATTEMPTS: usize = 10;
+/// Between two of them; a server that starts or ends makes and deletes several files.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A connection that can only read, and what its file was before it was opened.
+pub(super) struct StableReader {
+    path: PathBuf,
+    connection: Connection,
+    /// Whether it takes locks, so that the content may change beside it.
+    locks: bool,
+    opened: State,
+}
+
+/// What a file and its log are at one moment.
+struct State {
+    main: Option<FileId>,
+    /// `-wal` and `-shm`: they come and go with those who have the file open.
+    logs: [Option<FileId>; 2],
+    /// Length of the file and its log, and when they were written.
+    content: [Option<(u64, i64, i64)>; 2],
+}
+
+impl State {
+    fn of(path: &Path) -> Self {
+        let about = |file: &Path| {
+            let about = std::fs::metadata(file).ok()?;
+            // Not when its owner or mode was set: SQLite does that, run by root.
+            Some((about.len(), about.mtime(), about.mtime_nsec()))
+        };
+        let [log, index] = ["-wal", "-shm"].map(|suffix| with_suffix(path, suffix));
+        Self {
+            main: FileId::at(path),
+            logs: [FileId::at(&log), FileId::at(&index)],
+            content: [about(path), about(&log)],
+        }
+    }
+}
+
+impl StableReader {
+    /// Opens the file at a real path; nothing in it or beside it is changed.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let opened = State::of(path);
+        if opened.main.is_none() {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
+        let mode = Mode::of(path);
+        Ok(Self {
+            path: path.to_owned(),
+            locks: matches!(mode, Mode::Locks),
+            connection: mode.open(path)?,
+            opened,
+        })
+    }
+
+    /// The connection alone, for who reads one moment of a file that nobody is to write.
+    pub(super) fn into_connection(self) -> Connection {
+        self.connection
+    }
+
+    /// Runs `query`, again where its answer may be wrong.
+    pub(super) fn read<T>(
+        &mut self,
+        mut query: impl FnMut(&Connection) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        for _ in 0..ATTEMPTS {
+            let answer = query(&self.connection);
+            let now = State::of(&self.path);
+            let content = self.locks || now.content == self.opened.content;
+            if (now.main, now.logs) == (self.opened.main, self.opened.logs) && content {
+                return answer;
+            }
+            if now.main != self.opened.main {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+            *self = Self::open(&self.path)?;
+        }
+        Err(OpenError::Changing(self.path.clone()))
+    }
+}
+
+/// Reads from a file at a real path as a [`StableReader`] does.
+pub(super) fn read<T>(
+    path: &Path,
+    query: impl FnMut(&Connection) -> Result<T, OpenError>,
+) -> Result<T, OpenError> {
+    StableReader::open(path)?.read(query)
+}
+
+/// How a file is read.
+enum Mode {
+    /// Beside others, as any SQLite connection. In WAL mode that makes the log and its index where there are none.
+    Locks,
+    /// It has a log without an index, so whoever wrote it is gone: the index is made anew in memory. That takes a lock of
+    /// the whole file, which cannot be had for reading.
+    PrivateIndex,
+    /// It has no log, and none is made.
+    Immutable,
+}
+
+impl Mode {
+    fn of(path: &Path) -> Self {
+        let is_there = |suffix| with_suffix(path, suffix).exists();
+        // What this process has open is not opened without SQLite's own book-keeping of its locks.
+        if is_locked_here(path) {
+            return Self::Locks;
+        }
+        match (is_there("-wal"), is_there("-shm")) {
+            (true, false) => Self::PrivateIndex,
+            (false, _) if is_in_wal_mode(path) => Self::Immutable,
+            _ => Self::Locks,
+        }
+    }
+
+    fn open(self, path: &Path) -> Result<Connection, OpenError> {
+        let mut address = String::from("file:");
+        for character in path.to_string_lossy().chars() {
+            match character {
+                '%' => address.push_str("%25"),
+                '?' => address.push_str("%3f"),
+                '#' => address.push_str("%23"),
+                other => address.push(other),
+            }
+        }
+        address.push_str("?mode=ro");
+        address.push_str(match self {
+            Self::Locks => "",
+            Self::PrivateIndex => "&vfs=unix-none",
+            Self::Immutable => "&immutable=1",
+        });
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(address, flags)?;
+        // A server that starts holds everybody up while it mends its log.
+        connection.busy_timeout(PATIENCE)?;
+        if let Self::PrivateIndex = self {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            connection.pragma_update(None, "locking_mode", "exclusive")?;
+        }
+        connection.pragma_update(None, "query_only", true)?;
+        connection.pragma_update(None, "trusted_schema", false)?;
+        Ok(connection)
+    }
+}
+
+/// Bytes 18 and 19 of a database's header are 2 in WAL mode (SQLite, "Database File Format", 1.3.3).
+fn is_in_wal_mode(path: &Path) -> bool {
+    read_unlocked::<20>(path).is_some_and(|header| header[18] == 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::open;
+
+    fn entries(connection: &Connection) -> Result<i64, OpenError> {
+        Ok(connection.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?)
+    }
+
+    fn insert(connection: &Connection, wallet: i64) {
+        let insert = "INSERT INTO users (wallet, created_at) VALUES (?1, 0)";
+        connection.execute(insert, [wallet.to_string()]).unwrap();
+    }
+
+    /// What another process does that starts, writes, and ends or goes on.
+    #[derive(Clone, Copy, Debug)]
+    enum Other {
+        Ends,
+        GoesOn,
+    }
+
+    #[test]
+    fn what_was_read_while_a_server_started_is_read_again() {
+        for other in [Other::Ends, Other::GoesOn] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("edge.db");
+            drop(open::fresh(&path));
+            let mut serving = None;
+            let mut asked = 0;
+            let found = read(&path, |connection| {
+                asked += 1;
+                let before = entries(connection)?;
+                if asked == 1 {
+                    let server = open::writing(&path).unwrap();
+                    insert(&server, 1);
+                    server.execute_batch("PRAGMA wal_checkpoint").unwrap();
+                    if let Other::GoesOn = other {
+                        serving = Some(server);
+                    }
+                }
+                // What a reader makes of pages of two moments may be anything.
+                let same = entries(connection)? == before;
+                Ok((asked, before, same))
+            });
+            assert_eq!(found.unwrap(), (2, 1, true), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_never_rests_is_called_neither_good_nor_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.db");
+        drop(open::fresh(&path));
+        let mut asked = 0;
+        let found = read(&path, |_| {
+            asked += 1;
+            insert(&open::writing(&path).unwrap(), asked);
+            Err::<(), _>(OpenError::Damaged(
+                path.clone(),
+                "or so it seems".to_owned(),
+            ))
+        });
+        assert!(matches!(found, Err(OpenError::Changing(_))), "{found:?}");
+        let found = read(&path, |_| {
+            std::fs::rename(&path, folder.path().join("away.db")).unwrap();
+            std::fs::copy(folder.path().join("away.db"), &path).unwrap();
+            Ok(())
+        });
+        assert!(matches!(found, Err(OpenError::Changing(_))), "{found:?}");
+    }
+}
