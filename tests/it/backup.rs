@@ -1,6 +1,7 @@
 //! Copies of the database: what is in them, what they are checked for, and how one takes the database's place.
 
 mod minutes;
+mod restore;
 mod server;
 
 use std::os::unix::fs::PermissionsExt;

@@ -3,6 +3,7 @@
 
 mod clock;
 mod damage;
+mod files;
 
 use std::io::Write;
 use std::path::Path;
