@@ -7,6 +7,7 @@
 pub(crate) mod answer;
 pub(crate) mod chain;
 pub(crate) mod completion;
+mod connection;
 pub(crate) mod discovery;
 mod health_check;
 pub(crate) mod inference;
@@ -25,15 +26,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, Uri};
-use hyper_util::client::legacy::Client as Pooled;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::SetOnce;
 
 use crate::body::{self, Unread};
 use crate::breaker::{Breaker, Outcome};
+use connection::Connector;
 
 /// What went wrong with an upstream. The texts are for the log, never for a client.
 ///
@@ -117,9 +119,24 @@ impl std::fmt::Display for UpstreamError {
 
 impl std::error::Error for UpstreamError {}
 
-/// The pooled client of all upstreams that trust the same certificate authorities; clones share the pool.
+type Client = legacy::Client<Connector<tls::Connector>, Full<Bytes>>;
+
+/// The client of all upstreams that trust the same certificate authorities; clones share its idle connections.
 #[derive(Clone, Debug)]
-pub(crate) struct HttpClient(Pooled<tls::Connector, Full<Bytes>>);
+pub(crate) struct HttpClient {
+    /// Keeps idle connections and uses them again.
+    keeping: Client,
+    /// Makes a connection for each request.
+    fresh: Client,
+    keep_alive: bool,
+}
+
+/// Why a request got no answer.
+struct Failed {
+    error: UpstreamError,
+    /// It may be sent again: its connection had been kept, and not a byte of an answer came.
+    unanswered: bool,
+}
 
 impl HttpClient {
     /// Trusts the authorities in `ca_file` (PEM) and no others, or where none is given, those that browsers trust.
@@ -130,13 +147,28 @@ impl HttpClient {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
-        let pooled = Pooled::builder(TokioExecutor::new())
+        let connector = Connector::new(tls::over(connector, ca_file)?);
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder.http1_max_buf_size(256 << 10);
+        let mut fresh = builder.clone();
+        fresh.pool_max_idle_per_host(0);
+        builder
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(64)
-            .http1_max_buf_size(256 << 10)
-            .build(tls::over(connector, ca_file)?);
-        Ok(Self(pooled))
+            .pool_max_idle_per_host(64);
+        Ok(Self {
+            keeping: builder.build(connector.clone()),
+            fresh: fresh.build(connector.reading_http10_as_11()),
+            keep_alive: true,
+        })
+    }
+
+    /// The same with a new connection for each request, on which an answer of HTTP/1.0 is read as one of HTTP/1.1.
+    pub(crate) fn without_keep_alive(self) -> Self {
+        Self {
+            keep_alive: false,
+            ..self
+        }
     }
 
     /// Sends a request and waits for the head of its answer, which must be a success.
@@ -145,17 +177,60 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         tls::check(request.uri()).map_err(|what| UpstreamError::Connect(what.to_owned()))?;
-        let response = self.0.request(request).await.map_err(|error| {
-            let text = with_cause(&error);
-            if error.is_connect() {
-                UpstreamError::Connect(text)
-            } else {
-                UpstreamError::Cut(text)
+        let answered = if self.keep_alive {
+            match Self::request(&self.keeping, request.clone()).await {
+                // The server closed it while it was idle, or without a word after the answer before (llama.cpp does so
+                // after most streams).
+                Err(Failed {
+                    error,
+                    unanswered: true,
+                }) => {
+                    log::debug!("sent again on a new connection: {error}");
+                    self.send_on_new_connection(request).await
+                }
+                answered => answered,
             }
-        })?;
+        } else {
+            self.send_on_new_connection(request).await
+        };
+        let response = answered.map_err(|Failed { error, .. }| error)?;
         match response.status() {
             status if status.is_success() => Ok(response),
             status => Err(UpstreamError::Status(status.as_u16())),
+        }
+    }
+
+    async fn send_on_new_connection(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failed> {
+        let close = HeaderValue::from_static("close");
+        request.headers_mut().insert(CONNECTION, close);
+        Self::request(&self.fresh, request).await
+    }
+
+    async fn request(
+        client: &Client,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failed> {
+        let connection = capture_connection(&mut request);
+        tokio::select! {
+            biased;
+            answered = client.request(request) => answered.map_err(|error| {
+                let text = with_cause(&error);
+                Failed {
+                    unanswered: connection::is_stale(error.connect_info()),
+                    error: if error.is_connect() {
+                        UpstreamError::Connect(text)
+                    } else {
+                        UpstreamError::Cut(text)
+                    },
+                }
+            }),
+            () = connection::lost(connection) => Err(Failed {
+                unanswered: true,
+                error: UpstreamError::Cut("the connection closed before the request".to_owned()),
+            }),
         }
     }
 
@@ -210,6 +285,12 @@ impl Endpoint {
     /// Shows this to whoever answers there.
     pub(crate) fn with_token(mut self, token: Option<HeaderValue>) -> Self {
         self.token = token;
+        self
+    }
+
+    /// Makes a new connection for each request; see [`HttpClient::without_keep_alive`].
+    pub(crate) fn without_keep_alive(mut self) -> Self {
+        self.client = self.client.without_keep_alive();
         self
     }
 

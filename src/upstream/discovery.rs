@@ -75,7 +75,10 @@ impl Upstreams {
             }
             let named = |what: String| format!("inference {:?}: {what}", node.name);
             let (url, ca_file) = (node.url.clone(), node.ca_file.as_deref());
-            let at = endpoint(&node.name, url, ca_file, !conventional.nodes).map_err(named)?;
+            let mut at = endpoint(&node.name, url, ca_file, !conventional.nodes).map_err(named)?;
+            if node.kind == InferenceKind::R3mes {
+                at = at.without_keep_alive();
+            }
             let token = node.api_key_file.as_deref().map(bearer).transpose();
             let token = token.map_err(|what| named(format!("api_key_file {what}")))?;
             Ok(Arc::new(Node::new(

@@ -11,9 +11,11 @@ use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 use tokio_rustls::TlsAcceptor;
 
+use crate::chat::whole;
 use crate::secrets::captured_log;
 use crate::support::{
-    Scripted, TestServer, Upstream, W1, config_with_inference, fixture, next_text,
+    RawAnswer, RawUpstream, Scripted, TestServer, Then, Upstream, W1, config_with_inference,
+    fixture, next_text,
 };
 
 /// A certificate authority of our own that vouches for `localhost`: its certificate goes to `ca_file`.
@@ -82,6 +84,37 @@ async fn an_upstream_with_the_right_certificate_is_asked_and_shown_its_key_which
     server.shutdown().await;
     assert!(log.lock().unwrap().contains("POST /chat 200"));
     assert!(!log.lock().unwrap().contains("sk-of-the-upstream"));
+}
+
+#[tokio::test]
+async fn an_r3mes_node_over_tls_may_answer_http_1_0_with_chunks_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let upstream = RawUpstream::start_with(Some(authority(&ca)), |_| {
+        RawAnswer::chunked("HTTP/1.0 200 OK", &["over ", "TLS"], Then::Close)
+    })
+    .await;
+    let server = TestServer::start(quiet(&format!(
+        "[[inference]]\nname = \"node\"\nkind = \"r3mes\"\nurl = \"https://localhost:{}\"\nca_file = {ca:?}",
+        upstream.port()
+    )))
+    .await;
+    let caller = server.payer(W1, 2).await;
+    for _ in 0..2 {
+        let (status, _, body) = caller.chat("hello").await;
+        assert_eq!(
+            (status, whole(body).await.unwrap().as_str()),
+            (200, "over TLS\n")
+        );
+    }
+    for (connection, request) in upstream.seen("POST /chat").iter().enumerate() {
+        assert_eq!((request.connection, request.on_connection), (connection, 0));
+        assert!(
+            request.head.to_lowercase().contains("connection: close"),
+            "{}",
+            request.head
+        );
+    }
 }
 
 #[tokio::test]

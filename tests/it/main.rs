@@ -17,6 +17,7 @@ mod chain;
 mod chat;
 mod command_line;
 mod config;
+mod connections;
 mod contract;
 mod crash;
 mod doctor;

@@ -2,9 +2,11 @@
 //! upstreams that do what the test says.
 
 mod process;
+mod raw_upstream;
 mod upstream;
 
 pub(crate) use process::{Process, edge, edge_told, on_a_small_disk};
+pub(crate) use raw_upstream::{RawAnswer, RawRequest, RawUpstream, Then};
 pub(crate) use upstream::{Frames, Scripted, Seen, Upstream};
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,270 @@
+//! A connection to an upstream that knows whether its last request may be sent once more.
+
+use std::future::pending;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper::http::Extensions;
+use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tower_service::Service;
+
+/// Makes the connections of another connector [`Tracked`].
+#[derive(Clone, Debug)]
+pub(super) struct Connector<C> {
+    inner: C,
+    http10_as_11: bool,
+}
+
+impl<C> Connector<C> {
+    pub(super) fn new(inner: C) -> Self {
+        Self {
+            inner,
+            http10_as_11: false,
+        }
+    }
+
+    /// Reads the version of an answer as HTTP/1.1 where it says HTTP/1.0. hyper refuses `Transfer-Encoding: chunked` in an
+    /// HTTP/1.0 answer (RFC 9112, 6.1), which is how R3MES nodes stream. Only for connections of one request: nothing else
+    /// that HTTP/1.1 promises is known of such a server.
+    pub(super) fn reading_http10_as_11(self) -> Self {
+        Self {
+            http10_as_11: true,
+            ..self
+        }
+    }
+}
+
+impl<C> Service<Uri> for Connector<C>
+where
+    C: Service<Uri, Response: Send, Error: Send, Future: Send + 'static>,
+{
+    type Response = TokioIo<Tracked<TokioIo<C::Response>>>;
+    type Error = C::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, C::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, address: Uri) -> Self::Future {
+        let connecting = self.inner.call(address);
+        let version_from = self.http10_as_11.then_some(0);
+        Box::pin(async move {
+            let stream = connecting.await?;
+            Ok(TokioIo::new(Tracked::new(
+                TokioIo::new(stream),
+                version_from,
+            )))
+        })
+    }
+}
+
+/// What is known of a [`Tracked`] stream: whether its last request began after the answer to another, and nothing of its own
+/// answer has come. The channel closes with the stream.
+#[derive(Clone)]
+struct Link(watch::Receiver<bool>);
+
+impl Link {
+    fn of(connection: Option<&Connected>) -> Option<Self> {
+        let mut extras = Extensions::new();
+        connection?.get_extras(&mut extras);
+        extras.remove()
+    }
+
+    async fn closed(&self) {
+        let mut stale = self.0.clone();
+        while stale.changed().await.is_ok() {}
+    }
+}
+
+/// Whether a request failed as the server had closed its connection, which had been kept, before it answered.
+pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
+    Link::of(connection).is_some_and(|link| *link.0.borrow())
+}
+
+/// Waits until a request is lost with its connection. hyper hands a request to the task of its connection through a channel;
+/// one that is sent just as the task ends can stay there, unwritten and without an answer or an error, for as long as its
+/// sender waits (hyperium/hyper#2312).
+pub(super) async fn lost(mut connection: CaptureConnection) {
+    /// All that hyper has got of an answer is there before.
+    const GRACE: Duration = Duration::from_millis(100);
+    loop {
+        let link = Link::of(connection.wait_for_connection_metadata().await.as_ref());
+        let Some(link) = link else {
+            return pending().await;
+        };
+        link.closed().await;
+        tokio::time::sleep(GRACE).await;
+        // hyper may have taken another one by now.
+        let last = Link::of(connection.connection_metadata().as_ref());
+        if last.is_some_and(|last| last.0.same_channel(&link.0)) {
+            return;
+        }
+    }
+}
+
+/// A stream between hyper and an upstream.
+pub(super) struct Tracked<S> {
+    stream: S,
+    stale: watch::Sender<bool>,
+    /// Nothing was written since the last flush: what is written next begins a request, as hyper buffers one whole before
+    /// it writes, and flushes when all of it is written.
+    flushed: bool,
+    /// Bytes came since the last request began.
+    answered: bool,
+    /// How many bytes of [`VERSION`] have come, where it is looked for and everything so far was part of it.
+    version_from: Option<usize>,
+}
+
+/// The beginning of an answer whose version is rewritten.
+const VERSION: &[u8] = b"HTTP/1.0";
+
+impl<S> Tracked<S> {
+    fn new(stream: S, version_from: Option<usize>) -> Self {
+        Self {
+            stream,
+            stale: watch::Sender::default(),
+            flushed: true,
+            answered: false,
+            version_from,
+        }
+    }
+
+    fn begin_request(&mut self) {
+        if std::mem::take(&mut self.flushed) {
+            let kept = std::mem::take(&mut self.answered);
+            self.stale.send_replace(kept);
+        }
+    }
+
+    fn receive(&mut self, bytes: &mut [u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if !std::mem::replace(&mut self.answered, true) {
+            self.stale.send_replace(false);
+        }
+        if let Some(from) = self.version_from.take() {
+            let expected = &VERSION[from..];
+            let count = expected.len().min(bytes.len());
+            if bytes[..count] != expected[..count] {
+                return;
+            }
+            if count == expected.len() {
+                bytes[count - 1] = b'1';
+            } else {
+                self.version_from = Some(from + count);
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.receive(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.begin_request();
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.begin_request();
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl<S: Connection> Connection for Tracked<S> {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(Link(self.stale.subscribe()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    #[tokio::test]
+    async fn a_request_is_stale_on_a_connection_that_answered_before_until_its_own_answer_begins() {
+        let (near, mut far) = duplex(64);
+        let mut stream = Tracked::new(near, None);
+        let link = Link(stream.stale.subscribe());
+        let is_stale = || *link.0.borrow();
+        for kept in [false, true, true] {
+            for part in ["POST / HTTP/1.1\r\n", "\r\n"] {
+                stream.write_all(part.as_bytes()).await.unwrap();
+                assert_eq!(is_stale(), kept);
+            }
+            stream.flush().await.unwrap();
+            assert_eq!(is_stale(), kept);
+            for byte in [b"H", b"T"] {
+                far.write_all(byte).await.unwrap();
+                stream.read_exact(&mut [0]).await.unwrap();
+                assert!(!is_stale());
+            }
+        }
+        drop(stream);
+        link.closed().await;
+    }
+
+    #[tokio::test]
+    async fn http_1_0_is_read_as_1_1_wherever_it_is_cut_and_nothing_else_is_changed() {
+        for (sent, expected) in [
+            ("HTTP/1.0 200 OK\r\nHTTP/1.0", "HTTP/1.1 200 OK\r\nHTTP/1.0"),
+            ("HTTP/1.1 200 OK", "HTTP/1.1 200 OK"),
+            ("HTTP/2.0 200 OK", "HTTP/2.0 200 OK"),
+            ("HTTX/1.0", "HTTX/1.0"),
+            ("HTTP", "HTTP"),
+        ] {
+            for at in 0..=sent.len() {
+                let mut stream = Tracked::new(tokio::io::empty(), Some(0));
+                let (mut first, mut rest) = (
+                    sent.as_bytes()[..at].to_vec(),
+                    sent.as_bytes()[at..].to_vec(),
+                );
+                stream.receive(&mut first);
+                stream.receive(&mut rest);
+                assert_eq!([first, rest].concat(), expected.as_bytes(), "{at}");
+            }
+        }
+    }
+}
