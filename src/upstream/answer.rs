@@ -3,11 +3,13 @@
 //! Nothing comes out before there is content: a text, or for a client of `/v1` a tool call, reasoning or a finish as
 //! well. A role or a comment is not content. Whatever is ready is given in one piece.
 
+mod choices;
 mod chunk;
+mod node_text;
 mod utf8;
 
 pub(crate) use chunk::Usage;
-pub(super) use utf8::Utf8;
+pub(super) use node_text::NodeText;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,6 +22,7 @@ use serde_json::json;
 
 use super::UpstreamError;
 use super::sse::Parser;
+use choices::Choices;
 use chunk::{Chunk, Shape};
 
 /// What the client reads.
@@ -45,7 +48,7 @@ pub(crate) struct Named {
 /// What the server sends.
 #[derive(Debug)]
 pub(super) enum Wire {
-    Text(Utf8),
+    Text(NodeText),
     Events(Parser),
     Json(BytesMut),
 }
@@ -72,9 +75,14 @@ struct Decoder {
     begun: bool,
     /// There was the end.
     done: bool,
+    /// The body of events ended.
+    body_ended: bool,
+    /// What is wrong with the answer from here on.
+    fault: Option<UpstreamError>,
     /// Bytes that the server sent.
     taken: usize,
     usage: Option<Usage>,
+    choices: Choices,
     shape: Shape,
 }
 
@@ -176,31 +184,42 @@ impl Decoder {
             out: BytesMut::new(),
             begun: false,
             done: false,
+            body_ended: false,
+            fault: None,
             taken: 0,
             usage: None,
+            choices: Choices::default(),
             shape: Shape::default(),
         }
     }
 
     /// What there is to do next. What was ready before a fault goes out before it.
     fn step(&mut self) -> Result<Step, UpstreamError> {
-        let read = self.read();
+        if self.fault.is_none() {
+            self.fault = self.read().err();
+        }
         if self.begun && !self.out.is_empty() {
             return Ok(Step::Ready(self.out.split().freeze()));
         }
-        read?;
-        Ok(if self.done { Step::Done } else { Step::More })
+        match &self.fault {
+            Some(fault) => Err(fault.clone()),
+            None if self.done => Ok(Step::Done),
+            None => Ok(Step::More),
+        }
     }
 
     /// Takes bytes of the server.
     fn take(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
+        if self.fault.is_some() {
+            return Ok(());
+        }
         match &mut self.wire {
             Wire::Events(parser) => parser.push(data),
             Wire::Json(whole) => whole.extend_from_slice(data),
-            Wire::Text(utf8) => {
-                let text = utf8.push(data);
-                self.tell(&text);
-            }
+            Wire::Text(text) => match text.push(data) {
+                Ok(text) => self.tell(&text),
+                Err(error) => self.fault = Some(error),
+            },
         }
         let held = match &self.wire {
             Wire::Json(whole) => whole.len(),
@@ -223,8 +242,16 @@ impl Decoder {
             let next =
                 next.map_err(|_| UpstreamError::Unreadable("an endless event".to_owned()))?;
             match next {
-                None => break,
-                Some(event) if event == b"[DONE]" => {
+                None if !self.body_ended => break,
+                None if !self.choices.all_finished() => {
+                    let what = "the stream ended without [DONE] or a finish reason";
+                    return Err(UpstreamError::Cut(what.to_owned()));
+                }
+                None => {
+                    self.done = true;
+                    self.some_content()?;
+                }
+                Some(event) if event.trim_ascii() == b"[DONE]" => {
                     self.done = true;
                     self.some_content()?;
                 }
@@ -244,6 +271,7 @@ impl Decoder {
             return Ok(());
         }
         let chunk = Chunk::parse(event)?;
+        self.choices.update(&chunk)?;
         self.shape.learn(event, &chunk);
         let usage = chunk.usage();
         self.usage = usage.or(self.usage);
@@ -308,14 +336,14 @@ impl Decoder {
         }
     }
 
-    /// The server closed the answer cleanly: was that its end?
+    /// The body ended cleanly.
     fn end(&mut self) -> Result<(), UpstreamError> {
-        self.done = true;
         let rest = match &mut self.wire {
-            Wire::Events(_) => {
-                return Err(UpstreamError::Cut(
-                    "the stream ended without [DONE]".to_owned(),
-                ));
+            Wire::Events(parser) => {
+                // Servers end their last event with one line end, or with none.
+                parser.push(b"\n\n");
+                self.body_ended = true;
+                return Ok(());
             }
             Wire::Json(whole) => {
                 let whole = whole.split();
@@ -323,11 +351,13 @@ impl Decoder {
                 self.begun = chunk.has_content();
                 self.usage = chunk.usage();
                 self.out.extend_from_slice(whole.trim_ascii());
+                self.done = true;
                 return self.some_content();
             }
-            Wire::Text(utf8) => utf8.end(),
+            Wire::Text(text) => text.end(),
         };
-        self.tell(rest);
+        self.done = true;
+        self.tell(&rest);
         match &self.form {
             Form::Text => {}
             Form::Events { named, .. } => {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::{Answer, Form, Utf8, Wire};
+use super::answer::{Answer, Form, NodeText, Wire};
 use super::completion::Completion;
 use super::sse::Parser;
 use super::{Endpoint, UpstreamError, get, join, post_json};
@@ -182,7 +182,7 @@ impl Node {
             (sent, _) => sent?,
         };
         let wire = match self.config.kind {
-            InferenceKind::R3mes => Wire::Text(Utf8::default()),
+            InferenceKind::R3mes => Wire::Text(NodeText::default()),
             InferenceKind::OpenAi if stream => Wire::Events(Parser::default()),
             InferenceKind::OpenAi => Wire::Json(BytesMut::new()),
         };

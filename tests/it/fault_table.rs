@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use crate::faults::{Faults, money};
 use crate::support::{
-    Caller, Frames, Process, Scripted, TestServer, Upstream, W1, W2, config_with_inference,
-    config_with_nodes, eventually, next_text,
+    Caller, Frames, Process, RawAnswer, RawUpstream, Scripted, TestServer, Then, Upstream, W1, W2,
+    config_with_inference, config_with_nodes, eventually, next_text,
 };
 
 /// For each: what the client saw, what was charged, and the breaker, which one more failure opens here.
@@ -37,6 +37,8 @@ it is cut after its first text         whole   502 upstream_bad_response  0  OPE
 it closes without [DONE]               text    200 cut                    1  OPEN
 it closes without [DONE]               events  200 error event, cut       1  OPEN
 it closes without [DONE]               whole   502 upstream_bad_response  0  OPEN
+it finishes and ends without [DONE]    text    200 whole                  1  CLOSED
+it finishes and ends without [DONE]    events  200 whole                  1  CLOSED
 it answers 500                         text    502 upstream_bad_response  0  OPEN
 it answers 500                         events  502 upstream_bad_response  0  OPEN
 it answers 500                         whole   502 upstream_bad_response  0  OPEN
@@ -51,6 +53,24 @@ an error stands in its 200             events  502 upstream_bad_response  0  OPE
 an error stands in its 200             whole   502 upstream_bad_response  0  OPEN
 an error follows its first text        text    200 cut                    1  OPEN
 an error follows its first text        events  200 error event, cut       1  OPEN
+r3mes: HTTP/1.0 with chunks            text    200 whole                  1  CLOSED
+r3mes: HTTP/1.0 with chunks            events  200 whole                  1  CLOSED
+r3mes: HTTP/1.0 with chunks            whole   200 whole                  1  CLOSED
+r3mes: HTTP/1.0 until it closes        text    200 whole                  1  CLOSED
+r3mes: HTTP/1.0 until it closes        events  200 whole                  1  CLOSED
+r3mes: HTTP/1.0 until it closes        whole   200 whole                  1  CLOSED
+r3mes: no inference, 503               text    502 upstream_bad_response  0  OPEN
+r3mes: no inference, 503               events  502 upstream_bad_response  0  OPEN
+r3mes: no inference, 503               whole   502 upstream_bad_response  0  OPEN
+r3mes: its first piece is an error     text    502 upstream_bad_response  0  OPEN
+r3mes: its first piece is an error     events  502 upstream_bad_response  0  OPEN
+r3mes: its first piece is an error     whole   502 upstream_bad_response  0  OPEN
+r3mes: its last piece is an error      text    200 cut                    1  OPEN
+r3mes: its last piece is an error      events  200 error event, cut       1  OPEN
+r3mes: its last piece is an error      whole   502 upstream_bad_response  0  OPEN
+r3mes: it closes within its chunks     text    200 cut                    1  OPEN
+r3mes: it closes within its chunks     events  200 error event, cut       1  OPEN
+r3mes: it closes within its chunks     whole   502 upstream_bad_response  0  OPEN
 the client leaves the queue            text    left                       0  CLOSED
 the client leaves the queue            events  left                       0  CLOSED
 the client leaves the queue            whole   left                       0  CLOSED
@@ -90,6 +110,10 @@ fn script(fault: &str, whole: bool) -> Option<Scripted> {
             frames.cut();
         }
         "it closes without [DONE]" => frames.send(part),
+        "it finishes and ends without [DONE]" => {
+            frames.send(WORD);
+            frames.send("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
+        }
         "it answers 500" => return Some(Scripted::whole(500, "secret")),
         "it answers 429" | "the disk is full at refund" => {
             return Some(Scripted::whole(429, "secret"));
@@ -110,13 +134,55 @@ fn script(fault: &str, whole: bool) -> Option<Scripted> {
     Some(scripted)
 }
 
+/// An R3MES node, whose server is Python's `http.server`: HTTP/1.0, and chunks all the same.
+async fn r3mes_node(fault: &'static str) -> RawUpstream {
+    const OK: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; charset=utf-8";
+    RawUpstream::start(move |request| {
+        let error = "\n[Error: secret out of memory]";
+        let chunked = |chunks: &[&str]| RawAnswer::chunked(OK, chunks, Then::Close);
+        let plain =
+            |head: &str, body: &str| RawAnswer::new(format!("{head}\r\n\r\n{body}"), Then::Close);
+        if request.body.contains("poison") {
+            return plain("HTTP/1.0 500 Internal Server Error", "secret");
+        }
+        match fault {
+            "r3mes: HTTP/1.0 with chunks" => chunked(&["some ", "words"]),
+            "r3mes: HTTP/1.0 until it closes" => plain(OK, "some words"),
+            "r3mes: no inference, 503" => plain("HTTP/1.0 503 Service Unavailable", "secret"),
+            "r3mes: its first piece is an error" => chunked(&[error]),
+            "r3mes: its last piece is an error" => chunked(&["some ", "words", error]),
+            _ => plain(
+                &format!("{OK}\r\nTransfer-Encoding: chunked"),
+                "5\r\nsome \r\n5\r\nwo",
+            ),
+        }
+    })
+    .await
+}
+
+/// What a row asks.
+enum Node {
+    OpenAi(Upstream),
+    R3mes(RawUpstream),
+}
+
+impl Node {
+    /// Answers under way, or where they end with their connection, connections.
+    fn under_way(&self) -> usize {
+        match self {
+            Self::OpenAi(upstream) => upstream.under_way(),
+            Self::R3mes(upstream) => upstream.connections(),
+        }
+    }
+}
+
 /// Everything a row needs.
 struct Row {
     fault: &'static str,
     form: &'static str,
     server: TestServer,
     caller: Caller,
-    upstream: Upstream,
+    upstream: Node,
     held: mpsc::UnboundedReceiver<Frames>,
     faults: Faults,
 }
@@ -138,9 +204,20 @@ impl Row {
             })
         })
         .await;
-        let mut config = match fault {
-            "the upstream refuses" => config_with_nodes("openai", &[Upstream::dead().await]),
-            _ => config_with_inference("openai", &upstream),
+        let (upstream, mut config) = match fault {
+            _ if fault.starts_with("r3mes: ") => {
+                let node = r3mes_node(fault).await;
+                let config = config_with_nodes("r3mes", &[node.url()]);
+                (Node::R3mes(node), config)
+            }
+            "the upstream refuses" => {
+                let config = config_with_nodes("openai", &[Upstream::dead().await]);
+                (Node::OpenAi(upstream), config)
+            }
+            _ => {
+                let config = config_with_inference("openai", &upstream);
+                (Node::OpenAi(upstream), config)
+            }
         };
         config.inference[0].model = "tiny".to_owned();
         config.breaker.consecutive_failures = 2;

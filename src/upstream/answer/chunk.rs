@@ -33,7 +33,23 @@ pub(super) struct Choice<'a> {
     #[serde(borrow)]
     message: Option<Delta<'a>>,
     #[serde(borrow)]
-    pub(super) finish_reason: Option<&'a RawValue>,
+    finish_reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    index: Option<&'a RawValue>,
+}
+
+impl Choice<'_> {
+    /// Why it ended. Some servers have `""` or `"null"` in every chunk instead of null.
+    pub(super) fn finish_reason(&self) -> Option<Cow<'_, str>> {
+        let Text(reason) = serde_json::from_str(self.finish_reason?.get()).ok()?;
+        Some(reason).filter(|reason| !matches!(reason.trim(), "" | "null"))
+    }
+
+    /// Which one it is; most servers give only one, and some of those do not number it.
+    pub(super) fn index(&self) -> u64 {
+        let index = self.index.map(|index| serde_json::from_str(index.get()));
+        index.and_then(Result::ok).unwrap_or_default()
+    }
 }
 
 /// A text, borrowed where nothing in it is escaped: serde borrows no `Cow` inside an `Option`.
@@ -148,7 +164,7 @@ impl<'a> Chunk<'a> {
                 || delta.function_call.is_some()
         };
         self.choices().iter().any(|choice| {
-            choice.finish_reason.is_some()
+            choice.finish_reason().is_some()
                 || choice.delta.iter().chain(&choice.message).any(content)
         })
     }

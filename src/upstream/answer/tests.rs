@@ -105,10 +105,14 @@ fn what_is_no_content_waits_for_some_and_alone_it_is_a_failure() {
 
 #[test]
 fn what_came_before_a_fault_goes_out_before_it() {
-    let text: &[u8] = b"data: {\"choices\":[{\"delta\":{\"content\":\"part\"}}]}\n\ndata: {\"error\":{\"message\":\"CUDA\"}}\n\n";
-    let (told, ended) = read(stream(), Form::Text, [text]);
-    assert_eq!(told, "part");
-    assert!(matches!(ended, Err(UpstreamError::Cut(_))));
+    let text = event("part", "") + "data: {\"error\":{\"message\":\"CUDA\"}}\n\n";
+    // Also where the server goes on as if nothing had happened.
+    for after in ["", "data: [DONE]\n\n"] {
+        let text = text.clone() + after;
+        let (told, ended) = read(stream(), Form::Text, [text.as_bytes()]);
+        assert_eq!(told, "part");
+        assert!(matches!(ended, Err(UpstreamError::Cut(_))));
+    }
 }
 
 #[test]
@@ -144,7 +148,7 @@ fn a_whole_completion_comes_through_untouched_and_an_error_in_it_does_not() {
 #[test]
 fn a_text_is_told_in_openai_s_words() {
     let pieces: [&[u8]; 3] = [b"w\xC3", b"\xB6rld", b" \xE2\x98"];
-    let wire = || Wire::Text(Utf8::default());
+    let wire = || Wire::Text(NodeText::default());
     assert_eq!(read(wire(), Form::Text, pieces).0, "w\u{f6}rld \u{FFFD}");
     let (told, ended) = read(wire(), events(false), pieces);
     assert_eq!(ended, Ok(None));
@@ -156,12 +160,12 @@ fn a_text_is_told_in_openai_s_words() {
         let chunk = Chunk::parse(&event).unwrap();
         text += chunk.text().unwrap_or_default();
         last = chunk.choices()[0]
-            .finish_reason
-            .map(|reason| reason.get().to_owned());
+            .finish_reason()
+            .map(|reason| reason.into_owned());
     }
     assert_eq!(
         (text.as_str(), last.as_deref()),
-        ("w\u{f6}rld \u{FFFD}", Some("\"stop\""))
+        ("w\u{f6}rld \u{FFFD}", Some("stop"))
     );
     let whole = read(wire(), Form::Whole { named: named() }, pieces).0;
     let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
@@ -173,6 +177,149 @@ fn a_text_is_told_in_openai_s_words() {
         read(wire(), events(false), [&b""[..]]).1.is_err(),
         "nothing is no answer"
     );
+}
+
+fn event(text: &str, more: &str) -> String {
+    format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}{more}}}]}}\n\n")
+}
+
+#[test]
+fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
+    let is_whole = |events: &str| {
+        let (text, ended) = read(stream(), Form::Text, [events.as_bytes()]);
+        assert_eq!(text, "part", "{events}");
+        let (passed_on, same) = read(stream(), self::events(false), [events.as_bytes()]);
+        assert!(passed_on.contains("part"), "{passed_on}");
+        assert_eq!(ended, same, "{events}");
+        if let Err(error) = &ended {
+            assert!(matches!(error, UpstreamError::Cut(_)), "{error}");
+        }
+        ended.is_ok()
+    };
+    for reason in ["stop", "length", "tool_calls", "eos_token"] {
+        let finish = format!(",\"index\":0,\"finish_reason\":\"{reason}\"");
+        assert!(is_whole(&event("part", &finish)), "{reason}");
+        let finish = event("", &finish);
+        assert!(is_whole(&(event("part", "") + &finish)), "{reason}");
+        // The usage comes after it.
+        let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2}}\n\n";
+        assert!(is_whole(&(event("part", "") + &finish + usage)), "{reason}");
+    }
+    for reason in [
+        "null",
+        "\"\"",
+        "\" \"",
+        "\"null\"",
+        "\"abort\"",
+        "\"error\"",
+        "7",
+        "[]",
+    ] {
+        let finish = format!(",\"finish_reason\":{reason}");
+        assert!(!is_whole(&event("part", &finish)), "{reason}");
+    }
+    assert!(!is_whole(&event("part", "")));
+    let error = "data: {\"error\":{\"message\":\"CUDA\"}}\n\n";
+    assert!(!is_whole(
+        &(event("part", ",\"finish_reason\":\"stop\"") + error)
+    ));
+}
+
+#[test]
+fn every_choice_that_appeared_has_to_finish() {
+    let choice = |index: usize, finish: &str| event("a", &format!(",\"index\":{index}{finish}"));
+    let finish = ",\"finish_reason\":\"stop\"";
+    let ended = |events: String| read(stream(), Form::Text, [events.as_bytes()]).1;
+    let begun = choice(0, "") + &choice(1, "");
+    assert!(ended(begun.clone() + &choice(0, finish)).is_err());
+    assert!(ended(begun.clone() + &choice(0, finish) + &choice(1, finish)).is_ok());
+    // What comes after a finish does not take it back.
+    assert!(ended(begun + &choice(1, finish) + &choice(0, finish) + &choice(0, "")).is_ok());
+    let many: String = (0..200).map(|index| choice(index, finish)).collect();
+    assert!(matches!(ended(many), Err(UpstreamError::Unreadable(_))));
+}
+
+#[test]
+fn the_last_event_needs_no_blank_line_after_it() {
+    let text = event("part", "");
+    for done in [
+        "data: [DONE]",
+        "data: [DONE]\n",
+        "data: [DONE]\r\n",
+        "data: [DONE]\r",
+        "data:[DONE] \n\n",
+        "data:\t[DONE]\n\n",
+        "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n",
+        "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}",
+    ] {
+        let (told, ended) = read(stream(), Form::Text, [text.as_bytes(), done.as_bytes()]);
+        assert_eq!((told.as_str(), ended), ("part", Ok(None)), "{done:?}");
+    }
+    let last = event("part", ",\"finish_reason\":\"stop\"");
+    let (told, ended) = read(stream(), events(false), [last.trim_end().as_bytes()]);
+    assert_eq!((told, ended), (last, Ok(None)));
+    for cut in [
+        "data: [DON",
+        "data: {\"choi",
+        "data",
+        "da",
+        "\n",
+        ": comment",
+    ] {
+        let (told, ended) = read(stream(), Form::Text, [text.as_bytes(), cut.as_bytes()]);
+        assert_eq!(told, "part", "{cut:?}");
+        assert!(ended.is_err(), "{cut:?}");
+    }
+}
+
+#[test]
+fn a_piece_that_begins_as_an_r3mes_node_begins_its_errors_is_none_of_the_text() {
+    let wire = || Wire::Text(NodeText::default());
+    let forms = || [Form::Text, events(false), Form::Whole { named: named() }];
+    let is_error = |ended: &Result<Option<Usage>, UpstreamError>| matches!(ended, Err(UpstreamError::Cut(what)) if what.contains("[Error: CUDA"));
+    // Wherever the first piece is cut, it is put together.
+    let first = b"\n[Error: CUDA secret]";
+    for at in 0..9 {
+        for form in forms() {
+            let (told, ended) = read(wire(), form, [&first[..at], &first[at..]]);
+            assert!(told.is_empty() && ended.is_err(), "{told}");
+        }
+    }
+    for form in forms() {
+        let whole = matches!(form, Form::Whole { .. });
+        let pieces: [&[u8]; 4] = [b"some ", b"words", first, b" more"];
+        let (told, ended) = read(wire(), form, pieces);
+        assert!(is_error(&ended), "{ended:?}");
+        assert!(!told.contains("secret") && !told.contains("more"), "{told}");
+        assert_eq!(whole, told.is_empty(), "{told}");
+        assert!(
+            whole || told.contains("some ") && told.contains("words"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_model_that_quotes_an_error_is_not_cut_off() {
+    let honest: [&[&[u8]]; 6] = [
+        &[b"the log says:\n[Error: no]\nand no more"],
+        &[b"the log says:", b"\n", b"[Error", b": no]"],
+        &[b"\n", b"[", b"Errors: none"],
+        &[b"\n[Error"],
+        &[b"\n"],
+        &[b"[Error: no]"],
+    ];
+    for pieces in honest {
+        let (told, ended) = read(
+            Wire::Text(NodeText::default()),
+            Form::Text,
+            pieces.iter().copied(),
+        );
+        assert_eq!(
+            (told.as_bytes(), ended),
+            (pieces.concat().as_slice(), Ok(None))
+        );
+    }
 }
 
 proptest! {
@@ -189,7 +336,7 @@ proptest! {
     #[test]
     fn a_text_comes_out_whole_wherever_it_is_cut(text in any::<String>(), at in any::<prop::sample::Index>()) {
         let (first, second) = text.as_bytes().split_at(at.index(text.len() + 1));
-        let mut utf8 = Utf8::default();
+        let mut utf8 = utf8::Utf8::default();
         prop_assert_eq!(utf8.push(first) + &utf8.push(second) + utf8.end(), text);
     }
 
@@ -202,7 +349,7 @@ proptest! {
             let _ = read(stream(), form.clone(), [bytes.as_slice()]);
             let _ = read(stream(), form.clone(), [changed.as_slice()]);
             let _ = read(Wire::Json(BytesMut::new()), form.clone(), [bytes.as_slice()]);
-            let text = read(Wire::Text(Utf8::default()), form, [bytes.as_slice()]);
+            let text = read(Wire::Text(NodeText::default()), form, [bytes.as_slice()]);
             prop_assert!(text.1.is_ok() != bytes.is_empty());
         }
     }
