@@ -128,15 +128,23 @@ impl Node {
         if self.config.kind == InferenceKind::R3mes {
             return self.ask_for("", ask).await;
         }
-        let model = self.model().await?;
-        let asked = self.ask_for(&model, ask).await;
-        if !matches!(asked, Err(UpstreamError::Status(404))) || !self.config.model.is_empty() {
-            return asked;
+        let known = self.known_model().clone();
+        let Some(model) = known else {
+            let model = self.learn_model().await?;
+            return self.ask_for(&model, ask).await;
+        };
+        let answered = self.ask_for(&model, ask).await;
+        // What a server says that has another model by now; some of them say 400 of it.
+        let may_be_the_model = matches!(
+            answered,
+            Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422))
+        );
+        if !may_be_the_model || !self.config.model.is_empty() {
+            return answered;
         }
-        // It may have another model since it was asked for the name.
         match self.learn_model().await {
             Ok(another) if another != model => self.ask_for(&another, ask).await,
-            _ => asked,
+            _ => answered,
         }
     }
 
@@ -187,14 +195,6 @@ impl Node {
             InferenceKind::OpenAi => Wire::Json(BytesMut::new()),
         };
         Ok(Answer::new(response.into_body(), wire, ask.form.clone()))
-    }
-
-    async fn model(&self) -> Result<String, UpstreamError> {
-        let known = self.known_model().clone();
-        match known {
-            Some(model) => Ok(model),
-            None => self.learn_model().await,
-        }
     }
 
     fn known_model(&self) -> MutexGuard<'_, Option<String>> {

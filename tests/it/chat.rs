@@ -294,34 +294,67 @@ async fn a_thousand_chats_at_once_on_a_hundred_credits_are_paid_a_hundred_times(
 }
 
 #[tokio::test]
-async fn a_server_that_got_another_model_is_asked_for_that() {
-    let models = Arc::new(Mutex::new("tiny"));
-    let upstream = {
-        let models = Arc::clone(&models);
-        Upstream::start(move |seen: &Seen| {
-            let has = *models.lock().unwrap();
-            if seen.path == "/v1/models" {
-                return Scripted::whole(200, json!({ "data": [{ "id": has }] }).to_string());
-            }
-            let asked: Value = serde_json::from_str(&seen.body).unwrap();
-            match asked["model"] == has {
-                true => Scripted::words(&[has]),
-                false => Scripted::whole(404, "no such model"),
-            }
-        })
-        .await
-    };
-    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
-    let caller = server.payer(W1, 3).await;
-    for model in ["tiny", "large", "large"] {
-        *models.lock().unwrap() = model;
-        let (status, _, body) = caller.chat("hi").await;
+async fn a_server_that_got_another_model_is_asked_for_that_whatever_it_calls_the_old_one() {
+    for status in [400, 404, 422] {
+        let models = Arc::new(Mutex::new("tiny"));
+        let upstream = {
+            let models = Arc::clone(&models);
+            Upstream::start(move |seen: &Seen| {
+                let has = *models.lock().unwrap();
+                if seen.path == "/v1/models" {
+                    return Scripted::whole(200, json!({ "data": [{ "id": has }] }).to_string());
+                }
+                let asked: Value = serde_json::from_str(&seen.body).unwrap();
+                match asked["model"] == has {
+                    true => Scripted::words(&[has]),
+                    false => Scripted::whole(status, "Invalid model name"),
+                }
+            })
+            .await
+        };
+        let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+        let caller = server.payer(W1, 4).await;
+        for model in ["tiny", "large", "large"] {
+            *models.lock().unwrap() = model;
+            let (status, _, body) = caller.chat("hi").await;
+            assert_eq!(status, 200);
+            assert_eq!(whole(body).await.unwrap(), format!("{model}\n"));
+        }
+        assert_eq!(upstream.seen("/v1/models").len(), 2);
+        assert_eq!(upstream.seen("/v1/chat/completions").len(), 4);
+        *models.lock().unwrap() = "larger";
+        let messages = json!([{ "role": "user", "content": "hi" }]);
+        let body = json!({ "stream": true, "messages": messages }).to_string();
+        let path = "/v1/chat/completions";
+        let (status, _, body) = caller.open(Method::POST, path, &[], body).await;
         assert_eq!(status, 200);
-        assert_eq!(whole(body).await.unwrap(), format!("{model}\n"));
+        assert!(whole(body).await.unwrap().contains("larger"));
+        assert_eq!(server.balance(W1).await, Credits::ZERO);
     }
-    assert_eq!(upstream.seen("/v1/models").len(), 2);
-    assert_eq!(upstream.seen("/v1/chat/completions").len(), 4);
-    assert_eq!(server.balance(W1).await, Credits::ZERO);
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_not_the_models_costs_the_server_one_look_at_its_models_and_no_second_request()
+ {
+    let upstream = Upstream::inference(|_| Scripted::whole(400, "secret")).await;
+    for model in ["", "tiny"] {
+        let mut config = config_with_inference("openai", &upstream);
+        config.inference[0].model = model.to_owned();
+        let server = TestServer::start(config).await;
+        let caller = server.payer(W1, 1).await;
+        let messages = json!([{ "role": "user", "content": "hi" }]);
+        let body = json!({ "messages": messages });
+        // The first request asks for the name of the model anyway.
+        for reads in [1, 2, 3] {
+            let refused = caller.post("/v1/chat/completions", &body).await;
+            refused.refused(400, "invalid_request");
+            let expected = if model.is_empty() { reads } else { 0 };
+            assert_eq!(upstream.seen("/v1/models").len(), expected);
+            assert_eq!(upstream.seen("/v1/chat/completions").len(), reads);
+        }
+        upstream.forget();
+        assert_eq!(server.balance(W1).await, credits(1));
+    }
 }
 
 #[tokio::test]
