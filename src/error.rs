@@ -342,7 +342,7 @@ impl From<UpstreamError> for ApiError {
                 format!("the inference server refused this request with status {status}"),
             )
             .into(),
-            UpstreamError::Status(status) => Self::new(
+            UpstreamError::Status(status) | UpstreamError::NoChat(status) => Self::new(
                 ErrorCode::UpstreamBadResponse,
                 format!("the upstream answered with status {status}"),
             ),

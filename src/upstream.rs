@@ -70,6 +70,8 @@ pub enum UpstreamError {
     Unreadable(String),
     /// The answer broke off.
     Cut(String),
+    /// An R3MES node that is healthy and serves no inference: the status of `POST /chat`. [`survey`] finds it.
+    NoChat(u16),
 }
 
 impl UpstreamError {
@@ -83,7 +85,8 @@ impl UpstreamError {
             | Self::Connect(_)
             | Self::Timeout(_)
             | Self::Unreadable(_)
-            | Self::Cut(_) => true,
+            | Self::Cut(_)
+            | Self::NoChat(_) => true,
         }
     }
 
@@ -91,7 +94,7 @@ impl UpstreamError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Open(_) | Self::Busy | Self::Refused(_) => Outcome::Unknown,
+            Self::Open(_) | Self::Busy | Self::Refused(_) | Self::NoChat(_) => Outcome::Unknown,
             // A request the upstream refuses says nothing about its health.
             Self::Status(status) if *status < 500 => Outcome::Unknown,
             Self::Connect(_) => Outcome::Unreachable,
@@ -113,6 +116,10 @@ impl std::fmt::Display for UpstreamError {
             Self::Refused(status) => write!(f, "the request was refused with status {status}"),
             Self::Unreadable(what) => write!(f, "unreadable: {what:.500}"),
             Self::Cut(what) => write!(f, "broke off: {what:.500}"),
+            Self::NoChat(status) => write!(
+                f,
+                "GET /health answers, but POST /chat has status {status}: it serves no inference"
+            ),
         }
     }
 }

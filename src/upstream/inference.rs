@@ -50,6 +50,8 @@ pub(crate) struct Node {
 const PAGE: usize = 1 << 20;
 
 impl Node {
+    const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
     pub(crate) fn new(
         at: Endpoint,
         config: InferenceConfig,
@@ -79,9 +81,9 @@ impl Node {
 
     /// Asks for the page that every server of its kind has.
     pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
-        const PATIENCE: Duration = Duration::from_secs(2);
         let request = self.health_request()?;
-        let body = self.at.client.fetch(request, PATIENCE, PAGE).await?;
+        let fetched = self.at.client.fetch(request, Self::PROBE_TIMEOUT, PAGE);
+        let body = fetched.await?;
         match self.config.kind {
             InferenceKind::OpenAi if first_model(&body).is_none() => {
                 Err(UpstreamError::Unreadable("no model is named".to_owned()))
@@ -96,6 +98,27 @@ impl Node {
             InferenceKind::OpenAi => "/v1/models",
         };
         get(&join(&self.at.url, path)?, self.at.token())
+    }
+
+    /// Whether an R3MES node has `/chat`: some versions have `/health` alone. A request without a message costs no inference;
+    /// a GET would not tell, as nodes with `/chat` answer it 404 too.
+    pub(super) async fn check_chat(&self) -> Result<(), UpstreamError> {
+        if self.config.kind != InferenceKind::R3mes {
+            return Ok(());
+        }
+        let uri = join(&self.at.url, "/chat")?;
+        let request = post_json(&uri, self.at.token(), "{}".to_owned())?;
+        match self
+            .at
+            .client
+            .fetch(request, Self::PROBE_TIMEOUT, PAGE)
+            .await
+        {
+            Err(UpstreamError::Status(status @ (404 | 405 | 501 | 503))) => {
+                Err(UpstreamError::NoChat(status))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether it takes a text and nothing else.

@@ -82,7 +82,11 @@ pub async fn survey(config: &Config) -> Result<Vec<Surveyed>, String> {
     for node in nodes {
         let mut about = about(UpstreamKind::Inference, &node.at);
         asked.push(tokio::spawn(async move {
-            if let Ok(answered) = timeout(PATIENCE, node.probe()).await {
+            let probe = async {
+                node.probe().await?;
+                node.check_chat().await
+            };
+            if let Ok(answered) = timeout(PATIENCE, probe).await {
                 about.answered = answered;
             }
             about

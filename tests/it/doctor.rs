@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use r3mes_edge::Clock;
 use serde_json::{Value, json};
 
-use crate::support::{Process, Scripted, Upstream, W1, edge};
+use crate::support::{Process, RawAnswer, RawUpstream, Scripted, Then, Upstream, W1, edge};
 
 /// What `doctor` found: its exit code, and the checks.
 fn doctor(database: &Path, config: &str) -> (i32, Value) {
@@ -256,6 +256,43 @@ async fn a_listener_that_strangers_reach_dead_upstreams_and_a_wrong_clock_are_fo
         let (ended, checks) = doctor(&database, &config);
         assert_eq!(ended, code);
         assert_found(&checks, "clock", status, part);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_r3mes_node_that_is_healthy_and_has_no_chat_is_found_and_no_inference_is_spent() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    for (status, problem) in [
+        ("404 Not Found", true),
+        ("405 Method Not Allowed", true),
+        ("501 Unsupported method ('POST')", true),
+        ("503 Service Unavailable", true),
+        ("400 Bad Request", false),
+        ("422 Unprocessable Content", false),
+    ] {
+        let upstream = RawUpstream::start(move |request| {
+            let answer = match request.is("GET /health") {
+                true => "HTTP/1.0 200 OK\r\n\r\n{\"status\":\"ok\"}".to_owned(),
+                false => format!("HTTP/1.0 {status}\r\n\r\n{{\"error\":\"no message\"}}"),
+            };
+            RawAnswer::new(answer, Then::Close)
+        })
+        .await;
+        let config = format!(
+            "{ALONE}[[inference]]\nname = \"node\"\nkind = \"r3mes\"\nurl = \"{}\"\n",
+            upstream.url()
+        );
+        let (code, checks) = doctor(&database, &config);
+        assert_eq!(code, i32::from(problem), "{checks:#}");
+        if problem {
+            let part = format!("POST /chat has status {}", &status[..3]);
+            assert_found(&checks, "inference", "problem", &part);
+        } else {
+            assert_found(&checks, "inference", "ok", "node answers");
+        }
+        let asked = upstream.seen("POST /chat");
+        assert_eq!((asked.len(), asked[0].body.as_str()), (1, "{}"));
     }
 }
 

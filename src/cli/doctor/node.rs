@@ -3,7 +3,7 @@ use std::path::Path;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use r3mes_edge::upstream::{Surveyed, UpstreamKind, survey};
+use r3mes_edge::upstream::{Surveyed, UpstreamError, UpstreamKind, survey};
 use r3mes_edge::{Clock, Config};
 use rustix::process::{Resource, getrlimit};
 
@@ -131,6 +131,19 @@ fn answers(name: &'static str, without: &str, found: &[&Surveyed]) -> Vec<Check>
         .iter()
         .filter_map(|one| match &one.answered {
             Ok(()) => Some(Check::ok(name, told(one))),
+            Err(error @ UpstreamError::NoChat(_)) => {
+                // One that nobody configured gets the chats too.
+                let check = match one.configured {
+                    true => Check::problem,
+                    false => Check::warning,
+                };
+                Some(check(
+                    name,
+                    format!("{} at {}: {error}", one.name, one.url),
+                    "start its inference engine, or run a version of the node that has POST /chat"
+                        .to_owned(),
+                ))
+            }
             Err(error) if one.configured => Some(Check::problem(
                 name,
                 format!("{} at {}: {error}", one.name, one.url),
