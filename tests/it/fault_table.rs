@@ -142,7 +142,8 @@ async fn r3mes_node(fault: &'static str) -> RawUpstream {
         let chunked = |chunks: &[&str]| RawAnswer::chunked(OK, chunks, Then::Close);
         let plain =
             |head: &str, body: &str| RawAnswer::new(format!("{head}\r\n\r\n{body}"), Then::Close);
-        if request.body.contains("poison") {
+        // Its health check fails too.
+        if request.head.starts_with("GET /health ") || request.body.contains("poison") {
             return plain("HTTP/1.0 500 Internal Server Error", "secret");
         }
         match fault {
