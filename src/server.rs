@@ -212,10 +212,8 @@ impl Builder {
         if let Some(mistake) = own.iter().find_map(OwnRoutes::mistake) {
             return Err(StartError::Config(mistake));
         }
-        let refused: Vec<_> = config.refused().into_iter().map(|it| it.what).collect();
-        if !refused.is_empty() {
-            return Err(StartError::Config(refused.join("\n")));
-        }
+        let valid = config.validate_access();
+        valid.map_err(|error| StartError::Config(error.to_string()))?;
         let listeners = match listener {
             Some(listener) => vec![Listener::Tcp(listener)],
             None => bind(&config.listen).await?,

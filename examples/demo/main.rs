@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         every = "2s"
         "#
     );
-    let mut config = Config::read(&config, []).map_err(|mistakes| mistakes.to_string())?;
+    let mut config = Config::read(&config, [])?;
     if for_tools {
         config.rates = RatesConfig::off();
     }

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use r3mes_edge::config::{Mistakes, Origin};
+use r3mes_edge::config::{ConfigError, Origin};
 use serde_json::{Map, Value, json};
 
-use super::settings::{self, Settings, Unread};
+use super::settings::{self, LoadError, Settings};
 use super::{Failure, Places};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Say whether the configuration is good, or every mistake with its place
+    /// Check the configuration; the first error is shown with its place
     #[command(
-        after_help = "Example: r3mes-edge config check --config new.toml && mv new.toml r3mes-edge.toml\n\nIt ends with 2 where there is a mistake."
+        after_help = "Example: r3mes-edge config check --config new.toml && mv new.toml r3mes-edge.toml\n\nExit code 2: the configuration has an error."
     )]
     Check,
     /// Print the configuration in force; it reads back as the same
@@ -33,56 +33,44 @@ pub(super) fn run(command: &Command, places: &Places, json: bool) -> Result<(), 
     }
 }
 
-fn check(read: Result<Settings, Unread>, json: bool) -> Result<(), Failure> {
+fn check(loaded: Result<Settings, LoadError>, json: bool) -> Result<(), Failure> {
     let shown = |file: Option<PathBuf>| file.map(|file| file.display().to_string());
-    match read {
+    match loaded {
         Ok(Settings { file, .. }) if json => {
-            println!(
-                "{}",
-                json!({ "good": true, "file": shown(file), "mistakes": [] })
-            );
+            println!("{}", json!({ "valid": true, "file": shown(file) }));
             Ok(())
         }
         Ok(Settings { file, .. }) => {
             let from = file.as_deref().map_or_else(
-                || {
-                    "there is no file, every setting has its default or stands in the environment"
-                        .into()
-                },
+                || "no file; defaults and environment only".into(),
                 Path::to_string_lossy,
             );
-            println!("the configuration is good: {from}");
+            println!("the configuration is valid: {from}");
             Ok(())
         }
-        Err(Unread::Mistakes(file, mistakes)) if json => {
-            let told = as_json(&mistakes);
+        Err(LoadError::Invalid(file, error)) if json => {
+            let file = shown(file);
             println!(
                 "{}",
-                json!({ "good": false, "file": shown(file), "mistakes": told })
+                json!({ "valid": false, "file": file, "error": as_json(&error) })
             );
-            Err(Failure::Usage(match mistakes.count() {
-                1 => "the configuration has a mistake".to_owned(),
-                n => format!("the configuration has {n} mistakes"),
-            }))
+            Err(Failure::Usage(error.to_string()))
         }
-        Err(unread) => Err(unread.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn as_json(mistakes: &Mistakes) -> Vec<Value> {
-    let each = mistakes.iter().map(|mistake| {
-        let mut told = match &mistake.origin {
-            Origin::Default => json!({}),
-            Origin::File { name, line, column } => {
-                json!({ "file": &**name, "line": line, "column": column })
-            }
-            Origin::Named(name) => json!({ "origin": name }),
-        };
-        told["key"] = mistake.key.as_str().into();
-        told["message"] = mistake.what.as_str().into();
-        told
-    });
-    each.collect()
+fn as_json(error: &ConfigError) -> Value {
+    let mut object = match &error.origin {
+        Origin::Default => json!({}),
+        Origin::File { name, line, column } => {
+            json!({ "file": &**name, "line": line, "column": column })
+        }
+        Origin::Named(name) => json!({ "origin": name }),
+    };
+    object["key"] = error.key.as_str().into();
+    object["message"] = error.message.as_str().into();
+    object
 }
 
 fn print(settings: &Settings, with_origin: bool, json: bool) -> Result<(), Failure> {

@@ -3,10 +3,10 @@
 use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
 
-use super::settings::{self, Settings, Unread};
-use super::{Places, logging};
+use super::settings::{self, Settings};
+use super::{Failure, Places, logging};
 
-/// Reads the configuration again and takes over what it can. With a mistake in it everything stays as it is.
+/// Reads the configuration again and takes over what it can. With an error in it everything stays as it is.
 ///
 /// `in_force` is what the server runs with; what needs a restart is told again each time until there was one.
 pub(super) async fn reload(places: &Places, in_force: &mut Config, server: &EdgeServer) {
@@ -17,7 +17,11 @@ pub(super) async fn reload(places: &Places, in_force: &mut Config, server: &Edge
             settings.resolve();
             settings
         }
-        Ok(Err(unread)) => return refuse(unread),
+        Ok(Err(error)) => {
+            let failure = Failure::from(error);
+            let text = failure.text().unwrap_or_default();
+            return log::error!("the configuration was not reloaded, nothing is changed: {text}");
+        }
         Err(error) => return log::error!("the configuration was not read again: {error}"),
     };
     let changes = match in_force.changes(&config) {
@@ -47,18 +51,4 @@ pub(super) async fn reload(places: &Places, in_force: &mut Config, server: &Edge
             told(later)
         ),
     }
-}
-
-fn refuse(unread: Unread) {
-    match unread {
-        Unread::Mistakes(_, mistakes) => {
-            for mistake in &mistakes {
-                log::error!("configuration: {mistake}");
-            }
-        }
-        Unread::File(failure) => {
-            log::error!("configuration: {}", failure.text().unwrap_or_default());
-        }
-    }
-    log::error!("the configuration was read again and has mistakes: nothing is changed");
 }

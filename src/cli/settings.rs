@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::Config;
-use r3mes_edge::config::{Listen, Mistakes, Origins, Reader};
+use r3mes_edge::config::{ConfigError, Listen, Loader, Origins};
 use r3mes_edge::store::real_path;
 
 use super::{Failure, Places};
@@ -26,70 +26,74 @@ impl Settings {
 }
 
 /// Why there is none.
-pub(super) enum Unread {
+pub(super) enum LoadError {
     /// The file cannot be used.
     File(Failure),
-    /// What it and the environment say is wrong.
-    Mistakes(Option<PathBuf>, Mistakes),
+    /// The file, the environment or a flag has an error.
+    Invalid(Option<PathBuf>, ConfigError),
 }
 
-impl From<Unread> for Failure {
-    fn from(unread: Unread) -> Self {
-        match unread {
-            Unread::File(failure) => failure,
-            Unread::Mistakes(_, mistakes) => Self::Usage(mistakes.to_string()),
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::File(failure) => failure,
+            LoadError::Invalid(_, error) => Self::Usage(error.to_string()),
         }
     }
 }
 
 /// Reads what there is.
-pub(super) fn load(places: &Places) -> Result<Settings, Unread> {
-    let file = find(places.config.as_deref()).map_err(Unread::File)?;
+pub(super) fn load(places: &Places) -> Result<Settings, LoadError> {
+    let file = find(places.config.as_deref()).map_err(LoadError::File)?;
     read(places, file)
 }
 
 /// Reads this file, or none.
-pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, Unread> {
-    let mut reader = Reader::default();
-    if let Some(file) = &file {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Unread::File(Failure::Usage(format!("{}: {error}", file.display())))
-        })?;
-        reader = reader.file(&file.display().to_string(), &text);
-    }
-    let mut environment: Vec<_> = std::env::vars_os().collect();
-    environment.sort();
-    for (variable, value) in &environment {
-        let variable = variable.to_string_lossy();
-        if let Some(key) = variable.strip_prefix("R3MES_EDGE_") {
-            reader = reader.set(key, value, &variable);
-        }
-    }
-    let listen: Vec<_> = places.listen.iter().map(Listen::to_string).collect();
-    // A list, as a path may have a comma in it.
-    let listen = (!listen.is_empty()).then(|| serde_json::Value::from(listen).to_string());
-    let flags = [
-        ("listen", "--listen", listen.as_deref().map(OsStr::new)),
-        (
-            "database",
-            "--database",
-            places.database.as_deref().map(Path::as_os_str),
-        ),
-    ];
-    for (key, flag, value) in flags {
-        if let Some(value) = value {
-            reader = reader.set(key, value, flag);
-        }
-    }
-    match reader.finish() {
+pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, LoadError> {
+    let text = match &file {
+        None => None,
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+            LoadError::File(Failure::Usage(format!("{}: {error}", file.display())))
+        })?),
+    };
+    match lay_over(places, file.as_deref().zip(text.as_deref())) {
         Ok((config, origins)) => Ok(Settings {
             config,
             file,
             origins,
             places: places.clone(),
         }),
-        Err(mistakes) => Err(Unread::Mistakes(file, mistakes)),
+        Err(error) => Err(LoadError::Invalid(file, error)),
     }
+}
+
+/// Flags over environment over the file's text.
+fn lay_over(
+    places: &Places,
+    file: Option<(&Path, &str)>,
+) -> Result<(Config, Origins), ConfigError> {
+    let mut loader = Loader::default();
+    if let Some((name, text)) = file {
+        loader.file(&name.display().to_string(), text)?;
+    }
+    let mut environment: Vec<_> = std::env::vars_os().collect();
+    environment.sort();
+    for (variable, value) in &environment {
+        let variable = variable.to_string_lossy();
+        if let Some(key) = variable.strip_prefix("R3MES_EDGE_") {
+            loader.set(key, value, &variable)?;
+        }
+    }
+    if !places.listen.is_empty() {
+        let listen: Vec<_> = places.listen.iter().map(Listen::to_string).collect();
+        // A list, as a path may have a comma in it.
+        let listen = serde_json::Value::from(listen).to_string();
+        loader.set("listen", OsStr::new(&listen), "--listen")?;
+    }
+    if let Some(database) = &places.database {
+        loader.set("database", database.as_os_str(), "--database")?;
+    }
+    loader.finish()
 }
 
 /// Where a configuration is looked for, in this order.

@@ -6,17 +6,6 @@ use serde::{Deserialize, Serialize};
 use super::units;
 
 /// From when on something is wrong, and who is told.
-///
-/// ```
-/// use r3mes_edge::Config;
-/// use r3mes_edge::config::WebhookKind;
-///
-/// let mut config = Config::default();
-/// config.alerts.temperature = 75.0;
-/// config.alerts.webhook_file = Some("/run/secrets/ntfy".into());
-/// config.alerts.webhook_kind = WebhookKind::Ntfy;
-/// assert!(config.mistakes().is_empty());
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

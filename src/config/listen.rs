@@ -192,7 +192,7 @@ mod tests {
             ("\"localhost:8000\"", "is no place to listen on"),
             ("\"127.0.0.1\"", "127.0.0.1:8000"),
             ("8000", "array"),
-            ("[]", "listen names no place"),
+            ("[]", "listen: must name an address"),
             ("[\"127.0.0.1:8000\", \"unix:edge.sock\"]", "whole path"),
             ("\"unix:/run/\"", "whole path"),
             ("\"unix:@edge\"", "whole path"),

@@ -1,8 +1,7 @@
 //! What can be set and should not be: settings that open a door nobody means to open are refused, those that some mean and
 //! others do not are told.
 
-use super::sense::Senseless;
-use super::{Config, Proxy};
+use super::{Config, Proxy, ValidationError};
 
 /// Something that is allowed, and may not be meant.
 ///
@@ -28,35 +27,25 @@ pub struct Risk {
 }
 
 impl Config {
-    /// What no server is started with.
-    pub(crate) fn refused(&self) -> Vec<Senseless> {
-        let mut refused = Vec::new();
-        let mut refuse = |key: &str, at: usize, what: &str| {
-            refused.push(Senseless {
-                keys: vec![format!("auth.{key}[{at}]"), format!("auth.{key}")],
-                what: format!("auth.{key} has {what}"),
-            });
-        };
+    /// Refuses settings that open the server to anybody; checked at every start, also of a configuration made in code.
+    pub(crate) fn validate_access(&self) -> Result<(), ValidationError> {
         let auth = &self.auth;
-        for (at, proxy) in auth.trusted_proxies.iter().enumerate() {
-            if is_wide(proxy) {
-                let why = "everybody in there could choose the address that limits go by; name the proxies' own addresses";
-                refuse("trusted_proxies", at, &format!("{proxy}: {why}"));
-            }
+        if let Some(proxy) = auth.trusted_proxies.iter().find(|proxy| is_wide(proxy)) {
+            let why = "everybody in there could choose the address that limits go by; name the proxies' own addresses";
+            let message = format!("{proxy}: {why}");
+            return Err(ValidationError::new("auth.trusted_proxies", message));
         }
-        for (at, origin) in auth.cors_origins.iter().enumerate() {
-            if !is_origin(origin) {
-                let why = "name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let the pages of everybody call this server";
-                refuse("cors_origins", at, &format!("{origin:?}: {why}"));
-            }
+        if let Some(origin) = auth.cors_origins.iter().find(|origin| !is_origin(origin)) {
+            let why = "name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let the pages of everybody call this server";
+            let message = format!("{origin:?}: {why}");
+            return Err(ValidationError::new("auth.cors_origins", message));
         }
-        for (at, host) in auth.hosts.iter().enumerate() {
-            if !is_host(host) {
-                let why = "name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)";
-                refuse("hosts", at, &format!("{host:?}: {why}"));
-            }
+        if let Some(host) = auth.hosts.iter().find(|host| !is_host(host)) {
+            let why = "name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)";
+            let message = format!("{host:?}: {why}");
+            return Err(ValidationError::new("auth.hosts", message));
         }
-        refused
+        Ok(())
     }
 
     /// What is worth a word at the start.

@@ -11,17 +11,6 @@ use crate::limits::{Rate, RateClass};
 use crate::model::Credits;
 
 /// Sizes and times of the HTTP side.
-///
-/// ```
-/// use r3mes_edge::Config;
-///
-/// // A small machine, whose clients send nothing but samples.
-/// let mut config = Config::default();
-/// config.limits.connections = 64;
-/// config.limits.in_flight = 16;
-/// config.limits.telemetry_body = 64 << 10;
-/// assert!(config.mistakes().is_empty());
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -82,17 +71,6 @@ impl Default for LimitsConfig {
 
 /// Rates by class; `None` is "off".
 ///
-/// [`RateClass`] shows one class; all of them, for a host behind a gateway that limits already:
-///
-/// ```
-/// use r3mes_edge::Config;
-/// use r3mes_edge::config::RatesConfig;
-/// use r3mes_edge::limits::RateClass;
-///
-/// let mut config = Config::default();
-/// config.rates = RatesConfig::off();
-/// assert_eq!(RateClass::ALL.map(|class| config.rates.get(class)), [None; 7]);
-/// ```
 #[derive(Clone, Debug)]
 pub struct RatesConfig([Option<Rate>; RateClass::ALL.len()]);
 
@@ -141,15 +119,28 @@ const CLASSES: [&str; RateClass::ALL.len()] = {
     names
 };
 
+/// A rate as a text; so an error of one is at its own key.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct RateText(Option<Rate>);
+
+impl TryFrom<String> for RateText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        units::parse_rate(&text).map(Self)
+    }
+}
+
 impl<'de> Deserialize<'de> for RatesConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut rates = Self::default();
-        for (name, text) in BTreeMap::<String, String>::deserialize(deserializer)? {
+        for (name, RateText(rate)) in BTreeMap::<String, RateText>::deserialize(deserializer)? {
             let class = RateClass::ALL
                 .into_iter()
-                .find(|class| class.as_str() == name)
-                .ok_or_else(|| D::Error::unknown_field(&name, &CLASSES))?;
-            rates.set(class, units::parse_rate(&text).map_err(D::Error::custom)?);
+                .find(|class| class.as_str() == name);
+            let class = class.ok_or_else(|| D::Error::unknown_field(&name, &CLASSES))?;
+            rates.set(class, rate);
         }
         Ok(rates)
     }
@@ -168,23 +159,6 @@ impl Serialize for RatesConfig {
 }
 
 /// Who may do what.
-///
-/// ```
-/// use r3mes_edge::Config;
-/// use r3mes_edge::config::Peer;
-///
-/// // Behind a TLS proxy on this machine, by its address and by its name.
-/// let mut config = Config::default();
-/// config.auth.trusted_proxies = vec!["127.0.0.1".parse()?];
-/// config.auth.hosts = vec!["edge.example".to_owned()];
-/// assert!(config.auth.trusts(Peer::Address([127, 0, 0, 1].into())));
-/// assert!(!config.auth.trusts(Peer::Unix));
-/// // Strangers come through it, so figures want a key unless that is said.
-/// assert!(!config.public_reads());
-/// config.auth.public_reads = Some(true);
-/// assert!(config.public_reads());
-/// # Ok::<_, String>(())
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -230,19 +204,6 @@ impl Default for AuthConfig {
 }
 
 /// Paid chat.
-///
-/// ```
-/// use r3mes_edge::Config;
-/// use r3mes_edge::model::Credits;
-///
-/// let mut config = Config::default();
-/// config.chat.price = Credits::parse("0.25")?;
-/// assert!(config.mistakes().is_empty());
-/// // A chat for nothing is none of the things that this server sells.
-/// config.chat.price = Credits::ZERO;
-/// assert_eq!(config.mistakes(), ["chat.price must be more than 0"]);
-/// # Ok::<_, &str>(())
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -7,18 +7,6 @@ use super::units;
 use crate::model::Retention;
 
 /// Copies by schedule.
-///
-/// ```
-/// use std::path::Path;
-/// use std::time::Duration;
-/// use r3mes_edge::Config;
-///
-/// let mut config = Config::default();
-/// config.backup.every = Some(Duration::from_secs(86_400));
-/// config.backup.folder = "/mnt/usb".into();
-/// assert_eq!(config.backup.folder(), Some(Path::new("/mnt/usb")));
-/// assert!(config.mistakes().is_empty());
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

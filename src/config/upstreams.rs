@@ -17,19 +17,6 @@ pub enum InferenceKind {
 }
 
 /// One inference server.
-///
-/// ```
-/// use r3mes_edge::Config;
-/// use r3mes_edge::config::{InferenceConfig, InferenceKind};
-///
-/// let mut llama = InferenceConfig::new("llama", InferenceKind::OpenAi, "http://127.0.0.1:8081");
-/// llama.adapters = vec!["code".to_owned()];
-/// let mut config = Config::default();
-/// config.inference.push(llama);
-/// assert!(config.mistakes().is_empty());
-/// // It, and what a message gets that names none.
-/// assert!(config.adapter_names().into_iter().eq(["code", "general"]));
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -71,15 +58,6 @@ impl InferenceConfig {
 }
 
 /// How a message without an adapter finds one.
-///
-/// ```
-/// use r3mes_edge::Config;
-///
-/// let mut config = Config::default();
-/// let code = config.adapters.entry("code".to_owned()).or_default();
-/// code.keywords = vec!["rust".to_owned(), "python".to_owned()];
-/// assert!(config.adapter_names().contains("code"));
-/// ```
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -89,16 +67,6 @@ pub struct AdapterConfig {
 }
 
 /// The chain.
-///
-/// ```
-/// use r3mes_edge::Config;
-///
-/// let mut config = Config::default();
-/// config.chain.rpc = Some("http://127.0.0.1:26657".to_owned());
-/// assert!(config.mistakes().is_empty());
-/// config.chain.rpc = Some("127.0.0.1:26657".to_owned());
-/// assert!(config.mistakes()[0].starts_with("chain.rpc must be an http:// or https:// address"));
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -141,21 +109,6 @@ pub enum MinerKind {
 }
 
 /// The miner on this machine.
-///
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::Config;
-/// use r3mes_edge::config::MinerKind;
-/// use r3mes_edge::model::Wallet;
-///
-/// let mut config = Config::default();
-/// config.miner.kind = MinerKind::Xmrig;
-/// config.miner.url = Some("http://127.0.0.1:18088".to_owned());
-/// config.miner.wallet = Some(Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?);
-/// config.miner.every = Duration::from_secs(30);
-/// assert!(config.mistakes().is_empty());
-/// # Ok::<_, &str>(())
-/// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

@@ -186,7 +186,7 @@ echo "ok      stopped cleanly within $((($(date +%s%N) - began) / 1000000)) ms"
 within sh -c 'echo "prize = 1" >> /etc/r3mes-edge/config.toml'
 ! within systemctl start r3mes-edge > "$scratch/out" 2>&1 || wrong 'it starts with a wrong configuration'
 is "$(value ActiveState)/$(value ExecMainStatus)" failed/2 'wrong configuration'
-journal | grep -q 'prize is not known' || wrong 'the mistake is not told'
+journal | grep -q 'prize: unknown key' || wrong 'the error is not in the log'
 echo 'ok      with a mistake in its configuration it says which, and is not started again and again'
 within sed -i '$d' /etc/r3mes-edge/config.toml
 within systemctl start r3mes-edge > "$scratch/out" 2>&1 || { cat "$scratch/out"; wrong "it does not start"; }

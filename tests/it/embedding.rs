@@ -156,16 +156,13 @@ async fn the_hosts_listener_is_taken() {
 }
 
 #[test]
-fn a_configuration_made_in_code_can_be_looked_at_too() {
+fn a_configuration_made_in_code_can_be_validated_too() {
     let mut config = config();
-    assert_eq!(config.mistakes(), Vec::<String>::new());
-    config.limits.in_flight = usize::MAX;
+    config.validate().unwrap();
     config.chat.price = Credits::ZERO;
-    let told = config.mistakes().join(" ");
-    assert!(
-        told.contains("limits.in_flight") && told.contains("chat.price"),
-        "{told}"
-    );
+    assert_eq!(config.validate().unwrap_err().key, "chat.price");
+    config.limits.in_flight = usize::MAX;
+    assert_eq!(config.validate().unwrap_err().key, "limits.in_flight");
 }
 
 #[tokio::test]
