@@ -210,7 +210,7 @@ pub(crate) fn run() -> ExitCode {
             done
         });
     // What is said below comes after what was logged.
-    log::logger().flush();
+    logging::flush();
     match done.and_then(|()| output::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -111,10 +111,7 @@ async fn one_that_cannot_be_bound_names_itself_and_leaves_none_of_the_others() {
     let mut open = config();
     open.auth.trusted_proxies = vec!["0.0.0.0/0".parse().unwrap()];
     let told = start(open).await;
-    assert!(
-        told.contains("auth.trusted_proxies: 0.0.0.0/0"),
-        "{told}"
-    );
+    assert!(told.contains("auth.trusted_proxies: 0.0.0.0/0"), "{told}");
 }
 
 #[tokio::test]
