@@ -1,8 +1,6 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use jiff::fmt::temporal::DateTimePrinter;
-
 /// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places. One that lies outside the calendar,
 /// years -9999 to 9999, is written as the nearest that does not; a year before 0 with six digits, as ISO 8601 has it.
 ///
@@ -86,19 +84,8 @@ impl Timestamp {
     /// Reads what [`Timestamp::compact`] wrote, and nothing else.
     #[must_use]
     pub fn parse_compact(text: &str) -> Option<Self> {
-        let parts = [0..4, 4..6, 6..11, 11..13, 13..20].map(|part| text.get(part));
-        let [
-            Some(year),
-            Some(month),
-            Some(day),
-            Some(minute),
-            Some(second),
-        ] = parts
-        else {
-            return None;
-        };
-        let written = format!("{year}-{month}-{day}:{minute}:{second}");
-        let read = Self::parse(&written).ok()?;
+        let read: jiff::Timestamp = text.parse().ok()?;
+        let read = Self(read.as_millisecond());
         (read.compact() == text).then_some(read)
     }
 
@@ -158,60 +145,21 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// A moment as it is written, without a heap.
-struct Text {
-    bytes: [u8; Self::ROOM],
-    length: usize,
-}
-
-impl Text {
-    /// `-009999-01-02T01:59:59.000Z` is the longest.
-    const ROOM: usize = 27;
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
-    }
-}
-
-impl jiff::fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> Result<(), jiff::Error> {
-        let end = self.length + text.len();
-        let place = self.bytes.get_mut(self.length..end);
-        let place = place.ok_or_else(|| jiff::Error::from_args(format_args!("no room")))?;
-        place.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
-
-impl Timestamp {
-    fn text(self) -> Text {
-        let nearest = if self.0 < 0 {
-            jiff::Timestamp::MIN
-        } else {
-            jiff::Timestamp::MAX
-        };
-        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest);
-        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
-        let mut text = Text {
-            bytes: [0; Text::ROOM],
-            length: 0,
-        };
-        // There is room for every one.
-        let _ = PRINTER.print_timestamp(&time, &mut text);
-        text
-    }
-}
-
+/// RFC 3339 in UTC with milliseconds; a time outside the calendar is written as the nearest in it.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text().as_str())
+        let nearest = match self.0 < 0 {
+            true => jiff::Timestamp::MIN,
+            false => jiff::Timestamp::MAX,
+        };
+        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest);
+        write!(f, "{time:.3}")
     }
 }
 
 impl serde::Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.text().as_str())
+        serializer.collect_str(self)
     }
 }
 
