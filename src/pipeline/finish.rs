@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::call::Trace;
 use crate::limits::Verdict;
 use crate::model::Wallet;
-use crate::routes::Reached;
+use crate::routes::{Method, Reached};
 
 /// What is known of a request at its end. Dropped, it counts the request and writes its line: when hyper is done with
 /// the answer, or, with the status still 499, when the client left before there was one.
@@ -46,6 +46,22 @@ impl Finish {
         })
     }
 
+    /// The level of its line in the access log: what went well and changed nothing is for who debugs, as is what met no route,
+    /// which anybody can send without end.
+    fn level(&self, status: u16) -> log::Level {
+        let is_read = match self.reached {
+            Reached::Route(route) => route.method == Method::Get,
+            Reached::Nothing => return log::Level::Debug,
+            Reached::Own => false,
+        };
+        match status {
+            500 => log::Level::Error,
+            501.. => log::Level::Warn,
+            ..400 if is_read => log::Level::Debug,
+            _ => log::Level::Info,
+        }
+    }
+
     /// How long it took up to now, apart from its client.
     pub(super) fn ours(&self) -> Duration {
         self.trace.ours(&self.app.clock)
@@ -67,8 +83,9 @@ impl Drop for Finish {
         let wallet = self.wallet.map(|wallet| wallet.short());
         // As nginx has it for a client that left.
         let status = self.status.unwrap_or(499);
-        log::info!(
+        log::log!(
             target: "r3mes_edge::http",
+            self.level(status),
             method, route, status,
             ms = millis(took),
             upstream_ms = millis(self.trace.waited()),
