@@ -16,39 +16,6 @@ pub use scope::{Scope, Scopes};
 use crate::model::{Timestamp, Wallet};
 
 /// A key as the store keeps it: never the key itself.
-///
-/// ```
-/// use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-/// use r3mes_edge::model::{Ids, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// # let request = KeyRequest {
-/// #     wallet: Some(wallet),
-/// #     name: "rig-1".to_owned(),
-/// #     scopes: Scopes::parse(["miner"])?,
-/// #     expires_at: None,
-/// #     login: false,
-/// # };
-/// # let ids = Ids::new().map_err(|error| error.to_string())?;
-///
-/// let issued = issue(&store, &ids, request, 10, now, None).await?;
-/// assert!(issued.record.is_active(now));
-/// let revoked = store.revoke_key(issued.record.id, Some(wallet), now).await?;
-/// assert!(!revoked.is_active(now) && !revoked.is_expired(now));
-/// // It stays in its owner's list, as one that opens nothing.
-/// let listed = store.keys(Some(wallet), None, 50).await?;
-/// assert_eq!(listed[0].shown(now)["is_active"], false);
-/// assert_eq!(store.key(revoked.id.clone()).await?, Some(revoked));
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
     /// `key_…`
@@ -139,25 +106,6 @@ impl KeyRecord {
 /// Who a request comes from, once its key was checked.
 ///
 /// A host's own routes find it in their [`Caller`](crate::Caller).
-///
-/// ```
-/// use r3mes_edge::auth::{Principal, Scope, Scopes};
-/// use r3mes_edge::model::Wallet;
-///
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let other = Wallet::parse("remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx")?;
-/// let miner = Principal {
-///     key_id: "key_01".to_owned(),
-///     wallet: Some(wallet),
-///     scopes: Scopes::parse(["miner"])?,
-///     expires_at: None,
-/// };
-/// assert!(miner.owns(&wallet) && !miner.owns(&other));
-/// assert!(!miner.scopes.contains(Scope::Read));
-/// let admin = Principal { wallet: None, scopes: Scopes::ADMIN, ..miner };
-/// assert!(admin.is_admin() && admin.owns(&other));
-/// # Ok::<_, &str>(())
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The key that was used.

@@ -13,25 +13,6 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 /// How long an answer may be used.
-///
-/// ```
-/// use std::num::NonZeroUsize;
-/// use std::sync::atomic::Ordering;
-/// use std::time::{Duration, Instant};
-/// use r3mes_edge::cache::{Cache, Policy, Source};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), &'static str> {
-/// let heights: Cache<&str, u64> = Cache::new(NonZeroUsize::MIN);
-/// let policy = Policy { ttl: Duration::ZERO, stale_if_error: Duration::from_secs(3600) };
-/// heights.get("chain", policy, Instant::now, || async { Ok::<_, &str>(41) }).await?;
-/// let down = || async { Err("no connection") };
-/// let kept = heights.get("chain", policy, Instant::now, down).await?;
-/// assert_eq!((kept.value, kept.source), (41, Source::Stale));
-/// assert_eq!(heights.counts().stale.load(Ordering::Relaxed), 1);
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Fresh for this long.
@@ -41,7 +22,7 @@ pub struct Policy {
     pub stale_if_error: Duration,
 }
 
-/// Where an answer came from; [`Cache`] and [`Policy`] show all three.
+/// Where an answer came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     /// From the cache, fresh.
@@ -75,7 +56,7 @@ pub struct Cached<V> {
     pub source: Source,
 }
 
-/// What the cache did so far; [`Policy`] shows a look at it.
+/// What the cache did so far.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Answers served fresh from the cache.
@@ -90,27 +71,6 @@ pub struct Counts {
 type Flights<K> = Mutex<HashMap<K, Arc<tokio::sync::Mutex<Option<Instant>>>>>;
 
 /// The cache.
-///
-/// ```
-/// use std::num::NonZeroUsize;
-/// use std::time::{Duration, Instant};
-/// use r3mes_edge::cache::{Cache, Policy, Source};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() {
-/// let pages: Cache<&str, String> = Cache::new(NonZeroUsize::MIN);
-/// let policy = Policy { ttl: Duration::from_secs(60), stale_if_error: Duration::from_secs(300) };
-/// let read = async |told: Result<&str, ()>| {
-///     let compute = || async move { told.map(str::to_owned) };
-///     pages.get("page", policy, Instant::now, compute).await
-/// };
-/// assert_eq!(read(Ok("first")).await.unwrap().source, Source::Miss);
-/// assert_eq!(read(Ok("second")).await.unwrap().value, "first");
-/// // What changes the answer drops it, after its commit.
-/// pages.invalidate(&"page");
-/// assert_eq!(read(Ok("second")).await.unwrap().value, "second");
-/// # }
-/// ```
 #[derive(Debug)]
 pub struct Cache<K: Hash + Eq, V> {
     entries: Mutex<LruCache<K, Entry<V>>>,

@@ -10,20 +10,6 @@ use crate::model::Timestamp;
 
 /// The system's clocks plus an offset that only ever grows, so that a test (or a simulation in an embedder) can let an
 /// hour pass without waiting for it; the time of day alone can be set back, as a correction does. Clones share both.
-///
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::Clock;
-///
-/// let clock = Clock::default();
-/// let before = clock.now();
-/// clock.clone().advance(Duration::from_secs(3600));
-/// assert!(clock.now() >= before.plus(Duration::from_secs(3600)));
-/// // A correction of the time of day; durations are measured as before.
-/// let instant = clock.instant();
-/// clock.set_back(Duration::from_secs(7200));
-/// assert!(clock.now() < before && clock.instant() >= instant);
-/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_nanos: Arc<AtomicU64>,

@@ -15,13 +15,6 @@ use crate::upstream::UpstreamError;
 macro_rules! codes {
     ($($name:ident $text:literal $status:literal $title:literal $kind:literal;)*) => {
         /// The machine-readable name of a failure; together with its status it is a promise to clients.
-        ///
-        /// ```
-        /// use r3mes_edge::error::ErrorCode;
-        ///
-        /// let code = ErrorCode::RateLimited;
-        /// assert_eq!((code.as_str(), code.status()), ("rate_limited", 429));
-        /// ```
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[non_exhaustive]
         pub enum ErrorCode {

@@ -23,18 +23,6 @@ use crate::auth::KeyHash;
 use crate::clock::Clock;
 
 /// What kind of request a rate is for.
-///
-/// ```
-/// use r3mes_edge::config::RatesConfig;
-/// use r3mes_edge::limits::RateClass;
-///
-/// let mut rates = RatesConfig::default();
-/// // So many at once, and so many again after the time.
-/// let chat = rates.get(RateClass::Chat).map(|rate| (rate.count.get(), rate.per.as_secs()));
-/// assert_eq!(chat, Some((10, 60)));
-/// // A host that limits its clients itself.
-/// rates.set(RateClass::Telemetry, None);
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RateClass {
     /// Making keys and logging in.
@@ -81,20 +69,6 @@ impl RateClass {
 }
 
 /// So many requests in so long a time (GCRA: ATM Forum, Traffic Management 4.0).
-///
-/// ```
-/// use std::num::NonZeroU32;
-/// use std::time::Duration;
-/// use r3mes_edge::Config;
-/// use r3mes_edge::limits::{Rate, RateClass};
-///
-/// let mut config = Config::default();
-/// let rate = Rate { count: NonZeroU32::MIN, per: Duration::from_secs(60) };
-/// config.rates.set(RateClass::Auth, Some(rate));
-/// let lines = config.sections()?.into_iter().flat_map(|section| section.lines);
-/// assert!(lines.map(|line| line.toml).any(|line| line == "auth = \"1/min\""));
-/// # Ok::<_, String>(())
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     /// Requests, all of which may come at once.

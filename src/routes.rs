@@ -171,15 +171,6 @@ pub struct Alias {
 }
 
 /// The paths that clients of the R3MES backend know these routes by.
-///
-/// ```
-/// use r3mes_edge::routes::{ALIASES, Found, find};
-///
-/// for alias in ALIASES {
-///     let found = ["GET", "POST"].map(|method| find(method, alias.path));
-///     assert!(found.iter().any(|found| matches!(found, Found::Route(route, _) if route.id == alias.id)));
-/// }
-/// ```
 pub const ALIASES: &[Alias] = &[
     Alias::new(RouteId::Login, "/auth/login"),
     Alias::new(RouteId::CreateKey, "/api-keys/create"),
@@ -283,14 +274,6 @@ pub(crate) enum Reached {
 }
 
 /// Looks a request up.
-///
-/// ```
-/// use r3mes_edge::routes::{Found, RouteId, find};
-///
-/// let found = find("GET", "/users/remes1x/ledger");
-/// assert!(matches!(found, Found::Route(route, "remes1x") if route.id == RouteId::Ledger));
-/// assert!(matches!(find("PUT", "/livez"), Found::OtherMethods(allow) if allow == "GET, HEAD"));
-/// ```
 #[must_use]
 pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
     let mut others = Vec::new();

@@ -85,25 +85,6 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// What a server is started with.
-///
-/// ```
-/// use std::sync::Arc;
-/// use r3mes_edge::{Clock, Config, EdgeServer, SqliteStore};
-/// use tokio::net::TcpListener;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
-/// let listener = TcpListener::bind("127.0.0.1:0").await?;
-/// let address = listener.local_addr()?;
-/// let builder = EdgeServer::builder(Config::default(), store);
-/// let server = builder.listener(listener).clock(Clock::default()).start().await?;
-/// assert_eq!(server.local_addr(), address);
-/// # server.shutdown().await;
-/// # Ok(())
-/// # }
-/// ```
 pub struct Builder {
     config: Config,
     store: Arc<dyn Repository>,
@@ -134,50 +115,6 @@ impl Builder {
     ///
     /// Its body is not read before; who reads it says how much of it (`http_body_util::Limited`). The handler is dropped
     /// when its client leaves.
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use bytes::Bytes;
-    /// use http_body_util::Full;
-    /// use hyper::{Request, Response, StatusCode, body::Incoming};
-    /// use r3mes_edge::{Caller, Config, EdgeServer, SqliteStore};
-    ///
-    /// async fn hello(request: Request<Incoming>) -> Response<Full<Bytes>> {
-    ///     let Some(caller) = request.extensions().get::<Caller>() else {
-    ///         return Response::default();
-    ///     };
-    ///     let mut answer = Response::new(Full::from(format!("hello {}", caller.address)));
-    ///     // A wrong key was refused before. Whether none is enough is for us to say.
-    ///     if caller.principal.is_none() && request.uri().path() != "/hello" {
-    ///         *answer.status_mut() = StatusCode::FORBIDDEN;
-    ///     }
-    ///     answer
-    /// }
-    ///
-    /// # async fn ask(to: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
-    /// #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    /// #     let mut stream = tokio::net::TcpStream::connect(to).await?;
-    /// #     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    /// #     stream.write_all(head.as_bytes()).await?;
-    /// #     let mut answer = String::new();
-    /// #     stream.read_to_string(&mut answer).await?;
-    /// #     Ok(answer)
-    /// # }
-    /// #
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
-    /// # let mut config = Config::default();
-    /// # config.listen = vec!["127.0.0.1:0".parse()?];
-    /// let server = EdgeServer::builder(config, store).own_routes("/hello", hello).start().await?;
-    /// let address = server.local_addr();
-    /// assert!(ask(address, "/hello").await?.ends_with("hello 127.0.0.1"));
-    /// assert!(ask(address, "/hello/friends").await?.starts_with("HTTP/1.1 403"));
-    /// # server.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
     #[must_use]
     pub fn own_routes<A, B>(
         mut self,
@@ -273,26 +210,6 @@ async fn bind(places: &[Listen]) -> Result<Vec<Listener>, StartError> {
 }
 
 /// A running server. Dropped, it stops without waiting for anybody; [`EdgeServer::shutdown`] is the kind way.
-///
-/// ```
-/// use std::sync::Arc;
-/// use r3mes_edge::{Config, EdgeServer, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
-/// let mut config = Config::default();
-/// // Any free port.
-/// config.listen = vec!["127.0.0.1:0".parse()?];
-/// let server = EdgeServer::builder(config, store).start().await?;
-/// assert_ne!(server.local_addr().port(), 0);
-/// assert_eq!(server.listeners().len(), 1);
-/// assert!(server.repository().is_ready());
-/// server.shutdown().await;
-/// # Ok(())
-/// # }
-/// ```
 pub struct EdgeServer {
     app: Arc<App>,
     listeners: Vec<Listen>,
@@ -336,38 +253,6 @@ impl EdgeServer {
 
     /// Takes rates and alerts over from another configuration, for the next request and the next look; nothing under way
     /// is disturbed. Everything else goes on as it was started. A class whose rate is another begins with full buckets.
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use r3mes_edge::limits::RateClass;
-    /// use r3mes_edge::{Config, EdgeServer, SqliteStore};
-    ///
-    /// # async fn ask(to: std::net::SocketAddr, path: &str) -> std::io::Result<String> {
-    /// #     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    /// #     let mut stream = tokio::net::TcpStream::connect(to).await?;
-    /// #     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    /// #     stream.write_all(head.as_bytes()).await?;
-    /// #     let mut answer = String::new();
-    /// #     stream.read_to_string(&mut answer).await?;
-    /// #     Ok(answer)
-    /// # }
-    /// #
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let store = Arc::new(SqliteStore::open(&folder.path().join("edge.db"), true)?);
-    /// let mut config = Config::default();
-    /// config.listen = vec!["127.0.0.1:0".parse()?];
-    /// let server = EdgeServer::builder(config.clone(), store).start().await?;
-    /// assert!(ask(server.local_addr(), "/system/time").await?.contains("ratelimit: \"read\""));
-    /// // From now on the host limits readers itself.
-    /// config.rates.set(RateClass::Read, None);
-    /// server.reload(&config);
-    /// assert!(!ask(server.local_addr(), "/system/time").await?.contains("ratelimit"));
-    /// # server.shutdown().await;
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn reload(&self, config: &Config) {
         self.app.reload(config);
     }

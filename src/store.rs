@@ -259,32 +259,6 @@ pub trait Repository: Send + Sync + 'static {
         max_active: usize,
     ) -> Result<KeyRecord, StoreError>;
     /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
-    ///
-    /// ```
-    /// use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-    /// use r3mes_edge::model::{Ids, Wallet};
-    /// use r3mes_edge::{Clock, Repository, SqliteStore};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-    /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-    /// let now = Clock::default().now();
-    ///
-    /// let ids = Ids::new().map_err(|error| error.to_string())?;
-    /// let login = KeyRequest {
-    ///     wallet: Some(wallet),
-    ///     name: "login".to_owned(),
-    ///     scopes: Scopes::LOGIN,
-    ///     expires_at: Some(now),
-    ///     login: true,
-    /// };
-    /// issue(&store, &ids, login, 10, now, None).await?;
-    /// assert_eq!(store.purge(now).await?, 1);
-    /// # Ok(())
-    /// # }
-    /// ```
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
     /// Copies everything into a new file in `folder`, or beside the original, while others write; verified before it gets
     /// its name. What was acknowledged before is in it. One at a time: a second is a [`StoreError::Conflict`].
@@ -306,32 +280,6 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
     /// Rolls up samples, deletes what was kept long enough, gives free room back. In steps between which others write.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use r3mes_edge::model::{HashrateUnit, Retention, Sample, Wallet};
-    /// use r3mes_edge::store::Resolution;
-    /// use r3mes_edge::{Clock, Repository, SqliteStore};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-    /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-    /// let now = Clock::default().now();
-    ///
-    /// let then = now.minus(Duration::from_secs(10 * 86_400));
-    /// let sample = Sample::new(wallet, then, 42.5, HashrateUnit::GradientsPerHour);
-    /// store.record_samples(vec![sample], now).await?;
-    /// // A week of samples, and longer what is made from them.
-    /// store.compact(Retention::default(), now).await?;
-    /// for (resolution, points) in [(Resolution::Raw, 0), (Resolution::Hour, 1)] {
-    ///     let left = store.hashrate(wallet, then.day(), resolution, 100).await?;
-    ///     assert_eq!(left.map(|left| left.len()), Some(points));
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError>;
@@ -377,31 +325,6 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<Option<Vec<HashratePoint>>, StoreError>;
     /// Shares that the pool took of the wallet's miners since a moment, as they count them, and when the first of those
     /// counts was told; `None` where fewer than two were. A counter that began anew counts from there.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
-    /// use r3mes_edge::{Clock, Repository, SqliteStore};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-    /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-    /// let now = Clock::default().now();
-    ///
-    /// let ago = |minutes: u64| now.minus(Duration::from_secs(minutes * 60));
-    /// let told = |minutes, accepted| Sample {
-    ///     accepted: Some(accepted),
-    ///     ..Sample::new(wallet, ago(minutes), 42.5, HashrateUnit::HashesPerSecond)
-    /// };
-    /// // The miner began anew before it told the last two.
-    /// let samples = vec![told(4, 100), told(3, 130), told(2, 5), told(1, 9)];
-    /// store.record_samples(samples, now).await?;
-    /// assert_eq!(store.shares(wallet, ago(10)).await?, Some((34, ago(4))));
-    /// # Ok(())
-    /// # }
-    /// ```
     async fn shares(
         &self,
         wallet: Wallet,

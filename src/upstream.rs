@@ -40,17 +40,6 @@ use connection::Connector;
 /// What went wrong with an upstream. The texts are for the log, never for a client.
 ///
 /// [`survey`] shows one.
-///
-/// ```
-/// use r3mes_edge::breaker::Outcome;
-/// use r3mes_edge::upstream::UpstreamError;
-///
-/// assert_eq!(UpstreamError::Status(502).outcome(), Outcome::Failure);
-/// // Who sends too much says nothing about the upstream's health.
-/// assert_eq!(UpstreamError::Status(429).outcome(), Outcome::Unknown);
-/// // What an upstream says fills no log.
-/// assert!(UpstreamError::Cut("no ".repeat(1 << 20)).to_string().len() < 600);
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum UpstreamError {

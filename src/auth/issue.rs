@@ -22,15 +22,6 @@ impl KeyRequest {
     ///
     /// # Errors
     /// A sentence that says what is wrong, fit for the client.
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::auth::KeyRequest;
-    ///
-    /// assert_eq!(KeyRequest::name("rig-1")?, "rig-1");
-    /// assert!(KeyRequest::name("two\nlines").is_err());
-    /// # Ok::<_, &str>(())
-    /// ```
     pub fn name(text: &str) -> Result<String, &'static str> {
         if text.chars().count() > 100 || text.chars().any(char::is_control) {
             return Err("must be at most 100 characters, none of them a control character");
@@ -74,33 +65,6 @@ impl IssuedKey {
 /// # Errors
 /// [`StoreError::Conflict`] where the wallet has too many keys already, [`StoreError::AlreadyIssued`] where `once` knows it,
 /// or what else the storage says.
-///
-/// # Example
-/// ```
-/// use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-/// use r3mes_edge::model::{Ids, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let request = KeyRequest {
-///     wallet: Some(Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?),
-///     name: "rig-1".to_owned(),
-///     scopes: Scopes::parse(["miner"])?,
-///     expires_at: None,
-///     login: false,
-/// };
-/// let ids = Ids::new().map_err(|error| error.to_string())?;
-/// let issued = issue(&store, &ids, request, 10, Clock::default().now(), None).await?;
-/// // The key is shown once; the storage has its hash.
-/// let kept = store.key_by_hash(issued.key.hash()).await?;
-/// assert_eq!(issued.shown()["api_key"], issued.key.reveal());
-/// assert_eq!(kept, Some(issued.record));
-/// # Ok(())
-/// # }
-/// ```
 pub async fn issue(
     store: &dyn Repository,
     ids: &Ids,
@@ -124,39 +88,6 @@ pub async fn issue(
 ///
 /// # Errors
 /// [`StoreError::Conflict`] where the old key is not active any more, or what else the storage says.
-///
-/// # Example
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::auth::{KeyRequest, Scopes, issue, rotate};
-/// use r3mes_edge::model::{Ids, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// # let request = KeyRequest {
-/// #     wallet: Some(wallet),
-/// #     name: "rig-1".to_owned(),
-/// #     scopes: Scopes::parse(["miner"])?,
-/// #     expires_at: None,
-/// #     login: false,
-/// # };
-/// # let ids = Ids::new().map_err(|error| error.to_string())?;
-///
-/// let issued = issue(&store, &ids, request, 10, now, None).await?;
-/// // Both open for a minute, so that the miner can be told of the new one.
-/// let minute = now.plus(Duration::from_secs(60));
-/// let (new, old) = rotate(&store, &ids, &issued.record, minute, 10, now).await?;
-/// assert_eq!(new.record.scopes, old.scopes);
-/// assert!(old.is_active(now) && !old.is_active(minute));
-/// # Ok(())
-/// # }
-/// ```
 pub async fn rotate(
     store: &dyn Repository,
     ids: &Ids,
@@ -211,37 +142,6 @@ pub(crate) async fn rotate_within(
 ///
 /// # Errors
 /// As [`issue`].
-///
-/// # Example
-/// ```
-/// use r3mes_edge::auth::{KeyRequest, Scopes, PlainKey, keep};
-/// use r3mes_edge::model::{Ids, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// # let request = KeyRequest {
-/// #     wallet: Some(wallet),
-/// #     name: "rig-1".to_owned(),
-/// #     scopes: Scopes::parse(["miner"])?,
-/// #     expires_at: None,
-/// #     login: false,
-/// # };
-/// # let ids = Ids::new().map_err(|error| error.to_string())?;
-///
-/// // Made before there was a store, and written where its owner finds it.
-/// let key = PlainKey::generate().map_err(|error| error.to_string())?;
-/// let (record, new_account) = keep(&store, &ids, &key, request, 10, now, None).await?;
-/// assert!(new_account);
-/// assert_eq!(store.key_by_hash(key.hash()).await?, Some(record));
-/// # Ok(())
-/// # }
-/// ```
 pub async fn keep(
     store: &dyn Repository,
     ids: &Ids,

@@ -116,24 +116,6 @@ impl fmt::Debug for PlainKey {
 }
 
 /// The BLAKE3 hash of a key, 32 bytes; of an imported key that was not used yet, its SHA-256.
-///
-/// Of an imported key, from what the R3MES backend stored to what is kept from its first use on:
-///
-/// ```
-/// use r3mes_edge::auth::{KeyHash, PlainKey};
-/// use r3mes_edge::model::Timestamp;
-///
-/// let text = format!("r3mes_{}_", "foobar-".repeat(6));
-/// let sent = PlainKey::parse_imported(&text).ok_or("43 of base64url")?;
-/// // It has no checksum, so it is none of ours.
-/// assert!(PlainKey::parse(&text).is_none());
-/// let stored = KeyHash::from_bytes(*sent.sha256().as_bytes());
-/// assert!(stored != sent.hash());
-/// // Its name is made of the key: imported once more, it is known again.
-/// let made_at = Timestamp::parse("2026-01-01T00:00:00Z")?;
-/// assert_eq!(stored.imported_id(made_at), sent.sha256().imported_id(made_at));
-/// # Ok::<_, &str>(())
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash([u8; 32]);
 

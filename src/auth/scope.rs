@@ -34,16 +34,6 @@ impl Scope {
 }
 
 /// A set of scopes.
-///
-/// ```
-/// use r3mes_edge::auth::{Scope, Scopes};
-///
-/// let scopes = Scopes::parse(["chat", "miner"])?;
-/// assert!(scopes.contains(Scope::Miner) && !scopes.contains(Scope::Admin));
-/// assert!(Scopes::ADMIN.covers(scopes));
-/// assert_eq!(scopes.to_string(), "chat,miner");
-/// # Ok::<_, &str>(())
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scopes(u8);
 

@@ -11,18 +11,6 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One place to listen on.
-///
-/// ```
-/// use r3mes_edge::config::Listen;
-///
-/// let socket: Listen = "unix:/run/r3mes-edge/edge.sock".parse()?;
-/// let port: Listen = "[::1]:8000".parse()?;
-/// assert!(socket.is_local() && port.is_local());
-/// assert_eq!(port.address().map(|address| address.port()), Some(8000));
-/// // A command is run in any folder, and must find it.
-/// assert!("unix:edge.sock".parse::<Listen>().is_err());
-/// # Ok::<_, String>(())
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Listen {
     /// An address and a port; port 0 is any free one.

@@ -49,21 +49,6 @@ impl Config {
     ///
     /// # Errors
     /// A setting that no text stands for: a path that is not UTF-8, a rate in a time that has no unit.
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::Config;
-    ///
-    /// let mut text = String::new();
-    /// for section in Config::default().sections()? {
-    ///     text += &format!("{}\n", section.head);
-    ///     for line in section.lines {
-    ///         text += &format!("{}\n", line.toml);
-    ///     }
-    /// }
-    /// assert!(text.contains("\n[chat]\nprice = 1\n"));
-    /// # Ok::<_, String>(())
-    /// ```
     pub fn sections(&self) -> Result<Vec<Section>, String> {
         let mut sections = vec![Section {
             head: String::new(),
@@ -82,22 +67,6 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::sections`].
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::Config;
-    /// use r3mes_edge::limits::RateClass;
-    ///
-    /// let older = Config::default();
-    /// let mut newer = older.clone();
-    /// newer.rates.set(RateClass::Chat, None);
-    /// newer.chat.queue = 32;
-    /// let changes = older.changes(&newer)?;
-    /// assert_eq!(changes[0].what, "rates.chat = \"off\" (was \"10/min\")");
-    /// // A running server takes the first over, and the second at its next start.
-    /// assert_eq!([changes[0].is_live(), changes[1].is_live()], [true, false]);
-    /// # Ok::<_, String>(())
-    /// ```
     pub fn changes(&self, newer: &Self) -> Result<Vec<Change>, String> {
         let lines = |config: &Self| -> Result<Vec<Line>, String> {
             let sections = config.sections()?.into_iter();

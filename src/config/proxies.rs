@@ -29,17 +29,6 @@ impl Peer {
 }
 
 /// A proxy whose `X-Forwarded-For` is believed.
-///
-/// ```
-/// use r3mes_edge::config::{Peer, Proxy};
-///
-/// let proxy: Proxy = "10.0.0.0/8".parse()?;
-/// assert!(proxy.is(Peer::Address([10, 1, 2, 3].into())));
-/// assert!(!proxy.is(Peer::Address([192, 168, 1, 1].into())) && !proxy.is(Peer::Unix));
-/// let socket: Proxy = "unix".parse()?;
-/// assert!(socket.is(Peer::Unix) && Peer::Unix.address().is_loopback());
-/// # Ok::<_, String>(())
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proxy {
     /// One at an address of this network.

@@ -4,18 +4,6 @@
 use super::{Config, Proxy, ValidationError};
 
 /// Something that is allowed, and may not be meant.
-///
-/// ```
-/// use r3mes_edge::Config;
-///
-/// let mut config = Config::default();
-/// assert!(config.risks().is_empty());
-/// config.listen = vec!["0.0.0.0:8000".parse()?];
-/// let told = config.risks().into_iter().map(|risk| format!("{}; {}", risk.what, risk.advice));
-/// let told: Vec<_> = told.collect();
-/// assert!(told[0].starts_with("0.0.0.0:8000 can be reached from other machines"));
-/// # Ok::<_, String>(())
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Risk {
     /// What is so.

@@ -72,16 +72,6 @@ fn duration_or<'de, D: Deserializer<'de>>(
 ///
 /// # Errors
 /// A sentence with the shapes that are taken.
-///
-/// # Example
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::config::parse_duration;
-///
-/// assert_eq!(parse_duration("5min")?, Duration::from_secs(300));
-/// assert!(parse_duration("soon").is_err());
-/// # Ok::<_, String>(())
-/// ```
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refused = || format!("{text:?} is no duration; write it as 500ms, 10s, 5min, 1h or 90d");
     let span: jiff::Span = text.parse().map_err(|_| refused())?;

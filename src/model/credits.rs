@@ -82,15 +82,6 @@ impl Credits {
     ///
     /// # Errors
     /// A sentence that says what is wrong.
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::model::Credits;
-    ///
-    /// let (balance, exact) = Credits::from_float(0.1 + 0.2)?;
-    /// assert_eq!((balance.to_string().as_str(), exact), ("0.3", false));
-    /// # Ok::<_, &str>(())
-    /// ```
     pub fn from_float(number: f64) -> Result<(Self, bool), &'static str> {
         if !number.is_finite() {
             return Err("must be a finite number of credits");

@@ -27,7 +27,7 @@ pub enum InputKind {
     Media,
 }
 
-/// One mistake in what a client sent; [`Sample::parse_batch`](super::Sample::parse_batch) shows one.
+/// One mistake in what a client sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InputError {
     /// What kind of mistake.

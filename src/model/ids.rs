@@ -7,16 +7,6 @@ use super::Timestamp;
 ///
 /// They are names, not secrets: the tail is a mixed counter over a random start, so making one costs no system call. Where
 /// the clock is set back they go on from the latest time they had, until it comes again: lists are in the order of them.
-///
-/// ```
-/// use r3mes_edge::model::{Ids, Timestamp};
-///
-/// let ids = Ids::new().map_err(|error| error.to_string())?;
-/// let now = Timestamp::parse("2026-11-24T12:00:00Z")?;
-/// let (one, next) = (ids.make("key_", now), ids.make("key_", now));
-/// assert!(one.starts_with("key_") && one != next);
-/// # Ok::<_, String>(())
-/// ```
 #[derive(Debug)]
 pub struct Ids {
     latest: AtomicI64,

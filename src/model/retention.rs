@@ -1,15 +1,6 @@
 use std::time::Duration;
 
 /// How long samples, and what was made from them, are kept; `None` is for ever. The ledger is never cut.
-///
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::model::Retention;
-///
-/// // As by default, but single samples for a month; `None` is for ever.
-/// let kept = Retention { raw: Some(Duration::from_secs(30 * 86_400)), ..Retention::default() };
-/// assert_eq!(kept.days, None);
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
     /// Every sample. Older ones are refused, as nobody could tell whether they were there already.

@@ -49,21 +49,6 @@ impl HashrateUnit {
 /// One reading of a miner. What the miner did not tell is `None`, never zero.
 ///
 /// Its identity is (wallet, worker, moment): the same again changes nothing.
-///
-/// ```
-/// use r3mes_edge::model::{HashrateUnit, Sample, Timestamp, Wallet};
-///
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Timestamp::parse("2026-11-24T12:00:00Z")?;
-/// let sample = Sample {
-///     worker: "rig-1".to_owned(),
-///     gpu_temperature: Some(61.5),
-///     ..Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour)
-/// };
-/// // What nobody told is no zero.
-/// assert_eq!(sample.power_watts, None);
-/// # Ok::<_, &str>(())
-/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sample {
     /// Whose miner it is.
@@ -145,27 +130,6 @@ impl Sample {
     ///
     /// # Errors
     /// The first mistake, with the index of its sample; a batch is all or nothing.
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::model::{InputError, InputKind, Sample, Timestamp, Wallet};
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let owner = Some(Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?);
-    /// let now = Timestamp::parse("2026-11-24T12:00:00Z")?;
-    /// let read = |body| Sample::parse_batch(body, owner, None, now);
-    ///
-    /// let lines = "{\"hashrate\": 41.5}\n{\"hashrate\": 42.5, \"worker\": \"rig-2\"}";
-    /// let samples = read(lines).map_err(|mistake| mistake.detail)?;
-    /// assert_eq!((samples[1].hashrate, samples[1].recorded_at), (42.5, now));
-    /// let Err(InputError { kind, pointer, detail }) = read(r#"[{"hashrate": 1}, {"hashrate": -1}]"#) else {
-    ///     return Err("a hashrate is never negative".into());
-    /// };
-    /// assert_eq!((kind, pointer.as_str()), (InputKind::Field, "/1/hashrate"));
-    /// assert_eq!(detail, "hashrate must not be negative");
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn parse_batch(
         body: &str,
         owner: Option<Wallet>,

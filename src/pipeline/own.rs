@@ -17,8 +17,7 @@ use crate::call::{Content, Reply};
 use crate::error::ApiError;
 use crate::stream::Aborted;
 
-/// Who asks for one of the host's own routes; stands in the request's extensions, as
-/// [`Builder::own_routes`](crate::Builder::own_routes) shows.
+/// Who asks for one of the host's own routes; stands in the request's extensions, as `examples/own_routes.rs` shows.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Caller {

@@ -3,17 +3,6 @@ use std::time::Duration;
 use crate::model::Credits;
 
 /// Why a verb did not do what it was asked.
-///
-/// [`Repository`](super::Repository) shows how one is met.
-///
-/// ```
-/// use r3mes_edge::model::Credits;
-/// use r3mes_edge::store::StoreError;
-///
-/// let needed = Credits::from_micro(1_000_000);
-/// let error = StoreError::Insufficient { needed, balance: Credits::ZERO };
-/// assert_eq!(error.to_string(), "1 credits are needed, the wallet has 0");
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum StoreError {

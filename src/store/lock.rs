@@ -17,25 +17,6 @@ pub(super) use self::file::{FileId, is_locked_here, read_unlocked};
 /// The right to be the one process that writes a database: a lock (flock) on the file itself, whatever path leads to it,
 /// and on `<database>.lock`, which holds the address of a server, so that commands find out whether one runs without
 /// opening the database. The system gives it back when the process ends, however it ends.
-///
-/// ```
-/// use r3mes_edge::store::{InstanceLock, LockError};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let database = folder.path().join("edge.db");
-/// let held = InstanceLock::acquire(&database)?;
-/// held.announce("http://127.0.0.1:8000")?;
-/// // Whoever comes next hears where to ask instead.
-/// let Err(LockError::Held(Some(address))) = InstanceLock::acquire(&database) else {
-///     return Err("two have the database".into());
-/// };
-/// assert_eq!(address, "http://127.0.0.1:8000");
-/// drop(held);
-/// assert!(InstanceLock::acquire(&database).is_ok());
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Debug)]
 pub struct InstanceLock {
     database: PathBuf,
@@ -46,7 +27,7 @@ pub struct InstanceLock {
     logs: OnceLock<Vec<(PathBuf, FileId)>>,
 }
 
-/// Why the lock was not taken; [`InstanceLock`] shows it.
+/// Why the lock was not taken.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LockError {

@@ -27,41 +27,6 @@ pub enum Change {
 }
 
 /// Told of what the storage does, as it does it; must return at once.
-///
-/// ```
-/// use std::sync::atomic::{AtomicUsize, Ordering};
-/// use std::sync::{Arc, Weak};
-/// use std::time::Duration;
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::store::{Change, StoreObserver};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// #[derive(Default)]
-/// struct Accounts(AtomicUsize);
-///
-/// impl StoreObserver for Accounts {
-///     fn committed(&self, _: usize, _: Duration, _: bool) {}
-///     fn read(&self, _: Duration) {}
-///     fn changed(&self, change: &Change) {
-///         if matches!(change, Change::Account) {
-///             self.0.fetch_add(1, Ordering::Relaxed);
-///         }
-///     }
-/// }
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let accounts = Arc::new(Accounts::default());
-/// let observer: Weak<Accounts> = Arc::downgrade(&accounts);
-/// store.observe(observer);
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// store.create_user(wallet, Clock::default().now(), None).await?;
-/// assert_eq!(accounts.0.load(Ordering::Relaxed), 1);
-/// # Ok(())
-/// # }
-/// ```
 pub trait StoreObserver: Send + Sync {
     /// A group of `jobs` was committed (or failed to) in `took`.
     fn committed(&self, jobs: usize, took: Duration, ok: bool);
@@ -73,37 +38,6 @@ pub trait StoreObserver: Send + Sync {
 }
 
 /// Those who are told; a storage has one of these. An observer that is dropped is told no more.
-///
-/// ```
-/// use std::cell::Cell;
-/// use std::sync::{Arc, Weak};
-/// use std::time::Duration;
-/// use r3mes_edge::store::{Change, Observers, StoreObserver};
-///
-/// struct Page;
-///
-/// impl StoreObserver for Page {
-///     fn committed(&self, _: usize, _: Duration, _: bool) {}
-///     fn read(&self, _: Duration) {}
-///     fn changed(&self, _: &Change) {}
-/// }
-///
-/// let observers = Observers::default();
-/// let page = Arc::new(Page);
-/// let watching: Weak<Page> = Arc::downgrade(&page);
-/// observers.add(watching);
-/// let told = Cell::new(0);
-/// let tell = || {
-///     observers.each(|observer| {
-///         observer.changed(&Change::Account);
-///         told.set(told.get() + 1);
-///     });
-/// };
-/// tell();
-/// drop(page);
-/// tell();
-/// assert_eq!(told.get(), 1);
-/// ```
 #[derive(Default)]
 pub struct Observers(RwLock<Vec<Weak<dyn StoreObserver>>>);
 

@@ -13,34 +13,6 @@ use super::FileFault;
 use crate::model::{Credits, Timestamp, Wallet};
 
 /// An account.
-///
-/// ```
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::store::{Done, StoreError};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// // Nobody is no account with nothing in it.
-/// assert_eq!(store.user(wallet).await?, None);
-/// let Done::New(user) = store.create_user(wallet, now, None).await? else {
-///     return Err("without a `Once` nothing is answered again".into());
-/// };
-/// assert_eq!((user.wallet_address, user.credits.micro()), (wallet, 0));
-/// let again = store.create_user(wallet, now, None).await;
-/// assert!(matches!(again, Err(StoreError::Conflict(_))));
-/// // A page of all accounts; the last of it leads to the next.
-/// let page = store.users(None, 50).await?;
-/// assert_eq!(page, [user]);
-/// assert!(store.users(Some(wallet), 50).await?.is_empty());
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct User {
     /// Whose it is.
@@ -56,33 +28,6 @@ pub struct User {
 }
 
 /// One movement of credits.
-///
-/// ```
-/// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let (five, two) = (Credits::parse("5")?, Credits::parse("2")?);
-/// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
-/// let chat = store.reserve(wallet, two, now).await?;
-/// store.note_reservations(vec![(chat, "in=12 out=80".to_owned())]).await?;
-/// store.settle(chat, now).await?;
-///
-/// // A page, the newest first; the last of it leads to the next.
-/// let (balance, page) = store.ledger(wallet, None, 1).await?.ok_or("an account")?;
-/// assert_eq!((balance, page[0].amount), (Credits::parse("3")?, two.negated()));
-/// assert_eq!(page[0].note.as_deref(), Some("in=12 out=80"));
-/// let (_, older) = store.ledger(wallet, Some(page[0].id), 50).await?.ok_or("an account")?;
-/// assert_eq!((older.len(), older[0].reason.as_str()), (1, "welcome"));
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct LedgerEntry {
     /// `led_…`, rising with time.
@@ -118,16 +63,6 @@ impl LedgerEntry {
     ///
     /// # Errors
     /// A sentence that says what is wrong, fit for the client.
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::store::LedgerEntry;
-    ///
-    /// assert_eq!(LedgerEntry::reason("welcome")?, "welcome");
-    /// assert!(LedgerEntry::reason("").is_err() && LedgerEntry::reason("two\nlines").is_err());
-    /// assert!(LedgerEntry::reason("mining").is_err());
-    /// # Ok::<_, &str>(())
-    /// ```
     pub fn reason(text: &str) -> Result<String, &'static str> {
         if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
             return Err("must be 1 to 200 characters, none of them a control character");
@@ -174,16 +109,6 @@ impl From<&LedgerEntry> for Granted {
 }
 
 /// The identifier of a ledger entry as clients read it: sorted as texts, they are in the order of their entries.
-///
-/// ```
-/// use r3mes_edge::store::{ledger_id, parse_ledger_id};
-///
-/// let id = ledger_id(42);
-/// assert_eq!(id, "led_0000000000000042");
-/// assert_eq!(parse_ledger_id(&id), Some(42));
-/// // There is one spelling.
-/// assert_eq!(parse_ledger_id("led_42"), None);
-/// ```
 #[must_use]
 pub fn ledger_id(id: i64) -> String {
     format!("led_{id:016}")
@@ -202,25 +127,6 @@ fn entry_id<S: serde::Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::E
 }
 
 /// What checking the whole ledger found.
-///
-/// ```
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// store.create_user(wallet, now, None).await?;
-/// let report = store.verify_ledger().await?;
-/// assert_eq!((report.wallets, report.entries), (1, 0));
-/// assert!(report.mistakes.is_empty());
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct LedgerReport {
     /// Wallets looked at.
@@ -234,30 +140,6 @@ pub struct LedgerReport {
 }
 
 /// A copy of everything.
-///
-/// ```
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::store::verify_backup;
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// store.create_user(wallet, now, None).await?;
-/// // Beside the original, while others write; it was verified before it got its name.
-/// let made = store.back_up(None, now).await?;
-/// assert_eq!(made.ledger.wallets, 1);
-/// assert_eq!(verify_backup(&folder.path().join(&made.file))?, made.ledger);
-/// assert_eq!(store.last_backup(None, now).await?, Some(now));
-/// // The schedule's end of it.
-/// store.thin_out_backups(None, 7, now).await?;
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Backup {
     /// Its name, without the folder.
@@ -271,25 +153,6 @@ pub struct Backup {
 }
 
 /// What the storage is doing, for metrics and health.
-///
-/// ```
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// store.create_user(wallet, now, None).await?;
-/// let gauges = store.gauges();
-/// assert!(gauges.queue_depth < gauges.queue_capacity && gauges.pool_in_use <= gauges.pool_size);
-/// assert!(gauges.file_bytes + gauges.wal_bytes > 0);
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct StoreGauges {
     /// Writes waiting.

@@ -96,23 +96,6 @@ impl SqliteStore {
     /// Where another process has the lock, the file has a second hard link, is missing, is no database of ours, or is newer
     /// than this program; or where it is to be made and parts of another one are there. One of an older version is copied
     /// and migrated.
-    ///
-    /// # Example
-    /// ```
-    /// use r3mes_edge::store::OpenError;
-    /// use r3mes_edge::{Repository, SqliteStore};
-    ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// let file = folder.path().join("edge.db");
-    /// assert!(matches!(SqliteStore::open(&file, false), Err(OpenError::Missing(_))));
-    /// let store = SqliteStore::open(&file, true)?;
-    /// // One process, and in it one store, has the file.
-    /// assert!(matches!(SqliteStore::open(&file, true), Err(OpenError::Locked(_))));
-    /// store.close();
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let path = &real_path(path);
         let lock = Arc::new(open::lock(path, create)?);

@@ -18,17 +18,6 @@ const MAX_LINKS: usize = 40;
 /// The path of the file that `database` names: absolute, without symbolic links. What is derived from a database's name
 /// (`-wal`, lock file, admin key, copies) is derived from this one. A link to a file that does not exist yet leads to
 /// where it would be made.
-///
-/// ```
-/// # fn main() -> std::io::Result<()> {
-/// # let folder = tempfile::tempdir()?;
-/// # let folder = folder.path().canonicalize()?;
-/// let (link, database) = (folder.join("link.db"), folder.join("edge.db"));
-/// std::os::unix::fs::symlink("edge.db", &link)?;
-/// assert_eq!(r3mes_edge::store::real_path(&link), database);
-/// # Ok(())
-/// # }
-/// ```
 #[must_use]
 pub fn real_path(database: &Path) -> PathBuf {
     let mut path = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());

@@ -3,42 +3,6 @@
 use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 
 /// An earning that a miner was paid.
-///
-/// ```
-/// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::store::{Done, Earning, StoreError};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let earning = Earning {
-///     wallet,
-///     earnings: Credits::parse("2.5")?,
-///     source_id: "block-4711".to_owned(),
-///     recorded_at: now,
-/// };
-/// // Told twice, as after a time-out, it counts once: `counted` says which of the two this was.
-/// for counted in [true, false] {
-///     let done = store.record_earning(earning.clone(), now, None).await?;
-///     assert!(matches!(done, Done::New(told) if told.counted == counted));
-/// }
-/// let user = store.user(wallet).await?.ok_or("an account")?;
-/// assert_eq!(user.credits, earning.earnings);
-/// // The same name for something else is a mistake of the payer's.
-/// let other = Earning { earnings: Credits::parse("3")?, ..earning };
-/// let refused = store.record_earning(other, now, None).await;
-/// assert!(matches!(refused, Err(StoreError::Conflict(_))));
-///
-/// let days = store.earnings(wallet, now.day(), 0, 7).await?.ok_or("an account")?;
-/// assert_eq!(days[0].earnings, user.credits);
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Earning {
     /// Who earned.
@@ -65,7 +29,7 @@ pub struct Counted {
     pub entry: Option<i64>,
 }
 
-/// The earnings of one UTC day; [`Earning`] shows them.
+/// The earnings of one UTC day.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EarningsDay {
     /// Their sum.
@@ -75,36 +39,6 @@ pub struct EarningsDay {
 }
 
 /// What is known of a wallet's miners. A figure that no sample ever told is `None`.
-///
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let rig = |worker: &str, temperature| Sample {
-///     worker: worker.to_owned(),
-///     gpu_temperature: Some(temperature),
-///     ..Sample::new(wallet, now, 20.0, HashrateUnit::GradientsPerHour)
-/// };
-/// store.record_samples(vec![rig("rig-1", 61.5), rig("rig-2", 74.0)], now).await?;
-///
-/// // Active is who told something in the last five minutes.
-/// let since = now.minus(Duration::from_secs(300));
-/// let miner = store.miner(wallet, since).await?.ok_or("an account")?;
-/// assert!(miner.is_active);
-/// assert_eq!((miner.hashrate, miner.gpu_temperature), (Some(40.0), Some(74.0)));
-/// // What nobody told is no zero.
-/// assert_eq!(miner.blocks_found, None);
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct MinerStats {
     /// Whose miners.
@@ -129,7 +63,7 @@ pub struct MinerStats {
     pub recorded_at: Option<Timestamp>,
 }
 
-/// How finely a hashrate is asked for; finer is less. [`HashratePoint`] shows an answer.
+/// How finely a hashrate is asked for; finer is less.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Resolution {
     /// Every sample.
@@ -159,36 +93,6 @@ impl Resolution {
 }
 
 /// A point of a hashrate history: over all workers, the sum of each one's mean, least and most in that time.
-///
-/// ```
-/// use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
-/// use r3mes_edge::store::{Resolution, StoreError};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let noon = now.day();
-/// let sample = |second, hashrate| {
-///     let at = noon.plus(std::time::Duration::from_secs(second));
-///     Sample::new(wallet, at, hashrate, HashrateUnit::HashesPerSecond)
-/// };
-/// store.record_samples(vec![sample(0, 30.0), sample(60, 50.0)], now).await?;
-///
-/// let samples = store.hashrate(wallet, noon, Resolution::Raw, 100).await?.ok_or("an account")?;
-/// assert_eq!(samples.len(), 2);
-/// let hours = store.hashrate(wallet, noon, Resolution::Hour, 100).await?.ok_or("an account")?;
-/// assert_eq!((hours[0].min, hours[0].hashrate, hours[0].max), (30.0, 40.0, 50.0));
-/// // What does not fit is refused, never cut: a coarser one may fit.
-/// let finer = store.hashrate(wallet, noon, Resolution::Raw, 1).await;
-/// assert_eq!(finer, Err(StoreError::TooMuch));
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct HashratePoint {
     /// The UTC date, `2026-11-24`.
@@ -209,32 +113,6 @@ pub struct HashratePoint {
 }
 
 /// A place on the leaderboard.
-///
-/// ```
-/// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::store::Earning;
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let other = Wallet::parse("remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx")?;
-/// for (wallet, earned) in [(wallet, "1"), (other, "2")] {
-///     let (earnings, source_id) = (Credits::parse(earned)?, format!("block of {wallet}"));
-///     let earning = Earning { wallet, earnings, source_id, recorded_at: now };
-///     store.record_earning(earning, now, None).await?;
-/// }
-/// let best = store.leaderboard(Some(now.day()), 10).await?;
-/// assert_eq!(best.iter().map(|row| row.wallet).collect::<Vec<_>>(), [other, wallet]);
-/// // They earned without telling a sample.
-/// assert_eq!(best[0].hashrate, None);
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct LeaderboardRow {
     /// Who.
@@ -248,25 +126,6 @@ pub struct LeaderboardRow {
 }
 
 /// Figures over all wallets.
-///
-/// ```
-/// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let five = Credits::parse("5")?;
-/// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
-/// let totals = store.totals(now).await?;
-/// assert_eq!((totals.users, totals.credits, totals.active_miners), (1, five, 0));
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Totals {
     /// Accounts.
@@ -278,27 +137,6 @@ pub struct Totals {
 }
 
 /// What storing samples changed.
-///
-/// ```
-/// use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-///
-/// let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
-/// let recorded = store.record_samples(vec![sample.clone()], now).await?;
-/// assert_eq!((recorded.new, recorded.first), (1, true));
-/// // The same again changes nothing: a miner that did not hear the answer tells it once more.
-/// let recorded = store.record_samples(vec![sample], now).await?;
-/// assert_eq!((recorded.new, recorded.first), (0, false));
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Recorded {
     /// Samples that were not there before.

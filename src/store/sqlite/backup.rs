@@ -23,27 +23,6 @@ use crate::store::{Backup, InstanceLock, LedgerReport, StoreError, real_path};
 ///
 /// # Errors
 /// Where `database` cannot be read or does not add up, `to` is there already, or the file system refuses.
-///
-/// # Example
-/// ```
-/// use r3mes_edge::SqliteStore;
-/// use r3mes_edge::store::{OpenError, back_up, verify_backup};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
-///
-/// let store = SqliteStore::open(&database, true)?;
-/// let copy = folder.path().join("monday.backup");
-/// // Beside the store that has the file.
-/// let report = back_up(&database, &copy)?;
-/// assert_eq!(verify_backup(&copy)?, report);
-/// // What is there already is never written over.
-/// assert!(matches!(back_up(&database, &copy), Err(OpenError::Io(..))));
-/// # drop(store);
-/// # Ok(())
-/// # }
-/// ```
 pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     let database = &real_path(database);
     if to.exists() {
@@ -76,30 +55,6 @@ pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> Pa
 ///
 /// # Errors
 /// Where the folder cannot be read.
-///
-/// # Example
-/// ```
-/// use std::time::Duration;
-/// use r3mes_edge::{Clock, SqliteStore};
-/// use r3mes_edge::store::{back_up, backup_file, backups, thin_out};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
-///
-/// # let store = SqliteStore::open(&database, true)?;
-/// let monday = Clock::default().now();
-/// let days = [0, 1, 2].map(|day| monday.plus(Duration::from_secs(day * 86_400)));
-/// for day in days {
-///     back_up(&database, &backup_file(&database, None, day))?;
-/// }
-/// thin_out(&database, None, 2, days[2])?;
-/// let left: Vec<_> = backups(&database, None)?.into_iter().map(|(made_at, _)| made_at).collect();
-/// assert_eq!(left, days[1..]);
-/// # drop(store);
-/// # Ok(())
-/// # }
-/// ```
 pub fn backups(
     database: &Path,
     folder: Option<&Path>,
@@ -131,7 +86,7 @@ pub(super) fn files(
     Ok(files)
 }
 
-/// Deletes all copies but the newest `keep`, and what crashes left of others; [`backups`] shows it. Copies made while the
+/// Deletes all copies but the newest `keep`, and what crashes left of others. Copies made while the
 /// clock was ahead of `now` count as the oldest: else they would be kept, and each new one deleted.
 ///
 /// # Errors
@@ -166,20 +121,6 @@ pub(super) fn newest(copies: &[(Timestamp, PathBuf)], now: Timestamp) -> Option<
 ///
 /// # Errors
 /// Where it is no database of ours, of a newer version, or cannot be read. What does not add up is in the report.
-///
-/// # Example
-/// ```
-/// use r3mes_edge::store::{OpenError, verify_backup};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// // `back_up` shows a good one; this is none at all.
-/// let file = folder.path().join("monday.backup");
-/// std::fs::write(&file, "not a database")?;
-/// assert!(matches!(verify_backup(&file), Err(OpenError::Foreign(_))));
-/// # Ok(())
-/// # }
-/// ```
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
     stable_read::read(&real_path(file), |connection| verify(connection, file))
 }
@@ -200,33 +141,6 @@ fn verify(connection: &Connection, file: &Path) -> Result<LedgerReport, OpenErro
 ///
 /// # Errors
 /// Where the copy does not verify, a server has the database, or the file system refuses; then everything is as it was.
-///
-/// # Example
-/// ```
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::store::{back_up, restore};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
-///
-/// let store = SqliteStore::open(&database, true)?;
-/// let copy = folder.path().join("monday.backup");
-/// back_up(&database, &copy)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// store.create_user(wallet, Clock::default().now(), None).await?;
-/// store.close();
-///
-/// let old = restore(&copy, &database, "before-restore")?;
-/// assert_eq!(old, Some(folder.path().join("edge.db.before-restore")));
-/// // As it was on Monday; what came after is in the old one.
-/// let store = SqliteStore::open(&database, false)?;
-/// assert_eq!(store.user(wallet).await?, None);
-/// # Ok(())
-/// # }
-/// ```
 pub fn restore(backup: &Path, database: &Path, kept: &str) -> Result<Option<PathBuf>, OpenError> {
     let (backup, database) = (&real_path(backup), &real_path(database));
     if !backup.exists() {

@@ -31,26 +31,6 @@ impl Check {
 /// # Errors
 /// Where it is no database of ours, of a newer version, or cannot be read; [`OpenError::Changing`] where others changed it
 /// too often for an answer. What is wrong with it is in the answer.
-///
-/// # Example
-/// ```
-/// use r3mes_edge::SqliteStore;
-/// use r3mes_edge::store::{SCHEMA_VERSION, check_database, glance};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
-///
-/// let store = SqliteStore::open(&database, true)?;
-/// let found = check_database(&database)?;
-/// assert_eq!(found.version, SCHEMA_VERSION);
-/// assert_eq!(found.mistakes().count(), 0, "{:?}", found.mistakes);
-/// // Where there is nothing wrong, a quicker look finds the same.
-/// assert_eq!(glance(&database)?, found);
-/// # drop(store);
-/// # Ok(())
-/// # }
-/// ```
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     let database = &real_path(database);
     stable_read::read(database, |connection| {

@@ -11,38 +11,6 @@ use crate::store::{ExportedEntry, StoreError};
 
 /// The ledger as it was when this was made, the oldest entry first, in short reads: whoever writes is not kept waiting, and
 /// the log can be emptied meanwhile.
-///
-/// ```
-/// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::store::LedgerExport;
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
-///
-/// let store = SqliteStore::open(&database, true)?;
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let now = Clock::default().now();
-/// for amount in ["5", "-2"] {
-///     let amount = Credits::parse(amount)?;
-///     store.grant(wallet, amount, "by hand".to_owned(), now, None).await?;
-/// }
-/// // Beside the store that has the file.
-/// let mut export = LedgerExport::open(&database, None)?;
-/// let mut amounts = Vec::new();
-/// loop {
-///     let page = export.page()?;
-///     if page.is_empty() {
-///         break;
-///     }
-///     amounts.extend(page.iter().map(|row| row.entry.amount.to_string()));
-/// }
-/// assert_eq!(amounts, ["5", "-2"]);
-/// # Ok(())
-/// # }
-/// ```
 pub struct LedgerExport {
     reader: SqliteReader,
     wallet: Option<Wallet>,

@@ -156,28 +156,6 @@ impl std::fmt::Display for Migrated {
 /// # Errors
 /// Where a server has it, it is no database of ours or newer than this program, there is no such version, or a step fails:
 /// then it is as it was.
-///
-/// # Example
-/// ```
-/// use r3mes_edge::{Repository, SqliteStore};
-/// use r3mes_edge::store::{SCHEMA_VERSION, migrate_database};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let database = folder.path().join("edge.db");
-///
-/// SqliteStore::open(&database, true)?.close();
-/// // Back to what an older program reads; a copy of what it was is kept.
-/// let back = migrate_database(&database, Some(1), false)?;
-/// assert_eq!((back.from, back.to), (SCHEMA_VERSION, 1));
-/// assert!(back.backup.is_some_and(|copy| copy.exists()));
-/// // What would be done, without doing it. Opening such a file does it.
-/// let trial = migrate_database(&database, None, true)?;
-/// assert_eq!((trial.from, trial.to, trial.backup), (1, SCHEMA_VERSION, None));
-/// SqliteStore::open(&database, false)?.close();
-/// # Ok(())
-/// # }
-/// ```
 pub fn migrate_database(
     database: &Path,
     to: Option<i64>,

@@ -10,7 +10,7 @@ use super::{sql, storage_error};
 use crate::store::lock::with_suffix;
 use crate::store::{InstanceLock, LockError, StoreError};
 
-/// Why a database was not opened; [`SqliteStore::open`](super::SqliteStore::open) shows two of them.
+/// Why a database was not opened.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -62,42 +62,6 @@ impl R3mesTable {
 }
 
 /// A database of the R3MES backend as it is at one moment, opened to be read; nothing in it or beside it is changed.
-///
-/// ```
-/// use r3mes_edge::model::Wallet;
-/// use r3mes_edge::store::{R3mesDatabase, R3mesTable};
-/// use r3mes_edge::{Clock, Repository, SqliteStore};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let file = folder.path().join("r3mes.db");
-/// # rusqlite::Connection::open(&file)?.execute_batch("
-/// #     CREATE TABLE users (id INTEGER PRIMARY KEY, wallet_address TEXT, credits REAL, created_at TEXT);
-/// #     INSERT INTO users VALUES (1, 'remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm', 2.5, '2026-01-01 00:00:00')")?;
-/// let store = SqliteStore::open(&folder.path().join("edge.db"), true)?;
-/// let now = Clock::default().now();
-/// let old = R3mesDatabase::open(&file)?;
-/// for table in R3mesTable::ALL {
-///     if old.rows(table)?.is_none() {
-///         continue;
-///     }
-///     let mut from = Some(i64::MIN);
-///     while let Some(first) = from {
-///         let rows = old.page(table, first, 500, now)?;
-///         from = rows.last().and_then(|row| row.id().checked_add(1));
-///         let told = store.import(rows, now).await?;
-///         for note in told.notes {
-///             println!("{} {}: {}", note.table, note.row, note.reason);
-///         }
-///     }
-/// }
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// let user = store.user(wallet).await?.ok_or("it was taken over")?;
-/// assert_eq!(user.credits.to_string(), "2.5");
-/// # Ok(())
-/// # }
-/// ```
 pub struct R3mesDatabase(Connection);
 
 impl R3mesDatabase {

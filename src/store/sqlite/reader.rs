@@ -10,24 +10,6 @@ use crate::store::{LedgerReport, User, real_path};
 
 /// A database that is only read: no lock is taken, nothing in the file or beside it is changed or made, and whoever writes
 /// it meanwhile is not kept waiting.
-///
-/// ```
-/// use r3mes_edge::SqliteStore;
-/// use r3mes_edge::store::SqliteReader;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let file = folder.path().join("edge.db");
-/// # drop(SqliteStore::open(&file, true)?);
-/// let mut reader = SqliteReader::open(&file)?;
-/// assert_eq!(reader.users(None, 10)?, []);
-/// assert!(reader.verify_ledger()?.mistakes.is_empty());
-/// let mut shown = Vec::new();
-/// reader.verify_ledger_telling(|done| shown.push(done))?;
-/// assert!(shown.is_sorted() && shown.iter().all(|done| *done <= 1000));
-/// # Ok(())
-/// # }
-/// ```
 pub struct SqliteReader(StableReader);
 
 impl SqliteReader {
