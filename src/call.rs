@@ -224,7 +224,10 @@ impl Call {
                 ));
             }
             if pairs.iter().any(|(earlier, _)| *earlier == name) {
-                return Err(ApiError::parameter(name, "stands there twice"));
+                return Err(ApiError::parameter(
+                    name,
+                    "is a duplicate parameter; give it once",
+                ));
             }
             pairs.push((name, value));
         }

@@ -134,7 +134,7 @@ impl ApiError {
     pub(crate) fn internal(what: impl Into<String>) -> Self {
         let error = Self::new(
             ErrorCode::Internal,
-            "the server made a mistake; its log has the details under this request id",
+            "internal error; quote this request_id to the operator",
         );
         error.for_the_log(what)
     }
@@ -290,10 +290,7 @@ impl From<StoreError> for ApiError {
                 ErrorCode::InvalidRequest,
                 "this is more than one answer can hold; ask for less",
             ),
-            StoreError::Busy => Self::new(
-                ErrorCode::Overloaded,
-                "the storage has more to do than it can take on",
-            ),
+            StoreError::Busy => Self::new(ErrorCode::Overloaded, "write queue full; retry shortly"),
             StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_) => Self::new(
                 ErrorCode::StorageUnavailable,
                 "the storage cannot be used at the moment",
@@ -315,7 +312,7 @@ impl From<UpstreamError> for ApiError {
             UpstreamError::Busy => {
                 return Self::new(
                     ErrorCode::Overloaded,
-                    "every place at the upstream is taken",
+                    "inference server at capacity; retry shortly",
                 );
             }
             UpstreamError::Timeout(_) => Self::new(

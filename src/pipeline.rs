@@ -282,7 +282,7 @@ async fn in_time(
     {
         return answer;
     }
-    let late = |_| ApiError::new(ErrorCode::Overloaded, "the answer was not ready in time");
+    let late = |_| ApiError::new(ErrorCode::Overloaded, "request timed out on the server");
     timeout(app.config.limits.request_timeout, answer)
         .await
         .map_err(late)?

@@ -168,9 +168,7 @@ impl Builder {
             .await
             .map_err(StartError::Store)?;
         if refunded > 0 {
-            log::warn!(
-                "{refunded} chats that were cut short by the last end of this server were refunded"
-            );
+            log::warn!("{refunded} chats were in flight at the last shutdown and were refunded");
         }
         let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
         let app = App::new(config, upstreams, store, clock, own).map_err(StartError::Random)?;

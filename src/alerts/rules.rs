@@ -92,7 +92,7 @@ pub(super) fn findings(
     found.push(Finding {
         summary: store
             .file_fault
-            .map(|fault| format!("no writes are taken: {fault}"))
+            .map(|fault| format!("storage fault, rejecting writes: {fault}"))
             .unwrap_or_default(),
         at_once: true,
         ..holds(

@@ -61,7 +61,9 @@ pub(super) fn verify(file: &Path, json: bool) -> Result<(), Failure> {
     show(&file, &ledger, json);
     match report.mistakes.len() {
         0 => Ok(()),
-        n => Err(Failure::Failed(format!("the copy is wrong in {n} places"))),
+        n => Err(Failure::Failed(format!(
+            "integrity check of the copy found {n} errors"
+        ))),
     }
 }
 

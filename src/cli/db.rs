@@ -61,7 +61,7 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             match mistakes {
                 0 => Ok(()),
                 n => Err(Failure::Failed(format!(
-                    "the database is wrong in {n} places; stop the server and put the newest good copy in its place with restore"
+                    "integrity check found {n} errors; stop the server and put the newest good copy in its place with restore"
                 ))),
             }
         }

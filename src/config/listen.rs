@@ -77,7 +77,7 @@ impl FromStr for Listen {
             let address = text.parse().map(Self::Tcp);
             return address.map_err(|_| {
                 format!(
-                    "{text:?} is no place to listen on; write it as 127.0.0.1:8000, [::1]:8000 or unix:/run/r3mes-edge/edge.sock"
+                    "invalid address {text:?}; use 127.0.0.1:8000, [::1]:8000 or unix:/run/r3mes-edge/edge.sock"
                 )
             });
         };
@@ -177,7 +177,7 @@ mod tests {
     fn what_is_no_place_is_told_with_what_would_be_one() {
         let long = format!("\"unix:/{}\"", "x".repeat(200));
         for (value, told) in [
-            ("\"localhost:8000\"", "is no place to listen on"),
+            ("\"localhost:8000\"", "invalid address"),
             ("\"127.0.0.1\"", "127.0.0.1:8000"),
             ("8000", "array"),
             ("[]", "listen: must name an address"),

@@ -70,7 +70,7 @@ impl FromStr for Proxy {
         let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
         network.map(Self::Network).map_err(|_| {
             format!(
-                "{text:?} is no proxy; write it as 127.0.0.1, 10.0.0.0/8, or unix for whoever comes by a Unix socket"
+                "invalid proxy {text:?}; use 127.0.0.1, 10.0.0.0/8, or unix for a proxy that connects by a Unix socket"
             )
         })
     }

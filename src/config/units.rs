@@ -73,7 +73,7 @@ fn duration_or<'de, D: Deserializer<'de>>(
 /// # Errors
 /// A sentence with the shapes that are taken.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refused = || format!("{text:?} is no duration; write it as 500ms, 10s, 5min, 1h or 90d");
+    let refused = || format!("invalid duration {text:?}; use 500ms, 10s, 5min, 1h or 90d");
     let span: jiff::Span = text.parse().map_err(|_| refused())?;
     let exact = span
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
@@ -114,9 +114,7 @@ pub(super) mod size {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
         let text = String::deserialize(from)?;
         parse_size(&text).ok_or_else(|| {
-            D::Error::custom(format!(
-                "{text:?} is no size; write it as 512B, 64KiB or 1MiB"
-            ))
+            D::Error::custom(format!("invalid size {text:?}; use 512B, 64KiB or 1MiB"))
         })
     }
 
@@ -144,7 +142,7 @@ fn size_text(bytes: usize) -> String {
 
 /// Reads `5/min`; `off` is `None`.
 pub(super) fn parse_rate(text: &str) -> Result<Option<Rate>, String> {
-    let refused = || format!("{text:?} is no rate; write it as 5/s, 60/min, 100/h or off");
+    let refused = || format!("invalid rate {text:?}; use 5/s, 60/min, 100/h or off");
     if text == "off" {
         return Ok(None);
     }

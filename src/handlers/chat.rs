@@ -80,7 +80,7 @@ pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError>
         Some(adapter) if app.adapters.contains(&adapter) => adapter,
         Some(_) => {
             return Err(
-                InputError::field("/adapter", "adapter is none of those configured here").into(),
+                InputError::field("/adapter", "unknown adapter; see GET /v1/models").into(),
             );
         }
         None => adapter_for(app, &request.message),

@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
     /// Reads an object whose members must be among `known`; `at` is the pointer of the object itself, empty for a body.
     ///
     /// # Errors
-    /// Not JSON, not an object, a member that is not known or stands there twice.
+    /// Not JSON, not an object, an unknown or duplicate member.
     pub(crate) fn parse(body: &'a str, at: &str, known: &[&str]) -> Result<Self, InputError> {
         let fields = Self::parse_open(body, at)?;
         let unknown = fields.members().find(|(name, _)| !known.contains(name));
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
     /// Reads an object with whatever members; `at` is the pointer of the object itself, empty for a body.
     ///
     /// # Errors
-    /// Not JSON, not an object, a member that stands there twice.
+    /// Not JSON, not an object, a duplicate member.
     pub(crate) fn parse_open(body: &'a str, at: &str) -> Result<Self, InputError> {
         let Members(members) = match serde_json::from_str::<Members<'a>>(body) {
             Ok(members) => members,
@@ -93,7 +93,7 @@ impl<'a> Fields<'a> {
         };
         let mut seen = HashSet::with_capacity(members.len());
         if let Some((name, _)) = members.iter().find(|(name, _)| !seen.insert(name.as_ref())) {
-            let detail = format!("{name:?} stands there twice");
+            let detail = format!("duplicate field {name:?}");
             return Err(InputError::field(pointer(at, name), detail));
         }
         Ok(Self {

@@ -44,7 +44,7 @@ pub(super) async fn authenticate(
     let Some(sent) = ours.or_else(imported) else {
         return refused(
             ErrorCode::InvalidApiKey,
-            "this is no API key of this server (r3mes_ and 49 characters, the last 6 a checksum)",
+            "malformed API key: expected `r3mes_` and 49 characters with a valid checksum",
         );
     };
     let hash = sent.hash();
@@ -103,7 +103,12 @@ pub(super) async fn authenticate(
 fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     let mut keys = headers.get_all(&X_API_KEY).iter();
     match (keys.next(), keys.next()) {
-        (Some(_), Some(_)) => return Err(ApiError::parameter("X-API-Key", "stands there twice")),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::parameter(
+                "X-API-Key",
+                "is a duplicate header; send it once",
+            ));
+        }
         (Some(key), None) => return Ok(Some(key.clone())),
         (None, _) => {}
     }

@@ -99,7 +99,12 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
         (Some(authority), _, None) => authority.as_str(),
         (None, Some(host), None) => host.to_str().unwrap_or_default(),
         (None, None, None) if head.version == Version::HTTP_10 => return Ok(()),
-        (_, _, Some(_)) => return Err(ApiError::parameter("Host", "stands there twice")),
+        (_, _, Some(_)) => {
+            return Err(ApiError::parameter(
+                "Host",
+                "is a duplicate header; send it once",
+            ));
+        }
         (None, None, None) => return Err(ApiError::parameter("Host", "is required (RFC 9112)")),
     };
     let name = host

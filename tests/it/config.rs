@@ -218,7 +218,7 @@ async fn a_changed_file_is_taken_over_on_sighup_without_a_lost_request_and_a_wro
     }
     server.reload(&text("read = \"many\"\n"));
     logged("nothing is changed: ").await;
-    logged("rates.read: \"many\" is no rate").await;
+    logged("rates.read: invalid rate \"many\"").await;
     assert_eq!(policy().await, (429, three_an_hour));
     // The same again, but for the level of the log: a read that goes well has its line at debug.
     anybody.get("/readyz").await.expect(200);

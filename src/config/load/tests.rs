@@ -14,7 +14,7 @@ fn an_error_in_the_file_has_its_line_and_column_and_the_nearest_key() {
         ),
         (
             "[rates]\nchat = \"ten\"",
-            "2:1: rates.chat: \"ten\" is no rate",
+            "2:1: rates.chat: invalid rate \"ten\"",
         ),
         (
             "[rates]\nchats = \"1/min\"",
@@ -22,7 +22,7 @@ fn an_error_in_the_file_has_its_line_and_column_and_the_nearest_key() {
         ),
         (
             "[limits]\n  body = \"64 elephants\"",
-            "2:3: limits.body: \"64 elephants\" is no size",
+            "2:3: limits.body: invalid size \"64 elephants\"",
         ),
         ("[miner]\nwallet = \"remes1x\"", "2:1: miner.wallet: "),
         (
@@ -89,7 +89,7 @@ fn an_error_of_the_environment_names_its_variable() {
         (
             "LIMITS__BODY",
             "64",
-            "limits.body: \"64\" is no size; write it as 512B, 64KiB or 1MiB",
+            "limits.body: invalid size \"64\"; use 512B, 64KiB or 1MiB",
         ),
         (
             "CHAT__QUEUE",
@@ -107,11 +107,7 @@ fn an_error_of_the_environment_names_its_variable() {
             "loud",
             "log.level: must be error, warn, info, debug or trace",
         ),
-        (
-            "LISTEN",
-            "here",
-            "listen: \"here\" is no place to listen on",
-        ),
+        ("LISTEN", "here", "listen: invalid address \"here\""),
         (
             "DATABAS",
             "x",

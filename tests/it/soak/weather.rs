@@ -133,7 +133,7 @@ impl Weather {
     /// Whether a line of the log that is about an error has its reason outside the server.
     pub(super) fn explains_line(&self, line: &str, began: Instant) -> bool {
         const STORAGE: [&str; 5] = [
-            "no writes are taken until this is over",
+            "storage fault, rejecting writes",
             "a group of ",
             " was not written and is tried again",
             " is still not written",

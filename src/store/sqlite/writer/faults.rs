@@ -72,7 +72,7 @@ impl Faults {
         let _ = connection.busy_timeout(Self::IMPATIENCE);
         let stands = !self.can_write(connection);
         if stands {
-            log::error!("no writes are taken until this is over: {fault}");
+            log::error!("storage fault, rejecting writes: {fault}");
             self.since = Some(Instant::now());
         } else {
             let _ = connection.busy_timeout(Self::PATIENCE);
