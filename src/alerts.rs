@@ -8,7 +8,7 @@ mod rules;
 mod webhook;
 
 pub(crate) use book::Alert;
-pub(crate) use rules::{Miner, Reading};
+pub(crate) use rules::{Miner, Snapshot};
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use self::book::{Book, Severity};
+use self::book::{IncidentTracker, Severity};
 use self::webhook::Outbox;
 use crate::clock::Clock;
 use crate::config::AlertsConfig;
-use crate::metrics::Figures;
+use crate::metrics::CounterSnapshot;
 use crate::upstream::HttpClient;
 
 /// The alerts of a server.
@@ -34,10 +34,10 @@ pub(crate) struct Alerts {
 
 #[derive(Default)]
 struct State {
-    book: Book,
+    book: IncidentTracker,
     outbox: Outbox,
     /// What was counted at the moments of the last five minutes, the oldest first.
-    counted: VecDeque<(Instant, Figures)>,
+    counted: VecDeque<(Instant, CounterSnapshot)>,
 }
 
 /// How far back rates look.
@@ -74,7 +74,7 @@ impl Alerts {
     }
 
     /// Takes what is so at one moment; returns what is wrong, and what was.
-    pub(crate) fn update(&self, reading: &Reading, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
+    pub(crate) fn update(&self, reading: &Snapshot, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
         let limits = self.settings();
         let time = reading.now;
         let mut state = self.lock();
@@ -157,7 +157,7 @@ impl Alerts {
 
 impl State {
     /// What was counted in the last five minutes, or since the first look where that is later.
-    fn figures(&mut self, now: Instant, counted: Figures) -> Figures {
+    fn figures(&mut self, now: Instant, counted: CounterSnapshot) -> CounterSnapshot {
         let age = |at: Instant| now.saturating_duration_since(at);
         if self.counted.back().is_none_or(|(at, _)| age(*at) >= STEP) {
             self.counted.push_back((now, counted));

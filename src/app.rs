@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::model::{Credits, Ids, Timestamp};
-use crate::pipeline::OwnRoutes;
+use crate::pipeline::HostRoutes;
 use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
@@ -42,11 +42,11 @@ pub(crate) struct App {
     pub(crate) blocks: Cache<usize, Arc<Blocks>>,
     pub(crate) alerts: Alerts,
     /// The host's, asked for what is none of ours.
-    pub(crate) own: Vec<OwnRoutes>,
-    pub(crate) unwritten: Waiting<(i64, Credits, Closing)>,
+    pub(crate) own: Vec<HostRoutes>,
+    pub(crate) unwritten: PendingQueue<(i64, Credits, Closing)>,
     /// What the ledger is to say of chats besides their price.
-    pub(crate) notes: Waiting<(i64, String)>,
-    pub(crate) running_keys: RunningKeys,
+    pub(crate) notes: PendingQueue<(i64, String)>,
+    pub(crate) running_keys: InFlightKeys,
     /// Requests that may be worked on at once; the shutdown waits until all are back.
     pub(crate) in_flight: Arc<Semaphore>,
     halted: AtomicBool,
@@ -102,7 +102,7 @@ impl App {
         upstreams: Upstreams,
         store: Arc<dyn Repository>,
         clock: Clock,
-        own: Vec<OwnRoutes>,
+        own: Vec<HostRoutes>,
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
         let metrics = Arc::new(Metrics::new(&adapters, config.alerts.slow_query));
@@ -129,9 +129,9 @@ impl App {
             blocks: Cache::new(nonzero!(16usize)),
             alerts: Alerts::new(config.alerts.clone()),
             own,
-            unwritten: Waiting::default(),
-            notes: Waiting::default(),
-            running_keys: RunningKeys::default(),
+            unwritten: PendingQueue::default(),
+            notes: PendingQueue::default(),
+            running_keys: InFlightKeys::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
             halted: AtomicBool::new(false),
             ledger_mistakes: AtomicUsize::new(0),
@@ -298,12 +298,12 @@ pub(crate) enum Closing {
 
 /// What is still to be written.
 #[derive(Debug)]
-pub(crate) struct Waiting<T> {
+pub(crate) struct PendingQueue<T> {
     waiting: Mutex<Vec<T>>,
     more: Notify,
 }
 
-impl<T> Default for Waiting<T> {
+impl<T> Default for PendingQueue<T> {
     fn default() -> Self {
         Self {
             waiting: Mutex::default(),
@@ -312,7 +312,7 @@ impl<T> Default for Waiting<T> {
     }
 }
 
-impl<T> Waiting<T> {
+impl<T> PendingQueue<T> {
     pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<T>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -323,7 +323,7 @@ impl<T> Waiting<T> {
     }
 
     /// Waits until there is one.
-    pub(crate) async fn is_needed(&self) {
+    pub(crate) async fn wait_non_empty(&self) {
         while self.len() == 0 {
             self.more.notified().await;
         }
@@ -338,25 +338,25 @@ impl<T> Waiting<T> {
 /// The requests with an `Idempotency-Key` that are being worked on, by scope. Nothing of it is in the file: a crash leaves
 /// nothing running.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RunningKeys(Arc<Mutex<HashMap<String, HashSet<[u8; 32]>>>>);
+pub(crate) struct InFlightKeys(Arc<Mutex<HashMap<String, HashSet<[u8; 32]>>>>);
 
 /// One of them; dropped, it is no longer.
-pub(crate) struct Running {
-    keys: RunningKeys,
+pub(crate) struct InFlightGuard {
+    keys: InFlightKeys,
     scope: String,
     key: [u8; 32],
 }
 
-impl RunningKeys {
+impl InFlightKeys {
     /// Adds one, and tells how many of its scope are running with it; `None` where the same is running already.
-    pub(crate) fn enter(&self, scope: &str, key: [u8; 32]) -> Option<(Running, usize)> {
+    pub(crate) fn enter(&self, scope: &str, key: [u8; 32]) -> Option<(InFlightGuard, usize)> {
         let mut running = self.lock();
         let of_scope = running.entry(scope.to_owned()).or_default();
         let new = of_scope.insert(key);
         let count = of_scope.len();
         drop(running);
         new.then(|| {
-            let running = Running {
+            let running = InFlightGuard {
                 keys: self.clone(),
                 scope: scope.to_owned(),
                 key,
@@ -370,7 +370,7 @@ impl RunningKeys {
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         let mut running = self.keys.lock();
         if let Some(of_scope) = running.get_mut(&self.scope) {

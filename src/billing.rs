@@ -11,9 +11,9 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::app::{App, Closing, Running};
+use crate::app::{App, Closing, InFlightGuard};
 use crate::breaker::{Outcome, Permit};
-use crate::call::Trace;
+use crate::call::RequestTimings;
 use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::metrics::ChatEnd;
@@ -21,20 +21,20 @@ use crate::model::{Credits, Wallet};
 use crate::store::{Once, StoreError, ledger_id};
 use crate::stream::{ModelStream, Piece};
 use crate::upstream::UpstreamError;
-use crate::upstream::answer::{Answer, Form, Usage};
-use crate::upstream::inference::{Ask, Node};
+use crate::upstream::answer::{Answer, ResponseFormat, Usage};
+use crate::upstream::inference::{InferenceRequest, Node};
 
 /// A chat that was checked and may begin.
 pub(crate) struct Order {
     pub(crate) wallet: Wallet,
     pub(crate) price: Credits,
-    pub(crate) ask: Ask,
+    pub(crate) ask: InferenceRequest,
     pub(crate) adapter: String,
     /// Those that may answer it.
     pub(crate) nodes: Vec<Arc<Node>>,
     /// Where its answer is to be given again, should it be asked again.
-    pub(crate) once: Option<(Once<(i64, String)>, Running)>,
-    pub(crate) trace: Arc<Trace>,
+    pub(crate) once: Option<(Once<(i64, String)>, InFlightGuard)>,
+    pub(crate) trace: Arc<RequestTimings>,
     /// The request's place among those in flight, so that the shutdown waits for the money too.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
 }
@@ -232,8 +232,8 @@ async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
     // Asked for only now: while it waited in the queue, the breaker may have opened.
     let mut permit = node.at.breaker().admit().map_err(UpstreamError::Open)?;
     let patience = match order.ask.form {
-        Form::Whole { .. } => chat.answer_timeout,
-        Form::Text | Form::Events { .. } => chat.first_text_timeout,
+        ResponseFormat::Whole { .. } => chat.answer_timeout,
+        ResponseFormat::Text | ResponseFormat::Events { .. } => chat.first_text_timeout,
     };
     let asked = Box::pin(async {
         let mut answer = node.ask(&order.ask).await?;
@@ -253,7 +253,7 @@ async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
             app.metrics
                 .upstream_waited(node.at.breaker().name(), asked_at.elapsed());
             // Of an answer that comes whole nobody knows how long its first text took.
-            if !matches!(order.ask.form, Form::Whole { .. }) {
+            if !matches!(order.ask.form, ResponseFormat::Whole { .. }) {
                 permit.working();
             }
             Ok((
@@ -280,8 +280,8 @@ impl Conversation {
     async fn pass_on(
         mut self,
         app: &App,
-        form: &Form,
-        trace: &Trace,
+        form: &ResponseFormat,
+        trace: &RequestTimings,
         pieces: mpsc::Sender<Piece>,
         settled: oneshot::Receiver<()>,
     ) -> (ChatEnd, Option<Usage>) {
@@ -321,8 +321,8 @@ impl Conversation {
         let usage = self.answer.usage();
         let Some((blame, error)) = broken else {
             let last = match form {
-                Form::Events { .. } => "data: [DONE]\n\n",
-                Form::Text | Form::Whole { .. } => "\n",
+                ResponseFormat::Events { .. } => "data: [DONE]\n\n",
+                ResponseFormat::Text | ResponseFormat::Whole { .. } => "\n",
             };
             let ended = timeout(patience, pieces.send(Piece::End(last))).await;
             drop(pieces);
@@ -340,7 +340,7 @@ impl Conversation {
             );
         };
         self.node.run_health_checks(self.permit.end(blame));
-        if let Form::Events { .. } = form {
+        if let ResponseFormat::Events { .. } = form {
             let error = serde_json::json!({ "error": error.for_openai() });
             let event = Piece::Part(format!("data: {error}\n\n").into());
             let _ = timeout(patience, pieces.send(event)).await;

@@ -14,20 +14,20 @@ use crate::cache::{Cached, Policy};
 use crate::clock::Clock;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Wallet, check_depth};
-use crate::pipeline::OwnBody;
+use crate::pipeline::HostBody;
 use crate::routes::Route;
 use crate::store::{Kept, Once, StoreError};
 use crate::stream::ModelStream;
 
 /// What is measured of a request on its way.
 #[derive(Debug)]
-pub(crate) struct Trace {
+pub(crate) struct RequestTimings {
     started: Instant,
     waited_nanos: AtomicU64,
     sent_nanos: AtomicU64,
 }
 
-impl Trace {
+impl RequestTimings {
     pub(crate) fn begin(clock: &Clock) -> Self {
         Self {
             started: clock.instant(),
@@ -47,30 +47,30 @@ impl Trace {
     }
 
     /// Since the request's head was read, without the time that its client took to send the body.
-    pub(crate) fn ours(&self, clock: &Clock) -> Duration {
+    pub(crate) fn server_time(&self, clock: &Clock) -> Duration {
         let sent = Duration::from_nanos(self.sent_nanos.load(Ordering::Relaxed));
         self.elapsed(clock).saturating_sub(sent)
     }
 
     /// Counts the time until what is returned is dropped as a wait for an upstream.
-    pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> Waiting<'a> {
-        Waiting::begin(&self.waited_nanos, clock)
+    pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
+        TimingGuard::begin(&self.waited_nanos, clock)
     }
 
     /// The same for the client's body.
-    pub(crate) fn sending<'a>(&'a self, clock: &'a Clock) -> Waiting<'a> {
-        Waiting::begin(&self.sent_nanos, clock)
+    pub(crate) fn sending<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
+        TimingGuard::begin(&self.sent_nanos, clock)
     }
 }
 
 /// A wait whose time counts.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct TimingGuard<'a> {
     nanos: &'a AtomicU64,
     clock: &'a Clock,
     began: Instant,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> TimingGuard<'a> {
     fn begin(nanos: &'a AtomicU64, clock: &'a Clock) -> Self {
         Self {
             nanos,
@@ -80,7 +80,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for TimingGuard<'_> {
     fn drop(&mut self) {
         let took = self.clock.instant().saturating_duration_since(self.began);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
@@ -99,7 +99,7 @@ pub(crate) struct Call {
     pub(crate) principal: Option<Principal>,
     /// The request's place among those in flight; what outlives the request keeps a clone.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
-    pub(crate) trace: Arc<Trace>,
+    pub(crate) trace: Arc<RequestTimings>,
 }
 
 impl Call {
@@ -293,7 +293,7 @@ pub(crate) struct Reply {
 pub(crate) enum Content {
     Bytes(Bytes),
     Chat(Box<ModelStream>),
-    Own(Box<OwnBody>),
+    Own(Box<HostBody>),
 }
 
 impl Reply {
@@ -411,7 +411,7 @@ mod tests {
             body: Bytes::new(),
             principal: None,
             place: Arc::new(place.unwrap()),
-            trace: Arc::new(Trace::begin(&Clock::default())),
+            trace: Arc::new(RequestTimings::begin(&Clock::default())),
         }
     }
 

@@ -46,7 +46,7 @@ use r3mes_edge::config::Listen;
 #[command(after_help = "Without a command it serves. Example: r3mes-edge --listen 127.0.0.1:8000")]
 struct Cli {
     #[command(flatten)]
-    places: Places,
+    places: GlobalArgs,
     /// Print one JSON value on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -56,7 +56,7 @@ struct Cli {
 
 /// Where things are.
 #[derive(Args, Clone)]
-struct Places {
+struct GlobalArgs {
     /// The configuration file [default: r3mes-edge.toml here, then /etc/r3mes-edge/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -222,7 +222,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-async fn execute(command: Command, places: &Places, json: bool) -> Result<(), Failure> {
+async fn execute(command: Command, places: &GlobalArgs, json: bool) -> Result<(), Failure> {
     let settings = || {
         let mut settings = settings::load(places).map_err(Failure::from)?;
         settings.resolve();

@@ -11,7 +11,7 @@ pub(crate) async fn collect(app: Arc<App>) {
     let Some(page) = app.upstreams.miner.clone() else {
         return;
     };
-    page.at.appears().await;
+    page.at.wait_present().await;
     let mut wallet_asked_for = false;
     let mut every = tokio::time::interval(page.settings.every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::limits::{Verdict, seconds_up};
+use crate::limits::{Decision, seconds_up};
 use crate::model::{InputError, InputKind};
 use crate::store::StoreError;
 use crate::upstream::UpstreamError;
@@ -349,8 +349,8 @@ impl From<UpstreamError> for ApiError {
     }
 }
 
-impl From<&Verdict> for ApiError {
-    fn from(verdict: &Verdict) -> Self {
+impl From<&Decision> for ApiError {
+    fn from(verdict: &Decision) -> Self {
         let wait = verdict.retry_after.unwrap_or_default();
         let name = verdict.class().as_str();
         let detail = format!(

@@ -105,7 +105,7 @@ impl From<&KeyHash> for Bucket {
 
 /// What a limiter says to one request.
 #[derive(Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct Decision {
     limiter: Arc<ClassLimiter>,
     /// Requests left at once.
     pub(crate) remaining: u32,
@@ -113,7 +113,7 @@ pub(crate) struct Verdict {
     pub(crate) retry_after: Option<Duration>,
 }
 
-impl Verdict {
+impl Decision {
     /// The class that was asked.
     pub(crate) fn class(&self) -> RateClass {
         self.limiter.class
@@ -222,7 +222,7 @@ impl Limits {
     }
 
     /// Counts one request against a bucket; `None` where the class is not limited.
-    pub(crate) fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Verdict> {
+    pub(crate) fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Decision> {
         let limiter = {
             let classes = self.classes.read().unwrap_or_else(PoisonError::into_inner);
             classes[class as usize].clone()?
@@ -234,7 +234,7 @@ impl Limits {
                 (0, Some(wait.max(Duration::from_millis(1))))
             }
         };
-        Some(Verdict {
+        Some(Decision {
             limiter,
             remaining,
             retry_after,

@@ -10,7 +10,7 @@ mod watched;
 
 pub(crate) use gauges::Gauges;
 pub(crate) use labels::ChatEnd;
-pub(crate) use watched::{Figures, Watched};
+pub(crate) use watched::{AlertCounters, CounterSnapshot};
 
 use labels::{
     AlertLabels, CacheLabels, ChatLabels, ClassLabel, HealthCheckLabels, HttpEnd, HttpLabels,
@@ -30,7 +30,7 @@ use prometheus_client::registry::Registry;
 
 use crate::limits::RateClass;
 use crate::model::{Credits, Timestamp};
-use crate::routes::{ROUTES, Reached, RouteId};
+use crate::routes::{MatchedRoute, ROUTES, RouteId};
 use crate::store::Change;
 
 /// The counters of one route, found by its place in the table instead of by its labels.
@@ -51,7 +51,7 @@ type Amount = Counter<f64, AtomicU64>;
 pub(crate) struct Metrics {
     registry: Registry,
     /// For alerts, which look back over minutes.
-    pub(crate) watched: Watched,
+    pub(crate) watched: AlertCounters,
     /// From when on a read counts as slow, in microseconds.
     slow_query: AtomicU64,
     /// By [`RouteId`]; then what leads nowhere, and the host's own routes.
@@ -112,7 +112,7 @@ impl Metrics {
         let seconds = || Histogram::new(SECONDS);
         let mut metrics = Self {
             registry: Registry::default(),
-            watched: Watched::default(),
+            watched: AlertCounters::default(),
             slow_query: AtomicU64::new(micros(slow_query)),
             routes: Vec::new(),
             http_requests: Family::default(),
@@ -203,19 +203,19 @@ impl Metrics {
 
     /// Counts a request; no status where its client left before there was one. `took` is without the time of its client,
     /// who may be slow on purpose.
-    pub(crate) fn request(&self, reached: Reached, status: Option<u16>, took: Duration) {
+    pub(crate) fn request(&self, reached: MatchedRoute, status: Option<u16>, took: Duration) {
         let end = HttpEnd::of(status);
         if let Some(counters) = self.routes.get(match reached {
-            Reached::Route(route) => route.id as usize,
-            Reached::Nothing => ROUTES.len(),
-            Reached::Own => ROUTES.len() + 1,
+            MatchedRoute::Route(route) => route.id as usize,
+            MatchedRoute::Nothing => ROUTES.len(),
+            MatchedRoute::Own => ROUTES.len() + 1,
         }) {
             if let Some(counter) = counters.ends.get(end as usize) {
                 counter.inc();
             }
             counters.duration.observe(took.as_secs_f64());
         }
-        let chat = matches!(reached, Reached::Route(route) if route.rate == RateClass::Chat);
+        let chat = matches!(reached, MatchedRoute::Route(route) if route.rate == RateClass::Chat);
         let took = (!chat).then_some(took);
         self.watched.request(end == HttpEnd::ServerError, took);
     }

@@ -1,15 +1,15 @@
 //! One request from top to bottom. The order is the text of [`run`]; there is no other place where it is decided.
 
+mod access_log;
 mod body;
-mod finish;
 mod gate;
+mod host_routes;
 mod origin;
-mod own;
 
+use access_log::AccessLogGuard;
 pub(crate) use body::{Exchange, ReplyBody};
-use finish::Finish;
-pub use own::Caller;
-pub(crate) use own::{OwnBody, OwnRoutes};
+pub use host_routes::Caller;
+pub(crate) use host_routes::{HostBody, HostRoutes};
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -41,7 +41,7 @@ use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
 use crate::metrics::ROUTE;
 use crate::model::InputError;
-use crate::routes::{Auth, BodyClass, Found, Method, Reached, RouteId, find};
+use crate::routes::{Auth, BodyClass, MatchedRoute, Method, RouteId, RouteMatch, find};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -58,13 +58,13 @@ pub(crate) fn handle(
     let (head, body) = request.into_parts();
     async move {
         let request_id = request_id(&app, &head.headers);
-        let mut finish = Finish::begin(&app, request_id);
+        let mut finish = AccessLogGuard::begin(&app, request_id);
         let wanted = head.headers.get(IF_NONE_MATCH).cloned();
         let has_body = !body.is_end_stream();
         let is_http_1_0 = head.version == Version::HTTP_10 && head.method != hyper::Method::HEAD;
         let reply = run(&app, peer, head, body, &mut finish)
             .await
-            .unwrap_or_else(|error| refusal(&error, &finish.request_id));
+            .unwrap_or_else(|error| error_response(&error, &finish.request_id));
         let mut response = finished(reply, wanted.as_ref(), finish);
         let is_refusal = !response.status().is_success();
         let refused = has_body && is_refusal;
@@ -83,7 +83,7 @@ pub(crate) fn handle(
 fn finished(
     mut reply: Reply,
     wanted: Option<&HeaderValue>,
-    mut finish: Box<Finish>,
+    mut finish: Box<AccessLogGuard>,
 ) -> Response<ReplyBody> {
     reply.set(X_REQUEST_ID.clone(), &finish.request_id);
     reply
@@ -109,7 +109,7 @@ fn finished(
         reply.content = Content::Bytes(Bytes::new());
     }
     finish.status = Some(reply.status.as_u16());
-    finish.ready = Some(finish.ours());
+    finish.ready = Some(finish.server_time());
     let mut response = Response::new(ReplyBody::new(reply.content, finish));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
@@ -121,7 +121,7 @@ async fn run(
     peer: Peer,
     head: Parts,
     body: Incoming,
-    finish: &mut Finish,
+    finish: &mut AccessLogGuard,
 ) -> Result<Reply, ApiError> {
     // Where from.
     let client = origin::client_address(&app.config, peer, &head.headers);
@@ -130,8 +130,8 @@ async fn run(
 
     // Route.
     let (route, part) = match find(head.method.as_str(), head.uri.path()) {
-        Found::Route(route, part) => (route, part.to_owned()),
-        Found::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
+        RouteMatch::Route(route, part) => (route, part.to_owned()),
+        RouteMatch::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
             let mut reply = Reply::bytes(StatusCode::NO_CONTENT, "text/plain", Bytes::new());
             reply.headers.remove(CONTENT_TYPE);
             reply.set(ALLOW, &allow);
@@ -142,22 +142,22 @@ async fn run(
             }
             return Ok(reply);
         }
-        Found::OtherMethods(allow) => {
+        RouteMatch::OtherMethods(allow) => {
             let detail = format!("this path answers to {allow}");
             return Err(ApiError {
                 allow: Some(allow),
                 ..ApiError::new(ErrorCode::MethodNotAllowed, detail)
             });
         }
-        Found::Nothing => {
+        RouteMatch::Nothing => {
             let Some(own) = app.own.iter().find(|own| own.has(head.uri.path())) else {
                 return Err(ApiError::new(ErrorCode::NotFound, "no route has this path"));
             };
-            finish.reached = Reached::Own;
+            finish.reached = MatchedRoute::Own;
             return Box::pin(answer_own(app, own, client, head, body, finish)).await;
         }
     };
-    finish.reached = Reached::Route(route);
+    finish.reached = MatchedRoute::Route(route);
     admit(app, &head, route.rate, client, finish)?;
 
     // Who asks, and may they?
@@ -208,11 +208,11 @@ async fn run(
 /// What is none of ours goes the same way as far as it goes; who may call it is for the host to say.
 async fn answer_own(
     app: &Arc<App>,
-    own: &OwnRoutes,
+    own: &HostRoutes,
     client: IpAddr,
     mut head: Parts,
     body: Incoming,
-    finish: &mut Finish,
+    finish: &mut AccessLogGuard,
 ) -> Result<Reply, ApiError> {
     admit(app, &head, RateClass::Read, client, finish)?;
     let principal = identify(app, &head, RateClass::Read, client, finish).await?;
@@ -231,7 +231,7 @@ fn admit(
     head: &Parts,
     class: RateClass,
     client: IpAddr,
-    finish: &mut Finish,
+    finish: &mut AccessLogGuard,
 ) -> Result<(), ApiError> {
     if head.uri.query().is_some_and(gate::holds_key) {
         let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
@@ -249,7 +249,7 @@ async fn identify(
     head: &Parts,
     class: RateClass,
     client: IpAddr,
-    finish: &mut Finish,
+    finish: &mut AccessLogGuard,
 ) -> Result<Option<Principal>, ApiError> {
     let key = gate::authenticate(app, &head.headers, client, &mut finish.verdict).await?;
     let Some(key) = key else {
@@ -313,7 +313,12 @@ fn answer(
     }
 }
 
-fn limit(app: &App, finish: &mut Finish, class: RateClass, bucket: Bucket) -> Result<(), ApiError> {
+fn limit(
+    app: &App,
+    finish: &mut AccessLogGuard,
+    class: RateClass,
+    bucket: Bucket,
+) -> Result<(), ApiError> {
     let Some(verdict) = app.limits.check(class, bucket) else {
         return Ok(());
     };
@@ -381,7 +386,7 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
     }
 }
 
-fn refusal(error: &ApiError, request_id: &str) -> Reply {
+fn error_response(error: &ApiError, request_id: &str) -> Reply {
     if let Some(internal) = &error.internal {
         // A client's fault is no news to an operator, and must not fill the log.
         let level = if error.code.status() >= 500 {

@@ -252,7 +252,7 @@ impl Pattern {
 
 /// What a method and a path lead to, as [`find`] says.
 #[derive(Debug)]
-pub enum Found<'a> {
+pub enum RouteMatch<'a> {
     /// A route, with the part of the path that its braces matched.
     Route(&'static Route, &'a str),
     /// The path is there, the method is not; the methods that are, for `Allow`.
@@ -263,7 +263,7 @@ pub enum Found<'a> {
 
 /// Where a request ended, for its line and its figures.
 #[derive(Clone, Copy, Default, Debug)]
-pub(crate) enum Reached {
+pub(crate) enum MatchedRoute {
     /// Nowhere.
     #[default]
     Nothing,
@@ -275,7 +275,7 @@ pub(crate) enum Reached {
 
 /// Looks a request up.
 #[must_use]
-pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
+pub fn find<'a>(method: &str, path: &'a str) -> RouteMatch<'a> {
     let mut others = Vec::new();
     let known = ROUTES.iter().map(|route| (route, &route.pattern));
     let aliases = ALIASES
@@ -286,7 +286,7 @@ pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
             continue;
         };
         if route.method.fits(method) {
-            return Found::Route(route, part);
+            return RouteMatch::Route(route, part);
         }
         others.push(route.method.as_str());
         if route.method == Method::Get {
@@ -294,9 +294,9 @@ pub fn find<'a>(method: &str, path: &'a str) -> Found<'a> {
         }
     }
     if others.is_empty() {
-        Found::Nothing
+        RouteMatch::Nothing
     } else {
-        Found::OtherMethods(others.join(", "))
+        RouteMatch::OtherMethods(others.join(", "))
     }
 }
 
@@ -314,7 +314,7 @@ mod tests {
                 .replace("{wallet}", "remes1x")
                 .replace("{id}", "key_1");
             match find(route.method.as_str(), &path) {
-                Found::Route(found, _) => assert_eq!(found.id, route.id),
+                RouteMatch::Route(found, _) => assert_eq!(found.id, route.id),
                 other => panic!("{}: {other:?}", route.path),
             }
         }
@@ -328,7 +328,7 @@ mod tests {
                 alias.path.replace("{wallet}", "remes1x"),
             );
             assert!(
-                matches!(find(method, &path), Found::Route(route, _) if route.id == alias.id),
+                matches!(find(method, &path), RouteMatch::Route(route, _) if route.id == alias.id),
                 "{path}"
             );
         }
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_part_in_braces_is_one_segment() {
         let part = |path| match find("GET", path) {
-            Found::Route(route, part) => Some((route.id, part)),
+            RouteMatch::Route(route, part) => Some((route.id, part)),
             _ => None,
         };
         assert_eq!(part("/users/abc"), Some((RouteId::GetUser, "abc")));
@@ -358,12 +358,12 @@ mod tests {
     #[test]
     fn another_method_is_told_which_there_are() {
         assert!(
-            matches!(find("PUT", "/api/keys"), Found::OtherMethods(allow) if allow == "POST, GET, HEAD")
+            matches!(find("PUT", "/api/keys"), RouteMatch::OtherMethods(allow) if allow == "POST, GET, HEAD")
         );
         assert!(
-            matches!(find("HEAD", "/livez"), Found::Route(route, "") if route.id == RouteId::Livez)
+            matches!(find("HEAD", "/livez"), RouteMatch::Route(route, "") if route.id == RouteId::Livez)
         );
-        assert!(matches!(find("get", "/nothing"), Found::Nothing));
+        assert!(matches!(find("get", "/nothing"), RouteMatch::Nothing));
     }
 
     /// The table read segment by segment.
@@ -385,16 +385,16 @@ mod tests {
                 let fitting = by_segments(path);
                 let wanted = fitting.iter().find(|route| route.method.fits(&method));
                 match find(&method, path) {
-                    Found::Route(found, part) => {
+                    RouteMatch::Route(found, part) => {
                         prop_assert_eq!(Some(found.id), wanted.map(|route| route.id));
                         prop_assert!(!part.contains('/') && path.contains(part));
                     }
-                    Found::OtherMethods(allow) => {
+                    RouteMatch::OtherMethods(allow) => {
                         prop_assert!(wanted.is_none());
                         prop_assert!(fitting.iter().all(|route| allow.contains(route.method.as_str())));
                         prop_assert!(!fitting.is_empty());
                     }
-                    Found::Nothing => prop_assert!(fitting.is_empty()),
+                    RouteMatch::Nothing => prop_assert!(fitting.is_empty()),
                 }
             }
         }

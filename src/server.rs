@@ -3,9 +3,9 @@
 //! A [`Builder`] takes what the caller has (configuration, store, listener, clock); [`EdgeServer`] is the running server.
 //! It reads no environment, handles no signal and installs no logger: it is a guest in its caller's process.
 
-mod crowd;
+mod connection_limiter;
+mod io_timeout;
 mod listener;
-mod patient;
 mod reset;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,14 +25,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{interval, interval_at, timeout};
 
-use self::crowd::Crowd;
+use self::connection_limiter::ConnectionLimiter;
+use self::io_timeout::WriteTimeoutStream;
 use self::listener::{Listener, Stream};
-use self::patient::Patient;
 use self::reset::ResetOnClose;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Peer};
-use crate::pipeline::{Exchange, OwnRoutes};
+use crate::pipeline::{Exchange, HostRoutes};
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
 use crate::{billing, collector, pipeline};
@@ -90,7 +90,7 @@ pub struct Builder {
     store: Arc<dyn Repository>,
     listener: Option<TcpListener>,
     clock: Clock,
-    own: Vec<OwnRoutes>,
+    own: Vec<HostRoutes>,
 }
 
 impl Builder {
@@ -126,7 +126,7 @@ impl Builder {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        self.own.push(OwnRoutes::new(prefix.into(), handler));
+        self.own.push(HostRoutes::new(prefix.into(), handler));
         self
     }
 
@@ -146,7 +146,7 @@ impl Builder {
             clock,
             own,
         } = self;
-        if let Some(mistake) = own.iter().find_map(OwnRoutes::mistake) {
+        if let Some(mistake) = own.iter().find_map(HostRoutes::mistake) {
             return Err(StartError::Config(mistake));
         }
         let valid = config.validate_access();
@@ -296,7 +296,7 @@ impl Drop for EdgeServer {
 
 async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Receiver<bool>) {
     let connections = Arc::new(Semaphore::new(app.config.limits.connections));
-    let crowd = Arc::new(Crowd::default());
+    let limiter = Arc::new(ConnectionLimiter::default());
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     // Without the timer hyper ignores the timeout. It bounds the head of a request and the pause before the next one.
@@ -318,20 +318,20 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             },
             _ = stopping.wait_for(|stop| *stop) => break,
         };
-        let member = if app.config.auth.trusts(peer) {
+        let address_permit = if app.config.auth.trusts(peer) {
             // It brings many people, and takes no place of anybody.
             None
         } else {
             let most = app.config.limits.per_address;
-            let Some(member) = crowd.enter(peer.address(), most) else {
+            let Some(address_permit) = limiter.try_acquire(peer.address(), most) else {
                 continue;
             };
-            Some(member)
+            Some(address_permit)
         };
         let exchange = Arc::new(Exchange::default());
         let reset = Arc::new(ResetOnClose::default());
         let asked = Arc::new(AtomicBool::new(false));
-        let stream = Patient::new(
+        let stream = WriteTimeoutStream::new(
             stream,
             app.config.limits.write_timeout,
             Arc::clone(&exchange),
@@ -356,7 +356,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             }
             reset.close().await;
             app.metrics.connection_closed();
-            drop((permit, member));
+            drop((permit, address_permit));
         });
     }
     drop(listeners);
@@ -497,7 +497,7 @@ async fn compact(app: Arc<App>) {
 /// waking a processor that rests.
 async fn close_unwritten(app: Arc<App>) {
     loop {
-        app.unwritten.is_needed().await;
+        app.unwritten.wait_non_empty().await;
         let mut every = interval(Duration::from_secs(1));
         for round in 0u64.. {
             every.tick().await;
@@ -515,7 +515,7 @@ async fn close_unwritten(app: Arc<App>) {
 /// Writes into the ledger what the models counted, a little later.
 async fn note_usage(app: Arc<App>) {
     loop {
-        app.notes.is_needed().await;
+        app.notes.wait_non_empty().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         billing::write_notes(&app).await;
     }

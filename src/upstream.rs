@@ -17,7 +17,7 @@ mod survey;
 #[cfg_attr(not(feature = "tls"), path = "upstream/no_tls.rs")]
 mod tls;
 
-pub use survey::{Surveyed, UpstreamKind, survey};
+pub use survey::{ProbeResult, UpstreamKind, survey};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -307,12 +307,12 @@ impl Endpoint {
     }
 
     /// Waits until something was found here.
-    pub(crate) async fn appears(&self) {
+    pub(crate) async fn wait_present(&self) {
         self.present.wait().await;
     }
 
     /// Remembers that something was found here, if it was.
-    fn remember(&self, found: bool) -> bool {
+    fn mark_present(&self, found: bool) -> bool {
         if found {
             // It stays so.
             let _ = self.present.set(());

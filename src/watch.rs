@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::alerts::{Alert, Miner, Reading, STEP};
+use crate::alerts::{Alert, Miner, STEP, Snapshot};
 use crate::app::App;
 use crate::breaker::Phase;
 use crate::model::{Timestamp, Wallet};
@@ -44,7 +44,7 @@ pub(crate) async fn look(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         });
         (every, age.unwrap_or(up))
     });
-    let reading = Reading {
+    let reading = Snapshot {
         now,
         counted: app.metrics.watched.read(),
         store: app.store.gauges(),

@@ -79,12 +79,12 @@ struct Entry {
 
 /// The incidents that are open and those that were lately. Knows no clock: the time is handed in.
 #[derive(Default)]
-pub(crate) struct Book {
+pub(crate) struct IncidentTracker {
     open: BTreeMap<Key, Entry>,
     recent: VecDeque<Alert>,
 }
 
-impl Book {
+impl IncidentTracker {
     /// Resolved incidents that are kept.
     const RECENT: usize = 50;
 
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_for_a_minute_is_told_once_and_its_end_after_a_minute() {
-        let (mut book, begin) = (Book::default(), Instant::now());
+        let (mut book, begin) = (IncidentTracker::default(), Instant::now());
         let mut told = Vec::new();
         let mut at = |second: u64, level| {
             let now = begin + Duration::from_secs(second);
@@ -223,7 +223,7 @@ mod tests {
     proptest! {
         #[test]
         fn beginnings_and_ends_alternate_and_none_comes_before_it_is_confirmed(steps in prop::collection::vec((1u64..50, level()), 1..200), at_once in any::<bool>()) {
-            let (mut book, begin) = (Book::default(), Instant::now());
+            let (mut book, begin) = (IncidentTracker::default(), Instant::now());
             let (mut second, mut firing) = (0, false);
             // Since when it has been wrong without a good moment, and good without another.
             let (mut bad_since, mut good_since) = (None, None);

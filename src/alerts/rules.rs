@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use super::book::{Finding, Level, Severity};
 use crate::config::AlertsConfig;
-use crate::metrics::Figures;
+use crate::metrics::CounterSnapshot;
 use crate::model::Timestamp;
 use crate::store::StoreGauges;
 
 /// Everything that rules look at, as it is at one moment.
-pub(crate) struct Reading {
+pub(crate) struct Snapshot {
     pub(crate) now: Timestamp,
     /// What was counted so far.
-    pub(crate) counted: Figures,
+    pub(crate) counted: CounterSnapshot,
     pub(crate) store: StoreGauges,
     pub(crate) is_ready: bool,
     pub(crate) ledger_mistakes: usize,
@@ -43,8 +43,8 @@ const ENOUGH: u64 = 50;
 
 /// `figures` is what was counted in the last five minutes.
 pub(super) fn findings(
-    reading: &Reading,
-    figures: &Figures,
+    reading: &Snapshot,
+    figures: &CounterSnapshot,
     limits: &AlertsConfig,
 ) -> Vec<Finding> {
     let mut found = Vec::new();

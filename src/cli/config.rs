@@ -7,7 +7,7 @@ use r3mes_edge::config::{ConfigError, Origin};
 use serde_json::{Map, Value, json};
 
 use super::settings::{self, LoadError, Settings};
-use super::{Failure, Places};
+use super::{Failure, GlobalArgs};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -25,7 +25,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(command: &Command, places: &Places, json: bool) -> Result<(), Failure> {
+pub(super) fn run(command: &Command, places: &GlobalArgs, json: bool) -> Result<(), Failure> {
     let read = settings::load(places);
     match command {
         Command::Check => check(read, json),

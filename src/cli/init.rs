@@ -9,7 +9,7 @@ use r3mes_edge::model::Wallet;
 use serde_json::{Value, json};
 
 use super::settings;
-use super::{Failure, Places, access, admin_key, files};
+use super::{Failure, GlobalArgs, access, admin_key, files};
 
 /// What is written into the configuration, besides what `--listen` and `--database` say.
 #[derive(Args)]
@@ -25,7 +25,7 @@ struct Made {
     new: bool,
 }
 
-pub(super) async fn run(given: &Given, places: &Places, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(given: &Given, places: &GlobalArgs, json: bool) -> Result<(), Failure> {
     let found = match &places.config {
         Some(named) => named.exists().then(|| named.clone()),
         None => settings::find(None)?,
@@ -65,7 +65,7 @@ pub(super) async fn run(given: &Given, places: &Places, json: bool) -> Result<()
 
 fn tell(
     given: &Given,
-    places: &Places,
+    places: &GlobalArgs,
     config: &Made,
     database: &Made,
     key: Option<&Path>,
@@ -118,7 +118,7 @@ fn tell(
 }
 
 /// The command that serves what is there now.
-fn next(places: &Places, config: &Made, database: &Made) -> String {
+fn next(places: &GlobalArgs, config: &Made, database: &Made) -> String {
     let mut command = "r3mes-edge serve".to_owned();
     if places.config.is_some() {
         command += &format!(" --config {}", files::quoted(&config.file));
@@ -134,7 +134,7 @@ fn next(places: &Places, config: &Made, database: &Made) -> String {
 }
 
 /// The example with everything commented out but what was given: a default goes on following the version.
-fn text(given: &Given, places: &Places) -> Result<String, Failure> {
+fn text(given: &Given, places: &GlobalArgs) -> Result<String, Failure> {
     let database = places.database.as_deref().map(|file| {
         let text = file.to_str().map(str::to_owned);
         text.ok_or_else(|| Failure::Usage("--database is not UTF-8".to_owned()))
@@ -197,8 +197,8 @@ mod tests {
 
     const W1: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
 
-    fn places() -> Places {
-        Places {
+    fn places() -> GlobalArgs {
+        GlobalArgs {
             config: None,
             listen: Vec::new(),
             database: None,
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(nothing.lines().find(set), None);
         let config = Config::read(&nothing, []).unwrap();
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
-        let places = Places {
+        let places = GlobalArgs {
             listen: vec!["[::1]:80".parse().unwrap()],
             database: Some("a \"quoted\"\u{7f} name.db".into()),
             ..places()

@@ -4,12 +4,12 @@ use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
 
 use super::settings::{self, Settings};
-use super::{Failure, Places, logging};
+use super::{Failure, GlobalArgs, logging};
 
 /// Reads the configuration again and takes over what it can. With an error in it everything stays as it is.
 ///
 /// `in_force` is what the server runs with; what needs a restart is told again each time until there was one.
-pub(super) async fn reload(places: &Places, in_force: &mut Config, server: &EdgeServer) {
+pub(super) async fn reload(places: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) {
     let places = places.clone();
     let read = tokio::task::spawn_blocking(move || settings::load(&places)).await;
     let Settings { config, file, .. } = match read {

@@ -7,7 +7,7 @@ use r3mes_edge::Config;
 use r3mes_edge::config::{ConfigError, Listen, Loader, Origins};
 use r3mes_edge::store::real_path;
 
-use super::{Failure, Places};
+use super::{Failure, GlobalArgs};
 
 /// The configuration, and where it came from.
 pub(super) struct Settings {
@@ -15,7 +15,7 @@ pub(super) struct Settings {
     pub(super) file: Option<PathBuf>,
     pub(super) origins: Origins,
     /// What was said about it on the command line.
-    pub(super) places: Places,
+    pub(super) places: GlobalArgs,
 }
 
 impl Settings {
@@ -43,13 +43,13 @@ impl From<LoadError> for Failure {
 }
 
 /// Reads what there is.
-pub(super) fn load(places: &Places) -> Result<Settings, LoadError> {
+pub(super) fn load(places: &GlobalArgs) -> Result<Settings, LoadError> {
     let file = find(places.config.as_deref()).map_err(LoadError::File)?;
     read(places, file)
 }
 
 /// Reads this file, or none.
-pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, LoadError> {
+pub(super) fn read(places: &GlobalArgs, file: Option<PathBuf>) -> Result<Settings, LoadError> {
     let text = match &file {
         None => None,
         Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
@@ -69,7 +69,7 @@ pub(super) fn read(places: &Places, file: Option<PathBuf>) -> Result<Settings, L
 
 /// Flags over environment over the file's text.
 fn lay_over(
-    places: &Places,
+    places: &GlobalArgs,
     file: Option<(&Path, &str)>,
 ) -> Result<(Config, Origins), ConfigError> {
     let mut loader = Loader::default();

@@ -7,8 +7,8 @@ use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Fields, InputError, Wallet, text};
 use crate::upstream::UpstreamError;
-use crate::upstream::answer::Form;
-use crate::upstream::inference::{Ask, Node, Prompt};
+use crate::upstream::answer::ResponseFormat;
+use crate::upstream::inference::{InferenceRequest, Node, Prompt};
 
 /// What a client asks for.
 struct Request {
@@ -85,10 +85,10 @@ pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError>
         }
         None => adapter_for(app, &request.message),
     };
-    let ask = Ask {
+    let ask = InferenceRequest {
         lora: lora(app, &adapter),
         prompt: Prompt::Message(request.message),
-        form: Form::Text,
+        form: ResponseFormat::Text,
     };
     let order = Order {
         wallet,

@@ -12,9 +12,9 @@ use crate::billing::{Order, begin};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::store::{Kept, ledger_id};
-use crate::upstream::answer::{Form, Named};
+use crate::upstream::answer::{CompletionMeta, ResponseFormat};
 use crate::upstream::completion::Completion;
-use crate::upstream::inference::{Ask, Node, Prompt};
+use crate::upstream::inference::{InferenceRequest, Node, Prompt};
 
 /// The adapters that somebody serves, as models.
 pub(super) fn models(app: &App, call: &Call) -> Result<Reply, ApiError> {
@@ -73,7 +73,7 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
             Some((once, running))
         }
     };
-    let named = Named {
+    let named = CompletionMeta {
         id: app.ids.make("chatcmpl-", app.clock.now()),
         created: app.clock.now().millis() / 1000,
         model: adapter.clone(),
@@ -91,14 +91,14 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
     };
     let form = if stream {
         let usage = request.wants_usage;
-        Form::Events { usage, named }
+        ResponseFormat::Events { usage, named }
     } else {
-        Form::Whole { named }
+        ResponseFormat::Whole { named }
     };
     let order = Order {
         wallet,
         price: app.config.chat.price,
-        ask: Ask {
+        ask: InferenceRequest {
             lora: lora(app, &adapter),
             prompt: Prompt::Completion(request, text.ok()),
             form,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What alerts look back on: counts beside the histograms of the page, whose buckets cannot be read.
 #[derive(Default)]
-pub(crate) struct Watched {
+pub(crate) struct AlertCounters {
     requests: AtomicU64,
     errors: AtomicU64,
     times: [AtomicU64; BUCKETS],
@@ -17,7 +17,7 @@ const ENDS: [u64; BUCKETS - 1] = [
 ];
 const BUCKETS: usize = 15;
 
-impl Watched {
+impl AlertCounters {
     /// `took` where the time until the answer is ours and not a model's.
     pub(super) fn request(&self, is_error: bool, took: Option<Duration>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -34,9 +34,9 @@ impl Watched {
     }
 
     /// Everything so far.
-    pub(crate) fn read(&self) -> Figures {
+    pub(crate) fn read(&self) -> CounterSnapshot {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Figures {
+        CounterSnapshot {
             requests: read(&self.requests),
             errors: read(&self.errors),
             times: self.times.each_ref().map(read),
@@ -54,7 +54,7 @@ fn count(times: &[AtomicU64; BUCKETS], took: Duration) {
 
 /// Counts, since the start or in a time.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Figures {
+pub(crate) struct CounterSnapshot {
     /// Requests that ended.
     pub(crate) requests: u64,
     /// Those of them that a fault of ours, or of an upstream, ended.
@@ -63,7 +63,7 @@ pub(crate) struct Figures {
     overheads: [u64; BUCKETS],
 }
 
-impl Figures {
+impl CounterSnapshot {
     /// What came after `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let less = |now: &[u64; BUCKETS], then: &[u64; BUCKETS]| {
@@ -114,13 +114,13 @@ mod tests {
 
     #[test]
     fn nothing_has_no_p99() {
-        assert_eq!(Figures::default().response_p99(), None);
+        assert_eq!(CounterSnapshot::default().response_p99(), None);
     }
 
     proptest! {
         #[test]
         fn the_p99_lies_in_the_bucket_of_the_one_in_a_hundred(mut millis in prop::collection::vec(0u64..40_000, 1..300), before in prop::collection::vec(0u64..40_000, 0..50)) {
-            let watched = Watched::default();
+            let watched = AlertCounters::default();
             let count = |millis: &u64| watched.request(false, Some(Duration::from_millis(*millis)));
             before.iter().for_each(count);
             let earlier = watched.read();

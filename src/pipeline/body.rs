@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::Finish;
+use super::AccessLogGuard;
 use crate::call::Content;
 use crate::stream::Aborted;
 
@@ -34,13 +34,13 @@ impl Exchange {
 pub(crate) struct ReplyBody {
     content: Content,
     /// Writes the request's line and counts it once hyper is done with the body.
-    finish: Box<Finish>,
+    finish: Box<AccessLogGuard>,
     pub(super) exchange: Option<Arc<Exchange>>,
     failed: bool,
 }
 
 impl ReplyBody {
-    pub(crate) fn new(content: Content, finish: Box<Finish>) -> Self {
+    pub(crate) fn new(content: Content, finish: Box<AccessLogGuard>) -> Self {
         Self {
             content,
             finish,

@@ -11,14 +11,14 @@ use crate::app::App;
 use crate::auth::{PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::{Bucket, RateClass, Verdict};
+use crate::limits::{Bucket, Decision, RateClass};
 use crate::routes::{Auth, Route};
 use crate::store::StoreError;
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// A key that was sent and opens something.
-pub(super) struct KnownKey {
+pub(super) struct AuthenticatedKey {
     pub(super) principal: Principal,
     pub(super) bucket: Bucket,
 }
@@ -28,8 +28,8 @@ pub(super) async fn authenticate(
     app: &App,
     headers: &HeaderMap,
     client: IpAddr,
-    refused_by: &mut Option<Verdict>,
-) -> Result<Option<KnownKey>, ApiError> {
+    refused_by: &mut Option<Decision>,
+) -> Result<Option<AuthenticatedKey>, ApiError> {
     let Some(text) = credentials(headers)? else {
         return Ok(None);
     };
@@ -93,7 +93,7 @@ pub(super) async fn authenticate(
         app.limits.give_back(RateClass::Failures, client);
     }
     key.touch(now);
-    Ok(Some(KnownKey {
+    Ok(Some(AuthenticatedKey {
         principal: Principal::from(&key.record),
         bucket: Bucket::from(&hash),
     }))

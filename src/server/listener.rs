@@ -102,7 +102,7 @@ fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<TcpListener> {
 }
 
 async fn bind_unix(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
-    make_room(path).await?;
+    remove_stale_socket(path).await?;
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
     let file = SocketFile::of(path)?;
@@ -112,7 +112,7 @@ async fn bind_unix(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
 }
 
 /// Removes a socket that a crash left. What answers, and what is no socket, stays.
-async fn make_room(path: &Path) -> io::Result<()> {
+async fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -48,7 +48,7 @@ use self::once::once;
 use self::readers::Readers;
 use self::row::{count, credits_at, maybe_time_at, storage_error, time_at, unreadable, wallet_at};
 use self::unchanged::{Commits, Unchanged};
-use self::verify::Walk;
+use self::verify::LedgerVerifier;
 use self::writer::{Faults, Room, Writer};
 use super::lock::with_suffix;
 use super::{
@@ -347,7 +347,7 @@ impl Repository for SqliteStore {
 
     async fn verify_ledger(&self) -> Result<LedgerReport, StoreError> {
         // A place among the readers for each step only: the log cannot be emptied while one is taken.
-        let mut walk = Walk::new();
+        let mut walk = LedgerVerifier::new();
         loop {
             let step = self.readers.scan(move |c| walk.step(c)).await?;
             walk = match step.ended() {

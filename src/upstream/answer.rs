@@ -27,18 +27,18 @@ use chunk::{Chunk, Shape};
 
 /// What the client reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Form {
+pub(crate) enum ResponseFormat {
     /// The text alone.
     Text,
     /// Events of OpenAI's streams, with the usage at their end where the client asked for it.
-    Events { usage: bool, named: Named },
+    Events { usage: bool, named: CompletionMeta },
     /// One JSON object.
-    Whole { named: Named },
+    Whole { named: CompletionMeta },
 }
 
 /// How an answer calls itself where the server gives only text.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Named {
+pub(crate) struct CompletionMeta {
     pub(crate) id: String,
     /// Unix seconds.
     pub(crate) created: i64,
@@ -47,7 +47,7 @@ pub(crate) struct Named {
 
 /// What the server sends.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) enum UpstreamFormat {
     Text(NodeText),
     Events(Parser),
     Json(BytesMut),
@@ -67,8 +67,8 @@ type Next = Option<hyper::Result<Frame<Bytes>>>;
 
 #[derive(Debug)]
 struct Decoder {
-    wire: Wire,
-    form: Form,
+    wire: UpstreamFormat,
+    form: ResponseFormat,
     /// What is ready for the client.
     out: BytesMut,
     /// There was content: what is ready may go out.
@@ -103,7 +103,7 @@ impl Answer {
     /// Frames that are taken together.
     const BATCH: usize = 32;
 
-    pub(super) fn new(body: Incoming, wire: Wire, form: Form) -> Self {
+    pub(super) fn new(body: Incoming, wire: UpstreamFormat, form: ResponseFormat) -> Self {
         Self {
             body,
             held: None,
@@ -177,7 +177,7 @@ impl Answer {
 }
 
 impl Decoder {
-    fn new(wire: Wire, form: Form) -> Self {
+    fn new(wire: UpstreamFormat, form: ResponseFormat) -> Self {
         Self {
             wire,
             form,
@@ -214,16 +214,16 @@ impl Decoder {
             return Ok(());
         }
         match &mut self.wire {
-            Wire::Events(parser) => parser.push(data),
-            Wire::Json(whole) => whole.extend_from_slice(data),
-            Wire::Text(text) => match text.push(data) {
+            UpstreamFormat::Events(parser) => parser.push(data),
+            UpstreamFormat::Json(whole) => whole.extend_from_slice(data),
+            UpstreamFormat::Text(text) => match text.push(data) {
                 Ok(text) => self.tell(&text),
                 Err(error) => self.fault = Some(error),
             },
         }
         let held = match &self.wire {
-            Wire::Json(whole) => whole.len(),
-            Wire::Text(_) | Wire::Events(_) => self.out.len(),
+            UpstreamFormat::Json(whole) => whole.len(),
+            UpstreamFormat::Text(_) | UpstreamFormat::Events(_) => self.out.len(),
         };
         self.taken += data.len();
         if held > Answer::MOST || self.taken > Answer::MOST_STREAMED {
@@ -235,7 +235,7 @@ impl Decoder {
     /// Reads the events that are whole.
     fn read(&mut self) -> Result<(), UpstreamError> {
         while !self.done {
-            let Wire::Events(parser) = &mut self.wire else {
+            let UpstreamFormat::Events(parser) = &mut self.wire else {
                 break;
             };
             let next = parser.next_event();
@@ -265,8 +265,10 @@ impl Decoder {
         if let Some(text) = self.shape.text_in(event) {
             self.begun = true;
             match &self.form {
-                Form::Text | Form::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
-                Form::Events { .. } => self.event(event),
+                ResponseFormat::Text | ResponseFormat::Whole { .. } => {
+                    self.out.extend_from_slice(text.as_bytes())
+                }
+                ResponseFormat::Events { .. } => self.event(event),
             }
             return Ok(());
         }
@@ -276,15 +278,16 @@ impl Decoder {
         let usage = chunk.usage();
         self.usage = usage.or(self.usage);
         match &self.form {
-            Form::Text | Form::Whole { .. } => {
+            ResponseFormat::Text | ResponseFormat::Whole { .. } => {
                 if let Some(text) = chunk.text() {
                     self.out.extend_from_slice(text.as_bytes());
                     self.begun = true;
                 }
             }
             // The usage was our own question; its answer is not for a client that did not ask.
-            Form::Events { usage: false, .. } if chunk.choices().is_empty() && usage.is_some() => {}
-            Form::Events { .. } => {
+            ResponseFormat::Events { usage: false, .. }
+                if chunk.choices().is_empty() && usage.is_some() => {}
+            ResponseFormat::Events { .. } => {
                 self.begun |= chunk.has_content();
                 self.event(event);
             }
@@ -317,13 +320,13 @@ impl Decoder {
             return;
         }
         match &self.form {
-            Form::Text => {
+            ResponseFormat::Text => {
                 self.begun = true;
                 self.out.extend_from_slice(text.as_bytes());
             }
             // Told at the end, as one.
-            Form::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
-            Form::Events { named, .. } => {
+            ResponseFormat::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
+            ResponseFormat::Events { named, .. } => {
                 let delta = if self.begun {
                     json!({ "content": text })
                 } else {
@@ -339,13 +342,13 @@ impl Decoder {
     /// The body ended cleanly.
     fn end(&mut self) -> Result<(), UpstreamError> {
         let rest = match &mut self.wire {
-            Wire::Events(parser) => {
+            UpstreamFormat::Events(parser) => {
                 // Servers end their last event with one line end, or with none.
                 parser.push(b"\n\n");
                 self.body_ended = true;
                 return Ok(());
             }
-            Wire::Json(whole) => {
+            UpstreamFormat::Json(whole) => {
                 let whole = whole.split();
                 let chunk = Chunk::parse(&whole)?;
                 self.begun = chunk.has_content();
@@ -354,23 +357,23 @@ impl Decoder {
                 self.done = true;
                 return self.some_content();
             }
-            Wire::Text(text) => text.end(),
+            UpstreamFormat::Text(text) => text.end(),
         };
         self.done = true;
         self.tell(&rest);
         match &self.form {
-            Form::Text => {}
-            Form::Events { named, .. } => {
+            ResponseFormat::Text => {}
+            ResponseFormat::Events { named, .. } => {
                 let chunk = named.chunk(&json!({}), Some("stop"));
                 self.event(chunk.as_bytes());
             }
-            Form::Whole { named } if !self.out.is_empty() => {
+            ResponseFormat::Whole { named } if !self.out.is_empty() => {
                 let text = self.out.split();
                 let whole = named.whole(&String::from_utf8_lossy(&text));
                 self.begun = true;
                 self.out.extend_from_slice(whole.as_bytes());
             }
-            Form::Whole { .. } => {}
+            ResponseFormat::Whole { .. } => {}
         }
         self.some_content()
     }
@@ -385,7 +388,7 @@ impl Decoder {
     }
 }
 
-impl Named {
+impl CompletionMeta {
     fn chunk(&self, delta: &serde_json::Value, finish: Option<&str>) -> String {
         let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
         self.object("chat.completion.chunk", choice)

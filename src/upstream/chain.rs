@@ -49,7 +49,7 @@ impl Chain {
 
     /// Looks whether a chain answers at this address, and remembers it if so.
     pub(crate) async fn look(&self) -> bool {
-        self.at.remember(self.ask_status().await.is_ok())
+        self.at.mark_present(self.ask_status().await.is_ok())
     }
 
     pub(crate) async fn status(&self) -> Result<ChainStatus, UpstreamError> {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::{Answer, Form, NodeText, Wire};
+use super::answer::{Answer, NodeText, ResponseFormat, UpstreamFormat};
 use super::completion::Completion;
 use super::sse::Parser;
 use super::{Endpoint, UpstreamError, get, join, post_json};
@@ -17,9 +17,9 @@ use crate::config::{InferenceConfig, InferenceKind};
 
 /// What a client wants of a model.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct InferenceRequest {
     pub(crate) prompt: Prompt,
-    pub(crate) form: Form,
+    pub(crate) form: ResponseFormat,
     /// What an R3MES node calls the adapter; the default one has no name there.
     pub(crate) lora: Option<String>,
 }
@@ -76,7 +76,7 @@ impl Node {
 
     /// Looks whether an inference server answers at this address, and remembers it if so.
     pub(crate) async fn look(&self) -> bool {
-        self.at.remember(self.probe().await.is_ok())
+        self.at.mark_present(self.probe().await.is_ok())
     }
 
     /// Asks for the page that every server of its kind has.
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// Sends what is asked and waits for the head of the answer.
-    pub(crate) async fn ask(&self, ask: &Ask) -> Result<Answer, UpstreamError> {
+    pub(crate) async fn ask(&self, ask: &InferenceRequest) -> Result<Answer, UpstreamError> {
         if self.config.kind == InferenceKind::R3mes {
             return self.ask_for("", ask).await;
         }
@@ -171,8 +171,8 @@ impl Node {
         }
     }
 
-    async fn ask_for(&self, model: &str, ask: &Ask) -> Result<Answer, UpstreamError> {
-        let stream = !matches!(ask.form, Form::Whole { .. });
+    async fn ask_for(&self, model: &str, ask: &InferenceRequest) -> Result<Answer, UpstreamError> {
+        let stream = !matches!(ask.form, ResponseFormat::Whole { .. });
         let (path, body) = match (self.config.kind, &ask.prompt) {
             (InferenceKind::R3mes, Prompt::Message(text) | Prompt::Completion(_, Some(text))) => (
                 "/chat",
@@ -213,9 +213,9 @@ impl Node {
             (sent, _) => sent?,
         };
         let wire = match self.config.kind {
-            InferenceKind::R3mes => Wire::Text(NodeText::default()),
-            InferenceKind::OpenAi if stream => Wire::Events(Parser::default()),
-            InferenceKind::OpenAi => Wire::Json(BytesMut::new()),
+            InferenceKind::R3mes => UpstreamFormat::Text(NodeText::default()),
+            InferenceKind::OpenAi if stream => UpstreamFormat::Events(Parser::default()),
+            InferenceKind::OpenAi => UpstreamFormat::Json(BytesMut::new()),
         };
         Ok(Answer::new(response.into_body(), wire, ask.form.clone()))
     }

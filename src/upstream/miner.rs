@@ -23,7 +23,7 @@ impl MinerPage {
 
     /// Looks whether a miner answers at this address, and remembers it if so.
     pub(crate) async fn look(&self) -> bool {
-        self.at.remember(self.read().await.is_ok())
+        self.at.mark_present(self.read().await.is_ok())
     }
 
     /// A reading of the miner, by way of its breaker.

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::model::Timestamp;
 
-/// What a [`Surveyed`] upstream is.
+/// What a [`ProbeResult`] upstream is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpstreamKind {
     /// An inference server.
@@ -21,7 +21,7 @@ pub enum UpstreamKind {
 
 /// An upstream that [`survey`] asked once.
 #[derive(Clone, Debug)]
-pub struct Surveyed {
+pub struct ProbeResult {
     /// What it is.
     pub kind: UpstreamKind,
     /// Its name, as in health and metrics.
@@ -62,7 +62,7 @@ pub struct Surveyed {
 /// # Ok(())
 /// # }
 /// ```
-pub async fn survey(config: &Config) -> Result<Vec<Surveyed>, String> {
+pub async fn survey(config: &Config) -> Result<Vec<ProbeResult>, String> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let Upstreams {
         nodes,
@@ -71,7 +71,7 @@ pub async fn survey(config: &Config) -> Result<Vec<Surveyed>, String> {
         ..
     } = Upstreams::new(config, &Clock::default())?;
     let mut asked = Vec::new();
-    let about = |kind, at: &super::Endpoint| Surveyed {
+    let about = |kind, at: &super::Endpoint| ProbeResult {
         kind,
         name: at.breaker().name().to_owned(),
         url: at.url().to_owned(),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex};
 
 use hyper::Method;
-use r3mes_edge::routes::{ALIASES, Found, ROUTES, Route, find};
+use r3mes_edge::routes::{ALIASES, ROUTES, Route, RouteMatch, find};
 use serde_json::{Value, json};
 
 use crate::chain::{config_with_chain, documented};
@@ -24,7 +24,7 @@ static DOCUMENT: LazyLock<Value> =
 #[track_caller]
 pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     let path = path.split('?').next().unwrap();
-    let Found::Route(route, _) = find(method.as_str(), path) else {
+    let RouteMatch::Route(route, _) = find(method.as_str(), path) else {
         return;
     };
     let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];

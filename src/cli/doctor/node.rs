@@ -3,7 +3,7 @@ use std::path::Path;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use r3mes_edge::upstream::{Surveyed, UpstreamError, UpstreamKind, survey};
+use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, survey};
 use r3mes_edge::{Clock, Config};
 use rustix::process::{Resource, getrlimit};
 
@@ -125,8 +125,8 @@ pub(super) async fn upstreams(config: &Config) -> Vec<Check> {
     checks
 }
 
-fn answers(name: &'static str, without: &str, found: &[&Surveyed]) -> Vec<Check> {
-    let told = |one: &Surveyed| format!("{} answers at {}", one.name, one.url);
+fn answers(name: &'static str, without: &str, found: &[&ProbeResult]) -> Vec<Check> {
+    let told = |one: &ProbeResult| format!("{} answers at {}", one.name, one.url);
     let mut checks: Vec<_> = found
         .iter()
         .filter_map(|one| match &one.answered {
@@ -169,7 +169,7 @@ fn answers(name: &'static str, without: &str, found: &[&Surveyed]) -> Vec<Check>
 }
 
 /// The time here against the newest block's. What is signed, dated and kept for a time goes by this clock.
-fn clock(config: &Config, found: &[Surveyed]) -> Check {
+fn clock(config: &Config, found: &[ProbeResult]) -> Check {
     const NAME: &str = "clock";
     /// Validators' clocks differ by less.
     const TOLERANCE: i64 = 10_000;

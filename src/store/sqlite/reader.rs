@@ -3,7 +3,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::open::{self, OpenError};
-use super::{accounts, keys, sql, stable_read::StableReader, verify::Walk};
+use super::{accounts, keys, sql, stable_read::StableReader, verify::LedgerVerifier};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::Wallet;
 use crate::store::{LedgerReport, User, real_path};
@@ -103,7 +103,7 @@ impl SqliteReader {
     ) -> Result<LedgerReport, OpenError> {
         let last = |c: &Connection| c.query_row(sql::SELECT_LAST_ENTRY, [], |row| row.get(0));
         let last = self.read(|c| Ok(last(c)?))?;
-        let mut walk = Walk::new();
+        let mut walk = LedgerVerifier::new();
         loop {
             done(walk.done(last));
             walk = match self.read(|c| Ok(walk.clone().step(c)?))?.ended() {

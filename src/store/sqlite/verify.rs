@@ -14,7 +14,7 @@ use crate::store::{LedgerReport, ledger_id};
 
 /// A walk over the ledger: how far it is, and what it found so far.
 #[derive(Clone)]
-pub(super) struct Walk {
+pub(super) struct LedgerVerifier {
     place: Place,
     report: LedgerReport,
 }
@@ -29,7 +29,7 @@ enum Place {
     End,
 }
 
-impl Walk {
+impl LedgerVerifier {
     /// Rows of a step at most.
     const ROWS: i64 = 1000;
     /// After this time a step ends with the row it is at.
@@ -145,7 +145,7 @@ impl Walk {
 
 /// The whole walk at once, where nobody waits for the connection.
 pub(super) fn verify(c: &Connection) -> rusqlite::Result<LedgerReport> {
-    let mut walk = Walk::new();
+    let mut walk = LedgerVerifier::new();
     loop {
         walk = match walk.step(c)?.ended() {
             Ok(report) => return Ok(report),

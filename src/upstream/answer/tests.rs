@@ -1,16 +1,16 @@
 use super::*;
 use proptest::prelude::*;
 
-fn named() -> Named {
-    Named {
+fn named() -> CompletionMeta {
+    CompletionMeta {
         id: "chatcmpl-1".to_owned(),
         created: 1,
         model: "general".to_owned(),
     }
 }
 
-fn events(usage: bool) -> Form {
-    Form::Events {
+fn events(usage: bool) -> ResponseFormat {
+    ResponseFormat::Events {
         usage,
         named: named(),
     }
@@ -18,8 +18,8 @@ fn events(usage: bool) -> Form {
 
 /// Everything a client reads of an answer that comes in these pieces, and how it ended.
 fn read<'a>(
-    wire: Wire,
-    form: Form,
+    wire: UpstreamFormat,
+    form: ResponseFormat,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (String, Result<Option<Usage>, UpstreamError>) {
     let mut decoder = Decoder::new(wire, form);
@@ -44,8 +44,8 @@ fn read<'a>(
     (String::from_utf8(told).unwrap(), ended)
 }
 
-fn stream() -> Wire {
-    Wire::Events(Parser::default())
+fn stream() -> UpstreamFormat {
+    UpstreamFormat::Events(Parser::default())
 }
 
 const REAL: &[u8] = include_bytes!("../../../tests/it/fixtures/openai-stream.sse");
@@ -57,7 +57,7 @@ fn a_real_stream_is_read_as_text_or_passed_on_and_its_usage_is_for_those_who_ask
         completion_tokens: 5,
     });
     assert_eq!(
-        read(stream(), Form::Text, [REAL]),
+        read(stream(), ResponseFormat::Text, [REAL]),
         ("Hello, w\u{f6}rld \u{2600}".to_owned(), Ok(usage))
     );
     let (told, ended) = read(stream(), events(true), [REAL]);
@@ -98,7 +98,9 @@ fn what_is_no_content_waits_for_some_and_alone_it_is_a_failure() {
         ([role, call].concat().as_slice(), Ok(None))
     );
     assert!(
-        read(stream(), Form::Text, [role, call, done]).1.is_err(),
+        read(stream(), ResponseFormat::Text, [role, call, done])
+            .1
+            .is_err(),
         "a tool call is no text"
     );
 }
@@ -109,7 +111,7 @@ fn what_came_before_a_fault_goes_out_before_it() {
     // Also where the server goes on as if nothing had happened.
     for after in ["", "data: [DONE]\n\n"] {
         let text = text.clone() + after;
-        let (told, ended) = read(stream(), Form::Text, [text.as_bytes()]);
+        let (told, ended) = read(stream(), ResponseFormat::Text, [text.as_bytes()]);
         assert_eq!(told, "part");
         assert!(matches!(ended, Err(UpstreamError::Cut(_))));
     }
@@ -118,9 +120,9 @@ fn what_came_before_a_fault_goes_out_before_it() {
 #[test]
 fn a_whole_completion_comes_through_untouched_and_an_error_in_it_does_not() {
     let whole: &[u8] = b" {\"id\":\"x\",\"choices\":[{\"message\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":1},\"z\":1.0}\n";
-    let form = || Form::Whole { named: named() };
+    let form = || ResponseFormat::Whole { named: named() };
     let (told, ended) = read(
-        Wire::Json(BytesMut::new()),
+        UpstreamFormat::Json(BytesMut::new()),
         form(),
         [&whole[..9], &whole[9..]],
     );
@@ -140,7 +142,11 @@ fn a_whole_completion_comes_through_untouched_and_an_error_in_it_does_not() {
         "",
         "[1]",
     ] {
-        let (told, ended) = read(Wire::Json(BytesMut::new()), form(), [bad.as_bytes()]);
+        let (told, ended) = read(
+            UpstreamFormat::Json(BytesMut::new()),
+            form(),
+            [bad.as_bytes()],
+        );
         assert!(told.is_empty() && ended.is_err(), "{bad}");
     }
 }
@@ -148,8 +154,11 @@ fn a_whole_completion_comes_through_untouched_and_an_error_in_it_does_not() {
 #[test]
 fn a_text_is_told_in_openai_s_words() {
     let pieces: [&[u8]; 3] = [b"w\xC3", b"\xB6rld", b" \xE2\x98"];
-    let wire = || Wire::Text(NodeText::default());
-    assert_eq!(read(wire(), Form::Text, pieces).0, "w\u{f6}rld \u{FFFD}");
+    let wire = || UpstreamFormat::Text(NodeText::default());
+    assert_eq!(
+        read(wire(), ResponseFormat::Text, pieces).0,
+        "w\u{f6}rld \u{FFFD}"
+    );
     let (told, ended) = read(wire(), events(false), pieces);
     assert_eq!(ended, Ok(None));
     let mut again = Parser::default();
@@ -167,7 +176,7 @@ fn a_text_is_told_in_openai_s_words() {
         (text.as_str(), last.as_deref()),
         ("w\u{f6}rld \u{FFFD}", Some("stop"))
     );
-    let whole = read(wire(), Form::Whole { named: named() }, pieces).0;
+    let whole = read(wire(), ResponseFormat::Whole { named: named() }, pieces).0;
     let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
     assert_eq!(
         whole["choices"][0]["message"]["content"],
@@ -186,7 +195,7 @@ fn event(text: &str, more: &str) -> String {
 #[test]
 fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
     let is_whole = |events: &str| {
-        let (text, ended) = read(stream(), Form::Text, [events.as_bytes()]);
+        let (text, ended) = read(stream(), ResponseFormat::Text, [events.as_bytes()]);
         assert_eq!(text, "part", "{events}");
         let (passed_on, same) = read(stream(), self::events(false), [events.as_bytes()]);
         assert!(passed_on.contains("part"), "{passed_on}");
@@ -229,7 +238,7 @@ fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
 fn every_choice_that_appeared_has_to_finish() {
     let choice = |index: usize, finish: &str| event("a", &format!(",\"index\":{index}{finish}"));
     let finish = ",\"finish_reason\":\"stop\"";
-    let ended = |events: String| read(stream(), Form::Text, [events.as_bytes()]).1;
+    let ended = |events: String| read(stream(), ResponseFormat::Text, [events.as_bytes()]).1;
     let begun = choice(0, "") + &choice(1, "");
     assert!(ended(begun.clone() + &choice(0, finish)).is_err());
     assert!(ended(begun.clone() + &choice(0, finish) + &choice(1, finish)).is_ok());
@@ -252,7 +261,11 @@ fn the_last_event_needs_no_blank_line_after_it() {
         "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n",
         "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}",
     ] {
-        let (told, ended) = read(stream(), Form::Text, [text.as_bytes(), done.as_bytes()]);
+        let (told, ended) = read(
+            stream(),
+            ResponseFormat::Text,
+            [text.as_bytes(), done.as_bytes()],
+        );
         assert_eq!((told.as_str(), ended), ("part", Ok(None)), "{done:?}");
     }
     let last = event("part", ",\"finish_reason\":\"stop\"");
@@ -266,7 +279,11 @@ fn the_last_event_needs_no_blank_line_after_it() {
         "\n",
         ": comment",
     ] {
-        let (told, ended) = read(stream(), Form::Text, [text.as_bytes(), cut.as_bytes()]);
+        let (told, ended) = read(
+            stream(),
+            ResponseFormat::Text,
+            [text.as_bytes(), cut.as_bytes()],
+        );
         assert_eq!(told, "part", "{cut:?}");
         assert!(ended.is_err(), "{cut:?}");
     }
@@ -274,8 +291,14 @@ fn the_last_event_needs_no_blank_line_after_it() {
 
 #[test]
 fn a_piece_that_begins_as_an_r3mes_node_begins_its_errors_is_none_of_the_text() {
-    let wire = || Wire::Text(NodeText::default());
-    let forms = || [Form::Text, events(false), Form::Whole { named: named() }];
+    let wire = || UpstreamFormat::Text(NodeText::default());
+    let forms = || {
+        [
+            ResponseFormat::Text,
+            events(false),
+            ResponseFormat::Whole { named: named() },
+        ]
+    };
     let is_error = |ended: &Result<Option<Usage>, UpstreamError>| matches!(ended, Err(UpstreamError::Cut(what)) if what.contains("[Error: CUDA"));
     // Wherever the first piece is cut, it is put together.
     let first = b"\n[Error: CUDA secret]";
@@ -286,7 +309,7 @@ fn a_piece_that_begins_as_an_r3mes_node_begins_its_errors_is_none_of_the_text() 
         }
     }
     for form in forms() {
-        let whole = matches!(form, Form::Whole { .. });
+        let whole = matches!(form, ResponseFormat::Whole { .. });
         let pieces: [&[u8]; 4] = [b"some ", b"words", first, b" more"];
         let (told, ended) = read(wire(), form, pieces);
         assert!(is_error(&ended), "{ended:?}");
@@ -311,8 +334,8 @@ fn a_model_that_quotes_an_error_is_not_cut_off() {
     ];
     for pieces in honest {
         let (told, ended) = read(
-            Wire::Text(NodeText::default()),
-            Form::Text,
+            UpstreamFormat::Text(NodeText::default()),
+            ResponseFormat::Text,
             pieces.iter().copied(),
         );
         assert_eq!(
@@ -327,7 +350,7 @@ proptest! {
     fn where_an_answer_is_cut_changes_nothing(cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10)) {
         let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(REAL.len() + 1)).chain([0, REAL.len()]).collect();
         places.sort_unstable();
-        for form in [Form::Text, events(true), events(false)] {
+        for form in [ResponseFormat::Text, events(true), events(false)] {
             let pieces = places.windows(2).map(|pair| &REAL[pair[0]..pair[1]]);
             prop_assert_eq!(read(stream(), form.clone(), pieces), read(stream(), form, [REAL]));
         }
@@ -345,11 +368,11 @@ proptest! {
         let mut changed = REAL.to_vec();
         let at = at.index(changed.len());
         changed[at] = byte;
-        for form in [Form::Text, events(true), Form::Whole { named: named() }] {
+        for form in [ResponseFormat::Text, events(true), ResponseFormat::Whole { named: named() }] {
             let _ = read(stream(), form.clone(), [bytes.as_slice()]);
             let _ = read(stream(), form.clone(), [changed.as_slice()]);
-            let _ = read(Wire::Json(BytesMut::new()), form.clone(), [bytes.as_slice()]);
-            let text = read(Wire::Text(NodeText::default()), form, [bytes.as_slice()]);
+            let _ = read(UpstreamFormat::Json(BytesMut::new()), form.clone(), [bytes.as_slice()]);
+            let text = read(UpstreamFormat::Text(NodeText::default()), form, [bytes.as_slice()]);
             prop_assert!(text.1.is_ok() != bytes.is_empty());
         }
     }

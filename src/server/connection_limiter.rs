@@ -6,17 +6,21 @@ use crate::limits::Bucket;
 
 /// The connections open from each client address, so that one client cannot take them all.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<HashMap<Bucket, usize>>);
+pub(super) struct ConnectionLimiter(Mutex<HashMap<Bucket, usize>>);
 
 /// One connection of an address; dropped, its place is free.
-pub(super) struct Member {
-    crowd: Arc<Crowd>,
+pub(super) struct ConnectionPermit {
+    limiter: Arc<ConnectionLimiter>,
     address: Bucket,
 }
 
-impl Crowd {
+impl ConnectionLimiter {
     /// Takes a connection in, unless its address has `most` already.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Member> {
+    pub(super) fn try_acquire(
+        self: &Arc<Self>,
+        address: IpAddr,
+        most: usize,
+    ) -> Option<ConnectionPermit> {
         let address = Bucket::from(address);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_insert(0);
@@ -24,16 +28,20 @@ impl Crowd {
             return None;
         }
         *count += 1;
-        Some(Member {
-            crowd: Arc::clone(self),
+        Some(ConnectionPermit {
+            limiter: Arc::clone(self),
             address,
         })
     }
 }
 
-impl Drop for Member {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut open = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .limiter
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -50,14 +58,14 @@ mod tests {
 
     #[test]
     fn an_address_has_its_places_and_no_more_and_gets_them_back() {
-        let crowd = Arc::new(Crowd::default());
-        let enter = |last| crowd.enter(Ipv4Addr::new(127, 0, 0, last).into(), 2);
+        let limiter = Arc::new(ConnectionLimiter::default());
+        let enter = |last| limiter.try_acquire(Ipv4Addr::new(127, 0, 0, last).into(), 2);
         let (first, second) = (enter(1).unwrap(), enter(1).unwrap());
         assert!(enter(1).is_none());
         let other = enter(2).unwrap();
         drop(first);
         let third = enter(1).unwrap();
         drop((second, third, other));
-        assert!(crowd.0.lock().unwrap().is_empty());
+        assert!(limiter.0.lock().unwrap().is_empty());
     }
 }

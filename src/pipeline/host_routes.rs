@@ -30,7 +30,7 @@ pub struct Caller {
 }
 
 /// A prefix and who answers below it.
-pub(crate) struct OwnRoutes {
+pub(crate) struct HostRoutes {
     prefix: String,
     handler: Box<Handler>,
 }
@@ -39,7 +39,7 @@ type Handler = dyn Fn(Request<Incoming>) -> Answering + Send + Sync;
 type Answering = Pin<Box<dyn Future<Output = Response<Boxed>> + Send>>;
 type Boxed = UnsyncBoxBody<Bytes, Aborted>;
 
-impl OwnRoutes {
+impl HostRoutes {
     pub(crate) fn new<A, B>(
         prefix: String,
         handler: impl Fn(Request<Incoming>) -> A + Send + Sync + 'static,
@@ -97,7 +97,7 @@ impl OwnRoutes {
         Ok(Reply {
             status: head.status,
             headers: head.headers,
-            content: Content::Own(Box::new(OwnBody {
+            content: Content::Own(Box::new(HostBody {
                 body,
                 _place: place,
             })),
@@ -106,12 +106,12 @@ impl OwnRoutes {
 }
 
 /// A body of the host's, with the request's place among those in flight.
-pub(crate) struct OwnBody {
+pub(crate) struct HostBody {
     body: Boxed,
     _place: OwnedSemaphorePermit,
 }
 
-impl OwnBody {
+impl HostBody {
     pub(super) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_prefix_has_whole_segments_only() {
         let own = |prefix: &str| {
-            OwnRoutes::new(prefix.to_owned(), |_| async {
+            HostRoutes::new(prefix.to_owned(), |_| async {
                 Response::new(Full::<Bytes>::default())
             })
         };

@@ -21,7 +21,7 @@ const LINGER_BYTES: usize = 8 << 20;
 /// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read; and where it answers
 /// without reading a body, it takes the next request before the answer has left, and keeps every answer. So nothing is read
 /// from who takes nothing.
-pub(super) struct Patient {
+pub(super) struct WriteTimeoutStream {
     stream: Box<dyn Stream>,
     timeout: Duration,
     /// Runs only while a write waits, or the end.
@@ -38,7 +38,7 @@ pub(super) struct Patient {
     lingering: Option<usize>,
 }
 
-impl Patient {
+impl WriteTimeoutStream {
     pub(super) fn new(
         stream: Box<dyn Stream>,
         timeout: Duration,
@@ -95,7 +95,7 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for WriteTimeoutStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -109,7 +109,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for WriteTimeoutStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -188,7 +188,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
-    async fn pair(timeout: Duration) -> (Patient, TcpStream) {
+    async fn pair(timeout: Duration) -> (WriteTimeoutStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (reader, accepted) = tokio::join!(
             TcpStream::connect(listener.local_addr().unwrap()),
@@ -197,7 +197,7 @@ mod tests {
         let exchange = Arc::new(Exchange::default());
         exchange.refused.store(true, Ordering::Relaxed);
         (
-            Patient::new(
+            WriteTimeoutStream::new(
                 Box::new(accepted.unwrap().0),
                 timeout,
                 exchange,
@@ -235,10 +235,10 @@ mod tests {
         let (mut writer, mut reader) = pair(Duration::from_secs(20)).await;
         reader.write_all(b"more").await.unwrap();
         let mut bytes = [0; 4];
-        let mut read = |writer: &mut Patient, context: &mut Context<'_>| {
+        let mut read = |writer: &mut WriteTimeoutStream, context: &mut Context<'_>| {
             Pin::new(writer).poll_read(context, &mut ReadBuf::new(&mut bytes))
         };
-        let write = |writer: &mut Patient, context: &mut Context<'_>| {
+        let write = |writer: &mut WriteTimeoutStream, context: &mut Context<'_>| {
             Pin::new(writer).poll_write(context, &[0; 65_536])
         };
         poll_fn(|context| {

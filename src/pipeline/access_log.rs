@@ -4,18 +4,18 @@ use std::time::Duration;
 use hyper::header::HeaderValue;
 
 use crate::app::App;
-use crate::call::Trace;
-use crate::limits::Verdict;
+use crate::call::RequestTimings;
+use crate::limits::Decision;
 use crate::model::Wallet;
-use crate::routes::{Method, Reached};
+use crate::routes::{MatchedRoute, Method};
 
 /// What is known of a request at its end. Dropped, it counts the request and writes its line: when hyper is done with
 /// the answer, or, with the status still 499, when the client left before there was one.
-pub(crate) struct Finish {
+pub(crate) struct AccessLogGuard {
     app: Arc<App>,
-    pub(super) trace: Arc<Trace>,
+    pub(super) trace: Arc<RequestTimings>,
     pub(super) request_id: String,
-    pub(super) reached: Reached,
+    pub(super) reached: MatchedRoute,
     pub(super) status: Option<u16>,
     /// How long it took until the answer was there, apart from its client.
     pub(super) ready: Option<Duration>,
@@ -23,19 +23,19 @@ pub(crate) struct Finish {
     pub(super) wallet: Option<Wallet>,
     /// Of the body, as far as hyper took it.
     pub(super) bytes: u64,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) verdict: Option<Decision>,
     /// The allowed origin of the page that asks.
     pub(super) origin: Option<HeaderValue>,
 }
 
-impl Finish {
+impl AccessLogGuard {
     /// In a box, as an answer carries it a long way.
     pub(super) fn begin(app: &Arc<App>, request_id: String) -> Box<Self> {
         Box::new(Self {
             app: Arc::clone(app),
-            trace: Arc::new(Trace::begin(&app.clock)),
+            trace: Arc::new(RequestTimings::begin(&app.clock)),
             request_id,
-            reached: Reached::Nothing,
+            reached: MatchedRoute::Nothing,
             status: None,
             ready: None,
             key_id: None,
@@ -50,9 +50,9 @@ impl Finish {
     /// which anybody can send without end.
     fn level(&self, status: u16) -> log::Level {
         let is_read = match self.reached {
-            Reached::Route(route) => route.method == Method::Get,
-            Reached::Nothing => return log::Level::Debug,
-            Reached::Own => false,
+            MatchedRoute::Route(route) => route.method == Method::Get,
+            MatchedRoute::Nothing => return log::Level::Debug,
+            MatchedRoute::Own => false,
         };
         match status {
             500 => log::Level::Error,
@@ -63,22 +63,22 @@ impl Finish {
     }
 
     /// How long it took up to now, apart from its client.
-    pub(super) fn ours(&self) -> Duration {
-        self.trace.ours(&self.app.clock)
+    pub(super) fn server_time(&self) -> Duration {
+        self.trace.server_time(&self.app.clock)
     }
 }
 
-impl Drop for Finish {
+impl Drop for AccessLogGuard {
     fn drop(&mut self) {
         let took = self.trace.elapsed(&self.app.clock);
-        let ready = self.ready.unwrap_or_else(|| self.ours());
+        let ready = self.ready.unwrap_or_else(|| self.server_time());
         self.app.metrics.request(self.reached, self.status, ready);
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         // The route's template, never the path: what a client sends by mistake may be a key.
         let (method, route) = match self.reached {
-            Reached::Nothing => ("-", "-"),
-            Reached::Route(route) => (route.method.as_str(), route.path),
-            Reached::Own => ("-", "own"),
+            MatchedRoute::Nothing => ("-", "-"),
+            MatchedRoute::Route(route) => (route.method.as_str(), route.path),
+            MatchedRoute::Own => ("-", "own"),
         };
         let wallet = self.wallet.map(|wallet| wallet.short());
         // As nginx has it for a client that left.
