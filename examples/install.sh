@@ -238,7 +238,8 @@ take_back() {
     folder_is_ours=$ours
   fi
   if [ -n "$act" ] && [ -n "$folder_is_ours" ]; then
-    rmdir -- "$folder" 2> /dev/null || :
+    # What stays in it, such as a configuration that was changed, leaves the note that the folder is this script's.
+    rmdir -- "$folder" 2> /dev/null || echo '- folder' > "$list"
   fi
   service daemon-reload
 }

@@ -119,8 +119,9 @@ for file in etc/systemd/system/r3mes-edge.service etc/r3mes-edge/config.toml; do
   tail -n 1 "a/$file" | grep -qx '# mine' || fail "$file was changed, and is gone"
 done
 rm a/etc/systemd/system/r3mes-edge.service
+run --root a --yes ../stand-in
 run --root a --undo --purge --yes
-[ ! -e a/etc/r3mes-edge ] || fail 'the configuration outlives --purge'
+[ ! -e a/etc/r3mes-edge ] || fail 'the configuration or its folder outlives --purge'
 echo 'ok      what was there before, or was changed since, is neither overwritten nor removed'
 
 # data that is linked to, and a folder with something else in it
