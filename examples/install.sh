@@ -159,10 +159,15 @@ check_places() {
   done
 }
 put_all() {
+  made=''
   if [ ! -d "$folder" ]; then
     run mkdir -p "$folder"
-    [ -z "$act" ] || echo '- folder' >> "$list"
+    made=1
+  elif [ ! -f "$list" ] && grep -qxF "$mark" "$config" 2> /dev/null; then
+    # An undo left it, for a configuration that was changed.
+    made=1
   fi
+  [ -z "$act" ] || [ -z "$made" ] || echo '- folder' >> "$list"
   put bin 755 "$binary" "$bin"
   put unit 644 "$here/r3mes-edge.service" "$unit"
   if there "$config"; then
@@ -238,8 +243,7 @@ take_back() {
     folder_is_ours=$ours
   fi
   if [ -n "$act" ] && [ -n "$folder_is_ours" ]; then
-    # What stays in it, such as a configuration that was changed, leaves the note that the folder is this script's.
-    rmdir -- "$folder" 2> /dev/null || echo '- folder' > "$list"
+    rmdir -- "$folder" 2> /dev/null || :
   fi
   service daemon-reload
 }
