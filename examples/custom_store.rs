@@ -12,8 +12,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use r3mes_edge::auth::{KeyHash, KeyRecord, KeyRequest, Scopes, issue};
-use r3mes_edge::model::{Credits, Ids, Retention, Sample, Timestamp, Wallet};
+use r3mes_edge::auth::{KeyHash, KeyRecord, KeyRequest, Scopes};
+use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
 use r3mes_edge::{Clock, Config, EdgeServer};
 
@@ -146,8 +146,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         login: false,
     };
     let now = Clock::default().now();
-    let ids = Ids::new().map_err(|error| error.to_string())?;
-    let admin = issue(&*store, &ids, request, 1, now, None).await?;
+    let admin = issue_key(&*store, request, 1, now, None).await?;
     let server = EdgeServer::builder(config, store).start().await?;
     println!("http://{} {}", server.local_addr(), admin.key.reveal());
     tokio::signal::ctrl_c().await?;

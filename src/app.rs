@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
-use crate::model::{Credits, Ids, Timestamp};
+use crate::model::{Credits, Timestamp};
 use crate::pipeline::HostRoutes;
 use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
 use crate::upstream::UpstreamError;
@@ -29,7 +29,6 @@ pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) started: Instant,
-    pub(crate) ids: Ids,
     pub(crate) store: Arc<dyn Repository>,
     pub(crate) caches: Arc<Caches>,
     pub(crate) challenges: Challenges,
@@ -118,7 +117,6 @@ impl App {
         store.observe(observer);
         Ok(Self {
             started: clock.instant(),
-            ids: Ids::new()?,
             challenges: Challenges::new()?,
             caches,
             limits: Limits::new(|class| config.rates.get(class), &clock),

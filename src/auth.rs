@@ -1,4 +1,6 @@
-//! Who is asking: API keys, what they may do, and the cache that spares most requests a look at the file.
+//! Who sends a request: API keys, their scopes, the cache of keys in use, and wallet login.
+//!
+//! Nothing here knows HTTP or the storage; `http` reads the headers, [`store`](crate::store) holds the records.
 
 mod cache;
 mod issue;
@@ -7,70 +9,68 @@ mod login;
 mod scope;
 
 pub(crate) use cache::KeyCache;
-pub(crate) use issue::rotate_within;
-pub use issue::{IssuedKey, KeyRequest, issue, keep, rotate};
+pub use issue::{IssuedKey, KeyRequest};
 pub use key::{KeyHash, PlainKey};
 pub(crate) use login::{Challenges, LoginError};
 pub use scope::{Scope, Scopes};
 
 use crate::model::{Timestamp, Wallet};
 
-/// A key as the store keeps it: never the key itself.
+/// A key as it is stored: its hash, never the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
     /// `key_…`
     pub id: String,
-    /// What is kept of the key.
+    /// The hash that the key is looked up by.
     pub hash: KeyHash,
-    /// The first characters of the key, so that its owner recognises it.
+    /// The first characters of the key, for its owner to recognise it by.
     pub start: String,
-    /// Whose key it is; an admin's belongs to no wallet.
+    /// The owner; an admin key belongs to no wallet.
     pub wallet: Option<Wallet>,
-    /// What its owner called it.
+    /// The label its owner gave it.
     pub name: String,
     /// What it may do.
     pub scopes: Scopes,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// From when on it is refused by itself; `None` is never.
+    /// Expiry; `None` is never.
     pub expires_at: Option<Timestamp>,
-    /// From when on it is refused as it was revoked, or another took its place; that may be to come.
+    /// Revocation or replacement; it may lie in the future.
     pub revoked_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// Last use, to the minute.
     pub last_used: Option<Timestamp>,
-    /// Whether a wallet login made it: such a key is short-lived, counts against no limit, and is deleted at its end.
+    /// Made by a wallet login: short-lived, outside the limit of keys per wallet, and deleted when it expires.
     pub login: bool,
 }
 
 impl KeyRecord {
-    /// Whether the key opens anything at `now`.
+    /// Whether the key is accepted at `now`.
     #[must_use]
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.ends_at().is_none_or(|at| at > now)
     }
 
-    /// From when on it opens nothing, as far as is known; `None` is never.
+    /// The earlier of expiry and revocation; `None` is never.
     #[must_use]
     pub fn ends_at(&self) -> Option<Timestamp> {
-        let ends = self.expires_at.into_iter().chain(self.revoked_at);
-        ends.min()
+        self.expires_at.into_iter().chain(self.revoked_at).min()
     }
 
-    /// Whether it was revoked, or another took its place, at `now`.
+    /// Whether it is revoked or replaced at `now`.
     #[must_use]
     pub fn is_revoked(&self, now: Timestamp) -> bool {
         self.revoked_at.is_some_and(|at| at <= now)
     }
 
-    /// The key as its owner may see it in a list.
+    /// Whether it is expired at `now`.
     #[must_use]
-    pub fn shown(&self, now: Timestamp) -> serde_json::Value {
-        // What has no maps can always be one.
-        serde_json::to_value(self.view(now)).unwrap_or_default()
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// The same as it is sent.
-    pub(crate) fn view(&self, now: Timestamp) -> impl serde::Serialize {
+    /// The key as JSON lists it for its owner.
+    #[must_use]
+    pub fn view(&self, now: Timestamp) -> impl serde::Serialize {
         #[derive(serde::Serialize)]
         struct View<'a> {
             id: &'a str,
@@ -96,30 +96,29 @@ impl KeyRecord {
         }
     }
 
-    /// Whether its time has run out at `now`.
+    /// [`view`](Self::view) as a JSON value.
     #[must_use]
-    pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
+    pub fn shown(&self, now: Timestamp) -> serde_json::Value {
+        serde_json::to_value(self.view(now)).unwrap_or_default()
     }
 }
 
-/// Who a request comes from, once its key was checked.
-///
-/// A host's own routes find it in their [`Caller`](crate::Caller).
+/// The authenticated caller of a request. The handlers of an embedding program find it in their
+/// [`Caller`](crate::Caller).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     /// The key that was used.
     pub key_id: String,
-    /// Whose key it is; `None` for an admin's.
+    /// The key's owner; `None` for an admin key.
     pub wallet: Option<Wallet>,
     /// What it may do.
     pub scopes: Scopes,
-    /// When the key runs out.
+    /// When the key ends.
     pub expires_at: Option<Timestamp>,
 }
 
 impl Principal {
-    /// Whether this is an admin, who may do all that a key may.
+    /// Whether this is an admin, who may do everything.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.scopes.contains(Scope::Admin)

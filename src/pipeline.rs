@@ -40,7 +40,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::handlers::dispatch;
 use crate::limits::{Bucket, RateClass, seconds_up};
 use crate::metrics::ROUTE;
-use crate::model::InputError;
+use crate::model::{InputError, new_id};
 use crate::routes::{Auth, BodyClass, MatchedRoute, Method, RouteId, RouteMatch, find};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,7 +57,7 @@ pub(crate) fn handle(
 ) -> impl Future<Output = Result<Response<ReplyBody>, Infallible>> + Send {
     let (head, body) = request.into_parts();
     async move {
-        let request_id = request_id(&app, &head.headers);
+        let request_id = request_id(&head.headers);
         let mut finish = AccessLogGuard::begin(&app, request_id);
         let wanted = head.headers.get(IF_NONE_MATCH).cloned();
         let has_body = !body.is_end_stream();
@@ -418,14 +418,14 @@ fn error_response(error: &ApiError, request_id: &str) -> Reply {
     reply
 }
 
-fn request_id(app: &App, headers: &HeaderMap) -> String {
+fn request_id(headers: &HeaderMap) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let sent = headers
         .get(&X_REQUEST_ID)
         .and_then(|value| value.to_str().ok());
     match sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain)) {
         Some(id) => id.to_owned(),
-        None => app.ids.make("req_", app.clock.now()),
+        None => new_id("req_"),
     }
 }
 

@@ -4,12 +4,14 @@
 //! fails. [`SqliteStore`] is the one that ships.
 
 mod error;
+mod issue;
 mod lock;
 mod observer;
 mod records;
 mod sqlite;
 
 pub use error::StoreError;
+pub use issue::{issue_key, rotate_key};
 pub use lock::{FileFault, InstanceLock, LockError, real_path};
 pub use observer::{Change, Observers, StoreObserver};
 pub use records::{
@@ -50,7 +52,7 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 /// | `grant` `ledger` `note_reservations` | [`LedgerEntry`] |
 /// | `reserve` `reserve_ahead` `settle` `refund` | below |
 /// | `kept`, `check_idempotency_rows`, and what takes a `once` | [`Once`] |
-/// | `create_key` `key_by_hash` `rotate_key` | [`auth::issue`](crate::auth::issue), [`auth::rotate`](crate::auth::rotate) |
+/// | `create_key` `key_by_hash` `rotate_key` | [`issue_key`], [`rotate_key`](fn@rotate_key) |
 /// | `key` `keys` `revoke_key` | [`KeyRecord`] |
 /// | `record_samples` `miner` | [`Recorded`], [`MinerStats`] |
 /// | `hashrate` `leaderboard` `totals` | [`HashratePoint`], [`LeaderboardRow`], [`Totals`] |

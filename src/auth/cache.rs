@@ -1,36 +1,37 @@
+//! The keys in use, so that a known key costs no read of the database.
+//!
+//! Only this process writes the file, so the cache is exact: a record enters under the generation it was looked up with
+//! and is refused if any key was dropped meanwhile; it is dropped after the commit that changes it and before the answer.
+
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
 use super::{KeyHash, KeyRecord};
 use crate::model::Timestamp;
 
-/// The keys that were used lately, so that a known key costs no look at the file.
-///
-/// Only our own process writes the file, so the cache is exact: a record enters with the generation it was looked up
-/// under and is refused if anything was dropped meanwhile; it is dropped after the commit that changes it and before
-/// that commit is told to anybody.
+/// A bounded LRU of keys by hash.
 #[derive(Debug)]
 pub(crate) struct KeyCache {
     entries: Mutex<LruCache<KeyHash, Arc<CachedKey>>>,
     generation: AtomicU64,
 }
 
-/// A key with the moment of its last use.
+/// A record with the time of its last use.
 #[derive(Debug)]
 pub(crate) struct CachedKey {
-    /// The record as it was read.
     pub(crate) record: KeyRecord,
     last_seen: AtomicI64,
     written: AtomicI64,
 }
 
 impl CachedKey {
-    /// Notes a use.
+    /// Records a use.
     pub(crate) fn touch(&self, now: Timestamp) {
+        // Read first: a store would take the cache line from the other workers at every request.
         if self.last_seen.load(Ordering::Relaxed) != now.millis() {
             self.last_seen.store(now.millis(), Ordering::Relaxed);
         }
@@ -38,8 +39,6 @@ impl CachedKey {
 }
 
 impl KeyCache {
-    /// An empty cache of at most `capacity` keys.
-    #[must_use]
     pub(crate) fn new(capacity: NonZeroUsize) -> Self {
         Self {
             entries: Mutex::new(LruCache::sparse(capacity)),
@@ -47,42 +46,37 @@ impl KeyCache {
         }
     }
 
-    /// The key with this hash, where it is known.
-    #[must_use]
     pub(crate) fn get(&self, hash: &KeyHash) -> Option<Arc<CachedKey>> {
         self.lock().get(hash).map(Arc::clone)
     }
 
     /// The generation to look a key up under; read it before the look-up.
-    #[must_use]
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Keeps a record that was looked up under `generation`, unless a key was dropped since.
+    /// Stores a record that was looked up under `generation`, unless a key was dropped since.
     pub(crate) fn insert(&self, record: KeyRecord, generation: u64) -> Arc<CachedKey> {
-        let written = record.last_used.map_or(0, Timestamp::millis);
-        let hash = record.hash;
+        let (hash, written) = (record.hash, record.last_used);
         let key = Arc::new(CachedKey {
             record,
             last_seen: AtomicI64::new(0),
-            written: AtomicI64::new(written),
+            written: AtomicI64::new(written.map_or(0, Timestamp::millis)),
         });
         let mut entries = self.lock();
-        if self.generation.load(Ordering::SeqCst) == generation {
+        if self.generation() == generation {
             entries.put(hash, Arc::clone(&key));
         }
         key
     }
 
-    /// Forgets a key.
     pub(crate) fn drop_key(&self, hash: &KeyHash) {
         let mut entries = self.lock();
         self.generation.fetch_add(1, Ordering::SeqCst);
         entries.pop(hash);
     }
 
-    /// The keys used in a later minute than the file knows, with that minute; they count as written from now on.
+    /// The keys used in a later minute than is stored, with that minute; they count as written from now on.
     pub(crate) fn take_touched(&self) -> Vec<(String, Timestamp)> {
         let entries = self.lock();
         let touched = entries.iter().filter_map(|(_, key)| {
@@ -94,19 +88,17 @@ impl KeyCache {
         touched.collect()
     }
 
-    /// How many wallets were seen at or after `since`.
-    #[must_use]
+    /// The number of wallets seen at or after `since`.
     pub(crate) fn active_wallets(&self, since: Timestamp) -> usize {
         let entries = self.lock();
-        let seen = entries
-            .iter()
-            .filter(|(_, key)| key.last_seen.load(Ordering::Relaxed) >= since.millis());
-        seen.filter_map(|(_, key)| key.record.wallet)
-            .collect::<HashSet<_>>()
-            .len()
+        let seen = entries.iter().filter_map(|(_, key)| {
+            let active = key.last_seen.load(Ordering::Relaxed) >= since.millis();
+            key.record.wallet.filter(|_| active)
+        });
+        seen.collect::<HashSet<_>>().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<KeyHash, Arc<CachedKey>>> {
+    fn lock(&self) -> MutexGuard<'_, LruCache<KeyHash, Arc<CachedKey>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

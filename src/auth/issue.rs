@@ -1,17 +1,18 @@
-use super::{KeyRecord, PlainKey, Scopes};
-use crate::model::{Ids, Timestamp, Wallet};
-use crate::store::{Once, Repository, StoreError};
+//! New keys: what is asked for, and the key with its record. Storing one is `store::issue_key`.
 
-/// A key that somebody asked for and may have; [`issue`] makes it.
+use super::{KeyRecord, PlainKey, Scopes};
+use crate::model::{Timestamp, Wallet, new_id};
+
+/// A key to be made, after its permissions were checked.
 #[derive(Clone, Debug)]
 pub struct KeyRequest {
-    /// Whose it will be; `None` for an admin's.
+    /// The owner; `None` for an admin key.
     pub wallet: Option<Wallet>,
-    /// What its owner calls it.
+    /// A label.
     pub name: String,
     /// What it may do.
     pub scopes: Scopes,
-    /// When it runs out; `None` is never.
+    /// Expiry; `None` is never.
     pub expires_at: Option<Timestamp>,
     /// Whether it is for a wallet login.
     pub login: bool,
@@ -21,23 +22,41 @@ impl KeyRequest {
     /// Checks a key's name.
     ///
     /// # Errors
-    /// A sentence that says what is wrong, fit for the client.
+    /// What is wrong, in words for the client.
     pub fn name(text: &str) -> Result<String, &'static str> {
         if text.chars().count() > 100 || text.chars().any(char::is_control) {
             return Err("must be at most 100 characters, none of them a control character");
         }
         Ok(text.to_owned())
     }
+
+    /// The record of `key` made for this request.
+    #[must_use]
+    pub fn record(self, key: &PlainKey, now: Timestamp) -> KeyRecord {
+        KeyRecord {
+            id: new_id("key_"),
+            hash: key.hash(),
+            start: key.start().to_owned(),
+            wallet: self.wallet,
+            name: self.name,
+            scopes: self.scopes,
+            created_at: now,
+            expires_at: self.expires_at,
+            revoked_at: None,
+            last_used: None,
+            login: self.login,
+        }
+    }
 }
 
-/// A new key with its record, as [`issue`] and [`rotate`] give it.
+/// A new key with its record.
 #[derive(Debug)]
 pub struct IssuedKey {
-    /// The key, which is nowhere else.
+    /// The key, in plain text only here.
     pub key: PlainKey,
-    /// What is kept of it.
+    /// Its stored record.
     pub record: KeyRecord,
-    /// Whether the wallet's account was made for it.
+    /// Whether the wallet's account was created with it.
     pub new_account: bool,
 }
 
@@ -57,113 +76,4 @@ impl IssuedKey {
             "message": "Keep this key: it is shown only now.",
         })
     }
-}
-
-/// Makes a key and keeps its hash. The wallet may then have at most `max_active` active keys. Asked for again under the same
-/// `once`, it is not made again, nor shown.
-///
-/// # Errors
-/// [`StoreError::Conflict`] where the wallet has too many keys already, [`StoreError::AlreadyIssued`] where `once` knows it,
-/// or what else the storage says.
-pub async fn issue(
-    store: &dyn Repository,
-    ids: &Ids,
-    request: KeyRequest,
-    max_active: usize,
-    now: Timestamp,
-    once: Option<Once<KeyRecord>>,
-) -> Result<IssuedKey, StoreError> {
-    let key = PlainKey::generate()
-        .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
-    let (record, new_account) = keep(store, ids, &key, request, max_active, now, once).await?;
-    Ok(IssuedKey {
-        key,
-        record,
-        new_account,
-    })
-}
-
-/// Makes a key in the place of another, with the same owner, name, scopes and lifetime. The old one is refused from
-/// `until` on. Also returns the old key as it is then.
-///
-/// # Errors
-/// [`StoreError::Conflict`] where the old key is not active any more, or what else the storage says.
-pub async fn rotate(
-    store: &dyn Repository,
-    ids: &Ids,
-    old: &KeyRecord,
-    until: Timestamp,
-    max_active: usize,
-    now: Timestamp,
-) -> Result<(IssuedKey, KeyRecord), StoreError> {
-    rotate_within(store, ids, old, until, None, max_active, now).await
-}
-
-/// The same, but the new key ends at `ends_by` at the latest.
-pub(crate) async fn rotate_within(
-    store: &dyn Repository,
-    ids: &Ids,
-    old: &KeyRecord,
-    until: Timestamp,
-    ends_by: Option<Timestamp>,
-    max_active: usize,
-    now: Timestamp,
-) -> Result<(IssuedKey, KeyRecord), StoreError> {
-    let key = PlainKey::generate()
-        .map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))?;
-    let renewed = |expires_at: Timestamp| {
-        let lifetime = expires_at.millis() - old.created_at.millis();
-        Timestamp::from_millis(now.millis() + lifetime)
-    };
-    let record = KeyRecord {
-        id: ids.make("key_", now),
-        hash: key.hash(),
-        start: key.start().to_owned(),
-        created_at: now,
-        expires_at: old.expires_at.map(renewed).into_iter().chain(ends_by).min(),
-        revoked_at: None,
-        last_used: None,
-        ..old.clone()
-    };
-    let retired = store
-        .rotate_key(old.id.clone(), record.clone(), until, max_active)
-        .await?;
-    Ok((
-        IssuedKey {
-            key,
-            record,
-            new_account: false,
-        },
-        retired,
-    ))
-}
-
-/// Keeps the hash of a key that exists already, as the admin key file's does.
-///
-/// # Errors
-/// As [`issue`].
-pub async fn keep(
-    store: &dyn Repository,
-    ids: &Ids,
-    key: &PlainKey,
-    request: KeyRequest,
-    max_active: usize,
-    now: Timestamp,
-    once: Option<Once<KeyRecord>>,
-) -> Result<(KeyRecord, bool), StoreError> {
-    let record = KeyRecord {
-        id: ids.make("key_", now),
-        hash: key.hash(),
-        start: key.start().to_owned(),
-        wallet: request.wallet,
-        name: request.name,
-        scopes: request.scopes,
-        created_at: now,
-        expires_at: request.expires_at,
-        revoked_at: None,
-        last_used: None,
-        login: request.login,
-    };
-    let new_account = store.create_key(record.clone(), max_active, once).await?;
-    Ok((record, new_account))
 }

@@ -1,28 +1,28 @@
-use std::fmt;
-use std::sync::LazyLock;
+//! API keys: format, checksum and hash.
+//!
+//! A plain key exists only between its creation or a request's header and its hash.
 
-use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::model::{Ids, Timestamp};
+use crate::model::{Timestamp, id_from};
 
-/// An API key in plain text: it exists between the moment it is made and the answer that shows it, or between a
-/// request's header and its hash. Its memory is wiped when dropped, and `Debug` prints its name only.
+/// An API key in plain text. Its memory is wiped when dropped, and `Debug` does not print it.
 ///
-/// `r3mes_`, 43 base62 characters (256 random bits), 6 base62 characters of the CRC-32 of those 43. The checksum refuses
-/// typing mistakes before any look-up and lets secret scanners find leaked keys; it protects nothing. Keys of the R3MES
-/// backend ([`PlainKey::parse_imported`]) have no checksum.
+/// `r3mes_`, 43 base62 characters (256 random bits), and 6 base62 characters of the CRC-32 of those 43. The checksum
+/// refuses typing errors before any look-up and lets secret scanners find leaked keys; it protects nothing. Keys of the
+/// R3MES backend ([`PlainKey::parse_imported`]) have no checksum.
 ///
 /// ```
 /// use r3mes_edge::auth::PlainKey;
 ///
 /// let key = PlainKey::generate().map_err(|error| error.to_string())?;
-/// // No log shows it by mistake.
 /// assert_eq!(format!("{key:?}"), "PlainKey");
-/// let sent = PlainKey::parse(key.reveal()).ok_or("its checksum holds")?;
+/// let sent = PlainKey::parse(key.reveal()).ok_or("its checksum is valid")?;
 /// assert!(sent.hash() == key.hash());
-/// // A mistyped one needs no look-up to be refused.
+/// // A mistyped key is refused without a look-up.
 /// assert!(PlainKey::parse(&key.reveal().replace('_', "-")).is_none());
 /// # Ok::<_, String>(())
 /// ```
@@ -33,8 +33,9 @@ impl PlainKey {
     pub const LENGTH: usize = 55;
     /// What every key starts with.
     pub const PREFIX: &str = "r3mes_";
-    /// Characters that are kept in plain text so that an owner recognises a key: too few to help anybody guess.
+    /// Characters stored in plain text for the owner to recognise a key by: too few to help a guess.
     const START: usize = 10;
+    const RANDOM: usize = 43;
 
     /// A new key of 256 random bits.
     ///
@@ -43,19 +44,17 @@ impl PlainKey {
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut key = Zeroizing::new(String::with_capacity(Self::LENGTH));
         key.push_str(Self::PREFIX);
+        let end = Self::PREFIX.len() + Self::RANDOM;
         let mut pool = Zeroizing::new([0u8; 64]);
-        while key.len() < Self::PREFIX.len() + 43 {
+        while key.len() < end {
             getrandom::fill(pool.as_mut_slice())?;
             // 248 is the largest multiple of 62 that fits a byte: taking the rest would favour the first characters.
             let fair = pool.iter().filter(|byte| **byte < 248);
-            let room = Self::PREFIX.len() + 43 - key.len();
-            key.extend(
-                fair.take(room)
-                    .map(|byte| char::from(BASE62[usize::from(byte % 62)])),
-            );
+            let missing = end - key.len();
+            key.extend(fair.take(missing).map(|byte| base62((*byte).into())));
         }
         let check = checksum(&key[Self::PREFIX.len()..]);
-        key.extend(check.map(char::from));
+        key.extend(check);
         Ok(Self(key))
     }
 
@@ -66,8 +65,9 @@ impl PlainKey {
         if text.len() != Self::LENGTH || !body.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return None;
         }
-        let (random, check) = body.split_at(43);
-        (checksum(random) == check.as_bytes()).then(|| Self(Zeroizing::new(text.to_owned())))
+        let (random, check) = body.split_at(Self::RANDOM);
+        let valid = checksum(random).into_iter().eq(check.chars());
+        valid.then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
     /// Reads a key as the R3MES backend made them: `r3mes_` and 43 characters of base64url (256 random bits).
@@ -75,11 +75,11 @@ impl PlainKey {
     pub fn parse_imported(text: &str) -> Option<Self> {
         let body = text.strip_prefix(Self::PREFIX)?;
         let base64url = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        (body.len() == 43 && body.bytes().all(base64url))
+        (body.len() == Self::RANDOM && body.bytes().all(base64url))
             .then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// What the R3MES backend stored of its keys: the SHA-256 of the whole text.
+    /// The hash that the R3MES backend stored: SHA-256 of the whole text.
     #[must_use]
     pub fn sha256(&self) -> KeyHash {
         KeyHash(Sha256::digest(self.0.as_bytes()).into())
@@ -97,15 +97,14 @@ impl PlainKey {
         &self.0[..Self::START]
     }
 
-    /// What is stored and looked up instead of the key.
+    /// The hash that is stored and looked up. A fast hash is enough for 256 random bits; the context keeps it apart from
+    /// any other use of BLAKE3 over the same text.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
-        // The input has 256 random bits, so a fast hash is enough; deriving under our own context means that no other
-        // use of BLAKE3 over the same text gives the same value.
-        static CONTEXT: LazyLock<ContextKey> =
-            LazyLock::new(|| hash_derive_key_context("r3mes-edge 2026-11-24 api key"));
-        let mut hasher = blake3::Hasher::new_from_context_key(&CONTEXT);
-        KeyHash(*hasher.update(self.0.as_bytes()).finalize().as_bytes())
+        KeyHash(blake3::derive_key(
+            "r3mes-edge 2026-11-24 api key",
+            self.0.as_bytes(),
+        ))
     }
 }
 
@@ -120,27 +119,24 @@ impl fmt::Debug for PlainKey {
 pub struct KeyHash([u8; 32]);
 
 impl KeyHash {
-    /// The bytes as the store keeps them.
+    /// The bytes as they are stored.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The identifier of an imported key whose SHA-256 this is. Made of the key itself, so that a key that was re-hashed
-    /// is known again when it is imported once more.
-    #[must_use]
-    pub fn imported_id(&self, created_at: Timestamp) -> String {
-        let mixed = blake3::derive_key("r3mes-edge 2026-11-25 imported key id", &self.0);
-        let tail = mixed[..10]
-            .iter()
-            .fold(0, |tail, byte| tail << 8 | u128::from(*byte));
-        Ids::fixed("key_", created_at, tail)
-    }
-
-    /// Takes the bytes the store kept.
+    /// From stored bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// The id of an imported key whose SHA-256 this is, derived so that a second import recognises a key that was
+    /// re-hashed since.
+    #[must_use]
+    pub fn imported_id(&self, created_at: Timestamp) -> String {
+        let mixed = blake3::derive_key("r3mes-edge 2026-11-25 imported key id", &self.0);
+        id_from("key_", created_at, &mixed)
     }
 }
 
@@ -150,16 +146,15 @@ impl fmt::Debug for KeyHash {
     }
 }
 
-const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+fn base62(digit: u32) -> char {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    char::from(DIGITS[digit as usize % 62])
+}
 
-fn checksum(random: &str) -> [u8; 6] {
-    let mut rest = crc32fast::hash(random.as_bytes());
-    let mut text = [b'0'; 6];
-    for place in text.iter_mut().rev() {
-        *place = BASE62[(rest % 62) as usize];
-        rest /= 62;
-    }
-    text
+/// Six base62 digits of the CRC-32.
+fn checksum(random: &str) -> [char; 6] {
+    let crc = crc32fast::hash(random.as_bytes());
+    std::array::from_fn(|at| base62(crc / 62u32.pow(5 - at as u32)))
 }
 
 #[cfg(test)]
@@ -168,7 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_new_key_reads_back_and_hides_itself() {
+    fn a_generated_key_parses_and_its_debug_output_is_redacted() {
         let key = PlainKey::generate().unwrap();
         let text = key.reveal().to_owned();
         assert_eq!(text.len(), PlainKey::LENGTH);
@@ -180,14 +175,14 @@ mod tests {
     #[test]
     fn the_hash_is_the_same_in_every_version() {
         let text = "r3mes_0000000000000000000000000000000000000000000".to_owned();
-        let key = text.clone() + std::str::from_utf8(&checksum(&text[6..])).unwrap();
+        let key = text.clone() + &String::from_iter(checksum(&text[6..]));
         let hash = PlainKey::parse(&key).unwrap().hash();
         let expected = blake3::derive_key("r3mes-edge 2026-11-24 api key", key.as_bytes());
         assert_eq!(hash.as_bytes(), &expected);
     }
 
     #[test]
-    fn a_key_of_the_r3mes_backend_is_told_from_ours_and_hashed_as_there() {
+    fn a_key_of_the_r3mes_backend_has_no_checksum_and_is_hashed_with_sha256() {
         let old = format!("r3mes_{}", "0".repeat(43));
         let key = PlainKey::parse_imported(&old).unwrap();
         // `printf %s KEY | sha256sum`
@@ -214,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_wrong_character_is_always_noticed(at in 6usize..55, with in "[0-9A-Za-z]") {
+        fn any_single_wrong_character_is_detected(at in 6usize..55, with in "[0-9A-Za-z]") {
             let mut text = PlainKey::generate().unwrap().reveal().to_owned();
             prop_assume!(text[at..=at] != with);
             text.replace_range(at..=at, &with);

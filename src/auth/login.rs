@@ -1,8 +1,7 @@
-//! Wallet login: the server hands out a text, the wallet signs it (ADR-036), the server checks that it wrote the text and
-//! that the wallet's key signed it.
+//! Wallet login: the server issues a challenge, the wallet signs it (ADR-036 of the Cosmos SDK), the server checks both.
 //!
-//! Nothing is stored for a challenge: the text carries a MAC under a key that lives as long as the process, so a restart
-//! makes open challenges void (they live five minutes; a client asks for another). Used nonces are kept until they expire.
+//! Challenges are not stored: the text carries a MAC under a key of this process, so a restart invalidates open ones, which
+//! live five minutes. Only the nonces of used ones are remembered until they expire.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,30 +16,30 @@ use sha2::{Digest, Sha256};
 
 use crate::model::{Timestamp, Wallet};
 
-/// Why a login was refused; each text is fit for the client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why a login was refused, in words for the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum LoginError {
-    /// The challenge or its signature does not hold.
+    /// The challenge or its signature is invalid.
+    #[error("{0}")]
     Refused(&'static str),
-    /// More logins are remembered than there is room for.
+    /// The table of used nonces is full.
+    #[error("too many logins in the last five minutes")]
     Full,
 }
 
-/// Hands out challenges and takes each back once.
+/// Issues challenges and accepts each of them one time.
 pub(crate) struct Challenges {
     mac_key: [u8; 32],
-    used: Mutex<HashMap<[u8; 16], Timestamp>>,
+    used: Mutex<HashMap<u128, Timestamp>>,
 }
 
 impl Challenges {
     /// How long a challenge may be answered.
     pub(crate) const LIFETIME: Duration = Duration::from_secs(300);
-    /// Used nonces kept at once.
-    const MOST_USED: usize = 65_536;
+    /// Used nonces remembered at most.
+    const MAX_USED: usize = 65_536;
     const PROOF: &str = "\nProof: ";
 
-    /// With a new key.
-    ///
     /// # Errors
     /// Where the operating system gives no random bytes.
     pub(crate) fn new() -> Result<Self, getrandom::Error> {
@@ -48,11 +47,11 @@ impl Challenges {
         getrandom::fill(&mut mac_key)?;
         Ok(Self {
             mac_key,
-            used: Mutex::new(HashMap::new()),
+            used: Mutex::default(),
         })
     }
 
-    /// A text for `wallet` to sign, and until when. `server` tells the person who signs what they sign in to.
+    /// A text for `wallet` to sign, and its expiry. `server` is what the person who signs is shown.
     ///
     /// # Errors
     /// Where the operating system gives no random bytes.
@@ -72,11 +71,7 @@ impl Challenges {
         Ok((format!("{text}{}{proof}", Self::PROOF), expires_at))
     }
 
-    /// Takes back a signed challenge, once.
-    ///
-    /// # Errors
-    /// [`LoginError::Refused`] where the text is not ours, not for this wallet, too old or used, or the signature is not
-    /// the wallet's.
+    /// Accepts a signed challenge, one time.
     pub(crate) fn redeem(
         &self,
         wallet: &Wallet,
@@ -85,55 +80,45 @@ impl Challenges {
         signature: &str,
         now: Timestamp,
     ) -> Result<(), LoginError> {
-        let not_ours = LoginError::Refused("the message is not a challenge of this server");
-        let (text, proof) = message.rsplit_once(Self::PROOF).ok_or(not_ours)?;
-        // Compared in constant time, as blake3's own comparison is.
-        let proof = blake3::Hash::from_hex(proof).map_err(|_| not_ours)?;
+        let unknown = LoginError::Refused("the message is not a challenge of this server");
+        let (text, proof) = message.rsplit_once(Self::PROOF).ok_or(unknown)?;
+        let proof = blake3::Hash::from_hex(proof).map_err(|_| unknown)?;
+        // blake3 compares its hashes in constant time.
         if blake3::keyed_hash(&self.mac_key, text.as_bytes()) != proof {
-            return Err(not_ours);
+            return Err(unknown);
         }
-        // We wrote it, so its lines are as we write them.
+        // From the end: the name of the server is in front and may hold anything.
         let line = |name| {
-            text.lines()
-                .rev()
+            let mut lines = text.lines().rev();
+            lines
                 .find_map(|line| line.strip_prefix(name))
-                .ok_or(not_ours)
+                .ok_or(unknown)
         };
+        let expires_at = Timestamp::parse(line("Expires: ")?).map_err(|_| unknown)?;
+        let nonce = u128::from_str_radix(line("Nonce: ")?, 16).map_err(|_| unknown)?;
         if line("Wallet: ")? != wallet.as_str() {
-            return Err(LoginError::Refused(
-                "the challenge was made for another wallet",
-            ));
+            let detail = "the challenge was made for another wallet";
+            return Err(LoginError::Refused(detail));
         }
-        let expires_at = Timestamp::parse(line("Expires: ")?).map_err(|_| not_ours)?;
         if expires_at <= now {
-            return Err(LoginError::Refused(
-                "the challenge has expired; ask for another",
-            ));
+            let detail = "the challenge has expired; request another";
+            return Err(LoginError::Refused(detail));
         }
-        let nonce = u128::from_str_radix(line("Nonce: ")?, 16)
-            .map_err(|_| not_ours)?
-            .to_be_bytes();
         verify(wallet, message, pub_key, signature).map_err(LoginError::Refused)?;
         self.spend(nonce, expires_at, now)
     }
 
-    /// Notes a nonce as used; under one lock, so that of two at once one is refused.
-    fn spend(
-        &self,
-        nonce: [u8; 16],
-        expires_at: Timestamp,
-        now: Timestamp,
-    ) -> Result<(), LoginError> {
+    /// Marks a nonce as used, under one lock: of two concurrent logins one is refused.
+    fn spend(&self, nonce: u128, expires_at: Timestamp, now: Timestamp) -> Result<(), LoginError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.len() >= Self::MOST_USED {
+        if used.len() >= Self::MAX_USED {
             used.retain(|_, expires_at| *expires_at > now);
         }
         if used.contains_key(&nonce) {
-            return Err(LoginError::Refused(
-                "the challenge was used already; ask for another",
-            ));
+            let detail = "the challenge was used already; request another";
+            return Err(LoginError::Refused(detail));
         }
-        if used.len() >= Self::MOST_USED {
+        if used.len() >= Self::MAX_USED {
             return Err(LoginError::Full);
         }
         used.insert(nonce, expires_at);
@@ -141,40 +126,37 @@ impl Challenges {
     }
 }
 
-/// Checks a wallet's signature over `message`: ADR-036 (Cosmos SDK), amino sign document, secp256k1 over SHA-256.
+/// Checks a wallet's signature over `message`: ADR-036, amino sign document, secp256k1 over SHA-256.
 ///
 /// # Errors
-/// A sentence that says what does not hold, fit for the client.
+/// What is wrong, in words for the client.
 pub(crate) fn verify(
     wallet: &Wallet,
     message: &str,
     pub_key: &str,
     signature: &str,
 ) -> Result<(), &'static str> {
-    let pub_key = STANDARD
-        .decode(pub_key)
-        .map_err(|_| "pub_key must be base64")?;
-    let signature = STANDARD
-        .decode(signature)
-        .map_err(|_| "signature must be base64")?;
-    // 33 bytes: the compressed form, of which the address is made.
+    let decode = |text: &str, error| STANDARD.decode(text).map_err(|_| error);
+    let pub_key = decode(pub_key, "pub_key must be base64")?;
+    let signature = decode(signature, "signature must be base64")?;
+    // 33 bytes: the compressed form, which the address is derived from.
     let verifying = VerifyingKey::from_sec1_bytes(&pub_key)
         .ok()
-        .filter(|_| pub_key.len() == 33);
-    let verifying = verifying.ok_or("pub_key must be a compressed secp256k1 key of 33 bytes")?;
+        .filter(|_| pub_key.len() == 33)
+        .ok_or("pub_key must be a compressed secp256k1 key of 33 bytes")?;
     if address(&pub_key).as_deref() != Some(wallet.as_str()) {
         return Err("pub_key is not the key of this wallet");
     }
     let signature =
         Signature::from_slice(&signature).map_err(|_| "signature must be 64 bytes, r and s")?;
-    // Every signature has a twin with the other s; Cosmos takes the low one only, and so a text has one signature.
+    // Each signature has a twin with the other s. Cosmos accepts the low one only, so a text has one signature.
     if signature.normalize_s() != signature {
         return Err("the signature is not in its low-S form");
     }
     let digest = Sha256::digest(sign_doc(wallet, message));
     verifying
         .verify_prehash(&digest, &signature)
-        .map_err(|_| "the signature does not hold for this message")
+        .map_err(|_| "the signature does not match this message")
 }
 
 /// The document that is signed: keys sorted, no spaces, an empty chain id.
@@ -218,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_known_signature_holds_and_nothing_near_it_does() {
+    fn the_known_signature_is_valid_and_every_altered_one_is_not() {
         let (_, public, wallet) = signer(7);
         assert_eq!(wallet.as_str(), WALLET);
         assert_eq!(verify(&wallet, "hello", &public, SIGNATURE), Ok(()));
@@ -237,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_high_twin_of_a_signature_is_refused() {
+    fn a_high_s_signature_is_refused() {
         let (_, public, wallet) = signer(7);
         let low = Signature::from_slice(&STANDARD.decode(SIGNATURE).unwrap()).unwrap();
         let high = Signature::from_scalars(low.r().to_bytes(), (-*low.s()).to_bytes()).unwrap();
@@ -247,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_for_a_chain_is_refused() {
+    fn a_signature_with_a_chain_id_is_refused() {
         let (key, public, wallet) = signer(7);
         let document =
             sign_doc(&wallet, "hello").replace(r#""chain_id":"""#, r#""chain_id":"remes-1""#);
@@ -264,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_works_once_for_its_wallet_and_until_it_expires() {
+    fn a_challenge_is_valid_one_time_for_its_wallet_until_it_expires() {
         let challenges = Challenges::new().unwrap();
         let (key, public, wallet) = signer(7);
         let (message, expires_at) = challenges.issue(&wallet, "the test", NOW).unwrap();
@@ -303,18 +285,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_remembered_is_refused() {
+    fn a_full_nonce_table_refuses_logins_until_entries_expire() {
         let challenges = Challenges::new().unwrap();
         let later = NOW.plus(Challenges::LIFETIME);
-        for nonce in 0..Challenges::MOST_USED as u128 {
-            challenges.spend(nonce.to_be_bytes(), later, NOW).unwrap();
+        for nonce in 0..Challenges::MAX_USED as u128 {
+            challenges.spend(nonce, later, NOW).unwrap();
         }
         assert_eq!(
-            challenges.spend([0xFF; 16], later, NOW),
+            challenges.spend(u128::MAX, later, NOW),
             Err(LoginError::Full)
         );
         assert_eq!(
-            challenges.spend([0xFF; 16], later.plus(Challenges::LIFETIME), later),
+            challenges.spend(u128::MAX, later.plus(Challenges::LIFETIME), later),
             Ok(())
         );
     }

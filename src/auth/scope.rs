@@ -1,6 +1,8 @@
+//! Scopes: what an API key may do.
+
 use std::fmt;
 
-/// One thing a key may do; [`Scopes`] is a set of them.
+/// One permission; [`Scopes`] is a set of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Scope {
@@ -17,19 +19,19 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Every scope, in the order they are written.
-    pub const ALL: [Self; 5] = [Self::Chat, Self::Read, Self::Miner, Self::Keys, Self::Admin];
+    /// Every scope with its name, in the order they are written.
+    const ALL: [(Self, &str); 5] = [
+        (Self::Chat, "chat"),
+        (Self::Read, "read"),
+        (Self::Miner, "miner"),
+        (Self::Keys, "keys"),
+        (Self::Admin, "admin"),
+    ];
 
     /// The scope's name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Chat => "chat",
-            Self::Read => "read",
-            Self::Miner => "miner",
-            Self::Keys => "keys",
-            Self::Admin => "admin",
-        }
+        Self::ALL[(self as u8).trailing_zeros() as usize].1
     }
 }
 
@@ -38,25 +40,25 @@ impl Scope {
 pub struct Scopes(u8);
 
 impl Scopes {
-    /// What a key gets when nobody says otherwise.
+    /// For a key that is made without naming any: chat and read.
     pub const DEFAULT: Self = Self(Scope::Chat as u8 | Scope::Read as u8);
-    /// What a key of the R3MES backend gets: all that its keys could do there.
-    pub const IMPORTED: Self = Self(Scope::Chat as u8 | Scope::Read as u8 | Scope::Miner as u8);
-    /// What a wallet login gets: everything but admin.
-    pub const LOGIN: Self =
-        Self(Scope::Chat as u8 | Scope::Read as u8 | Scope::Miner as u8 | Scope::Keys as u8);
-    /// What the first key gets.
+    /// For a key of the R3MES backend: all that its keys could do there.
+    pub const IMPORTED: Self = Self(Self::DEFAULT.0 | Scope::Miner as u8);
+    /// For a wallet login: everything but admin.
+    pub const LOGIN: Self = Self(Self::IMPORTED.0 | Scope::Keys as u8);
+    /// For the first key.
     pub const ADMIN: Self = Self(Scope::Admin as u8);
 
-    /// Reads names, one by one.
+    /// Reads names.
     ///
     /// # Errors
-    /// A sentence that names the known scopes.
+    /// Which scopes there are, in words for the client.
     pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'static str> {
         let mut set = 0;
         for name in names {
-            let known = Scope::ALL.into_iter().find(|scope| scope.as_str() == name);
-            set |= known.ok_or("may hold chat, read, miner, keys and admin")? as u8;
+            let known = Scope::ALL.iter().find(|(_, known)| *known == name);
+            let (scope, _) = known.ok_or("may hold chat, read, miner, keys and admin")?;
+            set |= *scope as u8;
         }
         if set == 0 {
             return Err("must hold at least one of chat, read, miner, keys and admin");
@@ -78,10 +80,10 @@ impl Scopes {
 
     /// The names, in order.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Scope::ALL
-            .into_iter()
-            .filter(move |scope| self.contains(*scope))
-            .map(Scope::as_str)
+        let held = Scope::ALL
+            .iter()
+            .filter(move |(scope, _)| self.contains(*scope));
+        held.map(|(_, name)| *name)
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn scopes_are_read_and_written_in_one_order() {
+    fn scopes_are_parsed_in_any_order_and_written_in_one() {
         let scopes = Scopes::parse("read,chat".split(',')).unwrap();
         assert_eq!(scopes, Scopes::DEFAULT);
         assert_eq!(scopes.to_string(), "chat,read");
@@ -122,7 +124,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_set_is_read_back_from_its_names_in_any_order(set in 1u8..32, turn in 0usize..5) {
+        fn every_set_round_trips_through_its_names(set in 1u8..32, turn in 0usize..5) {
             let scopes = Scopes(set);
             let mut names: Vec<&str> = scopes.names().collect();
             let by = turn % names.len();
@@ -132,8 +134,8 @@ mod tests {
         }
 
         #[test]
-        fn a_name_that_is_none_refuses_the_whole_set(name in any::<String>()) {
-            let known = Scope::ALL.iter().any(|scope| scope.as_str() == name);
+        fn an_unknown_name_refuses_the_whole_set(name in any::<String>()) {
+            let known = Scope::ALL.iter().any(|(_, known)| *known == name);
             prop_assert_eq!(Scopes::parse(["chat", &name]).is_ok(), known);
         }
     }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::http::request::Builder;
 use hyper::{Request, StatusCode};
+use r3mes_edge::SqliteStore;
 use r3mes_edge::auth::{PlainKey, Scope};
-use r3mes_edge::model::{Ids, Timestamp};
+use r3mes_edge::model::{Timestamp, new_id};
 use r3mes_edge::store::{InstanceLock, LockError, OpenError, SqliteReader, StoreError};
-use r3mes_edge::{Clock, SqliteStore};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -185,8 +185,7 @@ pub(super) async fn do_once(
 ) -> Result<String, Failure> {
     const TRIES: u32 = 3;
     let server = Server::new(address, database)?;
-    let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
-    let once = ids.make("once_", Clock::default().now());
+    let once = new_id("once_");
     let request = || server.head("POST", path).header("idempotency-key", &once);
     let mut tries = 1;
     loop {

@@ -9,8 +9,8 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use r3mes_edge::auth::{KeyRecord, KeyRequest, PlainKey, Scope, Scopes, keep};
-use r3mes_edge::model::{Ids, Timestamp};
+use r3mes_edge::auth::{KeyRecord, KeyRequest, PlainKey, Scope, Scopes};
+use r3mes_edge::model::Timestamp;
 use r3mes_edge::store::SqliteReader;
 use r3mes_edge::{Clock, Repository, SqliteStore};
 
@@ -309,14 +309,15 @@ async fn adopt_unknown(
             ),
         });
     }
-    let ids = Ids::new().map_err(|error| unchecked(&error))?;
     let request = KeyRequest {
         name: name.to_owned(),
         ..admin_request()
     };
-    let kept = keep(store, &ids, &key, request, usize::MAX, now, None).await;
-    let (record, _) = kept.map_err(|error| unchecked(&error))?;
-    Ok(Some(record.id))
+    let record = request.record(&key, now);
+    let id = record.id.clone();
+    let stored = store.create_key(record, usize::MAX, None).await;
+    stored.map_err(|error| unchecked(&error))?;
+    Ok(Some(id))
 }
 
 /// A key that may do everything and does not end.

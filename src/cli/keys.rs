@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use r3mes_edge::Repository;
-use r3mes_edge::auth::{self, KeyRequest, PlainKey, Scopes, issue};
+use r3mes_edge::auth::{KeyRequest, PlainKey, Scopes};
 use r3mes_edge::config::parse_duration;
-use r3mes_edge::model::{Ids, Wallet};
-use r3mes_edge::store::StoreError;
+use r3mes_edge::model::Wallet;
+use r3mes_edge::store::{StoreError, issue_key, rotate_key};
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -150,7 +150,6 @@ async fn create(
         Access::File(store) => {
             let now = r3mes_edge::Clock::default().now();
             let expires_at = days.map(|days| now.plus(Duration::from_secs(days * 86_400)));
-            let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
             let request = KeyRequest {
                 wallet,
                 name,
@@ -159,7 +158,7 @@ async fn create(
                 login: false,
             };
             let max = settings.config.auth.max_keys_per_wallet;
-            issue(&store, &ids, request, max, now, None)
+            issue_key(&store, request, max, now, None)
                 .await
                 .map_err(store_failure)?
                 .shown()
@@ -193,12 +192,11 @@ async fn create_admin(settings: &Settings, json: bool, name: String) -> Result<(
         }
         Access::File(store) => {
             let now = r3mes_edge::Clock::default().now();
-            let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
             let request = KeyRequest {
                 name,
                 ..admin_key::admin_request()
             };
-            let issued = issue(&store, &ids, request, usize::MAX, now, None).await;
+            let issued = issue_key(&store, request, usize::MAX, now, None).await;
             issued.map_err(store_failure)?.shown()
         }
     };
@@ -306,11 +304,10 @@ async fn rotate(
         }
         Access::File(store) => {
             let now = r3mes_edge::Clock::default().now();
-            let ids = Ids::new().map_err(|error| Failure::Failed(error.to_string()))?;
             let old = store.key(id.clone()).await.map_err(store_failure)?;
             let old = old.ok_or_else(|| store_failure(StoreError::KeyNotFound))?;
             let (until, max) = (now.plus(lasting), settings.config.auth.max_keys_per_wallet);
-            let rotated = auth::rotate(store, &ids, &old, until, max, now).await;
+            let rotated = rotate_key(store, &old, until, None, max, now).await;
             rotated.map_err(store_failure)?.0.shown()
         }
     };

@@ -5,11 +5,11 @@ use serde_json::value::RawValue;
 
 use super::page_limit;
 use crate::app::App;
-use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes, issue, rotate_within};
+use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Credits, Fields, InputError, Timestamp, Wallet, integer, text};
-use crate::store::{Kept, StoreError};
+use crate::store::{Kept, StoreError, issue_key, rotate_key};
 
 impl KeyRequest {
     fn parse(body: &str, now: Timestamp) -> Result<Self, InputError> {
@@ -52,15 +52,8 @@ pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
         answer: None,
         reference: Some(key.id.clone()),
     })?;
-    let issued = issue(
-        &*app.store,
-        &app.ids,
-        request,
-        app.config.auth.max_keys_per_wallet,
-        now,
-        once,
-    )
-    .await?;
+    let most = app.config.auth.max_keys_per_wallet;
+    let issued = issue_key(&*app.store, request, most, now, once).await?;
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 
@@ -258,8 +251,7 @@ pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
     }
     let now = app.clock.now();
     let (until, most) = (now.plus(grace), app.config.auth.max_keys_per_wallet);
-    let rotated = rotate_within(&*app.store, &app.ids, &old, until, ends_by, most, now).await?;
-    let (issued, _) = rotated;
+    let (issued, _) = rotate_key(&*app.store, &old, until, ends_by, most, now).await?;
     Reply::json(StatusCode::CREATED, &issued.shown())
 }
 

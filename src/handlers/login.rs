@@ -2,11 +2,11 @@ use hyper::StatusCode;
 use serde_json::json;
 
 use crate::app::App;
-use crate::auth::{KeyRequest, LoginError, Scopes, issue};
+use crate::auth::{KeyRequest, LoginError, Scopes};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Fields, text};
-use crate::store::StoreError;
+use crate::store::{StoreError, issue_key};
 
 pub(super) fn challenge(app: &App, call: &Call) -> Result<Reply, ApiError> {
     let wallet =
@@ -42,10 +42,7 @@ pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
                 app.metrics.auth_failed();
                 ApiError::new(ErrorCode::InvalidSignature, detail)
             }
-            LoginError::Full => ApiError::new(
-                ErrorCode::Overloaded,
-                "more logins are under way than can be remembered",
-            ),
+            LoginError::Full => ApiError::new(ErrorCode::Overloaded, error.to_string()),
         })?;
     let ttl = app.config.auth.login_ttl;
     let request = KeyRequest {
@@ -55,15 +52,8 @@ pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
         expires_at: Some(now.plus(ttl)),
         login: true,
     };
-    let issued = issue(
-        &*app.store,
-        &app.ids,
-        request,
-        app.config.auth.max_keys_per_wallet,
-        now,
-        None,
-    )
-    .await?;
+    let most = app.config.auth.max_keys_per_wallet;
+    let issued = issue_key(&*app.store, request, most, now, None).await?;
     let user = app
         .store
         .user(wallet)

@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::billing::{Order, begin};
 use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
+use crate::model::new_id;
 use crate::store::{Kept, ledger_id};
 use crate::upstream::answer::{CompletionMeta, ResponseFormat};
 use crate::upstream::completion::Completion;
@@ -74,7 +75,7 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
         }
     };
     let named = CompletionMeta {
-        id: app.ids.make("chatcmpl-", app.clock.now()),
+        id: new_id("chatcmpl-"),
         created: app.clock.now().millis() / 1000,
         model: adapter.clone(),
     };

@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use r3mes_edge::auth::{KeyRequest, Scopes, issue, rotate};
-use r3mes_edge::model::{Credits, HashrateUnit, Ids, Sample, Timestamp, Wallet};
+use r3mes_edge::auth::{KeyRequest, Scopes};
+use r3mes_edge::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
 use tokio::task::JoinSet;
 
@@ -209,11 +209,10 @@ async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store
 }
 
 async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
-    let ids = Ids::new().unwrap();
     for text in [W1, W2, W3] {
         grant(&store, text, ONE).await.unwrap();
         grant(&store, W1, ONE).await.unwrap();
-        let issued = issue(&*store, &ids, key_of(W1), 9, NOW, None).await;
+        let issued = issue_key(&*store, key_of(W1), 9, NOW, None).await;
         assert!(issued.is_ok());
     }
     let (mut users, mut entries, mut keys) = (vec![], vec![], vec![]);
@@ -244,14 +243,13 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
 }
 
 async fn a_key_opens_nothing_once_it_is_retired_or_revoked(store: Store) {
-    let ids = Ids::new().unwrap();
-    let make = async || issue(&*store, &ids, key_of(W1), 1, NOW, None).await;
+    let make = async || issue_key(&*store, key_of(W1), 1, NOW, None).await;
     let issued = make().await.unwrap();
     assert!(issued.new_account, "the account is made with its first key");
     assert!(matches!(make().await, Err(StoreError::Conflict(_))));
     // One comes, one goes; for a minute there are two.
     let minute = NOW.plus(Duration::from_secs(60));
-    let rotate = async |old, now| rotate(&*store, &ids, old, minute, 10, now).await;
+    let rotate = async |old, now| rotate_key(&*store, old, minute, None, 10, now).await;
     let (new, old) = rotate(&issued.record, NOW).await.unwrap();
     assert!(old.is_active(NOW) && !old.is_active(minute));
     let found = store.key_by_hash(issued.key.hash()).await;
@@ -335,8 +333,7 @@ async fn observers_hear_of_a_change_before_its_verb_returns(store: Store) {
     store.record_samples(told, NOW).await.unwrap();
     let (new, first) = (1, true);
     assert_eq!(last(), Some(Change::Samples { new, first }));
-    let ids = Ids::new().unwrap();
-    let issued = issue(&*store, &ids, key_of(W1), 9, NOW, None).await;
+    let issued = issue_key(&*store, key_of(W1), 9, NOW, None).await;
     let issued = issued.unwrap();
     let revoked = store.revoke_key(issued.record.id, None, NOW).await;
     assert!(revoked.is_ok());

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-use r3mes_edge::model::{Credits, HashrateUnit, Ids, Sample};
-use r3mes_edge::store::Earning;
+use r3mes_edge::auth::{KeyRequest, Scopes};
+use r3mes_edge::model::{Credits, HashrateUnit, Sample};
+use r3mes_edge::store::{Earning, issue_key};
 use r3mes_edge::{Caller as Asking, Clock, EdgeServer, Repository, SqliteStore, StartError};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -227,35 +227,20 @@ async fn what_the_host_does_in_the_store_shows_over_http_at_once() {
 async fn a_key_that_the_host_revokes_opens_nothing_from_then_on() {
     let server = TestServer::start(config()).await;
     let (store, now) = (&*server.store, server.clock.now());
-    let ids = Ids::new().unwrap();
-    let issued = issue(
-        store,
-        &ids,
-        key_of(Some(W1), Scopes::DEFAULT),
-        10,
-        now,
-        None,
-    )
-    .await
-    .unwrap();
+    let issued = issue_key(store, key_of(Some(W1), Scopes::DEFAULT), 10, now, None)
+        .await
+        .unwrap();
     let caller = server.with_key(issued.key.reveal());
     // Known to the server from here on.
     caller.get("/auth/me").await.expect(200);
-    let (_, retired) = r3mes_edge::auth::rotate(store, &ids, &issued.record, now, 10, now)
+    let (_, retired) = r3mes_edge::store::rotate_key(store, &issued.record, now, None, 10, now)
         .await
         .unwrap();
     assert_eq!(retired.id, issued.record.id);
     caller.get("/auth/me").await.refused(401, "invalid_api_key");
-    let other = issue(
-        store,
-        &ids,
-        key_of(Some(W2), Scopes::DEFAULT),
-        10,
-        now,
-        None,
-    )
-    .await
-    .unwrap();
+    let other = issue_key(store, key_of(Some(W2), Scopes::DEFAULT), 10, now, None)
+        .await
+        .unwrap();
     let caller = server.with_key(other.key.reveal());
     caller.get("/auth/me").await.expect(200);
     // The future is dropped before the answer is taken, as by a time-out of the host's: what was begun is done, and told.
@@ -298,8 +283,8 @@ async fn serve_own(
 ) {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), "edge.db");
-    let (ids, now) = (Ids::new().unwrap(), Clock::default().now());
-    let admin = issue(&*store, &ids, key_of(None, Scopes::ADMIN), 10, now, None);
+    let now = Clock::default().now();
+    let admin = issue_key(&*store, key_of(None, Scopes::ADMIN), 10, now, None);
     let admin = admin.await.unwrap();
     let seen: Arc<Mutex<Vec<Asking>>> = Arc::default();
     let mut config = config();

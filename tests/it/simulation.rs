@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use hyper::Method;
 use hyper::body::Incoming;
-use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-use r3mes_edge::model::Ids;
+use r3mes_edge::auth::{KeyRequest, Scopes};
+use r3mes_edge::store::issue_key;
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -160,8 +160,7 @@ impl Life {
                 login: false,
             };
             let now = Clock::default().now();
-            let ids = Ids::new().unwrap();
-            let admin = issue(&*store, &ids, request, 10, now, None);
+            let admin = issue_key(&*store, request, 10, now, None);
             let admin = admin.await.unwrap().key.reveal().to_owned();
             let store: Arc<dyn Repository> = Arc::clone(&store) as _;
             (

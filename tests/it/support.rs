@@ -20,10 +20,11 @@ use hyper::{HeaderMap, Method, Request};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use r3mes_edge::auth::{KeyRequest, Scopes, issue};
+use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::config::{Listen, RatesConfig};
 use r3mes_edge::limits::RateClass;
-use r3mes_edge::model::{Credits, Ids, Timestamp, Wallet};
+use r3mes_edge::model::{Credits, Timestamp, Wallet};
+use r3mes_edge::store::issue_key;
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
 
@@ -109,8 +110,7 @@ impl TestServer {
             expires_at: None,
             login: false,
         };
-        let ids = Ids::new().unwrap();
-        let admin = issue(&*store, &ids, request, 10, clock.now(), None)
+        let admin = issue_key(&*store, request, 10, clock.now(), None)
             .await
             .unwrap();
         let builder = EdgeServer::builder(config, Arc::clone(&store)).clock(clock.clone());

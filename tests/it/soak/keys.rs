@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use r3mes_edge::auth::{KeyRequest, Scopes, issue};
-use r3mes_edge::model::{Ids, Wallet};
+use r3mes_edge::auth::{KeyRequest, Scopes};
+use r3mes_edge::model::Wallet;
+use r3mes_edge::store::issue_key;
 use r3mes_edge::{Clock, Repository, SqliteStore};
 use tokio::task::JoinSet;
 
@@ -19,10 +20,9 @@ const OF_EACH: usize = 100;
 /// Makes the keys in a database that no server has yet.
 pub(super) async fn make(database: &Path) -> Vec<Vec<String>> {
     let store: Arc<dyn Repository> = Arc::new(SqliteStore::open(database, true).unwrap());
-    let ids = Arc::new(Ids::new().unwrap());
     let mut made = JoinSet::new();
     for n in 0..WALLETS {
-        let (store, ids) = (Arc::clone(&store), Arc::clone(&ids));
+        let store = Arc::clone(&store);
         made.spawn(async move {
             let mut keys = Vec::new();
             for _ in 0..OF_EACH {
@@ -36,7 +36,7 @@ pub(super) async fn make(database: &Path) -> Vec<Vec<String>> {
                     login: false,
                 };
                 let now = Clock::default().now();
-                let issued = issue(&*store, &ids, request, OF_EACH, now, None).await;
+                let issued = issue_key(&*store, request, OF_EACH, now, None).await;
                 keys.push(issued.unwrap().key.reveal().to_owned());
             }
             keys

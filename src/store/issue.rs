@@ -1,0 +1,71 @@
+//! Issues and rotates API keys: generates the key, stores its record, hands both back.
+
+use super::{Once, Repository, StoreError};
+use crate::auth::{IssuedKey, KeyRecord, KeyRequest, PlainKey};
+use crate::model::{Timestamp, new_id};
+
+/// Makes a key and stores its hash. The wallet may then have at most `max_active` active keys. Under an idempotency key
+/// that is known already nothing is made.
+///
+/// # Errors
+/// [`StoreError::Conflict`] where the wallet has too many keys, [`StoreError::AlreadyIssued`] for a repeated `once`, and
+/// whatever the storage fails with.
+pub async fn issue_key(
+    store: &dyn Repository,
+    request: KeyRequest,
+    max_active: usize,
+    now: Timestamp,
+    once: Option<Once<KeyRecord>>,
+) -> Result<IssuedKey, StoreError> {
+    let key = generate()?;
+    let record = request.record(&key, now);
+    let new_account = store.create_key(record.clone(), max_active, once).await?;
+    Ok(IssuedKey {
+        key,
+        record,
+        new_account,
+    })
+}
+
+/// Replaces a key by one with the same owner, name, scopes and lifetime, which ends at `ends_by` at the latest. The old
+/// key is refused from `until` on; its record is returned as well.
+///
+/// # Errors
+/// [`StoreError::Conflict`] where the old key is not active, and whatever the storage fails with.
+pub async fn rotate_key(
+    store: &dyn Repository,
+    old: &KeyRecord,
+    until: Timestamp,
+    ends_by: Option<Timestamp>,
+    max_active: usize,
+    now: Timestamp,
+) -> Result<(IssuedKey, KeyRecord), StoreError> {
+    let key = generate()?;
+    let renewed = |expires_at: Timestamp| {
+        let lifetime = expires_at.millis() - old.created_at.millis();
+        Timestamp::from_millis(now.millis() + lifetime)
+    };
+    let record = KeyRecord {
+        id: new_id("key_"),
+        hash: key.hash(),
+        start: key.start().to_owned(),
+        created_at: now,
+        expires_at: old.expires_at.map(renewed).into_iter().chain(ends_by).min(),
+        revoked_at: None,
+        last_used: None,
+        ..old.clone()
+    };
+    let retired = store
+        .rotate_key(old.id.clone(), record.clone(), until, max_active)
+        .await?;
+    let issued = IssuedKey {
+        key,
+        record,
+        new_account: false,
+    };
+    Ok((issued, retired))
+}
+
+fn generate() -> Result<PlainKey, StoreError> {
+    PlainKey::generate().map_err(|error| StoreError::Internal(format!("no random bytes: {error}")))
+}
