@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::floors::DONE;
@@ -59,7 +59,12 @@ pub(crate) fn chat(bench: &Bench) -> Result<()> {
     if nginx.is_none() {
         bench.note("chat", "no nginx");
     }
-    let (edge, key) = paying(bench.folder.path().join("chat.db"), &upstream, "")?;
+    let (edge, key) = paying(
+        Edge::program(),
+        bench.folder.path().join("chat.db"),
+        &upstream,
+        "",
+    )?;
     let chat = Chat {
         upstream,
         nginx,
@@ -79,12 +84,17 @@ pub(crate) fn chat(bench: &Bench) -> Result<()> {
 }
 
 /// A server before this inference server, with more configuration, and a key that can pay for all that is asked.
-pub(crate) fn paying(database: PathBuf, upstream: &Process, more: &str) -> Result<(Edge, String)> {
+pub(crate) fn paying(
+    program: &Path,
+    database: PathBuf,
+    upstream: &Process,
+    more: &str,
+) -> Result<(Edge, String)> {
     let node = format!(
         "inference = [{{ name = \"stand-in\", kind = \"openai\", url = \"http://{}\" }}]\n{more}",
         upstream.address
     );
-    let edge = Edge::start(database, &node)?;
+    let edge = Edge::start_program(program, database, &node)?;
     let (key, _) = edge.key()?;
     let grant = r#"{"amount":1000000000,"reason":"benchmark"}"#;
     edge.admin("POST", &format!("/users/{WALLET}/credits"), grant)?;

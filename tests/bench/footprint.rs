@@ -166,7 +166,12 @@ fn number(text: &str, name: &str) -> u64 {
 /// Reads, writes and chats at a pace that a node may have, and the memory meanwhile.
 fn load(bench: &Bench) -> Result<()> {
     let upstream = Process::floor(&["upstream"])?;
-    let (edge, key) = paying(bench.folder.path().join("load.db"), &upstream, "")?;
+    let (edge, key) = paying(
+        Edge::program(),
+        bench.folder.path().join("load.db"),
+        &upstream,
+        "",
+    )?;
     let samples = Samples::single(edge.process.address, &key);
     let chats = asking(&edge.process, COMPLETIONS, &key, "short");
     let loads = [

@@ -6,13 +6,15 @@
 //! slow; an answer that is no success, or a write that is not there afterwards, fails.
 //!
 //! Not of that run, as they have minutes of their own: `cargo bench -- growth`, what grows with what, and `cargo bench --
-//! footprint`, what the server takes of a machine that is a miner's.
+//! footprint`, what the server takes of a machine that is a miner's. `cargo bench -- --against BINARY` measures this build beside
+//! another one, both in turns.
 
 #![allow(
     clippy::print_stdout,
     reason = "a benchmark is a program: what it prints is what it shows"
 )]
 
+mod against;
 mod chat;
 mod floors;
 mod footprint;
@@ -45,6 +47,10 @@ fn main() -> Result<()> {
         Part::Paths => all_paths(&bench)?,
         Part::Growth => growth::growth(&bench)?,
         Part::Footprint => footprint::footprint(&bench)?,
+        Part::Against => {
+            let binary = bench.against.as_deref().ok_or("--against BINARY")?;
+            against::against(&bench, binary)?;
+        }
     }
     let took = bench.began.elapsed().as_secs_f64();
     let cores = std::thread::available_parallelism()?.get() as f64;
@@ -81,6 +87,7 @@ enum Part {
     Paths,
     Growth,
     Footprint,
+    Against,
 }
 
 impl Part {
@@ -108,6 +115,8 @@ pub(crate) struct Bench {
     pub(crate) load: f64,
     /// Where growth is drawn.
     pub(crate) plot: Option<PathBuf>,
+    /// The other binary.
+    against: Option<PathBuf>,
     part: Part,
     only: Option<String>,
     pub(crate) folder: tempfile::TempDir,
@@ -191,6 +200,7 @@ pub(crate) enum Goal {
 impl Bench {
     fn new(arguments: &[String]) -> Result<Self> {
         let (mut quick, mut rows, mut minutes, mut plot) = (false, None, None, None);
+        let mut against: Option<PathBuf> = None;
         let mut load = 1.0;
         let mut only: Option<String> = None;
         let mut arguments = arguments.iter();
@@ -203,16 +213,20 @@ impl Bench {
                 "--minutes" => minutes = Some(arguments.next().ok_or("--minutes N")?.parse()?),
                 "--load" => load = arguments.next().ok_or("--load N")?.parse()?,
                 "--plot" => plot = Some(arguments.next().ok_or("--plot FILE")?.into()),
+                "--against" => against = Some(arguments.next().ok_or("--against BINARY")?.into()),
                 flag if flag.starts_with('-') => return Err(format!("{flag} is not known").into()),
                 name => only = Some(name.to_owned()),
             }
         }
         raise_file_limit();
-        let part = Part::of(only.as_deref());
+        let part = match against {
+            Some(_) => Part::Against,
+            None => Part::of(only.as_deref()),
+        };
         let most = match part {
             _ if quick => 10_000,
             Part::Growth => 10_000_000,
-            Part::Paths | Part::Footprint => 1_000_000,
+            Part::Paths | Part::Footprint | Part::Against => 1_000_000,
         };
         Ok(Self {
             quick,
@@ -220,6 +234,7 @@ impl Bench {
             load,
             minutes: minutes.unwrap_or(if quick { 0.05 } else { 1.0 }),
             plot,
+            against,
             part,
             only,
             folder: tempfile::tempdir()?,
@@ -239,6 +254,7 @@ impl Bench {
         match self.part {
             _ if self.quick => 1,
             Part::Growth => 3,
+            Part::Against => 5,
             Part::Paths | Part::Footprint => 9,
         }
     }

@@ -187,7 +187,7 @@ impl Samples {
     }
 
     /// A thousand a request, one worker a connection, a sample each millisecond from now on.
-    fn batches(address: SocketAddr, key: &str) -> Self {
+    pub(crate) fn batches(address: SocketAddr, key: &str) -> Self {
         let (key, now) = (key.to_owned(), Clock::default().now());
         Self::new(address, move |connection, before| {
             let sample = |at: usize| {

@@ -188,6 +188,11 @@ impl Edge {
 
     /// Starts it on a database, which is made where it is missing, with more configuration.
     pub(crate) fn start(database: PathBuf, more: &str) -> Result<Self> {
+        Self::start_program(Self::program(), database, more)
+    }
+
+    /// The same for the binary of another build.
+    pub(crate) fn start_program(program: &Path, database: PathBuf, more: &str) -> Result<Self> {
         let rates = [
             "auth",
             "chat",
@@ -215,7 +220,7 @@ impl Edge {
         );
         let file = database.with_extension("toml");
         std::fs::write(&file, config)?;
-        let mut command = Command::new(Self::program());
+        let mut command = Command::new(program);
         command.env_clear().arg("--config").arg(file);
         command.arg("--database").arg(&database);
         // Every line of the log is written, and none reaches the disk whose flushes are measured.

@@ -25,7 +25,7 @@ struct Chats {
 impl Chats {
     fn new(bench: &Bench, upstream: &Process, size: u64) -> Result<Self> {
         let file = bench.folder.path().join(format!("streams-{size}.db"));
-        let (edge, key) = paying(file, upstream, "")?;
+        let (edge, key) = paying(Edge::program(), file, upstream, "")?;
         let chats = Self {
             edge,
             key,
