@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story of a wallet, told with curl alone against a running server. Every answer is checked; the first wrong one
+# The whole story of a wallet, with curl alone against a running server. Every answer is checked; the first wrong one
 # ends the script with the step's name.
 #
 #   EDGE=http://127.0.0.1:8000 ADMIN=r3mes_… examples/curl.sh
@@ -267,7 +267,7 @@ call POST /chat "${json[@]}" -d '{"message":"Who am I?"}'
 expect 400 '"code":"missing_credentials"' 'Either API key or wallet_address is required'
 shown "status $status"
 
-begin 'a wallet address with a typing mistake'
+begin 'a wallet address with a typing error'
 call GET "/users/${WALLET%x}q" "${admin[@]}"
 expect 400 '"code":"invalid_wallet_address"'
 shown "status $status"

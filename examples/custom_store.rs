@@ -1,5 +1,5 @@
 //! A store of the host's own. Whatever is a `Repository` can stand behind the server; here one that hands everything to
-//! SQLite, but keeps a journal of the host's beside it and gives nobody more than 100 credits at once.
+//! SQLite, but keeps a journal of the host's beside it and grants at most 100 credits at a time.
 //!
 //! A store that does without SQLite writes the same verbs out. What each has to hold is said at the trait; above all,
 //! money moves in one transaction with its ledger entry, and observers hear of a change before its verb returns. The rules
@@ -44,7 +44,7 @@ macro_rules! handing_on {
                 once: Option<Once<(LedgerEntry, bool)>>,
             ) -> Result<Done<(LedgerEntry, bool)>, StoreError> {
                 if amount > Self::MOST_AT_ONCE {
-                    // A conflict is told to the client in these words; `Unavailable` would be for the log alone.
+                    // A conflict is shown to the client in these words; `Unavailable` is for the log only.
                     return Err(StoreError::Conflict("at most 100 credits at once".to_owned()));
                 }
                 let done = self.inner.grant(wallet, amount, reason, now, once).await?;
@@ -74,7 +74,7 @@ macro_rules! handing_on {
                 self.inner.has_imported_keys()
             }
 
-            // The inner store tells of every change, as it is the one that makes them.
+            // The inner store notifies observers, as it makes the changes.
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.inner.observe(observer);
             }
@@ -137,7 +137,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     config.listen = vec!["127.0.0.1:0".parse()?];
     let inner = SqliteStore::open(Path::new("custom_store.db"), true)?;
     let store = Arc::new(Journalled { inner });
-    // An admin's key, so that there is somebody who may give credits. It is shown here and nowhere else.
+    // An admin's key, so that credits can be granted. It is shown here and nowhere else.
     let request = KeyRequest {
         wallet: None,
         name: "example".to_owned(),

@@ -5,7 +5,7 @@
 #   examples/install.sh --yes [BINARY]    does it; run again with a newer binary it puts that in its place
 #   examples/install.sh --undo [--yes]    takes all of it back, but not the database, nor what you changed
 #   examples/install.sh --undo --purge    the configuration and the database too: accounts, credits and keys are gone then
-#   --root DIR                            works below DIR and starts nothing, to look at what comes of it
+#   --root DIR                            works below DIR and starts nothing, to inspect the result
 #
 # BINARY is target/dist/r3mes-edge-*, as .github/release.sh makes it for this machine, or any other build.
 set -eu
@@ -191,7 +191,7 @@ take() {
     say "kept, as this script did not put it there, or it was changed since: $2"
   fi
 }
-# The files of a server in its folder, each by its name: whatever else is there is somebody's.
+# The files of a server in its folder, each by its name: all other files are foreign.
 take_data() {
   for file in "$1"/r3mes-edge.db "$1"/r3mes-edge.db-wal "$1"/r3mes-edge.db-shm "$1"/r3mes-edge.db-journal \
     "$1"/r3mes-edge.db.lock "$1"/r3mes-edge.db.ballast "$1"/r3mes-edge.db.admin-key "$1"/r3mes-edge.db.admin-key.new \

@@ -37,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let recorded = server
             .repository()
             .record_samples(vec![read(wallet, now)], now);
-        // A full disk is no reason to stop mining; the next sample may find room.
+        // A full disk is no reason to stop mining; the next sample may fit.
         if let Err(error) = recorded.await {
             eprintln!("a sample was not recorded: {error}");
         }

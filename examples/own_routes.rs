@@ -40,7 +40,7 @@ async fn answer(fan: Arc<AtomicU64>, request: Request<Incoming>) -> Response<Ful
             if !principal.is_some_and(|principal| principal.is_admin()) {
                 return text(StatusCode::FORBIDDEN, "the fan is the admin's");
             }
-            // Nobody has read the body yet, so nobody has bounded it.
+            // The body has not been read yet, so its size is not bounded.
             let Ok(body) = Limited::new(request.into_body(), 16).collect().await else {
                 return text(StatusCode::PAYLOAD_TOO_LARGE, "send a number");
             };

@@ -23,7 +23,7 @@ MEMBERS = {
 }
 
 
-def mistake(alert):
+def validation_error(alert):
     """What is wrong with a message, or None."""
     if not isinstance(alert, dict):
         return "no object"
@@ -40,7 +40,7 @@ class Receiver(BaseHTTPRequestHandler):
     timeout = 10
 
     def do_POST(self):
-        # Only who knows the secret may tell us something; compared in constant time, so that it cannot be guessed by parts.
+        # Only a sender that knows the secret is accepted; compared in constant time, so that it cannot be guessed piece by piece.
         if not hmac.compare_digest(self.path, self.server.path):
             return self.answer(404)
         length = int(self.headers.get("Content-Length") or 0)
@@ -50,14 +50,14 @@ class Receiver(BaseHTTPRequestHandler):
             alert = json.loads(self.rfile.read(length))
         except ValueError:
             return self.answer(400)
-        wrong = mistake(alert)
+        wrong = validation_error(alert)
         if wrong:
             print(f"refused: {wrong}", flush=True)
             return self.answer(400)
         # The texts are data: json.dumps keeps control characters out of the terminal.
         shown = [alert["name"], alert["subject"] or "-", alert["summary"]]
         print(alert["at"], alert["severity"], alert["status"], *map(json.dumps, shown), flush=True)
-        # Anything but a 2xx, and the server tells it again, later and later.
+        # After anything but a 2xx the server sends it again, with growing pauses.
         self.answer(204)
 
     def answer(self, status):

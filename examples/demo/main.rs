@@ -134,7 +134,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn make() -> std::io::Result<Self> {
-        // The standard library's only source of randomness; no secret is made of it, only a name nobody has yet.
+        // The standard library's only source of randomness; no secret is made of it, only an unused name.
         let suffix = std::hash::RandomState::new().build_hasher().finish();
         let name = format!("r3mes-edge-demo-{}-{suffix:016x}", std::process::id());
         let folder = std::env::temp_dir().join(name);
@@ -145,7 +145,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Nobody is left to tell; what stays is a small folder among temporary files.
+        // An error here has no reader; what stays is a small folder among temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -132,7 +132,7 @@ fn row(bench: &Bench, path: &str, before: &Series, after: &Series) {
         p50(before),
         p50(after),
     );
-    // Ranges that overlap are no difference that this run can tell.
+    // Ranges that overlap are within the noise of this run.
     let ratio = if fastest >= slowest {
         ratio.max(SLOWER)
     } else {

@@ -104,10 +104,10 @@ pub(crate) fn paying(
 /// Every chat is paid for, and the ledger adds up.
 pub(crate) fn is_paid(edge: &Edge) -> Result<()> {
     let report = edge.admin("GET", "/admin/ledger/verify", "")?;
-    let (mistakes, open) = (&report["mistakes"], &report["open_reservations"]);
+    let (errors, open) = (&report["mistakes"], &report["open_reservations"]);
     let refunded = "SELECT count(*) FROM reservations WHERE state <> 1";
     let refunded = count(&edge.database, refunded)?;
-    if mistakes.as_array().is_some_and(Vec::is_empty) && open == 0 && refunded == 0 {
+    if errors.as_array().is_some_and(Vec::is_empty) && open == 0 && refunded == 0 {
         return Ok(());
     }
     Err(format!("{refunded} chats were not paid for; {report}").into())

@@ -117,20 +117,20 @@ impl Writer {
 
     async fn write(&self, request: Request<Incoming>) -> Result<()> {
         #[derive(serde::Deserialize)]
-        struct Told {
+        struct Body {
             worker: String,
             hashrate: f64,
             gpu_temperature: f64,
         }
         let body = request.into_body().collect().await?.to_bytes();
-        let told: Told = serde_json::from_slice(&body)?;
+        let sample: Body = serde_json::from_slice(&body)?;
         let now = self.clock.now();
         let wallet = Wallet::parse(WALLET)?;
         let unit = HashrateUnit::GradientsPerHour;
         let sample = Sample {
-            worker: told.worker,
-            gpu_temperature: Some(told.gpu_temperature),
-            ..Sample::new(wallet, now, told.hashrate, unit)
+            worker: sample.worker,
+            gpu_temperature: Some(sample.gpu_temperature),
+            ..Sample::new(wallet, now, sample.hashrate, unit)
         };
         let _alone = match &self.one {
             Some(one) => Some(one.lock().await),

@@ -1,4 +1,4 @@
-//! What the server takes of a machine that is a miner's: while nobody asks anything, with a miner's page read every ten
+//! What the server takes of a machine that is a miner's: idle, with a miner's page read every ten
 //! seconds and without; and whether its memory stays where it is under load, for as long as `--minutes` says and under `--load`
 //! times the usual one.
 
@@ -202,7 +202,7 @@ fn load(bench: &Bench) -> Result<()> {
     })?;
     is_paid(&edge)?;
     samples.all_there(&edge.database, 0, 1)?;
-    // So that what fills in the beginning can be told from what never ends.
+    // So that what fills in the beginning can be distinguished from steady growth.
     let tenth = seen.len().div_ceil(10);
     let tenths = seen.chunks(tenth).map(|seen| format!("{:.1}", mean(seen)));
     let second_half = &seen[seen.len() / 2..];

@@ -1,5 +1,5 @@
 //! What grows with what, decade by decade: `cargo bench -- growth`, or one axis of it by name. Each step has a server of
-//! its own, so that the steps can be measured in turns and memory be told apart; what a step costs stands beside the first
+//! its own, so that the steps can be measured in turns and memory be measured separately; what a step costs stands beside the first
 //! one's, and where that is not flat the README says why.
 //!
 //! `--plot FILE` draws it.
@@ -33,7 +33,7 @@ pub(crate) struct Step {
     pub(crate) p99: f64,
     /// Units a second.
     pub(crate) rate: f64,
-    /// Of the processors for each unit, in seconds, where it can be told apart.
+    /// Of the processors for each unit, in seconds, where it can be measured separately.
     pub(crate) cpu: Option<f64>,
     /// Bytes of the server.
     pub(crate) memory: u64,

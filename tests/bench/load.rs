@@ -240,8 +240,8 @@ async fn on_time(job: Job, number: usize, due: Rc<Due>, skip: u32) -> Result<Vec
     Ok(waits)
 }
 
-/// Requests fall due at a fixed rate, whether or not answers come, and each one's wait counts from when it was due: nobody
-/// who comes while others wait is left out. The first tenth is not counted.
+/// Requests fall due at a fixed rate, whether or not answers come, and each one's wait counts from when it was due: no
+/// request that arrives while others wait is left out. The first tenth is not counted.
 pub(crate) fn open(
     job: &Job,
     connections: usize,

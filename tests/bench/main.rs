@@ -172,7 +172,7 @@ impl Series {
         median(self.rounds.iter().map(figure))
     }
 
-    /// Of the processors for each answer, in seconds; over all rounds, as the clock that tells it is a coarse one.
+    /// Of the processors for each answer, in seconds; over all rounds, as its clock is coarse.
     pub(crate) fn cpu(&self, of: fn(&Used) -> Duration) -> f64 {
         let done: usize = self.rounds.iter().map(|round| round.done).sum();
         let used: Duration = self.rounds.iter().map(|round| of(&round.used)).sum();

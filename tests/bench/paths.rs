@@ -206,12 +206,12 @@ impl Samples {
     /// Each was answered with success; is each there, in a database that had so many before?
     pub(crate) fn all_there(&self, database: &Path, before: i64, each: usize) -> Result<()> {
         let asked = self.asked.iter().map(|count| count.load(Ordering::Relaxed));
-        let told = asked.sum::<usize>() * each;
+        let sent = asked.sum::<usize>() * each;
         let there = stored(database)? - before;
-        if usize::try_from(there)? == told {
+        if usize::try_from(there)? == sent {
             return Ok(());
         }
-        Err(format!("{told} samples were stored, {there} are there").into())
+        Err(format!("{sent} samples were acknowledged, {there} are stored").into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is measured runs in processes of its own, so that what it uses can be told apart.
+//! What is measured runs in processes of its own, so that what it uses can be measured separately.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -234,8 +234,8 @@ impl Edge {
         };
         let lock = database.with_added_extension("lock");
         process.address = patiently(|| {
-            let told = std::fs::read_to_string(&lock).ok()?;
-            told.strip_prefix("http://")?.parse().ok()
+            let announced = std::fs::read_to_string(&lock).ok()?;
+            announced.strip_prefix("http://")?.parse().ok()
         })?;
         call(process.address, &request("GET", "/readyz", None, ""))?;
         Ok(Self {

@@ -36,11 +36,11 @@ pub(crate) fn filled(file: &Path, rows: u64) -> Result<()> {
         })
     };
     let minutes = (0..=1440).rev();
-    let told = minutes.filter(|minute: &u64| *minute < 60 || minute.is_multiple_of(10));
-    let own = told.map(|minute| ago(WALLET, "default", minute * 60));
+    let found = minutes.filter(|minute: &u64| *minute < 60 || minute.is_multiple_of(10));
+    let own = found.map(|minute| ago(WALLET, "default", minute * 60));
     let others = (0..100).map(|at| ago(OTHERS[at % 2], &format!("rig-{at}"), 0));
     let samples = own.chain(others).collect::<Result<Vec<_>>>()?;
-    let told = samples.len();
+    let found = samples.len();
     alone()?.block_on(store.record_samples(samples, now))?;
     store.close();
     drop(store);
@@ -53,8 +53,8 @@ pub(crate) fn filled(file: &Path, rows: u64) -> Result<()> {
         .prepare("SELECT id, wallet = ?1 FROM workers")?
         .query_map([WALLET], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let rest = i64::try_from(rows)?.saturating_sub(i64::try_from(told)?);
-    // Days ago, before what each worker told first: there is nothing to roll up.
+    let rest = i64::try_from(rows)?.saturating_sub(i64::try_from(found)?);
+    // Days ago, before the first sample of each worker: there is nothing to roll up.
     const DAY: i64 = 86_400_000;
     let oldest = now.millis() - 6 * DAY;
     for (worker, own) in workers {
@@ -127,7 +127,7 @@ pub(crate) fn latest(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A server that nobody asks anything, while all else is measured.
+/// An idle server, while all else is measured.
 pub(crate) struct Idle(Option<(Edge, Process, Instant, Duration)>);
 
 impl Idle {

@@ -1,4 +1,4 @@
-# What every script here begins with. It is read with `.`; nobody runs it.
+# What every script here begins with. It is sourced, not run.
 #
 # Sets `scratch`, a folder that goes at the end. What is started is noted in `running`, and ended at the end. The last line
 # says how it went.
@@ -20,7 +20,7 @@ finish() {
     { kill "${running[@]}" || true; wait "${running[@]}" || true; } 2> /dev/null
   fi
   rm -rf "$scratch"
-  # Only whoever came to its end has passed.
+  # Only a script that reached its end has passed.
   if [ "$code" = 0 ] && [ -z "$why" ]; then
     echo "$script: passed"
   else

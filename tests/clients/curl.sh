@@ -10,7 +10,7 @@ demo=$!
 running+=("$demo")
 await "$scratch/env" "$demo"
 
-# The printed lines are those that are indented; the last of them runs examples/curl.sh, so they tell the whole story.
+# The printed lines are those that are indented; the last of them runs examples/curl.sh, so they cover the whole story.
 sed -n 's/^  //p' "$scratch/printed" > "$scratch/lines"
 [ "$(wc -l < "$scratch/lines")" -ge 10 ] || fail 'the demo printed fewer lines than there should be'
 # Not -e: pasted lines go on after one that failed, so each one's answer is looked at instead.

@@ -47,7 +47,7 @@ stop
 wants '"gpu_temperature":61.5' answer
 
 start own_routes
-[ "$(curl -s "$said")" = 40 ] || fail 'the fan does not tell'
+[ "$(curl -s "$said")" = 40 ] || fail 'the fan shows no speed'
 [ "$(curl -s -o /dev/null -w '%{http_code}' -X PUT -d 30 "$said")" = 403 ] || fail 'anybody turns the fan'
 curl -s "${said%/rig/fan}/metrics" > answer
 stop
@@ -82,8 +82,8 @@ END
 pid=$!
 running+=("$pid")
 await printed "$pid"
-# told STATE: the receiver hears that the breaker's alert is so.
-told() {
+# received STATE: waits until the receiver has the breaker's alert in this state.
+received() {
   for _ in $(seq 200); do
     ! grep -q "$1" alerts || break
     sleep 0.1
@@ -91,10 +91,10 @@ told() {
   wants "$1 \"breaker_open\" \"node\"" alerts
 }
 "$target/r3mes-edge" breaker open node > /dev/null
-told firing
+received firing
 "$target/r3mes-edge" breaker reset node > /dev/null
-told resolved
-# Nobody else may tell it anything, and not everything is an alert.
+received resolved
+# It refuses other senders, and bodies that are no alert.
 address=$(cat webhook)
 code() { curl -s -o /dev/null -w '%{http_code}' "$@"; }
 [ "$(code -d '{}' "${address%/*}/guess")" = 404 ] || fail 'a guess is let in'

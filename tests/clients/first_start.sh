@@ -28,7 +28,7 @@ start() {
   EDGE=
   for _ in $(seq 100); do
     kill -0 "$server" 2> /dev/null || fail 'the server ended'
-    # For a moment it holds the address of the server before, at which nobody answers.
+    # For a moment it holds the address of the server before, which does not answer any more.
     EDGE=$(cat r3mes-edge.db.lock 2> /dev/null || true)
     if [ -n "$EDGE" ] && curl -sf -o /dev/null "$EDGE/livez"; then return 0; fi
     sleep 0.1
@@ -77,7 +77,7 @@ for file in r3mes-edge.db r3mes-edge.db.admin-key r3mes-edge.db.lock; do
 done
 ok 'the database, its lock and the admin key can be read by their owner only'
 
-# The lines stay exactly as they are printed; curl is told by its own configuration to add each answer's status and to
+# The lines stay exactly as they are printed; its configuration makes curl add each answer's status and to
 # leave the progress meter out, and the lines between them keep the answers apart.
 mkdir "$scratch/curl"
 printf '%s\n' 'write-out = "%{http_code}\n"' silent show-error > "$scratch/curl/.curlrc"

@@ -54,7 +54,7 @@ for root in 'a b' "$PWD/a b" 'a b/' './a b///' '*' '[a]' "it's" a/ new/link new/
   cmp -s ../newer "$root/usr/local/bin/r3mes-edge" || fail "$root: not replaced by the newer one"
   serve "$root/var/lib/private/r3mes-edge"
   run --root "$root" --undo
-  grep -q 'Nothing was done' "$scratch/out" || fails "$root: undone without being told to"
+  grep -q 'Nothing was done' "$scratch/out" || fails "$root: undone without --yes"
   run --root "$root" --undo --purge --yes
   for folder in usr/local/bin usr/local/share/bash-completion/completions usr/local/share/bash-completion usr/local/share \
     usr/local usr etc/systemd/system/multi-user.target.wants; do
@@ -104,7 +104,7 @@ serve a/var/lib/r3mes-edge
 picture . > "$scratch/foreign"
 refused 1 'move it away first' --root a --yes ../stand-in
 run --root a --undo --purge --yes
-same foreign 'what somebody else put there is gone'
+same foreign 'a foreign file is gone'
 rm a/usr/local/bin/r3mes-edge
 run --root a --yes ../stand-in
 run --root a --undo --yes

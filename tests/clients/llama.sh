@@ -99,7 +99,7 @@ chat() {
 }
 hello='{"max_tokens":8,"logit_bias":{"2":-100},"messages":[{"role":"user","content":"hello"}]}'
 
-# crash: llama.cpp dies under eight clients and comes back; soon after it nobody is refused any more.
+# crash: llama.cpp dies under eight clients and comes back; soon after it no client is refused any more.
 crash() {
   python3 "$here/load.py" 8 6 > "$scratch/load" &
   local load=$! back
@@ -122,7 +122,7 @@ crash() {
   settled 'crash'
 }
 
-# pictures: what this server cannot read, asked for by two wallets in turn, keeps nobody out.
+# pictures: what this server cannot read, asked for by two wallets in turn, shuts no client out.
 pictures() {
   local picture key
   picture='{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}'

@@ -21,7 +21,7 @@ import json, os, urllib.request
 request = urllib.request.Request(os.environ["EDGE"] + "/auth/me", headers={"Authorization": "Bearer " + os.environ["TOKEN"]})
 print(json.dumps(json.load(urllib.request.urlopen(request, timeout=10))))')
 echo "$me"
-grep -qF '"wallet_address": "remes150rtrmj2f8vl9tem8qpfw36ylw5jg9j2vu34rm"' <<< "$me" || fail 'the token belongs to somebody else'
+grep -qF '"wallet_address": "remes150rtrmj2f8vl9tem8qpfw36ylw5jg9j2vu34rm"' <<< "$me" || fail 'the token belongs to another wallet'
 grep -qF '"scopes": ["chat", "read", "miner", "keys"]' <<< "$me" || fail 'the token has other scopes'
 SECRET_KEY_HEX=$(printf '08%.0s' {1..32}) "$scratch/venv/bin/python" examples/login.py "$edge" 2> "$scratch/refused" \
   && fail 'another wallet'"'"'s key was taken'

@@ -1,4 +1,4 @@
-"""A good client beside the bad ones: asks as often as it is told, every other time over a new connection, and measures.
+"""A good client beside the bad ones: asks at a given rate, every other time over a new connection, and measures.
 
 neighbour.py URL SOURCE_ADDRESS SECONDS REQUESTS_A_SECOND [P99_MILLISECONDS]    its key is in the variable KEY
 Ends early on SIGINT; with 1 where an answer was not 200, or where the 99th percentile of the latencies is above the bound.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A newcomer's two ways, by the README's own commands as they stand there, timed: from a clone to the first chat through the
+# A newcomer's two ways, by the README's own commands, timed: from a clone to the first chat through the
 # demo, and from nothing to a monitored miner. The miner is a stand-in, at the address where one is looked for; all of it
 # in a network of its own where this machine allows that, so that the usual ports are free.
 #
@@ -12,7 +12,7 @@ if [ -z "${ALONE:-}" ]; then
     rm -rf "$scratch"
     ALONE=1 exec unshare $user --net "tests/clients/$(basename "$0")"
   done
-  echo 'this machine lets nobody make a network: it goes without'
+  echo 'this machine does not allow a network namespace: continuing without'
 else
   ip link set lo up
 fi
@@ -43,7 +43,7 @@ export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.
 if [ -z "${COLD:-}" ]; then
   build --bin r3mes-edge
   build --example demo
-  # Where cargo was told to put things elsewhere.
+  # Where cargo is configured to put its output elsewhere.
   PATH=$PATH:$built
 fi
 export HOME=$scratch/home

@@ -54,7 +54,7 @@ KEY=$("$built/r3mes-edge" --database "$database" keys create --wallet "$WALLET" 
 export EDGE ADMIN KEY SERVER=$server
 why='a check of the page of a closed node'
 node "$scratch/closed.mjs"
-why='the end of the server, which was told while the page was open'
+why='the end of the server, which was shown while the page was open'
 wait "$server"
 over "$server"
 passed

@@ -61,7 +61,7 @@ ask() {
     -o "$scratch/answer" -D "$scratch/head" -w '%{http_code} %{http_version}' "https://edge.example:$port$1" "${@:2}"
 }
 is() { [ "$1" = "$2" ] || { cat "$scratch/log" "$scratch/answer"; fail "$name: $3: $1 instead of $2"; }; }
-told() { grep -qF -- "$1" "$scratch/answer" || { cat "$scratch/answer"; fail "$name: $1 is not in the answer"; }; }
+received() { grep -qF -- "$1" "$scratch/answer" || { cat "$scratch/answer"; fail "$name: $1 is not in the answer"; }; }
 
 # listening PID: waits until the proxy answers.
 listening() {
@@ -80,9 +80,9 @@ check() {
   is "$(curl -s -o "$scratch/answer" -w '%{http_code}' -H 'Host: evil.example' "$direct/system/time" ${socket:+--unix-socket "$socket"})" 421 'another name'
 
   is "$(ask /network/stats)" '401 2' 'a public read'
-  told missing_credentials
+  contains missing_credentials
   is "$(ask /network/stats -H "X-API-Key: $KEY")" '200 2' 'a read with a key'
-  ok 'strangers read nothing, whoever has a key does'
+  ok 'anonymous clients read nothing, holders of a key do'
 
   is "$(ask /users/$wallet/credits -H "X-API-Key: $ADMIN" -d '{"amount":3,"reason":"test"}')" '200 2' 'a grant'
   curl -sN --cacert "$scratch/certificate.pem" --resolve "edge.example:$port:127.0.0.1" --max-time 60 \
@@ -114,7 +114,7 @@ check() {
     head -c "${size%%/*}" /dev/zero | tr '\0' x > "$scratch/large"
     is "$(ask "$path" -H "X-API-Key: $KEY" --data-binary "@$scratch/large")" '413 2' "a large body to $path"
     grep -qi '^content-type: application/problem+json' "$scratch/head" || fail "$name: 413 is no problem details"
-    told '"code":"body_too_large"'
+    contains '"code":"body_too_large"'
   done
   ok 'a body that is too large is refused by the server itself (413, problem details)'
 

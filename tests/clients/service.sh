@@ -76,7 +76,7 @@ within /opt/examples/install.sh --yes /opt/r3mes-edge < /dev/null > "$scratch/ou
   [ "$status" -lt 200 ] || cannot "its place cannot be made here (status $status of systemd.exec): $(journal | tail -n 3 | xargs)"
   wrong 'install.sh'
 }
-# It has only come back from the start if systemd was told that the server serves: so there is no waiting for it here.
+# It has only come back from the start if systemd was notified that the server serves: so there is no waiting for it here.
 ask /readyz
 is "$(value ActiveState)/$(value SubState)/$(value NRestarts)" active/running/0 'after install.sh'
 is "$(value UnitFileState)" enabled 'at the next start of the machine'
@@ -187,7 +187,7 @@ within sh -c 'echo "prize = 1" >> /etc/r3mes-edge/config.toml'
 ! within systemctl start r3mes-edge > "$scratch/out" 2>&1 || wrong 'it starts with a wrong configuration'
 is "$(value ActiveState)/$(value ExecMainStatus)" failed/2 'wrong configuration'
 journal | grep -q 'prize: unknown key' || wrong 'the error is not in the log'
-echo 'ok      with a mistake in its configuration it says which, and is not started again and again'
+echo 'ok      an error in the configuration is named, and it is not restarted again and again'
 within sed -i '$d' /etc/r3mes-edge/config.toml
 within systemctl start r3mes-edge > "$scratch/out" 2>&1 || { cat "$scratch/out"; wrong "it does not start"; }
 credits 'right again'

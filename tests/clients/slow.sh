@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A thousand slow clients (heads, bodies, readers that take their time) against the real binary, and a good client beside
-# them: first with the limits as they come, then with room for all thousand, twice. Memory must stay within 128 KiB for each
+# them: first with the limits as they come, then with limits for all thousand, twice. Memory must stay within 128 KiB for each
 # of the thousand, and be given back after them. SECONDS_A_MODE=60 P99_MILLISECONDS=50 for the long form. Installs
 # slowhttptest where it is missing.
 . "$(dirname "$0")/common.bash"
@@ -113,7 +113,7 @@ stop
 start $'per_address = 1024\nconnections = 2048'
 connections > /dev/null
 before=$(memory)
-echo "== room for all thousand; memory before: $before KiB"
+echo "== limits for all thousand; memory before: $before KiB"
 round 900 1010
 first=$quiet
 echo '== and again'

@@ -104,19 +104,19 @@ chat() {
 
 echo '127.0.0.1 model.test' > "$scratch/etc/hosts"
 start
-told=$(chat)
+answer=$(chat)
 holds 'you said hello' "$(cat "$scratch/answer")"
-echo "ok      https by a name of /etc/hosts: $told"
+echo "ok      https by a name of /etc/hosts: $answer"
 stop
 rm "$scratch/etc/hosts"
 
 # No /etc/hosts and no /etc/resolv.conf: a name server on this machine is asked, where there is none.
 start
-told=$(chat)
+answer=$(chat)
 holds 'upstream' "$(cat "$scratch/answer")"
 holds '"credits":2' "$(ask "/users/$wallet")"
 holds '"status":"ok"' "$(ask /health)"
-echo "ok      no names at all: $told, paid back: $(grep -o '"code":"[a-z_]*"' "$scratch/answer")"
+echo "ok      no names at all: $answer, paid back: $(grep -o '"code":"[a-z_]*"' "$scratch/answer")"
 stop
 
 python3 tests/clients/static/names.py 127.0.0.53 model.test > "$scratch/asked" 2> "$scratch/log" &
@@ -125,9 +125,9 @@ running+=("$names")
 await "$scratch/asked" "$names"
 echo 'nameserver 127.0.0.53' > "$scratch/etc/resolv.conf"
 start
-told=$(chat)
+answer=$(chat)
 holds 'you said hello' "$(cat "$scratch/answer")"
 grep -qx model.test "$scratch/asked" || fail 'the name server was not asked'
-echo "ok      https by a name of the name server in /etc/resolv.conf: $told"
+echo "ok      https by a name of the name server in /etc/resolv.conf: $answer"
 stop
 passed

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The unit, what installs it, and the watchdog. The installation goes into a scratch root and is taken back without a trace;
-# systemd's own tools look at the unit; strace shows that the server needs no system call that the unit forbids, and makes
-# a disk that does not answer, of which the watchdog must not be told that all is well. Installs what it needs.
+# systemd's own tools check the unit; strace shows that the server needs no system call that the unit forbids, and makes
+# a disk that does not answer, of which the watchdog must not be notified. Installs what it needs.
 . "$(dirname "$0")/common.bash"
 need curl strace systemd-analyze=systemd
 why='python3 is needed'
@@ -142,7 +142,7 @@ running+=("$manager")
 await "$scratch/heard" "$manager"
 rm "$watched/edge.db.lock"
 start env NOTIFY_SOCKET="$scratch/notify" WATCHDOG_USEC=1000000
-# hears TEXT: waits until it is told from now on.
+# hears TEXT: waits until systemd receives it from now on.
 hears() {
   local from
   from=$(wc -l < "$scratch/heard")
@@ -151,7 +151,7 @@ hears() {
     sleep 0.1
   done
   cat "$scratch/heard"
-  fail "not told: $1"
+  fail "not received: $1"
 }
 hears '^WATCHDOG=1 STATUS=r3mes-edge '
 strace -q -f -p "$server" -e trace=fsync,fdatasync -e inject=fsync,fdatasync:delay_enter=6000000 -o "$scratch/delayed" &
@@ -167,8 +167,8 @@ running+=("$client")
 hears '^STATUS=stuck: a write takes '
 stuck=$(wc -l < "$scratch/heard")
 hears '^STATUS=stuck: a write takes '
-! tail -n +"$stuck" "$scratch/heard" | grep WATCHDOG=1 || fail 'the watchdog was told that all is well'
-# It goes on by itself where nobody has ended it.
+! tail -n +"$stuck" "$scratch/heard" | grep WATCHDOG=1 || fail 'the watchdog was notified while a write was stuck'
+# It continues by itself unless it was ended.
 wait "$client" || fail 'the write was not answered'
 over "$client"
 kill "$slow"
@@ -176,6 +176,6 @@ wait "$slow" || true
 over "$slow"
 hears '^WATCHDOG=1 STATUS=r3mes-edge '
 end "$server"
-grep -q '^STOPPING=1 ' "$scratch/heard" || fail 'the end was not told'
-echo 'ok      the watchdog is told nothing while a write is stuck, and hears of it again after'
+grep -q '^STOPPING=1 ' "$scratch/heard" || fail 'the end was not announced'
+echo 'ok      the watchdog is not notified while a write is stuck, and again after it'
 passed

@@ -86,7 +86,7 @@ async fn of_twenty_grants_at_once_with_one_key_one_is_given() {
 }
 
 #[tokio::test]
-async fn an_account_is_made_once_and_a_refusal_is_not_kept() {
+async fn an_account_is_created_once_and_a_refusal_is_not_stored() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     let body = json!({"wallet_address":W1});
@@ -141,7 +141,7 @@ async fn a_key_is_made_once_and_never_shown_again() {
 }
 
 #[tokio::test]
-async fn an_earning_is_told_once_and_a_header_that_is_none_is_refused() {
+async fn an_earning_is_recorded_once_and_an_invalid_header_is_refused() {
     let server = TestServer::start(config()).await;
     let body = json!({"wallet_address":W1,"earnings":2,"source_id":"block-1"});
     let first = post(&server.admin(), "/miner/earnings", "e", &body).await;

@@ -69,7 +69,7 @@ const MESSAGES: [&str; 6] = [
     "break off",
 ];
 
-/// How a step of somebody's ended.
+/// How a step of a client ended.
 #[derive(Debug, PartialEq)]
 enum Ended {
     /// A whole answer.
@@ -303,7 +303,7 @@ fn the_ledger_adds_up_after_any_interleaving() {
     config.limits.shutdown_grace = std::time::Duration::from_millis(20);
     let (mut done, mut crashes, mut answers) = (0, 0, 0);
     while done < rounds {
-        // A new file now and then, as each round looks at all of it.
+        // A new file now and then, as each round reads all of it.
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
         let mut key = String::new();
@@ -316,7 +316,7 @@ fn the_ledger_adds_up_after_any_interleaving() {
                 outside.block_on(async { admin.post(&path, &body).await.expect(200) });
             }
             let before = outside.block_on(alive.charged());
-            // Of somebody who left, the request may come to its end rounds later.
+            // A request whose client left may end rounds later.
             let (mut whole, mut unknown) = (0, 0);
             let lasts = 1 + random.below(10);
             let crashes_in = random.below(20);

@@ -12,15 +12,15 @@
 //! `SOAK_SEED` repeats what is drawn: faults, their order and their length, and what each client does in its turn. How
 //! these meet is up to the machine.
 
-mod book;
 mod chats;
 mod clients;
 mod end;
+mod fault_injection;
+mod hostile_clients;
 mod keys;
-mod rude;
+mod ledger_model;
 mod surroundings;
 mod watch;
-mod weather;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,11 +29,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use book::{Account, Book, Worker};
 use clients::Client;
+use fault_injection::{Fault, FaultPlan};
+use ledger_model::{Account, LedgerModel, Worker};
 use surroundings::Surroundings;
 use watch::{Figures, Watch};
-use weather::{Fault, Forecast};
 
 use crate::simulation::Random;
 use crate::support::{Caller, Process};
@@ -96,20 +96,20 @@ async fn run(shape: Shape) {
     };
     let serving = Arc::new(Process::serve(&database, &around.config()));
     keys::use_each(&serving, many).await;
-    let book = Arc::new(open_book(&serving, shape.each).await);
-    // Known to the server from now on, so that its first use draws on nobody's patience.
+    let model = Arc::new(new_ledger_model(&serving, shape.each).await);
+    // Known to the server from now on, so that the first use does not count against a deadline.
     around.forget();
     let before = Figures::of(&serving);
-    let clients = send_clients(&serving, &book, &shape, seed);
-    let watching = tokio::spawn(watch(Arc::clone(&serving), Arc::clone(&book), shape.line));
+    let clients = send_clients(&serving, &model, &shape, seed);
+    let watching = tokio::spawn(watch(Arc::clone(&serving), Arc::clone(&model), shape.line));
     let copying = tokio::spawn(end::copy_now_and_then(
         Arc::clone(&serving),
-        Arc::clone(&book),
+        Arc::clone(&model),
         shape.backup_every,
     ));
 
     let ends = Instant::now() + shape.length;
-    let mut forecast = Forecast::new(seed);
+    let mut forecast = FaultPlan::new(seed);
     let mut slowest = Duration::ZERO;
     let mut turns = 0;
     // Each fault at least once.
@@ -117,36 +117,36 @@ async fn run(shape: Shape) {
         turns += 1;
         let faults = forecast.next();
         for fault in &faults {
-            book.weather.begin(*fault);
+            model.faults.begin(*fault);
             around.break_down(*fault, &serving);
         }
-        book.span.lock().unwrap().weather.push(book.weather.now());
+        model.span.lock().unwrap().faults.push(model.faults.now());
         tokio::time::sleep(forecast.time(shape.fault)).await;
         around.mend(&serving).await;
-        let took = recover(&serving, &around, &book).await;
+        let took = recover(&serving, &around, &model).await;
         slowest = slowest.max(took);
         tokio::time::sleep(forecast.time(shape.fault / 2)).await;
         around.forget();
     }
     println!("well again at most {slowest:?} after a fault's end");
 
-    book.stop();
+    model.stop();
     let copies = copying.await.unwrap();
     for client in clients.join_all().await {
-        client.unwrap_or_else(|what| book.mistake(what));
+        client.unwrap_or_else(|what| model.violation(what));
     }
     let mut watch = watching.await.unwrap();
-    end::settle_down(&serving, &book, before).await;
-    watch.read_log(&serving, &book);
-    watch.conclude(&book, is_long);
+    end::settle_down(&serving, &model, before).await;
+    watch.read_log(&serving, &model);
+    watch.conclude(&model, is_long);
     let serving = Arc::into_inner(serving).unwrap();
-    end::add_up(serving, &book, &mut watch).await;
-    end::report(&book, copies);
-    assert_eq!(book.mistakes(), Vec::<String>::new(), "SOAK_SEED={seed}");
+    end::add_up(serving, &model, &mut watch).await;
+    end::report(&model, copies);
+    assert_eq!(model.violations(), Vec::<String>::new(), "SOAK_SEED={seed}");
 }
 
 /// Accounts with keys and a first grant, and the miners' names.
-async fn open_book(serving: &Process, each: usize) -> Book {
+async fn new_ledger_model(serving: &Process, each: usize) -> LedgerModel {
     let admin = serving.admin();
     let mut accounts = Vec::new();
     for n in 0..3 * each as u64 {
@@ -178,19 +178,24 @@ async fn open_book(serving: &Process, each: usize) -> Book {
         acknowledged: Mutex::default(),
     };
     let workers = (0..each).map(worker).collect();
-    Book::new(accounts, workers)
+    LedgerModel::new(accounts, workers)
 }
 
-/// What a client does until it is told to stop, or what it panicked with.
-type Told = Result<(), String>;
+/// What a client does until it is asked to stop, or what it panicked with.
+type Ended = Result<(), String>;
 
-fn send_clients(serving: &Process, book: &Arc<Book>, shape: &Shape, seed: u64) -> JoinSet<Told> {
+fn send_clients(
+    serving: &Process,
+    model: &Arc<LedgerModel>,
+    shape: &Shape,
+    seed: u64,
+) -> JoinSet<Ended> {
     let mut clients = JoinSet::new();
     // Who does much in a turn takes fewer of them.
     let client = |number: usize, kind: u64, rest: u32| {
-        let account = &book.accounts[number % book.accounts.len()];
+        let account = &model.accounts[number % model.accounts.len()];
         Client {
-            book: Arc::clone(book),
+            model: Arc::clone(model),
             caller: Caller::new(&serving.address, Some(&account.key)),
             admin: serving.admin(),
             number,
@@ -227,12 +232,12 @@ fn send_clients(serving: &Process, book: &Arc<Book>, shape: &Shape, seed: u64) -
 }
 
 /// Waits until no consequence of a fault is left; how long that took.
-async fn recover(serving: &Process, around: &Surroundings, book: &Book) -> Duration {
+async fn recover(serving: &Process, around: &Surroundings, model: &LedgerModel) -> Duration {
     const PATIENCE: Duration = Duration::from_secs(20);
     let began = Instant::now();
     let admin = serving.admin();
     loop {
-        // The chain is asked where its kept answer is too old; the model's probe is one of the chats.
+        // The chain is asked where its stored answer is too old; the model's probe is one of the chats.
         let asked = admin.try_get("/chain/status").await;
         let health = admin.try_get("/health").await.unwrap_or_default();
         let well = health["status"] == "ok" && health["storage"]["reservations_unwritten"] == 0;
@@ -240,30 +245,30 @@ async fn recover(serving: &Process, around: &Surroundings, book: &Book) -> Durat
             break;
         }
         if began.elapsed() > PATIENCE {
-            book.mistake(format!("not well {PATIENCE:?} after a fault: {health}"));
+            model.violation(format!("not healthy {PATIENCE:?} after a fault: {health}"));
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    book.weather.clear_up();
+    model.faults.clear_up();
     began.elapsed()
 }
 
 /// Looks every second, and prints a line of the table now and then.
-async fn watch(serving: Arc<Process>, book: Arc<Book>, line: Duration) -> Watch {
+async fn watch(serving: Arc<Process>, model: Arc<LedgerModel>, line: Duration) -> Watch {
     let mut watch = Watch::default();
     let (began, mut next) = (Instant::now(), line);
     Watch::print_head();
-    while book.goes_on() {
+    while model.goes_on() {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        watch.look(&serving, &book);
+        watch.look(&serving, &model);
         if began.elapsed() >= next {
-            let span = std::mem::take(&mut *book.span.lock().unwrap());
+            let span = std::mem::take(&mut *model.span.lock().unwrap());
             watch.print(span, began.elapsed());
             next += line;
         }
     }
-    let span = std::mem::take(&mut *book.span.lock().unwrap());
+    let span = std::mem::take(&mut *model.span.lock().unwrap());
     watch.print(span, began.elapsed());
     watch
 }

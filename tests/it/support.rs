@@ -5,7 +5,7 @@ mod process;
 mod raw_upstream;
 mod upstream;
 
-pub(crate) use process::{Process, edge, edge_told, on_a_small_disk};
+pub(crate) use process::{Process, edge, edge_output, on_a_small_disk};
 pub(crate) use raw_upstream::{RawAnswer, RawRequest, RawUpstream, Then};
 pub(crate) use upstream::{Frames, Scripted, Seen, Upstream};
 
@@ -196,7 +196,7 @@ impl TestServer {
         assert_eq!(report.open_reservations, 0);
     }
 
-    /// Stops the server kindly, unless it was told to stop already; returns its folder with everything written.
+    /// Stops the server gracefully, unless that was begun already; returns its folder with everything written.
     pub(crate) async fn shutdown(mut self) -> tempfile::TempDir {
         if let Some(server) = self.server.take() {
             server.shutdown().await;
@@ -204,7 +204,7 @@ impl TestServer {
         self.folder.take().unwrap()
     }
 
-    /// Tells the server to stop; the returned task ends when it has.
+    /// Begins the shutdown; the returned task ends with the server.
     pub(crate) fn begin_shutdown(&mut self) -> tokio::task::JoinHandle<()> {
         let server = self.server.take().unwrap();
         tokio::spawn(server.shutdown())
@@ -238,7 +238,7 @@ fn raise_file_limit() {
     );
 }
 
-/// Somebody who calls the server.
+/// A client of the server.
 #[derive(Clone)]
 pub(crate) struct Caller {
     base: String,
@@ -251,7 +251,7 @@ impl Caller {
         Self::over(HttpConnector::new(), base, key)
     }
 
-    /// The same from an address of his own: what he does wrong is counted against nobody else.
+    /// The same from an address of its own, so that its failures count against no other client.
     pub(crate) fn at(address: std::net::IpAddr, base: &str, key: Option<&str>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_local_address(Some(address));
@@ -424,7 +424,7 @@ impl Answer {
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// What holds for every answer: no header that nobody meant to send, a request id, and errors in the one shape.
+    /// What holds for every answer: no unexpected header, a request id, and errors in the one shape.
     #[track_caller]
     pub(crate) fn check_shape(&self, head_only: bool) {
         const KNOWN: &[&str] = &[

@@ -34,7 +34,7 @@ async fn points(server: &TestServer, query: &str) -> Vec<Value> {
     }
 }
 
-/// How many samples of the last week are kept.
+/// How many samples of the last week are stored.
 async fn samples(server: &TestServer) -> i64 {
     points(server, "?resolution=1d")
         .await
@@ -191,9 +191,9 @@ async fn a_key_records_for_its_own_wallet_and_an_admin_for_the_one_it_names() {
     }
 
     let admin = server.admin();
-    let nobody = admin.post("/miner/stats", &json!({"hashrate": 5})).await;
+    let without_wallet = admin.post("/miner/stats", &json!({"hashrate": 5})).await;
     assert_eq!(
-        nobody.refused(400, "invalid_request")["errors"][0]["pointer"],
+        without_wallet.refused(400, "invalid_request")["errors"][0]["pointer"],
         "/wallet_address"
     );
     let read = server.anybody();
@@ -232,7 +232,7 @@ async fn a_thousand_samples_are_taken_and_one_more_is_too_many() {
 }
 
 #[tokio::test]
-async fn what_no_sample_ever_told_is_null_and_what_one_told_is_kept() {
+async fn a_figure_that_no_sample_reported_is_null_and_a_reported_one_stays() {
     let server = TestServer::start(config()).await;
     let noon = server.wait_for_noon();
     let miner = server.caller(W1, &["miner"]).await;
@@ -250,41 +250,41 @@ async fn what_no_sample_ever_told_is_null_and_what_one_told_is_kept() {
         "power_watts": 310.5, "accepted": 12, "rejected": 1, "loss": 0.83,
     });
     miner.post("/miner/stats", &full).await.expect(201);
-    let told = json!({
+    let sample = json!({
         "wallet_address": W1, "total_earnings": 0, "hashrate": 42.5, "hashrate_unit": "gradients/h",
         "gpu_temperature": 67.5, "blocks_found": 3, "uptime_percentage": 99.5,
         "network_difficulty": 37638.0, "is_active": true, "recorded_at": ago(60),
     });
-    assert_eq!(stats(&server, W1).await, told);
+    assert_eq!(stats(&server, W1).await, sample);
 
     let bare =
         json!({"recorded_at": ago(30), "hashrate": 50, "gpu_temperature": null, "blocks_found": 0});
     miner.post("/miner/stats", &bare).await.expect(201);
-    let mut kept = told.clone();
-    kept["hashrate"] = json!(50.0);
-    kept["recorded_at"] = json!(ago(30));
-    // A zero was told; it is not "nothing".
-    kept["blocks_found"] = json!(0);
-    assert_eq!(stats(&server, W1).await, kept);
+    let mut stored = sample.clone();
+    stored["hashrate"] = json!(50.0);
+    stored["recorded_at"] = json!(ago(30));
+    // A reported zero is not null.
+    stored["blocks_found"] = json!(0);
+    assert_eq!(stats(&server, W1).await, stored);
 
     // An older sample that comes late is history, not news.
     let late = json!({"recorded_at": ago(45), "hashrate": 1, "gpu_temperature": 20});
     miner.post("/miner/stats", &late).await.expect(201);
-    assert_eq!(stats(&server, W1).await, kept);
+    assert_eq!(stats(&server, W1).await, stored);
     assert_eq!(samples(&server).await, 3);
 }
 
 #[tokio::test]
-async fn what_only_an_older_sample_told_is_shown_however_late_it_came() {
+async fn a_figure_of_an_older_sample_is_shown_however_late_it_arrives() {
     let server = TestServer::start(config()).await;
     let noon = server.wait_for_noon();
     let miner = server.caller(W1, &["miner"]).await;
-    // Newest first, as a miner may well send what it kept while it was offline.
-    let kept = json!([
+    // Newest first, as a miner sends what it buffered while it was offline.
+    let buffered = json!([
         sample(noon, 50.0),
         {"recorded_at": noon.minus(MINUTE), "hashrate": 40, "gpu_temperature": 67.5, "blocks_found": 3},
     ]);
-    miner.post("/miner/stats", &kept).await.expect(201);
+    miner.post("/miner/stats", &buffered).await.expect(201);
     let shown = stats(&server, W1).await;
     assert_eq!(
         (&shown["hashrate"], &shown["recorded_at"]),

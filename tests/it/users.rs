@@ -171,7 +171,7 @@ async fn reasons_that_the_server_writes_itself_are_refused_by_name() {
         }
         let database = server.database();
         let grant = ["credits", "grant", W1, "1", "--reason", reason];
-        let (code, _, told) = crate::support::edge_told(&database, &grant);
+        let (code, _, told) = crate::support::edge_output(&database, &grant);
         assert!(
             code == 2 && told.contains("which the server writes itself"),
             "{told}"

@@ -101,7 +101,7 @@ impl Keyring {
         Ok(keyring)
     }
 
-    /// A read with the key of this number, and from an address that nobody else has; `number` has one for each request.
+    /// A read with the key of this number, and from an address of its own; `number` has one for each request.
     fn reads(&self, number: impl Fn(usize) -> usize + Send + Sync + 'static) -> Job {
         let (keys, asked) = (Arc::clone(&self.keys), AtomicUsize::new(0));
         let requests = move |_| {
@@ -148,28 +148,31 @@ impl Keyring {
             began.elapsed().as_secs_f64(),
             grouped((self.size / parts) as u64),
             memory.join(", "),
-            self.told("rate_limiter_entries{class=\"read\"")?,
+            self.metric_sum("rate_limiter_entries{class=\"read\"")?,
         );
         bench.note(PATH, &note);
         Ok(())
     }
 
-    /// What the server's metrics tell, added up where several begin with this.
-    fn told(&self, name: &str) -> Result<f64> {
+    /// The sum of the metrics whose lines begin with this.
+    fn metric_sum(&self, name: &str) -> Result<f64> {
         let admin = self.edge.database.with_added_extension("admin-key");
         let admin = std::fs::read_to_string(admin)?;
         let page = request("GET", "/metrics", Some(admin.trim()), "");
         let page = call(self.edge.process.address, &page)?;
         let page = String::from_utf8_lossy(&page);
         let lines = page.lines().filter_map(|line| line.strip_prefix("r3mes_"));
-        let told = lines.filter(|line| line.starts_with(name));
-        let values = told.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        let found = lines.filter(|line| line.starts_with(name));
+        let values = found.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         Ok(values.sum())
     }
 
     /// Keys that were looked up, and requests.
     fn looked_up(&self) -> Result<[f64; 2]> {
-        Ok([self.told("key_lookups")?, self.told("http_requests_total")?])
+        Ok([
+            self.metric_sum("key_lookups")?,
+            self.metric_sum("http_requests_total")?,
+        ])
     }
 
     fn target<'a>(&'a self, bench: &Bench) -> Target<'a> {

@@ -18,7 +18,7 @@ struct Sized {
     edge: Edge,
     key: String,
     samples: Samples,
-    /// There before anybody told more.
+    /// Stored before the load begins.
     rows: i64,
 }
 
@@ -49,7 +49,7 @@ impl Sized {
     }
 
     /// The network's figures, each time after a grant that makes the kept ones old. Only their reading counts; what the
-    /// processors did for it cannot be told from what they did for the grant.
+    /// processors did for it cannot be distinguished from what they did for the grant.
     fn network(&self, length: Duration) -> Result<Round> {
         let admin = std::fs::read_to_string(self.edge.database.with_added_extension("admin-key"))?;
         let grant = r#"{"amount":0.000001,"reason":"benchmark"}"#;
@@ -66,10 +66,10 @@ impl Sized {
                 let (status, came) = connection.ask(&ask).await?;
                 round.waits.push(came - sent);
                 round.done += 1;
-                let told: serde_json::Value = serde_json::from_slice(&connection.body)?;
-                let credits = told["total_credits"].as_f64().unwrap_or(f64::NAN);
+                let found: serde_json::Value = serde_json::from_slice(&connection.body)?;
+                let credits = found["total_credits"].as_f64().unwrap_or(f64::NAN);
                 if status != 200 || last.replace(credits) == credits {
-                    return Err(format!("answered with {status}: {told}, which is old").into());
+                    return Err(format!("answered with {status}: {found}, which is old").into());
                 }
             }
             round.took = round.waits.iter().sum();

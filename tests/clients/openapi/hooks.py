@@ -1,4 +1,4 @@
-"""What schemathesis cannot read from the document, because it stands there in words.
+"""What schemathesis cannot read from the document, because the document has it in prose.
 
 A wallet's checksum, and in requests that are meant to be right: which fields exclude or need each other, and what is
 right at this moment only. Requests that are meant to be wrong stay as they were made.

@@ -50,7 +50,7 @@ export async function closed(page, expected = /^$/) {
   await page.close();
 }
 
-/** Waits until it holds; what it threw or gave last is told where it never does. Gives the milliseconds it took. */
+/** Waits until it holds; the last value or error is reported where it never does. Gives the milliseconds it took. */
 export async function until(what, holds, most = 5000) {
   const began = performance.now();
   let last;
@@ -76,8 +76,8 @@ export async function accessible(page, what) {
   // Not as an element of the page: its policy would forbid that, and should.
   await page.evaluate(axe);
   const { violations, passes } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  const told = violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => `${node.html} ${node.failureSummary}`).join(" | ")}`);
-  assert.deepEqual(told, [], `axe, ${what}`);
+  const found = violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => `${node.html} ${node.failureSummary}`).join(" | ")}`);
+  assert.deepEqual(found, [], `axe, ${what}`);
   assert(passes.length > 10, "axe looked at nothing");
 }
 

@@ -18,7 +18,7 @@ await accessible(page, "closed");
 // A wallet's key opens the wallet's figures, an admin's all.
 await giveKey(page, KEY);
 await until("the wallet", async () => (await shown(page, "#balance-box")) && (await text(page, "#wallet")) === WALLET);
-await until("what it may not read is told", async () => (await text(page, "[data-feed=metrics] .message")) === "For holders of an admin's key." && (await text(page, "[data-feed=alerts] .message")) === "For holders of an admin's key.");
+await until("a feed that needs a key says so", async () => (await text(page, "[data-feed=metrics] .message")) === "For holders of an admin's key." && (await text(page, "[data-feed=alerts] .message")) === "For holders of an admin's key.");
 await accessible(page, "a wallet's key");
 await page.click("#key-forget");
 await until("it asks for a key again", () => page.$eval("body", (body) => body.hasAttribute("data-gated")));

@@ -203,8 +203,8 @@ async function oldData() {
     const problem = { detail: "too many requests", code: "rate_limited" };
     return request.respond({ status: 429, headers: { "Retry-After": "60" }, contentType: "application/problem+json", body: JSON.stringify(problem) });
   });
-  await until("what hangs is told as old", async () => /^\d+ s old$/.test(await text(page, "[data-feed=miner] .age")), 15_000);
-  await until("a limit is told", async () => /^waits, \d+ s old$/.test(await text(page, "[data-feed=metrics] .age")));
+  await until("a feed that hangs is marked as old", async () => /^\d+ s old$/.test(await text(page, "[data-feed=miner] .age")), 15_000);
+  await until("a rate limit is shown", async () => /^waits, \d+ s old$/.test(await text(page, "[data-feed=metrics] .age")));
   assert.notEqual(await text(page, "#temperature"), "–");
   assert.equal(limited, 1, "a limit's Retry-After was not kept");
   await picture(page, "old");
@@ -216,8 +216,8 @@ async function oldData() {
   rig.on("request", async (request) => {
     if (new URL(request.url()).pathname !== "/metrics") return request.continue();
     const real = await api("/metrics");
-    const told = real.replace(/^(r3mes_miner_shares_accepted) .*$/m, "$1 361").replace(/^(r3mes_miner_shares_rejected) .*$/m, "$1 2").replace(/^(r3mes_miner_power_watts) .*$/m, "$1 254.6");
-    return request.respond({ status: 200, contentType: "text/plain", body: told });
+    const changed = real.replace(/^(r3mes_miner_shares_accepted) .*$/m, "$1 361").replace(/^(r3mes_miner_shares_rejected) .*$/m, "$1 2").replace(/^(r3mes_miner_power_watts) .*$/m, "$1 254.6");
+    return request.respond({ status: 200, contentType: "text/plain", body: changed });
   });
   await rig.goto(EDGE);
   await until("shares and power", async () => (await text(rig, "#shares")) === "361 taken, 2 refused" && (await text(rig, "#power")) === "255 W");

@@ -30,7 +30,7 @@ def write(path):
 
 
 def forbidden(name, *arguments):
-    """A call of the kernel that is refused, or for which whoever tries is ended."""
+    """A call of the kernel that is refused, or ends the caller."""
     child = os.fork()
     if child == 0:
         os._exit(0 if getattr(ctypes.CDLL(None), name)(*arguments) == 0 else 1)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{credits, json as parsed};
-use crate::support::{Process, W1, edge, edge_told};
+use crate::support::{Process, W1, edge, edge_output};
 
 /// A server's database that was killed with three credits in a copy and four more in its log, and the copy.
 async fn killed(folder: &Path) -> (PathBuf, PathBuf) {
@@ -45,7 +45,7 @@ async fn what_is_left_of_a_database_whose_file_is_gone_is_moved_away_and_not_rep
     std::fs::rename(&database, folder.path().join("moved.db")).unwrap();
     std::fs::write(with_suffix(&database, "-journal"), "of another time").unwrap();
     // Nothing is begun beside it either.
-    let (code, _, told) = edge_told(&database, &["serve", "--listen", "127.0.0.1:0"]);
+    let (code, _, told) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(code == 1 && told.contains("edge.db-wal belongs"), "{told}");
     assert!(!database.exists());
 
@@ -114,7 +114,7 @@ async fn a_restore_leaves_nothing_beside_the_copy_and_removes_what_an_interrupte
 
     // Interrupted where the old file is away and the new one not yet in its place.
     std::fs::rename(&database, with_suffix(&database, ".restoring")).unwrap();
-    let (code, _, told) = edge_told(&database, &["serve", "--listen", "127.0.0.1:0"]);
+    let (code, _, told) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(code == 1 && told.contains(".restoring belongs"), "{told}");
     assert_eq!(edge(&database, &["restore", copy.to_str().unwrap()]).0, 0);
     assert!(!with_suffix(&database, ".restoring").exists());

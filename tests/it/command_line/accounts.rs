@@ -105,7 +105,8 @@ fn a_wrong_amount_is_refused_with_what_would_be_right() {
     let folder = tempfile::tempdir().unwrap();
     let run = |amount: &str| {
         let arguments = ["credits", "grant", W1, amount, "--reason", "r"];
-        let (code, _, told) = crate::support::edge_told(&folder.path().join("edge.db"), &arguments);
+        let (code, _, told) =
+            crate::support::edge_output(&folder.path().join("edge.db"), &arguments);
         assert_eq!(code, 2);
         told
     };

@@ -9,7 +9,7 @@ use std::process::Command;
 use r3mes_edge::auth::PlainKey;
 use serde_json::Value;
 
-use crate::support::{Caller, Process, W1, edge, edge_told, eventually};
+use crate::support::{Caller, Process, W1, edge, edge_output, eventually};
 
 fn key_file(database: &Path) -> PathBuf {
     database.with_added_extension("admin-key")
@@ -87,7 +87,8 @@ async fn rotating_the_key_of_the_file_rewrites_the_file_beside_a_server_and_with
         let old = file_key(&database);
         let running = server.as_ref().unwrap();
         let id = id_of(running, &old).await;
-        let (code, shown, told) = edge_told(&database, &["keys", "rotate", &id, "--grace", grace]);
+        let (code, shown, told) =
+            edge_output(&database, &["keys", "rotate", &id, "--grace", grace]);
         assert_eq!((code, shown.trim()), (0, &*file_key(&database)), "{told}");
         assert!(
             told.contains("holds the new key") && !told.contains(shown.trim()),
@@ -126,7 +127,7 @@ async fn a_rotation_that_cannot_write_the_file_leaves_a_key_there_that_works() {
     let in_the_way = key_file(&database).with_added_extension("new");
     std::fs::create_dir(&in_the_way).unwrap();
     let rotate = || {
-        let (code, shown, told) = edge_told(&database, &["keys", "rotate", &id]);
+        let (code, shown, told) = edge_output(&database, &["keys", "rotate", &id]);
         assert!(code == 1 && shown.is_empty(), "{told}");
         assert!(told.contains("which holds the old one still"), "{told}");
         let held = std::fs::read_to_string(key_file(&database)).unwrap();
@@ -151,7 +152,7 @@ async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that
     let server = Process::serve(&database, "");
     let first = file_key(&database);
     let id = id_of(&server, &first).await;
-    let (code, _, told) = edge_told(&database, &["keys", "revoke", &id]);
+    let (code, _, told) = edge_output(&database, &["keys", "revoke", &id]);
     assert!(
         code == 0 && told.contains(&remedy) && told.contains("SIGHUP"),
         "{told}"
@@ -163,7 +164,7 @@ async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that
         &["backup", "create"],
         &["breaker", "list"],
     ] {
-        let (code, _, told) = edge_told(&database, command);
+        let (code, _, told) = edge_output(&database, command);
         assert_eq!(code, 1, "{command:?}: {told}");
         assert!(
             told.contains(&remedy) && told.contains("SIGHUP"),
@@ -182,10 +183,10 @@ async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that
     let line = logged(&server, "admin key").await;
     assert!(line.contains("revoked") && line.contains(&remedy), "{line}");
     assert!(!opens(&server, &first).await);
-    let (code, shown, told) = edge_told(&database, &["keys", "create", "--admin"]);
+    let (code, shown, told) = edge_output(&database, &["keys", "create", "--admin"]);
     assert!(code == 0 && told.contains("SIGHUP"), "{told}");
     assert_eq!(shown.trim(), file_key(&database));
-    let (code, _, told) = edge_told(&database, &["users", "list"]);
+    let (code, _, told) = edge_output(&database, &["users", "list"]);
     assert!(code == 1 && told.contains("SIGHUP"), "{told}");
     server.reload("");
     let line = logged(&server, "adopted the new admin key").await;
@@ -209,7 +210,7 @@ async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
     assert_eq!(edge(&other, &["backup", "create", "--to", copy]).0, 0);
     let (_folder, database) = place();
     let key = file_key(&database);
-    let (code, _, told) = edge_told(&database, &["restore", copy]);
+    let (code, _, told) = edge_output(&database, &["restore", copy]);
     assert_eq!(code, 0);
     assert!(
         told.contains("does not know the admin key") && told.contains(&remedy(&database)),
@@ -226,13 +227,13 @@ async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
     let own = database.with_file_name("own.db");
     let own = own.to_str().unwrap();
     assert_eq!(edge(&database, &["backup", "create", "--to", own]).0, 0);
-    let (_, _, told) = edge_told(&database, &["restore", own]);
+    let (_, _, told) = edge_output(&database, &["restore", own]);
     assert!(
         told.contains("opens the database") && !told.contains("create"),
         "{told}"
     );
     std::fs::remove_file(key_file(&database)).unwrap();
-    let (_, _, told) = edge_told(&database, &["restore", own]);
+    let (_, _, told) = edge_output(&database, &["restore", own]);
     assert!(told.contains(&remedy(&database)), "{told}");
 }
 
@@ -288,7 +289,7 @@ async fn a_first_start_takes_no_key_that_somebody_else_can_have_left_there() {
     // init says the same.
     let database = folder.path().join("other.db");
     write_file_key(&database, key.reveal());
-    let (code, _, told) = edge_told(&database, &["init"]);
+    let (code, _, told) = edge_output(&database, &["init"]);
     assert!(code == 0 && told.contains(&remedy(&database)), "{told}");
 }
 
@@ -298,7 +299,7 @@ async fn keys_create_admin_fills_the_file_and_leaves_the_key_before_it_valid() {
     let mut keys = vec![file_key(&database)];
     let create = |keys: &mut Vec<String>, extra: &[&str]| {
         let (code, shown, told) =
-            edge_told(&database, &[&["keys", "create", "--admin"], extra].concat());
+            edge_output(&database, &[&["keys", "create", "--admin"], extra].concat());
         assert_eq!(code, 0, "{told}");
         assert!(
             told.contains("stays valid: r3mes-edge keys revoke key_"),
@@ -331,7 +332,7 @@ async fn keys_create_admin_fills_the_file_and_leaves_the_key_before_it_valid() {
         status == "warning" && check.contains("works until"),
         "{check}"
     );
-    let (code, shown, told) = edge_told(&database, &["keys", "create", "--admin"]);
+    let (code, shown, told) = edge_output(&database, &["keys", "create", "--admin"]);
     assert!(code == 0 && told.contains("SIGHUP"), "{told}");
     server.reload("");
     logged(&server, "adopted the new admin key").await;
@@ -406,7 +407,7 @@ async fn whatever_else_is_in_the_files_place_names_what_mends_it_too() {
     ];
     for (what, make, severity) in cases {
         make();
-        let (code, _, told) = edge_told(&database, &["users", "list"]);
+        let (code, _, told) = edge_output(&database, &["users", "list"]);
         assert!(
             code == 1 && told.contains(&remedy(&database)),
             "{what}: {told}"

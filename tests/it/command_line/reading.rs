@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::json;
 
-use crate::support::{Process, TestServer, W1, W2, config, edge, edge_told};
+use crate::support::{Process, TestServer, W1, W2, config, edge, edge_output};
 
 /// Every command that only reads, `KEY` in the place of a key's id.
 const READING: [&[&str]; 6] = [
@@ -25,7 +25,7 @@ fn read(database: &Path, key: &str) -> Vec<String> {
     let filled = |word: &&'static str| if *word == "KEY" { key } else { *word };
     let run = |arguments: &&'static [&'static str]| {
         let arguments: Vec<_> = arguments.iter().map(filled).collect();
-        let (code, out, told) = edge_told(database, &arguments);
+        let (code, out, told) = edge_output(database, &arguments);
         assert_eq!(code, 0, "{arguments:?}: {told}");
         out
     };
@@ -125,7 +125,7 @@ async fn a_file_of_an_older_version_stays_as_it_is_and_what_brings_it_along_is_t
     let sealed = Sealed::new(folder.path(), &["edge.db"]);
     let before = files(sealed.0.path());
     for arguments in READING {
-        let (code, out, told) = edge_told(&sealed.database(), arguments);
+        let (code, out, told) = edge_output(&sealed.database(), arguments);
         assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}: {told}");
         assert!(
             told.contains("version 1: `r3mes-edge db migrate`"),

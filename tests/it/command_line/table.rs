@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{TestServer, W1, W2, config, edge, edge_told};
+use crate::support::{TestServer, W1, W2, config, edge, edge_output};
 
 /// A command that ends by itself.
 struct Row {
@@ -133,11 +133,11 @@ fn a_wrong_use_of_any_command_ends_with_2_and_prints_nothing() {
     let words = ROWS.iter().map(|row| command(row.arguments));
     for words in words.chain([vec![SERVE], vec![INIT], vec![]]) {
         let wrong = [&words[..], &["--no-such-thing"]].concat();
-        let (code, out, told) = edge_told(Path::new("/nowhere"), &wrong);
+        let (code, out, told) = edge_output(Path::new("/nowhere"), &wrong);
         assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
         assert!(told.contains("--no-such-thing"), "{told}");
     }
-    let (code, _, told) = edge_told(Path::new("/nowhere"), &["kyes", "list"]);
+    let (code, _, told) = edge_output(Path::new("/nowhere"), &["kyes", "list"]);
     assert_eq!(code, 2);
     assert!(told.contains("keys"), "the nearest command: {told}");
 }
@@ -150,7 +150,7 @@ fn a_command_on_a_database_that_is_not_there_names_where_it_looked_and_makes_non
         let arguments = row.arguments.replace("COPY", "nothing.backup");
         let arguments = filled(&arguments, "key_01", "", "nothing.db");
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let (code, _, told) = edge_told(&database, &arguments);
+        let (code, _, told) = edge_output(&database, &arguments);
         assert_eq!(code, row.nowhere, "{arguments:?}: {told}");
         let of_another = arguments.contains(&"nothing.backup");
         let missing = if of_another {
@@ -217,7 +217,7 @@ async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
         let arguments = filled(row.arguments, key, copy.to_str().unwrap(), "nothing.db");
         let mut arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         arguments.push("--json");
-        let (code, out, told) = edge_told(&database, &arguments);
+        let (code, out, told) = edge_output(&database, &arguments);
         assert_eq!(code, row.alone, "{arguments:?}: {told} {out}");
         if code == 0 {
             let value: Result<Value, _> = serde_json::from_str(&out);

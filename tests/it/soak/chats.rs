@@ -7,10 +7,10 @@ use hyper::Method;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::book::Kind;
 use super::clients::Client;
+use super::fault_injection::Fault;
+use super::ledger_model::Kind;
 use super::surroundings::{TALE, reply};
-use super::weather::Fault;
 use crate::support::{Answer, next_text};
 
 /// What every chat says beside its question; the log must not.
@@ -45,9 +45,9 @@ impl Form {
 }
 
 impl Client {
-    /// Somebody who pays for what he hears, and is given more when he has nothing left.
+    /// Pays for its chats, and is granted credits when its balance is empty.
     pub(super) async fn chat(mut self) {
-        let whose = self.number % self.book.accounts.len();
+        let whose = self.number % self.model.accounts.len();
         while self.go_on().await {
             let status = match self.random.below(5) {
                 0 => self.complete().await,
@@ -95,29 +95,30 @@ impl Client {
         first.status
     }
 
-    /// Given again it is the same and costs nothing; but what no disk took could not be kept.
+    /// Given again it is the same and costs nothing; but what no disk took could not be stored.
     fn compare(&self, once: &str, began: Instant, first: &Answer, again: &Answer) {
         if again.header("idempotency-replayed") != "true" {
             self.account().paid.fetch_add(1, Ordering::SeqCst);
             let refused = |fault| fault == Fault::DiskRefuses;
-            if !self.book.weather.was(began, refused) {
-                self.book.mistake(format!("{once} was not kept"));
+            if !self.model.faults.was(began, refused) {
+                self.model.violation(format!("{once} was not stored"));
             }
         } else if again.body != first.body {
-            self.book.mistake(format!("{once} was answered otherwise"));
+            self.model
+                .violation(format!("{once} was answered otherwise"));
         }
     }
 
     /// An answer as it comes; the status.
     async fn stream(&self, form: Form, message: &str) -> u16 {
         let (began, path) = (Instant::now(), form.path());
-        self.book.count(Kind::Chat);
+        self.model.count(Kind::Chat);
         let opened = self
             .caller
             .try_open(Method::POST, path, &[], form.body(message))
             .await;
         let Some((status, headers, mut body)) = opened else {
-            self.book.mistake(format!("{path} was not answered"));
+            self.model.violation(format!("{path} was not answered"));
             return 0;
         };
         if status != 200 {
@@ -127,7 +128,7 @@ impl Client {
             return status;
         }
         let first = next_text(&mut body).await;
-        self.book.took(Kind::Chat, began.elapsed());
+        self.model.took(Kind::Chat, began.elapsed());
         match first {
             Some(Ok(text)) => {
                 self.account().paid.fetch_add(1, Ordering::SeqCst);
@@ -137,7 +138,7 @@ impl Client {
                 self.account().perhaps_paid.fetch_add(1, Ordering::SeqCst);
                 self.cut_short(path, began);
             }
-            None => self.book.mistake(format!("{path} ended without a text")),
+            None => self.model.violation(format!("{path} ended without a text")),
         }
         status
     }
@@ -155,13 +156,13 @@ impl Client {
             match next_text(&mut body).await {
                 Some(Ok(more)) => text += &more,
                 Some(Err(_)) => {
-                    self.book.holds_no_secret(path, text.as_bytes());
+                    self.model.holds_no_secret(path, text.as_bytes());
                     return self.cut_short(path, began);
                 }
                 None => break,
             }
         }
-        self.book.holds_no_secret(path, text.as_bytes());
+        self.model.holds_no_secret(path, text.as_bytes());
         let said = match form {
             Form::Text => text.strip_suffix('\n').map(str::to_owned),
             Form::Events => text
@@ -171,21 +172,21 @@ impl Client {
         if said.as_deref() != Some(&*reply(message)) {
             let end = text.chars().rev().take(80).collect::<Vec<_>>();
             let end: String = end.into_iter().rev().collect();
-            self.book
-                .mistake(format!("{path} ended cleanly with {end:?}"));
+            self.model
+                .violation(format!("{path} ended cleanly with {end:?}"));
         }
     }
 
     /// A stream that broke off after it had begun: the model's fault, or none that may be.
     fn cut_short(&self, path: &str, began: Instant) {
-        self.book.cut.fetch_add(1, Ordering::Relaxed);
-        self.book.refused(200, "cut");
+        self.model.cut.fetch_add(1, Ordering::Relaxed);
+        self.model.refused(200, "cut");
         let explained = self
-            .book
-            .weather
+            .model
+            .faults
             .was(began, |fault| fault.is_of_the_model());
         if !explained {
-            self.book.mistake(format!("{path} broke off"));
+            self.model.violation(format!("{path} broke off"));
         }
     }
 }

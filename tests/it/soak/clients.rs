@@ -1,4 +1,4 @@
-//! Those who do nothing wrong: each asks, waits a moment, and asks again, until told to stop.
+//! Well-behaved clients: each sends a request, pauses, and sends the next, until asked to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,14 +10,14 @@ use hyper::{HeaderMap, Method};
 use r3mes_edge::model::Timestamp;
 use serde_json::{Value, json};
 
-use super::book::{Account, Book, Kind, Worker};
+use super::ledger_model::{Account, Kind, LedgerModel, Worker};
 use crate::login::{WALLET, signed};
 use crate::simulation::Random;
 use crate::support::{Answer, Caller};
 
 /// One who calls.
 pub(super) struct Client {
-    pub(super) book: Arc<Book>,
+    pub(super) model: Arc<LedgerModel>,
     pub(super) caller: Caller,
     pub(super) admin: Caller,
     /// Which of the accounts is his, and which of the workers.
@@ -32,11 +32,11 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn account(&self) -> &Account {
-        &self.book.accounts[self.number % self.book.accounts.len()]
+        &self.model.accounts[self.number % self.model.accounts.len()]
     }
 
     fn worker(&self) -> &Worker {
-        &self.book.workers[self.number]
+        &self.model.workers[self.number]
     }
 
     /// Waits a moment; whether to go on.
@@ -45,7 +45,7 @@ impl Client {
         let pause = self.random.below(most.max(1));
         tokio::time::sleep(Duration::from_micros(pause)).await;
         self.turn += 1;
-        self.book.goes_on()
+        self.model.goes_on()
     }
 
     /// Asks as `caller`; the answer, and whether its status is one of those expected.
@@ -59,11 +59,11 @@ impl Client {
         expected: &[u16],
     ) -> Option<Answer> {
         let began = Instant::now();
-        self.book.count(kind);
+        self.model.count(kind);
         let opened = caller.try_open(method.clone(), path, headers, body).await;
         let Some((status, headers, body)) = opened else {
-            self.book
-                .mistake(format!("{method} {path} was not answered"));
+            self.model
+                .violation(format!("{method} {path} was not answered"));
             return None;
         };
         let head = (status, headers);
@@ -83,12 +83,12 @@ impl Client {
         expected: &[u16],
     ) -> Option<(Answer, bool)> {
         let Ok(body) = body.collect().await else {
-            self.book
-                .mistake(format!("the answer of {method} {path} broke off"));
+            self.model
+                .violation(format!("the answer of {method} {path} broke off"));
             return None;
         };
         if status < 400 {
-            self.book.took(kind, began.elapsed());
+            self.model.took(kind, began.elapsed());
         }
         let body = body.to_bytes();
         let answer = Answer {
@@ -96,7 +96,7 @@ impl Client {
             headers,
             body,
         };
-        let fits = self.book.note(method, path, began, &answer, expected);
+        let fits = self.model.note(method, path, began, &answer, expected);
         Some((answer, fits))
     }
 
@@ -126,11 +126,12 @@ impl Client {
             // Not at once: the cause is known to last for seconds.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.book.mistake(format!("{path} was never acknowledged"));
+        self.model
+            .violation(format!("{path} was never acknowledged"));
         None
     }
 
-    /// A miner tells its samples, one at a time or many, each again until it is acknowledged.
+    /// A miner sends its samples, one at a time or in batches, each again until it is acknowledged.
     pub(super) async fn mine(mut self) {
         const MANY: i64 = 100;
         while self.go_on().await {
@@ -155,7 +156,8 @@ impl Client {
             if let Some(answer) = sent.await {
                 let accepted = answer.expect(201)["accepted"].clone();
                 if accepted != count {
-                    self.book.mistake(format!("{accepted} of {count} samples"));
+                    self.model
+                        .violation(format!("{accepted} of {count} samples"));
                 }
                 let worker = self.worker();
                 worker.acknowledged.lock().unwrap().add(moments);
@@ -216,7 +218,7 @@ impl Client {
             for entry in page["entries"].as_array().unwrap() {
                 let id = entry["id"].as_str().unwrap().to_owned();
                 if before.is_some_and(|before| before <= id) {
-                    self.book.mistake(format!("{path} is not newest first"));
+                    self.model.violation(format!("{path} is not newest first"));
                 }
                 before = Some(id);
             }
@@ -231,9 +233,9 @@ impl Client {
     pub(super) async fn grant(mut self) {
         let admin = self.admin.clone();
         while self.go_on().await {
-            let whose = self.random.below(self.book.accounts.len() as u64) as usize;
+            let whose = self.random.below(self.model.accounts.len() as u64) as usize;
             let (wallet, turn, number) =
-                (&self.book.accounts[whose].wallet, self.turn, self.number);
+                (&self.model.accounts[whose].wallet, self.turn, self.number);
             let once = format!("{}-{turn}", self.name);
             match self.turn % 40 {
                 0 | 10 | 20 | 30 => {
@@ -243,7 +245,7 @@ impl Client {
                     let earned = self.surely(&admin, Kind::Grant, path, &[], &earning, &[201, 200]);
                     if earned.await.is_some() {
                         self.granted(whose, 2);
-                        // Told again, it counts no second time.
+                        // Sent again, it is not counted a second time.
                         self.surely(&admin, Kind::Grant, path, &[], &earning, &[200])
                             .await;
                     }
@@ -265,7 +267,7 @@ impl Client {
                     if let Some(report) = verified.await.map(|answer| answer.expect(200))
                         && report["mistakes"] != json!([])
                     {
-                        self.book.mistake(report);
+                        self.model.violation(report);
                     }
                 }
                 _ => self.give(&admin, whose, &once).await,
@@ -275,7 +277,7 @@ impl Client {
 
     pub(super) async fn give(&self, admin: &Caller, whose: usize, once: &str) {
         const CREDITS: i64 = 10;
-        let path = format!("/users/{}/credits", self.book.accounts[whose].wallet);
+        let path = format!("/users/{}/credits", self.model.accounts[whose].wallet);
         let header = [("idempotency-key", once)];
         let grant = json!({ "amount": CREDITS, "reason": "soak" });
         let given = self.surely(admin, Kind::Grant, &path, &header, &grant, &[200]);
@@ -287,7 +289,7 @@ impl Client {
         if let Some(again) = again.await
             && (again.header("idempotency-replayed") != "true" || again.body != given.body)
         {
-            self.book.mistake(format!("{once} was not given again"));
+            self.model.violation(format!("{once} was not replayed"));
         }
         let other = json!({ "amount": 1, "reason": "soak" }).to_string();
         let asked = (Method::POST, path.as_str());
@@ -296,7 +298,7 @@ impl Client {
     }
 
     fn granted(&self, whose: usize, credits: i64) {
-        let account = &self.book.accounts[whose];
+        let account = &self.model.accounts[whose];
         account.granted.fetch_add(credits, Ordering::SeqCst);
     }
 
@@ -348,11 +350,11 @@ impl Client {
     async fn log_in(&self, user: &Caller) {
         let challenge = json!({ "wallet_address": WALLET });
         let path = "/login/challenge";
-        let told = self.surely(user, Kind::Key, path, &[], &challenge, &[200]);
-        let Some(told) = told.await.map(|answer| answer.expect(200)) else {
+        let issued = self.surely(user, Kind::Key, path, &[], &challenge, &[200]);
+        let Some(issued) = issued.await.map(|answer| answer.expect(200)) else {
             return;
         };
-        let signed = signed(told["message"].as_str().unwrap()).to_string();
+        let signed = signed(issued["message"].as_str().unwrap()).to_string();
         let asked = (Method::POST, "/login");
         let login = self.ask(user, Kind::Key, asked, &[], signed, &[200]);
         if let Some(login) = login.await {

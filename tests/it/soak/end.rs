@@ -10,7 +10,7 @@ use r3mes_edge::{Repository, SqliteStore};
 use rusqlite::OptionalExtension;
 use serde_json::{Value, json};
 
-use super::book::{Book, Samples, Worker};
+use super::ledger_model::{LedgerModel, Samples, Worker};
 use super::watch::{Figures, Watch, files_ending};
 use crate::support::{Caller, Process, eventually};
 
@@ -28,12 +28,12 @@ impl Caller {
 }
 
 /// The samples of each worker and the credits granted, as a file has them.
-struct Kept {
+struct Stored {
     samples: Vec<Samples>,
     granted: i64,
 }
 
-impl Kept {
+impl Stored {
     fn read(file: &Path, workers: &[Worker]) -> Self {
         let file = rusqlite::Connection::open(file).unwrap();
         let count = "SELECT count(*), sum(s.recorded_at - ?3), max(s.recorded_at) - ?3 FROM mining_stats s
@@ -56,10 +56,10 @@ impl Kept {
 }
 
 /// What was acknowledged until now: samples of each worker, and credits.
-fn acknowledged(book: &Book) -> (Vec<i64>, i64) {
-    let samples = book.workers.iter();
+fn acknowledged(model: &LedgerModel) -> (Vec<i64>, i64) {
+    let samples = model.workers.iter();
     let samples = samples.map(|worker| worker.acknowledged.lock().unwrap().count);
-    let granted = book.accounts.iter();
+    let granted = model.accounts.iter();
     let granted = granted.map(|account| account.granted.load(Ordering::SeqCst));
     (samples.collect(), granted.sum())
 }
@@ -76,20 +76,20 @@ pub(super) struct Copies {
 /// Copies by `POST /admin/backup`: each is whole and has all that was acknowledged before it was asked for.
 pub(super) async fn copy_now_and_then(
     serving: Arc<Process>,
-    book: Arc<Book>,
+    model: Arc<LedgerModel>,
     every: Duration,
 ) -> Copies {
     let admin = serving.admin();
     let (mut copies, mut due) = (Copies::default(), Instant::now() + every);
-    while book.goes_on() {
+    while model.goes_on() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         if Instant::now() < due {
             continue;
         }
-        let ((samples, granted), began) = (acknowledged(&book), Instant::now());
+        let ((samples, granted), began) = (acknowledged(&model), Instant::now());
         let path = "/admin/backup";
         let answer = admin.post(path, &json!({})).await;
-        if !book.note(&hyper::Method::POST, path, began, &answer, &[201]) {
+        if !model.note(&hyper::Method::POST, path, began, &answer, &[201]) {
             copies.refused += 1;
             continue;
         }
@@ -99,20 +99,23 @@ pub(super) async fn copy_now_and_then(
         let file = serving
             .database
             .with_file_name(made["file"].as_str().unwrap());
-        let looking = Arc::clone(&book);
+        let checked = Arc::clone(&model);
         let look = move || {
             let report = verify_backup(&file).unwrap();
-            for mistake in report.mistakes {
-                looking.mistake(format!("a copy: {mistake}"));
+            for error in report.mistakes {
+                checked.violation(format!("a copy: {error}"));
             }
-            let kept = Kept::read(&file, &looking.workers);
-            for (kept, told) in kept.samples.iter().zip(samples) {
-                if kept.count < told {
-                    looking.mistake(format!("a copy has {} of {told} samples", kept.count));
+            let stored = Stored::read(&file, &checked.workers);
+            for (stored, recorded) in stored.samples.iter().zip(samples) {
+                if stored.count < recorded {
+                    checked.violation(format!("a copy has {} of {recorded} samples", stored.count));
                 }
             }
-            if kept.granted < granted {
-                looking.mistake(format!("a copy has {} of {granted} credits", kept.granted));
+            if stored.granted < granted {
+                checked.violation(format!(
+                    "a copy has {} of {granted} credits",
+                    stored.granted
+                ));
             }
             let path = file.display().to_string();
             for end in ["", "-wal", "-shm"] {
@@ -128,8 +131,8 @@ pub(super) async fn copy_now_and_then(
 }
 
 /// Waits until nothing is under way: no reservation open, nothing unwritten, and hardly a file open that was not before.
-pub(super) async fn settle_down(serving: &Process, book: &Book, before: Figures) {
-    // Connections to upstreams that are kept for the next request, and those of this test.
+pub(super) async fn settle_down(serving: &Process, model: &LedgerModel, before: Figures) {
+    // Connections to upstreams that are stored for the next request, and those of this test.
     const KEPT: u64 = 40;
     let admin = serving.admin();
     let quiet = eventually("nothing is under way", async || {
@@ -153,22 +156,22 @@ pub(super) async fn settle_down(serving: &Process, book: &Book, before: Figures)
         after.resident_kib
     );
     if report["mistakes"] != json!([]) {
-        book.mistake(report);
+        model.violation(report);
     }
 }
 
 /// Ends the server and compares what is in its file with what was acknowledged.
-pub(super) async fn add_up(mut serving: Process, book: &Book, watch: &mut Watch) {
+pub(super) async fn add_up(mut serving: Process, model: &LedgerModel, watch: &mut Watch) {
     let admin = serving.admin();
     let (mut paid, mut perhaps, mut left) = (0, 0, 0);
-    for account in &book.accounts {
+    for account in &model.accounts {
         let path = format!("/users/{}", account.wallet);
         let user = admin.get(&path).await.expect(200);
         let (least, most) = account.between();
         let credits = user["credits"].as_i64();
         if !credits.is_some_and(|credits| (least..=most).contains(&credits)) {
             let credits = &user["credits"];
-            book.mistake(format!("{path} has {credits}, not {least} to {most}"));
+            model.violation(format!("{path} has {credits}, not {least} to {most}"));
         }
         paid += account.paid.load(Ordering::SeqCst);
         perhaps += account.perhaps_paid.load(Ordering::SeqCst);
@@ -179,36 +182,36 @@ pub(super) async fn add_up(mut serving: Process, book: &Book, watch: &mut Watch)
     serving.tell_to_end();
     let code = serving.wait_for_end();
     if code != Some(0) {
-        book.mistake(format!("the server ended with {code:?}"));
+        model.violation(format!("the server ended with {code:?}"));
     }
-    watch.read_log(&serving, book);
+    watch.read_log(&serving, model);
 
     let store = SqliteStore::open(&database, false).unwrap();
     let report = store.verify_ledger().await.unwrap();
     store.close();
     drop(store);
     if report.open_reservations != 0 || !report.mistakes.is_empty() {
-        book.mistake(format!("at the end: {report:?}"));
+        model.violation(format!("at the end: {report:?}"));
     }
     let check: String = rusqlite::Connection::open(&database)
         .unwrap()
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
     if check != "ok" {
-        book.mistake(check);
+        model.violation(check);
     }
-    let kept = Kept::read(&database, &book.workers);
-    for (worker, kept) in book.workers.iter().zip(&kept.samples) {
-        let told = *worker.acknowledged.lock().unwrap();
-        if *kept != told {
-            book.mistake(format!("{} has {kept:?}, not {told:?}", worker.name));
+    let stored = Stored::read(&database, &model.workers);
+    for (worker, stored) in model.workers.iter().zip(&stored.samples) {
+        let recorded = *worker.acknowledged.lock().unwrap();
+        if *stored != recorded {
+            model.violation(format!("{} has {stored:?}, not {recorded:?}", worker.name));
         }
     }
-    let (samples, granted) = acknowledged(book);
-    if kept.granted != granted {
-        book.mistake(format!(
+    let (samples, granted) = acknowledged(model);
+    if stored.granted != granted {
+        model.violation(format!(
             "{} credits, not {granted}, are in the ledger",
-            kept.granted
+            stored.granted
         ));
     }
     println!(
@@ -220,26 +223,26 @@ pub(super) async fn add_up(mut serving: Process, book: &Book, watch: &mut Watch)
     );
     let parts = files_ending(database.parent().unwrap(), "part");
     if !parts.is_empty() {
-        book.mistake(format!("left behind: {parts:?}"));
+        model.violation(format!("left behind: {parts:?}"));
     }
 }
 
 /// What the whole run was.
-pub(super) fn report(book: &Book, copies: Copies) {
+pub(super) fn report(model: &LedgerModel, copies: Copies) {
     println!(
         "{} requests, {} streams cut by the model; {} copies of up to {} bytes in at most {:?}, {} refused",
-        book.asked.load(Ordering::SeqCst),
-        book.cut.load(Ordering::SeqCst),
+        model.asked.load(Ordering::SeqCst),
+        model.cut.load(Ordering::SeqCst),
         copies.made,
         copies.bytes,
         copies.longest,
         copies.refused
     );
-    for (code, count) in &*book.refused.lock().unwrap() {
+    for (code, count) in &*model.refused.lock().unwrap() {
         println!("  {count:>8}  {code}");
     }
     println!("durable writes, p50 / p99 in ms:");
-    for (weather, times) in &mut *book.writes.lock().unwrap() {
-        println!("  {:>15}  {weather}", times.text());
+    for (faults, times) in &mut *model.writes.lock().unwrap() {
+        println!("  {:>15}  {faults}", times.text());
     }
 }

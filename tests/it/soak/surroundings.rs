@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::weather::Fault;
+use super::fault_injection::Fault;
 use crate::support::{Process, Scripted, Seen, Upstream, eventually};
 
 /// What a client asks for to get a long answer.
 pub(super) const TALE: &str = "tell me a tale";
-/// What nobody but an upstream knows, and no client may read.
+/// A text that only an upstream knows and no client may read.
 pub(super) const SECRET: &str = "the node's own words";
 const WORDS: [&str; 6] = ["All ", "is ", "well ", "here", ", ", "thanks."];
 const PIECES: usize = 48;
@@ -35,7 +35,7 @@ fn words(message: &str) -> Vec<String> {
 struct Model {
     fault: Mutex<Option<Fault>>,
     asked: AtomicU64,
-    /// Answers that are kept back from somebody.
+    /// Answers that are withheld from a client.
     hanging: AtomicU64,
 }
 
@@ -163,7 +163,7 @@ struct Mortal {
 }
 
 impl Mortal {
-    /// At a loopback address where nobody else listens: while it is away its port must not become somebody else's.
+    /// At a loopback address of its own: while it is down no other process may get its port.
     async fn start(
         host: [u8; 4],
         script: impl Fn(&Seen) -> Scripted + Send + Sync + 'static,
@@ -196,7 +196,7 @@ impl Mortal {
     }
 }
 
-/// Somebody who writes to the same disk as fast as it takes it, each piece flushed.
+/// Writes to the same disk as fast as possible, each piece flushed.
 struct Neighbour {
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -305,7 +305,7 @@ impl Surroundings {
         }
     }
 
-    /// Nobody waits for an answer that was kept back from him.
+    /// Releases every withheld answer.
     pub(super) fn nobody_hangs(&self) -> bool {
         self.model.hanging.load(Ordering::SeqCst) == 0
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::book::{Book, Kind, Span, Timed};
 use super::chats::PRIVATE;
+use super::ledger_model::{Kind, LedgerModel, Span, Timed};
 use crate::support::Process;
 
 /// What the process uses at a moment.
@@ -51,13 +51,13 @@ const SOME: u64 = 8;
 
 impl Watch {
     /// Looks once.
-    pub(super) fn look(&mut self, serving: &Process, book: &Book) {
+    pub(super) fn look(&mut self, serving: &Process, model: &LedgerModel) {
         self.figures.push(Figures::of(serving));
-        self.read_log(serving, book);
+        self.read_log(serving, model);
     }
 
     /// No panic, no key, nothing that was said in a chat, and no error without a reason outside.
-    pub(super) fn read_log(&mut self, serving: &Process, book: &Book) {
+    pub(super) fn read_log(&mut self, serving: &Process, model: &LedgerModel) {
         // Since before the last look, a chat's patience ago.
         let since = Instant::now() - Duration::from_secs(5);
         for line in serving.take_log() {
@@ -68,17 +68,17 @@ impl Watch {
                 "WARN" => self.warnings += 1,
                 "ERROR" => {
                     self.errors += 1;
-                    if !book.weather.explains_line(&line, since) {
-                        book.mistake(format!("the log says: {line}"));
+                    if !model.faults.explains_line(&line, since) {
+                        model.violation(format!("the log has: {line}"));
                     }
                 }
-                _ => book.mistake(format!("the log has the line: {line}")),
+                _ => model.violation(format!("the log has the line: {line}")),
             }
             if line.contains("panicked") {
-                book.mistake(format!("a panic: {line}"));
+                model.violation(format!("a panic: {line}"));
             }
             if line.contains(PRIVATE) || holds_key(&line) {
-                book.mistake(format!("the log tells a secret: {line}"));
+                model.violation(format!("the log has a secret: {line}"));
             }
         }
     }
@@ -106,7 +106,7 @@ impl Watch {
             asked,
             mut times,
             refused,
-            weather,
+            faults,
         } = span;
         let counts = Kind::ALL.map(|(kind, _)| asked.get(&kind).copied().unwrap_or_default());
         let counts = counts.map(|count| count.to_string()).join(" ");
@@ -127,12 +127,12 @@ impl Watch {
             now.files,
             now.threads,
             refused.join(", "),
-            weather.join(", ")
+            faults.join(", ")
         );
     }
 
     /// Prints what the run used by thirds; where it was `long` enough, the last may use hardly more than the one before.
-    pub(super) fn conclude(&self, book: &Book, long: bool) {
+    pub(super) fn conclude(&self, model: &LedgerModel, long: bool) {
         let third = self.figures.len() / 3;
         let parts = [
             &self.figures[..third],
@@ -151,7 +151,7 @@ impl Watch {
                 "{name}: medians of thirds {first}, {middle}, {last}; {slope:+.2} a minute after the first"
             );
             if long && last as f64 > middle as f64 * (1.0 + share) + some as f64 {
-                book.mistake(format!("{name} grew from {middle} to {last}"));
+                model.violation(format!("{name} grew from {middle} to {last}"));
             }
         }
         let most = self.figures.iter().map(|f| f.resident_kib).max();

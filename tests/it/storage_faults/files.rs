@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use super::{credits, granted};
-use crate::support::{Caller, Process, W1, edge, edge_told, eventually, wallet};
+use crate::support::{Caller, Process, W1, edge, edge_output, eventually, wallet};
 
 fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", database.display()))
@@ -139,7 +139,7 @@ async fn a_second_server_is_refused_by_whatever_name_it_comes_and_without_the_lo
     ];
     for name in names {
         let arguments = ["keys", "create", "--wallet", W1, "--scopes", "read"];
-        let (code, made, told) = edge_told(name, &arguments);
+        let (code, made, told) = edge_output(name, &arguments);
         assert_eq!(code, 0, "{told}");
         let caller = Caller::new(&server.address, Some(made.trim()));
         let me = caller.get("/auth/me").await.expect(200);
@@ -254,7 +254,7 @@ async fn nothing_acknowledged_is_lost_while_other_processes_open_and_close_the_f
             let _ = shell.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             drop(shell);
             for arguments in [["db", "check"], ["ledger", "verify"]] {
-                let (code, out, told) = edge_told(&path, &arguments);
+                let (code, out, told) = edge_output(&path, &arguments);
                 assert_eq!(code, 0, "{out}{told}");
             }
             drop(InstanceLock::acquire(&path).unwrap_err());

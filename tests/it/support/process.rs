@@ -51,13 +51,13 @@ impl Process {
         let written = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        let (told, address) = mpsc::channel();
-        // Read to the end, so that the server never waits for room in the pipe.
+        let (sender, address) = mpsc::channel();
+        // Read to the end, so that the server never blocks on a full pipe.
         std::thread::spawn(move || {
             for line in written.lines().map_while(Result::ok) {
                 let serves = line.split_once(" serves ");
                 if let Some((_, address)) = serves.and_then(|(_, of)| of.rsplit_once(" on ")) {
-                    let _ = told.send(address.to_owned());
+                    let _ = sender.send(address.to_owned());
                 }
                 lines.lock().unwrap().push(line);
             }
@@ -78,7 +78,7 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
-    /// What it logged since this was asked last: for a server that runs for so long that nobody wants to hold all of it.
+    /// What it logged since the last call, so that a long run does not hold all of it.
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
@@ -103,7 +103,7 @@ impl Process {
         Caller::new(&self.address, Some(key.trim()))
     }
 
-    /// Gives it another configuration file, all of this text, and tells it to read it.
+    /// Gives it another configuration file, all of this text, and sends SIGHUP.
     pub(crate) fn reload(&self, config: &str) {
         std::fs::write(self.database.with_extension("toml"), config).unwrap();
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -170,7 +170,7 @@ pub(crate) fn on_a_small_disk(
         .status()
         .is_ok_and(|done| done.success())
     {
-        println!("skipped: this machine lets nobody make a mount namespace");
+        println!("skipped: this machine does not allow a mount namespace");
         return None;
     }
     std::fs::create_dir_all(disk).unwrap();
@@ -186,12 +186,12 @@ pub(crate) fn on_a_small_disk(
 
 /// Runs a command of the real binary against a database; its exit code and standard output.
 pub(crate) fn edge(database: &Path, arguments: &[&str]) -> (i32, String) {
-    let (code, out, _) = edge_told(database, arguments);
+    let (code, out, _) = edge_output(database, arguments);
     (code, out)
 }
 
 /// The same, and what stands on standard error.
-pub(crate) fn edge_told(database: &Path, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn edge_output(database: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
     let command = command
         .arg("--database")

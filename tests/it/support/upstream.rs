@@ -108,7 +108,7 @@ impl Scripted {
         Self::whole(200, body.to_string())
     }
 
-    /// Sends whoever asks somewhere else.
+    /// Redirects.
     pub(crate) fn redirect(to: String) -> Self {
         Self {
             location: Some(to),
@@ -192,7 +192,7 @@ impl Upstream {
         .await
     }
 
-    /// An address where nobody listens.
+    /// An address where nothing listens.
     pub(crate) async fn dead() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}", listener.local_addr().unwrap())

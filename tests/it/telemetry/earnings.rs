@@ -15,23 +15,23 @@ async fn earn(server: &TestServer, wallet: &str, earnings: f64, source: &str, at
 }
 
 #[tokio::test]
-async fn an_earning_grants_its_credits_once_however_often_it_is_told() {
+async fn an_earning_grants_its_credits_once_however_often_it_is_sent() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     let post = async |body: Value| admin.post("/miner/earnings", &body).await;
-    let told = json!({"wallet_address": W1, "earnings": 1.5, "source_id": "block-1"});
+    let earning = json!({"wallet_address": W1, "earnings": 1.5, "source_id": "block-1"});
     assert_eq!(
-        post(told.clone()).await.expect(201),
+        post(earning.clone()).await.expect(201),
         json!({"wallet_address": W1, "earnings": 1.5, "counted": true})
     );
     for _ in 0..2 {
         assert_eq!(
-            post(told.clone()).await.expect(200),
+            post(earning.clone()).await.expect(200),
             json!({"wallet_address": W1, "earnings": 1.5, "counted": false})
         );
     }
     for (field, other) in [("earnings", json!(1.6)), ("wallet_address", json!(W2))] {
-        let mut body = told.clone();
+        let mut body = earning.clone();
         body[field] = other;
         post(body).await.refused(409, "conflict");
     }
@@ -57,13 +57,13 @@ async fn an_earning_grants_its_credits_once_however_often_it_is_told() {
 }
 
 #[tokio::test]
-async fn an_earning_told_by_many_at_once_counts_once() {
+async fn an_earning_sent_concurrently_counts_once() {
     let server = TestServer::start(config()).await;
-    let told = json!({"wallet_address": W1, "earnings": 2, "source_id": "block-1"});
+    let earning = json!({"wallet_address": W1, "earnings": 2, "source_id": "block-1"});
     let tellers: Vec<_> = (0..50)
         .map(|_| {
-            let (admin, told) = (server.admin(), told.clone());
-            tokio::spawn(async move { admin.post("/miner/earnings", &told).await.status })
+            let (admin, earning) = (server.admin(), earning.clone());
+            tokio::spawn(async move { admin.post("/miner/earnings", &earning).await.status })
         })
         .collect();
     let mut statuses = Vec::new();
@@ -208,9 +208,9 @@ async fn the_leaderboard_ranks_who_earned_most_in_the_period() {
     board("?period=year").await.refused(400, "invalid_request");
 
     earn(&server, W3, 10.0, "e", noon).await;
-    let kept = board("").await;
-    assert_eq!(kept.header("x-cache"), "hit");
-    assert_eq!(kept.expect(200)["miners"][0], row(1, W1, 5));
+    let cached = board("").await;
+    assert_eq!(cached.header("x-cache"), "hit");
+    assert_eq!(cached.expect(200)["miners"][0], row(1, W1, 5));
     server.clock.advance(MINUTE);
     let anew = board("").await;
     assert_eq!(anew.header("x-cache"), "miss");

@@ -77,7 +77,7 @@ async fn a_history_is_exact_in_every_resolution_and_weighted_by_how_long_each_sa
         ("?resolution=1h&hours=21", &hours[1..]),
         ("?resolution=1h&hours=20", &hours[2..]),
         ("?resolution=1d&days=7", &days),
-        // Nobody said how finely: what fits the time.
+        // Without a resolution: one that fits the time.
         ("", &hours),
         ("?days=7", &hours),
         ("?hours=2", &raw),
@@ -95,7 +95,7 @@ async fn a_history_is_exact_in_every_resolution_and_weighted_by_how_long_each_sa
 }
 
 #[tokio::test]
-async fn the_history_of_several_workers_is_their_sum_and_unlike_units_are_kept_apart() {
+async fn the_history_of_several_workers_is_their_sum_and_unlike_units_are_separate() {
     let server = TestServer::start(config()).await;
     let noon = server.wait_for_noon();
     let miner = server.caller(W1, &["miner"]).await;
@@ -220,7 +220,7 @@ async fn ten_thousand_points_are_given_and_one_more_is_refused_with_the_resoluti
 }
 
 #[tokio::test]
-async fn a_wallet_with_two_units_is_told_a_resolution_that_fits_both() {
+async fn a_wallet_with_two_units_gets_a_resolution_that_fits_both() {
     let server = TestServer::start(config()).await;
     let noon = server.wait_for_noon();
     let miner = server.caller(W1, &["miner"]).await;

@@ -76,11 +76,11 @@ fn by_definition(samples: &BTreeMap<(u8, i64), f64>, length: i64) -> Expected {
 }
 
 fn assert_same(points: &[HashratePoint], expected: &Expected) {
-    let told: BTreeSet<_> = points
+    let found: BTreeSet<_> = points
         .iter()
         .map(|point| (point.recorded_at.millis(), point.hashrate_unit.as_str()))
         .collect();
-    assert_eq!(told, expected.keys().copied().collect());
+    assert_eq!(found, expected.keys().copied().collect());
     for point in points {
         let (mean, min, max, samples) =
             expected[&(point.recorded_at.millis(), point.hashrate_unit.as_str())];
@@ -159,21 +159,21 @@ proptest! {
 }
 
 #[tokio::test]
-async fn samples_go_when_they_were_kept_long_enough_and_what_was_made_from_them_later() {
+async fn samples_are_deleted_after_their_retention_and_their_rollups_after_theirs() {
     let mut config = config();
-    let kept = |days| Some(days * DAY);
+    let days_of = |days| Some(days * DAY);
     config.retention = Retention {
-        raw: kept(2),
-        minutes: kept(4),
-        hours: kept(8),
-        days: kept(16),
+        raw: days_of(2),
+        minutes: days_of(4),
+        hours: days_of(8),
+        days: days_of(16),
     };
     let retention = config.retention;
     let server = TestServer::start(config).await;
     let noon = server.wait_for_noon();
     let miner = server.caller(W1, &["miner"]).await;
-    let told = json!([sample(noon, 10.0), sample(noon.plus(MINUTE), 20.0)]);
-    miner.post("/miner/stats", &told).await.expect(201);
+    let samples = json!([sample(noon, 10.0), sample(noon.plus(MINUTE), 20.0)]);
+    miner.post("/miner/stats", &samples).await.expect(201);
     let counts = async |days: u32| {
         let left = noon.plus(days * DAY).millis() - server.clock.now().millis();
         server
@@ -201,7 +201,7 @@ async fn samples_go_when_they_were_kept_long_enough_and_what_was_made_from_them_
     assert_eq!(day[0]["hashrate"], json!(15.0));
     assert_eq!(counts(17).await, [0, 0, 0, 0]);
 
-    // Whether it was there already can nobody tell any more.
+    // Whether it was stored before is not known any more.
     let now = server.clock.now();
     let old = sample(now.minus(2 * DAY).minus(HOUR), 1.0);
     let refused = miner

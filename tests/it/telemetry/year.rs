@@ -19,7 +19,7 @@ fn wallets() -> Vec<Wallet> {
         .collect()
 }
 
-/// A reading with every figure that a miner of the R3MES engine tells, none of them round.
+/// A sample with every figure that the R3MES miner reports, none of them round.
 fn sample(wallet: Wallet, at: Timestamp, n: u64) -> Sample {
     let noise = |scale: f64| (n.wrapping_mul(2_654_435_761) % 1000) as f64 / 1000.0 * scale;
     Sample {

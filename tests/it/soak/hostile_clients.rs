@@ -1,4 +1,4 @@
-//! Those who make mistakes, leave, or take their time.
+//! Those who make violations, leave, or take their time.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::book::Kind;
 use super::chats::Form;
 use super::clients::Client;
+use super::ledger_model::Kind;
 use super::surroundings::TALE;
 use crate::support::{Caller, next_text};
 
@@ -20,7 +20,7 @@ use crate::support::{Caller, next_text};
 const ADDRESS: [u8; 4] = [127, 0, 0, 2];
 
 impl Client {
-    /// Somebody who gets everything wrong that can be, and is told so.
+    /// Sends every kind of invalid request; each must be refused.
     pub(super) async fn err(mut self) {
         let stranger = Caller::at(ADDRESS.into(), self.caller.base(), None);
         let wallet = self.account().wallet.clone();
@@ -93,13 +93,13 @@ impl Client {
             if self.turn.is_multiple_of(20) {
                 let large = "x".repeat(65 << 10);
                 let asked = json("/api/keys");
-                // Refused by its head, so that its end may find nobody who reads it.
+                // Refused by its head, so its end may not be read any more.
                 let began = Instant::now();
-                self.book.count(Kind::Wrong);
+                self.model.count(Kind::Wrong);
                 let opened = own.try_open(asked.0, asked.1, &[], large).await;
                 match opened.map(|(status, ..)| status) {
-                    Some(413) | None => self.book.refused(413, "body_too_large"),
-                    Some(status) => self.book.mistake(format!(
+                    Some(413) | None => self.model.refused(413, "body_too_large"),
+                    Some(status) => self.model.violation(format!(
                         "too much was answered {status} after {:?}",
                         began.elapsed()
                     )),
@@ -108,7 +108,7 @@ impl Client {
         }
     }
 
-    /// Somebody who leaves in the middle: of a head, of a body, before an answer, in an answer.
+    /// Disconnects in the middle: of a head, of a body, before an answer, in an answer.
     pub(super) async fn leave(mut self) {
         let address: SocketAddr = self.caller.base()["http://".len()..].parse().unwrap();
         while self.go_on().await {
@@ -116,7 +116,7 @@ impl Client {
                 0 => Form::Text,
                 _ => Form::Events,
             };
-            self.book.count(Kind::Left);
+            self.model.count(Kind::Left);
             match self.random.below(6) {
                 0 => {
                     let head = b"POST /chat HTTP/1.1\r\nHost: localhost\r\nX-API-";
@@ -149,9 +149,9 @@ impl Client {
 
     async fn leave_after(&mut self, address: SocketAddr, sent: &[u8]) {
         let Ok(mut stream) = connect(address, None).await else {
-            return self.book.mistake("a connection was refused");
+            return self.model.violation("a connection was refused");
         };
-        // Whatever becomes of it: nobody is there to be told.
+        // Its outcome is unknown: the client has left.
         let _ = stream.write_all(sent).await;
         tokio::time::sleep(Duration::from_micros(self.random.below(20_000))).await;
     }
@@ -189,23 +189,23 @@ impl Client {
                     .await;
                 self.refill(status).await;
             }
-            None => self.book.mistake(format!("{path} was not answered")),
+            None => self.model.violation(format!("{path} was not answered")),
         }
     }
 
     async fn refill(&self, status: u16) {
         if status == 402 {
             let once = format!("more-{}-{}", self.name, self.turn);
-            let whose = self.number % self.book.accounts.len();
+            let whose = self.number % self.model.accounts.len();
             self.give(&self.admin.clone(), whose, &once).await;
         }
     }
 
-    /// Somebody who reads a long answer bit by bit, or not to its end.
+    /// Reads a long answer slowly, or not to its end.
     pub(super) async fn read_slowly(mut self) {
         let address: SocketAddr = self.caller.base()["http://".len()..].parse().unwrap();
         while self.go_on().await {
-            self.book.count(Kind::Left);
+            self.model.count(Kind::Left);
             let body = Form::Text.body(TALE);
             let request = format!(
                 "POST /chat HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -213,11 +213,11 @@ impl Client {
                 body.len()
             );
             let Ok(mut stream) = connect(address, Some(4096)).await else {
-                self.book.mistake("a connection was refused");
+                self.model.violation("a connection was refused");
                 continue;
             };
             if stream.write_all(request.as_bytes()).await.is_err() {
-                self.book.mistake("/chat was not read");
+                self.model.violation("/chat was not read");
                 continue;
             }
             // One in four stops in the middle, for longer than a client is waited for, or for a moment.
@@ -235,9 +235,9 @@ impl Client {
 
     /// Reads up to so many bytes, a few at a time; the status.
     async fn take(&mut self, stream: &mut TcpStream, most: usize) -> u16 {
-        let (mut status, mut told, mut head) = (0, 0, Vec::new());
+        let (mut status, mut received, mut head) = (0, 0, Vec::new());
         let mut piece = vec![0; 16 << 10];
-        while told < most {
+        while received < most {
             let read = match stream.read(&mut piece).await {
                 Ok(0) | Err(_) => break,
                 Ok(read) => read,
@@ -245,7 +245,7 @@ impl Client {
             if head.len() < 2000 {
                 head.extend_from_slice(&piece[..read]);
             }
-            told += read;
+            received += read;
             let end = head.windows(4).position(|part| part == b"\r\n\r\n");
             if let Some(end) = end
                 && status == 0
@@ -266,7 +266,7 @@ impl Client {
             tokio::time::sleep(Duration::from_micros(self.random.below(20_000))).await;
         }
         if status == 0 {
-            self.book.mistake("a slow reader was not answered");
+            self.model.violation("a slow reader was not answered");
         }
         status
     }
@@ -276,22 +276,22 @@ impl Client {
         let code = body.split("\"code\":\"").nth(1);
         let code = code.and_then(|rest| rest.split('"').next());
         let code = code.unwrap_or_default();
-        self.book.refused(status, code);
+        self.model.refused(status, code);
         let recently = Instant::now() - Duration::from_secs(4);
-        let explains = &self.book.weather;
+        let explains = &self.model.faults;
         if status != 402 && !explains.explains(&Method::POST, "/chat", code, recently) {
-            self.book
-                .mistake(format!("/chat was refused: {status} {body}"));
+            self.model
+                .violation(format!("/chat was refused: {status} {body}"));
         }
     }
 }
 
-/// From the rude ones' address; `room` is what this end holds of an answer that is not read.
-async fn connect(address: SocketAddr, room: Option<u32>) -> std::io::Result<TcpStream> {
+/// From the address of the hostile clients; `receive_buffer` bounds what this end holds of an answer that is not read.
+async fn connect(address: SocketAddr, receive_buffer: Option<u32>) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((ADDRESS, 0).into())?;
-    if let Some(room) = room {
-        socket.set_recv_buffer_size(room)?;
+    if let Some(receive_buffer) = receive_buffer {
+        socket.set_recv_buffer_size(receive_buffer)?;
     }
     socket.connect(address).await
 }

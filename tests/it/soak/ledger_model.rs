@@ -10,8 +10,8 @@ use hyper::Method;
 use r3mes_edge::error::ErrorCode;
 use serde_json::Value;
 
+use super::fault_injection::FaultSchedule;
 use super::surroundings::SECRET;
-use super::weather::Weather;
 use crate::support::Answer;
 
 /// What is asked for, as the table counts it.
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Key,
     Grant,
     Chat,
-    /// By somebody who leaves, or reads slowly.
+    /// By a client that disconnects or reads slowly.
     Left,
     Wrong,
 }
@@ -88,10 +88,10 @@ pub(super) struct Span {
     /// By status and code.
     pub(super) refused: BTreeMap<String, u64>,
     /// What was wrong outside.
-    pub(super) weather: Vec<String>,
+    pub(super) faults: Vec<String>,
 }
 
-/// Somebody with a wallet, by what was acknowledged to him.
+/// A wallet, by what was acknowledged to its client.
 pub(super) struct Account {
     pub(super) wallet: String,
     pub(super) key: String,
@@ -112,7 +112,7 @@ pub(super) struct Worker {
     pub(super) acknowledged: Mutex<Samples>,
 }
 
-/// So many samples, told apart by the sum of their moments.
+/// A number of samples, distinguished by the sum of their moments.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Samples {
     pub(super) count: i64,
@@ -135,26 +135,26 @@ impl Samples {
     }
 }
 
-pub(super) struct Book {
-    pub(super) weather: Weather,
+pub(super) struct LedgerModel {
+    pub(super) faults: FaultSchedule,
     pub(super) accounts: Vec<Account>,
     pub(super) workers: Vec<Worker>,
-    /// Chats that were charged, of whoever.
+    /// Chats that were charged, of all wallets.
     pub(super) span: Mutex<Span>,
     /// Over the whole run: writes by what was wrong, refusals, requests.
     pub(super) writes: Mutex<BTreeMap<String, Times>>,
     pub(super) refused: Mutex<BTreeMap<String, u64>>,
     pub(super) asked: AtomicU64,
     pub(super) cut: AtomicU64,
-    mistakes: Mutex<Vec<String>>,
+    violations: Mutex<Vec<String>>,
     stop: AtomicBool,
     began: Instant,
 }
 
-impl Book {
+impl LedgerModel {
     pub(super) fn new(accounts: Vec<Account>, workers: Vec<Worker>) -> Self {
         Self {
-            weather: Weather::default(),
+            faults: FaultSchedule::default(),
             accounts,
             workers,
             span: Mutex::default(),
@@ -162,26 +162,26 @@ impl Book {
             refused: Mutex::default(),
             asked: AtomicU64::new(0),
             cut: AtomicU64::new(0),
-            mistakes: Mutex::default(),
+            violations: Mutex::default(),
             stop: AtomicBool::new(false),
             began: Instant::now(),
         }
     }
 
-    /// Something is not as it should be. The run goes on: one mistake may explain another.
-    pub(super) fn mistake(&self, what: impl std::fmt::Display) {
+    /// Something is not as it should be. The run goes on: one violation may explain another.
+    pub(super) fn violation(&self, what: impl std::fmt::Display) {
         const MOST: usize = 50;
         let at = self.began.elapsed().as_secs_f64();
-        let mut mistakes = self.mistakes.lock().unwrap();
-        if mistakes.len() < MOST {
-            let mistake = format!("{at:.1} s, {}: {what}", self.weather.now());
-            println!("MISTAKE {mistake}");
-            mistakes.push(mistake);
+        let mut violations = self.violations.lock().unwrap();
+        if violations.len() < MOST {
+            let violation = format!("{at:.1} s, {}: {what}", self.faults.now());
+            println!("VIOLATION {violation}");
+            violations.push(violation);
         }
     }
 
-    pub(super) fn mistakes(&self) -> Vec<String> {
-        self.mistakes.lock().unwrap().clone()
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap().clone()
     }
 
     pub(super) fn goes_on(&self) -> bool {
@@ -208,7 +208,7 @@ impl Book {
         drop(span);
         if timed == Timed::Write {
             let mut writes = self.writes.lock().unwrap();
-            writes.entry(self.weather.now()).or_default().0.push(micros);
+            writes.entry(self.faults.now()).or_default().0.push(micros);
         }
     }
 
@@ -237,7 +237,7 @@ impl Book {
         if shaped.is_err() {
             let body = String::from_utf8_lossy(&answer.body);
             let status = answer.status;
-            self.mistake(format!(
+            self.violation(format!(
                 "{method} {path} is no answer of ours: {status} {body}"
             ));
         }
@@ -245,7 +245,7 @@ impl Book {
         let as_expected = expected.contains(&answer.status);
         if answer.status < 400 {
             if !as_expected {
-                self.mistake(format!("{method} {path} was answered {}", answer.status));
+                self.violation(format!("{method} {path} was answered {}", answer.status));
             }
             return as_expected;
         }
@@ -256,10 +256,10 @@ impl Book {
             .iter()
             .any(|known| (known.as_str(), known.status()) == (code, answer.status));
         // A fault of the server is never what a client expects, but from `/readyz`.
-        let explained = self.weather.explains(method, path, code, began);
+        let explained = self.faults.explains(method, path, code, began);
         if !named || !(as_expected || explained) {
             let took = began.elapsed();
-            self.mistake(format!(
+            self.violation(format!(
                 "{method} {path} was refused after {took:?}: {} {body}",
                 answer.status
             ));
@@ -269,11 +269,11 @@ impl Book {
 
     /// What a client reads never holds an upstream's own words.
     pub(super) fn holds_no_secret(&self, path: &str, body: &[u8]) {
-        let told = body
+        let leaked = body
             .windows(SECRET.len())
             .any(|part| part == SECRET.as_bytes());
-        if told {
-            self.mistake(format!("{path} tells what an upstream said"));
+        if leaked {
+            self.violation(format!("{path} shows the text of an upstream"));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::simulation::Random;
 /// Something outside the server that fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    /// Nobody listens where the model was.
+    /// Nothing listens where the model was.
     ModelDown,
     /// The model says nothing, or takes its time over each word.
     ModelSlow,
@@ -18,9 +18,9 @@ pub(super) enum Fault {
     ModelCut,
     /// The model answers something else, errors and refusals among it.
     ModelRubbish,
-    /// Nobody listens where the chain was.
+    /// Nothing listens where the chain was.
     ChainDown,
-    /// Somebody else keeps the disk busy.
+    /// Another process loads the disk.
     DiskBusy,
     /// No file can be written to beyond its first bytes.
     DiskRefuses,
@@ -82,32 +82,35 @@ impl Fault {
 }
 
 /// A fault from its beginning until all of its consequences were over.
-struct Spell {
+struct FaultPeriod {
     fault: Fault,
     over: Option<Instant>,
 }
 
 /// What was wrong so far.
 #[derive(Default)]
-pub(super) struct Weather(Mutex<Vec<Spell>>);
+pub(super) struct FaultSchedule(Mutex<Vec<FaultPeriod>>);
 
-impl Weather {
+impl FaultSchedule {
     pub(super) fn begin(&self, fault: Fault) {
-        self.0.lock().unwrap().push(Spell { fault, over: None });
+        self.0
+            .lock()
+            .unwrap()
+            .push(FaultPeriod { fault, over: None });
     }
 
     /// Cause and consequences of all that is wrong are over.
     pub(super) fn clear_up(&self) {
-        for spell in self.0.lock().unwrap().iter_mut() {
-            spell.over = spell.over.or_else(|| Some(Instant::now()));
+        for period in self.0.lock().unwrap().iter_mut() {
+            period.over = period.over.or_else(|| Some(Instant::now()));
         }
     }
 
     /// What is wrong now, in words.
     pub(super) fn now(&self) -> String {
-        let spells = self.0.lock().unwrap();
-        let now = spells.iter().filter(|spell| spell.over.is_none());
-        let names: Vec<_> = now.map(|spell| spell.fault.name()).collect();
+        let periods = self.0.lock().unwrap();
+        let now = periods.iter().filter(|period| period.over.is_none());
+        let names: Vec<_> = now.map(|period| period.fault.name()).collect();
         match names.is_empty() {
             true => "calm".to_owned(),
             false => names.join(" + "),
@@ -116,10 +119,10 @@ impl Weather {
 
     /// Whether something that was wrong at `began` or since is such a fault.
     pub(super) fn was(&self, began: Instant, is: impl Fn(Fault) -> bool) -> bool {
-        let spells = self.0.lock().unwrap();
-        spells
+        let periods = self.0.lock().unwrap();
+        periods
             .iter()
-            .any(|spell| spell.over.is_none_or(|over| over >= began) && is(spell.fault))
+            .any(|period| period.over.is_none_or(|over| over >= began) && is(period.fault))
     }
 
     /// Whether a refusal with this code of a request that began then has its reason outside the server.
@@ -137,28 +140,28 @@ impl Weather {
             "a group of ",
             " was not written and is tried again",
             " is still not written",
-            " was not kept",
+            " was not stored",
         ];
         self.was(began, |fault| {
             let refused = fault.codes().iter().any(|code| {
                 // As the pipeline writes it, behind the request's id.
                 line.contains(&format!(" {code}: "))
             });
-            let told = STORAGE.iter().any(|words| line.contains(words));
-            refused || (fault == Fault::DiskRefuses && told)
+            let is_storage = STORAGE.iter().any(|words| line.contains(words));
+            refused || (fault == Fault::DiskRefuses && is_storage)
         })
     }
 }
 
 /// What goes wrong next: each fault once in every seven turns, in an order of its own; from the second seven on sometimes
 /// with another one.
-pub(super) struct Forecast {
+pub(super) struct FaultPlan {
     random: Random,
     coming: Vec<Fault>,
     turns: usize,
 }
 
-impl Forecast {
+impl FaultPlan {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             random: Random(seed),
