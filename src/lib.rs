@@ -62,7 +62,8 @@
 //! [`routes`] is the table of everything that can be asked, [`openapi`] its description for clients; `pipeline` takes a
 //! request from top to bottom; `handlers` holds the business steps; `billing` owns the money of one chat; [`store`] says
 //! what can be asked of the storage, with SQLite behind it; [`model`] and [`auth`] are the words of the domain;
-//! [`breaker`], [`cache`] and [`limits`] are the machines that keep it upright; [`upstream`] and `collector` ask other
+//! [`import`] reads a database of the R3MES
+//! backend; [`breaker`], [`cache`] and [`limits`] are the machines that keep it upright; [`upstream`] and `collector` ask other
 //! programs; `alerts` and `metrics` tell how it is; [`server`] binds, accepts and stops.
 
 // docs.rs, which builds with nightly, marks what needs a feature.
@@ -92,6 +93,7 @@ pub mod config;
 mod deadline;
 pub mod error;
 mod handlers;
+pub mod import;
 pub mod limits;
 mod metrics;
 pub mod model;

@@ -40,8 +40,8 @@ fn id_text(prefix: &str, id: uuid::Uuid) -> String {
 }
 
 pub(crate) use fields::{
-    Fields, MOST_COUNT, MOST_FIGURE, check_depth, count, figure, float, integer, items, lines,
-    percentage, plain_object, pointer, text,
+    Fields, MOST_COUNT, MOST_FIGURE, check_depth, float, integer, items, lines, percentage,
+    plain_object, pointer, text,
 };
 
 #[cfg(test)]

@@ -20,10 +20,11 @@ pub use records::{
     Totals, User, ledger_id, parse_ledger_id,
 };
 pub use sqlite::{
-    Check, ImportNote, Imported, LedgerExport, Migrated, OpenError, R3mesDatabase, R3mesRow,
-    R3mesTable, SCHEMA_VERSION, SqliteReader, SqliteStore, back_up, backup_file, backups,
-    check_database, glance, migrate_database, restore, sqlite_version, thin_out, verify_backup,
+    Check, LedgerExport, Migrated, OpenError, SCHEMA_VERSION, SqliteReader, SqliteStore, back_up,
+    backup_file, backups, check_database, glance, migrate_database, restore, sqlite_version,
+    thin_out, verify_backup,
 };
+pub(crate) use sqlite::{ImportSource, ImportTransaction};
 
 use std::path::PathBuf;
 use std::sync::Weak;

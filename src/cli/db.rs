@@ -28,7 +28,7 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Take over the database of an R3MES backend: accounts, balances, keys, what miners told and earned
+    /// Import the database of an R3MES backend: accounts, balances and API keys
     #[command(after_help = import::HELP)]
     Import {
         /// The backend's database file; it is only read
@@ -40,7 +40,7 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
     let database = &settings.config.database;
     match command {
         Command::Check => {
-            let progress = Progress::wait("checking every page and every wallet", json);
+            let progress = Progress::start("checking every page and every wallet", json);
             let check = check_database(database).map_err(open_failure)?;
             drop(progress);
             let mistakes = check.mistakes().count();
@@ -66,7 +66,7 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             }
         }
         Command::Migrate { to, dry_run } => {
-            let progress = Progress::wait("copying the database and bringing it over", json);
+            let progress = Progress::start("copying the database and bringing it over", json);
             let done = migrate_database(database, *to, *dry_run).map_err(open_failure)?;
             drop(progress);
             if json {

@@ -1,8 +1,7 @@
-//! Databases of the R3MES backend, taken over with the command line: their keys are used against the real binary here;
-//! `whole` has everything else, `million` measures.
+//! `db import` of the real binary. This file uses imported keys against a server, `whole` compares whole databases with
+//! what `generated` expects of them.
 
 mod generated;
-mod million;
 mod whole;
 
 pub(crate) use generated::address;
@@ -61,7 +60,7 @@ pub(crate) fn backend(folder: &Path, schema: &str, rows: &[Row<'_>]) -> PathBuf 
     path
 }
 
-/// A fresh database of ours that nobody serves.
+/// A new database of ours without a server.
 fn database() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edge.db");
@@ -69,25 +68,25 @@ fn database() -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Takes a file over, which must end with this code; what was told.
+/// Imports a file, which must end with this exit code; returns the report.
 fn import(database: &Path, file: &Path, code: i32) -> Value {
     let arguments = ["db", "import", file.to_str().unwrap(), "--json"];
-    let (ended, told) = edge(database, &arguments);
-    assert_eq!(ended, code, "{told}");
-    serde_json::from_str(&told).unwrap()
+    let (ended, report) = edge(database, &arguments);
+    assert_eq!(ended, code, "{report}");
+    serde_json::from_str(&report).unwrap()
 }
 
-/// How many keys were taken, refused, there already.
-fn keys_of(told: &Value) -> [u64; 3] {
-    let counts = &told["tables"]["api_keys"];
-    ["taken", "refused", "there_already"].map(|name| counts[name].as_u64().unwrap())
+/// How many keys were imported, refused, imported before.
+fn keys_of(report: &Value) -> [u64; 3] {
+    let counts = &report["tables"]["api_keys"];
+    ["imported", "refused", "existing"].map(|name| counts[name].as_u64().unwrap())
 }
 
 /// Every key in our database, newest first.
 fn listed(database: &Path) -> Vec<Value> {
-    let (_, told) = edge(database, &["keys", "list", "--json"]);
-    let told: Value = serde_json::from_str(&told).unwrap();
-    let keys = told["keys"].as_array().unwrap().iter();
+    let (_, listed) = edge(database, &["keys", "list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let keys = listed["keys"].as_array().unwrap().iter();
     keys.filter(|key| key["wallet_address"].is_string())
         .cloned()
         .collect()
@@ -104,7 +103,7 @@ fn stored_hashes(database: &Path, hex: &str) -> i64 {
 const DAY: &str = "2026-01-02 03:04:05";
 
 #[tokio::test]
-async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_then() {
+async fn an_imported_key_works_and_its_first_use_replaces_the_sha_256() {
     let (folder, database) = database();
     let (key, off, late, unused) = (old_key(1), old_key(2), old_key(3), old_key(4));
     let file = backend(
@@ -135,9 +134,9 @@ async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_the
         ],
     );
     let before = std::fs::read(&file).unwrap();
-    let told = import(&database, &file, 1);
+    let report = import(&database, &file, 1);
     assert_eq!(
-        (keys_of(&told), &told["accounts_made"]),
+        (keys_of(&report), &report["accounts_made"]),
         ([4, 3, 0], &json!(2))
     );
     let refused = [
@@ -145,7 +144,7 @@ async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_the
         (6, "api_key_hash"),
         (7, "expires_at"),
     ];
-    for (note, (row, field)) in told["rows"].as_array().unwrap().iter().zip(refused) {
+    for (note, (row, field)) in report["rows"].as_array().unwrap().iter().zip(refused) {
         assert_eq!((&note["row"], &note["field"]), (&json!(row), &json!(field)));
     }
     let keys = listed(&database);
@@ -207,7 +206,7 @@ async fn an_imported_key_works_from_its_first_use_on_and_its_sha_256_is_gone_the
 }
 
 #[tokio::test]
-async fn a_key_that_stood_in_plain_text_is_hashed_at_once_and_works() {
+async fn a_key_in_plain_text_is_hashed_on_import_and_works() {
     let (folder, database) = database();
     let key = old_key(1);
     let rows = [
@@ -215,20 +214,20 @@ async fn a_key_that_stood_in_plain_text_is_hashed_at_once_and_works() {
         ("sk-other", W1, None, true, DAY, None),
     ];
     let file = backend(folder.path(), OLDER, &rows);
-    // As the backend leaves it while it runs: in WAL mode with a log that is not in the file yet.
+    // As a running backend leaves it: in WAL mode, with a log that is not checkpointed.
     let running = Connection::open(&file).unwrap();
     running.pragma_update(None, "journal_mode", "wal").unwrap();
     running
         .execute("UPDATE api_keys SET name = 'renamed' WHERE id = 1", [])
         .unwrap();
-    let told = import(&database, &file, 1);
-    assert_eq!(keys_of(&told), [1, 1, 0]);
+    let report = import(&database, &file, 1);
+    assert_eq!(keys_of(&report), [1, 1, 0]);
     let keys = listed(&database);
     assert_eq!(
         (&keys[0]["name"], &keys[0]["start"]),
         (&json!("renamed"), &json!(key[..10]))
     );
-    assert!(!told.to_string().contains(&key[6..]) && !told.to_string().contains("sk-other"));
+    assert!(!report.to_string().contains(&key[6..]) && !report.to_string().contains("sk-other"));
     drop(running);
     assert_eq!(keys_of(&import(&database, &file, 1)), [0, 1, 1]);
     assert!(
@@ -242,7 +241,7 @@ async fn a_key_that_stood_in_plain_text_is_hashed_at_once_and_works() {
 }
 
 #[tokio::test]
-async fn first_uses_at_once_all_succeed() {
+async fn concurrent_first_uses_of_an_imported_key_all_succeed() {
     let (folder, database) = database();
     let key = old_key(1);
     let file = backend(
@@ -262,7 +261,7 @@ async fn first_uses_at_once_all_succeed() {
 }
 
 #[tokio::test]
-async fn nothing_is_imported_beside_a_server_nor_from_what_is_no_database() {
+async fn import_is_refused_beside_a_server_and_from_a_file_that_is_no_database() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let server = Process::serve(&database, "");
@@ -289,11 +288,11 @@ async fn nothing_is_imported_beside_a_server_nor_from_what_is_no_database() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_old_form_costs_no_look_up_while_none_was_imported() {
+async fn a_key_in_the_old_form_costs_no_lookup_where_none_was_imported() {
     let mut config = config();
     config.rates = r3mes_edge::Config::default().rates;
     let server = TestServer::start(config).await;
-    // Twenty look-ups a minute are allowed; a key that cannot be ours takes none of them.
+    // Twenty lookups a minute are allowed; a key that cannot be ours uses none of them.
     for _ in 0..30 {
         server
             .with_key(&old_key(1))

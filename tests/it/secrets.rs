@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use r3mes_edge::store::{R3mesDatabase, R3mesTable};
+use r3mes_edge::import::R3mesDatabase;
 use r3mes_edge::{Repository, SqliteStore};
 
 use crate::import::{NEWER, OLDER, backend, old_key, sha256};
@@ -91,16 +91,17 @@ async fn an_imported_key_is_nowhere_in_the_file_and_the_log() {
     let hashed = sha256(&keys[1]);
     let now = r3mes_edge::Clock::default().now();
     // One of each generation.
-    let mut rows = Vec::new();
+    let mut backends = Vec::new();
     for (schema, key) in [(OLDER, &keys[0]), (NEWER, &hashed)] {
         let row = (key.as_str(), W1, None, true, "2026-01-02 03:04:05", None);
-        let backend = R3mesDatabase::open(&backend(folder.path(), schema, &[row])).unwrap();
-        rows.extend(backend.page(R3mesTable::ApiKeys, 0, 10, now).unwrap());
+        backends.push(R3mesDatabase::open(&backend(folder.path(), schema, &[row])).unwrap());
     }
     let import = |store: SqliteStore| -> Arc<dyn Repository> {
         let runtime = tokio::runtime::Handle::current();
-        let imported = || runtime.block_on(store.import(rows, now)).unwrap();
-        assert_eq!(tokio::task::block_in_place(imported).taken, 2);
+        for backend in backends {
+            let import = || runtime.block_on(backend.import_into(&store, now)).unwrap();
+            assert!(tokio::task::block_in_place(import).notes.is_empty());
+        }
         Arc::new(store)
     };
     let server = TestServer::start_with(config(), import).await;

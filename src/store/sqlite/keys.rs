@@ -53,31 +53,24 @@ fn insert(c: &Connection, key: &KeyRecord) -> Result<(), StoreError> {
     insert.execute(values).map(drop).map_err(storage_error)
 }
 
-/// Keeps keys of the R3MES backend; whether each was new. A wallet's count of keys does not stand in the way.
-pub(super) fn import(c: &Connection, keys: &[KeyRecord]) -> Result<Vec<bool>, StoreError> {
-    let mut insert = c
-        .prepare_cached(sql::INSERT_IMPORTED_KEY)
-        .map_err(storage_error)?;
-    let mut new = Vec::with_capacity(keys.len());
-    for key in keys {
-        if let Some(wallet) = &key.wallet {
-            accounts::ensure(c, wallet, key.created_at)?;
-        }
-        let values = params![
-            key.id,
-            key.hash.as_bytes(),
-            key.start,
-            key.wallet.as_ref().map(Wallet::as_str),
-            key.name,
-            key.scopes.to_string(),
-            key.created_at.millis(),
-            key.expires_at.map(Timestamp::millis),
-            key.revoked_at.map(Timestamp::millis),
-            key.last_used.map(Timestamp::millis),
-        ];
-        new.push(insert.execute(values).map_err(storage_error)? == 1);
-    }
-    Ok(new)
+/// Stores a key of the R3MES backend whose account exists; returns whether it is new. A wallet may have any number.
+pub(super) fn import(c: &Connection, key: &KeyRecord) -> Result<bool, StoreError> {
+    let values = params![
+        key.id,
+        key.hash.as_bytes(),
+        key.start,
+        key.wallet.as_ref().map(Wallet::as_str),
+        key.name,
+        key.scopes.to_string(),
+        key.created_at.millis(),
+        key.expires_at.map(Timestamp::millis),
+        key.revoked_at.map(Timestamp::millis),
+        key.last_used.map(Timestamp::millis),
+    ];
+    c.prepare_cached(sql::INSERT_IMPORTED_KEY)
+        .and_then(|mut insert| insert.execute(values))
+        .map(|rows| rows == 1)
+        .map_err(storage_error)
 }
 
 pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {

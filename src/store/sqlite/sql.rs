@@ -127,15 +127,6 @@ statements! {
     // what an import asks besides
     AGE_ACCOUNT = "UPDATE users SET created_at = ?2 WHERE wallet = ?1 AND created_at > ?2";
     SELECT_OPENING = "SELECT amount FROM ledger WHERE wallet = ?1 AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";
-    SELECT_IS_CUT = "SELECT
-                     NOT EXISTS (SELECT 1 FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 AND recorded_at < ?2 + 60000)
-                     AND EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1 AND step = 1 AND recorded_at = ?2)
-                     OR NOT EXISTS (SELECT 1 FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?3 AND recorded_at < ?3 + 3600000)
-                     AND NOT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1 AND step = 1 AND recorded_at >= ?3 AND recorded_at < ?3 + 3600000)
-                     AND EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1 AND step = 60 AND recorded_at = ?3)
-                     OR NOT EXISTS (SELECT 1 FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?4 AND recorded_at < ?4 + 86400000)
-                     AND NOT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1 AND step = 60 AND recorded_at >= ?4 AND recorded_at < ?4 + 86400000)
-                     AND EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1 AND step = 1440 AND recorded_at = ?4)";
 
     // over all wallets; unlike units are not added up, the newest worker's counts
     SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.unit =
@@ -183,11 +174,8 @@ pub(super) const COUNT_IDEMPOTENCY: &str = "
     END;";
 
 /// Of an R3MES backend's database, whose generations differ in their columns.
-pub(super) fn select_r3mes(table: &str) -> String {
-    format!("SELECT rowid, * FROM {table} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2")
-}
-pub(super) fn count_r3mes(table: &str) -> String {
-    format!("SELECT count(*) FROM {table}")
+pub(super) fn select_for_import(table: &str) -> String {
+    format!("SELECT rowid, * FROM {table} ORDER BY rowid")
 }
 pub(super) const SELECT_TABLE: &str =
     "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
