@@ -54,7 +54,7 @@ pub(super) async fn create(
 }
 
 pub(super) fn verify(file: &Path, json: bool) -> Result<(), Failure> {
-    let progress = Progress::wait("checking every page and every wallet", json);
+    let progress = Progress::start("checking every page and every wallet", json);
     let report = verify_backup(file).map_err(open_failure)?;
     drop(progress);
     let (file, ledger) = told(file, &report)?;
@@ -71,7 +71,7 @@ pub(super) fn verify(file: &Path, json: bool) -> Result<(), Failure> {
 pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Result<(), Failure> {
     let database = &settings.config.database;
     let kept = format!("{}.replaced", Clock::default().now().compact());
-    let progress = Progress::copying(file, &database.with_added_extension("restoring"), json);
+    let progress = Progress::start("copying the database", json);
     let old = restore(file, database, &kept).map_err(open_failure)?;
     drop(progress);
     if json {
@@ -98,7 +98,7 @@ async fn copy(settings: &Settings, json: bool) -> Result<(PathBuf, Value), Failu
     let (database, folder) = (&settings.config.database, settings.config.backup.folder());
     match running(database)? {
         Some(address) => {
-            let _shown = Progress::wait("the server copies, and checks the copy", json);
+            let _shown = Progress::start("the server copies, and checks the copy", json);
             let route = ("POST", "/admin/backup");
             let made = ask_patiently(&address, database, route.0, route.1, None, PATIENCE).await?;
             // Its folder is the server's to choose, whose configuration may be another.
@@ -113,7 +113,7 @@ async fn copy(settings: &Settings, json: bool) -> Result<(PathBuf, Value), Failu
 }
 
 fn copy_here(database: &Path, to: &Path, json: bool) -> Result<(PathBuf, Value), Failure> {
-    let _shown = Progress::copying(database, &to.with_added_extension("part"), json);
+    let _shown = Progress::start("copying the database", json);
     told(to, &back_up(database, to).map_err(open_failure)?)
 }
 

@@ -44,7 +44,7 @@ pub(super) fn run(
     };
     let mut export = LedgerExport::open(database, wallet).map_err(open_failure)?;
     // On a terminal the entries themselves are to be seen.
-    let progress = Progress::share("reading the ledger", stdout().is_terminal());
+    let progress = Progress::start("reading the ledger", stdout().is_terminal());
     if json {
         let mut items = Items::begin("[")?;
         each(&mut export, &progress, |entry| items.add(entry))?;

@@ -37,7 +37,7 @@ async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
     let what = "checking every wallet";
     let report: Value = match Access::reading(&settings.config.database)? {
         Access::Server { address, database } => {
-            let _shown = Progress::wait(what, json);
+            let _shown = Progress::start(what, json);
             ask_patiently(
                 &address,
                 &database,
@@ -49,7 +49,7 @@ async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
             .await?
         }
         Access::File(mut reader) => {
-            let progress = Progress::share(what, json);
+            let progress = Progress::start(what, json);
             let report = reader.verify_ledger_telling(|done| progress.reach(done));
             let report = report.map_err(open_failure)?;
             serde_json::to_value(report).map_err(|error| Failure::Failed(error.to_string()))?

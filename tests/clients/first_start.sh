@@ -153,7 +153,7 @@ ok "ledger verify without a server: $(cat "$scratch/out")"
 
 # at a terminal
 
-# at_a_terminal SHOWN COMMAND…: while it works the terminal shows how far it is; nothing of that is in what it prints.
+# at_a_terminal SHOWN COMMAND…: the terminal shows what the command is doing, and its output does not.
 at_a_terminal() {
   local shown=$1
   shift
@@ -162,10 +162,10 @@ at_a_terminal() {
   ! grep -aqE -- "$shown" "$scratch/out" || fail "$* prints how far it is"
   ok "at a terminal: $*"
 }
-at_a_terminal '%  checking every wallet' ledger verify
-at_a_terminal '%  reading the ledger' ledger export
-at_a_terminal 'of at most .* copied' backup create --to "$scratch/copy.db"
-at_a_terminal 'of at most .* copied' restore --database "$scratch/other.db" "$scratch/copy.db"
+at_a_terminal 'checking every wallet' ledger verify
+at_a_terminal 'reading the ledger' ledger export
+at_a_terminal 'copying the database' backup create --to "$scratch/copy.db"
+at_a_terminal 'copying the database' restore --database "$scratch/other.db" "$scratch/copy.db"
 at_a_terminal 'checking every page' db check --database "$scratch/other.db"
 at_a_terminal 'bringing it over' db migrate --database "$scratch/other.db"
 
