@@ -1,5 +1,5 @@
-//! The program's log: env_logger with lines for people on a terminal and JSON lines elsewhere. A record is one line:
-//! control characters in what a client or an upstream sent are escaped.
+//! The program's log: env_logger with text lines on a terminal and JSON lines elsewhere. A record is one line: control
+//! characters that a client or an upstream sent are escaped.
 
 mod queue;
 
@@ -17,14 +17,11 @@ use self::queue::LineQueue;
 
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
-/// Logs to stderr. `RUST_LOG` lies over the level.
+/// Logs to stderr. `RUST_LOG` overrides the level.
 pub(super) fn start(settings: &LogConfig) {
-    let mut builder = match std::env::var_os("RUST_LOG") {
-        Some(_) => Builder::from_default_env(),
-        None => Builder::new(),
-    };
+    let mut builder = Builder::from_default_env();
     if std::env::var_os("RUST_LOG").is_none() {
-        // What this program logs is limited by `log::set_max_level`, which can change later.
+        // Our own level is `log::max_level`, which can change at run time.
         builder.filter_level(LevelFilter::Warn);
         builder.filter_module("r3mes_edge", LevelFilter::Trace);
     }
@@ -35,24 +32,20 @@ pub(super) fn start(settings: &LogConfig) {
     };
     builder.format(move |out, record| {
         let now = std::time::SystemTime::now().into();
-        let line = match as_json {
-            true => json_line(record, now),
-            false => text_line(record, now),
-        };
+        let line = format_line(as_json, record, now);
         out.write_all(line.as_bytes())
     });
-    // Where the system gives no thread, env_logger writes to stderr itself.
+    // Without the queue's thread env_logger writes to stderr itself.
     if let Ok(queue) = LineQueue::start(io::stderr()) {
         builder.target(Target::Pipe(Box::new(queue.clone())));
         let _ = QUEUE.set(queue);
     }
-    // Fails only where there is a logger already, which is then as good.
     if builder.try_init().is_ok() {
         set_level(settings);
     }
 }
 
-/// From now on this program logs from `log.level` on, unless `RUST_LOG` is set.
+/// Sets `log.level`, unless `RUST_LOG` is set.
 pub(super) fn set_level(settings: &LogConfig) {
     if let Ok(level) = settings.level.parse()
         && std::env::var_os("RUST_LOG").is_none()
@@ -61,33 +54,32 @@ pub(super) fn set_level(settings: &LogConfig) {
     }
 }
 
-/// Waits until what was logged is written, one second at most.
+/// Waits until all lines are written, one second at most.
 pub(super) fn flush() {
     if let Some(queue) = QUEUE.get() {
-        queue.flush_now();
+        queue.wait_written();
     }
 }
 
-fn json_line(record: &Record<'_>, now: Timestamp) -> String {
-    let mut fields = Map::new();
-    for (name, value) in [
-        ("time", now.to_string()),
-        ("level", record.level().to_string()),
-        ("target", record.target().to_owned()),
-        ("message", record.args().to_string()),
-    ] {
-        fields.insert(name.to_owned(), value.into());
+fn format_line(as_json: bool, record: &Record<'_>, now: Timestamp) -> String {
+    let mut fields = Fields(Map::new());
+    if as_json {
+        fields.0.insert("time".to_owned(), json!(now));
+        fields
+            .0
+            .insert("level".to_owned(), json!(record.level().as_str()));
+        fields.0.insert("target".to_owned(), json!(record.target()));
+        fields
+            .0
+            .insert("message".to_owned(), json!(record.args().to_string()));
     }
     // The visitor never fails.
-    let _ = record.key_values().visit(&mut Fields(&mut fields));
-    format!("{}\n", serde_json::Value::Object(fields))
-}
-
-fn text_line(record: &Record<'_>, now: Timestamp) -> String {
+    let _ = record.key_values().visit(&mut fields);
+    if as_json {
+        return format!("{}\n", serde_json::Value::Object(fields.0));
+    }
     let mut line = format!("{now} {:<5} {}", record.level(), record.args());
-    let mut fields = Map::new();
-    let _ = record.key_values().visit(&mut Fields(&mut fields));
-    for (name, value) in fields {
+    for (name, value) in fields.0 {
         // The message of an access line has these.
         let in_message = matches!(&*name, "method" | "route" | "status");
         let text = value
@@ -97,20 +89,20 @@ fn text_line(record: &Record<'_>, now: Timestamp) -> String {
             line.push_str(&format!(" {name}={text}"));
         }
     }
-    let mut plain = String::with_capacity(line.len() + 1);
+    let mut escaped = String::with_capacity(line.len() + 1);
     for c in line.chars() {
         match c.is_control() {
-            true => plain.extend(c.escape_default()),
-            false => plain.push(c),
+            true => escaped.extend(c.escape_default()),
+            false => escaped.push(c),
         }
     }
-    plain + "\n"
+    escaped + "\n"
 }
 
-/// Collects a record's key-value pairs; one that is there already stays.
-struct Fields<'a>(&'a mut Map<String, serde_json::Value>);
+/// Collects the key-value pairs of a record; the first of a name wins.
+struct Fields(Map<String, serde_json::Value>);
 
-impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
         let number = value.to_u64().map(|number| json!(number));
         let number = number.or_else(|| value.to_i64().map(|number| json!(number)));
@@ -126,13 +118,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn written(message: &str, request_id: &str) -> (String, String) {
+    fn formatted(message: &str, request_id: &str) -> (String, String) {
         let pairs = [
             ("request_id", Value::from(request_id)),
             ("bytes", Value::from(7u64)),
         ];
         let now = Timestamp::from_millis(1_795_489_200_000);
-        let line = |write: fn(&Record<'_>, Timestamp) -> String| {
+        let line = |as_json| {
             let arguments = format_args!("{message}");
             let mut record = Record::builder();
             record
@@ -140,14 +132,14 @@ mod tests {
                 .level(log::Level::Info)
                 .target("test")
                 .key_values(&pairs);
-            write(&record.build(), now)
+            format_line(as_json, &record.build(), now)
         };
-        (line(json_line), line(text_line))
+        (line(true), line(false))
     }
 
     #[test]
     fn a_line_has_time_level_message_and_fields() {
-        let (json, text) = written("hello", "req_1");
+        let (json, text) = formatted("hello", "req_1");
         assert_eq!(
             json,
             "{\"time\":\"2026-11-24T03:00:00.000Z\",\"level\":\"INFO\",\"target\":\"test\",\"message\":\"hello\",\"request_id\":\"req_1\",\"bytes\":7}\n"
@@ -160,8 +152,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_logged_is_one_line_without_control_characters(message in any::<String>(), id in any::<String>()) {
-            let (json, text) = written(&message, &id);
+        fn a_record_is_one_line_without_control_characters(message in any::<String>(), id in any::<String>()) {
+            let (json, text) = formatted(&message, &id);
             for line in [&json, &text] {
                 let inside = line.strip_suffix('\n').unwrap();
                 prop_assert!(!inside.chars().any(|c| matches!(c, '\n' | '\r' | '\x1b' | '\0'..='\x1f')), "{inside:?}");
