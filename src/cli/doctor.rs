@@ -1,7 +1,6 @@
-//! Everything an operator would look at when something is odd, looked at in one go. Reads only, and asks nobody for longer
-//! than a few seconds.
+//! `doctor`: checks a node's files, upstreams and server, with advice where something is wrong. It changes nothing and
+//! waits a few seconds at most for each answer.
 
-mod database;
 mod files;
 mod node;
 
@@ -13,15 +12,8 @@ use serde_json::json;
 use super::Failure;
 use super::settings::Settings;
 
-/// What was looked at, and how it is.
-#[derive(Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    found: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
-}
+/// The timeout of a request.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -31,92 +23,95 @@ enum Status {
     Problem,
 }
 
-impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            name,
-            status: Status::Ok,
-            found: found.into(),
-            advice: None,
-        }
-    }
+/// The result of a check; there is advice unless it is ok.
+#[derive(Serialize)]
+struct Finding {
+    status: Status,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
 
-    fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            status: Status::Warning,
-            advice: Some(advice.into()),
-            ..Self::ok(name, found)
-        }
-    }
-
-    fn problem(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            status: Status::Problem,
-            ..Self::warning(name, found, advice)
-        }
+fn ok(found: impl Into<String>) -> Finding {
+    Finding {
+        status: Status::Ok,
+        found: found.into(),
+        advice: None,
     }
 }
 
-/// For whatever is asked outside.
-const PATIENCE: Duration = Duration::from_secs(5);
+fn warning(found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding {
+        status: Status::Warning,
+        advice: Some(advice.into()),
+        ..ok(found)
+    }
+}
+
+fn problem(found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding {
+        status: Status::Problem,
+        ..warning(found, advice)
+    }
+}
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Check {
+        name: &'static str,
+        #[serde(flatten)]
+        finding: Finding,
+    }
     let config = &settings.config;
-    let (server, upstreams, database, admin_key) = tokio::join!(
+    let (server, upstreams, admin_key, integrity) = tokio::join!(
         node::server(&config.database),
         node::upstreams(config),
-        database::contents(&config.database),
-        files::admin_key(config),
+        files::admin_key(&config.database),
+        files::integrity(&config.database),
     );
-    let mut checks = vec![configuration(settings)];
-    checks.extend(files::all(config, server.runs));
-    checks.extend(admin_key);
-    checks.extend(database);
-    checks.extend(files::space(config));
-    checks.extend(files::backups(config));
-    checks.extend(node::listeners(config));
-    checks.push(node::file_limit(config));
-    checks.push(server.check);
-    checks.extend(upstreams);
-    show(&checks, json);
-    let problems = checks
-        .iter()
-        .filter(|check| check.status == Status::Problem)
-        .count();
-    match problems {
-        0 => Ok(()),
-        1 => Err(Failure::Failed("there is one problem".to_owned())),
-        n => Err(Failure::Failed(format!("there are {n} problems"))),
-    }
-}
-
-fn configuration(settings: &Settings) -> Check {
-    let found = match &settings.file {
-        Some(file) => format!("from {}", file.display()),
-        None => "no file; every setting has its default or stands in the environment".to_owned(),
+    let configuration = match &settings.file {
+        Some(file) => ok(format!("from {}", file.display())),
+        None => ok("no file: defaults and environment"),
     };
-    Check::ok("configuration", found)
-}
-
-fn show(checks: &[Check], json: bool) {
+    let mut findings = vec![("configuration", configuration)];
+    findings.extend(files::modes(config));
+    findings.extend(admin_key.map(|finding| ("admin_key", finding)));
+    findings.extend(integrity.map(|finding| ("integrity", finding)));
+    findings.push(("file_system", files::file_system(&config.database)));
+    findings.extend(files::disk_free(config));
+    findings.push(("backups", files::backups(config)));
+    findings.extend(node::listeners(config));
+    findings.push(("server", server));
+    findings.extend(upstreams);
+    let checks: Vec<_> = findings
+        .into_iter()
+        .map(|(name, finding)| Check { name, finding })
+        .collect();
     if json {
         println!("{}", json!({ "checks": checks }));
-        return;
-    }
-    for check in checks {
-        let status = match check.status {
-            Status::Ok => "ok",
-            Status::Warning => "warning",
-            Status::Problem => "PROBLEM",
-        };
-        println!("{status:8} {:13} {}", check.name, check.found);
-        if let Some(advice) = &check.advice {
-            println!("{:22} -> {advice}", "");
+    } else {
+        for Check { name, finding } in &checks {
+            let status = match finding.status {
+                Status::Ok => "ok",
+                Status::Warning => "warning",
+                Status::Problem => "PROBLEM",
+            };
+            println!("{status:8} {name:13} {}", finding.found);
+            if let Some(advice) = &finding.advice {
+                println!("{:22} -> {advice}", "");
+            }
         }
+    }
+    let problems = checks.iter();
+    match problems
+        .filter(|check| check.finding.status == Status::Problem)
+        .count()
+    {
+        0 => Ok(()),
+        n => Err(Failure::Failed(format!("problems found: {n}"))),
     }
 }
 
-/// A size for people.
 fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
