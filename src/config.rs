@@ -5,29 +5,30 @@
 //! With the feature `toml` a configuration can be read from such texts ([`Config`] has `read` then), and there are `Loader`,
 //! `Origin`, `Origins` and `ConfigError`. Made in code, printed and compared it can be without.
 
-mod alerts;
 mod listen;
 #[cfg(feature = "toml")]
 mod load;
 mod print;
 mod proxies;
+mod rates;
 mod risks;
+mod section;
 mod sections;
-mod storage;
-mod units;
 mod upstreams;
 mod validate;
 
-pub use alerts::{AlertsConfig, WebhookKind};
+pub use crate::model::units::parse_duration;
 pub use listen::Listen;
 #[cfg(feature = "toml")]
 pub use load::{ConfigError, Loader, Origin, Origins};
-pub use print::{Change, Line, Section};
+pub use print::{Change, Setting};
 pub use proxies::{Peer, Proxy};
+pub use rates::RatesConfig;
 pub use risks::Risk;
-pub use sections::{AuthConfig, ChatConfig, LimitsConfig, LogConfig, LogFormat, RatesConfig};
-pub use storage::BackupConfig;
-pub use units::parse_duration;
+pub use sections::{
+    AlertsConfig, AuthConfig, BackupConfig, ChatConfig, LimitsConfig, LogConfig, LogFormat,
+    WebhookKind,
+};
 pub use upstreams::{
     AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind,
 };
@@ -37,96 +38,70 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
+use self::section::section;
 use crate::breaker;
 use crate::model::Retention;
 
-/// Everything that can be set.
-///
-/// ```
-/// use r3mes_edge::Config;
-///
-/// let mut config = Config::default();
-/// config.listen = vec!["127.0.0.1:0".parse()?, "[::]:8000".parse()?];
-/// config.discover = false;
-/// config.validate()?;
-/// // The second can be reached from elsewhere, so figures want a key.
-/// assert_eq!(config.exposed().count(), 1);
-/// assert!(!config.public_reads());
-/// assert_eq!(config.public_name(), "127.0.0.1:0");
-/// config.limits.in_flight = 0;
-/// assert_eq!(config.validate().unwrap_err().key, "limits.in_flight");
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Config {
-    /// Where to listen.
-    #[serde(deserialize_with = "listen::one_or_more")]
-    pub listen: Vec<Listen>,
-    /// The database file.
-    pub database: PathBuf,
-    /// Whether to look for upstreams at their conventional local addresses where none is set.
-    pub discover: bool,
-    /// Sizes and times.
-    pub limits: LimitsConfig,
-    /// Rates by class.
-    pub rates: RatesConfig,
-    /// Who may do what.
-    pub auth: AuthConfig,
-    /// Paid chat.
-    pub chat: ChatConfig,
-    /// The inference servers.
-    pub inference: Vec<InferenceConfig>,
-    /// How a message without an adapter finds one.
-    pub adapters: BTreeMap<String, AdapterConfig>,
-    /// The chain.
-    pub chain: ChainConfig,
-    /// The miner on this machine.
-    pub miner: MinerConfig,
-    /// When an upstream is given a rest.
-    #[serde(with = "sections::Breaker")]
-    pub breaker: breaker::Settings,
-    /// How long samples and what was made from them are kept.
-    #[serde(with = "storage::Kept")]
-    pub retention: Retention,
-    /// Copies by schedule.
-    pub backup: BackupConfig,
-    /// From when on something is wrong, and who is told.
-    pub alerts: AlertsConfig,
-    /// What is logged.
-    pub log: LogConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listen: vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))],
-            database: PathBuf::from("r3mes-edge.db"),
-            discover: true,
-            limits: LimitsConfig::default(),
-            rates: RatesConfig::default(),
-            auth: AuthConfig::default(),
-            chat: ChatConfig::default(),
-            inference: Vec::new(),
-            adapters: BTreeMap::new(),
-            chain: ChainConfig::default(),
-            miner: MinerConfig::default(),
-            breaker: breaker::Settings::default(),
-            retention: Retention::default(),
-            backup: BackupConfig::default(),
-            alerts: AlertsConfig::default(),
-            log: LogConfig::default(),
-        }
+section! {
+    /// Everything that can be set.
+    ///
+    /// ```
+    /// use r3mes_edge::Config;
+    ///
+    /// let mut config = Config::default();
+    /// config.listen = vec!["127.0.0.1:0".parse()?, "[::]:8000".parse()?];
+    /// config.discover = false;
+    /// config.validate()?;
+    /// // Other machines reach the second, so public reads need a key.
+    /// assert_eq!(config.exposed().count(), 1);
+    /// assert!(!config.public_reads());
+    /// assert_eq!(config.public_name(), "127.0.0.1:0");
+    /// config.limits.in_flight = 0;
+    /// assert_eq!(config.validate().unwrap_err().key, "limits.in_flight");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    Config {
+        /// Where to listen.
+        #[serde(deserialize_with = "listen::one_or_more")]
+        listen: Vec<Listen> = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))],
+            where |listen| !listen.is_empty() => "must name an address";
+        /// The database file.
+        database: PathBuf = PathBuf::from("r3mes-edge.db");
+        /// Whether to discover upstreams at their conventional local addresses where none is set.
+        discover: bool = true;
+        /// Sizes and times.
+        limits: LimitsConfig = LimitsConfig::default();
+        /// Rates by class.
+        rates: RatesConfig = RatesConfig::default();
+        /// Who may do what.
+        auth: AuthConfig = AuthConfig::default();
+        /// Paid chat.
+        chat: ChatConfig = ChatConfig::default();
+        /// The inference servers.
+        inference: Vec<InferenceConfig> = Vec::new();
+        /// How a message without an adapter finds one.
+        adapters: BTreeMap<String, AdapterConfig> = BTreeMap::new();
+        /// The chain.
+        chain: ChainConfig = ChainConfig::default();
+        /// The miner on this machine.
+        miner: MinerConfig = MinerConfig::default();
+        /// When an upstream's circuit breaker opens, and for how long.
+        breaker: breaker::Settings = breaker::Settings::default();
+        /// How long samples and their rollups are stored.
+        retention: Retention = Retention::default();
+        /// Scheduled backups.
+        backup: BackupConfig = BackupConfig::default();
+        /// The thresholds of alerts, and the webhook they are sent to.
+        alerts: AlertsConfig = AlertsConfig::default();
+        /// What is logged.
+        log: LogConfig = LogConfig::default();
     }
 }
 
 impl Config {
-    /// Reads a configuration file's text and lays environment-like settings over it: names as in the file, nested ones
-    /// joined by `__` (`RATES__CHAT`), letters in any case. A [`Loader`] knows where each setting comes from as well. With
-    /// the feature `toml`.
+    /// Reads a configuration file's text and environment-like settings over it: names as in the file, nested ones joined by
+    /// `__` (`RATES__CHAT`), letters in any case. A [`Loader`] also reports where each setting comes from. With the feature
+    /// `toml`.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place.
@@ -170,12 +145,11 @@ impl Config {
 
     /// The listeners that other machines reach.
     pub fn exposed(&self) -> impl Iterator<Item = &Listen> {
-        self.listen.iter().filter(|place| !place.is_local())
+        self.listen.iter().filter(|listen| !listen.is_local())
     }
 
-    /// Whether strangers may read public figures: as `auth.public_reads` says, behind proxies too; where it is not set, only
-    /// while no listener can be reached from other machines and no proxy is trusted, and then not in a request that a proxy
-    /// passed on.
+    /// Whether public figures need no key: by `auth.public_reads`, behind proxies too; where that is not set, only while no
+    /// listener can be reached from other machines and no proxy is trusted, and then not in a request that a proxy passed on.
     #[must_use]
     pub fn public_reads(&self) -> bool {
         let alone = self.exposed().next().is_none() && self.auth.trusted_proxies.is_empty();
@@ -185,12 +159,14 @@ impl Config {
     /// What a wallet login signs in to.
     #[must_use]
     pub fn public_name(&self) -> String {
-        if !self.auth.public_name.is_empty() {
-            return self.auth.public_name.clone();
-        }
-        // A socket's path is nothing to tell a stranger.
+        let name = &self.auth.public_name;
+        // Not a socket's path, which clients need not know.
         let address = self.listen.iter().find_map(Listen::address);
-        address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
+        match address {
+            _ if !name.is_empty() => name.clone(),
+            Some(address) => address.to_string(),
+            None => "localhost".to_owned(),
+        }
     }
 }
 

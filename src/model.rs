@@ -8,6 +8,7 @@ mod fields;
 mod retention;
 mod sample;
 mod time;
+pub(crate) mod units;
 mod wallet;
 
 pub use credits::Credits;

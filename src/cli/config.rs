@@ -82,25 +82,25 @@ fn print(settings: &Settings, with_origin: bool, json: bool) -> Result<(), Failu
         );
         return Ok(());
     }
-    let sections = settings.config.sections().map_err(Failure::Failed)?;
+    let all = settings.config.settings().map_err(Failure::Failed)?;
     if json {
-        let lines = sections.into_iter().flat_map(|section| section.lines);
-        let lines = lines.map(|line| {
-            let origin = origin(settings, &line.key);
-            (line.key, json!({ "value": line.value, "origin": origin }))
+        let lines = all.into_iter().map(|setting| {
+            let origin = origin(settings, &setting.key);
+            let shown = json!({ "value": setting.value, "origin": origin });
+            (setting.key, shown)
         });
         println!("{}", Value::Object(lines.collect::<Map<_, _>>()));
         return Ok(());
     }
-    for section in sections {
-        if !section.head.is_empty() {
-            println!("\n{}", section.head);
+    let mut table = "";
+    for setting in &all {
+        if setting.table != table {
+            println!("\n{}", setting.header());
+            table = &setting.table;
         }
-        for line in section.lines {
-            match with_origin {
-                false => println!("{}", line.toml),
-                true => println!("{}  # {}", line.toml, origin(settings, &line.key)),
-            }
+        match with_origin {
+            false => println!("{}", setting.toml()),
+            true => println!("{}  # {}", setting.toml(), origin(settings, &setting.key)),
         }
     }
     Ok(())

@@ -1,16 +1,16 @@
-//! Where to listen: `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/r3mes-edge/edge.sock`.
+//! Where to listen: `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/r3mes-edge/edge.sock`. A list of them may be written as one
+//! text with commas, as an environment variable can.
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::de::{Error, SeqAccess, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One place to listen on.
+/// One address to listen on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Listen {
     /// An address and a port; port 0 is any free one.
@@ -38,8 +38,8 @@ impl Listen {
         }
     }
 
-    /// What is wrong with the folder of a Unix socket, if something is: who may write there may put a socket of his own in
-    /// this one's place, and read the keys that are sent to it.
+    /// What is wrong with the folder of a Unix socket, if something is: a user who may write there can replace the socket
+    /// with his own, and read the keys that are sent to it.
     #[must_use]
     pub fn open_folder(&self) -> Option<String> {
         const OTHERS_MAY_WRITE: u32 = 0o002;
@@ -48,14 +48,12 @@ impl Listen {
             return None;
         };
         let folder = path.parent()?;
-        // One that is not there is told when the socket is bound.
+        // A missing one is an error when the socket is bound.
         let mode = std::fs::metadata(folder).ok()?.mode();
         let open = mode & OTHERS_MAY_WRITE != 0 && mode & ONLY_OWNERS_DELETE == 0;
         open.then(|| {
-            format!(
-                "{self}: everybody may write to {}, and put another socket in its place",
-                folder.display()
-            )
+            let folder = folder.display();
+            format!("{self}: everybody may write to {folder}, and replace the socket")
         })
     }
 }
@@ -73,37 +71,23 @@ impl FromStr for Listen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        const USE: &str = "127.0.0.1:8000, [::1]:8000 or unix:/run/r3mes-edge/edge.sock";
         let Some(path) = text.strip_prefix("unix:") else {
             let address = text.parse().map(Self::Tcp);
-            return address.map_err(|_| {
-                format!(
-                    "invalid address {text:?}; use 127.0.0.1:8000, [::1]:8000 or unix:/run/r3mes-edge/edge.sock"
-                )
-            });
+            return address.map_err(|_| format!("invalid address {text:?}; use {USE}"));
         };
-        // A command is run in any folder, and must find what the server says.
+        // A command runs in any folder, and must find the server's socket.
         if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
             return Err(format!(
-                "{text:?} names no file by its whole path; write it as unix:/run/r3mes-edge/edge.sock"
+                "{text:?} is not the whole path of a file; use {USE}"
             ));
         }
         let path = Path::new(path);
-        if std::os::unix::net::SocketAddr::from_pathname(path).is_err() {
-            return Err(format!(
-                "{text:?} is too long: a Unix socket's path may have {} bytes, this one has {}",
-                longest_path(),
-                path.as_os_str().as_bytes().len()
-            ));
+        match std::os::unix::net::SocketAddr::from_pathname(path) {
+            Ok(_) => Ok(Self::Unix(path.to_owned())),
+            Err(error) => Err(format!("{text:?}: {error}")),
         }
-        Ok(Self::Unix(path.to_owned()))
     }
-}
-
-/// What the system takes, in bytes.
-fn longest_path() -> usize {
-    let fits =
-        |length: &usize| std::os::unix::net::SocketAddr::from_pathname("x".repeat(*length)).is_ok();
-    (1..).take_while(fits).last().unwrap_or_default()
 }
 
 impl Serialize for Listen {
@@ -112,41 +96,24 @@ impl Serialize for Listen {
     }
 }
 
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
-/// One text, which may name several places with commas between, as the environment can; or an array.
-pub(super) fn one_or_more<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Listen>, D::Error> {
-    struct Places;
-
-    impl<'de> Visitor<'de> for Places {
-        type Value = Vec<Listen>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a text like \"127.0.0.1:8000\" or \"unix:/run/r3mes-edge/edge.sock\", or an array of them")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-            let places = text.split(',').map(|place| place.trim().parse());
-            places.collect::<Result<_, String>>().map_err(E::custom)
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
-            let mut places = Vec::new();
-            while let Some(place) = array.next_element()? {
-                places.push(place);
-            }
-            Ok(places)
-        }
+/// Reads one text, in which commas separate several addresses, or an array.
+pub(super) fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Listen>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "must be a text like \"127.0.0.1:8000\", or an array of them"
+    )]
+    enum Texts {
+        One(String),
+        More(Vec<String>),
     }
 
-    deserializer.deserialize_any(Places)
+    let parse = |text: &str| text.trim().parse();
+    let listeners: Result<_, String> = match Texts::deserialize(from)? {
+        Texts::One(texts) => texts.split(',').map(parse).collect(),
+        Texts::More(texts) => texts.iter().map(|text| parse(text)).collect(),
+    };
+    listeners.map_err(D::Error::custom)
 }
 
 #[cfg(test)]
@@ -157,12 +124,12 @@ mod tests {
 
     fn read(value: &str) -> Result<Vec<String>, String> {
         let config = Config::read(&format!("listen = {value}"), []);
-        let config = config.map_err(|mistakes| mistakes.to_string())?;
+        let config = config.map_err(|error| error.to_string())?;
         Ok(config.listen.iter().map(Listen::to_string).collect())
     }
 
     #[test]
-    fn one_place_or_several_are_read_from_the_file_and_from_the_environment() {
+    fn one_address_or_several_are_read_from_the_file_and_from_the_environment() {
         let all = ["127.0.0.1:8000", "[::1]:8000", "unix:/run/edge.sock"];
         assert_eq!(read("\"[::1]:8000\"").unwrap(), ["[::1]:8000"]);
         assert_eq!(read(&format!("{all:?}")).unwrap(), all);
@@ -174,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_place_is_told_with_what_would_be_one() {
+    fn an_invalid_address_is_refused_with_a_valid_example() {
         let long = format!("\"unix:/{}\"", "x".repeat(200));
-        for (value, told) in [
+        for (value, part) in [
             ("\"localhost:8000\"", "invalid address"),
             ("\"127.0.0.1\"", "127.0.0.1:8000"),
             ("8000", "array"),
@@ -185,25 +152,18 @@ mod tests {
             ("\"unix:/run/\"", "whole path"),
             ("\"unix:@edge\"", "whole path"),
             ("\"/run/edge.sock\"", "unix:/run"),
-            (long.as_str(), "bytes, this one has 201"),
+            (long.as_str(), "SUN_LEN"),
         ] {
-            let mistake = read(value).unwrap_err();
-            assert!(mistake.contains(told), "{value}: {mistake}");
+            let error = read(value).unwrap_err();
+            assert!(error.contains(part), "{value}: {error}");
         }
-    }
-
-    #[test]
-    fn the_longest_path_that_is_taken_can_be_bound() {
-        let fits = format!("unix:/{}", "x".repeat(longest_path() - 1));
-        assert!(fits.parse::<Listen>().is_ok());
-        assert!(format!("{fits}x").parse::<Listen>().is_err());
     }
 
     proptest! {
         #[test]
-        fn what_is_read_is_written_as_it_stood(text in "(unix:/?|)[0-9a-f.:/\\[\\] ]{0,30}|\\PC{0,20}") {
-            if let Ok(place) = text.parse::<Listen>() {
-                prop_assert_eq!(place.to_string().parse::<Listen>(), Ok(place));
+        fn an_address_reads_back_as_written(text in "(unix:/?|)[0-9a-f.:/\\[\\] ]{0,30}|\\PC{0,20}") {
+            if let Ok(listen) = text.parse::<Listen>() {
+                prop_assert_eq!(listen.to_string().parse::<Listen>(), Ok(listen));
             }
         }
     }

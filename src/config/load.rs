@@ -1,5 +1,5 @@
-//! Reads a configuration: a file's text, then single settings laid over it (environment variables, flags), and remembers
-//! where each setting comes from. The first error ends it.
+//! Loads a configuration: a file's text, then single settings over it (environment variables, flags). Remembers where each
+//! setting comes from, for errors and for `config print`; the first error ends it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -7,20 +7,19 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_path_to_error::Segment;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::Config;
-use super::print::quoted;
+use super::print::join;
 
 /// Where a setting comes from. With the feature `toml`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Origin {
     /// It was not set.
     Default,
-    /// A place in the file, counted from 1; columns are characters.
+    /// A position in the file, counted from 1; columns are characters.
     File {
         /// The file's name.
         name: Arc<str>,
@@ -76,36 +75,36 @@ impl Origins {
     /// Where a setting comes from, by its key as in `chat.price` or `inference[0].url`.
     #[must_use]
     pub fn of(&self, key: &str) -> &Origin {
-        self.0.get(key).unwrap_or(&Origin::Default)
+        // A variable that holds a list sets everything in it.
+        let named = |outer| self.0.get(outer).filter(|o| matches!(o, Origin::Named(_)));
+        let found = self.0.get(key).or_else(|| outward(key).find_map(named));
+        found.unwrap_or(&Origin::Default)
     }
 
     /// The same for an error's key, which may name a section, or what is missing in one.
     fn nearest(&self, key: &str) -> Origin {
-        let mut outward =
-            std::iter::successors(Some(key), |key| Some(&key[..key.rfind(['.', '['])?]));
         let inside = || self.0.iter().filter(|(known, _)| is_inside(known, key));
-        let found = outward.find_map(|key| self.0.get(key));
+        let found = outward(key).find_map(|outer| self.0.get(outer));
         let found = found.or_else(|| inside().map(|(_, origin)| origin).max());
         found.cloned().unwrap_or(Origin::Default)
     }
 
-    /// Records the origin of every key in a value.
-    fn record(&mut self, key: &str, value: &DeValue<'_>, place: &dyn Fn(Range<usize>) -> Origin) {
-        let mut found = |key: String, span, value: &DeValue<'_>| {
-            self.0.insert(key.clone(), place(span));
-            self.record(&key, value, place);
-        };
+    /// Records every key in a value with its position.
+    fn record(&mut self, key: &str, value: &DeValue<'_>, at: &dyn Fn(Range<usize>) -> Origin) {
         match value {
             DeValue::Table(members) => {
                 for (name, value) in members {
-                    found(join(key, name.get_ref()), name.span(), value.get_ref());
+                    let key = join(key, name.get_ref());
+                    self.0.insert(key.clone(), at(name.span()));
+                    self.record(&key, value.get_ref(), at);
                 }
             }
             DeValue::Array(items) => {
-                for (at, item) in items.iter().enumerate() {
-                    if item.get_ref().is_table() {
-                        found(format!("{key}[{at}]"), item.span(), item.get_ref());
-                    }
+                let tables = items.iter().enumerate();
+                for (index, item) in tables.filter(|(_, item)| item.get_ref().is_table()) {
+                    let key = format!("{key}[{index}]");
+                    self.0.insert(key.clone(), at(item.span()));
+                    self.record(&key, item.get_ref(), at);
                 }
             }
             _ => {}
@@ -113,7 +112,7 @@ impl Origins {
     }
 }
 
-/// Reads a configuration: a file, then what lies over it. With the feature `toml`.
+/// Loads a configuration: a file, then settings over it. With the feature `toml`.
 ///
 /// ```
 /// use r3mes_edge::config::{Loader, Origin};
@@ -135,13 +134,13 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Takes a configuration file's text, before anything is laid over it; `name` is what errors call the file.
+    /// Reads a configuration file's text, before any setting over it; `name` is what errors call the file.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line and column.
+    /// Where it is not TOML.
     pub fn file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
         let name: Arc<str> = name.into();
-        let place = |span: Range<usize>| {
+        let at = |span: Range<usize>| {
             let before = text.get(..span.start).unwrap_or(text);
             let line = before.rsplit('\n').next().unwrap_or_default();
             Origin::File {
@@ -151,199 +150,147 @@ impl Loader {
             }
         };
         let invalid = |error: toml::de::Error| ConfigError {
-            origin: place(error.span().unwrap_or_default()),
+            origin: at(error.span().unwrap_or_default()),
             key: String::new(),
             message: format!("invalid TOML: {}", error.message().replace('\n', ", ")),
         };
         let table = DeTable::parse(text).map_err(invalid)?;
-        let value = DeValue::Table(table.into_inner());
-        self.origins.record("", &value, &place);
+        self.origins
+            .record("", &DeValue::Table(table.into_inner()), &at);
         self.table = toml::from_str(text).map_err(invalid)?;
-        self.config().map(drop)
+        Ok(())
     }
 
-    /// Lays one setting over what came before. Its key is written as in the file, `__` between section and name, letters
-    /// in any case; its value as in the file, a text without quotes. `origin` is the variable or flag that holds it.
+    /// Sets one key over what came before. It is written as in the file, `__` between section and name, letters in any
+    /// case; its value as in the file, a text without quotes. `origin` is the variable or flag that holds it.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Where the value is not UTF-8.
     pub fn set(&mut self, key: &str, value: &OsStr, origin: &str) -> Result<(), ConfigError> {
         let lower = key.to_ascii_lowercase();
-        // No setting is nested deeper than that.
+        // No key is nested deeper than that.
         let path: Vec<&str> = lower.splitn(5, "__").collect();
-        let name = path
+        let key = path
             .iter()
-            .fold(String::new(), |name, step| join(&name, step));
+            .fold(String::new(), |key, name| join(&key, name));
         let origin = Origin::Named(origin.to_owned());
-        let origins = &mut self.origins.0;
-        origins.retain(|known, _| !is_inside(known, &name));
-        origins.insert(name.clone(), origin.clone());
         let Some(text) = value.to_str() else {
+            let message = "must be UTF-8".to_owned();
             return Err(ConfigError {
                 origin,
-                key: name,
-                message: "must be UTF-8".to_owned(),
+                key,
+                message,
             });
         };
-        let literal = DeValue::parse(text.trim()).ok().filter(|value| {
-            let value = value.get_ref();
-            value.is_integer() || value.is_float() || value.is_bool() || value.is_array()
-        });
-        let mut literal_error = None;
-        if let Some(literal) = literal {
-            let mut origins = self.origins.clone();
-            origins.record(&name, literal.get_ref(), &|_| origin.clone());
-            if let Ok(value) = Value::deserialize(ValueDeserializer::from(literal)) {
-                match self.with(&path, value) {
-                    Ok(table) => {
-                        (self.table, self.origins) = (table, origins);
-                        return Ok(());
-                    }
-                    Err(error) => literal_error = Some(error),
-                }
-            }
-        }
-        // A name may be made of digits.
-        match self.with(&path, Value::String(text.to_owned())) {
-            Ok(table) => self.table = table,
-            Err(error) => {
-                // Of two errors, the one that says more than that the type is another.
-                let literal_error =
-                    literal_error.filter(|e| !e.message.starts_with("invalid type"));
-                return Err(literal_error.unwrap_or(error));
-            }
-        }
+        self.origins.0.retain(|known, _| !is_inside(known, &key));
+        self.origins.0.insert(key, origin);
+        insert(&mut self.table, &path, parse(&path, text));
         Ok(())
     }
 
     /// The configuration, and where its settings come from.
     ///
     /// # Errors
-    /// A setting, or a combination of them, that makes no sense.
+    /// The first setting, or combination of them, that is wrong.
     pub fn finish(self) -> Result<(Config, Origins), ConfigError> {
-        let config = self.config()?;
-        if let Err(error) = config.validate() {
-            return Err(ConfigError {
-                origin: self.origins.nearest(&error.key),
-                key: error.key,
-                message: error.message,
-            });
-        }
-        Ok((config, self.origins))
-    }
-
-    /// The table with one more value, where a configuration can be read from it.
-    fn with(&self, path: &[&str], value: Value) -> Result<Table, ConfigError> {
-        let mut table = self.table.clone();
-        insert(&mut table, path, value);
-        let changed = Self {
-            table,
-            origins: self.origins.clone(),
+        let error = |key: String, message| ConfigError {
+            origin: self.origins.nearest(&key),
+            key,
+            message,
         };
-        changed.config()?;
-        Ok(changed.table)
-    }
-
-    fn config(&self) -> Result<Config, ConfigError> {
-        let value = Value::Table(self.table.clone());
-        serde_path_to_error::deserialize(value).map_err(|error| {
+        let config = serde_path_to_error::deserialize::<_, Config>(Value::Table(self.table));
+        let config = config.map_err(|found| {
             let mut key = String::new();
-            for segment in error.path() {
+            for segment in found.path() {
                 match segment {
                     Segment::Map { key: name } => key = join(&key, name),
                     Segment::Seq { index } => key = format!("{key}[{index}]"),
                     Segment::Enum { .. } | Segment::Unknown => {}
                 }
             }
-            let message = error.inner().message();
-            // Where the section itself refuses a name, the path ends before it.
-            if let Some(name) = unknown_field(message)
-                && !key.ends_with(&quoted(name))
-            {
-                key = join(&key, name);
-            }
-            let message = describe(message, &key);
-            ConfigError {
-                origin: self.origins.nearest(&key),
-                key,
-                message,
-            }
-        })
+            let message = describe(found.inner().message(), &key);
+            error(key, message)
+        })?;
+        match config.validate() {
+            Ok(()) => Ok((config, self.origins)),
+            Err(invalid) => Err(error(invalid.key, invalid.message)),
+        }
     }
+}
+
+/// A setting's text as a value: a string where the default is one, else what it is in TOML.
+fn parse(path: &[&str], text: &str) -> Value {
+    let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+    let default = path
+        .iter()
+        .try_fold(&defaults, |value, name| value.get(name));
+    let parsed = text.trim().parse::<Value>().ok();
+    let parsed = parsed.filter(|value| match default {
+        Some(serde_json::Value::String(_)) => false,
+        // Not set: a path or an address but for one switch.
+        Some(serde_json::Value::Null) => value.is_bool(),
+        _ => !value.is_str(),
+    });
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 fn insert(table: &mut Table, path: &[&str], value: Value) {
-    let [name, rest @ ..] = path else {
-        return;
-    };
-    if rest.is_empty() {
-        table.insert((*name).to_owned(), value);
-        return;
-    }
-    let entry = table
-        .entry(*name)
-        .or_insert_with(|| Value::Table(Table::new()));
-    if !entry.is_table() {
-        *entry = Value::Table(Table::new());
-    }
-    if let Value::Table(inner) = entry {
-        insert(inner, rest, value);
+    match path {
+        [] => {}
+        [name] => drop(table.insert((*name).to_owned(), value)),
+        [name, rest @ ..] => {
+            let inner = table.entry(*name).or_insert(Value::Boolean(false));
+            if !inner.is_table() {
+                *inner = Value::Table(Table::new());
+            }
+            if let Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
     }
 }
 
-fn join(key: &str, name: &str) -> String {
-    match key {
-        "" => quoted(name),
-        key => format!("{key}.{}", quoted(name)),
-    }
+/// A key, and the sections and lists around it.
+fn outward(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| Some(&key[..key.rfind(['.', '['])?]))
 }
 
-/// Whether a key is of something in the section or list at `outer`.
+/// Whether a key is in the section or list at `outer`.
 fn is_inside(key: &str, outer: &str) -> bool {
     let rest = key.strip_prefix(outer);
     rest.is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-fn unknown_field(message: &str) -> Option<&str> {
-    let rest = message.strip_prefix("unknown field `")?;
-    rest.split('`').next()
-}
-
-/// serde's message in an operator's words; an unknown name is answered with the nearest known one.
+/// serde's message in an operator's words; an unknown key is answered with the nearest known one.
 fn describe(message: &str, key: &str) -> String {
     let mut names = message.split('`').skip(1).step_by(2);
-    if unknown_field(message).is_some() {
-        let unknown = names.next().unwrap_or_default();
-        let known: Vec<&str> = names.collect();
+    let (unknown, known) = (names.next().unwrap_or_default(), Vec::from_iter(names));
+    if message.starts_with("unknown field") {
+        let section = key.rfind('.').map_or("", |dot| &key[..dot]);
         return match nearest(unknown, &known) {
-            Some(near) => {
-                let section = key.rfind('.').map_or("", |dot| &key[..dot]);
-                format!("unknown key; did you mean {}?", join(section, near))
-            }
+            Some(near) => format!("unknown key; did you mean {}?", join(section, near)),
             None => format!("unknown key; known are {}", known.join(", ")),
         };
     }
     if message.starts_with("unknown variant") {
-        let unknown = names.next().unwrap_or_default();
-        let known: Vec<&str> = names.collect();
         return format!("must be {}, not {unknown:?}", known.join(" or "));
     }
-    let (found, expected) = message.split_once(", expected ").unwrap_or((message, ""));
-    match expected {
-        "" => message.to_owned(),
-        "usize" | "u32" => format!("{found}, expected a non-negative integer"),
-        "f64" => format!("{found}, expected a number"),
-        "path string" => format!("{found}, expected a string"),
-        structure if structure.starts_with("struct ") || structure == "a map" => {
-            format!("{found}, expected a table")
-        }
-        other => format!("{found}, expected {other}"),
-    }
+    let Some((found, expected)) = message.split_once(", expected ") else {
+        return message.to_owned();
+    };
+    let expected = match expected {
+        "usize" | "u32" => "a non-negative integer",
+        "f64" => "a number",
+        "path string" => "a string",
+        _ if expected.starts_with("struct ") || expected == "a map" => "a table",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// The known word that is most like this one; `None` where none is much like it.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    // A slip changes a third of the letters at most, or their case.
+    // A typo changes a third of the letters at most, or their case.
     let distance = |known: &&&str| strsim::osa_distance(&word.to_lowercase(), known);
     let found = known.iter().min_by_key(distance)?;
     let most = found.len().max(word.chars().count()).div_ceil(3);

@@ -1,42 +1,59 @@
-//! A configuration as TOML that reads back as the same.
+//! A configuration as TOML that reads back as the same, and what differs between two of them.
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Config;
 
-/// A section of a configuration's text, as [`Config::sections`] gives it.
+/// One key of a configuration, as [`Config::settings`] lists them.
 #[derive(Clone, Debug)]
-pub struct Section {
-    /// The line it begins with, as `[chat]`; empty for what stands before any section.
-    pub head: String,
-    /// What stands in it.
-    pub lines: Vec<Line>,
-}
-
-/// One setting, in its [`Section`].
-#[derive(Clone, Debug)]
-pub struct Line {
-    /// Its whole key, as `chat.price` or `inference[0].url`.
+pub struct Setting {
+    /// The table it is in, as `chat` or `inference[0]`; empty at the top.
+    pub table: String,
+    /// The whole key, as `chat.price` or `inference[0].url`.
     pub key: String,
     /// Its value; null where it is not set.
     pub value: Value,
-    /// Its line of TOML; where it is not set, a comment that says so.
-    pub toml: String,
 }
 
-/// One setting that is otherwise in another configuration, as [`Config::changes`] finds it.
+impl Setting {
+    /// The line that opens its table: `[chat]` or `[[inference]]`.
+    #[must_use]
+    pub fn header(&self) -> String {
+        let list = self
+            .table
+            .strip_suffix(']')
+            .and_then(|table| table.rsplit_once('['));
+        list.map_or_else(
+            || format!("[{}]", self.table),
+            |(list, _)| format!("[[{list}]]"),
+        )
+    }
+
+    /// Its line of TOML; a comment where it is not set.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        let name = self.key.strip_prefix(&*self.table).unwrap_or(&self.key);
+        let name = name.trim_start_matches('.');
+        match &self.value {
+            Value::Null => format!("# {name} is not set"),
+            value => format!("{name} = {}", toml(value)),
+        }
+    }
+}
+
+/// One difference between two configurations, as [`Config::changes`] finds it.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Its whole key.
+    /// The whole key.
     pub key: String,
-    /// What it is now, and what it was.
+    /// The new value and the old.
     pub what: String,
 }
 
 impl Change {
-    /// Whether a running server can take it over: rates, alerts and the log's level.
+    /// Whether a running server can apply it: rates, alerts and the log's level.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let key = &self.key;
@@ -45,115 +62,89 @@ impl Change {
 }
 
 impl Config {
-    /// Every setting, in the order of the example.
+    /// Every key, in the order of the example, the keys of a table together.
     ///
     /// # Errors
-    /// A setting that no text stands for: a path that is not UTF-8, a rate in a time that has no unit.
-    pub fn sections(&self) -> Result<Vec<Section>, String> {
-        let mut sections = vec![Section {
-            head: String::new(),
-            lines: Vec::new(),
-        }];
-        let value = serde_json::to_value(self).map_err(|error| error.to_string())?;
-        if let Value::Object(members) = &value {
-            for (name, value) in members {
-                section(name, &format!("[{}]", quoted(name)), value, &mut sections);
-            }
+    /// A path that is not UTF-8.
+    pub fn settings(&self) -> Result<Vec<Setting>, String> {
+        let mut settings = Vec::new();
+        if let Value::Object(members) =
+            serde_json::to_value(self).map_err(|error| error.to_string())?
+        {
+            list("", &members, &mut settings);
         }
-        Ok(sections)
+        Ok(settings)
     }
 
-    /// What is otherwise in a newer configuration: each line as it stands there, with what stood here before.
+    /// What differs in a newer configuration: each key with its new value and the old.
     ///
     /// # Errors
-    /// As [`Config::sections`].
+    /// As [`Config::settings`].
     pub fn changes(&self, newer: &Self) -> Result<Vec<Change>, String> {
-        let lines = |config: &Self| -> Result<Vec<Line>, String> {
-            let sections = config.sections()?.into_iter();
-            Ok(sections.flat_map(|section| section.lines).collect())
+        let is_unset =
+            |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let shown = |value: &Value| match value {
+            Value::Null => "not set".to_owned(),
+            value => toml(value),
         };
-        let mut before: BTreeMap<_, _> = lines(self)?
-            .into_iter()
-            .map(|line| (line.key, line.value))
-            .collect();
+        let old = self.settings()?.into_iter();
+        let mut old: BTreeMap<_, _> = old.map(|setting| (setting.key, setting.value)).collect();
         let mut changes = Vec::new();
-        for Line { key, value, .. } in lines(newer)? {
-            let before = before.remove(&key).unwrap_or_default();
-            if before != value && !(is_nothing(&before) && is_nothing(&value)) {
-                let what = format!("{key} = {} (was {})", told(&value), told(&before));
+        for Setting { key, value, .. } in newer.settings()? {
+            let before = old.remove(&key).unwrap_or_default();
+            if before != value && !(is_unset(&before) && is_unset(&value)) {
+                let what = format!("{key} = {} (was {})", shown(&value), shown(&before));
                 changes.push(Change { key, what });
             }
         }
-        // What is there no longer: an inference server, an adapter.
-        changes.extend(
-            before
-                .into_iter()
-                .filter(|(_, value)| !is_nothing(value))
-                .map(|(key, value)| {
-                    let what = format!("{key} is gone (was {})", told(&value));
-                    Change { key, what }
-                }),
-        );
+        // The keys of an inference server or an adapter that is gone.
+        for (key, before) in old.into_iter().filter(|(_, before)| !is_unset(before)) {
+            let what = format!("{key} is gone (was {})", shown(&before));
+            changes.push(Change { key, what });
+        }
         Ok(changes)
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
-    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
-}
-
-fn told(value: &Value) -> String {
-    match value {
-        Value::Null => "not set".to_owned(),
-        value => toml(value),
+/// Lists the keys of a table, then those of the tables in it, as TOML wants them.
+fn list(table: &str, members: &Map<String, Value>, settings: &mut Vec<Setting>) {
+    let tables = |value: &Value| match value {
+        Value::Object(_) => true,
+        Value::Array(items) => !items.is_empty() && items.iter().all(Value::is_object),
+        _ => false,
+    };
+    for (name, value) in members.iter().filter(|(_, value)| !tables(value)) {
+        settings.push(Setting {
+            table: table.to_owned(),
+            key: join(table, name),
+            value: value.clone(),
+        });
     }
-}
-
-/// Adds a setting to the first section, or whole sections with what is in them.
-fn section(key: &str, head: &str, value: &Value, sections: &mut Vec<Section>) {
-    match value {
-        Value::Object(members) => {
-            let at = sections.len();
-            let (head, lines) = (head.to_owned(), Vec::new());
-            sections.push(Section { head, lines });
-            for (name, value) in members {
-                let key = format!("{key}.{}", quoted(name));
-                match value {
-                    Value::Object(_) => section(&key, &format!("[{key}]"), value, sections),
-                    value => sections[at].lines.push(line(key, &quoted(name), value)),
+    for (name, value) in members.iter().filter(|(_, value)| tables(value)) {
+        let key = join(table, name);
+        match value {
+            Value::Object(members) => list(&key, members, settings),
+            value => {
+                let items = value.as_array().into_iter().flatten();
+                for (at, members) in items.filter_map(Value::as_object).enumerate() {
+                    list(&format!("{key}[{at}]"), members, settings);
                 }
             }
         }
-        Value::Array(items) if items.iter().all(Value::is_object) && !items.is_empty() => {
-            for (at, item) in items.iter().enumerate() {
-                section(
-                    &format!("{key}[{at}]"),
-                    &format!("[{head}]"),
-                    item,
-                    sections,
-                );
-            }
-        }
-        value => sections[0].lines.push(line(key.to_owned(), key, value)),
     }
 }
 
-fn line(key: String, name: &str, value: &Value) -> Line {
-    let toml = match value {
-        Value::Null => format!("# {name} is not set"),
-        value => format!("{name} = {}", toml(value)),
-    };
-    let value = value.clone();
-    Line { key, value, toml }
-}
-
-/// A key as TOML takes it.
-pub(super) fn quoted(key: &str) -> String {
+/// A key below another, quoted where TOML needs it.
+pub(super) fn join(table: &str, name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if !key.is_empty() && key.bytes().all(plain) {
-        return key.to_owned();
+    let name = match !name.is_empty() && name.bytes().all(plain) {
+        true => name.to_owned(),
+        false => toml(&name.into()),
+    };
+    match table {
+        "" => name,
+        table => format!("{table}.{name}"),
     }
-    toml(&key.into())
 }
 
 /// JSON's way to write texts, numbers and lists is TOML's too, but for one character.
@@ -161,18 +152,19 @@ fn toml(value: &Value) -> String {
     value.to_string().replace('\x7f', "\\u007F")
 }
 
-#[cfg(all(test, feature = "toml"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn text(config: &Config) -> String {
-        let mut text = String::new();
-        for section in config.sections().unwrap() {
-            text += &format!("{}\n", section.head);
-            for line in section.lines {
-                text += &format!("{}\n", line.toml);
+        let (mut text, mut table) = (String::new(), String::new());
+        for setting in config.settings().unwrap() {
+            if setting.table != table {
+                text += &format!("{}\n", setting.header());
+                table.clone_from(&setting.table);
             }
+            text += &format!("{}\n", setting.toml());
         }
         text
     }
@@ -189,19 +181,19 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told_with_what_it_was() {
+    fn a_change_is_listed_with_the_new_value_and_the_old() {
         let read = |text: &str| Config::read(text, []).unwrap();
         let node = "\n[[inference]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"";
         let older = read(&format!("[rates]\nchat = \"1/s\"{node}"));
         let newer = read("[rates]\nread = \"off\"\n[chain]\nrpc = \"http://c\"");
         assert!(older.changes(&older).unwrap().is_empty());
         let changes = older.changes(&newer).unwrap();
-        let told: Vec<_> = changes
+        let listed: Vec<_> = changes
             .iter()
             .map(|change| (&*change.what, change.is_live()))
             .collect();
         assert_eq!(
-            told[..3],
+            listed[..3],
             [
                 ("rates.chat = \"10/min\" (was \"1/s\")", true),
                 ("rates.read = \"off\" (was \"300/min\")", true),
@@ -209,14 +201,14 @@ mod tests {
             ]
         );
         assert!(
-            told[3..].contains(&("inference[0].name is gone (was \"a\")", false)),
-            "{told:?}"
+            listed[3..].contains(&("inference[0].name is gone (was \"a\")", false)),
+            "{listed:?}"
         );
     }
 
     proptest! {
         #[test]
-        fn what_is_printed_reads_back_as_the_same(
+        fn a_printed_configuration_reads_back_as_the_same(
             words in prop::collection::vec(any::<String>(), 5),
             list in prop::collection::vec(any::<String>(), 0..3),
             adapters in prop::collection::btree_map(any::<String>(), prop::collection::vec(any::<String>(), 0..3), 0..3),

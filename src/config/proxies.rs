@@ -1,4 +1,4 @@
-//! Who sits at the other end of a connection, and whose word on the client behind is taken.
+//! The peer at the other end of a connection, and the proxies whose `X-Forwarded-For` is trusted.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,17 +8,17 @@ use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Who is at the other end of a connection; a [`Proxy`] is told from others by it.
+/// The other end of a connection, which may be a [`Proxy`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
-    /// Somebody at this address.
+    /// A client at this address.
     Address(IpAddr),
-    /// A program on this machine, by a Unix socket.
+    /// A program on this machine, through a Unix socket.
     Unix,
 }
 
 impl Peer {
-    /// The address that rates and limits are kept by. Whoever comes by a Unix socket is on this machine.
+    /// The address that rates and limits go by; a Unix socket's peer is on this machine.
     #[must_use]
     pub fn address(self) -> IpAddr {
         match self {
@@ -28,12 +28,12 @@ impl Peer {
     }
 }
 
-/// A proxy whose `X-Forwarded-For` is believed.
+/// A proxy whose `X-Forwarded-For` is trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Proxy {
     /// One at an address of this network.
     Network(IpNet),
-    /// Whoever comes by a Unix socket.
+    /// Every peer of a Unix socket.
     Unix,
 }
 
@@ -42,9 +42,7 @@ impl Proxy {
     #[must_use]
     pub fn is(&self, peer: Peer) -> bool {
         match (self, peer) {
-            (Self::Network(network), Peer::Address(address)) => {
-                network.contains(&address.to_canonical())
-            }
+            (Self::Network(network), Peer::Address(_)) => network.contains(&peer.address()),
             (Self::Unix, Peer::Unix) => true,
             _ => false,
         }
@@ -69,9 +67,7 @@ impl FromStr for Proxy {
         }
         let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
         network.map(Self::Network).map_err(|_| {
-            format!(
-                "invalid proxy {text:?}; use 127.0.0.1, 10.0.0.0/8, or unix for a proxy that connects by a Unix socket"
-            )
+            format!("invalid proxy {text:?}; use 127.0.0.1, 10.0.0.0/8, or unix for Unix sockets")
         })
     }
 }
@@ -94,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_an_address_a_network_or_whoever_comes_by_a_unix_socket() {
+    fn a_proxy_is_an_address_a_network_or_the_peer_of_a_unix_socket() {
         let local = Peer::Address(Ipv4Addr::LOCALHOST.into());
         let is = |text: &str, peer| text.parse::<Proxy>().unwrap().is(peer);
         assert!(is("127.0.0.1", local) && is("127.0.0.0/8", local) && is("unix", Peer::Unix));
@@ -102,7 +98,7 @@ mod tests {
             "127.0.0.1",
             Peer::Address("::ffff:127.0.0.1".parse().unwrap())
         ));
-        // The address that a Unix socket's rates are kept by makes nobody a proxy.
+        // The address that a Unix socket's rates go by makes its peer no proxy.
         assert!(!is("127.0.0.1", Peer::Unix) && !is("unix", local) && !is("127.0.0.2", local));
         for text in [
             "",

@@ -1,10 +1,12 @@
+//! The sections of the upstreams: inference servers and their adapters, the chain, the miner.
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::units;
-use crate::model::Wallet;
+use super::section::section;
+use crate::model::{Wallet, units};
 
 /// What an inference server speaks, in its [`InferenceConfig`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,7 +38,7 @@ pub struct InferenceConfig {
     /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// A file whose first line is shown to it as a Bearer token; read at the start.
+    /// A file whose first line is its Bearer token; read at start.
     #[serde(default)]
     pub api_key_file: Option<PathBuf>,
 }
@@ -66,35 +68,19 @@ pub struct AdapterConfig {
     pub keywords: Vec<String>,
 }
 
-/// The chain.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ChainConfig {
-    /// The CometBFT RPC, `http://host:port`; where not set, the conventional one is looked for.
-    pub rpc: Option<String>,
-    /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
-    pub ca_file: Option<PathBuf>,
-    /// For one answer of the chain.
-    #[serde(with = "units::duration")]
-    pub timeout: Duration,
-    /// How old an answer may be that is served while the chain is down.
-    #[serde(with = "units::duration")]
-    pub stale_if_error: Duration,
-    /// How old the newest block may be before the chain counts as halted.
-    #[serde(with = "units::duration")]
-    pub max_block_age: Duration,
-}
-
-impl Default for ChainConfig {
-    fn default() -> Self {
-        Self {
-            rpc: None,
-            ca_file: None,
-            timeout: Duration::from_secs(2),
-            stale_if_error: Duration::from_secs(3600),
-            max_block_age: Duration::from_secs(60),
-        }
+section! {
+    /// The chain.
+    ChainConfig {
+        /// The CometBFT RPC, `http://host:port`; where not set, discovery tries the conventional one.
+        rpc: Option<String> = None;
+        /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
+        ca_file: Option<PathBuf> = None;
+        /// For one answer of the chain.
+        timeout: Duration as "units::duration" = Duration::from_secs(2);
+        /// How old an answer may be that is served while the chain is down.
+        stale_if_error: Duration as "units::duration" = Duration::from_secs(3600);
+        /// How old the newest block may be before the chain counts as halted.
+        max_block_age: Duration as "units::duration" = Duration::from_secs(60);
     }
 }
 
@@ -108,39 +94,23 @@ pub enum MinerKind {
     Xmrig,
 }
 
-/// The miner on this machine.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct MinerConfig {
-    /// Its statistics page; where not set, the conventional one is looked for.
-    pub url: Option<String>,
-    /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
-    pub ca_file: Option<PathBuf>,
-    /// What the page looks like.
-    pub kind: MinerKind,
-    /// Whose miner it is; without a wallet nothing can be recorded.
-    pub wallet: Option<Wallet>,
-    /// Its name among the wallet's miners.
-    pub worker: String,
-    /// How often it is asked.
-    #[serde(with = "units::duration")]
-    pub every: Duration,
-    /// A file whose first line is the page's Bearer token.
-    pub token_file: Option<PathBuf>,
-}
-
-impl Default for MinerConfig {
-    fn default() -> Self {
-        Self {
-            url: None,
-            ca_file: None,
-            kind: MinerKind::R3mes,
-            wallet: None,
-            worker: "local".to_owned(),
-            every: Duration::from_secs(10),
-            token_file: None,
-        }
+section! {
+    /// The miner on this machine.
+    MinerConfig {
+        /// Its statistics page; where not set, discovery tries the conventional one.
+        url: Option<String> = None;
+        /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
+        ca_file: Option<PathBuf> = None;
+        /// What the page looks like.
+        kind: MinerKind = MinerKind::R3mes;
+        /// Whose miner it is; without a wallet nothing can be recorded.
+        wallet: Option<Wallet> = None;
+        /// Its name among the wallet's miners.
+        worker: String = "local".to_owned();
+        /// How often the page is polled.
+        every: Duration as "units::duration" = Duration::from_secs(10), in Duration::from_secs(1)..;
+        /// A file whose first line is the page's Bearer token.
+        token_file: Option<PathBuf> = None;
     }
 }
 

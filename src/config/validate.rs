@@ -1,151 +1,233 @@
-//! Values that have the right type and still make no sense: sizes of 0, addresses without a host, combinations that
-//! contradict each other.
+//! Values that have the right type and still make no sense: out of range, addresses without a host, combinations that
+//! contradict each other, access that is open to everybody.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::time::Duration;
 
-use super::Config;
-use crate::model::{Credits, Retention};
+use super::print::join;
+use super::{Config, Proxy};
+use crate::model::Retention;
 
-/// A setting, or a combination of settings, that makes no sense.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A key, or a combination of keys, whose value makes no sense.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{key}: {message}")]
 pub struct ValidationError {
-    /// The setting or section, as `chat.price`.
+    /// The key or section, as `chat.price`.
     pub key: String,
     /// What it must be.
     pub message: String,
 }
 
-impl ValidationError {
-    pub(super) fn new(key: &str, message: impl Into<String>) -> Self {
-        Self {
+fn check(valid: bool, key: &str, message: &str) -> Result<(), ValidationError> {
+    match valid {
+        true => Ok(()),
+        false => Err(ValidationError {
             key: key.to_owned(),
-            message: message.into(),
-        }
+            message: message.to_owned(),
+        }),
     }
 }
-
-impl fmt::Display for ValidationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.key, self.message)
-    }
-}
-
-impl std::error::Error for ValidationError {}
 
 impl Config {
-    /// Checks what the types of the settings cannot. A configuration that was read from a text has passed this; call it for
-    /// one that was made in code before a server is started with it.
+    /// Checks what the types cannot. A configuration that was read from a text has passed this; call it for one that was
+    /// made in code before a server is started with it.
     ///
     /// # Errors
-    /// The first setting that makes no sense.
+    /// The first key whose value makes no sense.
     pub fn validate(&self) -> Result<(), ValidationError> {
-        let check = |valid: bool, key: &str, message: &str| match valid {
-            true => Ok(()),
-            false => Err(ValidationError::new(key, message)),
-        };
         self.validate_access()?;
-        check(!self.listen.is_empty(), "listen", "must name an address")?;
-        // Whatever sizes a table or counts permits has an upper bound: tokio panics on a semaphore that is too large.
-        for (key, size) in [
-            ("limits.connections", self.limits.connections),
-            ("limits.per_address", self.limits.per_address),
-            ("limits.in_flight", self.limits.in_flight),
-            ("chat.in_flight", self.chat.in_flight),
-            ("breaker.last_calls", self.breaker.last_calls),
+        for (section, invalid) in [
+            ("", self.invalid()),
+            ("limits", self.limits.invalid()),
+            ("rates", self.rates.invalid()),
+            ("auth", self.auth.invalid()),
+            ("chat", self.chat.invalid()),
+            ("chain", self.chain.invalid()),
+            ("miner", self.miner.invalid()),
+            ("backup", self.backup.invalid()),
+            ("alerts", self.alerts.invalid()),
+            ("log", self.log.invalid()),
         ] {
-            let valid = (1..=1_000_000).contains(&size);
+            if let Some((key, message)) = invalid {
+                check(false, &join(section, key), &message)?;
+            }
+        }
+        let breaker = &self.breaker;
+        let failures = breaker.consecutive_failures as usize;
+        for (key, count) in [
+            ("breaker.consecutive_failures", failures),
+            ("breaker.last_calls", breaker.last_calls),
+        ] {
+            let valid = (1..=1_000_000).contains(&count);
             check(valid, key, "must be between 1 and 1000000")?;
         }
-        let failures = self.breaker.consecutive_failures as usize;
-        for (key, count) in [
-            ("chat.max_message", self.chat.max_message),
-            ("breaker.consecutive_failures", failures),
-            ("backup.keep", self.backup.keep),
-        ] {
-            check(count > 0, key, "must be at least 1")?;
-        }
         for (key, share) in [
-            ("breaker.failure_rate", self.breaker.failure_rate),
-            ("breaker.slow_rate", self.breaker.slow_rate),
-            ("alerts.error_rate", self.alerts.error_rate),
-            ("alerts.pool_use", self.alerts.pool_use),
-            ("alerts.hashrate_low", self.alerts.hashrate_low),
+            ("breaker.failure_rate", breaker.failure_rate),
+            ("breaker.slow_rate", breaker.slow_rate),
         ] {
             let valid = (0.0..=1.0).contains(&share);
-            check(valid, key, "must be between 0 and 1")?;
+            check(valid, key, "must be between 0.0 and 1.0")?;
         }
-        for (key, time, seconds, text) in [
-            ("auth.login_ttl", Some(self.auth.login_ttl), 60, "1min"),
-            ("miner.every", Some(self.miner.every), 1, "1s"),
-            ("retention.raw", self.retention.raw, 3600, "1h"),
-            ("backup.every", self.backup.every, 60, "1min"),
-        ] {
-            let valid = time.is_none_or(|time| time >= Duration::from_secs(seconds));
-            check(valid, key, &format!("must be at least {text}"))?;
-        }
-        let finite = self.alerts.temperature.is_finite();
-        check(finite, "alerts.temperature", "must be a finite number")?;
-        let one_line = !self.auth.public_name.contains(char::is_control);
-        check(one_line, "auth.public_name", "must be one line")?;
-        let priced = self.chat.price > Credits::ZERO;
-        check(priced, "chat.price", "must be more than 0")?;
-        let level = self.log.level.parse::<log::LevelFilter>().is_ok();
-        let levels = "must be error, warn, info, debug or trace";
-        check(level, "log.level", levels)?;
-        self.validate_upstreams()?;
         let Retention {
             raw,
             minutes,
             hours,
             days,
         } = self.retention;
+        let long = raw.is_none_or(|raw| raw >= Duration::from_secs(3600));
+        check(long, "retention.raw", "must be at least 1h")?;
         let rising = [raw, minutes, hours, days]
-            .map(|kept| kept.unwrap_or(Duration::MAX))
+            .map(|stored| stored.unwrap_or(Duration::MAX))
             .is_sorted();
         let message = "raw samples, minutes, hours and days must each be kept at least as long as the one before";
-        check(rising, "retention", message)
+        check(rising, "retention", message)?;
+        self.validate_upstreams()
     }
 
     fn validate_upstreams(&self) -> Result<(), ValidationError> {
-        let nodes = || self.inference.iter().enumerate();
-        let urls = nodes().map(|(at, node)| (format!("inference[{at}].url"), &node.url));
-        let chain = self.chain.rpc.iter();
-        let miner = self.miner.url.iter();
-        for (key, url) in urls
-            .chain(chain.map(|url| ("chain.rpc".to_owned(), url)))
-            .chain(miner.map(|url| ("miner.url".to_owned(), url)))
-        {
-            let valid = url.parse::<hyper::Uri>().is_ok_and(|url| {
+        let is_url = |url: &str| {
+            url.parse::<hyper::Uri>().is_ok_and(|url| {
                 matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
-            });
-            if !valid {
-                let message = "must be an http:// or https:// address with a host";
-                return Err(ValidationError::new(
-                    &key,
-                    format!("{message}, not {url:?}"),
-                ));
-            }
-        }
+            })
+        };
+        let url = |key: &str, url: &str| {
+            let message =
+                format!("must be an http:// or https:// address with a host, not {url:?}");
+            check(is_url(url), key, &message)
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let mut names = BTreeSet::from(["chain", "miner"]);
-        for (at, node) in nodes() {
+        for (at, node) in self.inference.iter().enumerate() {
             let (key, name) = (format!("inference[{at}].name"), node.name.as_str());
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-            if name.is_empty() || !name.bytes().all(plain) {
-                let message = "must be letters, digits, dots, dashes or underscores";
-                return Err(ValidationError::new(
-                    &key,
-                    format!("{message}, not {name:?}"),
-                ));
-            }
-            if !names.insert(name) {
-                return Err(ValidationError::new(
-                    &key,
-                    format!("duplicate name {name:?}"),
-                ));
-            }
+            let message =
+                format!("must be letters, digits, dots, dashes or underscores, not {name:?}");
+            check(!name.is_empty() && name.bytes().all(plain), &key, &message)?;
+            check(
+                names.insert(name),
+                &key,
+                &format!("duplicate name {name:?}"),
+            )?;
+            url(&format!("inference[{at}].url"), &node.url)?;
         }
-        Ok(())
+        let chain = self.chain.rpc.iter().map(|rpc| ("chain.rpc", rpc));
+        let miner = self.miner.url.iter().map(|page| ("miner.url", page));
+        chain
+            .chain(miner)
+            .try_for_each(|(key, text)| url(key, text))
+    }
+
+    /// Refuses values that open the server to everybody; checked at every start, also of a configuration made in code.
+    pub(crate) fn validate_access(&self) -> Result<(), ValidationError> {
+        let refuse = |key: &str, value: Option<String>, why: &str| match value {
+            Some(value) => check(false, key, &format!("{value}: {why}")),
+            None => Ok(()),
+        };
+        let auth = &self.auth;
+        let wide = auth.trusted_proxies.iter().find(|proxy| is_wide(proxy));
+        refuse(
+            "auth.trusted_proxies",
+            wide.map(Proxy::to_string),
+            "everybody in there could choose the address that limits go by; name the proxies' own addresses",
+        )?;
+        let origin = auth.cors_origins.iter().find(|origin| !is_origin(origin));
+        refuse(
+            "auth.cors_origins",
+            origin.map(|origin| format!("{origin:?}")),
+            "name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let every page call this server",
+        )?;
+        let host = auth.hosts.iter().find(|host| !is_host(host));
+        refuse(
+            "auth.hosts",
+            host.map(|host| format!("{host:?}")),
+            "name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)",
+        )
+    }
+}
+
+/// Wider than any network that one operator has: 10.0.0.0/8 and fc00::/7 are the widest private ones.
+fn is_wide(proxy: &Proxy) -> bool {
+    match proxy {
+        Proxy::Network(network) => {
+            network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 7 }
+        }
+        Proxy::Unix => false,
+    }
+}
+
+/// Whether a browser writes an origin like this; no other text would ever match one.
+fn is_origin(text: &str) -> bool {
+    let plain = |part: &str, more: &[u8]| {
+        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || more.contains(&b);
+        !part.is_empty() && part.bytes().all(known)
+    };
+    text.split_once("://").is_some_and(|(scheme, authority)| {
+        let default_port = match scheme {
+            "https" => authority.ends_with(":443"),
+            "http" => authority.ends_with(":80"),
+            _ => false,
+        };
+        plain(scheme, b"+.-") && plain(authority, b"._-:[]") && !default_port
+    })
+}
+
+fn is_host(text: &str) -> bool {
+    if let Some(address) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    !text.is_empty() && text.bytes().all(known) && !text.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(auth: &str) -> Result<Config, String> {
+        Config::read(auth, []).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn proxy_networks_wider_than_any_private_one_are_refused() {
+        for network in ["0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"] {
+            let refused = read(&format!("auth.trusted_proxies = [\"{network}\"]")).unwrap_err();
+            assert!(refused.contains(network), "{refused}");
+            assert!(refused.contains("proxies' own addresses"), "{refused}");
+        }
+        read("auth.trusted_proxies = [\"10.0.0.0/8\", \"fc00::/7\", \"127.0.0.1\", \"unix\"]")
+            .unwrap();
+    }
+
+    #[test]
+    fn origins_and_hosts_that_match_everything_or_nothing_are_refused() {
+        for origin in [
+            "*",
+            "null",
+            "app.example",
+            "https://*.app.example",
+            "https://app.example/",
+            "https://App.example",
+            "https://app.example:443",
+            "",
+        ] {
+            let refused = read(&format!("auth.cors_origins = [\"{origin}\"]")).unwrap_err();
+            assert!(refused.contains("auth.cors_origins"), "{origin}: {refused}");
+        }
+        for host in [
+            "*",
+            "*.edge.example",
+            ".edge.example",
+            "https://edge.example",
+            "edge.example:443",
+            "[::1",
+            "",
+        ] {
+            let refused = read(&format!("auth.hosts = [\"{host}\"]")).unwrap_err();
+            assert!(refused.contains("auth.hosts"), "{host}: {refused}");
+        }
+        read("auth.cors_origins = [\"https://app.example\", \"http://[::1]:3000\", \"moz-extension://0a-1b\"]").unwrap();
+        read("auth.hosts = [\"edge.example\", \"203.0.113.7\", \"[2001:db8::1]\"]").unwrap();
     }
 }

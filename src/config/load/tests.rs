@@ -137,7 +137,7 @@ fn a_value_that_is_not_utf_8_is_refused() {
 }
 
 #[test]
-fn every_setting_knows_where_it_comes_from() {
+fn every_setting_has_the_origin_of_its_value() {
     let mut loader = Loader::default();
     let file = "[chat]\nprice = 2\nqueue = 3\n[[inference]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"\n[adapters.\"a b\"]\nkeywords = [\"x\"]";
     loader.file("edge.toml", file).unwrap();
@@ -163,7 +163,7 @@ fn every_setting_knows_where_it_comes_from() {
     ] {
         assert_eq!(origins.of(key).to_string(), origin, "{key}");
     }
-    // A list that replaces the file's takes the origins of its members with it.
+    // A list that replaces the file's replaces the origins of its members too.
     let mut loader = Loader::default();
     loader.file("edge.toml", file).unwrap();
     let node = "[{ name = \"b\", kind = \"openai\", url = \"http://b\" }]";
@@ -177,7 +177,7 @@ fn every_setting_knows_where_it_comes_from() {
 }
 
 #[test]
-fn a_slip_of_the_hand_is_recognised_and_another_word_is_not() {
+fn the_nearest_key_is_offered_only_for_a_typo() {
     let known = ["price", "queue", "idle_timeout", "per_address"];
     for (word, meant) in [
         ("prize", Some("price")),

@@ -1,0 +1,53 @@
+//! The macro that declares a section of the configuration, one row a key.
+
+/// Declares a section as a struct: each key with its documentation, type, written form (a module of [`crate::model::units`]),
+/// default, and where it has one its range or another condition.
+macro_rules! section {
+    (
+        $(#[$about:meta])*
+        $name:ident {
+            $(
+                $(#[$about_key:meta])*
+                $key:ident: $type:ty $(as $form:literal)? = $default:expr
+                    $(, in $range:expr)? $(, where $valid:expr => $message:literal)?;
+            )*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        #[non_exhaustive]
+        pub struct $name {
+            $(
+                $(#[$about_key])*
+                $(#[serde(with = $form)])?
+                pub $key: $type,
+            )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)* }
+            }
+        }
+
+        impl $name {
+            /// The first key with an invalid value, and what it must be.
+            pub(super) fn invalid(&self) -> Option<(&'static str, String)> {
+                $(
+                    $(if !($range).contains(&self.$key) {
+                        return Some((stringify!($key), $crate::model::units::range_text(&($range))));
+                    })?
+                    $(
+                        let valid: fn(&$type) -> bool = $valid;
+                        if !valid(&self.$key) {
+                            return Some((stringify!($key), $message.to_owned()));
+                        }
+                    )?
+                )*
+                None
+            }
+        }
+    };
+}
+pub(super) use section;
