@@ -106,7 +106,7 @@ impl App {
         let adapters = config.adapter_names();
         let metrics = Arc::new(Metrics::new(&adapters, config.alerts.slow_query));
         for node in &upstreams.nodes {
-            metrics.knows_upstream(node.at.breaker().name());
+            metrics.add_upstream(node.at.breaker().name());
         }
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),

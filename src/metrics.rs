@@ -1,21 +1,14 @@
-//! Every metric, in one struct. Labels come from fixed sets only: route templates, the configured adapters, the names of
-//! upstreams. Nothing a client sends becomes a label.
+//! What the server counts. `table` declares each metric; here is what counts them. Labels come from fixed sets only: route
+//! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
 
+mod alert_counters;
 mod gauges;
-mod labels;
-mod names;
 mod process;
+mod table;
 mod text_format;
-mod watched;
 
+pub(crate) use alert_counters::{AlertCounters, CounterSnapshot};
 pub(crate) use gauges::Gauges;
-pub(crate) use labels::ChatEnd;
-pub(crate) use watched::{AlertCounters, CounterSnapshot};
-
-use labels::{
-    AlertLabels, CacheLabels, ChatLabels, ClassLabel, HealthCheckLabels, HttpEnd, HttpLabels,
-    ReasonLabel, RouteLabel, TransitionLabels, UpstreamLabel,
-};
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,201 +16,134 @@ use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::table::Table;
 use crate::limits::RateClass;
 use crate::model::{Credits, Timestamp};
 use crate::routes::{MatchedRoute, ROUTES, RouteId};
 use crate::store::Change;
-
-/// The counters of one route, found by its place in the table instead of by its labels.
-struct HttpRoute {
-    ends: [Counter; HttpEnd::ALL.len()],
-    duration: Histogram,
-    slow_queries: Counter,
-}
 
 tokio::task_local! {
     /// The route whose handler runs, for what is measured far below it.
     pub(crate) static ROUTE: RouteId;
 }
 
-type Amount = Counter<f64, AtomicU64>;
+/// How a chat ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ChatEnd {
+    /// Whole.
+    Success,
+    /// Ended by the upstream (or the shutdown) after its first text.
+    Cut,
+    /// The client did not wait for its end.
+    ClientLeft,
+    /// The wallet could not pay.
+    Refused,
+    /// There was no text.
+    Failed,
+}
+
+impl ChatEnd {
+    const ALL: [Self; 5] = [
+        Self::Success,
+        Self::Cut,
+        Self::ClientLeft,
+        Self::Refused,
+        Self::Failed,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Cut => "cut",
+            Self::ClientLeft => "client_left",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The label of a status; the first is for a client that left before there was one.
+const STATUSES: [&str; 5] = ["left", "2xx", "3xx", "4xx", "5xx"];
+const SERVER_ERROR: usize = 4;
+
+fn status_index(status: Option<u16>) -> usize {
+    match status {
+        None => 0,
+        Some(..300) => 1,
+        Some(300..400) => 2,
+        Some(400..500) => 3,
+        Some(500..) => SERVER_ERROR,
+    }
+}
+
+/// The metrics of one route, so that a request looks up no labels.
+struct RouteMetrics {
+    requests: [Counter; STATUSES.len()],
+    duration: Histogram,
+    slow_queries: Counter,
+}
 
 /// The metrics and the registry that writes them.
 pub(crate) struct Metrics {
     registry: Registry,
-    /// For alerts, which look back over minutes.
-    pub(crate) watched: AlertCounters,
+    table: Table,
+    /// By [`RouteId`]; then requests without a route, and the host's own routes.
+    routes: Vec<RouteMetrics>,
     /// From when on a read counts as slow, in microseconds.
     slow_query: AtomicU64,
-    /// By [`RouteId`]; then what leads nowhere, and the host's own routes.
-    routes: Vec<HttpRoute>,
-    http_requests: Family<HttpLabels, Counter>,
-    http_duration: Family<RouteLabel, Histogram>,
-    slow_queries: Family<RouteLabel, Counter>,
-    connections: Gauge,
-    in_flight: Gauge,
-    chats: Family<ChatLabels, Counter>,
-    chat_duration: Histogram,
-    chat_first_byte: Histogram,
-    chat_overhead: Histogram,
-    upstream_wait: Family<UpstreamLabel, Histogram>,
-    active_users: Gauge,
-    distributed: Family<ReasonLabel, Amount>,
-    reserved: Amount,
-    settled: Amount,
-    refunded: Amount,
-    reservations_open: Gauge,
-    unwritten: Gauge,
-    auth_failures: Counter,
-    /// Keys looked up in the storage.
-    pub(crate) key_lookups: Counter,
-    limited: Family<ClassLabel, Counter>,
-    limiter_entries: Family<ClassLabel, Gauge>,
-    samples: Counter,
-    miner: gauges::Miner,
-    process: process::Process,
-    alerts: Family<AlertLabels, Gauge>,
-    disk_free: Gauge,
-    breaker_state: Family<UpstreamLabel, Gauge>,
-    breaker_forced: Family<UpstreamLabel, Gauge>,
-    breaker_transitions: Family<TransitionLabels, Counter>,
-    breaker_health_checks: Family<HealthCheckLabels, Counter>,
-    cache: Family<CacheLabels, Counter>,
-    commit_duration: Histogram,
-    commit_jobs: Histogram,
-    commit_failures: Counter,
-    read_duration: Histogram,
-    queue_depth: Gauge,
-    pool_in_use: Gauge,
-    pool_size: Gauge,
-    file_bytes: Gauge,
-    backup_made_at: Gauge<f64, AtomicU64>,
-    backup_failures: Counter,
-    wal_bytes: Gauge,
+    pub(crate) alert_counters: AlertCounters,
 }
 
-const SECONDS: [f64; 12] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
-];
-const CHAT_SECONDS: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 120.0, 300.0];
-
 impl Metrics {
-    /// `slow_query` is from when on a read counts as slow.
+    /// What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
     pub(crate) fn new(adapters: &BTreeSet<String>, slow_query: Duration) -> Self {
-        let seconds = || Histogram::new(SECONDS);
-        let mut metrics = Self {
-            registry: Registry::default(),
-            watched: AlertCounters::default(),
-            slow_query: AtomicU64::new(micros(slow_query)),
-            routes: Vec::new(),
-            http_requests: Family::default(),
-            http_duration: Family::new_with_constructor(seconds),
-            slow_queries: Family::default(),
-            connections: Gauge::default(),
-            in_flight: Gauge::default(),
-            chats: Family::default(),
-            chat_duration: Histogram::new(CHAT_SECONDS),
-            chat_first_byte: Histogram::new(CHAT_SECONDS),
-            chat_overhead: seconds(),
-            upstream_wait: Family::new_with_constructor(|| Histogram::new(CHAT_SECONDS)),
-            active_users: Gauge::default(),
-            distributed: Family::default(),
-            reserved: Amount::default(),
-            settled: Amount::default(),
-            refunded: Amount::default(),
-            reservations_open: Gauge::default(),
-            unwritten: Gauge::default(),
-            auth_failures: Counter::default(),
-            key_lookups: Counter::default(),
-            limited: Family::default(),
-            limiter_entries: Family::default(),
-            samples: Counter::default(),
-            miner: gauges::Miner::default(),
-            process: process::Process::default(),
-            alerts: Family::default(),
-            disk_free: Gauge::default(),
-            breaker_state: Family::default(),
-            breaker_forced: Family::default(),
-            breaker_transitions: Family::default(),
-            breaker_health_checks: Family::default(),
-            cache: Family::default(),
-            commit_duration: seconds(),
-            commit_jobs: Histogram::new([
-                1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0,
-            ]),
-            commit_failures: Counter::default(),
-            read_duration: seconds(),
-            queue_depth: Gauge::default(),
-            pool_in_use: Gauge::default(),
-            pool_size: Gauge::default(),
-            file_bytes: Gauge::default(),
-            backup_made_at: Gauge::default(),
-            backup_failures: Counter::default(),
-            wal_bytes: Gauge::default(),
-        };
-        // What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
+        let mut registry = Registry::default();
+        let table = Table::register(&mut registry);
         for adapter in adapters {
             for end in ChatEnd::ALL {
-                drop(metrics.chats.get_or_create(&ChatLabels {
-                    status: end.as_str(),
-                    adapter: adapter.clone(),
-                }));
+                table.chats.with([end.as_str(), adapter]);
             }
         }
         for reason in ["grant", "mining"] {
-            drop(metrics.distributed.get_or_create(&ReasonLabel { reason }));
+            table.distributed.with([reason]);
         }
         for class in RateClass::ALL {
-            drop(metrics.limited.get_or_create(&ClassLabel {
-                class: class.as_str(),
-            }));
+            table.limited.with([class.as_str()]);
         }
-        let others = [("none", "none"), ("own", "any")];
-        let known = ROUTES
-            .iter()
-            .map(|route| (route.path, route.method.as_str()));
-        for (route, method) in known.chain(others) {
-            let end = |end: HttpEnd| {
-                let status = end.as_str();
-                let labels = HttpLabels {
-                    route,
-                    method,
-                    status,
-                };
-                metrics.http_requests.get_or_create(&labels).clone()
-            };
-            let label = RouteLabel { route };
-            metrics.routes.push(HttpRoute {
-                ends: HttpEnd::ALL.map(end),
-                duration: metrics.http_duration.get_or_create(&label).clone(),
-                slow_queries: metrics.slow_queries.get_or_create(&label).clone(),
-            });
+        let routes = ROUTES.iter().map(|row| (row.path, row.method.as_str()));
+        let routes = routes.chain([("none", "none"), ("own", "any")]);
+        let routes = routes.map(|(route, method)| RouteMetrics {
+            requests: STATUSES.map(|status| table.http_requests.with([route, method, status])),
+            duration: table.http_duration.with([route]),
+            slow_queries: table.slow_queries.with([route]),
+        });
+        Self {
+            routes: routes.collect(),
+            slow_query: AtomicU64::new(micros(slow_query)),
+            alert_counters: AlertCounters::default(),
+            registry,
+            table,
         }
-        metrics.registered()
     }
 
-    /// Counts a request; no status where its client left before there was one. `took` is without the time of its client,
-    /// who may be slow on purpose.
-    pub(crate) fn request(&self, reached: MatchedRoute, status: Option<u16>, took: Duration) {
-        let end = HttpEnd::of(status);
-        if let Some(counters) = self.routes.get(match reached {
-            MatchedRoute::Route(route) => route.id as usize,
-            MatchedRoute::Nothing => ROUTES.len(),
-            MatchedRoute::Own => ROUTES.len() + 1,
-        }) {
-            if let Some(counter) = counters.ends.get(end as usize) {
-                counter.inc();
-            }
-            counters.duration.observe(took.as_secs_f64());
+    /// Counts a request; without a status where its client left before there was one. `took` is without the time of its
+    /// client, which may be slow on purpose.
+    pub(crate) fn request(&self, matched: MatchedRoute, status: Option<u16>, took: Duration) {
+        let status = status_index(status);
+        let (index, is_chat) = match matched {
+            MatchedRoute::Route(route) => (route.id as usize, route.rate == RateClass::Chat),
+            MatchedRoute::Nothing => (ROUTES.len(), false),
+            MatchedRoute::Own => (ROUTES.len() + 1, false),
+        };
+        if let Some(route) = self.routes.get(index) {
+            route.requests[status].inc();
+            route.duration.observe(took.as_secs_f64());
         }
-        let chat = matches!(reached, MatchedRoute::Route(route) if route.rate == RateClass::Chat);
-        let took = (!chat).then_some(took);
-        self.watched.request(end == HttpEnd::ServerError, took);
+        let took = (!is_chat).then_some(took);
+        self.alert_counters.request(status == SERVER_ERROR, took);
     }
 
     /// From now on a read that takes this long counts as slow.
@@ -226,152 +152,134 @@ impl Metrics {
     }
 
     pub(crate) fn connection_opened(&self) {
-        self.connections.inc();
+        self.table.connections.inc();
     }
 
     pub(crate) fn connection_closed(&self) {
-        self.connections.dec();
+        self.table.connections.dec();
     }
 
-    /// A copy was made then, or could not be made.
+    /// A backup was made at this time, or failed.
     pub(crate) fn backed_up(&self, made_at: Option<Timestamp>) {
         match made_at {
             Some(made_at) => {
                 let seconds = made_at.millis() as f64 / 1000.0;
-                self.backup_made_at
-                    .set(seconds.max(self.backup_made_at.get()));
+                let newest = &self.table.backup_made_at;
+                newest.set(seconds.max(newest.get()));
             }
-            None => drop(self.backup_failures.inc()),
+            None => drop(self.table.backup_failures.inc()),
         }
     }
 
-    /// When the last copy was made that is known of.
+    /// When the newest known backup was made.
     pub(crate) fn last_backup(&self) -> Option<Timestamp> {
-        let seconds = self.backup_made_at.get();
+        let seconds = self.table.backup_made_at.get();
         (seconds > 0.0).then(|| Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
     pub(crate) fn auth_failed(&self) {
-        self.auth_failures.inc();
+        self.table.auth_failures.inc();
+    }
+
+    pub(crate) fn key_looked_up(&self) {
+        self.table.key_lookups.inc();
     }
 
     pub(crate) fn limited(&self, class: RateClass) {
-        self.limited
-            .get_or_create(&ClassLabel {
-                class: class.as_str(),
-            })
-            .inc();
+        self.table.limited.with([class.as_str()]).inc();
     }
 
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
     pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
-        self.chats
-            .get_or_create(&ChatLabels {
-                status: end.as_str(),
-                adapter: adapter.to_owned(),
-            })
-            .inc();
-        self.chat_duration.observe(took.as_secs_f64());
+        self.table.chats.with([end.as_str(), adapter]).inc();
+        self.table.chat_duration.observe(took.as_secs_f64());
     }
 
-    /// A chat's first content was handed to the connection, so long after the request; `ours` of it was not waiting for
+    /// A chat's first content was handed to the connection, so long after the request; `overhead` of it was not waiting for
     /// the model.
-    pub(crate) fn chat_began(&self, took: Duration, ours: Duration) {
-        self.chat_first_byte.observe(took.as_secs_f64());
-        self.chat_overhead.observe(ours.as_secs_f64());
-        self.watched.overhead(ours);
+    pub(crate) fn chat_began(&self, took: Duration, overhead: Duration) {
+        self.table.chat_first_byte.observe(took.as_secs_f64());
+        self.table.chat_overhead.observe(overhead.as_secs_f64());
+        self.alert_counters.overhead(overhead);
     }
 
-    /// An inference server that may be asked: its times are there from the start.
-    pub(crate) fn knows_upstream(&self, upstream: &str) {
-        let upstream = upstream.to_owned();
-        drop(
-            self.upstream_wait
-                .get_or_create(&UpstreamLabel { upstream }),
-        );
+    /// Adds a configured inference server, whose histogram is then on the page from the start.
+    pub(crate) fn add_upstream(&self, upstream: &str) {
+        self.table.upstream_wait.with([upstream]);
     }
 
-    /// An inference server gave its first content after so long. `upstream` is a configured one.
+    /// An inference server sent its first content after so long. `upstream` is a configured one.
     pub(crate) fn upstream_waited(&self, upstream: &str, took: Duration) {
-        let upstream = upstream.to_owned();
-        let label = UpstreamLabel { upstream };
-        self.upstream_wait
-            .get_or_create(&label)
-            .observe(took.as_secs_f64());
-    }
-
-    fn distributed(&self, reason: &'static str, amount: Credits) {
-        if amount > Credits::ZERO {
-            self.distributed
-                .get_or_create(&ReasonLabel { reason })
-                .inc_by(shown(amount));
-        }
+        let wait = self.table.upstream_wait.with([upstream]);
+        wait.observe(took.as_secs_f64());
     }
 
     pub(crate) fn reserved(&self, price: Credits) {
-        self.reserved.inc_by(shown(price));
-        self.reservations_open.inc();
+        self.table.reserved.inc_by(float(price));
+        self.table.reservations_open.inc();
     }
 
     pub(crate) fn settled(&self, price: Credits) {
-        self.settled.inc_by(shown(price));
-        self.reservations_open.dec();
+        self.table.settled.inc_by(float(price));
+        self.table.reservations_open.dec();
     }
 
     pub(crate) fn refunded(&self, price: Credits) {
-        self.refunded.inc_by(shown(price));
-        self.reservations_open.dec();
+        self.table.refunded.inc_by(float(price));
+        self.table.reservations_open.dec();
     }
 
-    /// The page, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4, with its content type.
+    /// The page with its content type, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4.
     pub(crate) fn page(
         &self,
         open_metrics: bool,
     ) -> Result<(&'static str, String), std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        if open_metrics {
-            return Ok((
+        Ok(match open_metrics {
+            true => (
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 text,
-            ));
-        }
-        Ok((
-            "text/plain; version=0.0.4; charset=utf-8",
-            text_format::from_open_metrics(&text),
-        ))
+            ),
+            false => (
+                "text/plain; version=0.0.4; charset=utf-8",
+                text_format::from_open_metrics(&text),
+            ),
+        })
     }
-}
 
-/// What the storage tells of itself.
-impl Metrics {
     pub(crate) fn changed(&self, change: &Change) {
+        let distributed = |reason, amount: Credits| {
+            if amount > Credits::ZERO {
+                let counter = self.table.distributed.with([reason]);
+                counter.inc_by(float(amount));
+            }
+        };
         match change {
-            Change::Granted(amount) => self.distributed("grant", *amount),
-            Change::Earned(amount) => self.distributed("mining", *amount),
-            Change::Samples { new, .. } => drop(self.samples.inc_by(*new as u64)),
+            Change::Granted(amount) => distributed("grant", *amount),
+            Change::Earned(amount) => distributed("mining", *amount),
+            Change::Samples { new, .. } => drop(self.table.samples.inc_by(*new as u64)),
             Change::Account | Change::Key(_) => {}
         }
     }
 
     pub(crate) fn committed(&self, jobs: usize, took: Duration, ok: bool) {
-        self.commit_duration.observe(took.as_secs_f64());
-        self.commit_jobs.observe(jobs as f64);
+        self.table.commit_duration.observe(took.as_secs_f64());
+        self.table.commit_jobs.observe(jobs as f64);
         if !ok {
-            self.commit_failures.inc();
+            self.table.commit_failures.inc();
         }
     }
 
     pub(crate) fn read(&self, took: Duration) {
-        self.read_duration.observe(took.as_secs_f64());
+        self.table.read_duration.observe(took.as_secs_f64());
         if micros(took) >= self.slow_query.load(Ordering::Relaxed) {
-            // Outside of a request, as in the housekeeping, there is no route.
-            let route = ROUTE.try_with(|route| *route).ok();
-            let place = route.map_or(ROUTES.len(), |id| id as usize);
-            if let Some(counters) = self.routes.get(place) {
-                counters.slow_queries.inc();
+            // A background task has no route.
+            let id = ROUTE.try_with(|route| *route as usize).ok();
+            if let Some(route) = self.routes.get(id.unwrap_or(ROUTES.len())) {
+                route.slow_queries.inc();
             }
-            let path = route.map_or("none", |id| ROUTES[id as usize].path);
+            let path = id.map_or("none", |id| ROUTES[id].path);
             log::warn!("a read of {path} took {took:?}");
         }
     }
@@ -381,7 +289,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Prometheus knows no integers; this is the one place where an amount becomes a float, on its way out.
-fn shown(amount: Credits) -> f64 {
+/// Prometheus knows no integers; this is the one function that makes a float of an amount, on its way out.
+fn float(amount: Credits) -> f64 {
     amount.micro() as f64 / 1_000_000.0
 }

@@ -1,4 +1,4 @@
-//! Looks at how the node is, for its alerts.
+//! Takes a snapshot of the node and evaluates its alerts, every few seconds and for each `GET /alerts`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use crate::breaker::Phase;
 use crate::model::{Timestamp, Wallet};
 use crate::store::{Resolution, StoreError};
 
-/// Looks again and again.
-pub(crate) async fn watch(app: Arc<App>) {
+/// Evaluates for ever.
+pub(crate) async fn alert_loop(app: Arc<App>) {
     let mut every = tokio::time::interval(STEP);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        look(&app).await;
+        evaluate(&app).await;
     }
 }
 
-/// Looks at everything once; returns what is wrong, and what was.
-pub(crate) async fn look(app: &App) -> (Vec<Alert>, Vec<Alert>) {
+/// Evaluates the rules now; returns the firing alerts, and the recent ones.
+pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
     let miner = match app.config.miner.wallet {
         Some(wallet) => read_miner(app, wallet).await.unwrap_or_else(|error| {
-            log::warn!("the miner's alerts were not looked at: {error}");
+            log::warn!("the miner's alerts were not evaluated: {error}");
             None
         }),
         None => None,
@@ -36,26 +36,25 @@ pub(crate) async fn look(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         .filter(|status| status.state != Phase::Closed)
         .map(|status| (status.name.to_owned(), status.forced));
     let backup = app.config.backup.every.map(|every| {
-        // Without any copy, from the start on.
-        let up = instant.saturating_duration_since(app.started);
+        let since_start = instant.saturating_duration_since(app.started);
         let age = app.metrics.last_backup().map(|made_at| {
             let millis = now.millis().saturating_sub(made_at.millis());
             Duration::from_millis(u64::try_from(millis).unwrap_or(0))
         });
-        (every, age.unwrap_or(up))
+        (every, age.unwrap_or(since_start))
     });
-    let reading = Snapshot {
-        now,
-        counted: app.metrics.watched.read(),
+    let snapshot = Snapshot {
+        time: now,
+        counters: app.metrics.alert_counters.snapshot(),
         store: app.store.gauges(),
         is_ready: app.store.is_ready() || app.is_draining(),
-        ledger_mistakes: app.ledger_mistakes(),
+        ledger_errors: app.ledger_mistakes(),
         open_breakers: open_breakers.collect(),
         is_chain_halted: app.is_chain_halted(),
         backup,
         miner,
     };
-    app.alerts.update(&reading, instant)
+    app.alerts.update(&snapshot, instant)
 }
 
 async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreError> {
@@ -73,7 +72,7 @@ async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreErr
     };
     let recent = mean(now.minus(Duration::from_secs(900)), Resolution::Minute).await?;
     let day = mean(now.minus(DAY), Resolution::Hour).await?;
-    // Longer, so that there is a count before that time too, also of a miner that tells one every few minutes.
+    // Longer, so that there is a count before that time too, also of a miner with a sample every few minutes.
     let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
     let shares = store.shares(wallet, counted_since).await?;
     let week = now.minus(limits.earnings_stopped + 7 * DAY);

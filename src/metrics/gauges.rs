@@ -1,19 +1,19 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+//! What is read when the page is asked for, as its value lives elsewhere.
+
+use std::sync::atomic::Ordering;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{
-    AlertLabels, CacheLabels, ClassLabel, HealthCheckLabels, Metrics, TransitionLabels,
-    UpstreamLabel,
-};
+use super::table::Float;
+use super::{Metrics, process};
 use crate::breaker::{Breaker, Phase};
 use crate::cache::Counts;
 use crate::limits::RateClass;
 use crate::model::Sample;
 use crate::store::StoreGauges;
 
-/// Figures that are read at the moment the page is asked for.
+/// The values of this moment.
 pub(crate) struct Gauges {
     pub(crate) active_users: usize,
     pub(crate) in_flight: usize,
@@ -22,131 +22,95 @@ pub(crate) struct Gauges {
     pub(crate) store: StoreGauges,
 }
 
-/// What the miner on this machine told last.
-#[derive(Default)]
-pub(super) struct Miner {
-    pub(super) hashrate: Gauge<f64, AtomicU64>,
-    pub(super) gpu_temperature: Gauge<f64, AtomicU64>,
-    pub(super) power_watts: Gauge<f64, AtomicU64>,
-    pub(super) accepted: Gauge,
-    pub(super) rejected: Gauge,
-    pub(super) read_at: Gauge<f64, AtomicU64>,
+fn set(gauge: &Gauge, value: usize) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// A counter whose count lives elsewhere.
+fn store(counter: &Counter, count: u64) {
+    counter.inner().store(count, Ordering::Relaxed);
 }
 
 impl Metrics {
-    /// Sets what is read where it lives instead of being counted.
     pub(crate) fn set_gauges(&self, now: &Gauges) {
-        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&self.active_users, now.active_users);
-        set(&self.in_flight, now.in_flight);
+        let table = &self.table;
+        set(&table.active_users, now.active_users);
+        set(&table.in_flight, now.in_flight);
         for (class, entries) in RateClass::ALL.into_iter().zip(now.limiter_entries) {
-            let class = class.as_str();
-            set(
-                &self.limiter_entries.get_or_create(&ClassLabel { class }),
-                entries,
-            );
+            set(&table.limiter_entries.with([class.as_str()]), entries);
         }
-        set(&self.unwritten, now.unwritten);
-        set(&self.queue_depth, now.store.queue_depth);
-        set(&self.pool_in_use, now.store.pool_in_use);
-        set(&self.pool_size, now.store.pool_size);
-        set(&self.file_bytes, now.store.file_bytes as usize);
-        set(&self.wal_bytes, now.store.wal_bytes as usize);
-        set(
-            &self.disk_free,
-            now.store.disk_free_bytes.unwrap_or_default() as usize,
-        );
-        self.process.read();
+        set(&table.unwritten, now.unwritten);
+        set(&table.queue_depth, now.store.queue_depth);
+        set(&table.pool_in_use, now.store.pool_in_use);
+        set(&table.pool_size, now.store.pool_size);
+        set(&table.file_bytes, now.store.file_bytes as usize);
+        set(&table.wal_bytes, now.store.wal_bytes as usize);
+        let free = now.store.disk_free_bytes.unwrap_or_default();
+        set(&table.disk_free, free as usize);
+        process::refresh(table);
     }
 
-    /// Sets what the miner on this machine told. A figure that it leaves out keeps its last value.
+    /// Sets the figures of the miner on this machine. One that its sample leaves out stays as it was.
     pub(crate) fn set_miner(&self, sample: &Sample) {
-        let miner = &self.miner;
-        miner.hashrate.set(sample.hashrate);
-        let set = |gauge: &Gauge<f64, AtomicU64>, value: Option<f64>| {
+        let table = &self.table;
+        let set = |gauge: &Float, value: Option<f64>| {
             if let Some(value) = value {
                 gauge.set(value);
             }
         };
-        set(&miner.gpu_temperature, sample.gpu_temperature);
-        set(&miner.power_watts, sample.power_watts);
-        set(
-            &miner.read_at,
-            Some(sample.recorded_at.millis() as f64 / 1000.0),
-        );
-        for (gauge, value) in [
-            (&miner.accepted, sample.accepted),
-            (&miner.rejected, sample.rejected),
+        set(&table.miner_hashrate, Some(sample.hashrate));
+        set(&table.miner_gpu_temperature, sample.gpu_temperature);
+        set(&table.miner_power_watts, sample.power_watts);
+        let read_at = sample.recorded_at.millis() as f64 / 1000.0;
+        set(&table.miner_read_at, Some(read_at));
+        for (gauge, shares) in [
+            (&table.miner_accepted, sample.accepted),
+            (&table.miner_rejected, sample.rejected),
         ] {
-            if let Some(value) = value {
-                gauge.set(value);
-            }
+            gauge.set(shares.unwrap_or_else(|| gauge.get()));
         }
     }
 
     /// Sets how many alerts are firing, by severity.
     pub(crate) fn set_alerts(&self, firing: [(&'static str, usize); 2]) {
         for (severity, count) in firing {
-            let labels = AlertLabels { severity };
-            self.alerts.get_or_create(&labels).set(count as i64);
+            set(&self.table.alerts.with([severity]), count);
         }
     }
 
-    /// Sets what a breaker is doing, and what it did so far.
+    /// Sets the state of a breaker, and what it did so far.
     pub(crate) fn set_breaker(&self, breaker: &Breaker) {
-        let upstream = || breaker.name().to_owned();
-        let label = UpstreamLabel {
-            upstream: upstream(),
+        let (table, name, status) = (&self.table, breaker.name(), breaker.status());
+        let state = match status.state {
+            Phase::Closed => 0,
+            Phase::HalfOpen => 1,
+            Phase::Open => 2,
         };
-        let status = breaker.status();
-        self.breaker_state
-            .get_or_create(&label)
-            .set(match status.state {
-                Phase::Closed => 0,
-                Phase::HalfOpen => 1,
-                Phase::Open => 2,
-            });
-        self.breaker_forced
-            .get_or_create(&label)
-            .set(status.forced.into());
-        let store = |counter: &Counter, count| counter.inner().store(count, Ordering::Relaxed);
+        table.breaker_state.with([name]).set(state);
+        table.breaker_forced.with([name]).set(status.forced.into());
         for (phase, to) in [
             (Phase::Closed, "closed"),
             (Phase::Open, "open"),
             (Phase::HalfOpen, "half_open"),
         ] {
-            let labels = TransitionLabels {
-                upstream: upstream(),
-                to,
-            };
-            let counter = self.breaker_transitions.get_or_create(&labels);
+            let counter = table.breaker_transitions.with([name, to]);
             store(&counter, breaker.times_entered(phase));
         }
         for (result, passed) in [("passed", true), ("failed", false)] {
-            let labels = HealthCheckLabels {
-                upstream: upstream(),
-                result,
-            };
-            let counter = self.breaker_health_checks.get_or_create(&labels);
+            let counter = table.breaker_health_checks.with([name, result]);
             store(&counter, breaker.health_checks(passed));
         }
     }
 
     /// Sets what a cache did so far.
-    pub(crate) fn set_cache(
-        &self,
-        cache: &'static str,
-        Counts {
-            hits,
-            misses,
-            stale,
-        }: &Counts,
-    ) {
-        for (result, count) in [("hit", hits), ("miss", misses), ("stale", stale)] {
-            let counter = self.cache.get_or_create(&CacheLabels { cache, result });
-            counter
-                .inner()
-                .store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+    pub(crate) fn set_cache(&self, cache: &'static str, counts: &Counts) {
+        for (result, count) in [
+            ("hit", &counts.hits),
+            ("miss", &counts.misses),
+            ("stale", &counts.stale),
+        ] {
+            let counter = self.table.cache.with([cache, result]);
+            store(&counter, count.load(Ordering::Relaxed));
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Prometheus' text format 0.0.4 from the OpenMetrics text, which is all that the registry writes.
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 

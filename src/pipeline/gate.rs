@@ -62,7 +62,7 @@ pub(super) async fn authenticate(
                 app.metrics.limited(RateClass::Failures);
                 return Err((&*refused_by.insert(verdict)).into());
             }
-            app.metrics.key_lookups.inc();
+            app.metrics.key_looked_up();
             let generation = app.caches.keys.generation();
             let looked_up = async {
                 let found = app.store.key_by_hash(hash).await?;

@@ -1,8 +1,10 @@
+//! The counts that alerts compare over five minutes, beside the histograms of the page, whose buckets cannot be read.
+
 use std::array::from_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What alerts look back on: counts beside the histograms of the page, whose buckets cannot be read.
+/// Counts since the start.
 #[derive(Default)]
 pub(crate) struct AlertCounters {
     requests: AtomicU64,
@@ -18,7 +20,7 @@ const ENDS: [u64; BUCKETS - 1] = [
 const BUCKETS: usize = 15;
 
 impl AlertCounters {
-    /// `took` where the time until the answer is ours and not a model's.
+    /// `took` is left out where the time until the answer was the model's.
     pub(super) fn request(&self, is_error: bool, took: Option<Duration>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if is_error {
@@ -33,8 +35,8 @@ impl AlertCounters {
         count(&self.overheads, took);
     }
 
-    /// Everything so far.
-    pub(crate) fn read(&self) -> CounterSnapshot {
+    /// The counts so far.
+    pub(crate) fn snapshot(&self) -> CounterSnapshot {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         CounterSnapshot {
             requests: read(&self.requests),
@@ -52,7 +54,7 @@ fn count(times: &[AtomicU64; BUCKETS], took: Duration) {
     }
 }
 
-/// Counts, since the start or in a time.
+/// Counts since the start, or of a window.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct CounterSnapshot {
     /// Requests that ended.
@@ -64,7 +66,7 @@ pub(crate) struct CounterSnapshot {
 }
 
 impl CounterSnapshot {
-    /// What came after `earlier`.
+    /// The counts after `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let less = |now: &[u64; BUCKETS], then: &[u64; BUCKETS]| {
             from_fn(|at| now[at].saturating_sub(then[at]))
@@ -77,18 +79,18 @@ impl CounterSnapshot {
         }
     }
 
-    /// What 99 of 100 answers that wait for no model took at most, in seconds; `None` where there were none.
+    /// The 99th percentile of answers that wait for no model, in seconds; `None` where there were none.
     pub(crate) fn response_p99(&self) -> Option<f64> {
         p99(&self.times)
     }
 
-    /// The same of what a chat waited for us and not for its model.
+    /// The same of what chats waited for this server, apart from their model.
     pub(crate) fn overhead_p99(&self) -> Option<f64> {
         p99(&self.overheads)
     }
 }
 
-/// By a straight line within its bucket, as `histogram_quantile` of Prometheus has it.
+/// Interpolated within its bucket, as `histogram_quantile` of Prometheus does.
 fn p99(counts: &[u64; BUCKETS]) -> Option<f64> {
     let all: u64 = counts.iter().sum();
     let rank = all as f64 * 0.99;
@@ -113,28 +115,28 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn nothing_has_no_p99() {
+    fn no_requests_have_no_p99() {
         assert_eq!(CounterSnapshot::default().response_p99(), None);
     }
 
     proptest! {
         #[test]
-        fn the_p99_lies_in_the_bucket_of_the_one_in_a_hundred(mut millis in prop::collection::vec(0u64..40_000, 1..300), before in prop::collection::vec(0u64..40_000, 0..50)) {
-            let watched = AlertCounters::default();
-            let count = |millis: &u64| watched.request(false, Some(Duration::from_millis(*millis)));
+        fn the_p99_lies_in_the_bucket_of_the_exact_one(mut millis in prop::collection::vec(0u64..40_000, 1..300), before in prop::collection::vec(0u64..40_000, 0..50)) {
+            let counters = AlertCounters::default();
+            let count = |millis: &u64| counters.request(false, Some(Duration::from_millis(*millis)));
             before.iter().for_each(count);
-            let earlier = watched.read();
+            let earlier = counters.snapshot();
             millis.iter().for_each(count);
-            let figures = watched.read().since(&earlier);
-            prop_assert_eq!(figures.requests, millis.len() as u64);
+            let window = counters.snapshot().since(&earlier);
+            prop_assert_eq!(window.requests, millis.len() as u64);
             millis.sort_unstable();
             let rank = (millis.len() as f64 * 0.99).ceil() as usize;
-            let true_one = millis[rank - 1];
-            let told = figures.response_p99().unwrap();
-            let bucket = ENDS.partition_point(|end| *end < true_one);
+            let exact = millis[rank - 1];
+            let shown = window.response_p99().unwrap();
+            let bucket = ENDS.partition_point(|end| *end < exact);
             let start = if bucket == 0 { 0 } else { ENDS[bucket - 1] };
             let end = ENDS.get(bucket).copied().unwrap_or(start);
-            prop_assert!(told * 1000.0 >= start as f64 - 1e-6 && told * 1000.0 <= end as f64 + 1e-6, "{} not in {}..{}", told, start, end);
+            prop_assert!(shown * 1000.0 >= start as f64 - 1e-6 && shown * 1000.0 <= end as f64 + 1e-6, "{} not in {}..{}", shown, start, end);
         }
     }
 }

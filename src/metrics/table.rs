@@ -1,0 +1,190 @@
+//! Every metric, one row each: its help as the doc comment, its name, its type and labels. A new metric is a new row here
+//! and the line that counts it.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+
+/// A counter of credits.
+pub(super) type Amount = Counter<f64, AtomicU64>;
+/// A gauge of what is no whole number.
+pub(super) type Float = Gauge<f64, AtomicU64>;
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// A metric with labels.
+#[derive(Clone, Debug)]
+pub(super) struct Labeled<M, const N: usize> {
+    names: [&'static str; N],
+    family: Family<Labels<N>, M, fn() -> M>,
+}
+
+impl<M: Clone, const N: usize> Labeled<M, N> {
+    fn new(names: [&'static str; N], constructor: fn() -> M) -> Self {
+        let family = Family::new_with_constructor(constructor);
+        Self { names, family }
+    }
+
+    /// The metric with these values of its labels, which must come from a fixed set.
+    pub(super) fn with(&self, values: [&str; N]) -> M {
+        let label = |at: usize| (self.names[at], values[at].to_owned());
+        self.family.get_or_create_owned(&std::array::from_fn(label))
+    }
+}
+
+impl<M: EncodeMetric + TypedMetric, const N: usize> EncodeMetric for Labeled<M, N> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.family.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        M::TYPE
+    }
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+    ])
+}
+
+fn chat_seconds() -> Histogram {
+    Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 120.0, 300.0])
+}
+
+fn powers_of_two() -> Histogram {
+    Histogram::new((0..10).map(|power| f64::from(1 << power)))
+}
+
+/// Declares the table as a struct with a field for each metric, and registers them in its order.
+macro_rules! metrics {
+    (@new $type:ty) => { <$type>::default() };
+    (@new $type:ty, $new:expr) => { $new };
+    ($(#[doc = $help:literal] $name:literal $field:ident: $type:ty $(= $new:expr)?;)*) => {
+        pub(super) struct Table {
+            $(pub(super) $field: $type,)*
+        }
+
+        impl Table {
+            pub(super) fn register(registry: &mut Registry) -> Self {
+                let table = Self { $($field: metrics!(@new $type $(, $new)?),)* };
+                $(registry.register($name, $help.trim(), table.$field.clone());)*
+                let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+                registry.register("r3mes_build", "The running version", version);
+                table
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Chats by how they ended
+    "chat_requests" chats: Labeled<Counter, 2> = Labeled::new(["status", "adapter"], Counter::default);
+    /// Time from a chat's reservation to its end
+    "chat_request_duration_seconds" chat_duration: Histogram = chat_seconds();
+    /// Time from a chat's request until its first content was handed to the connection
+    "r3mes_chat_first_byte_seconds" chat_first_byte: Histogram = chat_seconds();
+    /// The part of it that waited neither for the model nor in its queue
+    "r3mes_chat_overhead_seconds" chat_overhead: Histogram = seconds();
+    /// Time until an inference server sent its first content
+    "r3mes_upstream_first_content_seconds" upstream_wait: Labeled<Histogram, 1> = Labeled::new(["upstream"], chat_seconds);
+    /// Wallets with an authenticated request in the last 15 minutes
+    "active_users" active_users: Gauge;
+    /// Credits given out, by reason
+    "credits_distributed" distributed: Labeled<Amount, 1> = Labeled::new(["reason"], Amount::default);
+    /// Requests by route template, method and the first digit of the status; left is a client that did not wait
+    "r3mes_http_requests" http_requests: Labeled<Counter, 3> = Labeled::new(["route", "method", "status"], Counter::default);
+    /// Time until the answer, or its first part, was ready; without what the client took to send its body
+    "r3mes_http_request_duration_seconds" http_duration: Labeled<Histogram, 1> = Labeled::new(["route"], seconds);
+    /// Connections open
+    "r3mes_http_connections" connections: Gauge;
+    /// Requests in flight
+    "r3mes_http_requests_in_flight" in_flight: Gauge;
+    /// Requests with an invalid key
+    "r3mes_auth_failures" auth_failures: Counter;
+    /// Keys looked up in the storage, as they were not cached; bounded by the rate of failures
+    "r3mes_key_lookups" key_lookups: Counter;
+    /// Requests refused by a rate, by its class
+    "r3mes_rate_limited" limited: Labeled<Counter, 1> = Labeled::new(["class"], Counter::default);
+    /// Buckets held by a limiter, by its class
+    "r3mes_rate_limiter_entries" limiter_entries: Labeled<Gauge, 1> = Labeled::new(["class"], Gauge::default);
+    /// Credits reserved for chats
+    "r3mes_credits_reserved" reserved: Amount;
+    /// Reserved credits that were spent
+    "r3mes_credits_settled" settled: Amount;
+    /// Reserved credits that were refunded
+    "r3mes_credits_refunded" refunded: Amount;
+    /// Chats that are paid for and neither settled nor refunded yet
+    "r3mes_reservations_open" reservations_open: Gauge;
+    /// Reservations whose end waits to be written
+    "r3mes_reservations_unwritten" unwritten: Gauge;
+    /// Samples recorded, from requests and from the collector
+    "r3mes_miner_samples" samples: Counter;
+    /// The last hashrate of the miner on this machine, in its own unit
+    "r3mes_miner_hashrate" miner_hashrate: Float;
+    /// Its last temperature
+    "r3mes_miner_gpu_temperature_celsius" miner_gpu_temperature: Float;
+    /// Its last power draw
+    "r3mes_miner_power_watts" miner_power_watts: Float;
+    /// Shares that the pool accepted, as the miner counts them
+    "r3mes_miner_shares_accepted" miner_accepted: Gauge;
+    /// Shares that the pool rejected, as the miner counts them
+    "r3mes_miner_shares_rejected" miner_rejected: Gauge;
+    /// When the miner's page was last read, unix time; 0 where it never was
+    "r3mes_miner_read_timestamp_seconds" miner_read_at: Float;
+    /// 0 closed, 1 half-open, 2 open
+    "r3mes_breaker_state" breaker_state: Labeled<Gauge, 1> = Labeled::new(["upstream"], Gauge::default);
+    /// 1 where an operator opened the breaker
+    "r3mes_breaker_forced" breaker_forced: Labeled<Gauge, 1> = Labeled::new(["upstream"], Gauge::default);
+    /// Times a breaker changed to a state; to half-open by its probe
+    "r3mes_breaker_transitions" breaker_transitions: Labeled<Counter, 2> = Labeled::new(["upstream", "to"], Counter::default);
+    /// Health checks of an upstream, before its breaker opens and while it refuses connections, by result
+    "r3mes_breaker_health_checks" breaker_health_checks: Labeled<Counter, 2> = Labeled::new(["upstream", "result"], Counter::default);
+    /// Look-ups in a cache, by result
+    "r3mes_cache_requests" cache: Labeled<Counter, 2> = Labeled::new(["cache", "result"], Counter::default);
+    /// Time of a group commit
+    "r3mes_db_commit_duration_seconds" commit_duration: Histogram = seconds();
+    /// Writes in a group commit
+    "r3mes_db_commit_jobs" commit_jobs: Histogram = powers_of_two();
+    /// Group commits that failed
+    "r3mes_db_commit_failures" commit_failures: Counter;
+    /// Time of a read, waiting included
+    "r3mes_db_read_duration_seconds" read_duration: Histogram = seconds();
+    /// Reads that took longer than alerts.slow_query, by the route they were for
+    "r3mes_db_slow_queries" slow_queries: Labeled<Counter, 1> = Labeled::new(["route"], Counter::default);
+    /// Writes waiting
+    "r3mes_db_write_queue_depth" queue_depth: Gauge;
+    /// Read connections in use
+    "r3mes_db_pool_in_use" pool_in_use: Gauge;
+    /// Read connections
+    "r3mes_db_pool_size" pool_size: Gauge;
+    /// Size of the database file
+    "r3mes_db_file_bytes" file_bytes: Gauge;
+    /// Size of the write-ahead log
+    "r3mes_db_wal_bytes" wal_bytes: Gauge;
+    /// When the last good backup was made, unix time; 0 where none is known
+    "r3mes_backup_timestamp_seconds" backup_made_at: Float;
+    /// Backups that failed
+    "r3mes_backup_failures" backup_failures: Counter;
+    /// Free space on the file system of the database
+    "r3mes_disk_free_bytes" disk_free: Gauge;
+    /// Alerts that are firing, by severity
+    "r3mes_alerts_firing" alerts: Labeled<Gauge, 1> = Labeled::new(["severity"], Gauge::default);
+    /// Memory that is in use and not swapped out
+    "r3mes_process_resident_memory_bytes" resident_bytes: Gauge;
+    /// Processor time used so far, all threads
+    "r3mes_process_cpu_seconds" cpu_seconds: Float;
+    /// File descriptors open
+    "r3mes_process_open_fds" open_files: Gauge;
+    /// File descriptors that may be open; -1 without a limit
+    "r3mes_process_max_fds" max_files: Gauge;
+    /// Threads
+    "r3mes_process_threads" threads: Gauge;
+}
