@@ -1,154 +1,122 @@
-//! Tells the operator what is wrong: rules over the node's own figures, confirmed over time, one message an incident and
-//! one at its end; in the log, at `/alerts`, and to a webhook.
+//! Alerts: rules over the node's own figures, confirmed over time, with one message for an incident's beginning and one for
+//! its end; in the log, at `/alerts`, and to a webhook.
 //!
-//! `rules` says what counts as wrong, `book` when it is an incident, `webhook` who hears of it; `watch.rs` looks.
+//! `rules` defines what is wrong, `tracker` when it is an incident, `webhook` delivers its messages.
 
-mod book;
 mod rules;
+mod tracker;
 mod webhook;
 
-pub(crate) use book::Alert;
 pub(crate) use rules::{Miner, Snapshot};
+pub(crate) use tracker::Alert;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use self::book::{IncidentTracker, Severity};
-use self::webhook::Outbox;
+use self::tracker::{IncidentTracker, Severity};
 use crate::clock::Clock;
 use crate::config::AlertsConfig;
 use crate::metrics::CounterSnapshot;
-use crate::upstream::HttpClient;
 
 /// The alerts of a server.
 pub(crate) struct Alerts {
-    /// Written only when a configuration is read again.
-    settings: RwLock<Arc<AlertsConfig>>,
+    /// Replaced when the configuration is reloaded.
+    settings: watch::Sender<Arc<AlertsConfig>>,
     state: Mutex<State>,
-    /// Told when there is something to tell a webhook.
+    /// Notified when there may be a message to deliver.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    book: IncidentTracker,
-    outbox: Outbox,
-    /// What was counted at the moments of the last five minutes, the oldest first.
-    counted: VecDeque<(Instant, CounterSnapshot)>,
+    tracker: IncidentTracker,
+    /// The counts at the steps of the last five minutes, the oldest first.
+    history: VecDeque<(Instant, CounterSnapshot)>,
 }
 
-/// How far back rates look.
+/// The window of rates.
 const WINDOW: Duration = Duration::from_secs(300);
-/// How far apart the moments are at which it is looked, and counts are kept.
+/// The time between two evaluations, and between the counts of the window.
 pub(crate) const STEP: Duration = Duration::from_secs(5);
 
 impl Alerts {
     pub(crate) fn new(settings: AlertsConfig) -> Self {
         Self {
-            settings: RwLock::new(Arc::new(settings)),
+            settings: watch::Sender::new(Arc::new(settings)),
             state: Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    /// From when on something is wrong, and who is told.
     pub(crate) fn settings(&self) -> Arc<AlertsConfig> {
-        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&settings)
+        Arc::clone(&self.settings.borrow())
     }
 
-    /// From now on these.
     pub(crate) fn change(&self, settings: AlertsConfig) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
-        self.changed.notify_one();
+        self.settings.send_replace(Arc::new(settings));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what is so at one moment; returns what is wrong, and what was.
-    pub(crate) fn update(&self, reading: &Snapshot, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
-        let limits = self.settings();
-        let time = reading.now;
+    /// Evaluates the rules over a snapshot; returns the firing alerts, and the recent ones.
+    pub(crate) fn update(&self, snapshot: &Snapshot, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
+        let settings = self.settings();
         let mut state = self.lock();
-        let figures = state.figures(now, reading.counted);
-        let findings = rules::findings(reading, &figures, &limits);
-        let changes = state.book.update(&findings, now, time, limits.confirm);
-        for alert in changes {
+        let window = state.window(now, snapshot.counters);
+        let findings = rules::evaluate(snapshot, &window, &settings);
+        let (time, confirm) = (snapshot.time, settings.confirm);
+        for alert in state.tracker.update(&findings, now, time, confirm) {
+            let (name, summary) = (alert.name, &alert.summary);
             let subject = alert.subject.as_deref().unwrap_or("-");
             match alert.resolved_at {
-                None => log::warn!("alert {} {subject}: {}", alert.name, alert.summary),
-                Some(_) => log::info!(
-                    "alert {} {subject} is over: it was {}",
-                    alert.name,
-                    alert.summary
-                ),
-            }
-            if limits.webhook_file.is_some() {
-                state.outbox.put(alert);
+                None => log::warn!("alert {name} {subject}: {summary}"),
+                Some(_) => log::info!("alert {name} {subject} is resolved: it was {summary}"),
             }
         }
-        if !state.outbox.is_empty() {
-            self.changed.notify_one();
-        }
-        (state.book.firing(), state.book.recent())
+        self.changed.notify_one();
+        (state.tracker.firing(), state.tracker.recent())
     }
 
     /// How many are firing, by severity.
     pub(crate) fn count(&self) -> [(&'static str, usize); 2] {
-        let firing = self.lock().book.firing();
-        [Severity::Warning, Severity::Critical].map(|severity| {
-            let count = firing.iter().filter(|alert| alert.severity == severity);
-            (severity.as_str(), count.count())
-        })
+        let firing = self.lock().tracker.firing();
+        let count = |severity| {
+            let firing = firing.iter().filter(|alert| alert.severity == severity);
+            firing.count()
+        };
+        [
+            ("warning", count(Severity::Warning)),
+            ("critical", count(Severity::Critical)),
+        ]
     }
 
-    /// Tells the webhook for ever, each alert until it has heard: after a failure again in a second, then later and later.
-    pub(crate) async fn tell(&self, clock: &Clock, node: &str) {
-        let mut wait = Duration::ZERO;
-        let mut client = None;
+    /// Delivers messages to the webhook for ever; a failed one again after a second, then after longer and longer.
+    pub(crate) async fn deliver_webhooks(&self, clock: &Clock, node: &str) {
+        let mut backoff = Duration::ZERO;
         loop {
-            let limits = self.settings();
-            let next = limits.webhook_file.as_deref().and_then(|file| {
-                let (key, alert) = self.lock().outbox.next(clock.instant())?;
-                Some((file, key, alert))
-            });
-            let Some((file, key, alert)) = next else {
-                // What has to wait for its time is looked for now and then.
+            let settings = self.settings();
+            let alert = self.lock().tracker.next_message(clock.instant());
+            let (Some(file), Some(alert)) = (&settings.webhook_file, alert) else {
+                // A message may also become due by time alone.
                 let _ = tokio::time::timeout(STEP, self.changed.notified()).await;
                 continue;
             };
-            // Made for the first message: most servers have none to send.
-            let client = match &client {
-                Some(client) => client,
-                None => match HttpClient::new(None) {
-                    Ok(new) => &*client.insert(new),
-                    Err(error) => {
-                        log::error!("no webhook is told: {error}");
-                        return;
-                    }
-                },
-            };
-            let kind = limits.webhook_kind;
-            match webhook::tell(client, file, kind, &alert, node, clock.now()).await {
+            let kind = settings.webhook_kind;
+            match webhook::deliver(file, kind, &alert, node, clock.now()).await {
                 Ok(()) => {
-                    wait = Duration::ZERO;
-                    self.lock().outbox.heard(&key, &alert, clock.instant());
+                    backoff = Duration::ZERO;
+                    self.lock().tracker.delivered(&alert, clock.instant());
                 }
                 Err(error) => {
-                    wait = (wait * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));
-                    log::warn!(
-                        "the webhook did not hear of {}: {error}; again in {wait:?}",
-                        alert.name
-                    );
-                    tokio::time::sleep(wait).await;
+                    backoff = (backoff * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));
+                    let name = alert.name;
+                    log::warn!("webhook delivery of {name} failed, next in {backoff:?}: {error}");
+                    tokio::time::sleep(backoff).await;
                 }
             }
         }
@@ -156,21 +124,18 @@ impl Alerts {
 }
 
 impl State {
-    /// What was counted in the last five minutes, or since the first look where that is later.
-    fn figures(&mut self, now: Instant, counted: CounterSnapshot) -> CounterSnapshot {
+    /// What was counted in the last five minutes, or since the first evaluation where that is later.
+    fn window(&mut self, now: Instant, counters: CounterSnapshot) -> CounterSnapshot {
         let age = |at: Instant| now.saturating_duration_since(at);
-        if self.counted.back().is_none_or(|(at, _)| age(*at) >= STEP) {
-            self.counted.push_back((now, counted));
+        let history = &mut self.history;
+        if history.back().is_none_or(|(at, _)| age(*at) >= STEP) {
+            history.push_back((now, counters));
         }
-        // The last one before the five minutes stays, as that is what the others are counted from.
-        while self
-            .counted
-            .get(1)
-            .is_some_and(|(at, _)| age(*at) >= WINDOW)
-        {
-            self.counted.pop_front();
+        // The last one before the window stays, as the window is counted from it.
+        while history.get(1).is_some_and(|(at, _)| age(*at) >= WINDOW) {
+            history.pop_front();
         }
-        let (_, earlier) = self.counted.front().copied().unwrap_or((now, counted));
-        counted.since(&earlier)
+        let (_, earlier) = history.front().copied().unwrap_or((now, counters));
+        counters.since(&earlier)
     }
 }

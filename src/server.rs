@@ -184,7 +184,7 @@ impl Builder {
             tokio::spawn(compact(Arc::clone(&app))),
             tokio::spawn(verify(Arc::clone(&app))),
             tokio::spawn(back_up(Arc::clone(&app))),
-            tokio::spawn(crate::watch::watch(Arc::clone(&app))),
+            tokio::spawn(crate::watch::alert_loop(Arc::clone(&app))),
             tokio::spawn(tell(Arc::clone(&app))),
         ];
         let serving = tokio::spawn(serve(Arc::clone(&app), listeners, stopping));
@@ -409,7 +409,7 @@ async fn discover(app: Arc<App>) {
 
 async fn tell(app: Arc<App>) {
     let node = app.config.public_name();
-    app.alerts.tell(&app.clock, &node).await;
+    app.alerts.deliver_webhooks(&app.clock, &node).await;
 }
 
 /// Looks at the chain now and then, so that its halt is noticed and its last answer is there when it goes down, also where

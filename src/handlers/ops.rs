@@ -68,7 +68,7 @@ pub(super) fn readyz(app: &App) -> Result<Reply, ApiError> {
 
 /// What is wrong and what was, as of now.
 pub(super) async fn alerts(app: &App) -> Result<Reply, ApiError> {
-    let (firing, recent) = crate::watch::look(app).await;
+    let (firing, recent) = crate::watch::evaluate(app).await;
     let body = json!({ "firing": firing, "recent": recent });
     Reply::json(StatusCode::OK, &body)
 }

@@ -1,0 +1,326 @@
+//! Incidents: a condition becomes one after it held for a while, and ends after it was gone for a while. Each has at most two
+//! messages, for its beginning and its end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::model::Timestamp;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Severity {
+    /// The operator should act soon.
+    Warning,
+    /// It costs users or money now.
+    Critical,
+}
+
+/// A rule's verdict on one snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    Good,
+    /// Neither bad enough to begin nor good enough to end (hysteresis).
+    Between,
+    Bad,
+}
+
+/// The rule, and where it watches several things, which of them.
+pub(crate) type Key = (&'static str, Option<String>);
+
+/// What one rule found in one snapshot.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Finding {
+    pub(crate) key: Key,
+    pub(crate) severity: Severity,
+    pub(crate) level: Level,
+    /// What is wrong and what to do.
+    pub(crate) summary: String,
+    pub(crate) value: f64,
+    pub(crate) threshold: f64,
+    /// Needs no confirmation over time.
+    pub(crate) immediate: bool,
+}
+
+/// An incident as clients and webhooks see it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub(crate) struct Alert {
+    pub(crate) name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+    pub(crate) severity: Severity,
+    pub(crate) summary: String,
+    pub(crate) value: f64,
+    pub(crate) threshold: f64,
+    pub(crate) since: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resolved_at: Option<Timestamp>,
+}
+
+impl Alert {
+    fn key(&self) -> Key {
+        (self.name, self.subject.clone())
+    }
+
+    fn is_same_incident(&self, other: &Self) -> bool {
+        self.key() == other.key() && self.since == other.since
+    }
+}
+
+enum Phase {
+    /// Bad, but not for long enough.
+    Pending(Instant),
+    /// Since when it has been good again, if it is.
+    Firing(Option<Instant>),
+}
+
+struct Incident {
+    alert: Alert,
+    phase: Phase,
+    /// Whether the message of its beginning was delivered.
+    announced: bool,
+}
+
+/// The incidents that are open and the recent ones. It has no clock: the time is passed in.
+#[derive(Default)]
+pub(crate) struct IncidentTracker {
+    open: BTreeMap<Key, Incident>,
+    recent: VecDeque<Alert>,
+    /// Ends to deliver: of announced incidents only, so at most one of each key.
+    ends: VecDeque<Alert>,
+    delivered_at: BTreeMap<Key, Instant>,
+}
+
+impl IncidentTracker {
+    /// How many resolved incidents stay.
+    const RECENT: usize = 50;
+    /// From one message of a key to the next beginning.
+    const PAUSE: Duration = Duration::from_secs(60);
+
+    /// Applies the findings of one moment; returns the incidents that began and ended. A key without a finding is good.
+    pub(crate) fn update(
+        &mut self,
+        findings: &[Finding],
+        now: Instant,
+        time: Timestamp,
+        confirm: Duration,
+    ) -> Vec<Alert> {
+        let bad = findings
+            .iter()
+            .filter(|finding| finding.level == Level::Bad);
+        for finding in bad {
+            let begin = || Incident {
+                alert: Alert {
+                    name: finding.key.0,
+                    subject: finding.key.1.clone(),
+                    severity: finding.severity,
+                    summary: String::new(),
+                    value: 0.0,
+                    threshold: 0.0,
+                    since: time,
+                    resolved_at: None,
+                },
+                phase: Phase::Pending(now),
+                announced: false,
+            };
+            self.open.entry(finding.key.clone()).or_insert_with(begin);
+        }
+        let mut changes = Vec::new();
+        self.open.retain(|key, incident| {
+            let finding = findings.iter().find(|finding| finding.key == *key);
+            if let Some(finding) = finding.filter(|finding| finding.level != Level::Good) {
+                incident.alert.summary.clone_from(&finding.summary);
+                incident.alert.value = finding.value;
+                incident.alert.threshold = finding.threshold;
+            }
+            let level = finding.map_or(Level::Good, |finding| finding.level);
+            let immediate = finding.is_none_or(|finding| finding.immediate);
+            let confirmed =
+                |since: Instant| immediate || now.saturating_duration_since(since) >= confirm;
+            match (&mut incident.phase, level) {
+                (Phase::Pending(since), Level::Bad) if confirmed(*since) => {
+                    incident.phase = Phase::Firing(None);
+                    changes.push(incident.alert.clone());
+                }
+                (Phase::Pending(_), level) => return level != Level::Good,
+                (Phase::Firing(good), Level::Good) => {
+                    if confirmed(*good.get_or_insert(now)) {
+                        incident.alert.resolved_at = Some(time);
+                        changes.push(incident.alert.clone());
+                        self.recent.push_front(incident.alert.clone());
+                        if incident.announced {
+                            self.ends.push_back(incident.alert.clone());
+                        }
+                        return false;
+                    }
+                }
+                (Phase::Firing(good), Level::Between | Level::Bad) => *good = None,
+            }
+            true
+        });
+        self.recent.truncate(Self::RECENT);
+        changes
+    }
+
+    pub(crate) fn firing(&self) -> Vec<Alert> {
+        let firing = |incident: &&Incident| matches!(incident.phase, Phase::Firing(_));
+        let firing = self.open.values().filter(firing);
+        firing.map(|incident| incident.alert.clone()).collect()
+    }
+
+    /// Resolved incidents, the last first.
+    pub(crate) fn recent(&self) -> Vec<Alert> {
+        self.recent.iter().cloned().collect()
+    }
+
+    /// The next message to deliver. An incident that ended before it was announced has none.
+    pub(crate) fn next_message(&self, now: Instant) -> Option<Alert> {
+        let due = |(key, incident): &(&Key, &Incident)| {
+            let firing = matches!(incident.phase, Phase::Firing(_));
+            let last = self.delivered_at.get(*key);
+            let paused =
+                last.is_some_and(|last| now.saturating_duration_since(*last) < Self::PAUSE);
+            firing && !incident.announced && !paused
+        };
+        let beginning = || self.open.iter().find(due).map(|(_, open)| &open.alert);
+        self.ends.front().or_else(beginning).cloned()
+    }
+
+    /// Records that a message was delivered.
+    pub(crate) fn delivered(&mut self, alert: &Alert, now: Instant) {
+        self.delivered_at.insert(alert.key(), now);
+        if alert.resolved_at.is_some() {
+            self.ends.retain(|end| !end.is_same_incident(alert));
+        } else if let Some(incident) = self.open.get_mut(&alert.key())
+            && incident.alert.since == alert.since
+        {
+            incident.announced = true;
+        } else {
+            // It ended while its beginning was on the way.
+            let end = self.recent.iter().find(|end| end.is_same_incident(alert));
+            self.ends.extend(end.cloned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CONFIRM: Duration = Duration::from_secs(60);
+
+    fn finding(level: Level, immediate: bool) -> Finding {
+        Finding {
+            key: ("test", None),
+            severity: Severity::Warning,
+            level,
+            summary: "something".to_owned(),
+            value: 2.0,
+            threshold: 1.0,
+            immediate,
+        }
+    }
+
+    fn level() -> impl Strategy<Value = Level> {
+        prop_oneof![Just(Level::Good), Just(Level::Between), Just(Level::Bad)]
+    }
+
+    #[test]
+    fn an_incident_begins_after_a_bad_minute_and_ends_after_a_good_one() {
+        let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
+        let mut changes = Vec::new();
+        let mut at = |second: u64, level| {
+            let now = begin + Duration::from_secs(second);
+            let time = Timestamp::from_millis(second as i64 * 1000);
+            for change in tracker.update(&[finding(level, false)], now, time, CONFIRM) {
+                changes.push((second, change.resolved_at.is_some()));
+            }
+        };
+        at(0, Level::Bad);
+        at(59, Level::Bad);
+        at(60, Level::Bad);
+        at(70, Level::Good);
+        at(90, Level::Between);
+        at(100, Level::Good);
+        at(159, Level::Good);
+        at(160, Level::Good);
+        at(161, Level::Good);
+        assert_eq!(changes, [(60, false), (160, true)]);
+        assert_eq!(tracker.recent()[0].since, Timestamp::from_millis(0));
+    }
+
+    #[test]
+    fn an_incident_has_a_message_for_its_beginning_and_its_end_unless_it_ended_unannounced() {
+        let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
+        let after = |second: u64| begin + Duration::from_secs(second);
+        let at = |tracker: &mut IncidentTracker, second, level| {
+            let time = Timestamp::from_millis(second as i64 * 1000);
+            tracker.update(&[finding(level, true)], after(second), time, CONFIRM);
+            tracker.next_message(after(second))
+        };
+        let first = at(&mut tracker, 1, Level::Bad).unwrap();
+        tracker.delivered(&first, after(1));
+        assert_eq!(tracker.next_message(after(100)), None);
+        let end = at(&mut tracker, 101, Level::Good).unwrap();
+        assert!(end.resolved_at.is_some() && end.is_same_incident(&first));
+        tracker.delivered(&end, after(101));
+        for second in [110, 120] {
+            // Too soon after the last message, and over before the pause is.
+            assert_eq!(at(&mut tracker, second, Level::Bad), None);
+            assert_eq!(at(&mut tracker, second + 5, Level::Good), None);
+        }
+        assert_eq!(at(&mut tracker, 130, Level::Bad), None);
+        let third = tracker.next_message(after(161)).unwrap();
+        assert_eq!(third.since, Timestamp::from_millis(130_000));
+        // One that ends while its beginning is delivered has its end delivered too.
+        assert_eq!(at(&mut tracker, 162, Level::Good), None);
+        tracker.delivered(&third, after(162));
+        let end = tracker.next_message(after(162)).unwrap();
+        assert!(end.resolved_at.is_some() && end.is_same_incident(&third));
+    }
+
+    proptest! {
+        #[test]
+        fn beginnings_and_ends_alternate_and_none_comes_before_it_is_confirmed(steps in prop::collection::vec((1u64..50, level()), 1..200), immediate in any::<bool>()) {
+            let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
+            let (mut second, mut firing) = (0, false);
+            // Since when it has been wrong without a good moment, and good without another.
+            let (mut bad_since, mut good_since) = (None, None);
+            for (pause, level) in steps {
+                second += pause;
+                match level {
+                    Level::Bad => {
+                        bad_since.get_or_insert(second);
+                        good_since = None;
+                    }
+                    Level::Between => good_since = None,
+                    Level::Good => {
+                        good_since.get_or_insert(second);
+                        if !firing {
+                            bad_since = None;
+                        }
+                    }
+                }
+                let now = begin + Duration::from_secs(second);
+                let time = Timestamp::from_millis(second as i64 * 1000);
+                let changes = tracker.update(&[finding(level, immediate)], now, time, CONFIRM);
+                prop_assert!(changes.len() <= 1);
+                let long = |since: Option<u64>| since.is_some_and(|since| immediate || second - since >= 60);
+                let expected = if firing {
+                    (level == Level::Good && long(good_since)).then_some(true)
+                } else {
+                    (level == Level::Bad && long(bad_since)).then_some(false)
+                };
+                prop_assert_eq!(changes.first().map(|change| change.resolved_at.is_some()), expected);
+                match expected {
+                    Some(true) => (firing, bad_since, good_since) = (false, None, None),
+                    Some(false) => firing = true,
+                    None => {}
+                }
+                prop_assert_eq!(tracker.firing().len(), usize::from(firing));
+            }
+        }
+    }
+}
