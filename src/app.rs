@@ -104,10 +104,9 @@ impl App {
         own: Vec<HostRoutes>,
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
-        let metrics = Arc::new(Metrics::new(&adapters, config.alerts.slow_query));
-        for node in &upstreams.nodes {
-            metrics.add_upstream(node.at.breaker().name());
-        }
+        let nodes = upstreams.nodes.iter().map(|node| node.at.breaker().name());
+        let metrics = Metrics::new(&adapters, nodes, config.alerts.slow_query);
+        let metrics = Arc::new(metrics);
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),
             pages: Cache::new(nonzero!(64usize)),

@@ -34,7 +34,8 @@ use crate::clock::Clock;
 /// use r3mes_edge::breaker::{Breaker, Outcome, Phase, Settings};
 ///
 /// let clock = Clock::default();
-/// let settings = Settings { consecutive_failures: 2, ..Settings::default() };
+/// let mut settings = Settings::default();
+/// settings.consecutive_failures = 2;
 /// let pause = settings.max_open;
 /// let breaker = Breaker::new("pool", settings, clock.clone());
 /// assert!(breaker.admit()?.end(Outcome::Failure).is_none());

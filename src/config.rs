@@ -2,9 +2,9 @@
 //!
 //! The library reads no environment and no file: the command line hands the texts in, flags over environment over file.
 //!
-//! With the feature `toml` a configuration can be read from such texts ([`Config`] has `read` then), and there are `Loader`,
-//! `Origin`, `Origins` and `ConfigError`. Made in code, printed and compared it can be without.
+//! Only with the feature `toml` can a configuration be read from such texts: `Config::read`, `Loader`, `Origins`.
 
+mod error;
 mod listen;
 #[cfg(feature = "toml")]
 mod load;
@@ -12,15 +12,15 @@ mod print;
 mod proxies;
 mod rates;
 mod risks;
-mod section;
 mod sections;
 mod upstreams;
 mod validate;
 
 pub use crate::model::units::parse_duration;
+pub use error::{ConfigError, Origin};
 pub use listen::Listen;
 #[cfg(feature = "toml")]
-pub use load::{ConfigError, Loader, Origin, Origins};
+pub use load::{Loader, Origins};
 pub use print::{Change, Setting};
 pub use proxies::{Peer, Proxy};
 pub use rates::RatesConfig;
@@ -32,15 +32,14 @@ pub use sections::{
 pub use upstreams::{
     AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind,
 };
-pub use validate::ValidationError;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use self::section::section;
 use crate::breaker;
 use crate::model::Retention;
+use crate::model::section::section;
 
 section! {
     /// Everything that can be set.

@@ -45,25 +45,8 @@ pub(crate) enum ChatEnd {
     Failed,
 }
 
-impl ChatEnd {
-    const ALL: [Self; 5] = [
-        Self::Success,
-        Self::Cut,
-        Self::ClientLeft,
-        Self::Refused,
-        Self::Failed,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Cut => "cut",
-            Self::ClientLeft => "client_left",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        }
-    }
-}
+/// The label of each [`ChatEnd`].
+const CHAT_ENDS: [&str; 5] = ["success", "cut", "client_left", "refused", "failed"];
 
 /// The label of a status; the first is for a client that left before there was one.
 const STATUSES: [&str; 5] = ["left", "2xx", "3xx", "4xx", "5xx"];
@@ -89,7 +72,7 @@ struct RouteMetrics {
 /// The metrics and the registry that writes them.
 pub(crate) struct Metrics {
     registry: Registry,
-    table: Table,
+    pub(crate) table: Table,
     /// By [`RouteId`]; then requests without a route, and the host's own routes.
     routes: Vec<RouteMetrics>,
     /// From when on a read counts as slow, in microseconds.
@@ -99,14 +82,19 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
-    pub(crate) fn new(adapters: &BTreeSet<String>, slow_query: Duration) -> Self {
+    pub(crate) fn new<'a>(
+        adapters: &BTreeSet<String>,
+        upstreams: impl Iterator<Item = &'a str>,
+        slow_query: Duration,
+    ) -> Self {
         let mut registry = Registry::default();
         let table = Table::register(&mut registry);
         for adapter in adapters {
-            for end in ChatEnd::ALL {
-                table.chats.with([end.as_str(), adapter]);
+            for end in CHAT_ENDS {
+                table.chats.with([end, adapter]);
             }
         }
+        upstreams.for_each(|name| drop(table.upstream_wait.with([name])));
         for reason in ["grant", "mining"] {
             table.distributed.with([reason]);
         }
@@ -151,14 +139,6 @@ impl Metrics {
         self.slow_query.store(micros(from), Ordering::Relaxed);
     }
 
-    pub(crate) fn connection_opened(&self) {
-        self.table.connections.inc();
-    }
-
-    pub(crate) fn connection_closed(&self) {
-        self.table.connections.dec();
-    }
-
     /// A backup was made at this time, or failed.
     pub(crate) fn backed_up(&self, made_at: Option<Timestamp>) {
         match made_at {
@@ -177,21 +157,14 @@ impl Metrics {
         (seconds > 0.0).then(|| Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
-    pub(crate) fn auth_failed(&self) {
-        self.table.auth_failures.inc();
-    }
-
-    pub(crate) fn key_looked_up(&self) {
-        self.table.key_lookups.inc();
-    }
-
     pub(crate) fn limited(&self, class: RateClass) {
         self.table.limited.with([class.as_str()]).inc();
     }
 
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
     pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
-        self.table.chats.with([end.as_str(), adapter]).inc();
+        let label = CHAT_ENDS[end as usize];
+        self.table.chats.with([label, adapter]).inc();
         self.table.chat_duration.observe(took.as_secs_f64());
     }
 
@@ -201,11 +174,6 @@ impl Metrics {
         self.table.chat_first_byte.observe(took.as_secs_f64());
         self.table.chat_overhead.observe(overhead.as_secs_f64());
         self.alert_counters.overhead(overhead);
-    }
-
-    /// Adds a configured inference server, whose histogram is then on the page from the start.
-    pub(crate) fn add_upstream(&self, upstream: &str) {
-        self.table.upstream_wait.with([upstream]);
     }
 
     /// An inference server sent its first content after so long. `upstream` is a configured one.
@@ -236,16 +204,12 @@ impl Metrics {
     ) -> Result<(&'static str, String), std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(match open_metrics {
-            true => (
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                text,
-            ),
-            false => (
-                "text/plain; version=0.0.4; charset=utf-8",
-                text_format::from_open_metrics(&text),
-            ),
-        })
+        if open_metrics {
+            let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            return Ok((media_type, text));
+        }
+        let media_type = "text/plain; version=0.0.4; charset=utf-8";
+        Ok((media_type, text_format::from_open_metrics(&text)))
     }
 
     pub(crate) fn changed(&self, change: &Change) {

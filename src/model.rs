@@ -7,6 +7,7 @@ mod credits;
 mod fields;
 mod retention;
 mod sample;
+pub(crate) mod section;
 mod time;
 pub(crate) mod units;
 mod wallet;

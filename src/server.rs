@@ -347,7 +347,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         let app = Arc::clone(&app);
         tokio::spawn(async move {
-            app.metrics.connection_opened();
+            app.metrics.table.connections.inc();
             tokio::select! {
                 biased;
                 // An error here is the client's: it left, or sent what is not HTTP.
@@ -355,7 +355,7 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
                 () = waited_enough(&app, &asked) => {}
             }
             reset.close().await;
-            app.metrics.connection_closed();
+            app.metrics.table.connections.dec();
             drop((permit, address_permit));
         });
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::tracker::{Finding, Level, Severity};
+use super::tracker::{Alert, Finding, Level, Severity};
 use crate::config::AlertsConfig;
 use crate::metrics::CounterSnapshot;
 use crate::model::Timestamp;
@@ -183,16 +183,23 @@ pub(super) fn evaluate(
     window: &CounterSnapshot,
     limits: &AlertsConfig,
 ) -> Vec<Finding> {
+    let alert = |name, subject, severity, summary, condition: &Condition| Alert {
+        name,
+        subject,
+        severity,
+        summary,
+        value: condition.value,
+        threshold: condition.threshold,
+        since: now.time,
+        resolved_at: None,
+    };
     let findings = RULES.iter().filter_map(|rule| {
         let condition = (rule.condition)(now, window, limits)?;
+        let summary = (rule.summary)(now, window, condition.value);
         Some(Finding {
-            key: (rule.name, None),
-            severity: rule.severity,
             level: condition.level,
-            summary: (rule.summary)(now, window, condition.value),
-            value: condition.value,
-            threshold: condition.threshold,
             immediate: rule.immediate,
+            alert: alert(rule.name, None, rule.severity, summary, &condition),
         })
     });
     // The one rule over several things.
@@ -201,14 +208,12 @@ pub(super) fn evaluate(
             true => "an operator took it out of use",
             false => "its calls failed; is it running?",
         };
+        let (subject, summary) = (Some(name.clone()), format!("{name} gets no calls: {why}"));
+        let (severity, condition) = (Severity::Critical, holds(true, 1.0));
         Finding {
-            key: ("breaker_open", Some(name.clone())),
-            severity: Severity::Critical,
-            level: Level::Bad,
-            summary: format!("{name} gets no calls: {why}"),
-            value: 1.0,
-            threshold: 0.0,
+            level: condition.level,
             immediate: IMMEDIATE,
+            alert: alert("breaker_open", subject, severity, summary, &condition),
         }
     });
     findings.chain(breakers).collect()

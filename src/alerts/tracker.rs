@@ -27,20 +27,16 @@ pub(crate) enum Level {
 }
 
 /// The rule, and where it watches several things, which of them.
-pub(crate) type Key = (&'static str, Option<String>);
+type Key = (&'static str, Option<String>);
 
 /// What one rule found in one snapshot.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Finding {
-    pub(crate) key: Key,
-    pub(crate) severity: Severity,
     pub(crate) level: Level,
-    /// What is wrong and what to do.
-    pub(crate) summary: String,
-    pub(crate) value: f64,
-    pub(crate) threshold: f64,
     /// Needs no confirmation over time.
     pub(crate) immediate: bool,
+    /// As it would be if it began now.
+    pub(crate) alert: Alert,
 }
 
 /// An incident as clients and webhooks see it.
@@ -50,6 +46,7 @@ pub(crate) struct Alert {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subject: Option<String>,
     pub(crate) severity: Severity,
+    /// What is wrong and what to do.
     pub(crate) summary: String,
     pub(crate) value: f64,
     pub(crate) threshold: f64,
@@ -106,33 +103,21 @@ impl IncidentTracker {
         time: Timestamp,
         confirm: Duration,
     ) -> Vec<Alert> {
-        let bad = findings
-            .iter()
-            .filter(|finding| finding.level == Level::Bad);
-        for finding in bad {
+        for finding in findings.iter().filter(|f| f.level == Level::Bad) {
             let begin = || Incident {
-                alert: Alert {
-                    name: finding.key.0,
-                    subject: finding.key.1.clone(),
-                    severity: finding.severity,
-                    summary: String::new(),
-                    value: 0.0,
-                    threshold: 0.0,
-                    since: time,
-                    resolved_at: None,
-                },
+                alert: finding.alert.clone(),
                 phase: Phase::Pending(now),
                 announced: false,
             };
-            self.open.entry(finding.key.clone()).or_insert_with(begin);
+            self.open.entry(finding.alert.key()).or_insert_with(begin);
         }
         let mut changes = Vec::new();
         self.open.retain(|key, incident| {
-            let finding = findings.iter().find(|finding| finding.key == *key);
-            if let Some(finding) = finding.filter(|finding| finding.level != Level::Good) {
-                incident.alert.summary.clone_from(&finding.summary);
-                incident.alert.value = finding.value;
-                incident.alert.threshold = finding.threshold;
+            let finding = findings.iter().find(|f| f.alert.key() == *key);
+            if let Some(finding) = finding.filter(|f| f.level != Level::Good) {
+                let since = incident.alert.since;
+                incident.alert.clone_from(&finding.alert);
+                incident.alert.since = since;
             }
             let level = finding.map_or(Level::Good, |finding| finding.level);
             let immediate = finding.is_none_or(|finding| finding.immediate);
@@ -211,15 +196,21 @@ mod tests {
 
     const CONFIRM: Duration = Duration::from_secs(60);
 
-    fn finding(level: Level, immediate: bool) -> Finding {
-        Finding {
-            key: ("test", None),
+    fn finding(second: u64, level: Level, immediate: bool) -> Finding {
+        let alert = Alert {
+            name: "test",
+            subject: None,
             severity: Severity::Warning,
-            level,
             summary: "something".to_owned(),
             value: 2.0,
             threshold: 1.0,
+            since: Timestamp::from_millis(second as i64 * 1000),
+            resolved_at: None,
+        };
+        Finding {
+            level,
             immediate,
+            alert,
         }
     }
 
@@ -234,7 +225,7 @@ mod tests {
         let mut at = |second: u64, level| {
             let now = begin + Duration::from_secs(second);
             let time = Timestamp::from_millis(second as i64 * 1000);
-            for change in tracker.update(&[finding(level, false)], now, time, CONFIRM) {
+            for change in tracker.update(&[finding(second, level, false)], now, time, CONFIRM) {
                 changes.push((second, change.resolved_at.is_some()));
             }
         };
@@ -257,7 +248,12 @@ mod tests {
         let after = |second: u64| begin + Duration::from_secs(second);
         let at = |tracker: &mut IncidentTracker, second, level| {
             let time = Timestamp::from_millis(second as i64 * 1000);
-            tracker.update(&[finding(level, true)], after(second), time, CONFIRM);
+            tracker.update(
+                &[finding(second, level, true)],
+                after(second),
+                time,
+                CONFIRM,
+            );
             tracker.next_message(after(second))
         };
         let first = at(&mut tracker, 1, Level::Bad).unwrap();
@@ -305,7 +301,7 @@ mod tests {
                 }
                 let now = begin + Duration::from_secs(second);
                 let time = Timestamp::from_millis(second as i64 * 1000);
-                let changes = tracker.update(&[finding(level, immediate)], now, time, CONFIRM);
+                let changes = tracker.update(&[finding(second, level, immediate)], now, time, CONFIRM);
                 prop_assert!(changes.len() <= 1);
                 let long = |since: Option<u64>| since.is_some_and(|since| immediate || second - since >= 60);
                 let expected = if firing {

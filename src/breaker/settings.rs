@@ -1,44 +1,29 @@
+//! The section `[breaker]` of the configuration.
+
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::model::section::section;
 use crate::model::units;
 
-/// When a breaker opens and for how long.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Failures in a row after which the health check is made. Twenty in a row, or this many if that is more, open the
-    /// breaker even though the health check passes.
-    pub consecutive_failures: u32,
-    /// Share of failures among the last calls at which the health check is made, 0 to 1.
-    pub failure_rate: f64,
-    /// A call whose first text takes longer than this is slow; where `None`, no call is.
-    #[serde(with = "units::duration_or_off")]
-    pub slow: Option<Duration>,
-    /// Share of slow calls among the last calls that opens it, 0 to 1, without a health check: that says nothing about how
-    /// fast the upstream is.
-    pub slow_rate: f64,
-    /// How many calls are "the last calls"; the shares count only once there were that many.
-    pub last_calls: usize,
-    /// How long it stays open the first time; doubled each time it opens again without a success in between.
-    #[serde(with = "units::duration")]
-    pub open: Duration,
-    /// How long it stays open at most.
-    #[serde(with = "units::duration")]
-    pub max_open: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            consecutive_failures: 5,
-            failure_rate: 0.5,
-            slow: None,
-            slow_rate: 0.5,
-            last_calls: 20,
-            open: Duration::from_secs(60),
-            max_open: Duration::from_secs(300),
-        }
+section! {
+    /// When a breaker opens and for how long.
+    #[derive(PartialEq)]
+    Settings {
+        /// Failures in a row after which the health check is made. Twenty in a row, or this many if that is more, open the
+        /// breaker even though the health check passes.
+        consecutive_failures: u32 = 5, in 1..;
+        /// Share of failures among the last calls at which the health check is made, 0 to 1.
+        failure_rate: f64 = 0.5, in 0.0..=1.0;
+        /// Share of slow calls among the last calls that opens it, 0 to 1, without a health check: that says nothing about how
+        /// fast the upstream is.
+        slow_rate: f64 = 0.5, in 0.0..=1.0;
+        /// A call whose first text takes longer than this is slow; where `None`, no call is.
+        slow: Option<Duration> as "units::duration_or_off" = None;
+        /// How many calls are "the last calls"; the shares count only once there were that many.
+        last_calls: usize = 20, in 1..=1_000_000;
+        /// How long it stays open the first time; doubled each time it opens again without a success in between.
+        open: Duration as "units::duration" = Duration::from_secs(60);
+        /// How long it stays open at most.
+        max_open: Duration as "units::duration" = Duration::from_secs(300);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,61 +10,8 @@ use serde_path_to_error::Segment;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::Config;
 use super::print::join;
-
-/// Where a setting comes from. With the feature `toml`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Origin {
-    /// It was not set.
-    Default,
-    /// A position in the file, counted from 1; columns are characters.
-    File {
-        /// The file's name.
-        name: Arc<str>,
-        /// The line.
-        line: usize,
-        /// The column.
-        column: usize,
-    },
-    /// An environment variable or a flag, by its name.
-    Named(String),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { name, line, column } => write!(f, "{name}:{line}:{column}"),
-            Self::Named(name) => f.write_str(name),
-        }
-    }
-}
-
-/// Why a configuration was refused. With the feature `toml`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ConfigError {
-    /// Where the setting comes from.
-    pub origin: Origin,
-    /// The setting, as `chat.price`; empty where the file is not TOML.
-    pub key: String,
-    /// What is wrong with it, and what would be right.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.origin != Origin::Default {
-            write!(f, "{}: ", self.origin)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
+use super::{Config, ConfigError, Origin};
 
 /// Where the settings of a configuration come from, as a [`Loader`] found them. With the feature `toml`.
 #[derive(Clone, Default, Debug)]
@@ -213,7 +159,7 @@ impl Loader {
         })?;
         match config.validate() {
             Ok(()) => Ok((config, self.origins)),
-            Err(invalid) => Err(error(invalid.key, invalid.message)),
+            Err(found) => Err(error(found.key, found.message)),
         }
     }
 }

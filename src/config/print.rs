@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Config;
 
@@ -68,11 +68,10 @@ impl Config {
     /// A path that is not UTF-8.
     pub fn settings(&self) -> Result<Vec<Setting>, String> {
         let mut settings = Vec::new();
-        if let Value::Object(members) =
-            serde_json::to_value(self).map_err(|error| error.to_string())?
-        {
-            list("", &members, &mut settings);
-        }
+        let value = serde_json::to_value(self).map_err(|error| error.to_string())?;
+        list("", String::new(), value, &mut settings);
+        // TOML wants the keys outside of any table first.
+        settings.sort_by_key(|setting| !setting.table.is_empty());
         Ok(settings)
     }
 
@@ -106,31 +105,24 @@ impl Config {
     }
 }
 
-/// Lists the keys of a table, then those of the tables in it, as TOML wants them.
-fn list(table: &str, members: &Map<String, Value>, settings: &mut Vec<Setting>) {
-    let tables = |value: &Value| match value {
-        Value::Object(_) => true,
-        Value::Array(items) => !items.is_empty() && items.iter().all(Value::is_object),
-        _ => false,
-    };
-    for (name, value) in members.iter().filter(|(_, value)| !tables(value)) {
-        settings.push(Setting {
-            table: table.to_owned(),
-            key: join(table, name),
-            value: value.clone(),
-        });
-    }
-    for (name, value) in members.iter().filter(|(_, value)| tables(value)) {
-        let key = join(table, name);
-        match value {
-            Value::Object(members) => list(&key, members, settings),
-            value => {
-                let items = value.as_array().into_iter().flatten();
-                for (at, members) in items.filter_map(Value::as_object).enumerate() {
-                    list(&format!("{key}[{at}]"), members, settings);
-                }
+/// Lists the keys at and below this one, which is in a table.
+fn list(table: &str, key: String, value: Value, settings: &mut Vec<Setting>) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                list(&key, join(&key, &name), value, settings);
             }
         }
+        Value::Array(items) if items.first().is_some_and(Value::is_object) => {
+            for (at, item) in items.into_iter().enumerate() {
+                list(table, format!("{key}[{at}]"), item, settings);
+            }
+        }
+        value => settings.push(Setting {
+            table: table.to_owned(),
+            key,
+            value,
+        }),
     }
 }
 

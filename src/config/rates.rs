@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::section::section;
 use crate::limits::{Rate, RateClass};
+use crate::model::section::section;
 use crate::model::units::text_form;
 
 section! {
@@ -53,16 +53,12 @@ impl RatesConfig {
 
     /// No limits at all.
     #[must_use]
-    pub const fn off() -> Self {
-        Self {
-            auth: None,
-            chat: None,
-            write: None,
-            telemetry: None,
-            read: None,
-            health: None,
-            failures: None,
+    pub fn off() -> Self {
+        let mut rates = Self::default();
+        for class in RateClass::ALL {
+            rates.set(class, None);
         }
+        rates
     }
 }
 

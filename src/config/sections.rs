@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::section::section;
 use super::{Peer, Proxy};
+use crate::model::section::section;
 use crate::model::{Credits, units};
 
 /// What counts permits or sizes a table: tokio panics on a semaphore that is too large.

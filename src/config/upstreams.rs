@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::section::section;
+use crate::model::section::section;
 use crate::model::{Wallet, units};
 
 /// What an inference server speaks, in its [`InferenceConfig`].

@@ -5,23 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::print::join;
-use super::{Config, Proxy};
+use super::{Config, ConfigError, Origin, Proxy};
 use crate::model::Retention;
 
-/// A key, or a combination of keys, whose value makes no sense.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{key}: {message}")]
-pub struct ValidationError {
-    /// The key or section, as `chat.price`.
-    pub key: String,
-    /// What it must be.
-    pub message: String,
-}
-
-fn check(valid: bool, key: &str, message: &str) -> Result<(), ValidationError> {
+fn check(valid: bool, key: &str, message: &str) -> Result<(), ConfigError> {
     match valid {
         true => Ok(()),
-        false => Err(ValidationError {
+        false => Err(ConfigError {
+            origin: Origin::Default,
             key: key.to_owned(),
             message: message.to_owned(),
         }),
@@ -34,7 +25,7 @@ impl Config {
     ///
     /// # Errors
     /// The first key whose value makes no sense.
-    pub fn validate(&self) -> Result<(), ValidationError> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_access()?;
         for (section, invalid) in [
             ("", self.invalid()),
@@ -44,6 +35,8 @@ impl Config {
             ("chat", self.chat.invalid()),
             ("chain", self.chain.invalid()),
             ("miner", self.miner.invalid()),
+            ("breaker", self.breaker.invalid()),
+            ("retention", self.retention.invalid()),
             ("backup", self.backup.invalid()),
             ("alerts", self.alerts.invalid()),
             ("log", self.log.invalid()),
@@ -52,30 +45,12 @@ impl Config {
                 check(false, &join(section, key), &message)?;
             }
         }
-        let breaker = &self.breaker;
-        let failures = breaker.consecutive_failures as usize;
-        for (key, count) in [
-            ("breaker.consecutive_failures", failures),
-            ("breaker.last_calls", breaker.last_calls),
-        ] {
-            let valid = (1..=1_000_000).contains(&count);
-            check(valid, key, "must be between 1 and 1000000")?;
-        }
-        for (key, share) in [
-            ("breaker.failure_rate", breaker.failure_rate),
-            ("breaker.slow_rate", breaker.slow_rate),
-        ] {
-            let valid = (0.0..=1.0).contains(&share);
-            check(valid, key, "must be between 0.0 and 1.0")?;
-        }
         let Retention {
             raw,
             minutes,
             hours,
             days,
         } = self.retention;
-        let long = raw.is_none_or(|raw| raw >= Duration::from_secs(3600));
-        check(long, "retention.raw", "must be at least 1h")?;
         let rising = [raw, minutes, hours, days]
             .map(|stored| stored.unwrap_or(Duration::MAX))
             .is_sorted();
@@ -84,7 +59,7 @@ impl Config {
         self.validate_upstreams()
     }
 
-    fn validate_upstreams(&self) -> Result<(), ValidationError> {
+    fn validate_upstreams(&self) -> Result<(), ConfigError> {
         let is_url = |url: &str| {
             url.parse::<hyper::Uri>().is_ok_and(|url| {
                 matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
@@ -117,7 +92,7 @@ impl Config {
     }
 
     /// Refuses values that open the server to everybody; checked at every start, also of a configuration made in code.
-    pub(crate) fn validate_access(&self) -> Result<(), ValidationError> {
+    pub(crate) fn validate_access(&self) -> Result<(), ConfigError> {
         let refuse = |key: &str, value: Option<String>, why: &str| match value {
             Some(value) => check(false, key, &format!("{value}: {why}")),
             None => Ok(()),

@@ -39,7 +39,7 @@ pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
         .redeem(&wallet, &message, &pub_key, &signature, now)
         .map_err(|error| match error {
             LoginError::Refused(detail) => {
-                app.metrics.auth_failed();
+                app.metrics.table.auth_failures.inc();
                 ApiError::new(ErrorCode::InvalidSignature, detail)
             }
             LoginError::Full => ApiError::new(ErrorCode::Overloaded, error.to_string()),

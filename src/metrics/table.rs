@@ -14,14 +14,14 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 /// A counter of credits.
-pub(super) type Amount = Counter<f64, AtomicU64>;
+pub(crate) type Amount = Counter<f64, AtomicU64>;
 /// A gauge of what is no whole number.
-pub(super) type Float = Gauge<f64, AtomicU64>;
+pub(crate) type Float = Gauge<f64, AtomicU64>;
 type Labels<const N: usize> = [(&'static str, String); N];
 
 /// A metric with labels.
 #[derive(Clone, Debug)]
-pub(super) struct Labeled<M, const N: usize> {
+pub(crate) struct Labeled<M, const N: usize> {
     names: [&'static str; N],
     family: Family<Labels<N>, M, fn() -> M>,
 }
@@ -68,8 +68,8 @@ macro_rules! metrics {
     (@new $type:ty) => { <$type>::default() };
     (@new $type:ty, $new:expr) => { $new };
     ($(#[doc = $help:literal] $name:literal $field:ident: $type:ty $(= $new:expr)?;)*) => {
-        pub(super) struct Table {
-            $(pub(super) $field: $type,)*
+        pub(crate) struct Table {
+            $(pub(crate) $field: $type,)*
         }
 
         impl Table {

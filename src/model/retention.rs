@@ -2,36 +2,23 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use super::section::section;
 use super::units;
 
-/// How long samples and their rollups are stored; `None` is for ever. The ledger is never deleted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Retention {
-    /// Every sample. Older ones are refused, as duplicates of them could not be recognised.
-    #[serde(with = "units::duration_or_forever")]
-    pub raw: Option<Duration>,
-    /// The hashrate by the minute.
-    #[serde(with = "units::duration_or_forever")]
-    pub minutes: Option<Duration>,
-    /// By the hour.
-    #[serde(with = "units::duration_or_forever")]
-    pub hours: Option<Duration>,
-    /// By the day.
-    #[serde(with = "units::duration_or_forever")]
-    pub days: Option<Duration>,
-}
+const DAY: u64 = 86_400;
 
-impl Default for Retention {
-    fn default() -> Self {
-        const DAY: u64 = 86_400;
-        Self {
-            raw: Some(Duration::from_secs(7 * DAY)),
-            minutes: Some(Duration::from_secs(30 * DAY)),
-            hours: Some(Duration::from_secs(730 * DAY)),
-            days: None,
-        }
+section! {
+    /// How long samples and their rollups are stored; `None` is for ever. The ledger is never deleted.
+    #[derive(Copy, PartialEq, Eq)]
+    Retention {
+        /// Every sample. Older ones are refused, as duplicates of them could not be recognised.
+        raw: Option<Duration> as "units::duration_or_forever" = Some(Duration::from_secs(7 * DAY)),
+            where |raw| raw.is_none_or(|raw| raw.as_secs() >= 3600) => "must be at least 1h";
+        /// The hashrate by the minute.
+        minutes: Option<Duration> as "units::duration_or_forever" = Some(Duration::from_secs(30 * DAY));
+        /// By the hour.
+        hours: Option<Duration> as "units::duration_or_forever" = Some(Duration::from_secs(730 * DAY));
+        /// By the day.
+        days: Option<Duration> as "units::duration_or_forever" = None;
     }
 }

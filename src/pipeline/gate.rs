@@ -34,7 +34,7 @@ pub(super) async fn authenticate(
         return Ok(None);
     };
     let refused = |code, detail| {
-        app.metrics.auth_failed();
+        app.metrics.table.auth_failures.inc();
         Err(ApiError::new(code, detail))
     };
     let text = text.to_str().unwrap_or_default();
@@ -62,7 +62,7 @@ pub(super) async fn authenticate(
                 app.metrics.limited(RateClass::Failures);
                 return Err((&*refused_by.insert(verdict)).into());
             }
-            app.metrics.key_looked_up();
+            app.metrics.table.key_lookups.inc();
             let generation = app.caches.keys.generation();
             let looked_up = async {
                 let found = app.store.key_by_hash(hash).await?;

@@ -162,12 +162,10 @@ proptest! {
 async fn samples_are_deleted_after_their_retention_and_their_rollups_after_theirs() {
     let mut config = config();
     let days_of = |days| Some(days * DAY);
-    config.retention = Retention {
-        raw: days_of(2),
-        minutes: days_of(4),
-        hours: days_of(8),
-        days: days_of(16),
-    };
+    config.retention.raw = days_of(2);
+    config.retention.minutes = days_of(4);
+    config.retention.hours = days_of(8);
+    config.retention.days = days_of(16);
     let retention = config.retention;
     let server = TestServer::start(config).await;
     let noon = server.wait_for_noon();

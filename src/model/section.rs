@@ -1,6 +1,6 @@
 //! The macro that declares a section of the configuration, one row a key.
 
-/// Declares a section as a struct: each key with its documentation, type, written form (a module of [`crate::model::units`]),
+/// Declares a section as a struct: each key with its documentation, type, written form (a module of [`super::units`]),
 /// default, and where it has one its range or another condition.
 macro_rules! section {
     (
@@ -33,7 +33,7 @@ macro_rules! section {
 
         impl $name {
             /// The first key with an invalid value, and what it must be.
-            pub(super) fn invalid(&self) -> Option<(&'static str, String)> {
+            pub(crate) fn invalid(&self) -> Option<(&'static str, String)> {
                 $(
                     $(if !($range).contains(&self.$key) {
                         return Some((stringify!($key), $crate::model::units::range_text(&($range))));
@@ -50,4 +50,4 @@ macro_rules! section {
         }
     };
 }
-pub(super) use section;
+pub(crate) use section;

@@ -1,0 +1,51 @@
+//! Why a configuration is refused, and where its settings come from.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a setting comes from.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Origin {
+    /// It was not set.
+    Default,
+    /// A position in the file, counted from 1; columns are characters.
+    File {
+        /// The file's name.
+        name: Arc<str>,
+        /// The line.
+        line: usize,
+        /// The column.
+        column: usize,
+    },
+    /// An environment variable or a flag, by its name.
+    Named(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { name, line, column } => write!(f, "{name}:{line}:{column}"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}{}{message}", prefix(origin, &Origin::Default), prefix(key, &String::new()))]
+pub struct ConfigError {
+    /// Where the setting comes from; the default for a configuration made in code.
+    pub origin: Origin,
+    /// The setting or section, as `chat.price`; empty where the file is not TOML.
+    pub key: String,
+    /// What is wrong with it, and what would be right.
+    pub message: String,
+}
+
+fn prefix<T: fmt::Display + PartialEq>(value: &T, none: &T) -> String {
+    match value == none {
+        true => String::new(),
+        false => format!("{value}: "),
+    }
+}
