@@ -60,42 +60,31 @@ impl Snapshot {
 /// Requests below which a share of errors means nothing.
 const ENOUGH: u64 = 50;
 
-struct Condition {
-    level: Level,
-    value: f64,
-    threshold: f64,
-}
+/// The level, the value and the threshold.
+type Condition = (Level, f64, f64);
 
 /// Bad above the threshold, good again a tenth below it.
 fn above(value: f64, threshold: f64) -> Condition {
-    let level = match value {
-        _ if value > threshold => Level::Bad,
-        _ if value > threshold * 0.9 => Level::Between,
-        _ => Level::Good,
-    };
-    Condition {
-        level,
-        value,
-        threshold,
-    }
+    let near = value > threshold * 0.9;
+    (level(value > threshold, near), value, threshold)
 }
 
 /// Bad below the threshold, good again a tenth above it.
 fn below(value: f64, threshold: f64) -> Condition {
-    let Condition { level, .. } = above(-value, -threshold);
-    Condition {
-        level,
-        value,
-        threshold,
-    }
+    let near = value < threshold * 1.1;
+    (level(value < threshold, near), value, threshold)
 }
 
 /// Bad where it holds.
 fn holds(bad: bool, value: f64) -> Condition {
-    Condition {
-        level: if bad { Level::Bad } else { Level::Good },
-        value,
-        threshold: 0.0,
+    (level(bad, bad), value, 0.0)
+}
+
+fn level(bad: bool, near: bool) -> Level {
+    match (bad, near) {
+        (true, _) => Level::Bad,
+        (false, true) => Level::Between,
+        (false, false) => Level::Good,
     }
 }
 
@@ -183,38 +172,61 @@ pub(super) fn evaluate(
     window: &CounterSnapshot,
     limits: &AlertsConfig,
 ) -> Vec<Finding> {
-    let alert = |name, subject, severity, summary, condition: &Condition| Alert {
-        name,
-        subject,
-        severity,
-        summary,
-        value: condition.value,
-        threshold: condition.threshold,
-        since: now.time,
-        resolved_at: None,
+    let finding = |rule: &Rule, (level, value, threshold): Condition| Finding {
+        level,
+        immediate: rule.immediate,
+        alert: Alert {
+            name: rule.name,
+            subject: None,
+            severity: rule.severity,
+            summary: (rule.summary)(now, window, value),
+            value,
+            threshold,
+            since: now.time,
+            resolved_at: None,
+        },
     };
-    let findings = RULES.iter().filter_map(|rule| {
-        let condition = (rule.condition)(now, window, limits)?;
-        let summary = (rule.summary)(now, window, condition.value);
-        Some(Finding {
-            level: condition.level,
-            immediate: rule.immediate,
-            alert: alert(rule.name, None, rule.severity, summary, &condition),
-        })
-    });
+    let mut findings = Vec::new();
+    for rule in RULES {
+        let condition = (rule.condition)(now, window, limits);
+        findings.extend(condition.map(|condition| finding(rule, condition)));
+    }
     // The one rule over several things.
-    let breakers = now.open_breakers.iter().map(|(name, forced)| {
+    for (name, forced) in &now.open_breakers {
+        let mut open = finding(&BREAKER_OPEN, holds(true, 1.0));
         let why = match forced {
             true => "an operator took it out of use",
             false => "its calls failed; is it running?",
         };
-        let (subject, summary) = (Some(name.clone()), format!("{name} gets no calls: {why}"));
-        let (severity, condition) = (Severity::Critical, holds(true, 1.0));
-        Finding {
-            level: condition.level,
-            immediate: IMMEDIATE,
-            alert: alert("breaker_open", subject, severity, summary, &condition),
-        }
-    });
-    findings.chain(breakers).collect()
+        open.alert.summary = format!("{name} gets no calls: {why}");
+        open.alert.subject = Some(name.clone());
+        findings.push(open);
+    }
+    findings
+}
+
+const BREAKER_OPEN: Rule = Rule {
+    name: "breaker_open",
+    severity: Severity::Critical,
+    immediate: IMMEDIATE,
+    condition: |_, _, _| None,
+    summary: |_, _, _| String::new(),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_good_again_a_tenth_on_the_good_side_of_its_threshold() {
+        let levels = [Level::Good, Level::Between, Level::Bad];
+        assert_eq!(
+            [89.0, 91.0, 101.0].map(|value| above(value, 100.0).0),
+            levels
+        );
+        assert_eq!(
+            [111.0, 109.0, 99.0].map(|value| below(value, 100.0).0),
+            levels
+        );
+    }
 }
