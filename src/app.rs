@@ -15,10 +15,10 @@ use crate::auth::{Challenges, KeyCache};
 use crate::cache::{Cache, Cached, Policy, Source};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::host_routes::HostRoutes;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::model::{Credits, Timestamp};
-use crate::pipeline::HostRoutes;
 use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
@@ -102,10 +102,11 @@ impl App {
         store: Arc<dyn Repository>,
         clock: Clock,
         own: Vec<HostRoutes>,
+        routes: impl Iterator<Item = (&'static str, &'static str)>,
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker().name());
-        let metrics = Metrics::new(&adapters, nodes, config.alerts.slow_query);
+        let metrics = Metrics::new(&adapters, nodes, routes, config.alerts.slow_query);
         let metrics = Arc::new(metrics);
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use crate::app::{App, Closing, InFlightGuard};
 use crate::breaker::{Outcome, Permit};
-use crate::call::RequestTimings;
 use crate::deadline::Deadline;
 use crate::error::ApiError;
+use crate::http::RequestTimings;
 use crate::metrics::ChatEnd;
 use crate::model::{Credits, Wallet};
 use crate::store::{Once, StoreError, ledger_id};

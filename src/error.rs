@@ -1,4 +1,4 @@
-//! What can go wrong, as a client sees it. This is the only place that knows which failure is which status.
+//! Errors as a client sees them; the only place that maps a failure to a status.
 //!
 //! Every error has two messages: `detail`, which a client may read, and `internal`, which only the log holds. Each layer
 //! below has a small error of its own; the `From` impls here are the whole mapping, without a wildcard arm.
@@ -13,7 +13,7 @@ use crate::store::StoreError;
 use crate::upstream::UpstreamError;
 
 macro_rules! codes {
-    ($($name:ident $text:literal $status:literal $title:literal $kind:literal;)*) => {
+    ($($name:ident $text:literal $status:literal $title:literal $openai:literal;)*) => {
         /// The machine-readable name of a failure; together with its status it is a promise to clients.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[non_exhaustive]
@@ -25,36 +25,38 @@ macro_rules! codes {
             /// Every code.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The code as clients read it.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $text),* }
-            }
-
-            /// The code as the `type` of problem details.
-            const fn urn(self) -> &'static str {
-                match self { $(Self::$name => concat!("urn:r3mes-edge:", $text)),* }
-            }
-
-            /// The HTTP status it comes with.
-            #[must_use]
-            pub const fn status(self) -> u16 {
-                match self { $(Self::$name => $status),* }
-            }
-
-            /// A few words for people.
-            #[must_use]
-            pub const fn title(self) -> &'static str {
-                match self { $(Self::$name => $title),* }
-            }
-
-            /// The `type` by which OpenAI's clients sort errors.
-            #[must_use]
-            pub const fn openai_type(self) -> &'static str {
-                match self { $(Self::$name => $kind),* }
+            /// Text, status, title, OpenAI's type.
+            const fn row(self) -> (&'static str, u16, &'static str, &'static str) {
+                match self { $(Self::$name => ($text, $status, $title, $openai)),* }
             }
         }
     };
+}
+
+impl ErrorCode {
+    /// The code as clients read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The HTTP status it comes with.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        self.row().1
+    }
+
+    /// A few words for people.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        self.row().2
+    }
+
+    /// The `type` by which OpenAI's clients sort errors.
+    #[must_use]
+    pub const fn openai_type(self) -> &'static str {
+        self.row().3
+    }
 }
 
 codes! {
@@ -98,24 +100,21 @@ codes! {
 /// A failure on its way to the client.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
-    /// Which failure.
     pub(crate) code: ErrorCode,
-    /// What the client reads.
+    /// For the client.
     pub(crate) detail: String,
-    /// What only the log holds.
+    /// For the log only.
     pub(crate) internal: Option<String>,
-    /// The place of the mistake in what the client sent, as a JSON pointer or a name.
+    /// Which member, parameter or header of the request is wrong, as a JSON pointer or a name.
     pub(crate) pointer: Option<String>,
-    /// When to try again.
     pub(crate) retry_after: Option<Duration>,
-    /// For 405: the methods the path has.
+    /// For 405: the methods of the path.
     pub(crate) allow: Option<String>,
-    /// Whether the connection is of no more use, as what is left of the body may still come.
+    /// Whether the connection must be closed, as the rest of the body may still come.
     pub(crate) close: bool,
 }
 
 impl ApiError {
-    /// A failure with a sentence for the client.
     pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         // A 503 without a better estimate: soon, but not at once.
         let retry_after = (code.status() == 503).then_some(Duration::from_secs(1));
@@ -130,23 +129,55 @@ impl ApiError {
         }
     }
 
-    /// A fault of ours: the client learns nothing but the request id, the log everything.
-    pub(crate) fn internal(what: impl Into<String>) -> Self {
-        let error = Self::new(
-            ErrorCode::Internal,
-            "internal error; quote this request_id to the operator",
-        );
-        error.for_the_log(what)
+    /// An error of the server: the client reads nothing but the request id, the log everything.
+    pub(crate) fn internal(internal: impl Into<String>) -> Self {
+        let detail = "internal error; quote this request_id to the operator";
+        Self::new(ErrorCode::Internal, detail).for_the_log(internal)
     }
 
-    /// Nothing new begins here, or goes on.
     pub(crate) fn shutting_down() -> Self {
         Self::new(ErrorCode::ShuttingDown, "the server is shutting down")
     }
 
-    /// A query parameter or header that is wrong.
+    pub(crate) fn no_route() -> Self {
+        Self::new(ErrorCode::NotFound, "no route has this path")
+    }
+
+    pub(crate) fn method_not_allowed(allow: String) -> Self {
+        let detail = format!("this path answers to {allow}");
+        Self {
+            allow: Some(allow),
+            ..Self::new(ErrorCode::MethodNotAllowed, detail)
+        }
+    }
+
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Forbidden, detail)
+    }
+
+    pub(crate) fn other_wallet() -> Self {
+        Self::forbidden("this key belongs to another wallet")
+    }
+
+    /// An invalid query parameter or header.
     pub(crate) fn parameter(name: &str, detail: &str) -> Self {
         InputError::field(name, format!("{name} {detail}")).into()
+    }
+
+    pub(crate) fn duplicate_header(name: &str) -> Self {
+        Self::parameter(name, "is a duplicate header; send it once")
+    }
+
+    /// An invalid wallet address in a path, a parameter or a header.
+    pub(crate) fn wallet(name: &str, detail: &str) -> Self {
+        Self::new(ErrorCode::InvalidWallet, detail).at(name)
+    }
+
+    /// Adds which part of the request is wrong.
+    #[must_use]
+    pub(crate) fn at(mut self, pointer: impl Into<String>) -> Self {
+        self.pointer = Some(pointer.into());
+        self
     }
 
     /// Adds what only the log may hold.
@@ -164,139 +195,112 @@ impl ApiError {
     }
 
     /// The error as OpenAI's clients read it, in a body or in an event of a stream.
-    #[must_use]
-    pub(crate) fn for_openai(&self) -> impl Serialize {
-        #[derive(Serialize)]
-        struct Error<'a> {
-            message: &'a str,
-            r#type: &'static str,
-            code: &'static str,
-            param: Option<&'a str>,
-        }
-        let param = self.pointer.as_deref();
-        let param = param.map(|pointer| pointer.trim_start_matches('/'));
-        Error {
+    pub(crate) fn for_openai(&self) -> OpenAiError<'_> {
+        let pointer = self.pointer.as_deref().unwrap_or_default();
+        let param = pointer.trim_start_matches('/');
+        OpenAiError {
             message: &self.detail,
             r#type: self.code.openai_type(),
             code: self.code.as_str(),
-            param: param.filter(|param| !param.is_empty()),
+            param: (!param.is_empty()).then_some(param),
         }
     }
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
-    #[must_use]
     pub(crate) fn body(&self, request_id: &str) -> Vec<u8> {
-        #[derive(Serialize)]
-        struct Place<'a> {
-            pointer: &'a str,
-            detail: &'a str,
-        }
-        #[derive(Serialize)]
-        struct Problem<'a, E> {
-            r#type: &'static str,
-            title: &'static str,
-            status: u16,
-            detail: &'a str,
-            code: &'static str,
-            message: &'a str,
-            request_id: &'a str,
-            error: E,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            errors: Option<[Place<'a>; 1]>,
-        }
-        let detail = &*self.detail;
+        let (code, detail) = (self.code.as_str(), self.detail.as_str());
+        let pointer = self.pointer.as_deref();
         let problem = Problem {
-            r#type: self.code.urn(),
+            r#type: format!("urn:r3mes-edge:{code}"),
             title: self.code.title(),
             status: self.code.status(),
             detail,
-            code: self.code.as_str(),
+            code,
             message: detail,
             request_id,
             error: self.for_openai(),
-            errors: (self.pointer.as_deref()).map(|pointer| [Place { pointer, detail }]),
+            errors: pointer.map(|pointer| [FieldError { pointer, detail }]),
         };
-        let mut text = Vec::with_capacity(768);
-        // A writer of ours, which cannot fail.
-        let _ = serde_json::to_writer(&mut text, &problem);
+        // Neither a map nor anything else that JSON cannot write.
+        let mut text = serde_json::to_vec(&problem).unwrap_or_default();
         text.push(b'\n');
         text
     }
 }
 
+#[derive(Serialize)]
+pub(crate) struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    code: &'static str,
+    param: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    message: &'a str,
+    request_id: &'a str,
+    error: OpenAiError<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<[FieldError<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+struct FieldError<'a> {
+    pointer: &'a str,
+    detail: &'a str,
+}
+
 impl From<InputError> for ApiError {
     fn from(error: InputError) -> Self {
         let code = match error.kind {
-            InputKind::Json => ErrorCode::InvalidJson,
+            InputKind::Json => return Self::new(ErrorCode::InvalidJson, error.detail),
             InputKind::Field => ErrorCode::InvalidRequest,
             InputKind::Wallet => ErrorCode::InvalidWallet,
             InputKind::Parameter => ErrorCode::UnsupportedParameter,
             InputKind::Media => ErrorCode::UnsupportedMedia,
         };
-        let pointer = (error.kind != InputKind::Json).then_some(error.pointer);
-        Self {
-            pointer,
-            ..Self::new(code, error.detail)
-        }
+        Self::new(code, error.detail).at(error.pointer)
     }
 }
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        let unavailable = "the storage is unavailable";
         match error {
-            StoreError::UserNotFound => Self::new(
-                ErrorCode::UserNotFound,
-                "no account has this wallet address",
-            ),
-            StoreError::KeyNotFound => Self::new(ErrorCode::NotFound, "no key has this id"),
-            StoreError::Conflict(detail) => Self::new(ErrorCode::Conflict, detail),
-            StoreError::Insufficient { needed, balance } => {
-                let credits = if needed.micro() == 1_000_000 {
-                    "credit"
-                } else {
-                    "credits"
-                };
-                let detail =
-                    format!("the request needs {needed} {credits}, the wallet has {balance}");
-                Self::new(ErrorCode::InsufficientCredits, detail)
+            StoreError::Internal(internal) => Self::internal(internal),
+            StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_) => {
+                Self::new(ErrorCode::StorageUnavailable, unavailable).for_the_log(text)
             }
-            StoreError::KeyReused => Self::new(
-                ErrorCode::IdempotencyReused,
-                "this Idempotency-Key was used for another request",
-            ),
-            StoreError::AlreadyIssued(made) => {
-                let detail = match made {
-                    Some(id) if id.starts_with("key_") => format!(
-                        "the API key {id} was made under this Idempotency-Key before and is not shown again; revoke it and make another"
-                    ),
-                    Some(id) => format!(
-                        "this was done under this Idempotency-Key before, as the ledger entry {id}; its answer was not stored"
-                    ),
-                    None => {
-                        "this was done under this Idempotency-Key before; its answer was not stored"
-                            .to_owned()
-                    }
-                };
+            StoreError::Busy => Self::new(ErrorCode::Overloaded, "write queue full; retry shortly"),
+            StoreError::UserNotFound => Self::new(ErrorCode::UserNotFound, text),
+            StoreError::KeyNotFound => Self::new(ErrorCode::NotFound, text),
+            StoreError::Conflict(_) => Self::new(ErrorCode::Conflict, text),
+            StoreError::Insufficient { .. } => Self::new(ErrorCode::InsufficientCredits, text),
+            StoreError::KeyReused => Self::new(ErrorCode::IdempotencyReused, text),
+            StoreError::AlreadyIssued(reference) => {
+                let made = reference.map_or(String::new(), |id| format!(" and made {id}"));
+                let detail =
+                    format!("this Idempotency-Key was used before{made}; the answer is not stored");
                 Self::new(ErrorCode::AlreadyIssued, detail)
             }
             StoreError::IdempotencyFull { retry_after } => {
+                let seconds = seconds_up(retry_after).max(1);
                 let detail = format!(
-                    "this wallet or admin has used as many Idempotency-Keys on this route as are stored at once; the oldest expires in {} s",
-                    seconds_up(retry_after).max(1)
+                    "too many Idempotency-Keys of this wallet or admin are stored for this route; the oldest expires in {seconds} s"
                 );
                 Self::new(ErrorCode::IdempotencyFull, detail).retry_after(retry_after)
             }
-            StoreError::TooMuch => Self::new(
-                ErrorCode::InvalidRequest,
-                "this is more than one answer can hold; ask for less",
-            ),
-            StoreError::Busy => Self::new(ErrorCode::Overloaded, "write queue full; retry shortly"),
-            StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_) => Self::new(
-                ErrorCode::StorageUnavailable,
-                "the storage cannot be used at the moment",
-            )
-            .for_the_log(error.to_string()),
-            StoreError::Internal(internal) => Self::internal(internal),
+            StoreError::TooMuch => {
+                let detail = "too much for one answer; ask for less";
+                Self::new(ErrorCode::InvalidRequest, detail)
+            }
         }
     }
 }
@@ -304,59 +308,40 @@ impl From<StoreError> for ApiError {
 impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         let internal = error.to_string();
-        let shown = match error {
+        let bad_response = ErrorCode::UpstreamBadResponse;
+        let (code, detail) = match error {
             UpstreamError::Open(wait) => {
-                let detail = "the upstream failed repeatedly and is not asked at the moment";
+                let detail = "the circuit breaker of the upstream is open after repeated failures";
                 return Self::new(ErrorCode::CircuitOpen, detail).retry_after(wait);
             }
-            UpstreamError::Busy => {
-                return Self::new(
-                    ErrorCode::Overloaded,
-                    "inference server at capacity; retry shortly",
-                );
+            UpstreamError::Refused(status) => {
+                let detail =
+                    format!("the inference server refused this request with status {status}");
+                return Self::from(InputError::field("", detail)).for_the_log(internal);
             }
-            UpstreamError::Timeout(_) => Self::new(
-                ErrorCode::UpstreamTimeout,
-                "the upstream did not answer in time",
-            ),
-            UpstreamError::Connect(_) => Self::new(
-                ErrorCode::UpstreamBadResponse,
-                "the upstream could not be reached",
-            ),
-            UpstreamError::Status(429) => Self::new(
+            UpstreamError::Status(status) | UpstreamError::NoChat(status) if status != 429 => {
+                let detail = format!("the upstream answered with status {status}");
+                return Self::new(bad_response, detail).for_the_log(internal);
+            }
+            UpstreamError::Busy | UpstreamError::Status(_) | UpstreamError::NoChat(_) => (
                 ErrorCode::Overloaded,
-                "the upstream has no room at the moment",
+                "inference server at capacity; retry shortly",
             ),
-            UpstreamError::Refused(status) => InputError::field(
-                "",
-                format!("the inference server refused this request with status {status}"),
-            )
-            .into(),
-            UpstreamError::Status(status) | UpstreamError::NoChat(status) => Self::new(
-                ErrorCode::UpstreamBadResponse,
-                format!("the upstream answered with status {status}"),
-            ),
-            UpstreamError::Unreadable(_) => Self::new(
-                ErrorCode::UpstreamBadResponse,
-                "the upstream's answer could not be understood",
-            ),
-            UpstreamError::Cut(_) => Self::new(
-                ErrorCode::UpstreamBadResponse,
-                "the upstream broke off its answer",
-            ),
+            UpstreamError::Timeout(_) => (ErrorCode::UpstreamTimeout, "the upstream timed out"),
+            UpstreamError::Connect(_) => (bad_response, "the upstream is unreachable"),
+            UpstreamError::Unreadable(_) => (bad_response, "the upstream's answer is invalid"),
+            UpstreamError::Cut(_) => (bad_response, "the upstream closed its answer early"),
         };
-        shown.for_the_log(internal)
+        Self::new(code, detail).for_the_log(internal)
     }
 }
 
 impl From<&Decision> for ApiError {
-    fn from(verdict: &Decision) -> Self {
-        let wait = verdict.retry_after.unwrap_or_default();
-        let name = verdict.class().as_str();
-        let detail = format!(
-            "too many requests of the class {name}; try again in {} s",
-            seconds_up(wait).max(1)
-        );
+    fn from(decision: &Decision) -> Self {
+        let wait = decision.retry_after.unwrap_or_default();
+        let class = decision.class().as_str();
+        let seconds = seconds_up(wait).max(1);
+        let detail = format!("too many requests of the class {class}; retry in {seconds} s");
         Self::new(ErrorCode::RateLimited, detail).retry_after(wait)
     }
 }
@@ -366,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_never_holds_what_is_for_the_log() {
+    fn the_body_never_contains_the_internal_message() {
         for error in [
             ApiError::from(StoreError::Unavailable(
                 "disk I/O error in SELECT secret".to_owned(),
@@ -381,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_field_is_named_for_every_kind_of_client() {
+    fn an_invalid_field_is_named_for_every_kind_of_client() {
         let error = ApiError::from(InputError::field("/amount", "amount is required"));
         let body: serde_json::Value = serde_json::from_slice(&error.body("req_1")).unwrap();
         assert_eq!(body["errors"][0]["pointer"], "/amount");

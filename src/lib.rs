@@ -54,12 +54,12 @@
 //! | feature | what it brings | in this library |
 //! |---|---|---|
 //! | `cli` | the program `r3mes-edge`: command line, log, signals; with it `toml` | nothing |
-//! | `page` | the operator's page at `/` | three rows of [`routes::ROUTES`] and their [`routes::RouteId`] |
+//! | `page` | the operator's page at `/` | three rows of [`routes::ROUTES`] |
 //! | `tls` | https to upstreams and webhooks | without it such an address is a [`StartError::Config`] |
 //! | `toml` | the configuration from a file's text | `Config::read`, and what [`config`] names |
 //!
 //! # The modules, in reading order
-//! [`routes`] is the table of everything that can be asked, [`openapi`] its description for clients; `pipeline` takes a
+//! [`routes`] is the table of everything that can be asked, [`openapi`] its description for clients; `http` takes a
 //! request from top to bottom; `handlers` holds the business steps; `billing` owns the money of one chat; [`store`] says
 //! what can be asked of the storage, with SQLite behind it; [`model`] and [`auth`] are the words of the domain;
 //! [`import`] reads a database of the R3MES
@@ -86,19 +86,19 @@ mod billing;
 mod body;
 pub mod breaker;
 pub mod cache;
-mod call;
 pub mod clock;
 mod collector;
 pub mod config;
 mod deadline;
 pub mod error;
 mod handlers;
+mod host_routes;
+mod http;
 pub mod import;
 pub mod limits;
 mod metrics;
 pub mod model;
 pub mod openapi;
-mod pipeline;
 pub mod routes;
 pub mod server;
 pub mod store;

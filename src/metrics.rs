@@ -22,12 +22,27 @@ use prometheus_client::registry::Registry;
 use self::table::Table;
 use crate::limits::RateClass;
 use crate::model::{Credits, Timestamp};
-use crate::routes::{MatchedRoute, ROUTES, RouteId};
 use crate::store::Change;
 
 tokio::task_local! {
     /// The route whose handler runs, for what is measured far below it.
-    pub(crate) static ROUTE: RouteId;
+    pub(crate) static ROUTE: RouteSlot;
+}
+
+/// The position of a route's metrics.
+#[derive(Clone, Copy)]
+pub(crate) struct RouteSlot(usize);
+
+impl RouteSlot {
+    /// Requests that match no route, and work outside of requests.
+    pub(crate) const NONE: Self = Self(0);
+    /// The routes of an embedding program.
+    pub(crate) const HOST: Self = Self(1);
+
+    /// A row of the routes table.
+    pub(crate) const fn of(index: usize) -> Self {
+        Self(index + 2)
+    }
 }
 
 /// How a chat ended.
@@ -64,6 +79,7 @@ fn status_index(status: Option<u16>) -> usize {
 
 /// The metrics of one route, so that a request looks up no labels.
 struct RouteMetrics {
+    path: &'static str,
     requests: [Counter; STATUSES.len()],
     duration: Histogram,
     slow_queries: Counter,
@@ -73,7 +89,7 @@ struct RouteMetrics {
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) table: Table,
-    /// By [`RouteId`]; then requests without a route, and the host's own routes.
+    /// By [`RouteSlot`].
     routes: Vec<RouteMetrics>,
     /// From when on a read counts as slow, in microseconds.
     slow_query: AtomicU64,
@@ -82,9 +98,11 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
+    /// `routes` are path and method of each row of the routes table.
     pub(crate) fn new<'a>(
         adapters: &BTreeSet<String>,
         upstreams: impl Iterator<Item = &'a str>,
+        routes: impl Iterator<Item = (&'static str, &'static str)>,
         slow_query: Duration,
     ) -> Self {
         let mut registry = Registry::default();
@@ -101,9 +119,9 @@ impl Metrics {
         for class in RateClass::ALL {
             table.limited.with([class.as_str()]);
         }
-        let routes = ROUTES.iter().map(|row| (row.path, row.method.as_str()));
-        let routes = routes.chain([("none", "none"), ("own", "any")]);
-        let routes = routes.map(|(route, method)| RouteMetrics {
+        let others = [("none", "none"), ("own", "any")].into_iter();
+        let routes = others.chain(routes).map(|(route, method)| RouteMetrics {
+            path: route,
             requests: STATUSES.map(|status| table.http_requests.with([route, method, status])),
             duration: table.http_duration.with([route]),
             slow_queries: table.slow_queries.with([route]),
@@ -118,19 +136,20 @@ impl Metrics {
     }
 
     /// Counts a request; without a status where its client left before there was one. `took` is without the time of its
-    /// client, which may be slow on purpose.
-    pub(crate) fn request(&self, matched: MatchedRoute, status: Option<u16>, took: Duration) {
+    /// client, which may be slow on purpose; only what `is_bounded` by the request timeout counts for the latency alert.
+    pub(crate) fn request(
+        &self,
+        route: RouteSlot,
+        status: Option<u16>,
+        took: Duration,
+        is_bounded: bool,
+    ) {
         let status = status_index(status);
-        let (index, is_chat) = match matched {
-            MatchedRoute::Route(route) => (route.id as usize, route.rate == RateClass::Chat),
-            MatchedRoute::Nothing => (ROUTES.len(), false),
-            MatchedRoute::Own => (ROUTES.len() + 1, false),
-        };
-        if let Some(route) = self.routes.get(index) {
+        if let Some(route) = self.routes.get(route.0) {
             route.requests[status].inc();
             route.duration.observe(took.as_secs_f64());
         }
-        let took = (!is_chat).then_some(took);
+        let took = is_bounded.then_some(took);
         self.alert_counters.request(status == SERVER_ERROR, took);
     }
 
@@ -239,12 +258,11 @@ impl Metrics {
         self.table.read_duration.observe(took.as_secs_f64());
         if micros(took) >= self.slow_query.load(Ordering::Relaxed) {
             // A background task has no route.
-            let id = ROUTE.try_with(|route| *route as usize).ok();
-            if let Some(route) = self.routes.get(id.unwrap_or(ROUTES.len())) {
+            let slot = ROUTE.try_with(|slot| *slot).unwrap_or(RouteSlot::NONE);
+            if let Some(route) = self.routes.get(slot.0) {
                 route.slow_queries.inc();
+                log::warn!("a read of {} took {took:?}", route.path);
             }
-            let path = id.map_or("none", |id| ROUTES[id].path);
-            log::warn!("a read of {path} took {took:?}");
         }
     }
 }

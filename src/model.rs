@@ -5,6 +5,7 @@
 
 mod credits;
 mod fields;
+mod input;
 mod retention;
 mod sample;
 pub(crate) mod section;
@@ -13,11 +14,15 @@ pub(crate) mod units;
 mod wallet;
 
 pub use credits::Credits;
-pub use fields::{InputError, InputKind};
+pub use input::{InputError, InputKind};
 pub use retention::Retention;
 pub use sample::{HashrateUnit, Sample};
 pub use time::Timestamp;
 pub use wallet::Wallet;
+
+pub(crate) use fields::{Fields, items, text};
+pub(crate) use input::{Whole, check_depth, exact_credits, pointer, read_object};
+pub(crate) use sample::{MOST_COUNT, MOST_FIGURE, count, figure, percentage};
 
 /// A new identifier that sorts by its time of creation: `prefix` and a UUID of version 7 (RFC 9562) in 26 digits of
 /// Crockford's base 32. Within a process ids are in order even when the system clock is set back.
@@ -40,11 +45,6 @@ fn id_text(prefix: &str, id: uuid::Uuid) -> String {
     let digit = |at| char::from(DIGITS[(id.as_u128() >> (5 * at)) as usize % 32]);
     prefix.chars().chain((0..26).rev().map(digit)).collect()
 }
-
-pub(crate) use fields::{
-    Fields, MOST_COUNT, MOST_FIGURE, check_depth, float, integer, items, lines, percentage,
-    plain_object, pointer, text,
-};
 
 #[cfg(test)]
 mod tests {

@@ -32,12 +32,14 @@ use self::reset::ResetOnClose;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Listen, Peer};
-use crate::pipeline::{Exchange, HostRoutes};
+use crate::host_routes::HostRoutes;
+use crate::http::Exchange;
+use crate::routes::{self, ROUTES};
 use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
-use crate::{billing, collector, pipeline};
+use crate::{billing, collector, http};
 
-pub use crate::pipeline::Caller;
+pub use crate::host_routes::Caller;
 
 /// Why a server did not start.
 ///
@@ -146,7 +148,7 @@ impl Builder {
             clock,
             own,
         } = self;
-        if let Some(mistake) = own.iter().find_map(HostRoutes::mistake) {
+        if let Some(mistake) = own.iter().find_map(HostRoutes::invalid_prefix) {
             return Err(StartError::Config(mistake));
         }
         let valid = config.validate_access();
@@ -171,7 +173,9 @@ impl Builder {
             log::warn!("{refunded} chats were in flight at the last shutdown and were refunded");
         }
         let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
-        let app = App::new(config, upstreams, store, clock, own).map_err(StartError::Random)?;
+        let routes = routes::labels();
+        let app =
+            App::new(config, upstreams, store, clock, own, routes).map_err(StartError::Random)?;
         let app = Arc::new(app);
         let (stop, stopping) = watch::channel(false);
         let background = vec![
@@ -298,9 +302,10 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
     let connections = Arc::new(Semaphore::new(app.config.limits.connections));
     let limiter = Arc::new(ConnectionLimiter::default());
     let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
+    let mut protocol = http1::Builder::new();
     // Without the timer hyper ignores the timeout. It bounds the head of a request and the pause before the next one.
-    http.timer(TokioTimer::new())
+    protocol
+        .timer(TokioTimer::new())
         .header_read_timeout(app.config.limits.header_timeout)
         .max_header_size(64 << 10)
         .max_buf_size(64 << 10);
@@ -341,10 +346,16 @@ async fn serve(app: Arc<App>, listeners: Vec<Listener>, mut stopping: watch::Rec
             let (app, asked) = (Arc::clone(&app), Arc::clone(&asked));
             service_fn(move |request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
-                pipeline::handle(Arc::clone(&app), peer, Arc::clone(&exchange), request)
+                http::handle(
+                    Arc::clone(&app),
+                    ROUTES,
+                    peer,
+                    Arc::clone(&exchange),
+                    request,
+                )
             })
         };
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let connection = graceful.watch(protocol.serve_connection(TokioIo::new(stream), service));
         let app = Arc::clone(&app);
         tokio::spawn(async move {
             app.metrics.table.connections.inc();

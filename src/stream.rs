@@ -1,8 +1,10 @@
 //! An answer of a model on its way to the client, piece by piece.
 
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use hyper::body::{Body, Frame};
 use tokio::sync::{mpsc, oneshot};
 
 /// The client's side: what the answer's body is made of.
@@ -65,10 +67,7 @@ impl ModelStream {
     }
 
     /// Everything that is ready, as one.
-    pub(crate) fn poll_next(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Aborted>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -103,6 +102,19 @@ impl ModelStream {
         let mut joined = BytesMut::from(first);
         rest.for_each(|part| joined.extend_from_slice(&part));
         Poll::Ready(Some(Ok(joined.freeze())))
+    }
+}
+
+impl Body for ModelStream {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let next = ready!(self.poll_next(context));
+        Poll::Ready(next.map(|part| part.map(Frame::data)))
     }
 }
 

@@ -1,58 +1,66 @@
+//! The chain's status and its last blocks, cached.
+
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::json;
 
+use super::{Context, Result};
 use crate::app::App;
 use crate::cache::Source;
-use crate::call::{Call, Reply, json_bytes};
 use crate::error::{ApiError, ErrorCode};
+use crate::http::response::{self, json_bytes};
+use crate::model::Timestamp;
 use crate::upstream::chain::Chain;
 
-pub(super) async fn status(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
+#[derive(Serialize)]
+struct Status<'a> {
+    network: &'a str,
+    latest_block_height: i64,
+    latest_block_time: Timestamp,
+    catching_up: bool,
+    halted: bool,
+    stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<u64>,
+}
+
+pub(crate) async fn status(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let app = &ctx.app;
     let status = app.cached_chain_status(chain(app)?).await?;
-    let mut body = json!({
-        "network": status.value.network,
-        "latest_block_height": status.value.latest_block_height,
-        "latest_block_time": status.value.latest_block_time,
-        "catching_up": status.value.catching_up,
-        "halted": app.chain_halted(&status),
-        "stale": status.source == Source::Stale,
-    });
-    // The age is in the header too: an answer that only grew older is the same answer.
-    let same = json_bytes(&body)?;
-    body["age_seconds"] = status.age.as_secs().into();
-    let mut reply = Reply::cached(json_bytes(&body)?, &status, app.chain_policy());
-    reply.tag(&same);
-    Ok(reply)
-}
-
-pub(super) async fn blocks(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let limit = call
-        .parameters(&["limit"])?
-        .number("limit", 1..=100)?
-        .unwrap_or(20);
-    let chain = chain(app)?;
-    let ask = || async { chain.blocks(limit).await.map(Arc::new) };
-    let blocks = app
-        .blocks
-        .get(limit, app.chain_policy(), || app.clock.instant(), ask)
-        .await?;
-    let body =
-        json!({ "blocks": blocks.value.blocks, "limit": limit, "total": blocks.value.total });
-    Ok(Reply::cached(
-        json_bytes(&body)?,
-        &blocks,
-        app.chain_policy(),
-    ))
-}
-
-fn chain(app: &App) -> Result<&Arc<Chain>, ApiError> {
-    let disabled = || {
-        ApiError::new(
-            ErrorCode::ChainDisabled,
-            "no chain is configured here, and none was found",
-        )
+    let mut body = Status {
+        network: &status.value.network,
+        latest_block_height: status.value.latest_block_height,
+        latest_block_time: status.value.latest_block_time,
+        catching_up: status.value.catching_up,
+        halted: app.chain_halted(&status),
+        stale: status.source == Source::Stale,
+        age_seconds: None,
     };
-    app.upstreams.chain().ok_or_else(disabled)
+    // The age is in the header too: an answer that only grew older is the same answer.
+    let tagged = json_bytes(&body)?;
+    body.age_seconds = Some(status.age.as_secs());
+    let mut response = response::cached(json_bytes(&body)?, &status, app.chain_policy());
+    response::set_etag(response.headers_mut(), &tagged);
+    Ok(response)
+}
+
+pub(crate) async fn blocks(ctx: Context) -> Result {
+    let limit = ctx.parameters(&["limit"])?.number("limit", 1..=100)?;
+    let limit = limit.unwrap_or(20);
+    let (app, policy) = (&ctx.app, ctx.app.chain_policy());
+    let chain = chain(app)?;
+    let fetch = || async { chain.blocks(limit).await.map(Arc::new) };
+    let now = || app.clock.instant();
+    let blocks = app.blocks.get(limit, policy, now, fetch).await?;
+    let (list, total) = (&blocks.value.blocks, blocks.value.total);
+    let body = json_bytes(&json!({ "blocks": list, "limit": limit, "total": total }))?;
+    Ok(response::cached(body, &blocks, policy))
+}
+
+fn chain(app: &App) -> Result<&Arc<Chain>> {
+    let detail = "no chain is configured here, and none was found";
+    let chain = app.upstreams.chain();
+    chain.ok_or_else(|| ApiError::new(ErrorCode::ChainDisabled, detail))
 }

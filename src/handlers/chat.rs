@@ -1,59 +1,60 @@
+//! `POST /chat`: one message of a wallet, answered as plain text. The money is in `billing`.
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
+use super::{Context, Result};
 use crate::app::App;
 use crate::billing::{Order, begin};
-use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{Fields, InputError, Wallet, text};
+use crate::http::response;
+use crate::model::{InputError, Wallet};
 use crate::upstream::UpstreamError;
 use crate::upstream::answer::ResponseFormat;
 use crate::upstream::inference::{InferenceRequest, Node, Prompt};
 
-/// What a client asks for.
-struct Request {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChatRequest {
     message: String,
     adapter: Option<String>,
-    wallet: Option<Wallet>,
+    wallet_address: Option<Wallet>,
 }
 
-impl Request {
-    fn parse(call: &Call, most: usize) -> Result<Self, ApiError> {
-        let fields = Fields::parse(call.text()?, "", &["message", "adapter", "wallet_address"])?;
-        let message = fields.required("message", |value| {
-            let message = text(value)?;
-            match message.chars().count() {
-                0 => Err("must not be empty".to_owned()),
-                n if n > most => Err(format!("has {n} characters; at most {most} are taken")),
-                _ => Ok(message.into_owned()),
+impl ChatRequest {
+    /// Reads the body, and the headers that may stand for its members.
+    fn parse(ctx: &Context, max_message: usize) -> Result<Self> {
+        let body: Self = ctx.json()?;
+        let invalid = |detail: &str| Err(InputError::member("message", detail).into());
+        match body.message.chars().count() {
+            0 => return invalid("must not be empty"),
+            n if n > max_message => {
+                return invalid(&format!("has {n} characters, more than {max_message}"));
             }
-        })?;
-        let adapter = fields.optional("adapter", |value| {
-            text(value).map(std::borrow::Cow::into_owned)
-        })?;
-        let header = call.header("x-adapter")?.map(str::to_owned);
-        let adapter = agreed(adapter, header, "adapter", "X-Adapter")?;
-        let wallet = agreed(
-            fields.wallet("wallet_address")?,
-            wallet_header(call)?,
-            "wallet_address",
-            "X-Wallet-Address",
-        )?;
+            _ => {}
+        }
+        let adapter = ctx.header("x-adapter")?.map(str::to_owned);
+        let wallet = wallet_header(ctx)?;
         Ok(Self {
-            message,
-            adapter,
-            wallet,
+            message: body.message,
+            adapter: agreed(body.adapter, adapter, "adapter", "X-Adapter")?,
+            wallet_address: agreed(
+                body.wallet_address,
+                wallet,
+                "wallet_address",
+                "X-Wallet-Address",
+            )?,
         })
     }
 }
 
 /// The wallet that the header names.
-pub(super) fn wallet_header(call: &Call) -> Result<Option<Wallet>, ApiError> {
-    let header = call.header("x-wallet-address")?.map(Wallet::parse);
-    header.transpose().map_err(|detail| ApiError {
-        pointer: Some("X-Wallet-Address".to_owned()),
-        ..ApiError::new(ErrorCode::InvalidWallet, detail)
-    })
+pub(super) fn wallet_header(ctx: &Context) -> Result<Option<Wallet>> {
+    let header = ctx.header("x-wallet-address")?.map(Wallet::parse);
+    let wallet = header.transpose();
+    wallet.map_err(|detail| ApiError::wallet("X-Wallet-Address", detail))
 }
 
 fn agreed<T: PartialEq>(
@@ -61,27 +62,26 @@ fn agreed<T: PartialEq>(
     header: Option<T>,
     name: &str,
     header_name: &str,
-) -> Result<Option<T>, ApiError> {
+) -> Result<Option<T>> {
     match (field, header) {
-        (Some(field), Some(header)) if field != header => Err(InputError::field(
-            format!("/{name}"),
-            format!("{name} and the header {header_name} differ"),
-        )
-        .into()),
+        (Some(field), Some(header)) if field != header => {
+            let detail = format!("and the header {header_name} differ");
+            Err(InputError::member(name, &detail).into())
+        }
         (field, header) => Ok(field.or(header)),
     }
 }
 
-pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
-    let request = Request::parse(call, app.config.chat.max_message)?;
-    call.refuse_idempotency_key()?;
-    let wallet = payer(call, request.wallet)?;
+pub(crate) async fn chat(ctx: Context) -> Result {
+    let app = &ctx.app;
+    let request = ChatRequest::parse(&ctx, app.config.chat.max_message)?;
+    ctx.refuse_idempotency_key()?;
+    let wallet = payer(&ctx, request.wallet_address)?;
     let adapter = match request.adapter {
         Some(adapter) if app.adapters.contains(&adapter) => adapter,
         Some(_) => {
-            return Err(
-                InputError::field("/adapter", "unknown adapter; see GET /v1/models").into(),
-            );
+            let detail = "unknown adapter; see GET /v1/models";
+            return Err(InputError::field("/adapter", detail).into());
         }
         None => adapter_for(app, &request.message),
     };
@@ -97,11 +97,11 @@ pub(super) async fn chat(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError>
         ask,
         adapter,
         once: None,
-        trace: Arc::clone(&call.trace),
-        place: Arc::clone(&call.place),
+        trace: Arc::clone(&ctx.timings),
+        place: Arc::clone(&ctx.permit),
     };
     let body = begin(app, order).await?;
-    Ok(Reply::chat("text/plain; charset=utf-8", body))
+    Ok(response::chat("text/plain; charset=utf-8", body))
 }
 
 /// What an R3MES node calls an adapter: the default one has no name there.
@@ -110,62 +110,49 @@ pub(super) fn lora(app: &App, adapter: &str) -> Option<String> {
 }
 
 /// Whose credits are spent: those of the key's wallet.
-pub(super) fn payer(call: &Call, named: Option<Wallet>) -> Result<Wallet, ApiError> {
-    let Some(principal) = &call.principal else {
+pub(super) fn payer(ctx: &Context, named: Option<Wallet>) -> Result<Wallet> {
+    let Some(principal) = &ctx.principal else {
         return Err(match named {
             None => ApiError::new(
                 ErrorCode::MissingChatIdentity,
                 "Either API key or wallet_address is required",
             ),
-            Some(_) => {
-                let detail = "a wallet's name alone proves nothing: send a key of it as X-API-Key or Authorization: Bearer";
-                ApiError::new(ErrorCode::MissingCredentials, detail)
-            }
+            Some(_) => ApiError::new(
+                ErrorCode::MissingCredentials,
+                "a wallet address alone proves nothing: send a key of it as X-API-Key or Authorization: Bearer",
+            ),
         });
     };
     match (principal.wallet, named) {
-        (Some(own), None) => Ok(own),
-        (Some(own), Some(named)) if own == named => Ok(own),
-        (Some(_), Some(_)) => Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "this key belongs to another wallet",
-        )),
-        (None, Some(named)) => Ok(named),
-        (None, None) => Err(InputError::field(
-            "/wallet_address",
-            "wallet_address is required with an admin key",
-        )
-        .into()),
+        (Some(own), Some(named)) if own != named => Err(ApiError::other_wallet()),
+        (Some(wallet), _) | (None, Some(wallet)) => Ok(wallet),
+        (None, None) => {
+            let detail = "is required with an admin key";
+            Err(InputError::member("wallet_address", detail).into())
+        }
     }
 }
 
-/// By the first adapter one of whose keywords the message holds, if a server has it; else the default.
+/// The first adapter with a keyword in the message, if a server has it; else the default.
 fn adapter_for(app: &App, message: &str) -> String {
     let message = message.to_lowercase();
-    let fits = |keywords: &[String]| {
-        keywords
-            .iter()
-            .any(|word| message.contains(&word.to_lowercase()))
-    };
-    let served = |adapter: &str| app.upstreams.nodes.iter().any(|node| node.serves(adapter));
-    let found = app
-        .config
-        .adapters
-        .iter()
-        .find(|(name, adapter)| fits(&adapter.keywords) && served(name));
-    found.map_or_else(
-        || app.config.chat.default_adapter.clone(),
-        |(name, _)| name.clone(),
-    )
+    let is_named = |word: &String| message.contains(&word.to_lowercase());
+    let is_served = |adapter: &str| app.upstreams.nodes.iter().any(|node| node.serves(adapter));
+    let mut adapters = app.config.adapters.iter();
+    let found =
+        adapters.find(|(name, adapter)| adapter.keywords.iter().any(is_named) && is_served(name));
+    found
+        .map_or(&app.config.chat.default_adapter, |(name, _)| name)
+        .clone()
 }
 
-/// The servers of an adapter that are `fit` and whose breakers let something pass. Asked before any money moves: where
-/// none does, the answer comes at once.
+/// The servers of an adapter that are `fit` and whose breakers are not open. Checked before any money moves: where there is
+/// none, the request fails at once.
 pub(super) fn open_nodes(
     app: &App,
     adapter: &str,
     fit: impl Fn(&Node) -> bool,
-) -> Result<Vec<Arc<Node>>, ApiError> {
+) -> Result<Vec<Arc<Node>>> {
     let mut soonest: Option<Duration> = None;
     let mut open = Vec::new();
     let nodes = app.upstreams.nodes.iter();

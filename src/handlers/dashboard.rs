@@ -1,10 +1,10 @@
-//! The operator's page: static files compiled in. They hold no data, so anybody may have them; what they show they ask for
-//! by the routes that everybody asks, with the key of whoever sits before them.
+//! The operator's page: static files compiled in. They hold no data, so everybody may have them; what they show they get by
+//! the usual routes, with the key of the person before them.
 
-use bytes::Bytes;
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY};
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY};
 
-use crate::call::Reply;
+use super::{Context, Result};
+use crate::http::response;
 
 const PAGE: &str = include_str!("../dashboard/page.html");
 const STYLE: &str = include_str!("../dashboard/page.css");
@@ -18,28 +18,33 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/account.js"),
 );
 
-/// Its own script and style, requests to this server, and nothing from anywhere else or inline: a text that got into the
-/// page could still not run.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Its own script and style, requests to this server, and nothing from anywhere else or inline: an injected text could still
+/// not run.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 
-pub(super) fn page() -> Reply {
+pub(crate) async fn page(_: Context) -> Result {
     file("text/html; charset=utf-8", PAGE)
 }
 
-pub(super) fn script() -> Reply {
+pub(crate) async fn script(_: Context) -> Result {
     file("text/javascript; charset=utf-8", SCRIPT)
 }
 
-pub(super) fn style() -> Reply {
+pub(crate) async fn style(_: Context) -> Result {
     file("text/css; charset=utf-8", STYLE)
 }
 
-fn file(content_type: &'static str, text: &'static str) -> Reply {
-    let mut reply = Reply::fixed(content_type, Bytes::from_static(text.as_bytes()));
-    reply.set(CONTENT_SECURITY_POLICY, POLICY);
-    reply.set(REFERRER_POLICY, "no-referrer");
-    let resource_policy = HeaderName::from_static("cross-origin-resource-policy");
-    reply.set(resource_policy, "same-origin");
-    reply
+fn file(content_type: &'static str, text: &'static str) -> Result {
+    let mut response = response::file(content_type, text.as_bytes());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    );
+    Ok(response)
 }

@@ -1,146 +1,125 @@
+//! API keys: making, listing, showing, rotating and revoking them, and what a key knows of itself.
+
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 
-use super::page_limit;
+use super::{Context, Result, cut_page, found};
 use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
-use crate::call::{Call, Reply};
-use crate::error::{ApiError, ErrorCode};
-use crate::model::{Credits, Fields, InputError, Timestamp, Wallet, integer, text};
+use crate::error::ApiError;
+use crate::http::response::{json, json_with_status};
+use crate::model::{Credits, InputError, Timestamp, Wallet, Whole};
 use crate::store::{Kept, StoreError, issue_key, rotate_key};
 
-impl KeyRequest {
-    fn parse(body: &str, now: Timestamp) -> Result<Self, InputError> {
-        let fields = Fields::parse(
-            body,
-            "",
-            &["wallet_address", "name", "scopes", "expires_days"],
-        )?;
-        let name = |value| text(value).and_then(|name| Self::name(&name));
-        let days = |value| match integer(value) {
-            Ok(days @ 1..=365) => Ok(Duration::from_secs(days.unsigned_abs() * 86_400)),
-            _ => Err("must be a whole number from 1 to 365"),
-        };
-        let scopes = |value: &RawValue| {
-            let names: Vec<String> =
-                serde_json::from_str(value.get()).map_err(|_| "must be an array of texts")?;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateRequest {
+    wallet_address: Option<Wallet>,
+    name: Option<String>,
+    scopes: Option<Vec<String>>,
+    expires_days: Option<Whole<1, 365>>,
+}
+
+impl CreateRequest {
+    fn checked(self, now: Timestamp) -> std::result::Result<KeyRequest, InputError> {
+        let name = KeyRequest::name(&self.name.unwrap_or_default());
+        let scopes = self.scopes.map_or(Ok(Scopes::DEFAULT), |names| {
             Scopes::parse(names.iter().map(String::as_str))
-        };
-        Ok(Self {
-            wallet: fields.wallet("wallet_address")?,
-            name: fields.optional("name", name)?.unwrap_or_default(),
-            scopes: fields
-                .optional("scopes", scopes)?
-                .unwrap_or(Scopes::DEFAULT),
-            expires_at: fields
-                .optional("expires_days", days)?
-                .map(|days| now.plus(days)),
+        });
+        let expires_at = |days: Whole<1, 365>| now.plus(seconds(days.0 * 86_400));
+        Ok(KeyRequest {
+            wallet: self.wallet_address,
+            name: name.map_err(|detail| InputError::member("name", detail))?,
+            scopes: scopes.map_err(|detail| InputError::member("scopes", detail))?,
+            expires_at: self.expires_days.map(expires_at),
             login: false,
         })
     }
 }
 
-pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(count.unsigned_abs())
+}
+
+pub(crate) async fn create(ctx: Context) -> Result {
+    let app = &ctx.app;
     let now = app.clock.now();
-    let mut request = KeyRequest::parse(call.text()?, now)?;
-    allow(call.principal()?, &mut request)?;
-    // The answer holds the key, so it is not stored.
-    let once = call.once(None, |key: &KeyRecord| Kept {
+    let mut request = ctx.json::<CreateRequest>()?.checked(now)?;
+    restrict(ctx.principal()?, &mut request)?;
+    // The response holds the key, so it is not stored.
+    let once = ctx.idempotency(None, |key: &KeyRecord| Kept {
         status: 201,
         answer: None,
         reference: Some(key.id.clone()),
     })?;
-    let most = app.config.auth.max_keys_per_wallet;
-    let issued = issue_key(&*app.store, request, most, now, once).await?;
-    Reply::json(StatusCode::CREATED, &issued.shown())
+    let max_keys = app.config.auth.max_keys_per_wallet;
+    let issued = issue_key(&*app.store, request, max_keys, now, once).await?;
+    json_with_status(StatusCode::CREATED, &issued.shown())
 }
+
+const MORE_SCOPES: &str = "a key makes keys with scopes that it has itself";
 
 /// A key makes keys for its own wallet only (an admin for any), with scopes it has itself, and none that outlasts it. So the
 /// token of a wallet login, which lasts an hour, cannot be turned into a lasting key.
-fn allow(principal: &Principal, request: &mut KeyRequest) -> Result<(), ApiError> {
+fn restrict(principal: &Principal, request: &mut KeyRequest) -> Result<()> {
     if let Some(end) = principal.expires_at {
-        if request.expires_at.is_some_and(|asked| asked > end) {
-            let detail = format!(
-                "expires_days must not go beyond the end of the key that asks, {end}; without it the new key ends then too"
-            );
-            return Err(ApiError {
-                pointer: Some("/expires_days".to_owned()),
-                ..ApiError::new(ErrorCode::Forbidden, detail)
-            });
+        if request.expires_at.is_some_and(|wanted| wanted > end) {
+            let detail =
+                format!("expires_days must not go beyond the end of the calling key, {end}");
+            return Err(ApiError::forbidden(detail).at("/expires_days"));
         }
         request.expires_at.get_or_insert(end);
     }
     if !principal.is_admin() {
         let own = principal.wallet;
         if request.wallet.is_some() && request.wallet != own {
-            return Err(ApiError::new(
-                ErrorCode::Forbidden,
-                "a key makes keys for its own wallet only",
-            ));
+            let detail = "a key makes keys for its own wallet only";
+            return Err(ApiError::forbidden(detail));
         }
         request.wallet = own;
         if !principal.scopes.covers(request.scopes) {
-            return Err(ApiError::new(
-                ErrorCode::Forbidden,
-                "a key makes keys with scopes that it has itself",
-            ));
+            return Err(ApiError::forbidden(MORE_SCOPES));
         }
     }
     if request.wallet.is_none() && !request.scopes.contains(Scope::Admin) {
-        return Err(InputError::field(
-            "/wallet_address",
-            "wallet_address is required, except for an admin key",
-        )
-        .into());
+        let detail = "is required, except for an admin key";
+        return Err(InputError::member("wallet_address", detail).into());
     }
     Ok(())
 }
 
-pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let principal = call.principal()?;
-    let parameters = call.parameters(&["wallet_address", "limit", "cursor"])?;
-    let named = parameters
-        .get("wallet_address")
-        .map(Wallet::parse)
-        .transpose()
-        .map_err(|detail| ApiError {
-            pointer: Some("wallet_address".to_owned()),
-            ..ApiError::new(ErrorCode::InvalidWallet, detail)
-        })?;
-    // The R3MES backend's own path names the wallet in it.
-    let asked = if call.part.is_empty() {
-        named
-    } else {
-        Some(call.wallet()?)
+#[derive(Serialize)]
+struct Keys<K> {
+    keys: Vec<K>,
+    next_cursor: Option<String>,
+}
+
+pub(crate) async fn list(ctx: Context) -> Result {
+    let principal = ctx.principal()?;
+    let parameters = ctx.parameters(&["wallet_address", "limit", "cursor"])?;
+    // The R3MES backend's path names the wallet in it.
+    let wanted = match parameters.get("wallet_address").map(Wallet::parse) {
+        _ if !ctx.path_param.is_empty() => Some(ctx.wallet()?),
+        Some(Err(detail)) => return Err(ApiError::wallet("wallet_address", detail)),
+        Some(Ok(wallet)) => Some(wallet),
+        None => None,
     };
-    let wallet = if principal.is_admin() {
-        asked
-    } else {
-        principal.wallet
+    let wallet = match principal.is_admin() {
+        true => wanted,
+        false => principal.wallet,
     };
-    if asked.is_some() && asked != wallet {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "this key belongs to another wallet",
-        ));
+    if wanted.is_some() && wanted != wallet {
+        return Err(ApiError::other_wallet());
     }
-    let limit = page_limit(&parameters)?;
-    let mut before = parameters.get("cursor").map(str::to_owned);
-    if before
-        .as_deref()
-        .is_some_and(|cursor| !cursor.starts_with("key_"))
-    {
-        return Err(ApiError::parameter(
-            "cursor",
-            "must be the next_cursor of an earlier page",
-        ));
-    }
+    let limit = parameters.limit()?;
+    let is_id = |cursor: &str| cursor.starts_with("key_").then(|| cursor.to_owned());
+    let mut before = parameters.cursor(is_id)?;
     let mut keys = Vec::new();
     // More than one read only where admin keys of the wallet were left out.
     loop {
-        let page = app.store.keys(wallet, before, limit + 1).await?;
+        let page = ctx.app.store.keys(wallet, before, limit + 1).await?;
         let last = page.len() <= limit;
         before = page.last().map(|key| key.id.clone());
         keys.extend(page.into_iter().filter(|key| manages(principal, key)));
@@ -148,25 +127,16 @@ pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
             break;
         }
     }
-    let more = keys.len() > limit;
-    keys.truncate(limit);
-    let now = app.clock.now();
-    let next_cursor = if more {
-        keys.last().map(|key| key.id.as_str())
-    } else {
-        None
-    };
-    let listed: Vec<_> = keys.iter().map(|record| record.view(now)).collect();
-    Reply::json(
-        StatusCode::OK,
-        &object! { keys: listed, next_cursor: next_cursor },
-    )
+    let next_cursor = cut_page(&mut keys, limit, |key| key.id.clone());
+    let now = ctx.app.clock.now();
+    let keys = keys.iter().map(|record| record.view(now)).collect();
+    json(&Keys { keys, next_cursor })
 }
 
-pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
-    let key = managed_key(app, call.principal()?, call.part.clone()).await?;
-    Reply::json(StatusCode::OK, &key.view(app.clock.now()))
+pub(crate) async fn get(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let key = managed_key(&ctx, ctx.path_param.clone()).await?;
+    json(&key.view(ctx.app.clock.now()))
 }
 
 /// Whether the caller may list, show, rotate and revoke a key: an admin any, others those of their wallet that are no
@@ -176,106 +146,106 @@ fn manages(principal: &Principal, key: &KeyRecord) -> bool {
     principal.is_admin() || own
 }
 
-/// The key with this id. One that the caller does not manage is as good as none.
-async fn managed_key(app: &App, principal: &Principal, id: String) -> Result<KeyRecord, ApiError> {
-    let key = app.store.key(id).await?;
+/// The key with this id. One that the caller does not manage does not exist for them.
+async fn managed_key(ctx: &Context, id: String) -> Result<KeyRecord> {
+    let principal = ctx.principal()?;
+    let key = ctx.app.store.key(id).await?;
     let key = key.filter(|key| manages(principal, key));
     Ok(key.ok_or(StoreError::KeyNotFound)?)
 }
 
-pub(super) async fn revoke(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let key = managed_key(app, call.principal()?, call.part.clone()).await?;
-    revoke_key(app, key).await
+pub(crate) async fn revoke(ctx: Context) -> Result {
+    let key = managed_key(&ctx, ctx.path_param.clone()).await?;
+    revoke_key(&ctx.app, key).await
 }
 
-/// The R3MES backend's way: the key and its wallet stand in the body.
-pub(super) async fn revoke_named(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let principal = call.principal()?;
-    let fields = Fields::parse(call.text()?, "", &["api_key_id", "wallet_address"])?;
-    let id = fields.required("api_key_id", |value| {
-        text(value).map(std::borrow::Cow::into_owned)
-    })?;
-    let wallet = fields.required_wallet("wallet_address")?;
-    if !principal.owns(&wallet) {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "this key belongs to another wallet",
-        ));
-    }
-    let key = managed_key(app, principal, id).await?;
-    if key.wallet != Some(wallet) {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeRequest {
+    api_key_id: String,
+    wallet_address: Wallet,
+}
+
+/// As the R3MES backend has it: the body names the key and its wallet.
+pub(crate) async fn revoke_named(ctx: Context) -> Result {
+    let body: RevokeRequest = ctx.json()?;
+    ctx.check_owner(&body.wallet_address)?;
+    let key = managed_key(&ctx, body.api_key_id).await?;
+    if key.wallet != Some(body.wallet_address) {
         return Err(StoreError::KeyNotFound.into());
     }
-    revoke_key(app, key).await
+    revoke_key(&ctx.app, key).await
 }
 
-async fn revoke_key(app: &App, key: KeyRecord) -> Result<Reply, ApiError> {
+async fn revoke_key(app: &App, key: KeyRecord) -> Result {
     let now = app.clock.now();
     let record = app.store.revoke_key(key.id, key.wallet, now).await?;
-    Reply::json(StatusCode::OK, &record.view(now))
+    json(&record.view(now))
 }
 
-pub(super) async fn rotate(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    /// The longest a replaced key may go on.
-    const MOST: i64 = 30 * 86_400;
-    let principal = call.principal()?;
-    let body = if call.body.is_empty() {
-        "{}"
-    } else {
-        call.text()?
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RotateRequest {
+    grace_seconds: Option<Whole<0, { 30 * 86_400 }>>,
+}
+
+pub(crate) async fn rotate(ctx: Context) -> Result {
+    let (app, principal) = (&ctx.app, ctx.principal()?);
+    let body: RotateRequest = match ctx.body.is_empty() {
+        true => RotateRequest::default(),
+        false => ctx.json()?,
     };
-    let fields = Fields::parse(body, "", &["grace_seconds"])?;
-    let grace = |value| match integer(value) {
-        Ok(seconds @ 0..=MOST) => Ok(Duration::from_secs(seconds.unsigned_abs())),
-        _ => Err("must be a whole number from 0 to 2592000"),
-    };
-    let grace = fields.optional("grace_seconds", grace)?.unwrap_or_default();
-    let old = managed_key(app, principal, call.part.clone()).await?;
+    let grace = body.grace_seconds.map(|grace| seconds(grace.0));
+    let old = managed_key(&ctx, ctx.path_param.clone()).await?;
     // The new key can do what the old one could: that must not be more than its maker can.
     if !principal.scopes.covers(old.scopes) {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "a key makes keys with scopes that it has itself",
-        ));
+        return Err(ApiError::forbidden(MORE_SCOPES));
     }
     let ends_by = principal.expires_at;
     if let Some(end) = ends_by
         && old.ends_at().is_none_or(|old_end| old_end > end)
     {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            format!(
-                "the key that asks ends at {end}, so it cannot replace one that lasts longer; rotate it with a key that lasts as long, or revoke it"
-            ),
-        ));
+        return Err(ApiError::forbidden(format!(
+            "the calling key ends at {end}, so it cannot replace one that lasts longer; rotate it with a key that lasts as long, or revoke it"
+        )));
     }
     let now = app.clock.now();
-    let (until, most) = (now.plus(grace), app.config.auth.max_keys_per_wallet);
-    let (issued, _) = rotate_key(&*app.store, &old, until, ends_by, most, now).await?;
-    Reply::json(StatusCode::CREATED, &issued.shown())
+    let until = now.plus(grace.unwrap_or_default());
+    let max_keys = app.config.auth.max_keys_per_wallet;
+    let rotated = rotate_key(&*app.store, &old, until, ends_by, max_keys, now);
+    let (issued, _) = rotated.await?;
+    json_with_status(StatusCode::CREATED, &issued.shown())
 }
 
-pub(super) async fn me(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let principal = call.principal()?;
+#[derive(Serialize)]
+struct Me<'a> {
+    wallet_address: Option<Wallet>,
+    credits: Credits,
+    is_miner: bool,
+    key: OwnKey<'a>,
+}
+
+#[derive(Serialize)]
+struct OwnKey<'a> {
+    id: &'a str,
+    scopes: Scopes,
+    expires_at: Option<Timestamp>,
+}
+
+pub(crate) async fn me(ctx: Context) -> Result {
+    let principal = ctx.principal()?;
     let user = match principal.wallet {
-        Some(wallet) => Some(
-            app.store
-                .user(wallet)
-                .await?
-                .ok_or(StoreError::UserNotFound)?,
-        ),
+        Some(wallet) => Some(found(ctx.app.store.user(wallet).await?)?),
         None => None,
     };
-    let key = object! {
-        id: &*principal.key_id,
-        scopes: principal.scopes,
-        expires_at: principal.expires_at,
-    };
-    let body = object! {
+    json(&Me {
         wallet_address: principal.wallet,
         credits: user.as_ref().map_or(Credits::ZERO, |user| user.credits),
-        is_miner: user.as_ref().is_some_and(|user| user.is_miner),
-        key: key,
-    };
-    Reply::json(StatusCode::OK, &body)
+        is_miner: user.is_some_and(|user| user.is_miner),
+        key: OwnKey {
+            id: &principal.key_id,
+            scopes: principal.scopes,
+            expires_at: principal.expires_at,
+        },
+    })
 }

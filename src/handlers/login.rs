@@ -1,49 +1,70 @@
-use hyper::StatusCode;
-use serde_json::json;
+//! Wallet login: a challenge to sign, and a short-lived key for its signature.
 
-use crate::app::App;
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Result, found};
 use crate::auth::{KeyRequest, LoginError, Scopes};
-use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{Fields, text};
-use crate::store::{StoreError, issue_key};
+use crate::http::response::json;
+use crate::model::{Timestamp, Wallet};
+use crate::store::{User, issue_key};
 
-pub(super) fn challenge(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let wallet =
-        Fields::parse(call.text()?, "", &["wallet_address"])?.required_wallet("wallet_address")?;
-    let issued = app
-        .challenges
-        .issue(&wallet, &app.config.public_name(), app.clock.now());
-    let (message, expires_at) =
-        issued.map_err(|error| ApiError::internal(format!("no random bytes: {error}")))?;
-    Reply::json(
-        StatusCode::OK,
-        &json!({ "message": message, "expires_at": expires_at }),
-    )
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChallengeRequest {
+    wallet_address: Wallet,
 }
 
-pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let fields = Fields::parse(
-        call.text()?,
-        "",
-        &["wallet_address", "message", "pub_key", "signature"],
-    )?;
-    let wallet = fields.required_wallet("wallet_address")?;
-    let message = fields.required("message", text)?;
-    let (pub_key, signature) = (
-        fields.required("pub_key", text)?,
-        fields.required("signature", text)?,
-    );
-    let now = app.clock.now();
-    app.challenges
-        .redeem(&wallet, &message, &pub_key, &signature, now)
-        .map_err(|error| match error {
-            LoginError::Refused(detail) => {
-                app.metrics.table.auth_failures.inc();
-                ApiError::new(ErrorCode::InvalidSignature, detail)
-            }
-            LoginError::Full => ApiError::new(ErrorCode::Overloaded, error.to_string()),
-        })?;
+#[derive(Serialize)]
+struct Challenge {
+    message: String,
+    expires_at: Timestamp,
+}
+
+pub(crate) async fn challenge(ctx: Context) -> Result {
+    let app = &ctx.app;
+    let wallet = ctx.json::<ChallengeRequest>()?.wallet_address;
+    let name = app.config.public_name();
+    let issued = app.challenges.issue(&wallet, &name, app.clock.now());
+    let (message, expires_at) =
+        issued.map_err(|error| ApiError::internal(format!("no random bytes: {error}")))?;
+    json(&Challenge {
+        message,
+        expires_at,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoginRequest {
+    wallet_address: Wallet,
+    message: String,
+    pub_key: String,
+    signature: String,
+}
+
+#[derive(Serialize)]
+struct Login<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    user: User,
+}
+
+pub(crate) async fn login(ctx: Context) -> Result {
+    let app = &ctx.app;
+    let body: LoginRequest = ctx.json()?;
+    let (wallet, now) = (body.wallet_address, app.clock.now());
+    let redeemed =
+        app.challenges
+            .redeem(&wallet, &body.message, &body.pub_key, &body.signature, now);
+    redeemed.map_err(|error| match error {
+        LoginError::Refused(detail) => {
+            app.metrics.table.auth_failures.inc();
+            ApiError::new(ErrorCode::InvalidSignature, detail)
+        }
+        LoginError::Full => ApiError::new(ErrorCode::Overloaded, error.to_string()),
+    })?;
     let ttl = app.config.auth.login_ttl;
     let request = KeyRequest {
         wallet: Some(wallet),
@@ -52,18 +73,12 @@ pub(super) async fn login(app: &App, call: &Call) -> Result<Reply, ApiError> {
         expires_at: Some(now.plus(ttl)),
         login: true,
     };
-    let most = app.config.auth.max_keys_per_wallet;
-    let issued = issue_key(&*app.store, request, most, now, None).await?;
-    let user = app
-        .store
-        .user(wallet)
-        .await?
-        .ok_or(StoreError::UserNotFound)?;
-    let body = json!({
-        "access_token": issued.key.reveal(),
-        "token_type": "bearer",
-        "expires_in": ttl.as_secs(),
-        "user": user,
-    });
-    Reply::json(StatusCode::OK, &body)
+    let max_keys = app.config.auth.max_keys_per_wallet;
+    let issued = issue_key(&*app.store, request, max_keys, now, None).await?;
+    json(&Login {
+        access_token: issued.key.reveal(),
+        token_type: "bearer",
+        expires_in: ttl.as_secs(),
+        user: found(app.store.user(wallet).await?)?,
+    })
 }

@@ -1,11 +1,16 @@
+//! Figures of the whole network, cached.
+
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 
-use crate::app::{App, Page};
+use super::{Context, Result};
+use crate::app::Page;
 use crate::cache::{Cached, Policy, Source};
-use crate::call::{Call, Reply, json_bytes};
 use crate::error::ApiError;
+use crate::http::response::{self, json_bytes};
+use crate::model::{Credits, Timestamp, Wallet};
 
 /// A new user, a grant, an earning or a miner's first sample drops the figures; a chat's charge does not.
 const STATS: Policy = Policy {
@@ -17,63 +22,81 @@ const LEADERBOARD: Policy = Policy {
     stale_if_error: Duration::from_secs(300),
 };
 
-pub(super) async fn stats(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
+#[derive(Serialize)]
+struct Stats {
+    active_miners: i64,
+    total_users: i64,
+    total_credits: Credits,
+    block_height: Option<i64>,
+    generated_at: Timestamp,
+}
+
+/// Why figures are not cached.
+enum Uncached {
+    /// The chain's height is missing; it may be there in a moment.
+    Partial(Bytes),
+    Failed(ApiError),
+}
+
+impl<E: Into<ApiError>> From<E> for Uncached {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+pub(crate) async fn stats(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let app = &ctx.app;
     let compute = || async {
         let totals = app.store.totals(app.active_since()).await?;
-        let chain = match app.upstreams.chain() {
+        let configured = app.upstreams.chain();
+        let chain = match configured {
             Some(chain) => app.cached_chain_status(chain).await.ok(),
             None => None,
         };
-        let whole = chain.is_some() || app.upstreams.chain().is_none();
-        let page = json_bytes(&object! {
+        let is_whole = chain.is_some() || configured.is_none();
+        let page = json_bytes(&Stats {
             active_miners: totals.active_miners,
             total_users: totals.users,
             total_credits: totals.credits,
             block_height: chain.map(|chain| chain.value.latest_block_height),
             generated_at: app.clock.now(),
         })?;
-        if whole {
-            Ok(page)
-        } else {
-            Err(Unkept::Partial(page))
+        match is_whole {
+            true => Ok(page),
+            false => Err(Uncached::Partial(page)),
         }
     };
-    let kept = app
-        .caches
-        .pages
-        .get(Page::NetworkStats, STATS, || app.clock.instant(), compute)
-        .await;
-    let (page, policy) = match kept {
-        Ok(page) => (page, STATS),
-        Err(Unkept::Partial(value)) => {
+    let (pages, now) = (&app.caches.pages, || app.clock.instant());
+    match pages.get(Page::NetworkStats, STATS, now, compute).await {
+        Ok(page) => Ok(response::cached(page.value.clone(), &page, STATS)),
+        Err(Uncached::Failed(error)) => Err(error),
+        Err(Uncached::Partial(value)) => {
+            let ttl = Duration::ZERO;
+            let policy = Policy { ttl, ..STATS };
             let (age, source) = (Duration::ZERO, Source::Miss);
-            let policy = Policy {
-                ttl: Duration::ZERO,
-                ..STATS
-            };
-            (Cached { value, age, source }, policy)
+            let page = Cached { value, age, source };
+            Ok(response::cached(page.value.clone(), &page, policy))
         }
-        Err(Unkept::Failed(error)) => return Err(error),
-    };
-    Ok(Reply::cached(page.value.clone(), &page, policy))
-}
-
-/// Why figures are not kept.
-enum Unkept {
-    /// The chain did not tell its height; it may in a moment.
-    Partial(Bytes),
-    Failed(ApiError),
-}
-
-impl<E: Into<ApiError>> From<E> for Unkept {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
     }
 }
 
-pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let parameters = call.parameters(&["limit", "period"])?;
+#[derive(Serialize)]
+struct Leaderboard {
+    miners: Vec<RankedMiner>,
+}
+
+#[derive(Serialize)]
+struct RankedMiner {
+    rank: usize,
+    wallet_address: Wallet,
+    total_earnings: Credits,
+    hashrate: Option<f64>,
+    blocks_found: Option<i64>,
+}
+
+pub(crate) async fn leaderboard(ctx: Context) -> Result {
+    let parameters = ctx.parameters(&["limit", "period"])?;
     let limit = parameters.number("limit", 1..=100)?.unwrap_or(10);
     let days = match parameters.get("period") {
         Some("day") => Some(1),
@@ -81,40 +104,27 @@ pub(super) async fn leaderboard(app: &App, call: &Call) -> Result<Reply, ApiErro
         Some("month") => Some(30),
         None | Some("all") => None,
         Some(_) => {
-            return Err(ApiError::parameter(
-                "period",
-                "must be day, week, month or all",
-            ));
+            let detail = "must be day, week, month or all";
+            return Err(ApiError::parameter("period", detail));
         }
     };
+    let app = &ctx.app;
     let compute = || async {
-        let since = days.map(|days| {
-            app.clock
-                .now()
-                .minus(Duration::from_secs(86_400 * u64::from(days)))
-        });
+        let now = app.clock.now();
+        let since = days.map(|days| now.minus(Duration::from_secs(86_400 * u64::from(days))));
         let rows = app.store.leaderboard(since, limit).await?;
-        let row = |(index, row): (usize, &crate::store::LeaderboardRow)| {
-            object! {
-                rank: index + 1,
-                wallet_address: row.wallet,
-                total_earnings: row.total_earnings,
-                hashrate: row.hashrate,
-                blocks_found: row.blocks_found,
-            }
-        };
-        let miners: Vec<_> = rows.iter().enumerate().map(row).collect();
-        json_bytes(&object! { miners: miners })
+        let miners = rows.into_iter().zip(1..).map(|(row, rank)| RankedMiner {
+            rank,
+            wallet_address: row.wallet,
+            total_earnings: row.total_earnings,
+            hashrate: row.hashrate,
+            blocks_found: row.blocks_found,
+        });
+        let miners = miners.collect();
+        json_bytes(&Leaderboard { miners })
     };
-    let page = app
-        .caches
-        .pages
-        .get(
-            Page::Leaderboard { days, limit },
-            LEADERBOARD,
-            || app.clock.instant(),
-            compute,
-        )
-        .await?;
-    Ok(Reply::cached(page.value.clone(), &page, LEADERBOARD))
+    let (pages, now) = (&app.caches.pages, || app.clock.instant());
+    let key = Page::Leaderboard { days, limit };
+    let page = pages.get(key, LEADERBOARD, now, compute).await?;
+    Ok(response::cached(page.value.clone(), &page, LEADERBOARD))
 }

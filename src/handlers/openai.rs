@@ -1,57 +1,55 @@
-//! The routes that OpenAI's own clients call.
+//! The routes of OpenAI's API, for its clients.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::StatusCode;
 use serde_json::json;
 
 use super::chat::{lora, open_nodes, payer, wallet_header};
+use super::{Context, Result};
 use crate::app::App;
 use crate::billing::{Order, begin};
-use crate::call::{Call, Reply};
 use crate::error::{ApiError, ErrorCode};
+use crate::http::response;
 use crate::model::new_id;
 use crate::store::{Kept, ledger_id};
 use crate::upstream::answer::{CompletionMeta, ResponseFormat};
 use crate::upstream::completion::Completion;
 use crate::upstream::inference::{InferenceRequest, Node, Prompt};
 
-/// The adapters that somebody serves, as models.
-pub(super) fn models(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
+/// The adapters that an inference server has, as models.
+pub(crate) async fn models(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let app = &ctx.app;
     let created = app.clock.now().millis() / 1000;
-    let model = |adapter: &String| json!({ "id": adapter, "object": "model", "created": created, "owned_by": "r3mes-edge" });
-    let adapters = app
-        .adapters
-        .iter()
-        .filter(|adapter| is_served(app, adapter));
-    let models: Vec<_> = adapters.map(model).collect();
-    Reply::json(StatusCode::OK, &json!({ "object": "list", "data": models }))
+    let model = |adapter| json!({ "id": adapter, "object": "model", "created": created, "owned_by": "r3mes-edge" });
+    let adapters = app.adapters.iter();
+    let served = adapters.filter(|adapter| is_served(app, adapter));
+    let models: Vec<_> = served.map(model).collect();
+    response::json(&json!({ "object": "list", "data": models }))
 }
 
 fn is_served(app: &App, adapter: &str) -> bool {
     app.upstreams.nodes.iter().any(|node| node.serves(adapter))
 }
 
-pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, ApiError> {
-    let request = Completion::parse(call.text()?)?;
-    let wallet = payer(call, wallet_header(call)?)?;
+pub(crate) async fn completions(ctx: Context) -> Result {
+    let app = &ctx.app;
+    let request = Completion::parse(ctx.text()?)?;
+    let wallet = payer(&ctx, wallet_header(&ctx)?)?;
     let adapter = match &request.model {
         None => app.config.chat.default_adapter.clone(),
         Some(model) if app.adapters.contains(model) => model.clone(),
         Some(_) => {
-            return Err(ApiError {
-                pointer: Some("/model".to_owned()),
-                ..ApiError::new(ErrorCode::NotFound, "model is none of those at /v1/models")
-            });
+            let detail = "unknown model; see GET /v1/models";
+            return Err(ApiError::new(ErrorCode::NotFound, detail).at("/model"));
         }
     };
     let stream = request.stream;
     if stream {
-        call.refuse_idempotency_key()?;
+        ctx.refuse_idempotency_key()?;
     }
-    let once = call.once(Some(wallet), |(entry, answer): &(i64, String)| Kept {
+    let once = ctx.idempotency(Some(wallet), |(entry, answer): &(i64, String)| Kept {
         status: 200,
         answer: Some(answer.clone()),
         reference: Some(ledger_id(*entry)),
@@ -67,7 +65,7 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
             })?;
             let now = app.clock.now();
             if let Some(kept) = app.store.kept(once.key, once.request, now).await? {
-                return Reply::again(kept);
+                return response::replayed(kept);
             }
             let scope = once.scope.clone();
             app.store.check_idempotency_rows(scope, count, now).await?;
@@ -107,8 +105,8 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
         adapter,
         nodes,
         once,
-        trace: Arc::clone(&call.trace),
-        place: Arc::clone(&call.place),
+        trace: Arc::clone(&ctx.timings),
+        place: Arc::clone(&ctx.permit),
     };
     let body = begin(app, order).await?;
     let content_type = if stream {
@@ -116,5 +114,5 @@ pub(super) async fn completions(app: &Arc<App>, call: &Call) -> Result<Reply, Ap
     } else {
         "application/json"
     };
-    Ok(Reply::chat(content_type, body))
+    Ok(response::chat(content_type, body))
 }

@@ -1,98 +1,119 @@
+//! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, breakers.
+
 use hyper::StatusCode;
-use hyper::header::ACCEPT;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::app::App;
-use crate::breaker::Phase;
-use crate::call::{Call, Reply};
+use super::{Context, Result};
+use crate::breaker::{Phase, Status};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{Fields, text};
+use crate::http::response::{self, json, json_with_status};
 
-/// The oldest clients whose calls are answered: the first ones of the R3MES backend, whose paths and fields are kept.
+/// The oldest clients that are served: the first ones of the R3MES backend, whose paths and fields are supported.
 const OLDEST_CLIENT: [u32; 3] = [0, 1, 0];
 
-/// How the node is, in detail but without paths and addresses: strangers may read it.
-pub(super) fn health(app: &App) -> Result<Reply, ApiError> {
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    draining: bool,
+    storage: StorageHealth,
+    inference: bool,
+    chain: bool,
+    chain_halted: bool,
+    miner: bool,
+    breakers: Vec<Status>,
+}
+
+#[derive(Serialize)]
+struct StorageHealth {
+    ready: bool,
+    write_queue: usize,
+    pool_in_use: usize,
+    pool_size: usize,
+    file_bytes: u64,
+    wal_bytes: u64,
+    reservations_unwritten: usize,
+}
+
+/// The state of the server, without paths and addresses: it is public.
+pub(crate) async fn health(ctx: Context) -> Result {
+    let app = &ctx.app;
     let store = app.store.gauges();
-    let ready = app.store.is_ready();
+    let (ready, draining, chain_halted) = (
+        app.store.is_ready(),
+        app.is_draining(),
+        app.is_chain_halted(),
+    );
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
-    let all_closed = breakers
+    let closed = breakers
         .iter()
         .all(|breaker| breaker.state == Phase::Closed);
-    let status = if ready && all_closed && !app.is_draining() && !app.is_chain_halted() {
-        "ok"
-    } else {
-        "degraded"
-    };
-    let body = json!({
-        "status": status,
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": app.clock.instant().saturating_duration_since(app.started).as_secs(),
-        "draining": app.is_draining(),
-        "storage": {
-            "ready": ready,
-            "write_queue": store.queue_depth,
-            "pool_in_use": store.pool_in_use,
-            "pool_size": store.pool_size,
-            "file_bytes": store.file_bytes,
-            "wal_bytes": store.wal_bytes,
-            "reservations_unwritten": app.unwritten.len(),
+    let is_ok = ready && closed && !draining && !chain_halted;
+    let uptime = app.clock.instant().saturating_duration_since(app.started);
+    json(&Health {
+        status: if is_ok { "ok" } else { "degraded" },
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: uptime.as_secs(),
+        draining,
+        storage: StorageHealth {
+            ready,
+            write_queue: store.queue_depth,
+            pool_in_use: store.pool_in_use,
+            pool_size: store.pool_size,
+            file_bytes: store.file_bytes,
+            wal_bytes: store.wal_bytes,
+            reservations_unwritten: app.unwritten.len(),
         },
-        "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
-        "chain": app.upstreams.chain().is_some(),
-        "chain_halted": app.is_chain_halted(),
-        "miner": app.upstreams.miner.iter().any(|miner| miner.at.is_present()),
-        "breakers": breakers,
-    });
-    Reply::json(StatusCode::OK, &body)
+        inference: app.upstreams.nodes.iter().any(|node| node.at.is_present()),
+        chain: app.upstreams.chain().is_some(),
+        chain_halted,
+        miner: app
+            .upstreams
+            .miner
+            .iter()
+            .any(|miner| miner.at.is_present()),
+        breakers,
+    })
 }
 
 /// The process answers.
-pub(super) fn livez() -> Result<Reply, ApiError> {
-    Reply::json(StatusCode::OK, &json!({ "status": "alive" }))
+pub(crate) async fn livez(_: Context) -> Result {
+    json(&json!({ "status": "alive" }))
 }
 
-/// The storage takes writes and nobody told the server to stop. Looks at memory only.
-pub(super) fn readyz(app: &App) -> Result<Reply, ApiError> {
-    if app.is_draining() {
+/// The storage accepts writes and the server is not shutting down. Reads memory only.
+pub(crate) async fn readyz(ctx: Context) -> Result {
+    if ctx.app.is_draining() {
         return Err(ApiError::shutting_down());
     }
-    if !app.store.is_ready() {
-        return Err(ApiError::new(
-            ErrorCode::StorageUnavailable,
-            "the storage takes no writes",
-        ));
+    if !ctx.app.store.is_ready() {
+        let detail = "the storage rejects writes";
+        return Err(ApiError::new(ErrorCode::StorageUnavailable, detail));
     }
-    Reply::json(StatusCode::OK, &json!({ "status": "ready" }))
+    json(&json!({ "status": "ready" }))
 }
 
-/// What is wrong and what was, as of now.
-pub(super) async fn alerts(app: &App) -> Result<Reply, ApiError> {
-    let (firing, recent) = crate::watch::evaluate(app).await;
-    let body = json!({ "firing": firing, "recent": recent });
-    Reply::json(StatusCode::OK, &body)
+/// The alerts as of now.
+pub(crate) async fn alerts(ctx: Context) -> Result {
+    let (firing, recent) = crate::watch::evaluate(&ctx.app).await;
+    json(&json!({ "firing": firing, "recent": recent }))
 }
 
-pub(super) fn metrics(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let accept = call
-        .headers
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let open_metrics = accept.contains("application/openmetrics-text");
-    app.measure();
-    let page = app
-        .metrics
-        .page(open_metrics)
-        .map_err(|error| ApiError::internal(format!("metrics: {error}")))?;
-    Ok(Reply::bytes(StatusCode::OK, page.0, page.1.into()))
+pub(crate) async fn metrics(ctx: Context) -> Result {
+    let open_metrics = ctx.accepts("application/openmetrics-text");
+    ctx.app.measure();
+    let page = ctx.app.metrics.page(open_metrics);
+    let (content_type, text) =
+        page.map_err(|error| ApiError::internal(format!("metrics: {error}")))?;
+    Ok(response::bytes(StatusCode::OK, content_type, text.into()))
 }
 
-/// Whether a client of the version that the query names is too old for this server.
-pub(super) fn version(call: &Call) -> Result<Reply, ApiError> {
-    let parameters = call.parameters(&["version"])?;
-    let client = match parameters.get("version") {
-        Some(text) => Some(numbers(text).ok_or_else(|| {
+/// Whether a client of the version in the query is too old for this server.
+pub(crate) async fn version(ctx: Context) -> Result {
+    let client = match ctx.parameters(&["version"])?.get("version") {
+        Some(text) => Some(parse_version(text).ok_or_else(|| {
             ApiError::parameter(
                 "version",
                 "must be three numbers with dots between them: 1.0.0",
@@ -101,83 +122,84 @@ pub(super) fn version(call: &Call) -> Result<Reply, ApiError> {
         None => None,
     };
     let [major, minor, patch] = OLDEST_CLIENT;
-    Reply::json(
-        StatusCode::OK,
-        &json!({
-            "current_version": env!("CARGO_PKG_VERSION"),
-            "min_version": format!("{major}.{minor}.{patch}"),
-            "update_required": client.is_some_and(|client| client < OLDEST_CLIENT),
-        }),
-    )
+    json(&json!({
+        "current_version": env!("CARGO_PKG_VERSION"),
+        "min_version": format!("{major}.{minor}.{patch}"),
+        "update_required": client.is_some_and(|client| client < OLDEST_CLIENT),
+    }))
 }
 
 /// Major, minor and patch of a version, each of at most nine digits.
-fn numbers(text: &str) -> Option<[u32; 3]> {
-    let mut parts = text.split('.').map(|part| {
+fn parse_version(text: &str) -> Option<[u32; 3]> {
+    let number = |part: &str| {
         let digits = (1..=9).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| part.parse().ok()).flatten()
-    });
-    let version = [parts.next()??, parts.next()??, parts.next()??];
-    parts.next().is_none().then_some(version)
+    };
+    let numbers: Option<Vec<u32>> = text.split('.').map(number).collect();
+    numbers?.try_into().ok()
 }
 
-/// The time here, for clients that look how far theirs is off.
-pub(super) fn time(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
-    let now = app.clock.now();
-    Reply::json(
-        StatusCode::OK,
-        &json!({
-            "server_time": now.millis().div_euclid(1000),
-            "server_time_iso": now,
-            "timezone": "UTC",
-        }),
-    )
+/// The server's time, for clients that check their own clock.
+pub(crate) async fn time(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let now = ctx.app.clock.now();
+    json(&json!({
+        "server_time": now.millis().div_euclid(1000),
+        "server_time_iso": now,
+        "timezone": "UTC",
+    }))
 }
 
-/// The contract, for programs that read it.
-pub(super) fn openapi() -> Reply {
-    Reply::fixed("application/json", crate::openapi::document())
+/// The HTTP contract, for programs.
+pub(crate) async fn openapi(_: Context) -> Result {
+    Ok(response::file("application/json", crate::openapi::DOCUMENT))
 }
 
 /// Copies the database into the configured folder.
-pub(super) async fn back_up(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
-    Reply::json(StatusCode::CREATED, &app.back_up().await?)
+pub(crate) async fn back_up(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    json_with_status(StatusCode::CREATED, &ctx.app.back_up().await?)
 }
 
-pub(super) async fn verify_ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
-    let report = app.verify_ledger().await?;
+pub(crate) async fn verify_ledger(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let report = ctx.app.verify_ledger().await?;
     for mistake in &report.mistakes {
         log::error!("ledger: {mistake}");
     }
-    Reply::json(StatusCode::OK, &report)
+    json(&report)
 }
 
-/// What the breaker before each upstream is doing.
-pub(super) fn breakers(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
-    let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
-    Reply::json(StatusCode::OK, &json!({ "breakers": breakers }))
+/// The state of each upstream's breaker.
+pub(crate) async fn breakers(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    let breakers: Vec<_> = ctx.app.upstreams.breakers().map(|b| b.status()).collect();
+    json(&json!({ "breakers": breakers }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BreakerRequest {
+    state: BreakerState,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BreakerState {
+    Open,
+    Reset,
 }
 
 /// Opens a breaker until it is reset, or resets it.
-pub(super) fn set_breaker(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let fields = Fields::parse(call.text()?, "", &["state"])?;
-    let open = fields.required("state", |value| match &*text(value)? {
-        "open" => Ok(true),
-        "reset" => Ok(false),
-        _ => Err("must be open or reset"),
-    })?;
-    let mut breakers = app.upstreams.breakers();
-    let breaker = breakers
-        .find(|breaker| breaker.name() == call.part)
-        .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no upstream has this name"))?;
-    if open {
-        breaker.force_open();
-    } else {
-        breaker.reset();
+pub(crate) async fn set_breaker(ctx: Context) -> Result {
+    let body: BreakerRequest = ctx.json()?;
+    let mut breakers = ctx.app.upstreams.breakers();
+    let breaker = breakers.find(|breaker| breaker.name() == ctx.path_param);
+    let breaker =
+        breaker.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no upstream has this name"))?;
+    match body.state {
+        BreakerState::Open => breaker.force_open(),
+        BreakerState::Reset => breaker.reset(),
     }
-    Reply::json(StatusCode::OK, &breaker.status())
+    json(&breaker.status())
 }

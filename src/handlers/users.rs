@@ -1,127 +1,108 @@
-use hyper::StatusCode;
+//! Accounts: making and listing them, their credits and their ledger.
 
-use super::page_limit;
-use crate::app::App;
-use crate::call::{Call, Reply};
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Result, cut_page, found};
 use crate::error::{ApiError, ErrorCode};
-use crate::model::{Credits, Fields, Wallet, text};
-use crate::store::{
-    Done, Granted, Kept, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id,
-};
+use crate::http::response::{self, json};
+use crate::model::{Credits, InputError, Wallet, exact_credits};
+use crate::store::{Granted, Kept, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id};
 
-pub(super) async fn create(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let wallet =
-        Fields::parse(call.text()?, "", &["wallet_address"])?.required_wallet("wallet_address")?;
-    if !call.principal()?.owns(&wallet) {
-        return Err(ApiError::new(
-            ErrorCode::Forbidden,
-            "this key belongs to another wallet",
-        ));
-    }
-    let answer = |user: &User| Kept {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserRequest {
+    wallet_address: Wallet,
+}
+
+pub(crate) async fn create(ctx: Context) -> Result {
+    let wallet = ctx.json::<UserRequest>()?.wallet_address;
+    ctx.check_owner(&wallet)?;
+    let stored = |user: &User| Kept {
         status: 201,
         answer: serde_json::to_string(user).ok(),
         reference: None,
     };
-    match app
-        .store
-        .create_user(wallet, app.clock.now(), call.once(None, answer)?)
-        .await?
-    {
-        Done::New(user) => Reply::given(answer(&user)),
-        Done::Again(kept) => Reply::again(kept),
-    }
+    let once = ctx.idempotency(None, stored)?;
+    let now = ctx.app.clock.now();
+    let done = ctx.app.store.create_user(wallet, now, once).await?;
+    response::once(done, stored)
 }
 
-pub(super) async fn list(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let parameters = call.parameters(&["limit", "cursor"])?;
-    let limit = page_limit(&parameters)?;
-    let read = |cursor| {
-        Wallet::parse(cursor).map_err(|_| {
-            ApiError::parameter("cursor", "must be the next_cursor of an earlier page")
-        })
-    };
-    let after = parameters.get("cursor").map(read).transpose()?;
-    let mut users = app.store.users(after, limit + 1).await?;
-    let more = users.len() > limit;
-    users.truncate(limit);
-    let last = users.last().filter(|_| more);
-    let next_cursor = last.map(|user| user.wallet_address);
-    Reply::json(
-        StatusCode::OK,
-        &object! { users: users, next_cursor: next_cursor },
-    )
+#[derive(Serialize)]
+struct Users {
+    users: Vec<User>,
+    next_cursor: Option<Wallet>,
 }
 
-pub(super) async fn get(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    call.parameters(&[])?;
-    let user = app
-        .store
-        .user(call.wallet()?)
-        .await?
-        .ok_or(StoreError::UserNotFound)?;
-    Reply::json(StatusCode::OK, &user)
+pub(crate) async fn list(ctx: Context) -> Result {
+    let parameters = ctx.parameters(&["limit", "cursor"])?;
+    let limit = parameters.limit()?;
+    let after = parameters.cursor(|cursor| Wallet::parse(cursor).ok())?;
+    let mut users = ctx.app.store.users(after, limit + 1).await?;
+    let next_cursor = cut_page(&mut users, limit, |user| user.wallet_address);
+    json(&Users { users, next_cursor })
 }
 
-pub(super) async fn grant(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let wallet = call.wallet()?;
-    let fields = Fields::parse(call.text()?, "", &["amount", "reason"])?;
-    let amount = fields.required("amount", |value| Credits::parse(value.get()))?;
+pub(crate) async fn get(ctx: Context) -> Result {
+    ctx.parameters(&[])?;
+    json(&found(ctx.app.store.user(ctx.wallet()?).await?)?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantRequest {
+    #[serde(deserialize_with = "exact_credits")]
+    amount: Credits,
+    reason: String,
+}
+
+pub(crate) async fn grant(ctx: Context) -> Result {
+    let wallet = ctx.wallet()?;
+    let GrantRequest { amount, reason } = ctx.json()?;
     if amount == Credits::ZERO {
-        return Err(fields.refused("amount", "must not be 0").into());
+        return Err(InputError::member("amount", "must not be 0").into());
     }
-    let reason = fields.required("reason", |value| LedgerEntry::reason(&text(value)?))?;
-    let answer = |(entry, _): &(LedgerEntry, bool)| Kept {
+    let reason =
+        LedgerEntry::reason(&reason).map_err(|detail| InputError::member("reason", detail))?;
+    let stored = |(entry, _): &(LedgerEntry, bool)| Kept {
         status: 200,
         answer: serde_json::to_string(&Granted::from(entry)).ok(),
         reference: Some(ledger_id(entry.id)),
     };
-    let granted = app
-        .store
-        .grant(
-            wallet,
-            amount,
-            reason,
-            app.clock.now(),
-            call.once(None, answer)?,
-        )
-        .await;
-    let granted = granted.map_err(|error| match error {
-        // A client that cannot pay gets 402; an admin who would take too much is told that it does not fit.
+    let once = ctx.idempotency(None, stored)?;
+    let now = ctx.app.clock.now();
+    let granted = ctx.app.store.grant(wallet, amount, reason, now, once).await;
+    let done = granted.map_err(|error| match error {
+        // A client that cannot pay gets 402; an admin who would debit too much gets 409.
         StoreError::Insufficient { balance, .. } => ApiError::new(
             ErrorCode::Conflict,
             format!("the wallet has {balance} credits; its balance cannot go below zero"),
         ),
         other => other.into(),
     })?;
-    match granted {
-        Done::New(granted) => Reply::given(answer(&granted)),
-        Done::Again(kept) => Reply::again(kept),
-    }
+    response::once(done, stored)
 }
 
-pub(super) async fn ledger(app: &App, call: &Call) -> Result<Reply, ApiError> {
-    let wallet = call.wallet()?;
-    let parameters = call.parameters(&["limit", "cursor"])?;
-    let limit = page_limit(&parameters)?;
-    let read = |cursor| {
-        parse_ledger_id(cursor).ok_or_else(|| {
-            ApiError::parameter("cursor", "must be the next_cursor of an earlier page")
-        })
-    };
-    let before = parameters.get("cursor").map(read).transpose()?;
-    let (credits, mut entries) = app
-        .store
-        .ledger(wallet, before, limit + 1)
-        .await?
-        .ok_or(StoreError::UserNotFound)?;
-    let more = entries.len() > limit;
-    entries.truncate(limit);
-    let next_cursor = if more {
-        entries.last().map(|entry| ledger_id(entry.id))
-    } else {
-        None
-    };
-    let body = object! { wallet_address: wallet, credits: credits, entries: entries, next_cursor: next_cursor };
-    Reply::json(StatusCode::OK, &body)
+#[derive(Serialize)]
+struct Ledger {
+    wallet_address: Wallet,
+    credits: Credits,
+    entries: Vec<LedgerEntry>,
+    next_cursor: Option<String>,
+}
+
+pub(crate) async fn ledger(ctx: Context) -> Result {
+    let wallet_address = ctx.wallet()?;
+    let parameters = ctx.parameters(&["limit", "cursor"])?;
+    let limit = parameters.limit()?;
+    let before = parameters.cursor(parse_ledger_id)?;
+    let ledger = ctx.app.store.ledger(wallet_address, before, limit + 1);
+    let (credits, mut entries) = found(ledger.await?)?;
+    let next_cursor = cut_page(&mut entries, limit, |entry| ledger_id(entry.id));
+    json(&Ledger {
+        wallet_address,
+        credits,
+        entries,
+        next_cursor,
+    })
 }

@@ -1,9 +1,12 @@
+//! Telemetry of a miner: a sample, its ranges, and how a body of samples is read.
+
 use std::time::Duration;
 
-use super::{
-    Fields, InputError, Timestamp, Wallet, float, integer, items, lines, percentage, plain_object,
-    text,
-};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::input::read_object;
+use super::{InputError, Timestamp, Wallet, Whole};
 
 /// What a hashrate counts.
 ///
@@ -13,7 +16,9 @@ use super::{
 /// assert_eq!(HashrateUnit::parse("H/s"), Ok(HashrateUnit::HashesPerSecond));
 /// assert_eq!(HashrateUnit::GradientsPerHour.as_str(), "gradients/h");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, Deserialize,
+)]
 pub enum HashrateUnit {
     /// Gradients an hour, as the R3MES miner engine counts its work.
     #[serde(rename = "gradients/h")]
@@ -87,24 +92,7 @@ impl Sample {
     /// A miner's clock may run ahead of ours by this much.
     pub const MAX_AHEAD: Duration = Duration::from_secs(300);
 
-    const FIELDS: [&str; 14] = [
-        "wallet_address",
-        "worker",
-        "recorded_at",
-        "hashrate",
-        "hashrate_unit",
-        "gpu_temperature",
-        "blocks_found",
-        "uptime_percentage",
-        "uptime_seconds",
-        "network_difficulty",
-        "power_watts",
-        "accepted",
-        "rejected",
-        "loss",
-    ];
-
-    /// A sample that tells only its hashrate.
+    /// A sample with nothing but its hashrate.
     #[must_use]
     pub fn new(wallet: Wallet, recorded_at: Timestamp, hashrate: f64, unit: HashrateUnit) -> Self {
         Self {
@@ -125,108 +113,190 @@ impl Sample {
         }
     }
 
-    /// Reads a body: one sample, an array of them, or one a line (NDJSON). `owner` is the wallet of samples that name none.
-    /// A sample before `oldest` is refused: those of that time may be gone, and with them what tells whether it is new.
+    /// Reads a body: one sample, an array of them, or one after the other (NDJSON). `owner` is the wallet of samples that name
+    /// none. A sample before `oldest` is refused: without those of that time it is unknown whether it is new.
     ///
     /// # Errors
-    /// The first mistake, with the index of its sample; a batch is all or nothing.
+    /// The first error, with the index of its sample; a batch is all or nothing.
     pub fn parse_batch(
         body: &str,
         owner: Option<Wallet>,
         oldest: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Vec<Self>, InputError> {
-        let parse = |text: &str, at: &str| Self::parse(text, at, owner, oldest, now);
-        let samples = if let Some(items) = items(body)? {
-            let read = |(index, item): (usize, &&serde_json::value::RawValue)| {
-                parse(item.get(), &format!("/{index}"))
-            };
-            items
-                .iter()
-                .take(Self::MAX_BATCH + 1)
-                .enumerate()
-                .map(read)
-                .collect::<Result<Vec<_>, _>>()?
-        } else if plain_object(body) || lines(body).nth(1).is_none() {
-            vec![parse(body, "")?]
-        } else {
-            let read = |(index, line)| parse(line, &format!("/{index}"));
-            lines(body)
-                .take(Self::MAX_BATCH + 1)
-                .enumerate()
-                .map(read)
-                .collect::<Result<Vec<_>, _>>()?
-        };
-        match samples.len() {
-            0 => Err(InputError::field("", "the body holds no sample")),
-            n if n > Self::MAX_BATCH => Err(InputError::field(
-                "",
-                "the body holds more than 1,000 samples",
-            )),
-            _ => Ok(samples),
+        let values = serde_json::Deserializer::from_str(body).into_iter::<&RawValue>();
+        let values = values.take(Self::MAX_BATCH + 1).collect();
+        let mut items: Vec<&RawValue> = valid_json(values)?;
+        let mut is_batch = items.len() > 1;
+        if let [array] = items[..]
+            && array.get().starts_with('[')
+        {
+            items = valid_json(serde_json::from_str(array.get()))?;
+            is_batch = true;
         }
+        match items.len() {
+            0 => return Err(InputError::field("", "the body holds no sample")),
+            1..=Self::MAX_BATCH => {}
+            _ => {
+                let detail = "the body holds more than 1,000 samples";
+                return Err(InputError::field("", detail));
+            }
+        }
+        let samples = items.iter().enumerate().map(|(index, item)| {
+            let at = match is_batch {
+                true => format!("/{index}"),
+                false => String::new(),
+            };
+            let body: SampleBody = read_object(item.get(), &at)?;
+            body.checked(&at, owner, oldest, now)
+        });
+        samples.collect()
     }
 
-    fn parse(
-        body: &str,
+    /// Refuses a time of the member `recorded_at` that is further in the future than clocks differ.
+    pub(crate) fn check_not_ahead(
+        recorded_at: Timestamp,
+        at: &str,
+        now: Timestamp,
+    ) -> Result<Timestamp, InputError> {
+        if recorded_at <= now.plus(Self::MAX_AHEAD) {
+            return Ok(recorded_at);
+        }
+        let detail = "recorded_at is more than 5 minutes ahead of this server's clock";
+        Err(InputError::field(format!("{at}/recorded_at"), detail))
+    }
+}
+
+fn valid_json<T>(value: serde_json::Result<T>) -> Result<T, InputError> {
+    value.map_err(|error| InputError::json(&error))
+}
+
+/// A sample as it is sent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SampleBody {
+    wallet_address: Option<Wallet>,
+    worker: Option<String>,
+    recorded_at: Option<Timestamp>,
+    hashrate: Figure,
+    hashrate_unit: Option<HashrateUnit>,
+    gpu_temperature: Option<Figure>,
+    blocks_found: Option<Count>,
+    uptime_percentage: Option<Percentage>,
+    uptime_seconds: Option<Count>,
+    network_difficulty: Option<Figure>,
+    power_watts: Option<Figure>,
+    accepted: Option<Count>,
+    rejected: Option<Count>,
+    loss: Option<Figure>,
+}
+
+impl SampleBody {
+    fn checked(
+        self,
         at: &str,
         owner: Option<Wallet>,
         oldest: Option<Timestamp>,
         now: Timestamp,
-    ) -> Result<Self, InputError> {
-        let fields = Fields::parse(body, at, &Self::FIELDS)?;
-        let Some(wallet) = fields.wallet("wallet_address")?.or(owner) else {
-            return Err(fields.refused("wallet_address", "is required"));
+    ) -> Result<Sample, InputError> {
+        let refused = |name: &str, detail: &str| {
+            Err(InputError::field(
+                format!("{at}/{name}"),
+                format!("{name} {detail}"),
+            ))
         };
-        let time = |value: &serde_json::value::RawValue| match text(value) {
-            Ok(written) => Timestamp::parse(&written),
-            Err(_) => Timestamp::parse(value.get()),
+        let Some(wallet) = self.wallet_address.or(owner) else {
+            return refused("wallet_address", "is required");
         };
-        let recorded_at = fields.optional("recorded_at", time)?.unwrap_or(now);
-        if recorded_at > now.plus(Self::MAX_AHEAD) {
-            return Err(fields.refused(
-                "recorded_at",
-                "is more than 5 minutes ahead of this server's clock",
-            ));
-        }
+        let recorded_at = Sample::check_not_ahead(self.recorded_at.unwrap_or(now), at, now)?;
         if let Some(oldest) = oldest
             && recorded_at < oldest
         {
-            let detail = format!("is older than the samples that are kept: those since {oldest}");
-            return Err(fields.refused("recorded_at", &detail));
+            let detail = format!("is before {oldest}, the oldest that is stored");
+            return refused("recorded_at", &detail);
         }
-        let unit = |value| text(value).and_then(|text| HashrateUnit::parse(&text));
-        let percentage = |value| float(value).and_then(percentage);
-        Ok(Self {
+        let worker = self.worker.unwrap_or_else(|| "default".to_owned());
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if !(1..=64).contains(&worker.len()) || !worker.bytes().all(plain) {
+            let detail = "must be 1 to 64 letters, digits, dots, dashes or underscores";
+            return refused("worker", detail);
+        }
+        Ok(Sample {
             wallet,
-            worker: fields
-                .optional("worker", worker)?
-                .unwrap_or_else(|| "default".to_owned()),
+            worker,
             recorded_at,
-            hashrate: fields.required("hashrate", float)?,
-            unit: fields
-                .optional("hashrate_unit", unit)?
-                .unwrap_or(HashrateUnit::GradientsPerHour),
-            gpu_temperature: fields.optional("gpu_temperature", float)?,
-            blocks_found: fields.optional("blocks_found", integer)?,
-            uptime_percentage: fields.optional("uptime_percentage", percentage)?,
-            uptime_seconds: fields.optional("uptime_seconds", integer)?,
-            network_difficulty: fields.optional("network_difficulty", float)?,
-            power_watts: fields.optional("power_watts", float)?,
-            accepted: fields.optional("accepted", integer)?,
-            rejected: fields.optional("rejected", integer)?,
-            loss: fields.optional("loss", float)?,
+            hashrate: self.hashrate.0,
+            unit: self.hashrate_unit.unwrap_or(HashrateUnit::GradientsPerHour),
+            gpu_temperature: self.gpu_temperature.map(|figure| figure.0),
+            blocks_found: self.blocks_found.map(|count| count.0),
+            uptime_percentage: self.uptime_percentage.map(|share| share.0),
+            uptime_seconds: self.uptime_seconds.map(|count| count.0),
+            network_difficulty: self.network_difficulty.map(|figure| figure.0),
+            power_watts: self.power_watts.map(|figure| figure.0),
+            accepted: self.accepted.map(|count| count.0),
+            rejected: self.rejected.map(|count| count.0),
+            loss: self.loss.map(|figure| figure.0),
         })
     }
 }
 
-fn worker(value: &serde_json::value::RawValue) -> Result<String, &'static str> {
-    let name = text(value)?;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-        return Err("must be 1 to 64 letters, digits, dots, dashes or underscores");
+/// The largest figure and the largest count: sums over any history stay finite and fit.
+pub(crate) const MOST_FIGURE: f64 = 1e30;
+pub(crate) const MOST_COUNT: i64 = 1_000_000_000_000;
+
+type Count = Whole<0, MOST_COUNT>;
+
+/// A number from 0 to [`MOST_FIGURE`].
+#[derive(Deserialize)]
+#[serde(try_from = "serde_json::Number")]
+struct Figure(f64);
+
+impl TryFrom<serde_json::Number> for Figure {
+    type Error = &'static str;
+
+    fn try_from(number: serde_json::Number) -> Result<Self, &'static str> {
+        figure(number.as_f64().unwrap_or(f64::NAN)).map(Self)
     }
-    Ok(name.into_owned())
+}
+
+/// A number from 0 to 100.
+#[derive(Deserialize)]
+#[serde(try_from = "Figure")]
+struct Percentage(f64);
+
+impl TryFrom<Figure> for Percentage {
+    type Error = &'static str;
+
+    fn try_from(Figure(number): Figure) -> Result<Self, &'static str> {
+        percentage(number).map(Self)
+    }
+}
+
+/// Checks the range of a figure.
+pub(crate) fn figure(number: f64) -> Result<f64, &'static str> {
+    match number {
+        _ if number < 0.0 => Err("must not be negative"),
+        _ if !number.is_finite() => Err("must be a finite number"),
+        _ if number > MOST_FIGURE => Err("must be at most 1e30"),
+        _ => Ok(number),
+    }
+}
+
+/// Checks the range of a percentage.
+pub(crate) fn percentage(number: f64) -> Result<f64, &'static str> {
+    match figure(number)? {
+        number if number > 100.0 => Err("must be at most 100"),
+        number => Ok(number),
+    }
+}
+
+/// Checks the range of a count.
+pub(crate) fn count(number: i64) -> Result<i64, &'static str> {
+    match number {
+        ..0 => Err("must not be negative"),
+        0..=MOST_COUNT => Ok(number),
+        _ => Err("must be at most 1000000000000"),
+    }
 }
 
 #[cfg(test)]

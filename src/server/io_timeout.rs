@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::listener::Stream;
 use super::reset::ResetOnClose;
-use crate::pipeline::Exchange;
+use crate::http::Exchange;
 
 /// How long, and for how many bytes, a refused body is still read after the answer. A proxy that finds the connection
 /// closed while it sends tells its client 502, and nothing of our answer.

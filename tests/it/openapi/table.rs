@@ -5,18 +5,11 @@ use std::collections::BTreeMap;
 
 use r3mes_edge::auth::Scope;
 use r3mes_edge::error::ErrorCode as E;
-use r3mes_edge::limits::RateClass;
 use r3mes_edge::routes::{Auth, BodyClass, Route};
 use serde_json::{Value, json};
 
 /// Brings an operation up to date with its route.
-pub(super) fn update(operation: &mut Value, route: &Route, is_alias: bool) {
-    let mut id = format!("{:?}", route.id);
-    id[..1].make_ascii_lowercase();
-    if is_alias {
-        id.push_str("Alias");
-    }
-    operation["operationId"] = id.into();
+pub(super) fn update(operation: &mut Value, route: &Route) {
     operation["description"] = who(route.auth).into();
     operation["security"] = security(route.auth);
     let names = [
@@ -102,7 +95,7 @@ fn implied(route: &Route) -> impl Iterator<Item = E> {
         E::Forbidden,
         E::WrongHost,
     ];
-    if route.rate != RateClass::Health {
+    if !route.while_draining {
         codes.push(E::ShuttingDown);
     }
     if route.path.contains("{wallet}") {

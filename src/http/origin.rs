@@ -1,11 +1,11 @@
-//! Where a request comes from: the client behind the proxies, the name it called us by, the page that sent it.
+//! Where a request comes from: the client behind trusted proxies, its Host, and the page that sent it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderName, HeaderValue, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, HeaderName, HeaderValue,
+    ORIGIN, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
@@ -46,23 +46,21 @@ const PROXY_HEADER_PREFIXES: [&str; 9] = [
     "x-real-",
 ];
 
-/// What shows that a proxy passed a request on; then it says nothing that the peer is local. HTTP/1.0 does too: it is what
-/// `proxy_pass` of older nginx speaks by default, without any header, and no client of today.
+/// The sign that a proxy forwarded a request; then a local peer proves nothing. HTTP/1.0 is one too: `proxy_pass` of older
+/// nginx uses it by default, without any header, and no client of today does.
 pub(super) fn proxy_sign(head: &Parts) -> Option<&str> {
     if head.version < Version::HTTP_11 {
         return Some("HTTP/1.0");
     }
     let mut names = head.headers.keys().map(HeaderName::as_str);
     names.find(|name| {
-        PROXY_HEADERS.contains(name)
-            || PROXY_HEADER_PREFIXES
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
+        let mut prefixes = PROXY_HEADER_PREFIXES.iter();
+        PROXY_HEADERS.contains(name) || prefixes.any(|prefix| name.starts_with(prefix))
     })
 }
 
 /// The client's address: the peer's, unless the peer is a trusted proxy; then the right-most address of
-/// `X-Forwarded-For` that is none. Whatever stands left of that, the client may have made up.
+/// `X-Forwarded-For` that is none. The client may have made up everything left of that.
 pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -> IpAddr {
     let mut nearest = peer;
     let lists = headers.get_all(&X_FORWARDED_FOR).iter().rev();
@@ -70,7 +68,7 @@ pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -
         .filter_map(|list| list.to_str().ok())
         .flat_map(|list| list.rsplit(','));
     while config.auth.trusts(nearest) {
-        // What cannot be read ends the chain: the proxy that passed it on is the nearest we know.
+        // An invalid address ends the chain: the proxy that forwarded it is the nearest that is known.
         match hops.next().and_then(|hop| hop_address(hop.trim())) {
             Some(hop) => nearest = Peer::Address(hop),
             None => break,
@@ -90,33 +88,25 @@ fn hop_address(text: &str) -> Option<IpAddr> {
         .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// Refuses a name that nobody gave this server. A page whose own name was made to point at this address (DNS rebinding)
-/// would otherwise be, to its browser, of the same origin as we are.
+/// Refuses a Host that is not configured. A page whose own name was made to resolve to this address (DNS rebinding) would
+/// otherwise be of the same origin to its browser.
 pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (head.uri.authority(), hosts.next(), hosts.next()) {
+        (_, _, Some(_)) => return Err(ApiError::duplicate_header("Host")),
         // In absolute form the target names the host (RFC 9112, 3.2.2).
         (Some(authority), _, None) => authority.as_str(),
         (None, Some(host), None) => host.to_str().unwrap_or_default(),
         (None, None, None) if head.version == Version::HTTP_10 => return Ok(()),
-        (_, _, Some(_)) => {
-            return Err(ApiError::parameter(
-                "Host",
-                "is a duplicate header; send it once",
-            ));
-        }
         (None, None, None) => return Err(ApiError::parameter("Host", "is required (RFC 9112)")),
     };
     let name = host
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
         .map_or(host, |(name, _)| name);
-    let known = match name
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>()
-    {
-        // An address cannot be rebound; one that is no listener's can only be meant for somebody else.
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let known = match address.parse::<IpAddr>() {
+        // An address cannot be rebound; it must be one that is listened on.
         Ok(address) => {
             let mut listeners = config.listen.iter().filter_map(Listen::address);
             listeners.any(|listener| {
@@ -126,13 +116,8 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
         }
         Err(_) => name.eq_ignore_ascii_case("localhost"),
     };
-    if known
-        || config
-            .auth
-            .hosts
-            .iter()
-            .any(|host| host.eq_ignore_ascii_case(name))
-    {
+    let mut hosts = config.auth.hosts.iter();
+    if known || hosts.any(|host| host.eq_ignore_ascii_case(name)) {
         return Ok(());
     }
     Err(ApiError::new(
@@ -141,54 +126,49 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
     ))
 }
 
-/// Refuses a request that a page of somewhere else sent. Returns the page's origin where it is one of those that may.
+/// Refuses a request of a page of another origin. Returns the page's origin where it is an allowed one.
 pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<HeaderValue>, ApiError> {
     let Some(origin) = head.headers.get(ORIGIN) else {
         return Ok(None);
     };
     let text = origin.to_str().unwrap_or_default();
-    if config
-        .auth
-        .cors_origins
-        .iter()
-        .any(|allowed| allowed == text)
-    {
+    let mut allowed = config.auth.cors_origins.iter();
+    if allowed.any(|allowed| allowed == text) {
         return Ok(Some(origin.clone()));
     }
     let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
     let own = text.split_once("://").is_some_and(|(_, authority)| {
         host.is_some_and(|host| host.eq_ignore_ascii_case(authority))
     });
-    // A preflight carries nothing and changes nothing; without an answer to its question the browser goes no further.
+    // A preflight changes nothing; without the headers that allow it the browser goes no further.
     if own || head.method == Method::OPTIONS {
         return Ok(None);
     }
-    Err(ApiError::new(
-        ErrorCode::Forbidden,
+    Err(ApiError::forbidden(
         "pages of this origin may not call this server; see [auth] cors_origins",
     ))
 }
 
-/// Lets a page of an allowed origin read the answer.
-pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
-    const EXPOSED: &str =
-        "X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, ETag, Age, X-Cache";
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(
-        ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static(EXPOSED),
+/// Lets a page of an allowed origin read the response.
+pub(super) fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
+    const EXPOSED: HeaderValue = HeaderValue::from_static(
+        "X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, ETag, Age, X-Cache",
     );
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     headers.insert(VARY, HeaderValue::from_static("Origin"));
 }
 
-/// What a preflight is told besides, where its origin is allowed.
-pub(super) fn preflight(methods: &str) -> [(HeaderName, String); 3] {
-    const HEADERS: &str = "Content-Type, Authorization, X-API-Key, X-Request-Id, X-Wallet-Address, X-Adapter, Idempotency-Key";
-    [
-        (ACCESS_CONTROL_ALLOW_METHODS, methods.to_owned()),
-        (ACCESS_CONTROL_ALLOW_HEADERS, HEADERS.to_owned()),
-        (ACCESS_CONTROL_MAX_AGE, "600".to_owned()),
-    ]
+/// Answers the preflight of an allowed origin.
+pub(super) fn allow_preflight(headers: &mut HeaderMap) {
+    const HEADERS: HeaderValue = HeaderValue::from_static(
+        "Content-Type, Authorization, X-API-Key, X-Request-Id, X-Wallet-Address, X-Adapter, Idempotency-Key",
+    );
+    if let Some(methods) = headers.get(ALLOW).cloned() {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
 }
 
 #[cfg(all(test, feature = "toml"))]
@@ -211,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_is_believed_and_only_as_far_as_it_saw() {
+    fn only_a_trusted_proxy_is_believed_and_only_for_its_own_hop() {
         let local = "\"127.0.0.0/8\", \"10.0.0.1/32\"";
         assert_eq!(client("", "127.0.0.1", &["203.0.113.7"]), "127.0.0.1");
         assert_eq!(
@@ -259,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_names_are_answered_to() {
+    fn only_configured_hosts_are_answered() {
         for host in ["127.0.0.1:8000", "127.0.0.1", "localhost:8000", "LOCALHOST"] {
             assert!(host_passes("127.0.0.1:8000", "", host), "{host}");
         }
@@ -284,7 +264,7 @@ mod tests {
         for host in ["127.0.0.1:8000", "[::1]:8000", "localhost"] {
             assert!(host_passes(several, "", host), "{host}");
         }
-        // curl --unix-socket asks for whatever its URL names.
+        // curl --unix-socket sends the host of its URL.
         assert!(host_passes("unix:/run/edge.sock", "", "localhost"));
         assert!(!host_passes("unix:/run/edge.sock", "", "127.0.0.1"));
         assert!(host_passes("[::1]:8000", "", "[::1]:8000"));

@@ -1,0 +1,166 @@
+//! The routes of an embedding program, beside ours: everything below a prefix of its own that matches no row of our table.
+//! They pass the same checks as all requests; who may call them is the host's decision.
+
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::{Request, Response};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::auth::Principal;
+use crate::stream::Aborted;
+
+/// The caller of one of the host's routes; in the request's extensions, as `examples/own_routes.rs` shows.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Caller {
+    /// The client's address, as far as trusted proxies name it.
+    pub address: IpAddr,
+    /// As in the response's `X-Request-Id` and in the log.
+    pub request_id: String,
+    /// The owner of the key that was sent, if any; an invalid key is refused before.
+    pub principal: Option<Principal>,
+}
+
+/// A path prefix and its handler.
+pub(crate) struct HostRoutes {
+    prefix: String,
+    handler: Box<Handler>,
+}
+
+type Handler = dyn Fn(Request<Incoming>) -> ResponseFuture + Send + Sync;
+type ResponseFuture = Pin<Box<dyn Future<Output = Response<BoxBody>> + Send>>;
+type BoxBody = UnsyncBoxBody<Bytes, Aborted>;
+
+impl HostRoutes {
+    pub(crate) fn new<A, B>(
+        prefix: String,
+        handler: impl Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    ) -> Self
+    where
+        A: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let boxed = |body: B| {
+            let logged = body.map_err(|error| {
+                log::error!("the body of a host route failed: {error}");
+                Aborted
+            });
+            logged.boxed_unsync()
+        };
+        Self {
+            prefix,
+            handler: Box::new(move |request| {
+                let response = handler(request);
+                Box::pin(async move { response.await.map(boxed) })
+            }),
+        }
+    }
+
+    /// Why the prefix cannot be used.
+    pub(crate) fn invalid_prefix(&self) -> Option<String> {
+        let prefix = &self.prefix;
+        let valid = prefix.starts_with('/') && !prefix.contains(['?', '#']);
+        (!valid).then(|| format!("own_routes: invalid prefix {prefix:?}; use a path such as /own"))
+    }
+
+    /// Whether a path is the prefix or below it: `/own` has `/own` and `/own/a`, but not `/owner`.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        path.strip_prefix(self.prefix.trim_end_matches('/'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Runs the host's handler, which is dropped when the client disconnects.
+    pub(crate) async fn call(
+        &self,
+        request: Request<Incoming>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response<HostBody>, Panicked> {
+        let mut response = unwinding(|| (self.handler)(request))?;
+        let response =
+            std::future::poll_fn(
+                |context| match unwinding(|| response.as_mut().poll(context)) {
+                    Ok(polled) => polled.map(Ok),
+                    Err(panicked) => Poll::Ready(Err(panicked)),
+                },
+            );
+        let body = |body| HostBody {
+            body,
+            _permit: permit,
+        };
+        Ok(response.await?.map(body))
+    }
+}
+
+/// A body of the host's, with the permit of its request.
+pub(crate) struct HostBody {
+    body: BoxBody,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Body for HostBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        unwinding(|| Pin::new(&mut self.body).poll_frame(context)).unwrap_or_else(|Panicked| {
+            log::error!("the body of a host route panicked");
+            Poll::Ready(Some(Err(Aborted)))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The host's code panicked.
+pub(crate) struct Panicked;
+
+fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    #[test]
+    fn a_prefix_matches_whole_segments_only() {
+        let host = |prefix: &str| {
+            HostRoutes::new(prefix.to_owned(), |_| async {
+                Response::new(Full::<Bytes>::default())
+            })
+        };
+        for (prefix, path, matches) in [
+            ("/own", "/own", true),
+            ("/own", "/own/", true),
+            ("/own", "/own/a/b", true),
+            ("/own", "/owner", false),
+            ("/own", "/", false),
+            ("/own/", "/own", true),
+            ("/", "/anything", true),
+        ] {
+            assert_eq!(host(prefix).matches(path), matches, "{prefix} {path}");
+        }
+        assert!(host("/own").invalid_prefix().is_none());
+        for prefix in ["", "own", "/own?", "http://x/own"] {
+            assert!(host(prefix).invalid_prefix().is_some(), "{prefix}");
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! One request from top to bottom: the order of its checks is the text of [`respond`], and decided nowhere else.
+
+mod access_log;
+mod auth;
+mod body;
+mod context;
+mod origin;
+pub(crate) mod response;
+pub(crate) mod route;
+mod timings;
+
+pub(crate) use body::{Exchange, ResponseBody};
+pub(crate) use context::Context;
+pub(crate) use response::Response;
+pub(crate) use timings::RequestTimings;
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request, StatusCode, Version};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use self::access_log::{AccessLogGuard, MatchedRoute};
+use self::route::{Auth, BodyClass, Route, RouteMatch};
+use crate::app::App;
+use crate::auth::Principal;
+use crate::body::Unread;
+use crate::config::Peer;
+use crate::error::{ApiError, ErrorCode};
+use crate::host_routes::{Caller, HostRoutes};
+use crate::limits::{Bucket, RateClass};
+use crate::metrics::{ROUTE, RouteSlot};
+use crate::model::{InputError, new_id};
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Answers a request of a connection, of which `exchange` informs its socket.
+///
+/// Here and below the futures are kept small, as hyper copies them for each request: an `async fn` keeps its arguments
+/// twice (<https://github.com/rust-lang/rust/issues/62958>), and what few requests need is in a box.
+pub(crate) fn handle(
+    app: Arc<App>,
+    routes: &'static [Route],
+    peer: Peer,
+    exchange: Arc<Exchange>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> + Send {
+    let (head, body) = request.into_parts();
+    async move {
+        let request_id = request_id(&head.headers);
+        let mut log_guard = AccessLogGuard::new(&app, request_id);
+        let if_none_match = head.headers.get(IF_NONE_MATCH).cloned();
+        let has_body = !body.is_end_stream();
+        let is_http_1_0 = head.version == Version::HTTP_10 && head.method != hyper::Method::HEAD;
+        let response = respond(&app, routes, peer, head, body, &mut log_guard)
+            .await
+            .unwrap_or_else(|error| response::error_response(&error, &log_guard.request_id));
+        let response = finalize_response(response, if_none_match.as_ref(), &mut log_guard);
+        let refused = has_body && !response.status().is_success();
+        exchange.refused.store(refused, Ordering::Relaxed);
+        let bodiless = matches!(response.status().as_u16(), 204 | 304);
+        let body = response.body();
+        if is_http_1_0 && !bodiless && !body.is_end_stream() && body.size_hint().exact().is_none() {
+            exchange.unfinished.store(true, Ordering::Relaxed);
+        }
+        Ok(response.map(|body| ResponseBody::new(body, log_guard, exchange)))
+    }
+}
+
+/// Adds the headers of every response.
+fn finalize_response(
+    mut response: Response,
+    if_none_match: Option<&HeaderValue>,
+    log_guard: &mut AccessLogGuard,
+) -> Response {
+    let headers = response.headers_mut();
+    let request_id = log_guard.request_id.clone();
+    response::set(headers, X_REQUEST_ID.clone(), request_id);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(rate) = &log_guard.rate {
+        let policy = HeaderName::from_static("ratelimit-policy");
+        headers.insert(policy, rate.policy().clone());
+        response::set(headers, HeaderName::from_static("ratelimit"), rate.state());
+    }
+    if let Some(origin) = log_guard.origin.take() {
+        origin::allow_origin(headers, origin);
+    }
+    if log_guard.key_id.is_some() || !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if let (Some(wanted), Some(tag)) = (if_none_match, headers.get(ETAG))
+        && matches_tag(wanted.as_bytes(), tag.as_bytes())
+    {
+        headers.remove(CONTENT_TYPE);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = response::Content::default();
+    }
+    log_guard.status = Some(response.status().as_u16());
+    log_guard.ready = Some(log_guard.server_time());
+    response
+}
+
+async fn respond(
+    app: &Arc<App>,
+    routes: &'static [Route],
+    peer: Peer,
+    head: Parts,
+    body: Incoming,
+    log_guard: &mut AccessLogGuard,
+) -> Result<Response, ApiError> {
+    // Origin.
+    let client = origin::client_address(&app.config, peer, &head.headers);
+    origin::check_host(&app.config, &head)?;
+    log_guard.origin = origin::check_origin(&app.config, &head)?;
+
+    // Route.
+    let (route, path_param) = match route::find(routes, head.method.as_str(), head.uri.path()) {
+        RouteMatch::Route(route, path_param) => (route, path_param.to_owned()),
+        RouteMatch::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
+            let mut response = response::bytes(StatusCode::NO_CONTENT, "", Bytes::new());
+            let headers = response.headers_mut();
+            headers.remove(CONTENT_TYPE);
+            response::set(headers, ALLOW, allow);
+            if log_guard.origin.is_some() {
+                origin::allow_preflight(headers);
+            }
+            return Ok(response);
+        }
+        RouteMatch::OtherMethods(allow) => return Err(ApiError::method_not_allowed(allow)),
+        RouteMatch::NotFound => {
+            let mut hosts = app.own.iter();
+            let Some(host) = hosts.find(|host| host.matches(head.uri.path())) else {
+                return Err(ApiError::no_route());
+            };
+            log_guard.matched = MatchedRoute::Host;
+            return Box::pin(respond_by_host(app, host, client, head, body, log_guard)).await;
+        }
+    };
+    log_guard.matched = MatchedRoute::Route(route);
+    if app.is_draining() && !route.while_draining {
+        return Err(ApiError::shutting_down());
+    }
+    admit(app, &head, route.rate, client, log_guard)?;
+
+    // Authentication.
+    let principal = match route.auth {
+        Auth::Open => None,
+        _ => authenticate(app, &head, route.rate, client, log_guard).await?,
+    };
+    auth::authorize(&app.config, &head, route, &path_param, principal.as_ref())?;
+
+    // Body.
+    let body = match route.body {
+        BodyClass::None => Bytes::new(),
+        class => {
+            check_media_type(&head.headers, principal.is_some())?;
+            let receiving = log_guard.timings.receiving(&app.clock);
+            let read = Box::pin(read_body(app, class, body)).await;
+            drop(receiving);
+            read.map_err(|error| ApiError {
+                close: true,
+                ..error
+            })?
+        }
+    };
+
+    // Handler. Its permit comes last: a client that is slow to send its body must not hold one.
+    let context = Context {
+        app: Arc::clone(app),
+        route,
+        path_param,
+        query: head.uri.query().map(str::to_owned),
+        headers: head.headers,
+        body,
+        principal,
+        permit: Arc::new(in_flight_permit(app)?),
+        timings: Arc::clone(&log_guard.timings),
+    };
+    let response = run_handler(context);
+    if route.unbounded {
+        return response.await;
+    }
+    within_timeout(app, response).await
+}
+
+/// A route of the host's passes the same checks, except that the host decides who may call it and reads the body.
+async fn respond_by_host(
+    app: &Arc<App>,
+    host: &HostRoutes,
+    client: IpAddr,
+    mut head: Parts,
+    body: Incoming,
+    log_guard: &mut AccessLogGuard,
+) -> Result<Response, ApiError> {
+    if app.is_draining() {
+        return Err(ApiError::shutting_down());
+    }
+    admit(app, &head, RateClass::Read, client, log_guard)?;
+    let principal = authenticate(app, &head, RateClass::Read, client, log_guard).await?;
+    head.extensions.insert(Caller {
+        address: client,
+        request_id: log_guard.request_id.clone(),
+        principal,
+    });
+    let permit = in_flight_permit(app)?;
+    let call = async {
+        let called = host.call(Request::from_parts(head, body), permit).await;
+        let response = called.map_err(|_| ApiError::internal("a host route panicked"))?;
+        Ok(response.map(BodyExt::boxed_unsync))
+    };
+    within_timeout(app, call).await
+}
+
+/// Refuses a request by what costs no hash or query: a key in its query string, the rate of its client.
+fn admit(
+    app: &App,
+    head: &Parts,
+    class: RateClass,
+    client: IpAddr,
+    log_guard: &mut AccessLogGuard,
+) -> Result<(), ApiError> {
+    if head.uri.query().is_some_and(auth::holds_key) {
+        let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
+        return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
+    }
+    limit(app, log_guard, class, client.into())
+}
+
+/// The owner of the key that was sent, if any; a key has a rate of its own.
+async fn authenticate(
+    app: &App,
+    head: &Parts,
+    class: RateClass,
+    client: IpAddr,
+    log_guard: &mut AccessLogGuard,
+) -> Result<Option<Principal>, ApiError> {
+    let key = auth::authenticate(app, &head.headers, client, &mut log_guard.rate).await;
+    let key = key.inspect_err(|error| {
+        if error.code.status() == 401 {
+            app.metrics.table.auth_failures.inc();
+        }
+    })?;
+    let Some(key) = key else {
+        // Only this process can have put it there: a command that answers its own requests.
+        return Ok(head.extensions.get::<Principal>().cloned());
+    };
+    log_guard.key_id = Some(key.principal.key_id.clone());
+    log_guard.wallet = key.principal.wallet;
+    limit(app, log_guard, class, key.bucket)?;
+    Ok(Some(key.principal))
+}
+
+fn limit(
+    app: &App,
+    log_guard: &mut AccessLogGuard,
+    class: RateClass,
+    bucket: Bucket,
+) -> Result<(), ApiError> {
+    let Some(decision) = app.limits.check(class, bucket) else {
+        return Ok(());
+    };
+    let decision = log_guard.rate.insert(decision);
+    if decision.retry_after.is_some() {
+        app.metrics.limited(class);
+        return Err((&*decision).into());
+    }
+    Ok(())
+}
+
+fn in_flight_permit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    let permit = Arc::clone(&app.in_flight).try_acquire_owned();
+    let detail = "too many requests in flight; retry shortly";
+    permit.map_err(|_| ApiError::new(ErrorCode::Overloaded, detail))
+}
+
+async fn within_timeout(
+    app: &App,
+    response: impl Future<Output = Result<Response, ApiError>>,
+) -> Result<Response, ApiError> {
+    let mut response = pin!(response);
+    // Most are ready at once, and need no timer.
+    let first = poll_fn(|context| Poll::Ready(response.as_mut().poll(context)));
+    if let Poll::Ready(response) = first.await {
+        return response;
+    }
+    let late = |_| ApiError::new(ErrorCode::Overloaded, "request timed out on the server");
+    timeout(app.config.limits.request_timeout, response)
+        .await
+        .map_err(late)?
+}
+
+/// Runs the handler of a route, in a task of its own where the table says so.
+fn run_handler(
+    context: Context,
+) -> impl Future<Output = Result<Response, ApiError>> + Send + use<> {
+    let route = context.route;
+    let slot = RouteSlot::of(route.index);
+    let mut handler = Box::pin(ROUTE.scope(slot, (route.handler)(context)));
+    let panicked = || ApiError::internal("a handler panicked");
+    async move {
+        if route.detached {
+            let ended = tokio::spawn(handler).await;
+            return ended.unwrap_or_else(|_| Err(panicked()));
+        }
+        poll_fn(|context| {
+            let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
+            polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+        })
+        .await
+    }
+}
+
+/// With a key, a body is read as JSON whatever its type, so that `curl -d` works. Without one it must be declared as JSON:
+/// a web page can make a browser send any other type to this address unasked.
+fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<(), ApiError> {
+    let text = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media_type = text.unwrap_or_default().split(';').next();
+    let media_type = media_type.unwrap_or_default().trim();
+    if has_key || media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::UnsupportedMediaType,
+        "without a key, send the body as Content-Type: application/json",
+    ))
+}
+
+async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes, ApiError> {
+    let limits = &app.config.limits;
+    let limit = match class {
+        BodyClass::None => 0,
+        BodyClass::Common => limits.body,
+        BodyClass::Telemetry => limits.telemetry_body,
+        BodyClass::Chat => limits.chat_body,
+        BodyClass::V1 => limits.v1_body,
+    };
+    let too_large = || {
+        let detail = format!("the body may have at most {limit} bytes here");
+        ApiError::new(ErrorCode::BodyTooLarge, detail)
+    };
+    // One whose Content-Length is too large is not read at all.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let read = tokio::select! {
+        biased;
+        read = timeout(limits.body_timeout, crate::body::read(body, limit)) => read,
+        () = app.past_waiting() => return Err(ApiError::shutting_down()),
+    };
+    match read {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(Unread::TooLong)) => Err(too_large()),
+        Ok(Err(Unread::Broken(error))) => {
+            let incomplete = ApiError::from(InputError::field("", "the body is incomplete"));
+            Err(incomplete.for_the_log(error.to_string()))
+        }
+        Err(_) => Err(ApiError::new(
+            ErrorCode::RequestTimeout,
+            "the body was not received in time",
+        )),
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    let sent = headers
+        .get(&X_REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    match sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain)) {
+        Some(id) => id.to_owned(),
+        None => new_id("req_"),
+    }
+}
+
+/// `If-None-Match` (RFC 9110, 13.1.2): a list of tags, compared weakly, or `*`.
+fn matches_tag(wanted: &[u8], tag: &[u8]) -> bool {
+    let wanted = wanted.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    wanted
+        .map(|one| one.strip_prefix(b"W/").unwrap_or(one))
+        .any(|one| one == tag || one == b"*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tags_are_compared_as_a_list() {
+        assert!(matches_tag(b"\"a\", W/\"b\"", b"\"b\""));
+        assert!(matches_tag(b"*", b"\"b\""));
+        assert!(!matches_tag(b"\"a\",\"bc\"", b"\"b\""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_found_exactly_where_the_list_holds_it(tags in prop::collection::vec("[0-9a-f]{1,2}", 0..5), wanted in "[0-9a-f]{1,2}", before in "( |\t|W/| W/){0,1}", junk in prop::collection::vec(any::<u8>(), 0..40)) {
+            let list: Vec<String> = tags.iter().map(|tag| format!("{before}\"{tag}\"")).collect();
+            let tag = format!("\"{wanted}\"");
+            prop_assert_eq!(matches_tag(list.join(",").as_bytes(), tag.as_bytes()), tags.contains(&wanted));
+            matches_tag(&junk, tag.as_bytes());
+        }
+    }
+}

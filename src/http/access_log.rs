@@ -1,0 +1,117 @@
+//! The access log: one line and one count per request, also where its client disconnected before there was a response.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+
+use super::RequestTimings;
+use super::route::{Method, Route};
+use crate::app::App;
+use crate::limits::Decision;
+use crate::metrics::RouteSlot;
+use crate::model::Wallet;
+
+/// The route that a request matched.
+#[derive(Clone, Copy)]
+pub(super) enum MatchedRoute {
+    None,
+    Route(&'static Route),
+    /// One of the host's, whose paths and methods are unknown here.
+    Host,
+}
+
+/// What is known of a request at its end. Dropped, it counts the request and writes its line: when hyper is done with
+/// the body, or, with the status still 499, when the client disconnected before there was a response.
+pub(crate) struct AccessLogGuard {
+    app: Arc<App>,
+    pub(super) timings: Arc<RequestTimings>,
+    pub(super) request_id: String,
+    pub(super) matched: MatchedRoute,
+    pub(super) status: Option<u16>,
+    /// How long the server took to make the response.
+    pub(super) ready: Option<Duration>,
+    pub(super) key_id: Option<String>,
+    pub(super) wallet: Option<Wallet>,
+    /// Of the body, as far as hyper took it.
+    pub(super) bytes: u64,
+    pub(super) rate: Option<Decision>,
+    /// The page that sent it, if its origin is allowed.
+    pub(super) origin: Option<HeaderValue>,
+}
+
+impl AccessLogGuard {
+    /// In a box, as a response carries it a long way.
+    pub(super) fn new(app: &Arc<App>, request_id: String) -> Box<Self> {
+        Box::new(Self {
+            app: Arc::clone(app),
+            timings: Arc::new(RequestTimings::start(&app.clock)),
+            request_id,
+            matched: MatchedRoute::None,
+            status: None,
+            ready: None,
+            key_id: None,
+            wallet: None,
+            bytes: 0,
+            rate: None,
+            origin: None,
+        })
+    }
+
+    /// A successful read is for debugging, as is what matched no route, which anybody can send without end.
+    fn level(&self, status: u16) -> log::Level {
+        let is_read = match self.matched {
+            MatchedRoute::Route(route) => route.method == Method::Get,
+            MatchedRoute::None => return log::Level::Debug,
+            MatchedRoute::Host => false,
+        };
+        match status {
+            500 => log::Level::Error,
+            501.. => log::Level::Warn,
+            ..400 if is_read => log::Level::Debug,
+            _ => log::Level::Info,
+        }
+    }
+
+    /// How long the server took up to now.
+    pub(super) fn server_time(&self) -> Duration {
+        self.timings.server_time(&self.app.clock)
+    }
+}
+
+impl Drop for AccessLogGuard {
+    fn drop(&mut self) {
+        let took = self.timings.elapsed(&self.app.clock);
+        let ready = self.ready.unwrap_or_else(|| self.server_time());
+        // The route's template, never the path: what a client sends by mistake may be a key.
+        let (method, route, slot, is_bounded) = match self.matched {
+            MatchedRoute::None => ("-", "-", RouteSlot::NONE, true),
+            MatchedRoute::Host => ("-", "own", RouteSlot::HOST, true),
+            MatchedRoute::Route(route) => (
+                route.method.as_str(),
+                route.path,
+                RouteSlot::of(route.index),
+                !route.unbounded,
+            ),
+        };
+        self.app
+            .metrics
+            .request(slot, self.status, ready, is_bounded);
+        let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
+        let wallet = self.wallet.map(|wallet| wallet.short());
+        // As nginx logs a client that disconnected.
+        let status = self.status.unwrap_or(499);
+        log::log!(
+            target: "r3mes_edge::http",
+            self.level(status),
+            method, route, status,
+            ms = millis(took),
+            upstream_ms = millis(self.timings.waited()),
+            bytes = self.bytes,
+            request_id = self.request_id.as_str(),
+            key_id = self.key_id.as_deref().unwrap_or("-"),
+            wallet = wallet.as_deref().unwrap_or("-");
+            "{method} {route} {status}"
+        );
+    }
+}

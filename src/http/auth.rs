@@ -1,0 +1,266 @@
+//! Authentication and authorization: the owner of the key that was sent, and whether the route is for them.
+
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+
+use super::origin;
+use super::route::{Auth, Route};
+use crate::app::App;
+use crate::auth::{PlainKey, Principal, Scope};
+use crate::config::Config;
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::{Bucket, Decision, RateClass};
+
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A valid key that was sent.
+pub(super) struct AuthenticatedKey {
+    pub(super) principal: Principal,
+    pub(super) bucket: Bucket,
+}
+
+/// Header, checksum, hash, cache, store. `None` where no key was sent; `rate` is set to the limit that refused it.
+pub(super) async fn authenticate(
+    app: &App,
+    headers: &HeaderMap,
+    client: IpAddr,
+    rate: &mut Option<Decision>,
+) -> Result<Option<AuthenticatedKey>, ApiError> {
+    let Some(text) = credentials(headers)? else {
+        return Ok(None);
+    };
+    let invalid = |detail| ApiError::new(ErrorCode::InvalidApiKey, detail);
+    let text = text.to_str().unwrap_or_default();
+    let (sent, is_ours) = match PlainKey::parse(text) {
+        Some(key) => (Some(key), true),
+        None if app.store.has_imported_keys() => (PlainKey::parse_imported(text), false),
+        None => (None, false),
+    };
+    let sent = sent.ok_or_else(|| {
+        invalid("malformed API key: expected `r3mes_` and 49 characters with a valid checksum")
+    })?;
+    let hash = sent.hash();
+    let cached = app.caches.keys.get(&hash);
+    let is_cached = cached.is_some();
+    let key = match cached {
+        Some(key) => key,
+        None => {
+            // Counted before the look-up, so that guessing costs the guesser and not the file.
+            let decision = app.limits.check(RateClass::Failures, client);
+            if let Some(decision) = decision.filter(|decision| decision.retry_after.is_some()) {
+                app.metrics.limited(RateClass::Failures);
+                return Err((&*rate.insert(decision)).into());
+            }
+            app.metrics.table.key_lookups.inc();
+            let generation = app.caches.keys.generation();
+            let found = match app.store.key_by_hash(hash).await {
+                Ok(None) if !is_ours => {
+                    let start = sent.start().to_owned();
+                    app.store.adopt_key(sent.sha256(), hash, start).await
+                }
+                found => found,
+            };
+            // A failure of the storage is none of the client's.
+            let uncount = |_: &_| app.limits.give_back(RateClass::Failures, client);
+            let record = found.inspect_err(uncount)?;
+            let record = record.ok_or_else(|| invalid("no such key"))?;
+            app.caches.keys.insert(record, generation)
+        }
+    };
+    let now = app.clock.now();
+    if key.record.is_revoked(now) {
+        return Err(invalid("this key was revoked or replaced"));
+    }
+    if key.record.is_expired(now) {
+        let detail = "this key has expired";
+        return Err(ApiError::new(ErrorCode::ExpiredApiKey, detail));
+    }
+    if !is_cached {
+        // A valid key is no guess: a client with many keys is not limited after a restart.
+        app.limits.give_back(RateClass::Failures, client);
+    }
+    key.touch(now);
+    Ok(Some(AuthenticatedKey {
+        principal: Principal::from(&key.record),
+        bucket: Bucket::from(&hash),
+    }))
+}
+
+/// The key as it was sent; `X-API-Key` wins.
+fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
+    let mut keys = headers.get_all(&X_API_KEY).iter();
+    if let Some(key) = keys.next() {
+        return match keys.next() {
+            None => Ok(Some(key.clone())),
+            Some(_) => Err(ApiError::duplicate_header("X-API-Key")),
+        };
+    }
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        return Ok(None);
+    };
+    match value.to_str().ok().and_then(|text| text.split_once(' ')) {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => {
+            Ok(HeaderValue::from_str(key.trim()).ok())
+        }
+        // Credentials of another scheme are no key of this server.
+        _ => Ok(Some(value.clone())),
+    }
+}
+
+/// Whether a request may read public figures without a key.
+///
+/// # Errors
+/// Why it may not, for the operator who did not expect it.
+fn public_reads(config: &Config, head: &Parts) -> Result<(), String> {
+    let reason = match config.auth.public_reads {
+        Some(true) => return Ok(()),
+        Some(false) => return Err("auth.public_reads is false".to_owned()),
+        None if !config.auth.trusted_proxies.is_empty() => {
+            "while auth.trusted_proxies is set".to_owned()
+        }
+        None if config.exposed().next().is_some() => {
+            "while a listener can be reached from other machines".to_owned()
+        }
+        None => match origin::proxy_sign(head) {
+            None => return Ok(()),
+            Some(sign) => format!("for proxied requests (this one has {sign})"),
+        },
+    };
+    Err(format!(
+        "public reads are closed {reason}; set auth.public_reads = true to open them"
+    ))
+}
+
+/// Refuses a caller whom the route is not for.
+pub(super) fn authorize(
+    config: &Config,
+    head: &Parts,
+    route: &Route,
+    path_param: &str,
+    principal: Option<&Principal>,
+) -> Result<(), ApiError> {
+    let mut hint = String::new();
+    if matches!(route.auth, Auth::Public | Auth::PublicElseAdmin) {
+        match public_reads(config, head) {
+            Ok(()) => return Ok(()),
+            Err(reason) => hint = format!(": {reason}"),
+        }
+    }
+    let scope = match route.auth {
+        Auth::Open => return Ok(()),
+        Auth::Chat if principal.is_none() => return Ok(()),
+        Auth::AnyKey => None,
+        Auth::Chat => Some(Scope::Chat),
+        Auth::Public => Some(Scope::Read),
+        Auth::PublicElseAdmin | Auth::Admin => Some(Scope::Admin),
+        Auth::Key(scope) | Auth::Own(scope) => Some(scope),
+    };
+    let Some(principal) = principal else {
+        let detail = format!("send a key as X-API-Key or Authorization: Bearer{hint}");
+        return Err(ApiError::new(ErrorCode::MissingCredentials, detail));
+    };
+    if principal.is_admin() {
+        return Ok(());
+    }
+    if let Some(scope) = scope.filter(|scope| !principal.scopes.contains(*scope)) {
+        let detail = format!("this needs a key with the scope {}", scope.as_str());
+        return Err(ApiError::forbidden(detail));
+    }
+    let of_wallet =
+        matches!(route.auth, Auth::Public | Auth::Own(_)) && route.path.contains("{wallet}");
+    let owns = |wallet: crate::model::Wallet| wallet.as_str() == path_param;
+    if of_wallet && !principal.wallet.is_some_and(owns) {
+        return Err(ApiError::other_wallet());
+    }
+    Ok(())
+}
+
+/// Whether a query holds a key, by the name of a parameter or the prefix of a value, percent-encoded or not.
+pub(super) fn holds_key(query: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "api_key",
+        "apikey",
+        "api-key",
+        "x-api-key",
+        "access_token",
+        "token",
+        "key",
+    ];
+    let query = decoded(query);
+    let named = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+    };
+    query.contains(PlainKey::PREFIX) || query.split('&').any(named)
+}
+
+/// Decodes `%XX` (RFC 3986, 2.1); what is no escape stays as it is.
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let hex = part.get(..2).map(|hex| u8::from_str_radix(hex, 16));
+        if let Some(Ok(byte)) = hex {
+            bytes.push(byte);
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        } else {
+            bytes.push(b'%');
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_key_in_a_query_is_detected_by_its_name_or_its_prefix() {
+        for query in [
+            "api_key=x",
+            "a=b&Token=x",
+            "q=r3mes_abc",
+            "KEY",
+            "api%5Fkey=x",
+            "q=%723mes_abc",
+        ] {
+            assert!(holds_key(query), "{query}");
+        }
+        assert!(!holds_key("limit=5&cursor=key_01J"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_detected_at_every_position(before in "[a-z=&%]{0,6}", after in any::<String>(), name in "(api_key|apikey|api-key|x-api-key|access_token|token|key)", upper in any::<u16>()) {
+            let shout = |(at, one): (usize, char)| if upper >> at & 1 == 1 { one.to_ascii_uppercase() } else { one };
+            let name: String = name.chars().enumerate().map(shout).collect();
+            let named = format!("{before}&{name}={after}");
+            prop_assert!(holds_key(&named));
+            let looks = format!("{before}r3mes_{after}");
+            prop_assert!(holds_key(&looks));
+            holds_key(&after);
+        }
+
+        #[test]
+        fn a_query_without_a_key_passes(pairs in prop::collection::vec("(limit|days|cursor|keys|tokens)=[a-z0-9_]{0,4}", 0..4)) {
+            prop_assert!(!holds_key(&pairs.join("&")));
+        }
+
+        #[test]
+        fn no_header_makes_the_search_for_credentials_panic(value in prop::collection::vec(any::<u8>(), 0..40), scheme in "(Bearer |bearer  |Basic |)") {
+            let value = [scheme.as_bytes(), &value].concat();
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                for name in ["authorization", "x-api-key"] {
+                    let mut headers = HeaderMap::new();
+                    headers.insert(name, value.clone());
+                    let _ = credentials(&headers);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The body of a response on its connection: it ends the request's access-log line, and lets what was written before a failure
+//! reach the client.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::access_log::AccessLogGuard;
+use super::response::Content;
+use crate::stream::Aborted;
+
+/// What a connection's socket has to know of the request that it carries.
+#[derive(Default)]
+pub(crate) struct Exchange {
+    /// Whether the request was refused while its body may still be coming.
+    pub(crate) refused: AtomicBool,
+    /// Whether a response is being written that only the connection's end delimits: HTTP/1.0, without a length.
+    pub(crate) unfinished: AtomicBool,
+    /// Whether a body that failed waits until everything before its failure is written.
+    awaits_flush: AtomicBool,
+}
+
+impl Exchange {
+    /// The socket has written everything there was.
+    pub(crate) fn flushed(&self, context: &Context<'_>) {
+        if self.awaits_flush.swap(false, Ordering::Relaxed) {
+            context.waker().wake_by_ref();
+        }
+    }
+}
+
+/// The body of every response.
+pub(crate) struct ResponseBody {
+    content: Content,
+    /// Dropped when hyper is done with the body.
+    log_guard: Box<AccessLogGuard>,
+    exchange: Arc<Exchange>,
+    failed: bool,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        content: Content,
+        log_guard: Box<AccessLogGuard>,
+        exchange: Arc<Exchange>,
+    ) -> Self {
+        Self {
+            content,
+            log_guard,
+            exchange,
+            failed: false,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        if !self.failed {
+            let next = ready!(Pin::new(&mut self.content).poll_frame(context));
+            if !matches!(next, Some(Err(_))) {
+                if let Some(Ok(frame)) = &next {
+                    self.log_guard.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                if next.is_none() || self.is_end_stream() {
+                    self.exchange.unfinished.store(false, Ordering::Relaxed);
+                }
+                return Poll::Ready(next);
+            }
+            self.exchange.awaits_flush.store(true, Ordering::Relaxed);
+            self.failed = true;
+        }
+        // hyper drops what it has not written yet when a body fails, and writes while a body is pending.
+        match self.exchange.awaits_flush.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => Poll::Ready(Some(Err(Aborted))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+}

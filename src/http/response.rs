@@ -1,0 +1,157 @@
+//! Makes responses: JSON, cached JSON, files, streams, and the one body of every error.
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{HeaderMap, StatusCode};
+use serde::Serialize;
+
+use crate::cache::{Cached, Policy};
+use crate::error::ApiError;
+use crate::limits::seconds_up;
+use crate::store::{Done, Kept, StoreError};
+use crate::stream::{Aborted, ModelStream};
+
+/// The body of a response, before it carries the guards of its request.
+pub(crate) type Content = UnsyncBoxBody<Bytes, Aborted>;
+pub(crate) type Response = hyper::Response<Content>;
+
+/// 200 with a JSON body.
+pub(crate) fn json(value: &impl Serialize) -> Result<Response, ApiError> {
+    json_with_status(StatusCode::OK, value)
+}
+
+/// A JSON body.
+pub(crate) fn json_with_status(
+    status: StatusCode,
+    value: &impl Serialize,
+) -> Result<Response, ApiError> {
+    Ok(bytes(status, "application/json", json_bytes(value)?))
+}
+
+/// JSON as it is sent: with a final newline, for those who read it in a terminal.
+pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Bytes, ApiError> {
+    // Enough for most.
+    let mut body = Vec::with_capacity(512);
+    serde_json::to_writer(&mut body, value)
+        .map_err(|error| ApiError::internal(format!("a response was not serialized: {error}")))?;
+    body.push(b'\n');
+    Ok(body.into())
+}
+
+/// A body of a type.
+pub(crate) fn bytes(status: StatusCode, content_type: &'static str, body: Bytes) -> Response {
+    let body = Full::new(body).map_err(|never| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// The response to a write, new or replayed for its `Idempotency-Key`; `stored` makes the one of a new write.
+pub(crate) fn once<T>(done: Done<T>, stored: fn(&T) -> Kept) -> Result<Response, ApiError> {
+    match done {
+        Done::New(value) => from_stored(stored(&value)),
+        Done::Again(kept) => replayed(kept),
+    }
+}
+
+/// The response that was stored for the request's `Idempotency-Key` before.
+pub(crate) fn replayed(stored: Kept) -> Result<Response, ApiError> {
+    let mut response = from_stored(stored)?;
+    let name = HeaderName::from_static("idempotency-replayed");
+    let value = HeaderValue::from_static("true");
+    response.headers_mut().insert(name, value);
+    Ok(response)
+}
+
+fn from_stored(stored: Kept) -> Result<Response, ApiError> {
+    let status = StatusCode::from_u16(stored.status)
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    let answer = stored.answer;
+    let mut body = answer.ok_or(StoreError::AlreadyIssued(stored.reference))?;
+    body.push('\n');
+    Ok(bytes(status, "application/json", body.into()))
+}
+
+/// The answer of a model while it is generated.
+pub(crate) fn chat(content_type: &'static str, body: ModelStream) -> Response {
+    let response = bytes(StatusCode::OK, content_type, Bytes::new());
+    response.map(|_| body.boxed_unsync())
+}
+
+/// JSON from a cache, with the headers of RFC 9111.
+pub(crate) fn cached<V>(body: Bytes, cached: &Cached<V>, policy: Policy) -> Response {
+    let left = policy.ttl.saturating_sub(cached.age).as_secs();
+    let mut response = bytes(StatusCode::OK, "application/json", body.clone());
+    let headers = response.headers_mut();
+    set_etag(headers, &body);
+    headers.insert(AGE, cached.age.as_secs().into());
+    set(headers, CACHE_CONTROL, format!("public, max-age={left}"));
+    let source = HeaderValue::from_static(cached.source.as_str());
+    headers.insert(HeaderName::from_static("x-cache"), source);
+    response
+}
+
+/// A file compiled in: caches revalidate it by its tag.
+pub(crate) fn file(content_type: &'static str, body: &'static [u8]) -> Response {
+    let mut response = bytes(StatusCode::OK, content_type, Bytes::from_static(body));
+    set_etag(response.headers_mut(), body);
+    let revalidate = HeaderValue::from_static("public, no-cache");
+    response.headers_mut().insert(CACHE_CONTROL, revalidate);
+    response
+}
+
+/// Sets the tag of a representation: a hash of its bytes, or of what matters of them.
+pub(crate) fn set_etag(headers: &mut HeaderMap, of: &[u8]) {
+    let mut first = [0; 8];
+    first.copy_from_slice(&blake3::hash(of).as_bytes()[..8]);
+    set(
+        headers,
+        ETAG,
+        format!("\"{:016x}\"", u64::from_be_bytes(first)),
+    );
+}
+
+/// Sets a header; a text that is no header value is left out, which none of ours is.
+pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Into<Bytes>) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
+        headers.insert(name, value);
+    }
+}
+
+/// Makes the response of an error, and logs what only the log may hold.
+pub(crate) fn error_response(error: &ApiError, request_id: &str) -> Response {
+    let status = StatusCode::from_u16(error.code.status());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if let Some(internal) = &error.internal {
+        // The client's errors are no news to an operator, and must not fill the log.
+        let level = match status.is_server_error() {
+            true => log::Level::Error,
+            false => log::Level::Debug,
+        };
+        log::log!(level, "{request_id} {}: {internal}", error.code.as_str());
+    }
+    let body = error.body(request_id);
+    let mut response = bytes(status, "application/problem+json", body.into());
+    let headers = response.headers_mut();
+    if let Some(wait) = error.retry_after {
+        headers.insert(RETRY_AFTER, seconds_up(wait).max(1).into());
+    }
+    if let Some(allow) = &error.allow {
+        set(headers, ALLOW, allow.clone());
+    }
+    if error.close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer realm=\"r3mes-edge\"");
+        headers.insert(WWW_AUTHENTICATE, scheme);
+    }
+    response
+}

@@ -1,0 +1,238 @@
+//! What a row of the routes table says of its route, and how a path is matched. The rows are in `routes.rs`, which names the
+//! handlers; the request path needs the types alone.
+
+use std::pin::Pin;
+
+use super::{Context, Response};
+use crate::auth::Scope;
+use crate::error::ApiError;
+use crate::limits::RateClass;
+
+/// Who may call a [`Route`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Auth {
+    /// Everybody.
+    Open,
+    /// Everybody where public reads are on; else a key that may read, of the path's wallet where the path has one.
+    Public,
+    /// Everybody where public reads are on; else an admin.
+    PublicElseAdmin,
+    /// Any key.
+    AnyKey,
+    /// A key with this scope.
+    Key(Scope),
+    /// A key with this scope, of the path's wallet.
+    Own(Scope),
+    /// A key that may chat; without one the handler decides what is missing, as the body may name a wallet.
+    Chat,
+    /// An admin.
+    Admin,
+}
+
+/// The setting that bounds the body of a request to a [`Route`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyClass {
+    /// No body is read.
+    None,
+    /// `limits.body`
+    Common,
+    /// `limits.telemetry_body`
+    Telemetry,
+    /// `limits.chat_body`
+    Chat,
+    /// `limits.v1_body`
+    V1,
+}
+
+/// The method of a [`Route`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// GET, and HEAD with it.
+    Get,
+    /// POST.
+    Post,
+    /// DELETE.
+    Delete,
+}
+
+impl Method {
+    /// The method as in a request line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    pub(crate) fn matches(self, method: &str) -> bool {
+        method == self.as_str() || (self == Self::Get && method == "HEAD")
+    }
+}
+
+pub(crate) type Handler = fn(Context) -> HandlerFuture;
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
+
+/// One route, a row of [`ROUTES`](crate::routes::ROUTES).
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Its method.
+    pub method: Method,
+    /// Its path; at most one segment is a parameter in braces.
+    pub path: &'static str,
+    /// The path by which clients of the R3MES backend know it, where that is another.
+    pub alias: Option<&'static str>,
+    /// Who may call it.
+    pub auth: Auth,
+    /// The rate limit that it counts against.
+    pub rate: RateClass,
+    /// How large its body may be.
+    pub body: BodyClass,
+    /// Whether its handler runs to its end in a task of its own, also where the client disconnects: a handler that changes
+    /// something must not stop between its commit and what follows. All others are dropped with their connection.
+    pub detached: bool,
+    /// Whether `limits.request_timeout` does not apply: the handler has deadlines of its own, or takes as long as the file is
+    /// large.
+    pub unbounded: bool,
+    /// Whether it is answered during a shutdown too.
+    pub while_draining: bool,
+    pub(crate) handler: Handler,
+    /// Its position in the table.
+    pub(crate) index: usize,
+    pattern: Pattern,
+    alias_pattern: Option<Pattern>,
+}
+
+impl Route {
+    pub(crate) const fn new(
+        method: Method,
+        path: &'static str,
+        handler: Handler,
+        auth: Auth,
+        rate: RateClass,
+        body: BodyClass,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            alias: None,
+            auth,
+            rate,
+            body,
+            detached: false,
+            unbounded: false,
+            while_draining: false,
+            handler,
+            index: 0,
+            pattern: Pattern::new(path),
+            alias_pattern: None,
+        }
+    }
+
+    pub(crate) const fn alias(mut self, path: &'static str) -> Self {
+        self.alias = Some(path);
+        self.alias_pattern = Some(Pattern::new(path));
+        self
+    }
+
+    pub(crate) const fn detached(mut self) -> Self {
+        self.detached = true;
+        self
+    }
+
+    pub(crate) const fn unbounded(mut self) -> Self {
+        self.unbounded = true;
+        self
+    }
+
+    pub(crate) const fn while_draining(mut self) -> Self {
+        self.while_draining = true;
+        self
+    }
+}
+
+/// Gives each row its position.
+pub(crate) const fn numbered<const N: usize>(mut routes: [Route; N]) -> [Route; N] {
+    let mut index = 0;
+    while index < N {
+        routes[index].index = index;
+        index += 1;
+    }
+    routes
+}
+
+/// A path split around its parameter.
+#[derive(Clone, Copy, Debug)]
+struct Pattern {
+    prefix: &'static str,
+    suffix: Option<&'static str>,
+}
+
+impl Pattern {
+    const fn new(path: &'static str) -> Self {
+        let bytes = path.as_bytes();
+        let (mut open, mut close) = (bytes.len(), bytes.len());
+        let mut at = 0;
+        while at < bytes.len() {
+            match bytes[at] {
+                b'{' => open = at,
+                b'}' => close = at,
+                _ => {}
+            }
+            at += 1;
+        }
+        let (prefix, rest) = path.split_at(open);
+        let suffix = if rest.is_empty() {
+            None
+        } else {
+            Some(path.split_at(close + 1).1)
+        };
+        Self { prefix, suffix }
+    }
+
+    /// The value of the parameter in `path`, empty where the pattern has none; `None` where the path does not match.
+    fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix(self.prefix)?;
+        match self.suffix {
+            None => rest.is_empty().then_some(""),
+            Some(suffix) => rest
+                .strip_suffix(suffix)
+                .filter(|param| !param.is_empty() && !param.contains('/')),
+        }
+    }
+}
+
+/// What a method and a path lead to.
+#[derive(Debug)]
+pub enum RouteMatch<'a> {
+    /// A route, with the value of its path parameter.
+    Route(&'static Route, &'a str),
+    /// The path exists with other methods, as `Allow` lists them.
+    OtherMethods(String),
+    /// No route has this path.
+    NotFound,
+}
+
+/// Finds the route of a request.
+pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) -> RouteMatch<'a> {
+    let mut others = Vec::new();
+    for route in routes {
+        let alias = || route.alias_pattern.and_then(|alias| alias.matches(path));
+        let Some(param) = route.pattern.matches(path).or_else(alias) else {
+            continue;
+        };
+        if route.method.matches(method) {
+            return RouteMatch::Route(route, param);
+        }
+        others.push(route.method.as_str());
+        if route.method == Method::Get {
+            others.push("HEAD");
+        }
+    }
+    if others.is_empty() {
+        RouteMatch::NotFound
+    } else {
+        RouteMatch::OtherMethods(others.join(", "))
+    }
+}
