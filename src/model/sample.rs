@@ -255,7 +255,12 @@ impl TryFrom<serde_json::Number> for Figure {
     type Error = &'static str;
 
     fn try_from(number: serde_json::Number) -> Result<Self, &'static str> {
-        figure(number.as_f64().unwrap_or(f64::NAN)).map(Self)
+        match number.as_f64().unwrap_or(f64::NAN) {
+            number if number < 0.0 => Err("must not be negative"),
+            number if !number.is_finite() => Err("must be a finite number"),
+            number if number > MOST_FIGURE => Err("must be at most 1e30"),
+            number => Ok(Self(number)),
+        }
     }
 }
 
@@ -268,34 +273,10 @@ impl TryFrom<Figure> for Percentage {
     type Error = &'static str;
 
     fn try_from(Figure(number): Figure) -> Result<Self, &'static str> {
-        percentage(number).map(Self)
-    }
-}
-
-/// Checks the range of a figure.
-pub(crate) fn figure(number: f64) -> Result<f64, &'static str> {
-    match number {
-        _ if number < 0.0 => Err("must not be negative"),
-        _ if !number.is_finite() => Err("must be a finite number"),
-        _ if number > MOST_FIGURE => Err("must be at most 1e30"),
-        _ => Ok(number),
-    }
-}
-
-/// Checks the range of a percentage.
-pub(crate) fn percentage(number: f64) -> Result<f64, &'static str> {
-    match figure(number)? {
-        number if number > 100.0 => Err("must be at most 100"),
-        number => Ok(number),
-    }
-}
-
-/// Checks the range of a count.
-pub(crate) fn count(number: i64) -> Result<i64, &'static str> {
-    match number {
-        ..0 => Err("must not be negative"),
-        0..=MOST_COUNT => Ok(number),
-        _ => Err("must be at most 1000000000000"),
+        match number {
+            ..=100.0 => Ok(Self(number)),
+            _ => Err("must be at most 100"),
+        }
     }
 }
 
