@@ -3,17 +3,18 @@
 
 mod row;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::Row;
 use serde::Serialize;
 
-use self::row::{RowError, account, is_pending, key, wallet};
+use self::row::{RowError, account, is_pending, key, refused, wallet};
 use crate::model::{Timestamp, Wallet};
 use crate::store::{ImportSource, ImportTransaction, OpenError, SqliteStore, StoreError};
 
-/// Every table of the backend. Accounts come first, so that they keep their age. No version of the backend ever wrote
-/// the last three.
+/// Every table of the backend. Accounts come first, so that they keep their age; no version of the backend ever wrote the
+/// last three.
 const TABLES: [&str; 6] = [
     "users",
     "credit_reservations",
@@ -33,26 +34,22 @@ impl R3mesDatabase {
     /// Opens the file.
     ///
     /// # Errors
-    /// Where there is none, or it has none of the tables.
+    /// Where there is none, or it has none of the backend's tables.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let refused = |why| OpenError::NotR3mes(path.to_owned(), why);
         let source = ImportSource::open(path)?;
-        let tables = TABLES.iter().map(|table| source.has_table(table));
-        match tables.collect::<Result<Vec<_>, _>>() {
-            Err(StoreError::Damaged(_)) => Err(refused("not an SQLite database, or damaged")),
-            Err(error) => Err(OpenError::Storage(error)),
-            Ok(_) if source.is_ours(path) => Err(refused(
-                "it is a database of r3mes-edge; to use a copy run restore",
-            )),
-            Ok(found) if !found.contains(&true) => {
-                Err(refused("it has none of the backend's tables"))
-            }
-            Ok(_) => Ok(Self(source)),
-        }
+        let has_table = |table: &&str| source.has_table(table).unwrap_or(false);
+        let refused = if source.is_ours(path) {
+            "it is one of r3mes-edge; to use a copy run restore"
+        } else if TABLES.iter().any(has_table) {
+            return Ok(Self(source));
+        } else {
+            "none of the backend's tables can be read"
+        };
+        Err(OpenError::NotR3mes(path.to_owned(), refused))
     }
 
-    /// Imports every row that is valid, in one transaction. `now` is when accounts were created and keys revoked whose
-    /// rows do not say.
+    /// Imports every row that is valid, in one transaction. `now` replaces times that a row lacks: of the creation of an
+    /// account, of the revocation of a key.
     ///
     /// # Errors
     /// Where a file cannot be read or written; then nothing is imported. An invalid row is part of the report.
@@ -61,21 +58,29 @@ impl R3mesDatabase {
         store: &SqliteStore,
         now: Timestamp,
     ) -> Result<ImportReport, StoreError> {
-        store
-            .import(now, move |transaction| {
-                import_rows(&self.0, transaction, now)
-            })
-            .await
+        let work = move |transaction: &ImportTransaction<'_>| {
+            let mut report = ImportReport::default();
+            for table in TABLES {
+                let counts = match self.0.has_table(table)? {
+                    true => Some(report.import_table(&self.0, table, transaction, now)?),
+                    false => None,
+                };
+                report.tables.insert(table, counts);
+            }
+            Ok(report)
+        };
+        store.import(work).await
     }
 }
 
 /// What an import did.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct ImportReport {
-    /// A note of each row that was changed or refused.
+    /// A note of each change and each row refused.
+    #[serde(rename = "rows")]
     pub notes: Vec<ImportNote>,
-    /// The name and the counts of every table, `None` where the backend has no such table.
-    pub tables: Vec<(&'static str, Option<ImportCounts>)>,
+    /// The counts of every table; `None` where the backend has no such table.
+    pub tables: BTreeMap<&'static str, Option<ImportCounts>>,
     /// Accounts created for keys of wallets without a row in `users`.
     pub accounts_made: u64,
     /// Reservations that are pending; none is imported.
@@ -97,12 +102,12 @@ pub struct ImportCounts {
     pub skipped: u64,
 }
 
-/// A row that was changed or refused, for the operator to read.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+/// A change or a refused row, for the operator to read.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct ImportNote {
     /// The table.
     pub table: &'static str,
-    /// Its rowid, which is the id where the table has one.
+    /// The rowid, which is the id where the table has one.
     pub row: i64,
     /// The wallet, where the row has a valid one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,129 +126,77 @@ pub struct ImportNote {
     pub new: Option<String>,
 }
 
-impl std::fmt::Display for ImportNote {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.table, self.row)?;
-        if let Some(wallet) = self.wallet_address {
-            write!(f, " {wallet}")?;
-        }
-        write!(f, ": {}: {}: {}", self.outcome, self.field, self.reason)?;
-        match (&self.old, &self.new) {
-            (Some(old), Some(new)) => write!(f, ": {old} becomes {new}"),
-            (None, Some(new)) => write!(f, ": it becomes {new}"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A value that is not imported as it is.
-struct FieldChange {
-    field: &'static str,
-    reason: &'static str,
-    old: Option<String>,
-    new: String,
-}
-
-enum Outcome {
-    Imported,
-    Existing,
-    Skipped,
-}
-
-impl Outcome {
-    const fn of(changed: bool) -> Self {
-        if changed {
-            Self::Imported
-        } else {
-            Self::Existing
-        }
-    }
-}
-
-fn import_rows(
-    source: &ImportSource,
-    transaction: &ImportTransaction<'_>,
-    now: Timestamp,
-) -> Result<ImportReport, StoreError> {
-    let mut report = ImportReport::default();
-    for table in TABLES {
-        if !source.has_table(table)? {
-            report.tables.push((table, None));
-            continue;
-        }
+impl ImportReport {
+    fn import_table(
+        &mut self,
+        source: &ImportSource,
+        table: &'static str,
+        transaction: &ImportTransaction<'_>,
+        now: Timestamp,
+    ) -> Result<ImportCounts, StoreError> {
         let mut counts = ImportCounts::default();
         source.each_row(table, |row| {
-            let mut changes = Vec::new();
-            let outcome = import_row(table, row, transaction, now, &mut report, &mut changes);
-            let mut note = ImportNote {
-                table,
-                row: row.get(0).unwrap_or_default(),
-                wallet_address: wallet(row).ok(),
-                outcome: "changed",
-                field: "",
-                reason: String::new(),
-                old: None,
-                new: None,
-            };
-            match outcome {
-                Ok(Outcome::Imported) if changes.is_empty() => counts.imported += 1,
-                Ok(Outcome::Imported) => {
-                    counts.changed += 1;
-                    report
-                        .notes
-                        .extend(changes.into_iter().map(|change| ImportNote {
-                            field: change.field,
-                            reason: change.reason.to_owned(),
-                            old: change.old,
-                            new: Some(change.new),
-                            ..note.clone()
-                        }));
+            let mut notes = Vec::new();
+            let imported = match table {
+                "users" => import_account(row, transaction, now, &mut notes),
+                "api_keys" => self.import_key(row, transaction, now),
+                _ => {
+                    // The backend lowers a balance when it confirms a reservation and not before, so every balance is
+                    // right whatever becomes of its reservations.
+                    self.pending_reservations += u64::from(is_pending(row));
+                    counts.skipped += 1;
+                    return Ok(());
                 }
-                Ok(Outcome::Existing) => counts.existing += 1,
-                Ok(Outcome::Skipped) => counts.skipped += 1,
-                Err(RowError::Refused { field, reason }) => {
+            };
+            match imported {
+                Ok(true) if notes.is_empty() => counts.imported += 1,
+                Ok(true) => counts.changed += 1,
+                Ok(false) => {
+                    counts.existing += 1;
+                    notes.clear();
+                }
+                Err(RowError::Refused(note)) => {
                     counts.refused += 1;
-                    (note.outcome, note.field, note.reason) = ("refused", field, reason);
-                    report.notes.push(note);
+                    notes = vec![*note];
                 }
                 Err(RowError::Store(error)) => return Err(error),
             }
+            for note in notes {
+                self.notes.push(ImportNote {
+                    table,
+                    row: row.get(0).unwrap_or_default(),
+                    wallet_address: wallet(row).ok(),
+                    ..note
+                });
+            }
             Ok(())
         })?;
-        report.tables.push((table, Some(counts)));
+        Ok(counts)
     }
-    Ok(report)
+
+    fn import_key(
+        &mut self,
+        row: &Row<'_>,
+        transaction: &ImportTransaction<'_>,
+        now: Timestamp,
+    ) -> Result<bool, RowError> {
+        let (wallet, key) = key(row, now)?;
+        let (account_is_new, key_is_new) = transaction.import_key(&wallet, &key)?;
+        self.accounts_made += u64::from(account_is_new);
+        Ok(key_is_new)
+    }
 }
 
-fn import_row(
-    table: &str,
+/// Imports a row of `users`; returns whether anything is new.
+fn import_account(
     row: &Row<'_>,
     transaction: &ImportTransaction<'_>,
     now: Timestamp,
-    report: &mut ImportReport,
-    changes: &mut Vec<FieldChange>,
-) -> Result<Outcome, RowError> {
-    match table {
-        "users" => {
-            let (wallet, created_at, balance) = account(row, now, changes)?;
-            let opened = transaction.open_account(&wallet, created_at, balance, ORIGIN);
-            match opened {
-                Err(StoreError::Conflict(reason)) => Err(RowError::refused("credits", reason)),
-                opened => Ok(Outcome::of(opened?)),
-            }
-        }
-        "api_keys" => {
-            let (wallet, key) = key(row, now)?;
-            let created = transaction.ensure_account(&wallet, key.created_at)?;
-            report.accounts_made += u64::from(created);
-            Ok(Outcome::of(transaction.store_key(&key)?))
-        }
-        "credit_reservations" => {
-            // The backend lowers a balance when it confirms a reservation and not before, so every balance is right
-            // whatever becomes of its reservations.
-            report.pending_reservations += u64::from(is_pending(row));
-            Ok(Outcome::Skipped)
-        }
-        _ => Ok(Outcome::Skipped),
+    notes: &mut Vec<ImportNote>,
+) -> Result<bool, RowError> {
+    let (wallet, created_at, balance) = account(row, now, notes)?;
+    match transaction.import_account(&wallet, created_at, balance, ORIGIN, now) {
+        Err(StoreError::Conflict(reason)) => Err(refused("credits", reason)),
+        imported => Ok(imported?),
     }
 }

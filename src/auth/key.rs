@@ -131,6 +131,13 @@ impl KeyHash {
         Self(bytes)
     }
 
+    /// From 64 hexadecimal digits.
+    #[must_use]
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let hash = blake3::Hash::from_hex(hex).ok()?;
+        Some(Self(*hash.as_bytes()))
+    }
+
     /// The id of an imported key whose SHA-256 this is, derived so that a second import recognises a key that was
     /// re-hashed since.
     #[must_use]

@@ -1,10 +1,10 @@
-//! `db import`: reads a database of the R3MES backend into ours. The report lists what was changed or refused, then counts.
+//! `db import`: imports a database of the R3MES backend, and prints what was changed or refused, and the counts.
 
 use std::path::Path;
 
 use r3mes_edge::Clock;
 use r3mes_edge::import::{ImportReport, R3mesDatabase};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::Failure;
 use super::access::{Access, open_failure, store_failure};
@@ -13,13 +13,8 @@ use super::settings::Settings;
 /// The end of `--help`.
 pub(super) const HELP: &str = "\
 Neither server may run: stop the backend, and r3mes-edge, beside whose server this exits with 4.
-
-Accounts, balances and API keys are imported in one transaction, all or nothing; an invalid row is
-refused and the others are imported. The report lists every row that was changed or refused with
-its table, id, field and reason, then the counts of each table. A balance becomes the ledger entry
-\"opening\"; with more than 6 decimal places it is rounded half to even. A balance that is missing or
-negative becomes 0; one that is no number, infinite or more than 1,000,000,000 refuses its row.
-Reservations are skipped, and the pending ones counted: the backend subtracts their credits from a
+Accounts, balances and API keys are imported in one transaction, all or nothing; invalid rows are
+refused and listed with table, id, field and reason. Reservations are skipped: the backend lowers a
 balance when it confirms them and not before. A second import adds what is new.
 
 Exit codes: 0 all rows are imported; 1 some rows were refused, or nothing was imported.
@@ -37,9 +32,12 @@ pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<
     let source = R3mesDatabase::open(file).map_err(open_failure)?;
     let report = source.import_into(&store, Clock::default().now());
     let report = report.await.map_err(store_failure)?;
-    print(&report, json);
-    let counts = report.tables.iter().filter_map(|(_, counts)| *counts);
-    match counts.map(|counts| counts.refused).sum::<u64>() {
+    match json {
+        true => println!("{}", json!(report)),
+        false => print(&report),
+    }
+    let tables = report.tables.values().flatten();
+    match tables.map(|counts| counts.refused).sum::<u64>() {
         0 => Ok(()),
         n => Err(Failure::Failed(format!(
             "{n} rows were refused; all others are imported"
@@ -47,22 +45,23 @@ pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<
     }
 }
 
-fn print(report: &ImportReport, json: bool) {
-    if json {
-        let tables = report.tables.iter();
-        let tables: Map<String, Value> = tables
-            .map(|(table, counts)| ((*table).to_owned(), json!(counts)))
-            .collect();
-        let report = json!({
-            "rows": report.notes,
-            "tables": tables,
-            "accounts_made": report.accounts_made,
-            "pending_reservations": report.pending_reservations,
-        });
-        return println!("{report}");
-    }
+fn print(report: &ImportReport) {
     for note in &report.notes {
-        println!("{note}");
+        let wallet = note.wallet_address.map(|wallet| format!(" {wallet}"));
+        let change = note.new.as_ref().map(|new| {
+            let old = note.old.as_deref().unwrap_or("it");
+            format!(": {old} becomes {new}")
+        });
+        println!(
+            "{} {}{}: {}: {}: {}{}",
+            note.table,
+            note.row,
+            wallet.unwrap_or_default(),
+            note.outcome,
+            note.field,
+            note.reason,
+            change.unwrap_or_default()
+        );
     }
     for (table, counts) in &report.tables {
         match counts {

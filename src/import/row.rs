@@ -1,31 +1,33 @@
 //! Parses the rows of an R3MES backend. SQLite stores any type of value in any column, so every value is validated.
 
 use rusqlite::Row;
-use rusqlite::types::ValueRef;
+use rusqlite::types::FromSql;
 
-use super::FieldChange;
+use super::ImportNote;
 use crate::auth::{KeyHash, KeyRecord, KeyRequest, PlainKey, Scopes};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::StoreError;
 
-/// Why a row is not imported.
-#[derive(Debug, thiserror::Error)]
+/// Why a row is not imported: it is invalid, or the import fails.
 pub(super) enum RowError {
-    /// The row is invalid; the reason never holds its value.
-    #[error("{field}: {reason}")]
-    Refused { field: &'static str, reason: String },
-    /// The import fails.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    Refused(Box<ImportNote>),
+    Store(StoreError),
 }
 
-impl RowError {
-    pub(super) fn refused(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::Refused {
-            field,
-            reason: reason.into(),
-        }
+impl From<StoreError> for RowError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
+}
+
+/// Refuses a row; the reason must not hold the value.
+pub(super) fn refused(field: &'static str, reason: impl Into<String>) -> RowError {
+    RowError::Refused(Box::new(ImportNote {
+        outcome: "refused",
+        field,
+        reason: reason.into(),
+        ..ImportNote::default()
+    }))
 }
 
 /// The account of a row in `users`. A balance that is missing or negative becomes 0, as there is nothing to pay out;
@@ -33,83 +35,71 @@ impl RowError {
 pub(super) fn account(
     row: &Row<'_>,
     now: Timestamp,
-    changes: &mut Vec<FieldChange>,
+    notes: &mut Vec<ImportNote>,
 ) -> Result<(Wallet, Timestamp, Credits), RowError> {
-    const FIELD: &str = "credits";
     let wallet = wallet(row)?;
-    let number = match value(row, FIELD) {
-        ValueRef::Null => None,
-        ValueRef::Integer(number) => Some(number as f64),
-        ValueRef::Real(number) => Some(number),
-        ValueRef::Text(_) | ValueRef::Blob(_) => {
-            return Err(RowError::refused(FIELD, "is no number"));
-        }
-    };
+    let number: Option<f64> = column(row, "credits")?;
     let (balance, reason) = match number {
         None => (Credits::ZERO, Some("there is no number")),
         Some(number) if number < 0.0 => (Credits::ZERO, Some("a balance is never negative")),
         Some(number) => {
             let parsed = Credits::from_float(number);
-            let (balance, exact) = parsed.map_err(|reason| RowError::refused(FIELD, reason))?;
+            let (balance, exact) = parsed.map_err(|reason| refused("credits", reason))?;
             (
                 balance,
                 (!exact).then_some("has more than 6 decimal places"),
             )
         }
     };
-    changes.extend(reason.map(|reason| FieldChange {
-        field: FIELD,
-        reason,
-        old: number.map(|number| number.to_string()),
-        new: balance.to_string(),
-    }));
-    let created_at = time(row, "created_at").ok().flatten();
-    // The balance must not be lost over a date.
-    let created_at = created_at.unwrap_or_else(|| {
-        changes.push(FieldChange {
-            field: "created_at",
-            reason: "there is no time",
-            old: None,
-            new: now.to_string(),
+    let mut changed = |field, reason: &str, old: Option<f64>, new: String| {
+        notes.push(ImportNote {
+            outcome: "changed",
+            field,
+            reason: reason.to_owned(),
+            old: old.map(|number| number.to_string()),
+            new: Some(new),
+            ..ImportNote::default()
         });
-        now
-    });
-    Ok((wallet, created_at, balance))
+    };
+    if let Some(reason) = reason {
+        changed("credits", reason, number, balance.to_string());
+    }
+    // The balance must not be lost over a date.
+    let created_at = time(row, "created_at").ok().flatten();
+    if created_at.is_none() {
+        changed("created_at", "there is no time", None, now.to_string());
+    }
+    Ok((wallet, created_at.unwrap_or(now), balance))
 }
 
 /// The key of a row in `api_keys`. Older backends stored plain keys, which are hashed at once, newer ones their SHA-256.
 pub(super) fn key(row: &Row<'_>, now: Timestamp) -> Result<(Wallet, KeyRecord), RowError> {
     let wallet = wallet(row)?;
-    let (sha256, hash, start) = match text(row, "api_key") {
-        Ok(Some(plain)) => {
-            let plain = zeroize::Zeroizing::new(plain);
-            let reason =
-                "is not a key of the R3MES backend (r3mes_ and 43 characters of base64url)";
-            let key = PlainKey::parse_imported(&plain)
-                .ok_or_else(|| RowError::refused("api_key", reason))?;
-            (key.sha256(), key.hash(), key.start().to_owned())
-        }
-        _ => {
-            let hash = text(row, "api_key_hash")?.and_then(|hex| sha256(&hex));
-            let reason = "is not a SHA-256 in hexadecimal digits";
-            let hash = hash.ok_or_else(|| RowError::refused("api_key_hash", reason))?;
-            (hash, hash, PlainKey::PREFIX.to_owned())
-        }
+    let (sha256, hash, start) = if let Ok(Some(plain)) = column(row, "api_key") {
+        let plain = zeroize::Zeroizing::<String>::new(plain);
+        let reason = "is not a key of the R3MES backend (r3mes_ and 43 characters of base64url)";
+        let key = PlainKey::parse_imported(&plain).ok_or_else(|| refused("api_key", reason))?;
+        (key.sha256(), key.hash(), key.start().to_owned())
+    } else {
+        let hex: Option<String> = column(row, "api_key_hash")?;
+        let hash = hex.and_then(|hex| KeyHash::from_hex(&hex));
+        let reason = "is not a SHA-256 in hexadecimal digits";
+        let hash = hash.ok_or_else(|| refused("api_key_hash", reason))?;
+        (hash, hash, PlainKey::PREFIX.to_owned())
     };
-    let created_at =
-        time(row, "created_at")?.ok_or_else(|| RowError::refused("created_at", "is missing"))?;
-    let name = text(row, "name")?.unwrap_or_default();
-    let active = matches!(value(row, "is_active"), ValueRef::Integer(active) if active != 0);
+    let created_at = time(row, "created_at")?.ok_or_else(|| refused("created_at", "is missing"))?;
+    let name: String = column(row, "name")?.unwrap_or_default();
+    let is_active = column(row, "is_active").ok().flatten().unwrap_or(false);
     let key = KeyRecord {
         id: sha256.imported_id(created_at),
         hash,
         start,
         wallet: Some(wallet),
-        name: KeyRequest::name(&name).map_err(|reason| RowError::refused("name", reason))?,
+        name: KeyRequest::name(&name).map_err(|reason| refused("name", reason))?,
         scopes: Scopes::IMPORTED,
         created_at,
         expires_at: time(row, "expires_at")?,
-        revoked_at: (!active).then_some(now),
+        revoked_at: (!is_active).then_some(now),
         last_used: time(row, "last_used")?,
         login: false,
     };
@@ -118,56 +108,31 @@ pub(super) fn key(row: &Row<'_>, now: Timestamp) -> Result<(Wallet, KeyRecord), 
 
 /// Whether a row in `credit_reservations` is pending.
 pub(super) fn is_pending(row: &Row<'_>) -> bool {
-    matches!(value(row, "status"), ValueRef::Text(b"pending"))
+    let status: Option<String> = column(row, "status").ok().flatten();
+    status.is_some_and(|status| status == "pending")
 }
 
 pub(super) fn wallet(row: &Row<'_>) -> Result<Wallet, RowError> {
     const FIELD: &str = "wallet_address";
-    let text = text(row, FIELD)?.ok_or_else(|| RowError::refused(FIELD, "is missing"))?;
-    Wallet::parse(&text).map_err(|reason| RowError::refused(FIELD, reason))
-}
-
-/// A column's value; NULL where the table has no such column, as older ones have fewer.
-fn value<'a>(row: &'a Row<'_>, column: &str) -> ValueRef<'a> {
-    row.get_ref(column).unwrap_or(ValueRef::Null)
-}
-
-fn text(row: &Row<'_>, field: &'static str) -> Result<Option<String>, RowError> {
-    match value(row, field) {
-        ValueRef::Null => Ok(None),
-        ValueRef::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) => Ok(Some(text.to_owned())),
-            Err(_) => Err(RowError::refused(field, "is not UTF-8")),
-        },
-        _ => Err(RowError::refused(field, "is no text")),
-    }
+    let text: Option<String> = column(row, FIELD)?;
+    let text = text.ok_or_else(|| refused(FIELD, "is missing"))?;
+    Wallet::parse(&text).map_err(|reason| refused(FIELD, reason))
 }
 
 /// A time in UTC, unless it names its zone.
 fn time(row: &Row<'_>, field: &'static str) -> Result<Option<Timestamp>, RowError> {
-    let Some(text) = text(row, field)? else {
+    let Some(text) = column::<String>(row, field)? else {
         return Ok(None);
     };
-    let zoned = text
-        .get(10..)
-        .is_some_and(|rest| rest.contains(['+', '-', 'Z', 'z', '[']));
-    let parsed = if zoned {
-        Timestamp::parse(&text)
-    } else {
-        Timestamp::parse_naive(&text)
-    };
-    parsed
-        .map(Some)
-        .map_err(|reason| RowError::refused(field, reason))
+    let time = Timestamp::parse(&text).or_else(|_| Timestamp::parse_naive(&text));
+    time.map(Some).map_err(|reason| refused(field, reason))
 }
 
-fn sha256(hex: &str) -> Option<KeyHash> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
+/// A column's value; `None` for NULL, and where there is no such column, as older tables have fewer.
+fn column<T: FromSql>(row: &Row<'_>, field: &'static str) -> Result<Option<T>, RowError> {
+    match row.get(field) {
+        Ok(value) => Ok(value),
+        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(None),
+        Err(_) => Err(refused(field, "has a value of the wrong type")),
     }
-    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&hex[at..at + 2], 16).ok()?;
-    }
-    Some(KeyHash::from_bytes(bytes))
 }

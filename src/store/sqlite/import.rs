@@ -1,4 +1,4 @@
-//! The two ends of an import: the other database, which is only read, and the transaction that writes into ours. The
+//! The SQL of an import: reading the tables of another program's database, and writing accounts and keys into ours. The
 //! `import` module maps the rows of the one to the other.
 
 use std::path::Path;
@@ -42,10 +42,8 @@ impl ImportSource {
         table: &str,
         mut each: impl FnMut(&Row<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut select = self
-            .0
-            .prepare(&sql::select_for_import(table))
-            .map_err(storage_error)?;
+        let select = sql::select_for_import(table);
+        let mut select = self.0.prepare(&select).map_err(storage_error)?;
         let mut rows = select.query([]).map_err(storage_error)?;
         while let Some(row) = rows.next().map_err(storage_error)? {
             each(row)?;
@@ -55,80 +53,52 @@ impl ImportSource {
 }
 
 /// The transaction of an import.
-pub(crate) struct ImportTransaction<'c> {
-    connection: &'c Connection,
-    now: Timestamp,
-}
+pub(crate) struct ImportTransaction<'c>(&'c Connection);
 
 impl ImportTransaction<'_> {
-    /// Creates an account, unless it exists; returns whether it is new.
-    pub(crate) fn ensure_account(
-        &self,
-        wallet: &Wallet,
-        created_at: Timestamp,
-    ) -> Result<bool, StoreError> {
-        accounts::ensure(self.connection, wallet, created_at)
-    }
-
-    /// Creates an account whose balance is the ledger entry `opening` with this reference; returns whether anything
-    /// changed. [`StoreError::Conflict`] where it was opened with another balance, or nobody can hold as much.
-    pub(crate) fn open_account(
+    /// Creates an account with a balance, which is the ledger entry `opening` with this reference; returns whether
+    /// anything is new. [`StoreError::Conflict`] where another balance was imported before.
+    pub(crate) fn import_account(
         &self,
         wallet: &Wallet,
         created_at: Timestamp,
         balance: Credits,
         reference: &str,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
         const REASON: &str = "opening";
-        let c = self.connection;
-        let created = accounts::ensure(c, wallet, created_at)?;
-        // A key may have created the account, with a later date.
-        let dated_back = c
-            .prepare_cached(sql::AGE_ACCOUNT)
-            .and_then(|mut update| update.execute(params![wallet.as_str(), created_at.millis()]))
-            .map_err(storage_error)?;
-        let opened = c
+        let account_is_new = accounts::ensure(self.0, wallet, created_at)?;
+        let values = params![wallet.as_str(), REASON, reference];
+        let before = self
+            .0
             .prepare_cached(sql::SELECT_OPENING)
             .and_then(|mut select| {
-                let values = params![wallet.as_str(), REASON, reference];
-                let opened = select.query_row(values, |row| credits_at(row, 0));
-                opened.optional()
+                select
+                    .query_row(values, |row| credits_at(row, 0))
+                    .optional()
             })
             .map_err(storage_error)?;
-        match opened {
-            Some(before) if before != balance => {
-                return Err(StoreError::Conflict(format!(
-                    "was imported before as {before}, which is not changed"
-                )));
-            }
+        match before {
+            Some(before) if before != balance => Err(StoreError::Conflict(format!(
+                "was imported before as {before}, which is not changed"
+            ))),
             None if balance > Credits::ZERO => {
-                self.check_total(balance)?;
                 let reference = Some(reference.to_owned());
-                accounts::post(c, wallet, balance, REASON, reference, self.now)?;
+                accounts::post(self.0, wallet, balance, REASON, reference, now)?;
+                Ok(true)
             }
-            _ => return Ok(created || dated_back > 0),
-        }
-        Ok(true)
-    }
-
-    /// The sum over all wallets must stay countable.
-    fn check_total(&self, more: Credits) -> Result<(), StoreError> {
-        let total: i64 = self
-            .connection
-            .prepare_cached(sql::SELECT_TOTALS)
-            .and_then(|mut select| select.query_row([], |row| row.get(1)))
-            .map_err(storage_error)?;
-        match total.checked_add(more.micro()) {
-            Some(_) => Ok(()),
-            None => Err(StoreError::Conflict(
-                "the sum of all balances would overflow".to_owned(),
-            )),
+            _ => Ok(account_is_new),
         }
     }
 
-    /// Stores a key, unless it exists; returns whether it is new.
-    pub(crate) fn store_key(&self, key: &KeyRecord) -> Result<bool, StoreError> {
-        keys::import(self.connection, key)
+    /// Stores a key; returns whether its account and the key itself are new.
+    pub(crate) fn import_key(
+        &self,
+        wallet: &Wallet,
+        key: &KeyRecord,
+    ) -> Result<(bool, bool), StoreError> {
+        let account_is_new = accounts::ensure(self.0, wallet, key.created_at)?;
+        Ok((account_is_new, keys::import(self.0, key)?))
     }
 }
 
@@ -136,10 +106,9 @@ impl SqliteStore {
     /// Runs an import as one transaction: where it fails nothing of it is stored.
     pub(crate) async fn import<T: Send + 'static>(
         &self,
-        now: Timestamp,
         work: impl FnOnce(&ImportTransaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let work = move |connection: &Connection| work(&ImportTransaction { connection, now });
+        let work = move |connection: &Connection| work(&ImportTransaction(connection));
         let imported = self.writer.write(Room::Common, work).await?;
         self.has_imported_keys.store(true, Ordering::Release);
         Ok(imported)

@@ -125,7 +125,6 @@ statements! {
                               GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000 LIMIT ?3 OFFSET ?4";
 
     // what an import asks besides
-    AGE_ACCOUNT = "UPDATE users SET created_at = ?2 WHERE wallet = ?1 AND created_at > ?2";
     SELECT_OPENING = "SELECT amount FROM ledger WHERE wallet = ?1 AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";
 
     // over all wallets; unlike units are not added up, the newest worker's counts
