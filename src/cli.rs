@@ -79,7 +79,7 @@ enum Command {
     #[command(
         after_help = "Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db"
     )]
-    Init(init::Given),
+    Init(init::InitArgs),
     /// Check the configuration, print what is in force
     #[command(subcommand, after_help = "Example: r3mes-edge config print --origin")]
     Config(config::Command),
@@ -110,7 +110,7 @@ enum Command {
     /// Check the database, bring it to another version, take over an R3MES backend's
     #[command(subcommand, after_help = "Example: r3mes-edge db check")]
     Db(db::Command),
-    /// Look at files, disk, clock, upstreams and the server, and say what to do where something is odd
+    /// Check file modes, disk space, listeners, upstreams, the server and its admin key, with advice
     #[command(
         after_help = "Example: r3mes-edge doctor --json\n\nIt changes nothing, and ends with 1 where there is a problem."
     )]
@@ -195,7 +195,7 @@ pub(crate) fn run() -> ExitCode {
         json,
         command,
     } = Cli::parse();
-    memory::share_heaps(workers() + 1);
+    memory::limit_heaps(workers() + 1);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .max_blocking_threads(MOST_BLOCKING)

@@ -1,5 +1,5 @@
-//! `doctor`: checks a node's files, upstreams and server, with advice where something is wrong. It changes nothing and
-//! waits a few seconds at most for each answer.
+//! `doctor`: checks a node's files, disks, listeners, server and upstreams, and gives advice where something is wrong. It
+//! changes nothing, and waits a few seconds at most for an answer.
 
 mod files;
 mod node;
@@ -9,109 +9,78 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::json;
 
+use self::Status::{Problem, Warning};
 use super::Failure;
 use super::settings::Settings;
 
-/// The timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
-    Ok,
+    #[serde(rename = "ok")]
+    Good,
     Warning,
     Problem,
 }
 
-/// The result of a check; there is advice unless it is ok.
-#[derive(Serialize)]
-struct Finding {
-    status: Status,
-    found: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
-}
+/// What a check found, and advice, which is empty where all is good.
+type Finding = (Status, String, String);
 
-fn ok(found: impl Into<String>) -> Finding {
-    Finding {
-        status: Status::Ok,
-        found: found.into(),
-        advice: None,
-    }
+fn good(found: impl Into<String>) -> Finding {
+    (Status::Good, found.into(), String::new())
 }
 
 fn warning(found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding {
-        status: Status::Warning,
-        advice: Some(advice.into()),
-        ..ok(found)
-    }
+    (Warning, found.into(), advice.into())
 }
 
 fn problem(found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    Finding {
-        status: Status::Problem,
-        ..warning(found, advice)
-    }
+    (Problem, found.into(), advice.into())
 }
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Check {
-        name: &'static str,
-        #[serde(flatten)]
-        finding: Finding,
-    }
     let config = &settings.config;
-    let (server, upstreams, admin_key, integrity) = tokio::join!(
+    let (admin_key, server, upstreams) = tokio::join!(
+        files::admin_key(config),
         node::server(&config.database),
         node::upstreams(config),
-        files::admin_key(&config.database),
-        files::integrity(&config.database),
     );
-    let configuration = match &settings.file {
-        Some(file) => ok(format!("from {}", file.display())),
-        None => ok("no file: defaults and environment"),
-    };
-    let mut findings = vec![("configuration", configuration)];
-    findings.extend(files::modes(config));
-    findings.extend(admin_key.map(|finding| ("admin_key", finding)));
-    findings.extend(integrity.map(|finding| ("integrity", finding)));
-    findings.push(("file_system", files::file_system(&config.database)));
-    findings.extend(files::disk_free(config));
-    findings.push(("backups", files::backups(config)));
-    findings.extend(node::listeners(config));
-    findings.push(("server", server));
-    findings.extend(upstreams);
-    let checks: Vec<_> = findings
-        .into_iter()
-        .map(|(name, finding)| Check { name, finding })
+    let mut checks = vec![
+        ("files", files::modes(config)),
+        ("admin_key", admin_key),
+        ("disk_free", files::disk_free(config)),
+        ("backups", vec![files::backups(config)]),
+        ("listener", node::listeners(config)),
+        ("server", vec![server]),
+    ];
+    checks.extend(upstreams);
+    let checks = checks.into_iter();
+    let checks: Vec<_> = checks
+        .flat_map(|(name, findings)| findings.into_iter().map(move |found| (name, found)))
         .collect();
     if json {
-        println!("{}", json!({ "checks": checks }));
+        let checks = checks.iter().map(|(name, (status, found, advice))| {
+            let advice = (!advice.is_empty()).then_some(advice);
+            json!({ "name": name, "status": status, "found": found, "advice": advice })
+        });
+        println!("{}", json!({ "checks": checks.collect::<Vec<_>>() }));
     } else {
-        for Check { name, finding } in &checks {
-            let status = match finding.status {
-                Status::Ok => "ok",
-                Status::Warning => "warning",
-                Status::Problem => "PROBLEM",
+        for (name, (status, found, advice)) in &checks {
+            let status = match status {
+                Status::Good => "ok",
+                Warning => "warning",
+                Problem => "PROBLEM",
             };
-            println!("{status:8} {name:13} {}", finding.found);
-            if let Some(advice) = &finding.advice {
-                println!("{:22} -> {advice}", "");
+            println!("{status:8} {name:10} {found}");
+            if !advice.is_empty() {
+                println!("{:19} -> {advice}", "");
             }
         }
     }
-    let problems = checks.iter();
-    match problems
-        .filter(|check| check.finding.status == Status::Problem)
-        .count()
-    {
+    let problems = checks.iter().filter(|(_, (status, ..))| *status == Problem);
+    match problems.count() {
         0 => Ok(()),
         n => Err(Failure::Failed(format!("problems found: {n}"))),
     }
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

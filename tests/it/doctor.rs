@@ -92,11 +92,10 @@ async fn a_healthy_node_has_no_problems_with_and_without_a_server_and_no_file_ch
     let (code, checks) = doctor(&database, &config);
     assert_eq!((code, problems(&checks)), (0, vec![]), "{checks:#}");
     assert_eq!(picture(folder.path()), before);
-    assert_found(&checks, "database", "ok", "mode 0600");
-    assert_found(&checks, "integrity", "ok", "1 wallets and 1 entries add up");
+    assert_found(&checks, "files", "ok", "mode 0600");
+    assert_found(&checks, "admin_key", "ok", "works");
     assert_found(&checks, "inference", "ok", "node answers");
     assert_found(&checks, "chain", "ok", "chain answers");
-    assert_found(&checks, "clock", "ok", "ahead of the chain's newest block");
     assert_found(&checks, "listener", "ok", "this machine only");
     assert_found(&checks, "server", "ok", "none runs");
     assert_found(&checks, "miner", "warning", "none is configured");
@@ -107,7 +106,6 @@ async fn a_healthy_node_has_no_problems_with_and_without_a_server_and_no_file_ch
     let (code, checks) = doctor(&database, &config);
     assert_eq!((code, problems(&checks)), (0, vec![]), "{checks:#}");
     assert_found(&checks, "server", "ok", "ready at http://127.0.0.1:");
-    assert_found(&checks, "ballast", "ok", "4.0 MiB");
     assert_found(&checks, "backups", "ok", "1 copies");
     server.kill();
     let (code, checks) = doctor(&database, &config);
@@ -130,7 +128,7 @@ fn picture(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unsafe_file_modes_and_a_damaged_or_missing_database_are_found() {
+async fn unsafe_file_modes_and_a_missing_database_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let database = node(folder.path()).await;
     assert_eq!(edge(&database, &["backup", "create"]).0, 0);
@@ -140,53 +138,26 @@ async fn unsafe_file_modes_and_a_damaged_or_missing_database_are_found() {
         .map(|entry| entry.unwrap().path())
         .find(|file| file.extension().is_some_and(|end| end == "backup"));
     let files = [
-        ("database", database.clone()),
-        ("admin_key", beside("edge.db.admin-key")),
-        ("ballast", beside("edge.db.ballast")),
-        ("backups", copy.unwrap()),
+        database.clone(),
+        beside("edge.db.admin-key"),
+        beside("edge.db.ballast"),
+        copy.unwrap(),
     ];
-    for (name, file) in files {
+    for file in files {
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
         let (code, checks) = doctor(&database, ALONE);
-        assert_eq!((code, problems(&checks)), (1, vec![name]));
-        assert_found(&checks, name, "problem", "mode 0644");
+        assert_eq!((code, problems(&checks)), (1, vec!["files"]));
+        assert_found(&checks, "files", "problem", "mode 0644");
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     }
-    let good = std::fs::read(&database).unwrap();
-
-    let tampered = rusqlite::Connection::open(&database).unwrap();
-    tampered
-        .execute("UPDATE users SET credits = credits + 1", [])
-        .unwrap();
-    drop(tampered);
-    let (code, checks) = doctor(&database, ALONE);
-    assert_eq!(code, 1);
-    assert_found(&checks, "integrity", "problem", "the balance is 3.000001");
-
-    let mut torn = good.clone();
-    let middle = torn.len() / 2;
-    torn[middle..middle + 8192].fill(0xA5);
-    std::fs::write(&database, torn).unwrap();
-    let (code, checks) = doctor(&database, ALONE);
-    assert_eq!((code, problems(&checks)), (1, vec!["integrity"]));
-
-    std::fs::write(
-        &database,
-        "a letter to my mother, longer than the head of a database is",
-    )
-    .unwrap();
-    let (code, checks) = doctor(&database, ALONE);
-    assert_eq!(code, 1);
-    assert_found(&checks, "integrity", "problem", "is not a database");
-
     let (code, checks) = doctor(&beside("nowhere.db"), ALONE);
-    assert_eq!((code, problems(&checks)), (1, vec!["database"]));
-    assert_found(&checks, "database", "problem", "there is none");
+    assert_eq!((code, problems(&checks)), (1, vec!["files"]));
+    assert_found(&checks, "files", "problem", "there is no database");
     assert!(!beside("nowhere.db").exists() && !beside("nowhere.db.lock").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exposed_listeners_dead_upstreams_and_a_wrong_clock_are_found() {
+async fn exposed_listeners_and_dead_upstreams_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let database = node(folder.path()).await;
     let open = folder.path().join("open");
@@ -239,19 +210,6 @@ async fn exposed_listeners_dead_upstreams_and_a_wrong_clock_are_found() {
     );
     assert_found(&checks, "inference", "problem", "no connection");
     assert_found(&checks, "chain", "problem", "too slow");
-
-    let now = Clock::default().now();
-    let hour = Duration::from_secs(3600);
-    for (time, code, status, part) in [
-        (now.plus(hour), 1, "problem", "behind"),
-        (now.minus(hour), 0, "warning", "ahead"),
-    ] {
-        let chain = chain(time).await;
-        let config = format!("{ALONE}chain.rpc = \"{}\"\n", chain.url());
-        let (ended, checks) = doctor(&database, &config);
-        assert_eq!(ended, code);
-        assert_found(&checks, "clock", status, part);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,17 +250,13 @@ async fn a_healthy_r3mes_node_without_chat_is_found_without_an_inference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn low_disk_space_old_copies_and_a_server_that_rejects_writes_are_found() {
+async fn low_disk_space_a_missing_folder_and_a_server_that_rejects_writes_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let database = node(folder.path()).await;
     let nowhere = folder.path().join("nowhere");
-    let old = folder.path().join("edge.db.20200101T000000.000Z.backup");
-    std::fs::write(&old, "").unwrap();
-    std::fs::set_permissions(&old, Permissions::from_mode(0o600)).unwrap();
-    let scheduled = format!("{ALONE}backup.every = \"1d\"\nalerts.disk_free = \"100000GiB\"\n");
-    let (code, checks) = doctor(&database, &scheduled);
+    let much = format!("{ALONE}alerts.disk_free = \"100000GiB\"\n");
+    let (code, checks) = doctor(&database, &much);
     assert_eq!(code, 0, "{checks:#}");
-    assert_found(&checks, "backups", "warning", "older than backup.every");
     assert_found(&checks, "disk_free", "warning", "MiB");
     let elsewhere = format!("{ALONE}backup.folder = \"{}\"\n", nowhere.display());
     let (code, checks) = doctor(&database, &elsewhere);
