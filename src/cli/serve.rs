@@ -1,3 +1,6 @@
+//! `serve`: opens the database, starts the server and waits for signals. SIGTERM and SIGINT stop it, a second one at once;
+//! SIGHUP reads the configuration again.
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,56 +13,49 @@ use super::notify::Notify;
 use super::settings::Settings;
 use super::{Failure, access, admin_key, client, files, logging, memory, reload};
 
-/// Serves until SIGTERM or SIGINT; a second one ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let Settings {
         config,
         file,
-        places,
+        global,
         ..
     } = settings;
     logging::start(&config.log);
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
     }
-    // Before anything can be told of this server: a signal that comes early stops it as kindly as one that comes late.
-    let failed = |error| Failure::Failed(format!("no signals: {error}"));
+    // Before anything else: an early signal stops the server as gracefully as a late one.
+    let failed = |error| Failure::Failed(format!("no signal handlers: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    // A write beyond a limit on the size of files is an error, like that of a full disk, and not the end of the process.
+    // A write beyond the limit of a file's size (ulimit -f) fails like one on a full disk, instead of ending the process.
     let _too_large = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(failed)?;
     raise_file_limit();
-    // The lock first: nothing of the database is looked at before.
     let opened = tokio::select! {
         opened = open(&config.database) => opened?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     let store = Arc::new(opened);
-    let first_key = admin_key::ensure(&store, &config.database).await?;
     let database = config.database.clone();
-    let mut in_force = config.clone();
-    let server = EdgeServer::builder(config, Arc::clone(&store) as _)
-        .start()
-        .await;
-    let server = server.map_err(|error| match error {
+    let first_key = admin_key::ensure(&store, &database).await?;
+    let mut running = config.clone();
+    let server = EdgeServer::builder(config, Arc::clone(&store) as _).start();
+    let server = server.await.map_err(|error| match error {
         StartError::Config(what) => Failure::Usage(what),
         other => Failure::Failed(other.to_string()),
     })?;
     let mut listeners: Vec<_> = server.listeners().iter().collect();
-    // An address before a socket: not every client can be told to use one.
-    listeners.sort_by_key(|place| place.address().is_none());
+    // Addresses before sockets, which not every client can use.
+    listeners.sort_by_key(|listen| listen.address().is_none());
     let addresses: Vec<_> = listeners.into_iter().map(client::told).collect();
     let address = addresses.first().cloned().unwrap_or_default();
     store
         .announce(&address)
         .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
-    let serving = format!(
-        "r3mes-edge {} serves {} on {address}",
-        env!("CARGO_PKG_VERSION"),
-        database.display()
-    );
+    let (version, shown) = (env!("CARGO_PKG_VERSION"), database.display());
+    let serving = format!("r3mes-edge {version} serves {shown} on {address}");
     log::info!("{serving}");
     for other in addresses.iter().skip(1) {
         log::info!("it also serves on {other}");
@@ -69,22 +65,22 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     }
     let notify = Notify::from_environment();
     notify.ready(&serving);
-    let mut giving_back = std::pin::pin!(memory::give_back());
+    let mut trimming = std::pin::pin!(memory::trim_heaps());
     let mut watching = std::pin::pin!(notify.watch(&store, &serving));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                reload::reload(&places, &mut in_force, &server).await;
+                reload::reload(&global, &mut running, &server).await;
                 admin_key::adopt(&store, &database).await;
             }
-            () = &mut giving_back => break,
+            () = &mut trimming => break,
             () = &mut watching => break,
         }
     }
     notify.stopping();
-    log::info!("stopping: what is under way is finished first; a second signal ends it at once");
+    log::info!("stopping: requests in flight are completed; a second signal ends them at once");
     tokio::select! {
         () = server.shutdown() => log::info!("stopped"),
         _ = terminate.recv() => log::warn!("ended at once"),
@@ -93,7 +89,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens the database. A command may have it for a moment, and a server that stops for some seconds.
+/// Opens the database. A command may hold its lock for a moment, and a server that stops for some seconds.
 async fn open(database: &Path) -> Result<SqliteStore, Failure> {
     let deadline = Instant::now() + access::LOCK_TIMEOUT;
     loop {
@@ -106,25 +102,18 @@ async fn open(database: &Path) -> Result<SqliteStore, Failure> {
     }
 }
 
-/// A connection is a file descriptor, and the usual soft limit of 1,024 is meant for programs that use `select`.
+/// Every connection is a file descriptor, and the soft limit is usually 1,024.
 fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            ..limit
-        },
-    ) {
-        log::warn!(
-            "the limit of open files stays at {:?}: {error}",
-            limit.current
-        );
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let current = limit.current;
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of open files stays at {current:?}: {error}");
     }
 }
 
-/// What to paste next, one line after the other.
+/// The commands to paste after the first start.
 fn next_steps(address: &str, key_file: &Path) -> String {
     let key_file = files::quoted(key_file);
     let (curl, address) = match client::socket(address) {

@@ -1,6 +1,8 @@
-//! Where the configuration comes from: flags over environment over file over defaults.
+//! Loads the configuration: flags over environment over file over defaults. A file in the working folder is used only if
+//! it is safe.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::Config;
@@ -9,28 +11,37 @@ use r3mes_edge::store::real_path;
 
 use super::{Failure, GlobalArgs};
 
-/// The configuration, and where it came from.
+/// The files that are used where none is named, in this order.
+pub(super) const HERE: &str = "r3mes-edge.toml";
+pub(super) const SYSTEM: &str = "/etc/r3mes-edge/config.toml";
+
+/// The configuration and its sources.
 pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) file: Option<PathBuf>,
     pub(super) origins: Origins,
-    /// What was said about it on the command line.
-    pub(super) places: GlobalArgs,
+    pub(super) global: GlobalArgs,
 }
 
 impl Settings {
-    /// Follows symbolic links to the real database, before anything is derived from its name.
+    /// Follows symbolic links to the real database, before other names are derived from its own.
     pub(super) fn resolve(&mut self) {
         self.config.database = real_path(&self.config.database);
     }
 }
 
-/// Why there is none.
+/// Why no configuration was loaded.
 pub(super) enum LoadError {
     /// The file cannot be used.
     File(Failure),
     /// The file, the environment or a flag has an error.
     Invalid(Option<PathBuf>, ConfigError),
+}
+
+impl From<Failure> for LoadError {
+    fn from(failure: Failure) -> Self {
+        Self::File(failure)
+    }
 }
 
 impl From<LoadError> for Failure {
@@ -42,34 +53,29 @@ impl From<LoadError> for Failure {
     }
 }
 
-/// Reads what there is.
-pub(super) fn load(places: &GlobalArgs) -> Result<Settings, LoadError> {
-    let file = find(places.config.as_deref()).map_err(LoadError::File)?;
-    read(places, file)
+/// Loads the configuration, from the file that is named or found.
+pub(super) fn load(global: &GlobalArgs) -> Result<Settings, LoadError> {
+    read(global, find(global.config.as_deref())?)
 }
 
-/// Reads this file, or none.
-pub(super) fn read(places: &GlobalArgs, file: Option<PathBuf>) -> Result<Settings, LoadError> {
-    let text = match &file {
-        None => None,
-        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
-            LoadError::File(Failure::Usage(format!("{}: {error}", file.display())))
-        })?),
-    };
-    match lay_over(places, file.as_deref().zip(text.as_deref())) {
+/// Loads the configuration from this file, or without one.
+pub(super) fn read(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Settings, LoadError> {
+    let text = file.as_deref().map(std::fs::read_to_string).transpose();
+    let text = text.map_err(|error| unusable(file.as_deref(), &error))?;
+    match merge(global, file.as_deref().zip(text.as_deref())) {
         Ok((config, origins)) => Ok(Settings {
             config,
             file,
             origins,
-            places: places.clone(),
+            global: global.clone(),
         }),
         Err(error) => Err(LoadError::Invalid(file, error)),
     }
 }
 
-/// Flags over environment over the file's text.
-fn lay_over(
-    places: &GlobalArgs,
+/// Merges flags over environment over the file's text.
+fn merge(
+    global: &GlobalArgs,
     file: Option<(&Path, &str)>,
 ) -> Result<(Config, Origins), ConfigError> {
     let mut loader = Loader::default();
@@ -84,54 +90,42 @@ fn lay_over(
             loader.set(key, value, &variable)?;
         }
     }
-    if !places.listen.is_empty() {
-        let listen: Vec<_> = places.listen.iter().map(Listen::to_string).collect();
+    if !global.listen.is_empty() {
+        let listen: Vec<_> = global.listen.iter().map(Listen::to_string).collect();
         // A list, as a path may have a comma in it.
         let listen = serde_json::Value::from(listen).to_string();
         loader.set("listen", OsStr::new(&listen), "--listen")?;
     }
-    if let Some(database) = &places.database {
+    if let Some(database) = &global.database {
         loader.set("database", database.as_os_str(), "--database")?;
     }
     loader.finish()
 }
 
-/// Where a configuration is looked for, in this order.
-pub(super) const HERE: &str = "r3mes-edge.toml";
-pub(super) const SYSTEM: &str = "/etc/r3mes-edge/config.toml";
-
-/// The file that is read where none or this one is named.
+/// The file that is named, or the first of the default ones that exists.
 pub(super) fn find(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
-    if let Some(named) = named {
-        return Ok(Some(named.to_owned()));
+    let (here, system) = (Path::new(HERE), Path::new(SYSTEM));
+    match named {
+        Some(named) => Ok(Some(named.to_owned())),
+        None if here.exists() => check_owner(here).map(|()| Some(here.to_owned())),
+        None => Ok(system.exists().then(|| system.to_owned())),
     }
-    let here = Path::new(HERE);
-    if here.exists() {
-        trusted(here)?;
-        return Ok(Some(here.to_owned()));
-    }
-    let system = Path::new(SYSTEM);
-    Ok(system.exists().then(|| system.to_owned()))
 }
 
-/// A file that is found by chance in a folder must be the caller's own: somebody else's could send the credits elsewhere.
-#[cfg(unix)]
-fn trusted(file: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::MetadataExt;
-    let about = std::fs::metadata(file)
-        .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+/// A file that is not named must be the caller's own: another user's could divert credits.
+fn check_owner(file: &Path) -> Result<(), Failure> {
+    let about = std::fs::metadata(file).map_err(|error| unusable(Some(file), &error))?;
     let me = rustix::process::geteuid().as_raw();
-    if me != about.uid() || about.mode() & 0o022 != 0 {
-        let text = format!(
-            "{} is ignored unless it is yours and nobody else may write it; name it with --config to use it anyway",
-            file.display()
-        );
-        return Err(Failure::Usage(text));
+    if me == about.uid() && about.mode() & 0o022 == 0 {
+        return Ok(());
     }
-    Ok(())
+    let shown = file.display();
+    Err(Failure::Usage(format!(
+        "{shown} is not used, as it is not yours or others can write it; name it with --config to use it anyway"
+    )))
 }
 
-#[cfg(not(unix))]
-fn trusted(_: &Path) -> Result<(), Failure> {
-    Ok(())
+fn unusable(file: Option<&Path>, error: &std::io::Error) -> Failure {
+    let file = file.unwrap_or(Path::new(HERE)).display();
+    Failure::Usage(format!("{file}: {error}"))
 }

@@ -159,9 +159,7 @@ fn init_makes_what_a_start_needs_and_overwrites_nothing() {
     );
     let (_, told, _) = run(folder, &init, &[]);
     assert!(
-        told.contains(
-            "conf.toml was there already and stays as it is, without --listen, --database, --wallet"
-        ),
+        told.contains("conf.toml exists and is not changed"),
         "{told}"
     );
     assert!(contents() == before);
