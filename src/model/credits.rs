@@ -1,18 +1,17 @@
+//! Amounts of credits as whole micro-credits, parsed from and printed as decimal text without a float in between.
+
 use std::fmt;
 
 use serde_json::value::RawValue;
 
-/// An amount of credits or a balance, kept as whole micro-credits (a millionth of a credit).
-///
-/// In JSON it is a plain decimal number of at most six places, printed from the integer and read from the text, so no
-/// amount ever passes through a float.
+/// An amount of credits or a balance, in whole micro-credits (a millionth of a credit). In JSON it is a plain decimal
+/// number of at most six decimals.
 ///
 /// ```
 /// use r3mes_edge::model::Credits;
 ///
 /// let price = Credits::parse("0.1")?;
 /// assert_eq!(price.micro(), 100_000);
-/// // Exact: there is no float in between.
 /// assert_eq!(Credits::from_micro(3 * price.micro()).to_string(), "0.3");
 /// assert!(Credits::parse("1e3").is_err());
 /// # Ok::<_, &str>(())
@@ -28,7 +27,7 @@ impl Credits {
     const MICRO: i64 = 1_000_000;
     const TOO_LARGE: &str = "is more than 1,000,000,000 credits";
 
-    /// Makes an amount from micro-credits, as the store keeps it.
+    /// From micro-credits.
     #[must_use]
     pub const fn from_micro(micro: i64) -> Self {
         Self(micro)
@@ -40,18 +39,18 @@ impl Credits {
         self.0
     }
 
-    /// The same amount taken instead of given.
+    /// The amount with the other sign.
     #[must_use]
     pub const fn negated(self) -> Self {
         Self(self.0.saturating_neg())
     }
 
-    /// Reads a plain decimal number: an optional minus, digits, and at most six places.
+    /// Reads a plain decimal number: an optional minus, digits, and at most six decimals.
     ///
     /// # Errors
-    /// A sentence that says what is wrong, fit for the client.
+    /// What is wrong, in words for the client.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const SHAPE: &str = "must be a plain decimal number of credits";
+        const FORM: &str = "must be a plain decimal number of credits";
         let (negative, digits) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -59,7 +58,7 @@ impl Credits {
         let (whole, places) = digits.split_once('.').unwrap_or((digits, "0"));
         let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         if !all_digits(whole) || !all_digits(places) {
-            return Err(SHAPE);
+            return Err(FORM);
         }
         if places.len() > 6 {
             return Err(
@@ -68,7 +67,7 @@ impl Credits {
         }
         let whole: i64 = whole.parse().map_err(|_| Self::TOO_LARGE)?;
         let scale = 10_i64.pow(6 - places.len() as u32);
-        let micro = places.parse::<i64>().map_err(|_| SHAPE)? * scale;
+        let micro = places.parse::<i64>().map_err(|_| FORM)? * scale;
         let amount = whole
             .checked_mul(Self::MICRO)
             .and_then(|m| m.checked_add(micro))
@@ -77,28 +76,26 @@ impl Credits {
         Ok(Self(if negative { -amount } else { amount }))
     }
 
-    /// Reads an amount that others keep as a float: its shortest decimal text, which is what was once written there, with
-    /// more than six places rounded half to even. Whether it is the same amount, too.
+    /// Converts a float by its shortest decimal text, rounded half to even to six decimals; also returns whether the amount
+    /// is the same.
     ///
     /// # Errors
-    /// A sentence that says what is wrong.
+    /// What is wrong.
     pub fn from_float(number: f64) -> Result<(Self, bool), &'static str> {
         if !number.is_finite() {
             return Err("must be a finite number of credits");
         }
         let text = number.to_string();
         let (whole, places) = text.split_once('.').unwrap_or((&text, ""));
-        let Some((kept, rest)) = places.split_at_checked(6) else {
-            return Self::parse(&text).map(|amount| (amount, true));
-        };
+        let (digits, rest) = places.split_at(places.len().min(6));
         if rest.is_empty() {
             return Self::parse(&text).map(|amount| (amount, true));
         }
-        let cut = Self::parse(&format!("{whole}.{kept}"))?;
-        // Digits compare as texts; half is a 5 that nothing follows, as the shortest text ends with no 0.
-        let up = rest > "5" || rest == "5" && cut.0 % 2 != 0;
-        let away = if text.starts_with('-') { -1 } else { 1 };
-        let rounded = Self(if up { cut.0 + away } else { cut.0 });
+        let truncated = Self::parse(&format!("{whole}.{digits}"))?;
+        // Digits compare as texts; half is a 5 and nothing else, as the shortest text ends with no 0.
+        let away = rest > "5" || rest == "5" && truncated.0 % 2 != 0;
+        let step = if text.starts_with('-') { -1 } else { 1 };
+        let rounded = Self(truncated.0 + if away { step } else { 0 });
         if rounded > Self::MAX_AMOUNT {
             return Err(Self::TOO_LARGE);
         }
@@ -138,7 +135,7 @@ impl serde::Serialize for Credits {
 }
 
 impl<'de> serde::Deserialize<'de> for Credits {
-    /// For the configuration file, where a price is written as a number or a text. JSON bodies use [`Credits::parse`].
+    /// For the configuration file, where a price is a number or a text. JSON bodies use [`Credits::parse`].
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(untagged, expecting = "must be a number of credits")]
@@ -150,7 +147,7 @@ impl<'de> serde::Deserialize<'de> for Credits {
         let text = match Written::deserialize(deserializer)? {
             Written::Text(text) => text,
             Written::Integer(number) => number.to_string(),
-            // The shortest text that reads back as the same float: what stands in the file, up to 15 digits.
+            // The shortest text of this float is what the file has, up to 15 digits.
             Written::Float(number) => number.to_string(),
         };
         Self::parse(&text).map_err(serde::de::Error::custom)
@@ -163,7 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn amounts_are_read_exactly() {
+    fn amounts_are_parsed_exactly() {
         for (text, micro) in [
             ("0", 0),
             ("1", 1_000_000),
@@ -196,12 +193,12 @@ mod tests {
             "1,5",
             "\u{0661}",
         ] {
-            assert!(Credits::parse(text).is_err(), "{text:?} was taken");
+            assert!(Credits::parse(text).is_err(), "{text:?} was accepted");
         }
     }
 
     #[test]
-    fn floats_are_read_by_their_shortest_text_and_rounded_half_to_even() {
+    fn floats_are_converted_by_their_shortest_text_and_rounded_half_to_even() {
         for (number, micro, same) in [
             (0.0, 0, true),
             (-0.0, 0, true),
@@ -225,7 +222,10 @@ mod tests {
             );
         }
         for number in [f64::NAN, f64::INFINITY, f64::MIN, 1e9 + 0.000_001, 1e300] {
-            assert!(Credits::from_float(number).is_err(), "{number} was taken");
+            assert!(
+                Credits::from_float(number).is_err(),
+                "{number} was accepted"
+            );
         }
     }
 
@@ -250,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_printed_is_read_back(micro in -1_000_000_000_000_000i64..=1_000_000_000_000_000) {
+        fn a_printed_amount_parses_back(micro in -1_000_000_000_000_000i64..=1_000_000_000_000_000) {
             let amount = Credits(micro);
             prop_assert_eq!(Credits::parse(&amount.to_string()), Ok(amount));
             prop_assert_eq!(serde_json::to_string(&amount).unwrap(), amount.to_string());

@@ -1,13 +1,17 @@
+//! Points in time: unix milliseconds, written as RFC 3339.
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// A moment, kept as unix milliseconds and written as RFC 3339 in UTC with three places. One that lies outside the calendar,
-/// years -9999 to 9999, is written as the nearest that does not; a year before 0 with six digits, as ISO 8601 has it.
+use jiff::tz::TimeZone;
+
+/// A point in time, stored as unix milliseconds and written as RFC 3339 in UTC with three decimals. One outside the
+/// calendar, years -9999 to 9999, is written as the nearest in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// Makes a moment from unix milliseconds, as the store keeps it.
+    /// From unix milliseconds.
     #[must_use]
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
@@ -19,31 +23,25 @@ impl Timestamp {
         self.0
     }
 
-    /// The moment `by` later.
+    /// `by` later.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(millis(by)))
     }
 
-    /// The moment `by` earlier.
+    /// `by` earlier.
     #[must_use]
     pub fn minus(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_sub(millis(by)))
     }
 
-    /// The start of the UTC day this moment lies in.
+    /// The start of its UTC day.
     #[must_use]
     pub const fn day(self) -> Self {
         Self(self.0 - self.0.rem_euclid(86_400_000))
     }
 
-    /// The calendar date in UTC, `2026-11-24`.
+    /// The UTC date, `2026-11-24`.
     #[must_use]
     pub fn date(self) -> String {
         let mut text = self.to_string();
@@ -51,70 +49,62 @@ impl Timestamp {
         text
     }
 
-    /// The moment as it stands in a file's name, so that names sort by time: `20261124T120000.000Z`.
+    /// The time in a file name, so that names sort by it: `20261124T120000.000Z`.
     #[must_use]
     pub fn compact(self) -> String {
-        let written = self.to_string();
-        written
-            .chars()
-            .filter(|c| !matches!(c, '-' | ':'))
-            .collect()
+        self.to_string().replace(['-', ':'], "")
     }
 
-    /// Reads what [`Timestamp::compact`] wrote, and nothing else.
+    /// Reads what [`Timestamp::compact`] writes, and nothing else.
     #[must_use]
     pub fn parse_compact(text: &str) -> Option<Self> {
-        let read: jiff::Timestamp = text.parse().ok()?;
-        let read = Self(read.as_millisecond());
-        (read.compact() == text).then_some(read)
+        let parsed = Self::parse(text).ok()?;
+        (parsed.compact() == text).then_some(parsed)
     }
 
     /// Reads RFC 3339, or unix seconds with an optional fraction.
     ///
     /// # Errors
-    /// A sentence that says what is wrong, fit for the client.
+    /// What is wrong, in words for the client.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const SHAPE: &str = "must be a time: RFC 3339 (2026-11-24T12:00:00Z) or unix seconds";
-        if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-            let seconds: i64 = whole.parse().map_err(|_| SHAPE)?;
-            let millis: i64 = format!("{:0<3.3}", fraction).parse().map_err(|_| SHAPE)?;
-            // 9999-12-31 is the last day RFC 3339 can write.
-            if seconds > 253_402_300_799 {
-                return Err("lies after the year 9999");
-            }
-            return Ok(Self(seconds * 1000 + millis));
+        const FORM: &str = "must be a time: RFC 3339 (2026-11-24T12:00:00Z) or unix seconds";
+        if !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            let parsed: jiff::Timestamp = text.parse().map_err(|_| FORM)?;
+            return Ok(Self(parsed.as_millisecond()));
         }
-        let parsed: jiff::Timestamp = text.parse().map_err(|_| SHAPE)?;
-        Ok(Self(parsed.as_millisecond()))
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let seconds: i64 = whole.parse().map_err(|_| FORM)?;
+        let millis: i64 = format!("{fraction:0<3.3}").parse().map_err(|_| FORM)?;
+        // 9999-12-31 is the last day RFC 3339 can write.
+        match seconds {
+            0..=253_402_300_799 => Ok(Self(seconds * 1000 + millis)),
+            _ => Err("lies after the year 9999"),
+        }
     }
 
-    /// Reads a moment that names no zone and means UTC, as databases keep them: `2026-11-24 12:00:00`,
-    /// `2026-11-24T12:00:00.25`.
+    /// Reads a time without a zone as UTC, as databases write it: `2026-11-24 12:00:00`, `2026-11-24T12:00:00.25`.
     ///
     /// # Errors
-    /// A sentence that says what is wrong.
+    /// What is wrong.
     pub fn parse_naive(text: &str) -> Result<Self, &'static str> {
-        let parsed: jiff::civil::DateTime = text
-            .parse()
-            .map_err(|_| "must be a time like 2026-11-24 12:00:00")?;
-        let zoned = parsed
-            .to_zoned(jiff::tz::TimeZone::UTC)
-            .map_err(|_| "lies outside the calendar")?;
+        let parsed = text.parse::<jiff::civil::DateTime>();
+        let zoned = parsed.and_then(|time| time.to_zoned(TimeZone::UTC));
+        let zoned = zoned.map_err(|_| "must be a time like 2026-11-24 12:00:00")?;
         Ok(Self(zoned.timestamp().as_millisecond()))
     }
 }
 
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
-        let since = time
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        Self(millis(since.unwrap_or_default()))
     }
 }
 
-/// RFC 3339 in UTC with milliseconds; a time outside the calendar is written as the nearest in it.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nearest = match self.0 < 0 {
@@ -138,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn both_ways_of_writing_a_time_are_read() {
+    fn rfc_3339_and_unix_seconds_are_parsed() {
         for text in [
             "2026-11-24T03:00:00.250Z",
             "1795489200.25",
@@ -153,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_a_zone_is_taken_as_utc() {
+    fn a_time_without_a_zone_is_utc() {
         for text in ["2026-11-24 03:00:00.250", "2026-11-24T03:00:00.25"] {
             assert_eq!(
                 Timestamp::parse_naive(text).unwrap().to_string(),
@@ -161,12 +151,15 @@ mod tests {
             );
         }
         for text in ["", "soon", "2026-13-24 03:00:00", "2026-11-24T03:00:00Z"] {
-            assert!(Timestamp::parse_naive(text).is_err(), "{text:?} was taken");
+            assert!(
+                Timestamp::parse_naive(text).is_err(),
+                "{text:?} was accepted"
+            );
         }
     }
 
     #[test]
-    fn a_moment_outside_the_calendar_is_written_as_the_nearest_in_it() {
+    fn a_time_outside_the_calendar_is_written_as_the_nearest_in_it() {
         for (millis, year) in [(i64::MIN, "-009999-"), (i64::MAX, "9999-")] {
             let written = Timestamp::from_millis(millis).to_string();
             assert!(written.starts_with(year), "{written}");
@@ -174,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn an_invalid_time_is_refused() {
         for text in [
             "",
             ".",
@@ -185,13 +178,13 @@ mod tests {
             "99999999999999",
             "2026-13-01T00:00:00Z",
         ] {
-            assert!(Timestamp::parse(text).is_err(), "{text:?} was taken");
+            assert!(Timestamp::parse(text).is_err(), "{text:?} was accepted");
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(millis in 0i64..253_402_300_799_999) {
+        fn a_printed_time_parses_back(millis in 0i64..253_402_300_799_999) {
             let time = Timestamp::from_millis(millis);
             prop_assert_eq!(Timestamp::parse(&time.to_string()), Ok(time));
             prop_assert_eq!(Timestamp::parse_compact(&time.compact()), Some(time));

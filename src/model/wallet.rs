@@ -1,3 +1,5 @@
+//! Wallet addresses, valid by type.
+
 use std::fmt;
 
 use bech32::Bech32;
@@ -5,17 +7,7 @@ use bech32::primitives::decode::CheckedHrpstring;
 
 /// A wallet address: bech32 (BIP-173, not bech32m) with the prefix `remes` over a 20-byte account, in lower case.
 ///
-/// A value of this type always holds a right checksum: [`Wallet::parse`] is the only way to make one.
-///
-/// ```
-/// use r3mes_edge::model::Wallet;
-///
-/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
-/// assert_eq!(wallet.short(), "remes1jrtx…mshm");
-/// // One wrong character, and the checksum says so.
-/// assert!(Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshn").is_err());
-/// # Ok::<_, &str>(())
-/// ```
+/// A value of this type always has a valid checksum: [`Wallet::parse`] is the only way to make one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wallet([u8; Wallet::LENGTH]);
 
@@ -28,7 +20,7 @@ impl Wallet {
     /// Reads an address.
     ///
     /// # Errors
-    /// A sentence that says what is wrong, fit for the client.
+    /// What is wrong, in words for the client.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let Ok(bytes) = <[u8; Self::LENGTH]>::try_from(text.as_bytes()) else {
             return Err("a wallet address has 44 characters and starts with remes1");
@@ -42,7 +34,7 @@ impl Wallet {
         if checked.hrp().as_bytes() != Self::PREFIX.as_bytes() {
             return Err("a wallet address starts with remes1");
         }
-        // The length above leaves 32 five-bit groups: 20 bytes exactly, so there is no padding to check.
+        // The length leaves 32 five-bit groups, 20 bytes exactly, so there is no padding to check.
         if checked.byte_iter().count() != 20 {
             return Err("a wallet address holds an account of 20 bytes");
         }
@@ -55,7 +47,7 @@ impl Wallet {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The first and last characters, for logs: enough to recognise, too little to copy.
+    /// The first and last characters, for logs: enough to recognise, too few to copy.
     #[must_use]
     pub fn short(&self) -> String {
         let text = self.as_str();
@@ -94,10 +86,11 @@ mod tests {
     ];
 
     #[test]
-    fn real_addresses_are_read_and_written_back() {
+    fn real_addresses_round_trip() {
         for text in REAL {
             assert_eq!(Wallet::parse(text).unwrap().to_string(), text);
         }
+        assert_eq!(Wallet::parse(REAL[0]).unwrap().short(), "remes1jrtx…mshm");
     }
 
     #[test]
@@ -119,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_wrong_character_is_always_noticed(at in 6usize..44, with in proptest::char::range('0', 'z')) {
+        fn any_single_wrong_character_is_detected(at in 6usize..44, with in proptest::char::range('0', 'z')) {
             let mut text: Vec<char> = REAL[0].chars().collect();
             prop_assume!(text[at] != with);
             text[at] = with;
