@@ -4,6 +4,8 @@
 //! this task, which notices and refunds or settles. The rule is simple: until the first text is handed to the socket
 //! everything is refunded, whoever is at fault; from then on the chat is paid.
 
+mod pending;
+
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -11,18 +13,36 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::app::{App, Closing, InFlightGuard};
 use crate::breaker::{Outcome, Permit};
+use crate::clock::Clock;
+use crate::config::ChatConfig;
 use crate::deadline::Deadline;
 use crate::error::ApiError;
-use crate::http::RequestTimings;
-use crate::metrics::ChatEnd;
+use crate::metrics::{ChatEnd, Metrics};
 use crate::model::{Credits, Wallet};
-use crate::store::{Once, StoreError, ledger_id};
+use crate::shutdown::Shutdown;
+use crate::store::{Once, Repository, StoreError, ledger_id};
 use crate::stream::{ModelStream, Piece};
+use crate::timings::RequestTimings;
 use crate::upstream::UpstreamError;
 use crate::upstream::answer::{Answer, ResponseFormat, Usage};
 use crate::upstream::inference::{InferenceRequest, Node};
+
+pub(crate) use pending::{InFlightGuard, InFlightKeys, PendingQueue, Settlement};
+
+/// What the chats of a server share.
+pub(crate) struct Billing {
+    pub(crate) store: Arc<dyn Repository>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) config: ChatConfig,
+    pub(crate) shutdown: Shutdown,
+    /// Reservations that could not be closed yet.
+    pub(crate) unwritten: PendingQueue<(i64, Credits, Settlement)>,
+    /// Token counts of ended chats, for the ledger.
+    pub(crate) notes: PendingQueue<(i64, String)>,
+    pub(crate) in_flight_keys: InFlightKeys,
+}
 
 /// A chat that was checked and may begin.
 pub(crate) struct Order {
@@ -40,34 +60,34 @@ pub(crate) struct Order {
 }
 
 /// Begins a chat; returns with its first content, or with why there is none.
-pub(crate) async fn begin(app: &Arc<App>, order: Order) -> Result<ModelStream, ApiError> {
+pub(crate) async fn begin(billing: &Arc<Billing>, order: Order) -> Result<ModelStream, ApiError> {
     let (answer, first) = oneshot::channel();
     // In a box: it is large, and a task is moved many times before it runs.
-    tokio::spawn(Box::pin(run(Arc::clone(app), order, answer)));
+    tokio::spawn(Box::pin(run(Arc::clone(billing), order, answer)));
     first
         .await
         .unwrap_or_else(|_| Err(ApiError::internal("a chat ended without an answer")))
 }
 
 async fn run(
-    app: Arc<App>,
+    billing: Arc<Billing>,
     order: Order,
     mut answer: oneshot::Sender<Result<ModelStream, ApiError>>,
 ) {
-    let started = app.clock.instant();
+    let started = billing.clock.instant();
     let end = |end| {
-        let took = app.clock.instant().saturating_duration_since(started);
-        app.metrics.chat_ended(&order.adapter, end, took);
+        let took = billing.clock.instant().saturating_duration_since(started);
+        billing.metrics.chat_ended(&order.adapter, end, took);
     };
     let mut asked = Box::pin(async {
         tokio::select! {
             biased;
             () = answer.closed() => Err(None),
-            () = app.cut_off() => Err(Some(ApiError::shutting_down())),
-            first = first_content(&app, &order) => first.map_err(|error| Some(error.into())),
+            () = billing.shutdown.aborted() => Err(Some(ApiError::shutting_down())),
+            first = first_content(&billing, &order) => first.map_err(|error| Some(error.into())),
         }
     });
-    let (id, first) = match reserve(&app, &order, &mut asked).await {
+    let (id, first) = match reserve(&billing, &order, &mut asked).await {
         Ok(reserved) => reserved,
         Err(error) => {
             drop(asked);
@@ -79,9 +99,9 @@ async fn run(
             return;
         }
     };
-    app.metrics.reserved(order.price);
+    billing.metrics.reserved(order.price);
     let reservation = Reservation {
-        app: &app,
+        billing: &billing,
         id,
         price: order.price,
         closed: false,
@@ -94,12 +114,12 @@ async fn run(
     let (conversation, first) = match first {
         Ok(first) => first,
         Err(None) => {
-            reservation.close(Closing::Refund).await;
+            reservation.close(Settlement::Refund).await;
             end(ChatEnd::ClientLeft);
             return;
         }
         Err(Some(error)) => {
-            reservation.close(Closing::Refund).await;
+            reservation.close(Settlement::Refund).await;
             end(ChatEnd::Failed);
             let _ = answer.send(Err(error));
             return;
@@ -115,8 +135,10 @@ async fn run(
         let given = answer.send(Ok(ModelStream::paid(first, "\n"))).is_ok();
         let check = conversation.permit.end(Outcome::Success);
         conversation.node.run_health_checks(check);
-        let (took, waited) = (order.trace.elapsed(&app.clock), order.trace.waited());
-        app.metrics.chat_began(took, took.saturating_sub(waited));
+        let (took, waited) = (order.trace.elapsed(&billing.clock), order.trace.waited());
+        billing
+            .metrics
+            .chat_began(took, took.saturating_sub(waited));
         end(if given {
             ChatEnd::Success
         } else {
@@ -128,7 +150,7 @@ async fn run(
     let handed_out = answer.send(Ok(body)).is_ok();
     // hyper takes the first piece as soon as the head is written; one that does not is a client that does not read.
     let taken = handed_out
-        && match timeout(app.config.chat.idle_timeout, &mut was_taken).await {
+        && match timeout(billing.config.idle_timeout, &mut was_taken).await {
             Ok(taken) => taken.is_ok(),
             Err(_) => {
                 // From here on it cannot be handed out; what was in this moment is paid.
@@ -137,22 +159,24 @@ async fn run(
             }
         };
     if !taken {
-        reservation.close(Closing::Refund).await;
+        reservation.close(Settlement::Refund).await;
         end(ChatEnd::ClientLeft);
         return;
     }
-    let (took, waited) = (order.trace.elapsed(&app.clock), order.trace.waited());
-    app.metrics.chat_began(took, took.saturating_sub(waited));
+    let (took, waited) = (order.trace.elapsed(&billing.clock), order.trace.waited());
+    billing
+        .metrics
+        .chat_began(took, took.saturating_sub(waited));
     // The rest flows while the settlement is being written; only the end waits for it.
     let (written, settled) = oneshot::channel();
     let settle = async {
-        reservation.close(Closing::Settle).await;
+        reservation.close(Settlement::Settle).await;
         let _ = written.send(());
     };
-    let pass_on = conversation.pass_on(&app, &order.ask.form, &order.trace, pieces, settled);
+    let pass_on = conversation.pass_on(&billing, &order.ask.form, &order.trace, pieces, settled);
     let ((), (ended, usage)) = tokio::join!(settle, pass_on);
     if let Some(usage) = usage {
-        app.notes.push((id, note(usage)));
+        billing.notes.push((id, note(usage)));
     }
     end(ended);
     drop(order.place);
@@ -161,7 +185,7 @@ async fn run(
 /// Takes the price; the reservation, and how `asked` ended if it did: it begins already, as a model is asked while the disk
 /// still writes. Nothing of what it says is seen before the reservation is there, and where that fails it is asked in vain.
 async fn reserve<T>(
-    app: &App,
+    billing: &Billing,
     order: &Order,
     asked: &mut (impl Future<Output = T> + Unpin),
 ) -> Result<(i64, Option<T>), StoreError> {
@@ -169,8 +193,8 @@ async fn reserve<T>(
     let tell = Box::new(|| {
         let _ = tell.send(());
     });
-    let now = app.clock.now();
-    let mut reserved = app
+    let now = billing.clock.now();
+    let mut reserved = billing
         .store
         .reserve_ahead(order.wallet, order.price, now, tell);
     let (mut suffices, mut first) = (false, None);
@@ -204,7 +228,7 @@ struct Conversation {
 type First = Result<(Conversation, Bytes), UpstreamError>;
 
 /// Asks one node after the other, the least busy first, until one gives content.
-async fn first_content(app: &App, order: &Order) -> First {
+async fn first_content(billing: &Billing, order: &Order) -> First {
     let mut left = order.nodes.clone();
     loop {
         let least = left
@@ -216,16 +240,16 @@ async fn first_content(app: &App, order: &Order) -> First {
             return Err(UpstreamError::Busy);
         };
         let node = left.remove(least);
-        match ask(app, order, &node).await {
+        match ask(billing, order, &node).await {
             Err(error) if error.is_worth_another() && !left.is_empty() => {}
             answered => return answered,
         }
     }
 }
 
-async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
-    let chat = &app.config.chat;
-    let waiting = order.trace.waiting(&app.clock);
+async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> First {
+    let chat = &billing.config;
+    let waiting = order.trace.waiting(&billing.clock);
     let place = timeout(chat.first_text_timeout, node.place()).await;
     drop(waiting);
     let room = place.unwrap_or(Err(UpstreamError::Busy))?;
@@ -245,12 +269,13 @@ async fn ask(app: &App, order: &Order, node: &Arc<Node>) -> First {
         }
     });
     let asked_at = std::time::Instant::now();
-    let waiting = order.trace.waiting(&app.clock);
+    let waiting = order.trace.waiting(&billing.clock);
     let asked = timeout(patience, asked).await;
     drop(waiting);
     match asked.unwrap_or(Err(UpstreamError::Timeout("the first content"))) {
         Ok((answer, first)) => {
-            app.metrics
+            billing
+                .metrics
                 .upstream_waited(node.at.breaker().name(), asked_at.elapsed());
             // Of an answer that comes whole nobody knows how long its first text took.
             if !matches!(order.ask.form, ResponseFormat::Whole { .. }) {
@@ -279,24 +304,24 @@ impl Conversation {
     /// its permit counts for nothing.
     async fn pass_on(
         mut self,
-        app: &App,
+        billing: &Billing,
         form: &ResponseFormat,
         trace: &RequestTimings,
         pieces: mpsc::Sender<Piece>,
         settled: oneshot::Receiver<()>,
     ) -> (ChatEnd, Option<Usage>) {
-        let patience = app.config.chat.idle_timeout;
+        let patience = billing.config.idle_timeout;
         let broken = {
             // Made once, not for each of thousands of pieces.
             let mut client_left = pin!(pieces.closed());
-            let mut cut_off = pin!(app.cut_off());
+            let mut aborted = pin!(billing.shutdown.aborted());
             let mut deadline = Deadline::new(patience);
             loop {
-                let waiting = trace.waiting(&app.clock);
+                let waiting = trace.waiting(&billing.clock);
                 let next = tokio::select! {
                     biased;
                     () = &mut client_left => return (ChatEnd::ClientLeft, self.answer.usage()),
-                    () = &mut cut_off => break Some((Outcome::Unknown, ApiError::shutting_down())),
+                    () = &mut aborted => break Some((Outcome::Unknown, ApiError::shutting_down())),
                     next = deadline.within(self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
                 };
                 drop(waiting);
@@ -352,7 +377,7 @@ impl Conversation {
 /// A reservation that is open. Whatever becomes of its task, it is closed: dropped without a word, as by a panic, it
 /// waits among those to refund.
 struct Reservation<'a> {
-    app: &'a App,
+    billing: &'a Billing,
     id: i64,
     price: Credits,
     closed: bool,
@@ -360,32 +385,33 @@ struct Reservation<'a> {
 
 impl Reservation<'_> {
     /// Closes it; what cannot be written now is kept for [`retry`].
-    async fn close(mut self, closing: Closing) {
-        if let Err(error) = write(self.app, self.id, self.price, closing).await {
+    async fn close(mut self, closing: Settlement) {
+        if let Err(error) = write(self.billing, self.id, self.price, closing).await {
             log::error!(
                 "{closing:?} of {} was not written and is tried again: {error}",
                 ledger_id(self.id)
             );
-            self.app.unwritten.push((self.id, self.price, closing));
+            self.billing.unwritten.push((self.id, self.price, closing));
         }
         self.closed = true;
     }
 
     /// Closes it as spent and keeps its answer.
     async fn settle_kept(mut self, once: Once<(i64, String)>, answer: &[u8], usage: Option<Usage>) {
-        let (app, id) = (self.app, self.id);
+        let (billing, id) = (self.billing, self.id);
         let answer = String::from_utf8_lossy(answer).into_owned();
-        let kept = app
-            .store
-            .settle_kept(id, answer, usage.map(note), app.clock.now(), once);
+        let kept =
+            billing
+                .store
+                .settle_kept(id, answer, usage.map(note), billing.clock.now(), once);
         match kept.await {
             Ok(()) => {
-                app.metrics.settled(self.price);
+                billing.metrics.settled(self.price);
                 self.closed = true;
             }
             Err(error) => {
                 log::error!("the answer of {} was not kept: {error}", ledger_id(id));
-                self.close(Closing::Settle).await;
+                self.close(Settlement::Settle).await;
             }
         }
     }
@@ -394,50 +420,50 @@ impl Reservation<'_> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if !self.closed {
-            let refund = (self.id, self.price, Closing::Refund);
-            self.app.unwritten.push(refund);
+            let refund = (self.id, self.price, Settlement::Refund);
+            self.billing.unwritten.push(refund);
         }
     }
 }
 
 async fn write(
-    app: &App,
+    billing: &Billing,
     reservation: i64,
     price: Credits,
-    closing: Closing,
+    closing: Settlement,
 ) -> Result<(), StoreError> {
-    let now = app.clock.now();
+    let now = billing.clock.now();
     match closing {
-        Closing::Settle => app
+        Settlement::Settle => billing
             .store
             .settle(reservation, now)
             .await
-            .map(|()| app.metrics.settled(price)),
-        Closing::Refund => app
+            .map(|()| billing.metrics.settled(price)),
+        Settlement::Refund => billing
             .store
             .refund(reservation, now)
             .await
-            .map(|()| app.metrics.refunded(price)),
+            .map(|()| billing.metrics.refunded(price)),
     }
 }
 
 /// Writes what is to be noted of chats: of all that ended meanwhile in one go, as no client waits for it, and the next
 /// chat would wait behind each. A crash loses the notes of a moment, and no money.
-pub(crate) async fn write_notes(app: &App) {
-    let notes = std::mem::take(&mut *app.notes.lock());
+pub(crate) async fn write_notes(billing: &Billing) {
+    let notes = std::mem::take(&mut *billing.notes.lock());
     let count = notes.len();
     if count > 0
-        && let Err(error) = app.store.note_reservations(notes).await
+        && let Err(error) = billing.store.note_reservations(notes).await
     {
         log::warn!("the tokens of {count} chats were not noted: {error}");
     }
 }
 
 /// Tries once more to write what could not be written. Each stays in the list until it is: this may be cut short.
-pub(crate) async fn retry(app: &App) {
-    let waiting = app.unwritten.lock().clone();
+pub(crate) async fn retry(billing: &Billing) {
+    let waiting = billing.unwritten.lock().clone();
     for (reservation, price, closing) in waiting {
-        match write(app, reservation, price, closing).await {
+        match write(billing, reservation, price, closing).await {
             Ok(()) => {}
             // Ended the other way by a write whose answer was lost: there is nothing left to do.
             Err(StoreError::Conflict(what)) => log::warn!("{closing:?} is not needed: {what}"),
@@ -449,6 +475,9 @@ pub(crate) async fn retry(app: &App) {
                 continue;
             }
         }
-        app.unwritten.lock().retain(|(id, ..)| *id != reservation);
+        billing
+            .unwritten
+            .lock()
+            .retain(|(id, ..)| *id != reservation);
     }
 }

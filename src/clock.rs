@@ -1,4 +1,4 @@
-//! Where the time comes in: everything that expires, cools down or is dated asks this clock.
+//! The clock: everything that expires, waits or is dated reads the time here, so that a test can advance it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::model::Timestamp;
 
-/// The system's clocks plus an offset that only ever grows, so that a test (or a simulation in an embedder) can let an
-/// hour pass without waiting for it; the time of day alone can be set back, as a correction does. Clones share both.
+/// The system's clocks plus an offset that only grows, for tests and simulations; the wall clock alone can be set back, as a
+/// correction does. Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_nanos: Arc<AtomicU64>,
@@ -18,29 +18,29 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The monotonic time, for durations.
+    /// The monotonic clock, for durations.
     #[must_use]
     pub fn instant(&self) -> Instant {
         Instant::now() + self.ahead()
     }
 
-    /// The time of day, for what is written down.
+    /// The wall clock.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let back = Duration::from_nanos(self.back_nanos.load(Ordering::SeqCst));
         Timestamp::from(SystemTime::now() + self.ahead() - back)
     }
 
-    /// Lets `by` pass at once.
+    /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
         self.ahead_nanos.fetch_add(nanos(by), Ordering::SeqCst);
         self.advanced.notify_waiters();
     }
 
-    /// Waits until this clock's monotonic time is `instant`.
+    /// Waits until the monotonic clock is at `instant`.
     pub(crate) async fn sleep_until(&self, instant: Instant) {
         loop {
-            // Before the time is read, so that no advance after that is missed.
+            // Subscribed before the time is read, so that no advance after that is missed.
             let advanced = self.advanced.notified();
             let left = instant.saturating_duration_since(self.instant());
             if left.is_zero() || tokio::time::timeout(left, advanced).await.is_err() {
@@ -49,7 +49,7 @@ impl Clock {
         }
     }
 
-    /// Sets the time of day back by `by`; the monotonic time goes on.
+    /// Sets the wall clock back; the monotonic clock goes on.
     pub fn set_back(&self, by: Duration) {
         self.back_nanos.fetch_add(nanos(by), Ordering::SeqCst);
     }

@@ -7,12 +7,10 @@ mod context;
 mod origin;
 pub(crate) mod response;
 pub(crate) mod route;
-mod timings;
 
 pub(crate) use body::{Exchange, ResponseBody};
 pub(crate) use context::Context;
 pub(crate) use response::Response;
-pub(crate) use timings::RequestTimings;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -152,7 +150,7 @@ async fn respond(
         }
     };
     log_guard.matched = MatchedRoute::Route(route);
-    if app.is_draining() && !route.while_draining {
+    if app.shutdown.is_draining() && !route.while_draining {
         return Err(ApiError::shutting_down());
     }
     admit(app, &head, route.rate, client, log_guard)?;
@@ -207,7 +205,7 @@ async fn respond_by_host(
     body: Incoming,
     log_guard: &mut AccessLogGuard,
 ) -> Result<Response, ApiError> {
-    if app.is_draining() {
+    if app.shutdown.is_draining() {
         return Err(ApiError::shutting_down());
     }
     admit(app, &head, RateClass::Read, client, log_guard)?;
@@ -271,7 +269,7 @@ fn limit(
     class: RateClass,
     bucket: Bucket,
 ) -> Result<(), ApiError> {
-    let Some(decision) = app.limits.check(class, bucket) else {
+    let Some(decision) = app.limits().check(class, bucket) else {
         return Ok(());
     };
     let decision = log_guard.rate.insert(decision);
@@ -362,7 +360,7 @@ async fn read_body(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes,
     let read = tokio::select! {
         biased;
         read = timeout(limits.body_timeout, crate::body::read(body, limit)) => read,
-        () = app.past_waiting() => return Err(ApiError::shutting_down()),
+        () = app.shutdown.drain_grace_elapsed() => return Err(ApiError::shutting_down()),
     };
     match read {
         Ok(Ok(body)) => Ok(body),

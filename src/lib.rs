@@ -1,14 +1,14 @@
 //! r3mes-edge: the backend of a decentralised AI network as one process over one SQLite file.
 //!
-//! It keeps wallets, credits and hashed API keys, takes in a miner's statistics, forwards chat to a local inference
-//! server for a price, reads the chain through a circuit breaker, and tells the operator how the node is doing. The
-//! binary `r3mes-edge` is this library with a command line around it.
+//! It stores wallets, credits and hashed API keys, receives miners' telemetry, forwards paid chat to local inference
+//! servers, reads the chain through a circuit breaker, and reports the state of the node. The binary `r3mes-edge` is this
+//! library with a command line around it.
 //!
-//! # Inside another program
-//! The library is a guest: the caller gives runtime, configuration, listener, clock and storage. It reads no environment,
-//! handles no signal, installs no logger (it writes through [`log`]), prints nothing and keeps nothing global, so that
-//! several servers run in one process. [`EdgeServer::shutdown`] ends what is under way and closes the storage; dropped,
-//! a server stops at once.
+//! # Embedding
+//! The caller provides runtime, configuration, listener, clock and storage. The library reads no environment, handles no
+//! signal, installs no logger (it writes through [`log`]), prints nothing and has no global state, so that several servers
+//! run in one process. [`EdgeServer::shutdown`] ends what is in flight and closes the storage; a dropped server stops
+//! immediately.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -25,7 +25,7 @@
 //! let server = EdgeServer::builder(config, store).start().await?;
 //! println!("http://{}", server.local_addr());
 //!
-//! // Beside HTTP, in the same process: the verbs that the routes use.
+//! // The same operations as over HTTP, in the same process.
 //! let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
 //! let now = Clock::default().now();
 //! let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
@@ -36,22 +36,22 @@
 //! # }
 //! ```
 //!
-//! | what a host wants | where it is |
+//! | for | see |
 //! |---|---|
-//! | its own listener, clock, routes | [`Builder`] |
+//! | an own listener, clock or routes | [`Builder`] |
 //! | direct calls without HTTP | [`EdgeServer::repository`], [`Repository`] |
-//! | its own storage, or one around ours | [`Repository`] |
-//! | to hear of changes | [`store::StoreObserver`] |
+//! | another storage, or one around ours | [`Repository`] |
+//! | changes as they are committed | [`store::StoreObserver`] |
 //! | settings from a file, or made in code | `Config::read` (feature `toml`), [`Config`] |
-//! | keys for its clients | [`auth::issue`] |
+//! | API keys | [`store::issue_key`] |
 //!
 //! The folder `examples` has a program for each: `embed`, `miner_agent`, `own_routes`, `custom_store`, and `demo` with
 //! stand-ins for everything around it.
 //!
 //! # Features
-//! All are on by default; a host that has what they bring switches them off with `default-features = false`.
+//! All are on by default; disable them with `default-features = false`.
 //!
-//! | feature | what it brings | in this library |
+//! | feature | what it adds | in this library |
 //! |---|---|---|
 //! | `cli` | the program `r3mes-edge`: command line, log, signals; with it `toml` | nothing |
 //! | `page` | the operator's page at `/` | three rows of [`routes::ROUTES`] |
@@ -59,12 +59,19 @@
 //! | `toml` | the configuration from a file's text | `Config::read`, and what [`config`] names |
 //!
 //! # The modules, in reading order
-//! [`routes`] is the table of everything that can be asked, [`openapi`] its description for clients; `http` takes a
-//! request from top to bottom; `handlers` holds the business steps; `billing` owns the money of one chat; [`store`] says
-//! what can be asked of the storage, with SQLite behind it; [`model`] and [`auth`] are the words of the domain;
-//! [`import`] reads a database of the R3MES
-//! backend; [`breaker`], [`cache`] and [`limits`] are the machines that keep it upright; [`upstream`] and `collector` ask other
-//! programs; `alerts` and `metrics` tell how it is; [`server`] binds, accepts and stops.
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | types with defaults, loading, validation |
+//! | [`server`], `tasks`, `shutdown` | builder, listeners, connections; background tasks; the stages of a shutdown |
+//! | `http`, `host_routes` | one request from top to bottom; routes of an embedding program |
+//! | [`routes`], `handlers`, [`openapi`] | the table of routes, what each does, its description for clients |
+//! | `app` | the state that every request shares |
+//! | [`auth`], [`limits`], [`cache`], [`breaker`] | API keys and wallet login; rate limits; responses; circuit breaker |
+//! | `billing` | one paid chat, from the reservation to the charge |
+//! | [`upstream`], `stream`, `collector` | clients of inference servers, chain and miner |
+//! | [`store`] | the [`Repository`] trait and SQLite behind it |
+//! | [`error`], `metrics`, `alerts`, `watch` | errors for clients; figures; rules over them |
+//! | [`model`], [`clock`] | the types of the domain; the time |
 
 // docs.rs, which builds with nightly, marks what needs a feature.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -101,8 +108,11 @@ pub mod model;
 pub mod openapi;
 pub mod routes;
 pub mod server;
+mod shutdown;
 pub mod store;
 mod stream;
+mod tasks;
+mod timings;
 pub mod upstream;
 mod watch;
 

@@ -1,23 +1,12 @@
 //! Takes a snapshot of the node and evaluates its alerts, every few seconds and for each `GET /alerts`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::alerts::{Alert, Miner, STEP, Snapshot};
+use crate::alerts::{Alert, Miner, Snapshot};
 use crate::app::App;
 use crate::breaker::Phase;
 use crate::model::{Timestamp, Wallet};
 use crate::store::{Resolution, StoreError};
-
-/// Evaluates for ever.
-pub(crate) async fn alert_loop(app: Arc<App>) {
-    let mut every = tokio::time::interval(STEP);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        evaluate(&app).await;
-    }
-}
 
 /// Evaluates the rules now; returns the firing alerts, and the recent ones.
 pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
@@ -47,8 +36,8 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         time: now,
         counters: app.metrics.alert_counters.snapshot(),
         store: app.store.gauges(),
-        is_ready: app.store.is_ready() || app.is_draining(),
-        ledger_errors: app.ledger_mistakes(),
+        is_ready: app.store.is_ready() || app.shutdown.is_draining(),
+        ledger_errors: app.ledger_errors(),
         open_breakers: open_breakers.collect(),
         is_chain_halted: app.is_chain_halted(),
         backup,

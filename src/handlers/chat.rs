@@ -100,7 +100,7 @@ pub(crate) async fn chat(ctx: Context) -> Result {
         trace: Arc::clone(&ctx.timings),
         place: Arc::clone(&ctx.permit),
     };
-    let body = begin(app, order).await?;
+    let body = begin(&app.billing, order).await?;
     Ok(response::chat("text/plain; charset=utf-8", body))
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Context, Result};
-use crate::app::Page;
+use crate::app::CacheKey;
 use crate::cache::{Cached, Policy, Source};
 use crate::error::ApiError;
 use crate::http::response::{self, json_bytes};
@@ -68,7 +68,7 @@ pub(crate) async fn stats(ctx: Context) -> Result {
         }
     };
     let (pages, now) = (&app.caches.pages, || app.clock.instant());
-    match pages.get(Page::NetworkStats, STATS, now, compute).await {
+    match pages.get(CacheKey::NetworkStats, STATS, now, compute).await {
         Ok(page) => Ok(response::cached(page.value.clone(), &page, STATS)),
         Err(Uncached::Failed(error)) => Err(error),
         Err(Uncached::Partial(value)) => {
@@ -124,7 +124,7 @@ pub(crate) async fn leaderboard(ctx: Context) -> Result {
         json_bytes(&Leaderboard { miners })
     };
     let (pages, now) = (&app.caches.pages, || app.clock.instant());
-    let key = Page::Leaderboard { days, limit };
+    let key = CacheKey::Leaderboard { days, limit };
     let page = pages.get(key, LEADERBOARD, now, compute).await?;
     Ok(response::cached(page.value.clone(), &page, LEADERBOARD))
 }

@@ -57,7 +57,7 @@ pub(crate) async fn completions(ctx: Context) -> Result {
     let once = match once {
         None => None,
         Some(once) => {
-            let entered = app.running_keys.enter(&once.scope, once.key);
+            let entered = app.billing.in_flight_keys.enter(&once.scope, once.key);
             let (running, count) = entered.ok_or_else(|| {
                 let detail = "a request with this Idempotency-Key is being answered";
                 ApiError::new(ErrorCode::IdempotencyRunning, detail)
@@ -108,7 +108,7 @@ pub(crate) async fn completions(ctx: Context) -> Result {
         trace: Arc::clone(&ctx.timings),
         place: Arc::clone(&ctx.permit),
     };
-    let body = begin(app, order).await?;
+    let body = begin(&app.billing, order).await?;
     let content_type = if stream {
         "text/event-stream; charset=utf-8"
     } else {

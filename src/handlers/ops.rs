@@ -43,7 +43,7 @@ pub(crate) async fn health(ctx: Context) -> Result {
     let store = app.store.gauges();
     let (ready, draining, chain_halted) = (
         app.store.is_ready(),
-        app.is_draining(),
+        app.shutdown.is_draining(),
         app.is_chain_halted(),
     );
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
@@ -64,7 +64,7 @@ pub(crate) async fn health(ctx: Context) -> Result {
             pool_size: store.pool_size,
             file_bytes: store.file_bytes,
             wal_bytes: store.wal_bytes,
-            reservations_unwritten: app.unwritten.len(),
+            reservations_unwritten: app.billing.unwritten.len(),
         },
         inference: app.upstreams.nodes.iter().any(|node| node.at.is_present()),
         chain: app.upstreams.chain().is_some(),
@@ -85,7 +85,7 @@ pub(crate) async fn livez(_: Context) -> Result {
 
 /// The storage accepts writes and the server is not shutting down. Reads memory only.
 pub(crate) async fn readyz(ctx: Context) -> Result {
-    if ctx.app.is_draining() {
+    if ctx.app.shutdown.is_draining() {
         return Err(ApiError::shutting_down());
     }
     if !ctx.app.store.is_ready() {
@@ -103,7 +103,7 @@ pub(crate) async fn alerts(ctx: Context) -> Result {
 
 pub(crate) async fn metrics(ctx: Context) -> Result {
     let open_metrics = ctx.accepts("application/openmetrics-text");
-    ctx.app.measure();
+    ctx.app.refresh_gauges();
     let page = ctx.app.metrics.page(open_metrics);
     let (content_type, text) =
         page.map_err(|error| ApiError::internal(format!("metrics: {error}")))?;

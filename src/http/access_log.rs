@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
-use super::RequestTimings;
 use super::route::{Method, Route};
 use crate::app::App;
 use crate::limits::Decision;
 use crate::metrics::RouteSlot;
 use crate::model::Wallet;
+use crate::timings::RequestTimings;
 
 /// The route that a request matched.
 #[derive(Clone, Copy)]

@@ -49,7 +49,7 @@ pub(super) async fn authenticate(
         Some(key) => key,
         None => {
             // Counted before the look-up, so that guessing costs the guesser and not the file.
-            let decision = app.limits.check(RateClass::Failures, client);
+            let decision = app.limits().check(RateClass::Failures, client);
             if let Some(decision) = decision.filter(|decision| decision.retry_after.is_some()) {
                 app.metrics.limited(RateClass::Failures);
                 return Err((&*rate.insert(decision)).into());
@@ -64,7 +64,7 @@ pub(super) async fn authenticate(
                 found => found,
             };
             // A failure of the storage is none of the client's.
-            let uncount = |_: &_| app.limits.give_back(RateClass::Failures, client);
+            let uncount = |_: &_| app.limits().uncount(RateClass::Failures, client);
             let record = found.inspect_err(uncount)?;
             let record = record.ok_or_else(|| invalid("no such key"))?;
             app.caches.keys.insert(record, generation)
@@ -80,7 +80,7 @@ pub(super) async fn authenticate(
     }
     if !is_cached {
         // A valid key is no guess: a client with many keys is not limited after a restart.
-        app.limits.give_back(RateClass::Failures, client);
+        app.limits().uncount(RateClass::Failures, client);
     }
     key.touch(now);
     Ok(Some(AuthenticatedKey {

@@ -9,13 +9,13 @@ use hyper::header::ACCEPT;
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::RequestTimings;
 use super::route::Route;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Wallet, check_depth, read_object};
 use crate::store::{Kept, Once};
+use crate::timings::RequestTimings;
 
 /// A request that has passed every check: routed, within its rates, its caller known, its body read.
 pub(crate) struct Context {

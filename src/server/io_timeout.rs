@@ -1,3 +1,8 @@
+//! A connection whose client must read: a write that makes no progress for the time-out fails, and with it the connection.
+//!
+//! hyper bounds how slowly a client may send, not how slowly it may read; and where it responds without reading a body, it
+//! reads the next request before the response was sent and buffers every response. So nothing is read while a write waits.
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,29 +17,25 @@ use super::listener::Stream;
 use super::reset::ResetOnClose;
 use crate::http::Exchange;
 
-/// How long, and for how many bytes, a refused body is still read after the answer. A proxy that finds the connection
-/// closed while it sends tells its client 502, and nothing of our answer.
+/// How long, and for how many bytes, a refused body is still read after the response. A proxy that finds the connection
+/// closed while it sends reports 502 to its client instead of our response.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 << 20;
 
-/// A connection whose reader must take something now and then: a write that makes no progress for the time-out fails, and
-/// with it the connection. hyper bounds how slowly a client may send, not how slowly it may read; and where it answers
-/// without reading a body, it takes the next request before the answer has left, and keeps every answer. So nothing is read
-/// from who takes nothing.
 pub(super) struct WriteTimeoutStream {
     stream: Box<dyn Stream>,
     timeout: Duration,
-    /// Runs only while a write waits, or the end.
+    /// Runs only while a write waits, or while lingering.
     deadline: Pin<Box<Sleep>>,
-    waiting: bool,
-    /// Whether somebody wants to read once the write goes on.
-    held: bool,
+    write_waits: bool,
+    /// Whether a read is to be woken when the write goes on.
+    read_waits: bool,
     /// The request that it carries.
     exchange: Arc<Exchange>,
     reset: Arc<ResetOnClose>,
     /// Whether a close is a reset now.
     resets: bool,
-    /// How many bytes may still be dropped, from our end of the connection on.
+    /// How many bytes may still be discarded, after our end of the connection was closed.
     lingering: Option<usize>,
 }
 
@@ -49,8 +50,8 @@ impl WriteTimeoutStream {
             stream,
             timeout,
             deadline: Box::pin(sleep(timeout)),
-            waiting: false,
-            held: false,
+            write_waits: false,
+            read_waits: false,
             exchange,
             reset,
             resets: false,
@@ -58,36 +59,43 @@ impl WriteTimeoutStream {
         }
     }
 
-    /// Before the first byte of an unfinished answer leaves, a close becomes a reset.
-    fn before_write(&mut self) {
-        if !self.resets {
-            self.set_reset();
-        }
-    }
-
-    fn set_reset(&mut self) {
+    /// A close is a reset while a response is unfinished.
+    fn update_reset(&mut self) {
         let unfinished = self.exchange.unfinished.load(Ordering::Relaxed);
         if std::mem::replace(&mut self.resets, unfinished) == unfinished {
             return;
         }
         if let Err(error) = self.reset.set(self.stream.as_fd(), unfinished) {
-            log::debug!("how a connection is to be closed was not set: {error}");
+            log::debug!("SO_LINGER was not set: {error}");
         }
     }
 
-    fn watch<T>(
+    fn write<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut Box<dyn Stream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        // Before the first byte of an unfinished response is sent. Only a flush ends that.
+        if !self.resets {
+            self.update_reset();
+        }
+        let progress = write(Pin::new(&mut self.stream), context);
+        self.limit(progress, context)
+    }
+
+    fn limit<T>(
         &mut self,
         progress: Poll<io::Result<T>>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if progress.is_ready() {
-            self.waiting = false;
-            if std::mem::take(&mut self.held) {
+            self.write_waits = false;
+            if std::mem::take(&mut self.read_waits) {
                 context.waker().wake_by_ref();
             }
             return progress;
         }
-        if !std::mem::replace(&mut self.waiting, true) {
+        if !std::mem::replace(&mut self.write_waits, true) {
             self.deadline.as_mut().reset(Instant::now() + self.timeout);
         }
         ready!(self.deadline.as_mut().poll(context));
@@ -101,8 +109,8 @@ impl AsyncRead for WriteTimeoutStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.waiting {
-            self.held = true;
+        if self.write_waits {
+            self.read_waits = true;
             return Poll::Pending;
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
@@ -115,9 +123,7 @@ impl AsyncWrite for WriteTimeoutStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.before_write();
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(progress, context)
+        self.write(context, |stream, context| stream.poll_write(context, bytes))
     }
 
     fn poll_write_vectored(
@@ -125,9 +131,9 @@ impl AsyncWrite for WriteTimeoutStream {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.before_write();
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.watch(progress, context)
+        self.write(context, |stream, context| {
+            stream.poll_write_vectored(context, parts)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,17 +143,17 @@ impl AsyncWrite for WriteTimeoutStream {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let progress = Pin::new(&mut self.stream).poll_flush(context);
         if progress.is_ready() {
-            // hyper flushes once it has written everything, so an answer that is finished has left.
-            self.set_reset();
+            // hyper flushes after it has written everything, so a finished response has been sent.
+            self.update_reset();
             self.exchange.flushed(context);
         }
-        self.watch(progress, context)
+        self.limit(progress, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.set_reset();
+        self.update_reset();
         if self.resets {
-            // No end in order either.
+            // A shutdown would be an orderly end.
             return Poll::Ready(Ok(()));
         }
         let mut left = match self.lingering {
@@ -161,9 +167,9 @@ impl AsyncWrite for WriteTimeoutStream {
                 LINGER_BYTES
             }
         };
-        let mut dropped = [0; 8 << 10];
+        let mut discarded = [0; 8 << 10];
         while left > 0 && self.deadline.as_mut().poll(context).is_pending() {
-            let mut buffer = ReadBuf::new(&mut dropped);
+            let mut buffer = ReadBuf::new(&mut discarded);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     left = left.saturating_sub(buffer.filled().len());
@@ -175,7 +181,7 @@ impl AsyncWrite for WriteTimeoutStream {
                 }
             }
         }
-        // Asked again, it is over.
+        // Polled again, it is over.
         self.lingering = Some(0);
         Poll::Ready(Ok(()))
     }
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_takes_nothing_is_given_up() {
+    async fn a_client_that_reads_nothing_times_out() {
         let (mut writer, _reader) = pair(Duration::from_millis(50)).await;
         let error = loop {
             if let Err(error) = writer.write_all(&[0; 65_536]).await {
@@ -219,19 +225,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_takes_its_time_is_not() {
+    async fn a_client_that_reads_slowly_does_not_time_out() {
         let (mut writer, mut reader) = pair(Duration::from_secs(20)).await;
         let sent = tokio::spawn(async move { writer.write_all(&vec![7; 8 << 20]).await });
-        let (mut taken, mut buffer) = (0, vec![0; 1000]);
-        while taken < 8 << 20 {
-            taken += reader.read(&mut buffer).await.unwrap();
+        let (mut received, mut buffer) = (0, vec![0; 1000]);
+        while received < 8 << 20 {
+            received += reader.read(&mut buffer).await.unwrap();
             tokio::task::yield_now().await;
         }
         sent.await.unwrap().unwrap();
     }
 
     #[tokio::test]
-    async fn who_takes_nothing_is_not_read_until_he_does() {
+    async fn nothing_is_read_from_a_client_while_a_write_to_it_waits() {
         let (mut writer, mut reader) = pair(Duration::from_secs(20)).await;
         reader.write_all(b"more").await.unwrap();
         let mut bytes = [0; 4];
@@ -248,9 +254,9 @@ mod tests {
         })
         .await;
 
-        let taking = async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await };
-        tokio::spawn(taking);
-        // One task, as hyper's: the write that goes on wakes who wanted to read.
+        let reading = async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await };
+        tokio::spawn(reading);
+        // One task, as hyper's: the write that goes on wakes the waiting read.
         poll_fn(|context| {
             let read = read(&mut writer, context);
             if read.is_pending() {
@@ -264,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_rest_of_what_was_refused_is_taken_in_bounds() {
+    async fn the_rest_of_a_refused_body_is_discarded_within_bounds() {
         let (mut closing, mut sender) = pair(Duration::from_secs(20)).await;
         let sending = tokio::spawn(async move {
             let mut sent = 0;

@@ -1,3 +1,6 @@
+//! TCP and Unix listeners: binding, taking over a stale socket file, and accepting in turn.
+
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -11,14 +14,13 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
 use super::StartError;
 use crate::config::{Listen, Peer};
 
-/// Connections that wait in the kernel. In the usual queue of 128 a burst of strangers' leaves no room for anybody else's
-/// first packet, which its kernel then sends again only a second later.
-const QUEUE: u32 = 4096;
+/// Connections that wait in the kernel. In the usual queue of 128 a burst from one client makes others' first packets
+/// drop, which their kernels send again only a second later.
+const BACKLOG: u32 = 4096;
 
-/// Where connections come in.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    /// The file goes first: as long as the socket is open, no other file has its inode.
+    /// The file is dropped first: as long as the socket is open, no other file gets its inode.
     Unix(SocketFile, UnixListener),
 }
 
@@ -28,22 +30,28 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + AsFd + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + AsFd + Send + Unpin> Stream for S {}
 
 impl Listener {
-    /// Binds one of all the places that there are to be.
-    pub(super) async fn bind(place: &Listen, all: &[Listen]) -> Result<Self, StartError> {
-        if let Some(what) = place.open_folder() {
-            return Err(StartError::Config(what));
+    /// Binds all addresses or none.
+    pub(super) async fn bind_all(addresses: &[Listen]) -> Result<Vec<Self>, StartError> {
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            listeners.push(Self::bind(address, addresses).await?);
         }
-        let bound = match place {
-            Listen::Tcp(address) => bind_tcp(*address, all).map(Self::Tcp),
-            Listen::Unix(path) => bind_unix(path)
-                .await
-                .map(|(file, listener)| Self::Unix(file, listener)),
-        };
-        bound.map_err(|error| StartError::Bind(place.clone(), error))
+        Ok(listeners)
     }
 
-    /// Where it really listens.
-    pub(super) fn place(&self) -> io::Result<Listen> {
+    async fn bind(address: &Listen, all: &[Listen]) -> Result<Self, StartError> {
+        if let Some(what) = address.open_folder() {
+            return Err(StartError::Config(what));
+        }
+        let bound = match address {
+            Listen::Tcp(address) => bind_tcp(*address, all),
+            Listen::Unix(path) => bind_unix(path).await,
+        };
+        bound.map_err(|error| StartError::Bind(address.clone(), error))
+    }
+
+    /// The address it is bound to, with the port that the system chose.
+    pub(super) fn address(&self) -> io::Result<Listen> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
             Self::Unix(file, _) => Ok(Listen::Unix(file.path.clone())),
@@ -53,30 +61,27 @@ impl Listener {
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Box<dyn Stream>, Peer)>> {
         match self {
             Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
-                // Small answers and single words of a stream must not wait for more (Nagle).
+                // Nagle's algorithm would hold back small responses and single events of a stream.
                 let _ = stream.set_nodelay(true);
-                (
-                    Box::new(stream) as Box<dyn Stream>,
-                    Peer::Address(peer.ip()),
-                )
+                (Box::new(stream) as _, Peer::Address(peer.ip()))
             }),
             Self::Unix(_, listener) => listener
                 .poll_accept(context)
-                .map_ok(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, Peer::Unix)),
+                .map_ok(|(stream, _)| (Box::new(stream) as _, Peer::Unix)),
         }
     }
 }
 
-/// The next connection of any of them. `turn` says which is asked first, so that a crowd at one keeps nobody out at another.
+/// The next connection of any listener. `first` rotates, so that a crowd at one does not starve another.
 pub(super) async fn accept(
     listeners: &[Listener],
-    turn: &mut usize,
+    first: &mut usize,
 ) -> io::Result<(Box<dyn Stream>, Peer)> {
-    std::future::poll_fn(|context| {
+    poll_fn(|context| {
         for _ in 0..listeners.len() {
-            let asked = &listeners[*turn % listeners.len()];
-            *turn = turn.wrapping_add(1);
-            if let Poll::Ready(accepted) = asked.poll_accept(context) {
+            let listener = &listeners[*first % listeners.len()];
+            *first = first.wrapping_add(1);
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
                 return Poll::Ready(accepted);
             }
         }
@@ -85,67 +90,59 @@ pub(super) async fn accept(
     .await
 }
 
-fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<Listener> {
+    let socket = match address.is_ipv4() {
+        true => TcpSocket::new_v4()?,
+        false => TcpSocket::new_v6()?,
+    };
     socket.set_reuseaddr(true)?;
-    // [::] takes the IPv4 addresses too, unless they have a listener of their own.
+    // [::] accepts IPv4 too, unless an IPv4 listener has the same port.
     let mut others = all.iter().filter_map(Listen::address);
     if address.is_ipv6() && others.any(|a| a.is_ipv4() && a.port() == address.port()) {
         rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
     }
     socket.bind(address)?;
-    socket.listen(QUEUE)
+    socket.listen(BACKLOG).map(Listener::Tcp)
 }
 
-async fn bind_unix(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
     remove_stale_socket(path).await?;
     let socket = UnixSocket::new_stream()?;
     socket.bind(path)?;
-    let file = SocketFile::of(path)?;
-    // Before anybody can connect, which is from `listen` on.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok((file, socket.listen(QUEUE)?))
+    let file = SocketFile {
+        path: path.to_owned(),
+        identity: identity(path)?,
+    };
+    // Before `listen`, from which on clients can connect.
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
+    Ok(Listener::Unix(file, socket.listen(BACKLOG)?))
 }
 
-/// Removes a socket that a crash left. What answers, and what is no socket, stays.
+/// Removes a socket that a crash left. One that answers, and a file that is no socket, stay.
 async fn remove_stale_socket(path: &Path) -> io::Result<()> {
-    let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+    use io::ErrorKind::{AddrInUse, ConnectionRefused, NotFound, WouldBlock};
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == NotFound => return Ok(()),
         Err(error) => return Err(error),
-        Ok(about) if !about.file_type().is_socket() => {
-            return taken("a file that is no socket has this name; move it away");
+        Ok(found) if !found.file_type().is_socket() => {
+            let what = "a file that is no socket has this name; move it away";
+            return Err(io::Error::new(AddrInUse, what));
         }
         Ok(_) => {}
     }
     match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Its queue is full.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => taken("another program answers there"),
+        Err(error) if error.kind() == ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == NotFound => Ok(()),
+        // A full queue would block.
+        Err(error) if error.kind() != WouldBlock => Err(error),
+        _ => Err(io::Error::new(AddrInUse, "another program answers there")),
     }
 }
 
-/// The file of a socket of ours; dropped, it is gone, unless another has taken its name.
+/// The file of our socket; dropped, it is removed, unless another file has its name by then.
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path)?,
-        })
-    }
 }
 
 impl Drop for SocketFile {
@@ -153,13 +150,13 @@ impl Drop for SocketFile {
         if identity(&self.path).is_ok_and(|found| found == self.identity)
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            log::warn!("{} was left behind: {error}", self.path.display());
+            log::warn!("{} was not removed: {error}", self.path.display());
         }
     }
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|about| (about.dev(), about.ino()))
+    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]
@@ -172,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_for_its_owner_and_group_and_gone_with_its_listener() {
+    async fn a_socket_file_has_mode_0660_and_is_removed_with_its_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.sock");
         let listener = bind(&path).await.unwrap();
@@ -188,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_nobody_answers_on_is_replaced_and_another_file_is_not() {
+    async fn a_stale_socket_is_replaced_and_any_other_file_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -198,13 +195,13 @@ mod tests {
         let live = std::os::unix::net::UnixListener::bind(&path).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
         std::fs::write(folder.path().join("file"), "precious").unwrap();
-        for (name, told) in [
+        for (name, why) in [
             ("file", "no socket"),
             ("link.sock", "no socket"),
             ("none/x", "No such"),
         ] {
             let refused = bind(&folder.path().join(name)).await.err().unwrap();
-            assert!(refused.contains(told), "{name}: {refused}");
+            assert!(refused.contains(why), "{name}: {refused}");
         }
         assert_eq!(
             std::fs::read(folder.path().join("file")).unwrap(),
@@ -214,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_one_server_leaves_the_socket_of_the_next() {
+    async fn a_listener_does_not_remove_the_socket_file_of_another() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.sock");
         let first = bind(&path).await.unwrap();
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_everybody_may_write_to_is_refused_unless_it_is_like_tmp() {
+    async fn a_world_writable_folder_is_refused_unless_it_is_sticky() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.sock");
         let open = |mode| std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(mode));
@@ -241,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_listener_has_its_turn() {
+    async fn listeners_are_accepted_from_in_turn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.sock");
         let listeners = [
@@ -250,27 +247,27 @@ mod tests {
                 .unwrap(),
             bind(&path).await.unwrap(),
         ];
-        let address = listeners[0].place().unwrap().address().unwrap();
+        let address = listeners[0].address().unwrap().address().unwrap();
         let mut callers = Vec::new();
         for _ in 0..4 {
             callers.push(std::net::TcpStream::connect(address).unwrap());
         }
         let _local = UnixStream::connect(&path).await.unwrap();
-        let (mut turn, mut peers) = (0, Vec::new());
+        let (mut first, mut peers) = (0, Vec::new());
         for _ in 0..2 {
-            peers.push(accept(&listeners, &mut turn).await.unwrap().1);
+            peers.push(accept(&listeners, &mut first).await.unwrap().1);
         }
         assert!(peers.contains(&Peer::Unix), "{peers:?}");
     }
 
     #[tokio::test]
-    async fn all_addresses_of_ipv6_and_all_of_ipv4_share_a_port() {
-        // The port that one got free may be taken for the other.
+    async fn the_ipv6_and_ipv4_wildcards_can_share_a_port() {
+        // The port that was free for one may be in use for the other.
         let mut listeners = Vec::new();
         for _ in 0..20 {
             let any = "0.0.0.0:0".parse().unwrap();
             listeners = vec![Listener::bind(&any, &[]).await.unwrap()];
-            let first = listeners[0].place().unwrap();
+            let first = listeners[0].address().unwrap();
             let port = first.address().unwrap().port();
             let second = format!("[::]:{port}").parse().unwrap();
             if let Ok(second) = Listener::bind(&second, &[first, second.clone()]).await {
@@ -278,7 +275,7 @@ mod tests {
                 break;
             }
         }
-        let address = listeners.last().unwrap().place().unwrap().address();
+        let address = listeners.last().unwrap().address().unwrap().address();
         let port = address.unwrap().port();
         for client in ["[::1]", "127.0.0.1"] {
             let address = format!("{client}:{port}");

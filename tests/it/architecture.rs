@@ -59,7 +59,7 @@ fn each_outside_crate_is_named_only_where_it_belongs() {
         ),
         ("prometheus_client", &["metrics"]),
         ("blake3", &["auth/", "http/"]),
-        ("hyper_util", &["server.rs", "upstream", "cli/"]),
+        ("hyper_util", &["server/", "upstream", "cli/"]),
         ("rustls", &["upstream/tls.rs"]),
         ("clap", &["cli.rs", "cli/"]),
         ("clap_complete", &["cli.rs", "cli/completions.rs"]),

@@ -1,0 +1,130 @@
+//! Accepts connections within their limits and serves each in a task of its own, until the server drains.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::io_timeout::WriteTimeoutStream;
+use super::listener::{self, Listener, Stream};
+use super::reset::ResetOnClose;
+use crate::app::App;
+use crate::config::Peer;
+use crate::http::{self, Exchange};
+use crate::limits::{Bucket, ConcurrencyLimiter};
+use crate::routes::ROUTES;
+
+/// Serves until the shutdown, then gives what is under way `limits.shutdown_grace`.
+pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
+    let limits = &app.config.limits;
+    let connections = Arc::new(Semaphore::new(limits.connections));
+    let limiter = Arc::new(ConcurrencyLimiter::<Bucket>::default());
+    let graceful = GracefulShutdown::new();
+    let mut protocol = http1::Builder::new();
+    // Without the timer hyper ignores the timeout, which bounds the head of a request and the pause before the next one.
+    protocol
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(64 << 10)
+        .max_buf_size(64 << 10);
+    let mut first = 0;
+    loop {
+        // The permit first: what cannot be served yet stays in the kernel's queue.
+        let next = async {
+            let permit = Arc::clone(&connections).acquire_owned().await.ok()?;
+            Some((permit, accept(&listeners, &mut first).await?))
+        };
+        let accepted = tokio::select! {
+            accepted = next => accepted,
+            () = app.shutdown.draining() => break,
+        };
+        let Some((permit, (stream, peer))) = accepted else {
+            continue;
+        };
+        // A trusted proxy carries the connections of many clients.
+        let address_permit = match app.config.auth.trusts(peer) {
+            true => None,
+            false => match limiter.try_acquire(peer.address().into(), limits.per_address) {
+                Some(permit) => Some(permit),
+                None => continue,
+            },
+        };
+        let exchange = Arc::new(Exchange::default());
+        let reset = Arc::new(ResetOnClose::default());
+        let requested = Arc::new(AtomicBool::new(false));
+        let stream = WriteTimeoutStream::new(
+            stream,
+            limits.write_timeout,
+            Arc::clone(&exchange),
+            Arc::clone(&reset),
+        );
+        let service = {
+            let (app, requested) = (Arc::clone(&app), Arc::clone(&requested));
+            service_fn(move |request: Request<Incoming>| {
+                requested.store(true, Ordering::Relaxed);
+                let (app, exchange) = (Arc::clone(&app), Arc::clone(&exchange));
+                http::handle(app, ROUTES, peer, exchange, request)
+            })
+        };
+        let connection = graceful.watch(protocol.serve_connection(TokioIo::new(stream), service));
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            app.metrics.table.connections.inc();
+            tokio::select! {
+                biased;
+                // An error here is the client's: it disconnected, or sent what is not HTTP.
+                _ = connection => {}
+                () = drain_deadline(&app, &requested) => {}
+            }
+            reset.close().await;
+            app.metrics.table.connections.dec();
+            drop((permit, address_permit));
+        });
+    }
+    drop(listeners);
+    let grace = limits.shutdown_grace;
+    if timeout(grace, graceful.shutdown()).await.is_err() {
+        log::warn!("requests still in flight after {grace:?} are aborted");
+        app.shutdown.abort();
+    }
+    // Billing outlives its connection: wait for every permit.
+    let all = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
+    let returned = app.in_flight.acquire_many(all);
+    if timeout(Duration::from_secs(5), returned).await.is_err() {
+        log::error!("some requests did not end");
+    }
+}
+
+/// When a connection is closed at the latest: soon after the drain began where it has sent no request, as hyper waits for
+/// the rest of a first head; else a little after the abort, for an ended stream's last bytes to be sent.
+async fn drain_deadline(app: &App, requested: &AtomicBool) {
+    app.shutdown.drain_grace_elapsed().await;
+    if requested.load(Ordering::Relaxed) {
+        app.shutdown.aborted().await;
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn accept(listeners: &[Listener], first: &mut usize) -> Option<(Box<dyn Stream>, Peer)> {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
+    match listener::accept(listeners, first).await {
+        Ok(accepted) => Some(accepted),
+        // The client gave up while it was in the queue.
+        Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset) => None,
+        Err(error) => {
+            // Likely no file descriptors are left.
+            log::error!("a connection was not accepted: {error}");
+            sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The stages of a shutdown, as one signal that every part of the server can wait for.
+//!
+//! Draining: nothing new begins, what is under way ends by itself. Aborted: what is still under way is ended now.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Stage {
+    Running,
+    Draining,
+    Aborted,
+}
+
+/// The signal; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shutdown(watch::Sender<Stage>);
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self(watch::Sender::new(Stage::Running))
+    }
+}
+
+impl Shutdown {
+    pub(crate) fn drain(&self) {
+        self.reach(Stage::Draining);
+    }
+
+    pub(crate) fn abort(&self) {
+        self.reach(Stage::Aborted);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.0.borrow() >= Stage::Draining
+    }
+
+    pub(crate) async fn draining(&self) {
+        self.reached(Stage::Draining).await;
+    }
+
+    pub(crate) async fn aborted(&self) {
+        self.reached(Stage::Aborted).await;
+    }
+
+    /// Returns half a second after the drain began: the rest of a request is not awaited any longer, as a slow or silent
+    /// client would keep the server from stopping.
+    pub(crate) async fn drain_grace_elapsed(&self) {
+        self.draining().await;
+        let _ = timeout(Duration::from_millis(500), self.aborted()).await;
+    }
+
+    fn reach(&self, stage: Stage) {
+        self.0.send_if_modified(|now| {
+            let later = *now < stage;
+            *now = (*now).max(stage);
+            later
+        });
+    }
+
+    async fn reached(&self, stage: Stage) {
+        // It fails only without a sender, and `self` is one.
+        let _ = self.0.subscribe().wait_for(|now| *now >= stage).await;
+    }
+}

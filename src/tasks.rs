@@ -1,0 +1,169 @@
+//! Every background task of the server, with its interval. They are started here and stop when the set is dropped.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
+
+use crate::app::App;
+use crate::store::StoreError;
+use crate::{alerts, billing, collector, watch};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Starts all of them.
+pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
+    let app = || Arc::clone(app);
+    let mut tasks = JoinSet::new();
+
+    // These pace themselves.
+    tasks.spawn(discover_upstreams(app()));
+    tasks.spawn(collector::collect(app()));
+    tasks.spawn(retry_pending_charges(app()));
+    tasks.spawn(record_usage(app()));
+    tasks.spawn(deliver_webhooks(app()));
+    tasks.spawn(back_up(app()));
+
+    // These run at an interval, the first time after a delay.
+    let now = Duration::ZERO;
+    tasks.spawn(every(alerts::STEP, now, app(), evaluate_alerts));
+    tasks.spawn(every(15 * SECOND, 15 * SECOND, app(), watch_chain));
+    tasks.spawn(every(MINUTE, now, app(), compact_samples));
+    tasks.spawn(every(MINUTE, MINUTE, app(), purge_expired));
+    tasks.spawn(every(HOUR, now, app(), verify_ledger));
+    tasks
+}
+
+/// Runs `job` at an interval; a run that takes longer delays the next.
+async fn every<F>(period: Duration, delay: Duration, app: Arc<App>, job: fn(Arc<App>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let mut ticks = interval_at(Instant::now() + delay, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        job(Arc::clone(&app)).await;
+    }
+}
+
+async fn discover_upstreams(app: Arc<App>) {
+    app.upstreams.discover().await;
+}
+
+async fn deliver_webhooks(app: Arc<App>) {
+    let node = app.config.public_name();
+    app.alerts.deliver_webhooks(&app.clock, &node).await;
+}
+
+async fn evaluate_alerts(app: Arc<App>) {
+    watch::evaluate(&app).await;
+}
+
+/// Keeps the chain's status in the cache, so that a halt is noticed and a last answer is there when it goes down, also
+/// while no client asks.
+async fn watch_chain(app: Arc<App>) {
+    if let Some(chain) = app.upstreams.chain() {
+        // The breaker counts and logs a failure.
+        let _ = app.cached_chain_status(chain).await;
+    }
+}
+
+/// Rolls up samples and deletes those past their retention.
+async fn compact_samples(app: Arc<App>) {
+    let retention = app.config.retention;
+    if let Err(error) = app.store.compact(retention, app.clock.now()).await {
+        log::warn!("samples were not rolled up or not deleted: {error}");
+    }
+}
+
+/// Deletes what has expired and records the last use of keys.
+async fn purge_expired(app: Arc<App>) {
+    app.limits().sweep();
+    if let Err(error) = app.store.purge(app.clock.now()).await {
+        log::warn!("expired rows were not deleted: {error}");
+    }
+    app.record_key_use().await;
+}
+
+async fn verify_ledger(app: Arc<App>) {
+    if let Err(error) = app.verify_ledger().await {
+        log::warn!("the ledger was not verified: {error}");
+    }
+}
+
+/// Closes the reservations that could not be closed. Without any it sleeps: an idle timer would keep waking the processor.
+async fn retry_pending_charges(app: Arc<App>) {
+    let billing = &app.billing;
+    loop {
+        billing.unwritten.wait_non_empty().await;
+        let mut ticks = interval(SECOND);
+        for round in 0u64.. {
+            ticks.tick().await;
+            // Soon after a storage fault; less often while it lasts.
+            if round > 0 && (app.store.is_ready() || round.is_multiple_of(10)) {
+                billing::retry(billing).await;
+            }
+            if billing.unwritten.len() == 0 {
+                break;
+            }
+        }
+    }
+}
+
+/// Writes the token counts of ended chats into the ledger, several at a time.
+async fn record_usage(app: Arc<App>) {
+    loop {
+        app.billing.notes.wait_non_empty().await;
+        sleep(Duration::from_millis(20)).await;
+        billing::write_notes(&app.billing).await;
+    }
+}
+
+/// Makes backups when the newest is old enough, so that a restart neither repeats nor skips one.
+async fn back_up(app: Arc<App>) {
+    let settings = &app.config.backup;
+    let folder = settings.folder().map(Path::to_owned);
+    let newest = app.store.last_backup(folder.clone(), app.clock.now());
+    let mut newest = newest.await.unwrap_or(None);
+    if newest.is_some() {
+        app.metrics.backed_up(newest);
+    }
+    let Some(every) = settings.every else {
+        return;
+    };
+    let (mut retry, mut not_before) = (MINUTE, app.clock.instant());
+    let mut ticks = interval(SECOND);
+    loop {
+        ticks.tick().await;
+        let now = app.clock.now();
+        // One in the future was made before the clock was set back.
+        let due = newest.is_none_or(|at| at.plus(every) <= now || at > now);
+        if !due || app.clock.instant() < not_before {
+            continue;
+        }
+        let made = async {
+            let made = app.back_up().await?;
+            let (folder, now) = (folder.clone(), app.clock.now());
+            app.store
+                .thin_out_backups(folder, settings.keep, now)
+                .await?;
+            Ok::<_, StoreError>(made)
+        };
+        match made.await {
+            Ok(made) => {
+                log::info!("database backed up to {}", made.file);
+                (newest, retry) = (Some(now), MINUTE);
+            }
+            Err(error) => {
+                log::error!("database backup failed, next attempt in {retry:?}: {error}");
+                not_before = app.clock.instant() + retry;
+                retry = (retry * 2).min(HOUR);
+            }
+        }
+    }
+}

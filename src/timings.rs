@@ -1,0 +1,75 @@
+//! What is measured of a request on its way: how long it took, and how much of that was not the server's own time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+
+/// The times of one request.
+#[derive(Debug)]
+pub(crate) struct RequestTimings {
+    started: Instant,
+    upstream_nanos: AtomicU64,
+    upload_nanos: AtomicU64,
+}
+
+impl RequestTimings {
+    pub(crate) fn start(clock: &Clock) -> Self {
+        Self {
+            started: clock.instant(),
+            upstream_nanos: AtomicU64::new(0),
+            upload_nanos: AtomicU64::new(0),
+        }
+    }
+
+    /// Since the request's head was read.
+    pub(crate) fn elapsed(&self, clock: &Clock) -> Duration {
+        clock.instant().saturating_duration_since(self.started)
+    }
+
+    /// How much of it was spent waiting for an upstream, or in the queue for one.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.upstream_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Since the request's head was read, without the time that the client took to send the body.
+    pub(crate) fn server_time(&self, clock: &Clock) -> Duration {
+        let upload = Duration::from_nanos(self.upload_nanos.load(Ordering::Relaxed));
+        self.elapsed(clock).saturating_sub(upload)
+    }
+
+    /// Counts the time until the guard is dropped as a wait for an upstream.
+    pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
+        TimingGuard::start(&self.upstream_nanos, clock)
+    }
+
+    /// The same for the client's body.
+    pub(crate) fn receiving<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
+        TimingGuard::start(&self.upload_nanos, clock)
+    }
+}
+
+/// Adds the time of its life to a sum.
+pub(crate) struct TimingGuard<'a> {
+    nanos: &'a AtomicU64,
+    clock: &'a Clock,
+    started: Instant,
+}
+
+impl<'a> TimingGuard<'a> {
+    fn start(nanos: &'a AtomicU64, clock: &'a Clock) -> Self {
+        Self {
+            nanos,
+            clock,
+            started: clock.instant(),
+        }
+    }
+}
+
+impl Drop for TimingGuard<'_> {
+    fn drop(&mut self) {
+        let took = self.clock.instant().saturating_duration_since(self.started);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
