@@ -12,7 +12,7 @@ use crate::support::{
 
 const CHAT: &str = "POST /v1/chat/completions";
 
-/// A whole answer as a stream or as JSON, on a connection that says nothing of its end.
+/// A whole answer as a stream or as JSON, on a connection without `Connection: close`.
 fn answer(request: &RawRequest) -> RawAnswer {
     let body: Value = serde_json::from_str(&request.body).unwrap();
     let (kind, text) = match body["stream"] == true {
@@ -51,7 +51,7 @@ async fn ask(caller: &Caller, form: &str, message: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_request_whose_kept_connection_closes_before_any_byte_is_sent_once_more() {
+async fn a_request_on_a_pooled_connection_that_closes_before_any_byte_is_retried() {
     for (form, then) in [
         ("text", Then::Close),
         ("events", Then::Close),
@@ -80,7 +80,7 @@ async fn a_request_whose_kept_connection_closes_before_any_byte_is_sent_once_mor
 }
 
 #[tokio::test]
-async fn a_request_is_sent_again_once_and_no_more() {
+async fn a_request_is_retried_one_time() {
     let upstream = RawUpstream::start(|request| match request.connection {
         0 if request.on_connection == 0 => answer(request),
         _ => RawAnswer::new("", Then::Close),
@@ -95,7 +95,7 @@ async fn a_request_is_sent_again_once_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_new_connection_that_closes_is_a_failure_however_long_the_request() {
+async fn a_new_connection_that_closes_is_not_retried() {
     let upstream = RawUpstream::start(|_| RawAnswer::new("", Then::Close)).await;
     let server = TestServer::start(config(&upstream)).await;
     let caller = server.payer(W1, 1).await;
@@ -106,7 +106,7 @@ async fn a_new_connection_that_closes_is_a_failure_however_long_the_request() {
 }
 
 #[tokio::test]
-async fn an_answer_that_broke_off_in_its_head_is_not_asked_for_again() {
+async fn a_response_that_breaks_off_in_its_head_is_not_retried() {
     let upstream = RawUpstream::start(|request| match request.on_connection {
         0 => answer(request),
         _ => RawAnswer::new("HTTP/1.", Then::Close),

@@ -1,4 +1,4 @@
-//! The server as a guest in somebody else's process.
+//! The server embedded in another program.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -41,7 +41,7 @@ fn key_of(wallet_address: Option<&str>, scopes: Scopes) -> KeyRequest {
 }
 
 #[tokio::test]
-async fn two_servers_in_one_process_know_nothing_of_each_other() {
+async fn two_servers_in_one_process_are_independent() {
     let folder = tempfile::tempdir().unwrap();
     let stores = [open(folder.path(), "one.db"), open(folder.path(), "two.db")];
     let (one, ask_one) = serve(&stores[0]).await;
@@ -64,7 +64,7 @@ async fn two_servers_in_one_process_know_nothing_of_each_other() {
 }
 
 #[tokio::test]
-async fn two_servers_over_one_store_both_hear_of_its_changes() {
+async fn two_servers_over_one_store_both_observe_its_changes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), "edge.db");
     let (one, ask_one) = serve(&store).await;
@@ -83,19 +83,19 @@ async fn two_servers_over_one_store_both_hear_of_its_changes() {
         (users(&ask_one).await, users(&ask_two).await),
         (json!(1), json!(1))
     );
-    // One that is gone is told no more, and the other still is.
+    // A dropped server observes nothing more, the other still does.
     drop(one);
     store.create_user(wallet(W2), now, None).await.unwrap();
     assert_eq!(users(&ask_two).await, 2);
 }
 
 #[tokio::test]
-async fn dropped_means_stopped() {
+async fn a_dropped_server_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), "edge.db");
     let (server, caller) = serve(&store).await;
     let address = server.local_addr();
-    // A connection that is kept open by its client.
+    // A connection that its client holds open.
     caller.get("/livez").await.expect(200);
     assert!(Arc::strong_count(&store) > 1);
     drop(server);
@@ -109,14 +109,14 @@ async fn dropped_means_stopped() {
     })
     .await;
     store.close();
-    // And with it the lock: whoever wants the file may have it.
+    // And with it the lock of the file.
     let (again, caller) = serve(&open(folder.path(), "edge.db")).await;
     caller.get("/readyz").await.expect(200);
     again.shutdown().await;
 }
 
 #[test]
-fn any_runtime_will_do() {
+fn the_server_runs_in_any_runtime() {
     for mut builder in [
         tokio::runtime::Builder::new_current_thread(),
         tokio::runtime::Builder::new_multi_thread(),
@@ -139,7 +139,7 @@ fn any_runtime_will_do() {
 }
 
 #[tokio::test]
-async fn the_hosts_listener_is_taken() {
+async fn the_listener_of_the_host_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -166,7 +166,7 @@ fn a_configuration_made_in_code_can_be_validated_too() {
 }
 
 #[tokio::test]
-async fn what_the_host_does_in_the_store_shows_over_http_at_once() {
+async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
     let server = TestServer::start(config()).await;
     let (store, anybody) = (Arc::clone(&server.store), server.anybody());
     let network = async || anybody.get("/network/stats").await.expect(200);
@@ -224,7 +224,7 @@ async fn what_the_host_does_in_the_store_shows_over_http_at_once() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_host_revokes_opens_nothing_from_then_on() {
+async fn a_key_revoked_by_the_host_is_refused_immediately() {
     let server = TestServer::start(config()).await;
     let (store, now) = (&*server.store, server.clock.now());
     let issued = issue_key(store, key_of(Some(W1), Scopes::DEFAULT), 10, now, None)
@@ -243,7 +243,7 @@ async fn a_key_that_the_host_revokes_opens_nothing_from_then_on() {
         .unwrap();
     let caller = server.with_key(other.key.reveal());
     caller.get("/auth/me").await.expect(200);
-    // The future is dropped before the answer is taken, as by a time-out of the host's: what was begun is done, and told.
+    // The future is dropped before its result, as by a time-out of the host: the write completes and is observed.
     let revoking = store.revoke_key(other.record.id.clone(), None, now);
     drop(tokio::time::timeout(Duration::ZERO, revoking).await);
     eventually("the key is refused", async || {
@@ -322,7 +322,7 @@ impl Body for Broken {
 }
 
 #[tokio::test]
-async fn a_hosts_own_routes_stand_beside_ours_and_go_the_same_way() {
+async fn host_routes_pass_the_same_checks_as_ours() {
     let (_server, anybody, admin, seen, _folder) = serve_own(|_| {}).await;
     // Open, so that the shape is the host's.
     let (status, headers, body) = anybody
@@ -389,11 +389,11 @@ async fn a_hosts_own_routes_stand_beside_ours_and_go_the_same_way() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_hosts_own_route_is_a_500_and_nothing_else_ends() {
+async fn a_panic_in_a_host_route_is_a_500_and_nothing_else_ends() {
     let (_server, anybody, admin, _seen, _folder) = serve_own(|_| {}).await;
-    let told = anybody.get("/own/panic").await.refused(500, "internal");
-    assert!(!told.to_string().contains("fault"), "{told}");
-    // A body that fails is cut off, so that nobody takes it for whole.
+    let error = anybody.get("/own/panic").await.refused(500, "internal");
+    assert!(!error.to_string().contains("fault"), "{error}");
+    // A body that fails is aborted, so that it does not look complete.
     let cut = match anybody.try_open(Method::GET, "/broken", &[], "").await {
         Some((_, _, body)) => body.collect().await.is_err(),
         // Even its head may not have left yet.
@@ -414,7 +414,7 @@ async fn a_panic_in_a_hosts_own_route_is_a_500_and_nothing_else_ends() {
 }
 
 #[tokio::test]
-async fn a_hosts_own_routes_are_bounded_by_rates_places_and_time() {
+async fn host_routes_are_bounded_by_rates_permits_and_time() {
     let (_server, anybody, _admin, _seen, _folder) = serve_own(|config| {
         config.limits.request_timeout = Duration::from_millis(200);
         config.limits.in_flight = 1;
@@ -429,7 +429,7 @@ async fn a_hosts_own_routes_are_bounded_by_rates_places_and_time() {
     });
     late.await.unwrap();
     let (status, ..) = anybody.open(Method::GET, "/own", &[], "").await;
-    assert_eq!(status, 418, "the place is back");
+    assert_eq!(status, 418, "the permit is back");
     for _ in 0..2 {
         let _ = anybody.open(Method::GET, "/own", &[], "").await;
     }
@@ -437,7 +437,7 @@ async fn a_hosts_own_routes_are_bounded_by_rates_places_and_time() {
 }
 
 #[tokio::test]
-async fn a_prefix_that_is_no_path_is_told_of() {
+async fn an_invalid_route_prefix_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let started = EdgeServer::builder(config(), open(folder.path(), "edge.db"))
         .own_routes("own", |_| async { Response::new(Full::<Bytes>::default()) })

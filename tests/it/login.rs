@@ -116,7 +116,7 @@ async fn of_ten_logins_at_once_with_one_challenge_one_succeeds() {
 }
 
 #[tokio::test]
-async fn what_this_server_did_not_write_or_the_wallet_did_not_sign_is_refused() {
+async fn a_foreign_challenge_or_an_invalid_signature_is_refused() {
     let server = TestServer::start(config()).await;
     let anybody = server.anybody();
     let message = challenge(&server).await;

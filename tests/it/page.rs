@@ -25,7 +25,7 @@ async fn files(caller: &Caller) -> Vec<Answer> {
 }
 
 #[tokio::test]
-async fn the_pages_files_are_of_their_type_and_may_load_nothing_from_elsewhere() {
+async fn page_files_have_their_type_and_a_policy_that_loads_nothing_from_other_origins() {
     let server = TestServer::start(config()).await;
     for (file, (path, content_type)) in files(&server.anybody()).await.iter().zip(FILES) {
         assert_eq!(file.status, 200, "{path}");
@@ -42,7 +42,7 @@ async fn the_pages_files_are_of_their_type_and_may_load_nothing_from_elsewhere()
 }
 
 #[tokio::test]
-async fn a_file_that_is_known_is_not_sent_again_and_head_sends_none() {
+async fn a_cached_file_is_a_304_and_head_has_no_body() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
     for (path, content_type) in FILES {
@@ -51,7 +51,7 @@ async fn a_file_that_is_known_is_not_sent_again_and_head_sends_none() {
         let known = [("if-none-match", file.header("etag"))];
         let again = caller.send(Method::GET, path, &known, "").await;
         assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
-        // A browser takes the headers of a 304 for those of what it kept.
+        // A browser uses the headers of a 304 for its cached response.
         let policy = "content-security-policy";
         assert_eq!(again.header(policy), file.header(policy));
         let other = [("if-none-match", "\"0123456789abcdef\"")];
@@ -94,7 +94,7 @@ async fn the_page_is_small_and_names_only_files_that_are_served_with_it() {
         loaded,
         ["/metrics", "/openapi.json", "/page.css", "/page.js"]
     );
-    // The policy would keep these from working; they should not be there to begin with.
+    // The policy blocks these; they should not be there at all.
     for inline in ["<style", " style=", " onclick=", " onload=", "javascript:"] {
         assert!(!page.contains(inline), "{inline}");
     }
@@ -127,7 +127,7 @@ async fn the_page_is_small_and_names_only_files_that_are_served_with_it() {
 }
 
 #[tokio::test]
-async fn only_these_three_paths_lead_to_the_page() {
+async fn only_three_paths_serve_the_page() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
     for path in [
@@ -153,7 +153,7 @@ async fn only_these_three_paths_lead_to_the_page() {
 }
 
 #[tokio::test]
-async fn the_page_comes_to_strangers_who_may_read_nothing_else_but_only_by_this_servers_name() {
+async fn the_page_is_public_but_only_under_a_host_of_this_server() {
     let mut config = config();
     config.auth = Config::read("[auth]\npublic_reads = false", [])
         .unwrap()

@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
+async fn a_key_is_never_in_the_database_the_log_or_the_metrics() {
     let log = captured_log();
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
@@ -84,7 +84,7 @@ async fn the_key_is_nowhere_in_the_file_the_log_and_the_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_imported_key_is_nowhere_in_the_file_and_the_log() {
+async fn an_imported_key_is_never_in_the_database_or_the_log() {
     let log = captured_log();
     let folder = tempfile::tempdir().unwrap();
     let keys = [old_key(71), old_key(72)];
