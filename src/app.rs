@@ -259,7 +259,7 @@ impl App {
             store: self.store.gauges(),
         });
         for breaker in self.upstreams.breakers() {
-            self.metrics.set_breaker(breaker);
+            self.metrics.set_breaker(&breaker);
         }
         self.metrics.set_alerts(self.alerts.count());
         let pages = &self.caches.pages;

@@ -16,7 +16,6 @@ use tokio::time::timeout;
 use crate::breaker::{Outcome, Permit};
 use crate::clock::Clock;
 use crate::config::ChatConfig;
-use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::metrics::{ChatEnd, Metrics};
 use crate::model::{Credits, Wallet};
@@ -173,7 +172,7 @@ async fn run(
         reservation.close(Settlement::Settle).await;
         let _ = written.send(());
     };
-    let pass_on = conversation.pass_on(&billing, &order.ask.form, &order.trace, pieces, settled);
+    let pass_on = conversation.pass_on(&billing, &order.ask.format, &order.trace, pieces, settled);
     let ((), (ended, usage)) = tokio::join!(settle, pass_on);
     if let Some(usage) = usage {
         billing.notes.push((id, note(usage)));
@@ -241,7 +240,7 @@ async fn first_content(billing: &Billing, order: &Order) -> First {
         };
         let node = left.remove(least);
         match ask(billing, order, &node).await {
-            Err(error) if error.is_worth_another() && !left.is_empty() => {}
+            Err(error) if error.is_retryable() && !left.is_empty() => {}
             answered => return answered,
         }
     }
@@ -250,17 +249,17 @@ async fn first_content(billing: &Billing, order: &Order) -> First {
 async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> First {
     let chat = &billing.config;
     let waiting = order.trace.waiting(&billing.clock);
-    let place = timeout(chat.first_text_timeout, node.place()).await;
+    let place = timeout(chat.first_text_timeout, node.acquire_slot()).await;
     drop(waiting);
     let room = place.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
     let mut permit = node.at.breaker().admit().map_err(UpstreamError::Open)?;
-    let patience = match order.ask.form {
+    let patience = match order.ask.format {
         ResponseFormat::Whole { .. } => chat.answer_timeout,
         ResponseFormat::Text | ResponseFormat::Events { .. } => chat.first_text_timeout,
     };
     let asked = Box::pin(async {
-        let mut answer = node.ask(&order.ask).await?;
+        let mut answer = node.request(&order.ask).await?;
         match answer.next().await? {
             Some(first) => Ok((answer, first)),
             None => Err(UpstreamError::Unreadable(
@@ -278,8 +277,8 @@ async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> First {
                 .metrics
                 .upstream_waited(node.at.breaker().name(), asked_at.elapsed());
             // Of an answer that comes whole nobody knows how long its first text took.
-            if !matches!(order.ask.form, ResponseFormat::Whole { .. }) {
-                permit.working();
+            if !matches!(order.ask.format, ResponseFormat::Whole { .. }) {
+                permit.answer_started();
             }
             Ok((
                 Conversation {
@@ -315,21 +314,20 @@ impl Conversation {
             // Made once, not for each of thousands of pieces.
             let mut client_left = pin!(pieces.closed());
             let mut aborted = pin!(billing.shutdown.aborted());
-            let mut deadline = Deadline::new(patience);
             loop {
                 let waiting = trace.waiting(&billing.clock);
                 let next = tokio::select! {
                     biased;
                     () = &mut client_left => return (ChatEnd::ClientLeft, self.answer.usage()),
                     () = &mut aborted => break Some((Outcome::Unknown, ApiError::shutting_down())),
-                    next = deadline.within(self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
+                    next = timeout(patience, self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
                 };
                 drop(waiting);
                 match next {
                     Ok(Some(part)) => {
-                        let taken = deadline.within(pieces.send(Piece::Part(part))).await;
+                        let taken = timeout(patience, pieces.send(Piece::Part(part))).await;
                         // A client that takes nothing for so long has left in all but name.
-                        if !matches!(taken, Some(Ok(()))) {
+                        if !matches!(taken, Ok(Ok(()))) {
                             return (ChatEnd::ClientLeft, self.answer.usage());
                         }
                     }

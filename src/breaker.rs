@@ -1,27 +1,22 @@
-//! A circuit breaker: it stops asking an upstream that keeps failing, and finds out with one request at a time whether
-//! it is back.
+//! A circuit breaker: it stops calls to an upstream that keeps failing, and lets one probe at a time find out whether it
+//! has recovered. `State` is the state machine, with the time passed in; [`Breaker`] puts it behind a lock.
 //!
-//! `State` is a pure state machine, time passed in, so that every transition can be tested without waiting; [`Breaker`]
-//! puts it behind a lock and hands out [`Permit`]s. CLOSED lets everything pass and counts; OPEN refuses at once;
-//! HALF_OPEN lets exactly one probe pass. Every transition starts a new generation, and the result of a call that began
-//! in an older one counts for nothing (Nygard, "Release It!"; the generation counter is sony/gobreaker's idea).
+//! CLOSED admits every call and counts failures; OPEN refuses all; HALF_OPEN admits exactly one probe. Every transition
+//! starts a new generation, and the result of a call of an older one is ignored (Nygard, "Release It!"; the generation
+//! counter is sony/gobreaker's idea).
 //!
-//! A request may make a healthy upstream fail. So before failures open it, a [`HealthCheck`] is asked for: if it passes,
-//! the breaker stays closed, up to twenty failures in a row. A connection that is refused needs none: the breaker opens,
-//! and health checks find out when the upstream is back.
+//! A client's request may make a healthy upstream fail. So failures do not open the breaker by themselves: they require a
+//! health check, and if it passes, the breaker stays closed, up to twenty failures in a row. A refused connection needs no
+//! second opinion: the breaker opens, and a health check every five seconds finds out when the upstream is back.
 
 mod settings;
 mod state;
-#[cfg(test)]
-mod walk;
 
 pub use settings::Settings;
 pub use state::{Outcome, Phase};
 
-use state::{Check, State, Ticket};
+use state::{Kind, State, Ticket};
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,14 +34,14 @@ use crate::clock::Clock;
 /// let pause = settings.max_open;
 /// let breaker = Breaker::new("pool", settings, clock.clone());
 /// assert!(breaker.admit()?.end(Outcome::Failure).is_none());
-/// if let Some(check) = breaker.admit()?.end(Outcome::Failure) {
-///     // Its health page answered: it stays closed.
-///     check.end(Outcome::Success);
+/// if let Some(health_check) = breaker.admit()?.end(Outcome::Failure) {
+///     // It passed: the breaker stays closed.
+///     health_check.end(Outcome::Success);
 /// }
 /// assert_eq!(breaker.phase(), Phase::Closed);
 /// breaker.admit()?.end(Outcome::Failure);
-/// if let Some(check) = breaker.admit()?.end(Outcome::Failure) {
-///     check.end(Outcome::Failure);
+/// if let Some(health_check) = breaker.admit()?.end(Outcome::Failure) {
+///     health_check.end(Outcome::Failure);
 /// }
 /// assert_eq!(breaker.phase(), Phase::Open);
 /// // After a pause, one probe closes it.
@@ -62,16 +57,14 @@ pub struct Breaker {
     name: String,
     clock: Clock,
     state: Mutex<State>,
-    entered: [AtomicU64; 3],
-    checks: [AtomicU64; 2],
 }
 
-/// What a breaker is doing, as health and operators read it.
+/// The state of a breaker, as health and operators read it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Status {
     /// The upstream it guards.
     pub name: String,
-    /// What it is doing.
+    /// Its phase.
     pub state: Phase,
     /// Whether an operator opened it: it stays open until it is reset.
     pub forced: bool,
@@ -85,13 +78,10 @@ impl Breaker {
     /// A closed breaker for the upstream `name`.
     #[must_use]
     pub fn new(name: &str, settings: Settings, clock: Clock) -> Arc<Self> {
-        let jitter = (RandomState::new().hash_one(name) % 1_000) as f64 / 10_000.0;
         Arc::new(Self {
             name: name.to_owned(),
             clock,
-            state: Mutex::new(State::new(settings, jitter)),
-            entered: Default::default(),
-            checks: Default::default(),
+            state: Mutex::new(State::new(settings)),
         })
     }
 
@@ -101,40 +91,40 @@ impl Breaker {
         &self.name
     }
 
-    /// What it is doing now.
+    /// Its phase now.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.lock().phase(self.clock.instant())
     }
 
-    /// What it is doing now, and why.
+    /// Its state now, and why.
     #[must_use]
     pub fn status(&self) -> Status {
-        let now = self.clock.instant();
-        let state = self.lock();
+        self.status_of(&self.lock(), self.clock.instant())
+    }
+
+    fn status_of(&self, state: &State, now: Instant) -> Status {
         let forced = state.is_forced();
+        let wait = state.refusal(now).filter(|_| !forced);
         Status {
             name: self.name.clone(),
             state: state.phase(now),
             forced,
             reason: state.reason.clone(),
-            retry_after_seconds: state
-                .refusal(now)
-                .filter(|_| !forced)
-                .map(|wait| wait.as_secs()),
+            retry_after_seconds: wait.map(|wait| wait.as_secs()),
         }
     }
 
     /// How often it entered `phase`. Half-open is entered by the probe.
     #[must_use]
     pub fn times_entered(&self, phase: Phase) -> u64 {
-        self.entered[phase as usize].load(Ordering::Relaxed)
+        self.lock().entered[phase as usize]
     }
 
     /// How many health checks passed, or failed.
     #[must_use]
     pub fn health_checks(&self, passed: bool) -> u64 {
-        self.checks[usize::from(passed)].load(Ordering::Relaxed)
+        self.lock().health_checks[usize::from(passed)]
     }
 
     /// Whether a call would be refused now, and for how long, without asking for a permit.
@@ -149,10 +139,7 @@ impl Breaker {
     /// How long to wait before the next try.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Duration> {
         let ticket = self.change(State::admit)?;
-        Ok(Permit {
-            breaker: Arc::clone(self),
-            ticket: Some(ticket),
-        })
+        Ok(Permit::new(self, ticket))
     }
 
     /// Opens it until it is [reset](Breaker::reset).
@@ -166,25 +153,22 @@ impl Breaker {
         self.change(|state, _| state.reset());
     }
 
-    /// Changes the state; a transition is counted and logged.
+    /// Changes the state, and logs a transition.
     fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = self.clock.instant();
         let mut state = self.lock();
-        let (before, generation) = (state.phase, state.generation);
+        let generation = state.generation;
         let result = change(&mut state, now);
-        if state.generation != generation {
-            let (phase, wait) = (state.phase, state.refusal(now).unwrap_or_default());
-            let (forced, reason) = (state.is_forced(), state.reason.clone().unwrap_or_default());
-            drop(state);
-            self.entered[phase as usize].fetch_add(u64::from(phase != before), Ordering::Relaxed);
-            let name = &self.name;
-            match phase {
-                Phase::Closed => log::info!("breaker {name}: CLOSED"),
-                Phase::HalfOpen => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
-                Phase::Open if forced => log::warn!("breaker {name}: OPEN until reset: {reason}"),
-                Phase::Open => {
-                    log::warn!("breaker {name}: OPEN for {} s: {reason}", wait.as_secs())
-                }
+        let changed = state.generation != generation;
+        let status = changed.then(|| self.status_of(&state, now));
+        drop(state);
+        if let Some(status) = status {
+            let (name, reason) = (&self.name, status.reason.unwrap_or_default());
+            match (status.state, status.retry_after_seconds) {
+                (Phase::Closed, _) => log::info!("breaker {name}: CLOSED"),
+                (Phase::HalfOpen, _) => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
+                (_, Some(wait)) => log::warn!("breaker {name}: OPEN for {wait} s: {reason}"),
+                (_, None) => log::warn!("breaker {name}: OPEN until reset: {reason}"),
             }
         }
         result
@@ -195,7 +179,7 @@ impl Breaker {
     }
 }
 
-/// The right to make one call. Dropped, it is released and counts for nothing.
+/// The right to make one call, or one health check. Dropped, it is released and counts for nothing.
 #[derive(Debug)]
 pub struct Permit {
     breaker: Arc<Breaker>,
@@ -203,95 +187,61 @@ pub struct Permit {
 }
 
 impl Permit {
+    fn new(breaker: &Arc<Breaker>, ticket: Ticket) -> Self {
+        Self {
+            breaker: Arc::clone(breaker),
+            ticket: Some(ticket),
+        }
+    }
+
     /// The upstream it is for.
     #[must_use]
     pub fn name(&self) -> &str {
         self.breaker.name()
     }
 
-    /// The upstream began to answer. That is enough for a probe; any other call is judged by its end, and by how long
+    /// The upstream began to answer. For a probe that is a success; any other call is judged by its end, and by how long
     /// this took.
-    pub fn working(&mut self) {
-        if self.ticket.is_some_and(|ticket| ticket.probe) {
-            self.record(Outcome::Success);
-        } else if let Some(ticket) = &mut self.ticket {
-            let now = self.breaker.clock.instant();
-            ticket.answered.get_or_insert(now);
+    pub fn answer_started(&mut self) {
+        let now = self.breaker.clock.instant();
+        match &mut self.ticket {
+            Some(ticket) if ticket.kind == Kind::Probe => drop(self.record(Outcome::Success)),
+            Some(ticket) => ticket.answered = ticket.answered.or(Some(now)),
+            None => {}
         }
     }
 
-    /// Records how the call ended. A health check that comes back is to be made when it is due.
-    pub fn end(mut self, outcome: Outcome) -> Option<HealthCheck> {
-        self.record(outcome)
-    }
-
-    fn record(&mut self, outcome: Outcome) -> Option<HealthCheck> {
-        let ticket = self.ticket.take()?;
-        let record = |state: &mut State, now| state.record(ticket, outcome, now);
-        let check = self.breaker.change(record)?;
-        Some(HealthCheck::new(&self.breaker, check))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.record(Outcome::Unknown);
-    }
-}
-
-/// A request that no client makes decides: before failures open the breaker, and where connections were refused, every
-/// five seconds while it is open. At most one is under way. Dropped, it changes nothing; the next failure asks for another.
-#[derive(Debug)]
-pub struct HealthCheck {
-    breaker: Arc<Breaker>,
-    check: Option<Check>,
-}
-
-impl HealthCheck {
-    fn new(breaker: &Arc<Breaker>, check: Check) -> Self {
-        Self {
-            breaker: Arc::clone(breaker),
-            check: Some(check),
-        }
-    }
-
-    /// Waits until it is due; false where it is no longer needed by then.
+    /// Waits until it is due: health checks of an unreachable upstream have a pause between them. False where it is no longer
+    /// needed by then.
     pub async fn due(&self) -> bool {
-        let Some(check) = &self.check else {
+        let Some(ticket) = &self.ticket else {
             return false;
         };
-        self.breaker.clock.sleep_until(check.due).await;
-        self.breaker.lock().generation == check.generation
+        self.breaker.clock.sleep_until(ticket.start).await;
+        self.breaker.lock().generation == ticket.generation
     }
 
-    /// Records how it ended; the next one, if the upstream is to be checked again.
+    /// Records how the call ended. A permit that comes back is for a health check, to be made when it is [due](Self::due).
     pub fn end(mut self, outcome: Outcome) -> Option<Self> {
-        let (breaker, passed) = (&self.breaker, outcome == Outcome::Success);
-        breaker.checks[usize::from(passed)].fetch_add(1, Ordering::Relaxed);
-        if let (true, Phase::Closed, Some(check)) = (passed, breaker.phase(), &self.check) {
-            log::warn!(
-                "breaker {}: {}, but the health check passed: it stays closed",
-                breaker.name,
-                check.reason
-            );
+        let kind = self.ticket.as_ref().map(|ticket| &ticket.kind);
+        if let (Some(Kind::HealthCheck(reason)), Outcome::Success) = (kind, outcome)
+            && self.breaker.phase() == Phase::Closed
+        {
+            let name = self.name();
+            log::warn!("breaker {name}: {reason}, but the health check passed: it stays closed");
         }
         self.record(outcome)
-    }
-
-    /// Opens the breaker where the upstream has no health check.
-    pub fn open(mut self) {
-        self.record(Outcome::Failure);
     }
 
     fn record(&mut self, outcome: Outcome) -> Option<Self> {
-        let check = self.check.take()?;
-        let record = |state: &mut State, now| state.end_check(check, outcome, now);
+        let ticket = self.ticket.take()?;
+        let record = |state: &mut State, now| state.record(ticket, outcome, now);
         let next = self.breaker.change(record)?;
         Some(Self::new(&self.breaker, next))
     }
 }
 
-impl Drop for HealthCheck {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.record(Outcome::Unknown);
     }

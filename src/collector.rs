@@ -21,16 +21,16 @@ pub(crate) async fn collect(app: Arc<App>) {
             if !std::mem::replace(&mut wallet_asked_for, true) {
                 log::warn!(
                     "the miner at {} is not recorded: set wallet in [miner] to say whose it is",
-                    page.at.url()
+                    page.at.url
                 );
             }
             continue;
         };
-        let reading = match page.ask().await {
+        let reading = match page.read().await {
             Ok(reading) => reading,
             Err(UpstreamError::Open(_)) => continue,
             Err(error) => {
-                log::warn!("the miner at {} was not read: {error}", page.at.url());
+                log::warn!("the miner at {} was not read: {error}", page.at.url);
                 continue;
             }
         };

@@ -96,7 +96,6 @@ pub mod cache;
 pub mod clock;
 mod collector;
 pub mod config;
-mod deadline;
 pub mod error;
 mod handlers;
 mod host_routes;

@@ -1,20 +1,25 @@
+//! The state machine of a breaker. It reads no clock and takes no lock, so every transition can be tested without waiting.
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::Settings;
 
-/// Failures in a row that open a breaker whatever the health check says.
-const MAX_IN_A_ROW: u32 = 20;
+/// Failures in a row that open a breaker whatever the health check finds.
+const MAX_CONSECUTIVE: u32 = 20;
 /// Between two health checks of an upstream that refused its connections.
-pub(super) const RECHECK: Duration = Duration::from_secs(5);
+const RECHECK: Duration = Duration::from_secs(5);
 
-/// What a breaker is doing, for health, metrics and log.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
+/// What a breaker does with calls, for health, metrics and log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Phase {
-    /// Everything passes.
+    /// Every call passes.
+    #[default]
     Closed,
-    /// Nothing passes.
+    /// No call passes.
     Open,
     /// One probe passes.
     HalfOpen,
@@ -29,42 +34,49 @@ pub enum Outcome {
     Failure,
     /// No connection could be made, which no request can cause.
     Unreachable,
-    /// It says nothing about the upstream: the client left, or the request was at fault.
+    /// Nothing is known about the upstream: the client left, or the request was at fault.
     Unknown,
 }
 
-/// The right to make one call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ticket {
+/// The right to make one call or health check. Its result counts only in the generation it was made in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Ticket {
     pub(super) generation: u64,
-    pub(super) probe: bool,
-    pub(super) admitted: Instant,
+    pub(super) kind: Kind,
+    /// When it was admitted, or is due.
+    pub(super) start: Instant,
     /// When the upstream began to answer.
     pub(super) answered: Option<Instant>,
 }
 
-/// A health check that is to be made.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Check {
-    pub(super) generation: u64,
-    pub(super) reason: String,
-    pub(super) due: Instant,
+pub(super) enum Kind {
+    Call,
+    Probe,
+    /// The breaker opens for this reason unless the check passes.
+    HealthCheck(String),
 }
 
-/// The state machine.
-#[derive(Clone, PartialEq, Debug)]
-pub(crate) struct State {
+/// One of the last calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Call {
+    pub(super) failed: bool,
+    pub(super) slow: bool,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct State {
     pub(super) settings: Settings,
-    pub(super) max_in_a_row: u32,
+    pub(super) max_consecutive: u32,
     pub(super) phase: Phase,
     pub(super) generation: u64,
     /// Failures since the last success.
-    pub(super) in_a_row: u32,
-    /// How many of them the last health check passed over.
-    pub(super) excused: u32,
-    pub(super) last: VecDeque<Call>,
+    pub(super) consecutive: u32,
+    /// How many of them were before a health check that passed.
+    pub(super) exonerated: u32,
+    pub(super) last_calls: VecDeque<Call>,
     /// How often it opened since the last success.
-    pub(super) opened: u32,
+    pub(super) times_opened: u32,
     /// `None` while it is forced open.
     pub(super) open_until: Option<Instant>,
     /// Why it opened, until a probe is admitted.
@@ -72,50 +84,34 @@ pub(crate) struct State {
     /// Whether the probe, or the health check after it failed, is under way.
     pub(super) probing: bool,
     pub(super) checking: bool,
-    /// Up to a tenth of the wait, so that many breakers do not probe a returning upstream at one moment.
-    jitter: f64,
-}
-
-/// One of the last calls.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Call {
-    pub(super) failed: bool,
-    pub(super) slow: bool,
+    pub(super) entered: [u64; 3],
+    /// Failed and passed.
+    pub(super) health_checks: [u64; 2],
 }
 
 impl State {
-    pub(crate) fn new(settings: Settings, jitter: f64) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         Self {
-            max_in_a_row: MAX_IN_A_ROW.max(settings.consecutive_failures),
-            phase: Phase::Closed,
-            generation: 0,
-            in_a_row: 0,
-            excused: 0,
-            last: VecDeque::with_capacity(settings.last_calls),
-            opened: 0,
-            open_until: None,
-            reason: None,
-            probing: false,
-            checking: false,
-            jitter,
+            max_consecutive: MAX_CONSECUTIVE.max(settings.consecutive_failures),
             settings,
+            ..Self::default()
         }
     }
 
-    /// What it is doing at `now`: an open time that has run out shows as half-open.
-    pub(crate) fn phase(&self, now: Instant) -> Phase {
+    /// The phase at `now`: an open time that has run out shows as half-open.
+    pub(super) fn phase(&self, now: Instant) -> Phase {
         match self.open_until {
             Some(until) if self.phase == Phase::Open && now >= until => Phase::HalfOpen,
             _ => self.phase,
         }
     }
 
-    pub(crate) fn is_forced(&self) -> bool {
+    pub(super) fn is_forced(&self) -> bool {
         self.phase == Phase::Open && self.open_until.is_none()
     }
 
     /// Whether a call would be refused at `now`, and how long to wait before the next try, at least a millisecond.
-    pub(crate) fn refusal(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn refusal(&self, now: Instant) -> Option<Duration> {
         match self.phase(now) {
             Phase::Closed => None,
             Phase::HalfOpen => self.probing.then_some(Duration::from_secs(1)),
@@ -129,7 +125,7 @@ impl State {
 
     /// # Errors
     /// How long to wait before the next try.
-    pub(crate) fn admit(&mut self, now: Instant) -> Result<Ticket, Duration> {
+    pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Duration> {
         if let Some(wait) = self.refusal(now) {
             return Err(wait);
         }
@@ -137,153 +133,157 @@ impl State {
             self.enter(Phase::HalfOpen);
         }
         self.probing = self.phase == Phase::HalfOpen;
-        Ok(Ticket {
-            generation: self.generation,
-            probe: self.probing,
-            admitted: now,
-            answered: None,
-        })
+        let kind = if self.probing {
+            Kind::Probe
+        } else {
+            Kind::Call
+        };
+        Ok(self.ticket(kind, now))
     }
 
-    /// Records how the call of `ticket` ended. A check that is returned must be [ended](State::end_check).
-    pub(crate) fn record(
+    /// Records how a call or a health check ended. A ticket that is returned is for the health check that is to be made.
+    pub(super) fn record(
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
         now: Instant,
-    ) -> Option<Check> {
+    ) -> Option<Ticket> {
         if ticket.generation != self.generation {
             return None;
         }
-        match (self.phase, outcome) {
-            (_, Outcome::Unknown) => self.probing = false,
-            (Phase::Closed, _) => {
-                let failed = outcome != Outcome::Success;
-                // A success whose first text is unknown was not waited for in that way.
-                let first = ticket.answered.or(failed.then_some(now));
-                let waited = first.map(|first| first - ticket.admitted);
+        let passed = outcome == Outcome::Success;
+        match ticket.kind {
+            Kind::HealthCheck(reason) => return self.record_check(reason, outcome, now),
+            _ if outcome == Outcome::Unknown => self.probing = false,
+            Kind::Call => {
+                // The time to the first text of a success may be unknown; then it was not slow.
+                let first = ticket.answered.or((!passed).then_some(now));
+                let waited = first.map(|first| first - ticket.start);
                 let slow = self.settings.slow.is_some_and(|slow| waited > Some(slow));
-                return self.count(Call { failed, slow }, outcome, now);
+                let call = Call {
+                    failed: !passed,
+                    slow,
+                };
+                return self.count(call, outcome, now);
             }
             // However slow: a server that loads its model for the first call after a pause would never come back.
-            (_, Outcome::Success) => self.reset(),
-            _ => return self.trip("the probe failed".to_owned(), outcome, now),
+            Kind::Probe if passed => self.reset(),
+            Kind::Probe => return self.trip("the probe failed".to_owned(), outcome, now),
         }
         None
     }
 
-    /// Records how a health check ended; the next one, where there is to be one.
-    pub(crate) fn end_check(
-        &mut self,
-        check: Check,
-        outcome: Outcome,
-        now: Instant,
-    ) -> Option<Check> {
-        if check.generation != self.generation {
+    fn record_check(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
+        self.checking = false;
+        let passed = outcome == Outcome::Success;
+        if outcome == Outcome::Unknown {
+            self.probing = false;
             return None;
         }
-        self.checking = false;
-        match (self.phase, outcome) {
-            (_, Outcome::Unknown) => self.probing = false,
-            (Phase::Closed, Outcome::Success) => {
-                self.excused = self.in_a_row;
-                self.last.clear();
+        self.health_checks[usize::from(passed)] += 1;
+        match self.phase {
+            Phase::Closed if passed => {
+                self.exonerated = self.consecutive;
+                self.last_calls.clear();
             }
-            // The next time it opens it still waits longer: no call succeeded.
-            (_, Outcome::Success) => self.close(),
-            (Phase::Open, _) => return Some(self.check(check.reason, now + RECHECK)),
-            _ => return self.open(check.reason, outcome, now),
+            // Not a reset: no call succeeded, so the next time it opens it still waits longer.
+            _ if passed => self.close(),
+            Phase::Open => return Some(self.health_check(reason, now + RECHECK)),
+            _ => return self.open(reason, outcome, now),
         }
         None
     }
 
     /// Opens it until it is [reset](State::reset).
-    pub(crate) fn force_open(&mut self) {
+    pub(super) fn force_open(&mut self) {
         self.enter(Phase::Open);
         self.reason = Some("forced by the operator".to_owned());
     }
 
     /// Closes it and clears all counts.
-    pub(crate) fn reset(&mut self) {
-        self.opened = 0;
+    pub(super) fn reset(&mut self) {
+        self.times_opened = 0;
         self.close();
     }
 
-    fn count(&mut self, call: Call, outcome: Outcome, now: Instant) -> Option<Check> {
+    fn count(&mut self, call: Call, outcome: Outcome, now: Instant) -> Option<Ticket> {
         if call.failed {
-            self.in_a_row = self.in_a_row.saturating_add(1);
+            self.consecutive += 1;
         } else {
-            (self.opened, self.in_a_row, self.excused) = (0, 0, 0);
+            (self.times_opened, self.consecutive, self.exonerated) = (0, 0, 0);
         }
-        if self.last.len() >= self.settings.last_calls {
-            self.last.pop_front();
+        let window = self.settings.last_calls;
+        if self.last_calls.len() >= window {
+            self.last_calls.pop_front();
         }
-        self.last.push_back(call);
-        let of = self.last.len();
+        self.last_calls.push_back(call);
+        let of = self.last_calls.len();
         let share = |counts: fn(&&Call) -> bool, rate: f64| {
-            let count = self.last.iter().filter(counts).count();
-            let full = of >= self.settings.last_calls;
-            (full && count > 0 && count as f64 / of as f64 >= rate).then_some(count)
+            let count = self.last_calls.iter().filter(counts).count();
+            (of >= window && count > 0 && count as f64 / of as f64 >= rate).then_some(count)
         };
         if let Some(count) = share(|call| call.slow, self.settings.slow_rate) {
             let reason = format!("{count} of the last {of} calls were slow");
             return self.open(reason, outcome, now);
         }
-        let unexcused = self.in_a_row - self.excused;
-        if unexcused >= self.settings.consecutive_failures || self.in_a_row >= self.max_in_a_row {
-            let reason = format!("{} failures in a row", self.in_a_row);
+        let suspicious = self.consecutive - self.exonerated >= self.settings.consecutive_failures;
+        if suspicious || self.consecutive >= self.max_consecutive {
+            let reason = format!("{} failures in a row", self.consecutive);
             return self.trip(reason, outcome, now);
         }
         let count = share(|call| call.failed, self.settings.failure_rate)?;
-        self.trip(
-            format!("{count} of the last {of} calls failed"),
-            outcome,
-            now,
-        )
+        let reason = format!("{count} of the last {of} calls failed");
+        self.trip(reason, outcome, now)
     }
 
-    /// Opens it, or asks for the health check that decides.
-    fn trip(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Check> {
-        if outcome == Outcome::Unreachable || self.in_a_row >= self.max_in_a_row {
+    /// Opens it, or requires the health check that decides.
+    fn trip(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
+        if outcome == Outcome::Unreachable || self.consecutive >= self.max_consecutive {
             return self.open(reason, outcome, now);
         }
-        (!self.checking).then(|| self.check(reason, now))
+        (!self.checking).then(|| self.health_check(reason, now))
     }
 
-    fn check(&mut self, reason: String, due: Instant) -> Check {
+    fn health_check(&mut self, reason: String, due: Instant) -> Ticket {
         self.checking = true;
-        Check {
+        self.ticket(Kind::HealthCheck(reason), due)
+    }
+
+    fn ticket(&self, kind: Kind, start: Instant) -> Ticket {
+        Ticket {
             generation: self.generation,
-            reason,
-            due,
+            kind,
+            start,
+            answered: None,
         }
     }
 
-    /// Returns the first health check of an upstream that is to be checked again and again.
-    fn open(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Check> {
-        let doubled = self.settings.open.saturating_mul(1 << self.opened.min(16));
+    /// Opens it for a while; an upstream that cannot be reached is checked meanwhile.
+    fn open(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
+        let doubled = (self.settings.open).saturating_mul(1 << self.times_opened.min(16));
         let wait = doubled.min(self.settings.max_open);
-        self.opened = self.opened.saturating_add(1);
+        self.times_opened = self.times_opened.saturating_add(1);
         self.enter(Phase::Open);
         // Where a health check cannot keep it closed, none can close it after a failed probe either.
-        if self.in_a_row < self.max_in_a_row {
-            self.in_a_row = 0;
+        if self.consecutive < self.max_consecutive {
+            self.consecutive = 0;
         }
         self.reason = Some(reason.clone());
-        self.open_until = Some(now + wait.mul_f64(1.0 + self.jitter));
-        (outcome == Outcome::Unreachable).then(|| self.check(reason, now + RECHECK))
+        self.open_until = Some(now + wait);
+        (outcome == Outcome::Unreachable).then(|| self.health_check(reason, now + RECHECK))
     }
 
     fn close(&mut self) {
-        self.in_a_row = 0;
+        self.consecutive = 0;
         self.enter(Phase::Closed);
     }
 
     fn enter(&mut self, phase: Phase) {
+        self.entered[phase as usize] += u64::from(phase != self.phase);
         self.phase = phase;
         self.generation += 1;
-        self.excused = 0;
-        self.last.clear();
+        self.exonerated = 0;
+        self.last_calls.clear();
         self.open_until = None;
         self.reason = None;
         self.probing = false;

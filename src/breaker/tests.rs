@@ -1,3 +1,7 @@
+//! The rules, one test each; `state_space` visits every state that small bounds can reach.
+
+mod state_space;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -7,15 +11,15 @@ fn breaker(settings: Settings) -> (Arc<Breaker>, Clock) {
     (Breaker::new("test", settings, clock.clone()), clock)
 }
 
-fn call(breaker: &Arc<Breaker>, outcome: Outcome) -> Option<HealthCheck> {
+fn call(breaker: &Arc<Breaker>, outcome: Outcome) -> Option<Permit> {
     breaker.admit().unwrap().end(outcome)
 }
 
-/// Fails until a health check is asked for; how often.
-fn fail_until_checked(breaker: &Arc<Breaker>) -> (usize, HealthCheck) {
+/// Fails until a health check is required; how often.
+fn fail_until_checked(breaker: &Arc<Breaker>) -> (usize, Permit) {
     let mut failures = 1..;
-    let checked = failures.find_map(|count| Some((count, call(breaker, Outcome::Failure)?)));
-    checked.unwrap()
+    let required = failures.find_map(|count| Some((count, call(breaker, Outcome::Failure)?)));
+    required.unwrap()
 }
 
 /// One that is open after a failed health check.
@@ -30,13 +34,13 @@ fn open() -> (Arc<Breaker>, Clock) {
 /// One that admits a probe.
 fn half_open() -> Arc<Breaker> {
     let (breaker, clock) = open();
-    clock.advance(67 * SECOND);
+    clock.advance(60 * SECOND);
     assert_eq!(breaker.phase(), Phase::HalfOpen);
     breaker
 }
 
 #[test]
-fn five_failures_in_a_row_ask_for_a_health_check_which_decides() {
+fn five_consecutive_failures_require_a_health_check_which_decides() {
     let (breaker, _) = breaker(Settings::default());
     for _ in 0..4 {
         assert!(call(&breaker, Outcome::Failure).is_none());
@@ -48,7 +52,7 @@ fn five_failures_in_a_row_ask_for_a_health_check_which_decides() {
     assert_eq!(breaker.phase(), Phase::Closed);
     drop(check);
     let (failures, check) = fail_until_checked(&breaker);
-    assert_eq!(failures, 1, "a check that was not made is asked for again");
+    assert_eq!(failures, 1, "a dropped check is requested again");
     check.end(Outcome::Success);
     let (failures, check) = fail_until_checked(&breaker);
     assert_eq!(failures, 5);
@@ -65,7 +69,7 @@ fn five_failures_in_a_row_ask_for_a_health_check_which_decides() {
 }
 
 #[test]
-fn twenty_failures_in_a_row_open_it_even_though_each_health_check_passes() {
+fn twenty_consecutive_failures_open_it_although_each_health_check_passes() {
     let (breaker, _) = breaker(Settings::default());
     for _ in 0..19 {
         if let Some(check) = call(&breaker, Outcome::Failure) {
@@ -85,7 +89,7 @@ fn twenty_failures_in_a_row_open_it_even_though_each_health_check_passes() {
 }
 
 #[test]
-fn half_of_the_last_twenty_ask_for_a_health_check_and_then_twenty_more() {
+fn half_of_the_last_twenty_calls_require_a_health_check_and_then_of_twenty_more() {
     let (breaker, _) = breaker(Settings::default());
     let outcomes = [Outcome::Success, Outcome::Failure];
     for window in 0..3 {
@@ -128,8 +132,10 @@ fn each_failed_probe_doubles_the_wait_up_to_five_minutes() {
     let (breaker, clock) = open();
     for seconds in [60, 120, 240, 300, 300] {
         let wait = breaker.admit().unwrap_err();
-        let (least, most) = (seconds * SECOND, seconds * SECOND * 11 / 10);
-        assert!((least - SECOND..=most).contains(&wait), "{wait:?}");
+        assert!(
+            (seconds - 1..=seconds).contains(&wait.as_secs()),
+            "{wait:?}"
+        );
         clock.advance(wait);
         call(&breaker, Outcome::Failure)
             .unwrap()
@@ -151,20 +157,20 @@ fn after_a_failed_probe_a_health_check_decides_unless_twenty_failures_opened_it(
     while breaker.phase() == Phase::Closed {
         call(&breaker, Outcome::Failure).map(|check| check.end(Outcome::Success));
     }
-    clock.advance(67 * SECOND);
+    clock.advance(60 * SECOND);
     assert!(call(&breaker, Outcome::Failure).is_none());
     assert_eq!(breaker.phase(), Phase::Open);
 }
 
 #[test]
-fn a_dropped_permit_releases_the_probe_and_its_first_text_closes_the_breaker() {
+fn a_dropped_permit_releases_the_probe_and_the_start_of_an_answer_closes_the_breaker() {
     let breaker = half_open();
     for _ in 0..1_000 {
         let probe = breaker.admit().unwrap();
         assert!(breaker.admit().is_err());
         drop(probe);
     }
-    breaker.admit().unwrap().working();
+    breaker.admit().unwrap().answer_started();
     assert_eq!(breaker.phase(), Phase::Closed);
     let entered = [Phase::Closed, Phase::Open, Phase::HalfOpen];
     assert_eq!(entered.map(|phase| breaker.times_entered(phase)), [1; 3]);

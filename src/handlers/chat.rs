@@ -88,7 +88,7 @@ pub(crate) async fn chat(ctx: Context) -> Result {
     let ask = InferenceRequest {
         lora: lora(app, &adapter),
         prompt: Prompt::Message(request.message),
-        form: ResponseFormat::Text,
+        format: ResponseFormat::Text,
     };
     let order = Order {
         wallet,

@@ -72,7 +72,7 @@ pub(crate) async fn completions(ctx: Context) -> Result {
             Some((once, running))
         }
     };
-    let named = CompletionMeta {
+    let meta = CompletionMeta {
         id: new_id("chatcmpl-"),
         created: app.clock.now().millis() / 1000,
         model: adapter.clone(),
@@ -88,11 +88,13 @@ pub(crate) async fn completions(ctx: Context) -> Result {
         }
         (nodes, _) => nodes?,
     };
-    let form = if stream {
-        let usage = request.wants_usage;
-        ResponseFormat::Events { usage, named }
+    let format = if stream {
+        ResponseFormat::Events {
+            include_usage: request.wants_usage,
+            meta,
+        }
     } else {
-        ResponseFormat::Whole { named }
+        ResponseFormat::Whole { meta }
     };
     let order = Order {
         wallet,
@@ -100,7 +102,7 @@ pub(crate) async fn completions(ctx: Context) -> Result {
         ask: InferenceRequest {
             lora: lora(app, &adapter),
             prompt: Prompt::Completion(request, text.ok()),
-            form,
+            format,
         },
         adapter,
         nodes,

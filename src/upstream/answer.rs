@@ -1,42 +1,35 @@
-//! A model's answer on its way down: what a server sends, turned into what the client reads, piece by piece.
+//! A model's answer on its way to the client: each event of the upstream is read, and written in the client's format.
 //!
-//! Nothing comes out before there is content: a text, or for a client of `/v1` a tool call, reasoning or a finish as
-//! well. A role or a comment is not content. Whatever is ready is given in one piece.
+//! Nothing is given out before there is content: a text, or for a client of `/v1` a tool call, reasoning or a finish
+//! too. Whatever is ready is given out in one piece.
 
-mod choices;
-mod chunk;
-mod node_text;
-mod utf8;
-
-pub(crate) use chunk::Usage;
-pub(super) use node_text::NodeText;
-
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
+pub(crate) use super::inference::openai::Usage;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::UpstreamError;
+use super::inference::openai::{Choices, Chunk};
+use super::inference::r3mes::TextReader;
 use super::sse::Parser;
-use choices::Choices;
-use chunk::{Chunk, Shape};
+use super::{UpstreamError, unreadable};
 
-/// What the client reads.
+/// How the answer is written to the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ResponseFormat {
     /// The text alone.
     Text,
-    /// Events of OpenAI's streams, with the usage at their end where the client asked for it.
-    Events { usage: bool, named: CompletionMeta },
+    /// Events of OpenAI's streams, with the usage at their end where the client requested it.
+    Events {
+        include_usage: bool,
+        meta: CompletionMeta,
+    },
     /// One JSON object.
-    Whole { named: CompletionMeta },
+    Whole { meta: CompletionMeta },
 }
 
-/// How an answer calls itself where the server gives only text.
+/// The names of a completion whose upstream sends only text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CompletionMeta {
     pub(crate) id: String,
@@ -45,10 +38,10 @@ pub(crate) struct CompletionMeta {
     pub(crate) model: String,
 }
 
-/// What the server sends.
+/// What the upstream sends, and what was read of it so far.
 #[derive(Debug)]
 pub(super) enum UpstreamFormat {
-    Text(NodeText),
+    Text(TextReader),
     Events(Parser),
     Json(BytesMut),
 }
@@ -57,339 +50,261 @@ pub(super) enum UpstreamFormat {
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: Incoming,
-    /// What came after the frames that were taken together.
-    held: Option<Next>,
-    decoder: Decoder,
+    relay: Relay,
 }
-
-/// A frame of the body, or its end.
-type Next = Option<hyper::Result<Frame<Bytes>>>;
 
 #[derive(Debug)]
-struct Decoder {
-    wire: UpstreamFormat,
-    form: ResponseFormat,
-    /// What is ready for the client.
+struct Relay {
+    upstream: UpstreamFormat,
+    format: ResponseFormat,
+    /// Ready for the client, as soon as there is content.
     out: BytesMut,
-    /// There was content: what is ready may go out.
-    begun: bool,
-    /// There was the end.
-    done: bool,
-    /// The body of events ended.
-    body_ended: bool,
-    /// What is wrong with the answer from here on.
-    fault: Option<UpstreamError>,
-    /// Bytes that the server sent.
-    taken: usize,
+    has_content: bool,
+    /// How the answer ended; what is ready is given out before.
+    end: Option<Result<(), UpstreamError>>,
+    received: usize,
     usage: Option<Usage>,
     choices: Choices,
-    shape: Shape,
-}
-
-enum Step {
-    /// This is for the client.
-    Ready(Bytes),
-    /// That was all.
-    Done,
-    /// The server has to send more.
-    More,
 }
 
 impl Answer {
-    /// Bytes of an answer that is taken whole, and of what may come before the first content.
-    const MOST: usize = 4 << 20;
-    /// Bytes of a stream: more than any model says in a day.
-    const MOST_STREAMED: usize = 256 << 20;
-    /// Frames that are taken together.
+    /// Bytes of an answer that is read as a whole, and of what may come before the first content.
+    const MAX_BYTES: usize = 4 << 20;
+    /// Bytes of a stream: more than any model writes in a day.
+    const MAX_STREAMED: usize = 256 << 20;
+    /// Frames that are read together.
     const BATCH: usize = 32;
 
-    pub(super) fn new(body: Incoming, wire: UpstreamFormat, form: ResponseFormat) -> Self {
-        Self {
-            body,
-            held: None,
-            decoder: Decoder::new(wire, form),
-        }
+    pub(super) fn new(body: Incoming, upstream: UpstreamFormat, format: ResponseFormat) -> Self {
+        let relay = Relay::new(upstream, format);
+        Self { body, relay }
     }
 
     /// The next piece for the client, never empty; `None` at the clean end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
-            match self.decoder.step()? {
-                Step::Ready(piece) => return Ok(Some(piece)),
-                Step::Done => return Ok(None),
-                Step::More => {}
+            if let Some(piece) = self.relay.ready() {
+                return Ok(Some(piece));
             }
-            let next = match self.held.take() {
-                Some(held) => held,
-                None => self.body.frame().await,
-            };
-            match next {
-                Some(Err(error)) => return Err(UpstreamError::Cut(error.to_string())),
-                Some(Ok(frame)) => {
-                    self.take(frame)?;
-                    // The first content waits for nothing.
-                    if self.decoder.begun {
-                        self.take_more().await?;
-                    }
-                }
-                None => self.decoder.end()?,
+            if let Some(end) = &self.relay.end {
+                return end.clone().map(|()| None);
+            }
+            // The first content waits for nothing.
+            let is_first = !self.relay.has_content;
+            self.relay.push(self.body.frame().await);
+            if !is_first {
+                self.read_batch().await;
             }
         }
     }
 
-    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), UpstreamError> {
-        frame
-            .into_data()
-            .map_or(Ok(()), |data| self.decoder.take(&data))
-    }
-
-    /// Takes what else is there by now. hyper hands over one frame at a time and reads the next in its own task, which is
-    /// given its turn: on a busy machine a whole batch has come meanwhile, and leaves in one write instead of one each.
-    async fn take_more(&mut self) -> Result<(), UpstreamError> {
+    /// Reads what else has arrived. hyper hands over one frame at a time and reads the next in its own task, which is given
+    /// its turn: on a busy machine a whole batch has come meanwhile, and leaves in one write instead of one each.
+    async fn read_batch(&mut self) {
         for _ in 1..Self::BATCH {
+            if self.relay.end.is_some() {
+                return;
+            }
             tokio::task::yield_now().await;
-            let next = {
-                let mut frame = pin!(self.body.frame());
-                poll_fn(|context| Poll::Ready(frame.as_mut().poll(context))).await
-            };
-            match next {
-                Poll::Ready(Some(Ok(frame))) => self.take(frame)?,
-                Poll::Ready(last) => {
-                    self.held = Some(last);
-                    break;
-                }
-                Poll::Pending => break,
+            tokio::select! {
+                biased;
+                frame = self.body.frame() => self.relay.push(frame),
+                () = std::future::ready(()) => return,
             }
         }
-        Ok(())
     }
 
     /// What the server counted, where it did.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.decoder.usage
+        self.relay.usage
     }
 
-    /// Reads what little stands after the end, so that the connection can be used again.
+    /// Reads the little that follows the end, so that the connection can be used again.
     pub(crate) async fn drain(mut self) {
         let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
         let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
     }
 }
 
-impl Decoder {
-    fn new(wire: UpstreamFormat, form: ResponseFormat) -> Self {
+impl Relay {
+    fn new(upstream: UpstreamFormat, format: ResponseFormat) -> Self {
         Self {
-            wire,
-            form,
+            upstream,
+            format,
             out: BytesMut::new(),
-            begun: false,
-            done: false,
-            body_ended: false,
-            fault: None,
-            taken: 0,
+            has_content: false,
+            end: None,
+            received: 0,
             usage: None,
             choices: Choices::default(),
-            shape: Shape::default(),
         }
     }
 
-    /// What there is to do next. What was ready before a fault goes out before it.
-    fn step(&mut self) -> Result<Step, UpstreamError> {
-        if self.fault.is_none() {
-            self.fault = self.read().err();
-        }
-        if self.begun && !self.out.is_empty() {
-            return Ok(Step::Ready(self.out.split().freeze()));
-        }
-        match &self.fault {
-            Some(fault) => Err(fault.clone()),
-            None if self.done => Ok(Step::Done),
-            None => Ok(Step::More),
-        }
+    fn ready(&mut self) -> Option<Bytes> {
+        let is_ready = self.has_content && !self.out.is_empty();
+        is_ready.then(|| self.out.split().freeze())
     }
 
-    /// Takes bytes of the server.
-    fn take(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
-        if self.fault.is_some() {
-            return Ok(());
-        }
-        match &mut self.wire {
-            UpstreamFormat::Events(parser) => parser.push(data),
-            UpstreamFormat::Json(whole) => whole.extend_from_slice(data),
-            UpstreamFormat::Text(text) => match text.push(data) {
-                Ok(text) => self.tell(&text),
-                Err(error) => self.fault = Some(error),
-            },
-        }
-        let held = match &self.wire {
-            UpstreamFormat::Json(whole) => whole.len(),
-            UpstreamFormat::Text(_) | UpstreamFormat::Events(_) => self.out.len(),
+    fn push(&mut self, frame: Option<hyper::Result<Frame<Bytes>>>) {
+        let read = match frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| self.read(data)),
+            Some(Err(error)) => Err(UpstreamError::Cut(error.to_string())),
+            None => self.read_end(),
         };
-        self.taken += data.len();
-        if held > Answer::MOST || self.taken > Answer::MOST_STREAMED {
-            return Err(UpstreamError::Unreadable("an endless answer".to_owned()));
+        if let Err(error) = read {
+            self.end = Some(Err(error));
+        }
+    }
+
+    fn read(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
+        let mut held = 0;
+        match &mut self.upstream {
+            UpstreamFormat::Text(text) => {
+                let text = text.push(data)?;
+                self.write_text(&text);
+            }
+            UpstreamFormat::Events(parser) => {
+                parser.push(data);
+                self.read_events()?;
+            }
+            UpstreamFormat::Json(whole) => {
+                whole.extend_from_slice(data);
+                held = whole.len();
+            }
+        }
+        if !self.has_content {
+            held += self.out.len();
+        }
+        self.received += data.len();
+        if held > Answer::MAX_BYTES || self.received > Answer::MAX_STREAMED {
+            return Err(unreadable("an endless answer"));
         }
         Ok(())
     }
 
-    /// Reads the events that are whole.
-    fn read(&mut self) -> Result<(), UpstreamError> {
-        while !self.done {
-            let UpstreamFormat::Events(parser) = &mut self.wire else {
-                break;
-            };
-            let next = parser.next_event();
-            let next =
-                next.map_err(|_| UpstreamError::Unreadable("an endless event".to_owned()))?;
-            match next {
-                None if !self.body_ended => break,
-                None if !self.choices.all_finished() => {
+    /// The body ended cleanly.
+    fn read_end(&mut self) -> Result<(), UpstreamError> {
+        match &mut self.upstream {
+            UpstreamFormat::Text(text) => {
+                let rest = text.end();
+                self.write_text(&rest);
+                self.write_text_end();
+            }
+            UpstreamFormat::Events(parser) => {
+                // Servers end their last event with one line end, or with none.
+                parser.push(b"\n\n");
+                self.read_events()?;
+                if self.end.is_none() && !self.choices.all_finished() {
                     let what = "the stream ended without [DONE] or a finish reason";
                     return Err(UpstreamError::Cut(what.to_owned()));
                 }
-                None => {
-                    self.done = true;
-                    self.some_content()?;
-                }
-                Some(event) if event.trim_ascii() == b"[DONE]" => {
-                    self.done = true;
-                    self.some_content()?;
-                }
-                Some(event) => self.read_event(&event)?,
+            }
+            UpstreamFormat::Json(whole) => {
+                let chunk = Chunk::parse(whole)?;
+                self.has_content = chunk.has_content();
+                self.usage = chunk.usage();
+                self.out.extend_from_slice(whole.trim_ascii());
+            }
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<(), UpstreamError> {
+        if !self.has_content {
+            return Err(unreadable("an answer without any content"));
+        }
+        self.end = Some(Ok(()));
+        Ok(())
+    }
+
+    fn read_events(&mut self) -> Result<(), UpstreamError> {
+        while self.end.is_none()
+            && let UpstreamFormat::Events(parser) = &mut self.upstream
+            && let Some(event) = parser.next_event()?
+        {
+            if event.trim_ascii() == b"[DONE]" {
+                self.finish()?;
+            } else {
+                self.read_event(&event)?;
             }
         }
         Ok(())
     }
 
     fn read_event(&mut self, event: &[u8]) -> Result<(), UpstreamError> {
-        if let Some(text) = self.shape.text_in(event) {
-            self.begun = true;
-            match &self.form {
-                ResponseFormat::Text | ResponseFormat::Whole { .. } => {
-                    self.out.extend_from_slice(text.as_bytes())
-                }
-                ResponseFormat::Events { .. } => self.event(event),
-            }
-            return Ok(());
-        }
         let chunk = Chunk::parse(event)?;
         self.choices.update(&chunk)?;
-        self.shape.learn(event, &chunk);
         let usage = chunk.usage();
         self.usage = usage.or(self.usage);
-        match &self.form {
+        match &self.format {
             ResponseFormat::Text | ResponseFormat::Whole { .. } => {
-                if let Some(text) = chunk.text() {
-                    self.out.extend_from_slice(text.as_bytes());
-                    self.begun = true;
-                }
+                self.write_text(chunk.text().unwrap_or_default());
             }
-            // The usage was our own question; its answer is not for a client that did not ask.
-            ResponseFormat::Events { usage: false, .. }
-                if chunk.choices().is_empty() && usage.is_some() => {}
+            // Requested by this server, not by the client.
+            ResponseFormat::Events {
+                include_usage: false,
+                ..
+            } if usage.is_some() && chunk.choices().is_empty() => {}
             ResponseFormat::Events { .. } => {
-                self.begun |= chunk.has_content();
-                self.event(event);
+                self.has_content |= chunk.has_content();
+                self.write_event(event);
             }
         }
         Ok(())
     }
 
-    /// Adds an event, line by line as it came.
-    fn event(&mut self, data: &[u8]) {
-        // Nearly all have one line.
-        self.out.reserve(data.len() + b"data: \n\n".len());
-        let mut rest = data;
-        loop {
-            let end = memchr::memchr(b'\n', rest);
-            let (line, after) = rest.split_at(end.unwrap_or(rest.len()));
+    /// Writes an event, line by line as it came.
+    fn write_event(&mut self, data: &[u8]) {
+        for line in data.split(|byte| *byte == b'\n') {
             self.out.extend_from_slice(b"data: ");
             self.out.extend_from_slice(line);
             self.out.extend_from_slice(b"\n");
-            match after.split_first() {
-                Some((_, after)) => rest = after,
-                None => break,
-            }
         }
         self.out.extend_from_slice(b"\n");
     }
 
-    /// Adds text of a server that sends nothing else.
-    fn tell(&mut self, text: &str) {
+    fn write_text(&mut self, text: &str) {
         if text.is_empty() {
             return;
         }
-        match &self.form {
+        match &self.format {
             ResponseFormat::Text => {
-                self.begun = true;
                 self.out.extend_from_slice(text.as_bytes());
+                self.has_content = true;
             }
-            // Told at the end, as one.
+            // Written at the end, as one.
             ResponseFormat::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
-            ResponseFormat::Events { named, .. } => {
-                let delta = if self.begun {
-                    json!({ "content": text })
-                } else {
-                    json!({ "role": "assistant", "content": text })
+            ResponseFormat::Events { meta, .. } => {
+                let delta = match self.has_content {
+                    true => json!({ "content": text }),
+                    false => json!({ "role": "assistant", "content": text }),
                 };
-                let chunk = named.chunk(&delta, None);
-                self.begun = true;
-                self.event(chunk.as_bytes());
+                let chunk = meta.chunk(delta, None);
+                self.write_event(chunk.as_bytes());
+                self.has_content = true;
             }
         }
     }
 
-    /// The body ended cleanly.
-    fn end(&mut self) -> Result<(), UpstreamError> {
-        let rest = match &mut self.wire {
-            UpstreamFormat::Events(parser) => {
-                // Servers end their last event with one line end, or with none.
-                parser.push(b"\n\n");
-                self.body_ended = true;
-                return Ok(());
+    fn write_text_end(&mut self) {
+        match &self.format {
+            ResponseFormat::Events { meta, .. } => {
+                let chunk = meta.chunk(json!({}), Some("stop"));
+                self.write_event(chunk.as_bytes());
             }
-            UpstreamFormat::Json(whole) => {
-                let whole = whole.split();
-                let chunk = Chunk::parse(&whole)?;
-                self.begun = chunk.has_content();
-                self.usage = chunk.usage();
-                self.out.extend_from_slice(whole.trim_ascii());
-                self.done = true;
-                return self.some_content();
-            }
-            UpstreamFormat::Text(text) => text.end(),
-        };
-        self.done = true;
-        self.tell(&rest);
-        match &self.form {
-            ResponseFormat::Text => {}
-            ResponseFormat::Events { named, .. } => {
-                let chunk = named.chunk(&json!({}), Some("stop"));
-                self.event(chunk.as_bytes());
-            }
-            ResponseFormat::Whole { named } if !self.out.is_empty() => {
+            ResponseFormat::Whole { meta } if !self.out.is_empty() => {
                 let text = self.out.split();
-                let whole = named.whole(&String::from_utf8_lossy(&text));
-                self.begun = true;
+                let whole = meta.whole(&String::from_utf8_lossy(&text));
                 self.out.extend_from_slice(whole.as_bytes());
+                self.has_content = true;
             }
-            ResponseFormat::Whole { .. } => {}
+            ResponseFormat::Text | ResponseFormat::Whole { .. } => {}
         }
-        self.some_content()
-    }
-
-    fn some_content(&self) -> Result<(), UpstreamError> {
-        if self.begun {
-            return Ok(());
-        }
-        Err(UpstreamError::Unreadable(
-            "an answer without any content".to_owned(),
-        ))
     }
 }
 
 impl CompletionMeta {
-    fn chunk(&self, delta: &serde_json::Value, finish: Option<&str>) -> String {
+    fn chunk(&self, delta: Value, finish: Option<&str>) -> String {
         let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
         self.object("chat.completion.chunk", choice)
     }
@@ -400,7 +315,7 @@ impl CompletionMeta {
         self.object("chat.completion", choice)
     }
 
-    fn object(&self, object: &str, choice: serde_json::Value) -> String {
+    fn object(&self, object: &str, choice: Value) -> String {
         json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": [choice] })
             .to_string()
     }

@@ -1,18 +1,19 @@
+//! The chain, read over CometBFT's RPC: its status and its newest blocks.
+
 use std::time::Duration;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error};
+use bytes::Bytes;
+use serde_json::Value;
 
-use super::{Endpoint, UpstreamError, get, guarded, join};
+use super::{Endpoint, UpstreamError, unreadable};
 use crate::model::Timestamp;
 
-/// The chain, read over CometBFT's RPC.
 #[derive(Debug)]
 pub(crate) struct Chain {
-    pub(crate) at: Endpoint,
-    timeout: Duration,
+    pub(super) at: Endpoint,
+    pub(super) timeout: Duration,
 }
 
-/// What the chain says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ChainStatus {
     pub(crate) network: String,
@@ -41,172 +42,112 @@ impl Chain {
     /// Blocks in one answer of `/blockchain`; CometBFT never gives more.
     const PAGE: usize = 20;
     /// Bytes of an answer: 20 block metas are about 30 KB.
-    const MOST: usize = 1 << 20;
-
-    pub(crate) fn new(at: Endpoint, timeout: Duration) -> Self {
-        Self { at, timeout }
-    }
-
-    /// Looks whether a chain answers at this address, and remembers it if so.
-    pub(crate) async fn look(&self) -> bool {
-        self.at.mark_present(self.ask_status().await.is_ok())
-    }
+    const MAX_BYTES: usize = 1 << 20;
 
     pub(crate) async fn status(&self) -> Result<ChainStatus, UpstreamError> {
-        guarded(&self.at.breaker, self.ask_status()).await
+        self.at.guarded(self.fetch_status()).await
     }
 
     /// The newest `limit` blocks, by one call for every 20.
     pub(crate) async fn blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
-        guarded(&self.at.breaker, self.ask_blocks(limit)).await
+        self.at.guarded(self.fetch_blocks(limit)).await
     }
 
-    async fn ask_status(&self) -> Result<ChainStatus, UpstreamError> {
-        let status: wire::Status = self.call("/status").await?;
-        Ok(ChainStatus {
-            network: status.node_info.network,
-            latest_block_height: status.sync_info.latest_block_height,
-            latest_block_time: status.sync_info.latest_block_time,
-            catching_up: status.sync_info.catching_up,
-        })
+    pub(super) async fn fetch_status(&self) -> Result<ChainStatus, UpstreamError> {
+        parse_status(&self.call("/status").await?)
     }
 
-    async fn ask_blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
-        let mut page: wire::Blockchain = self.call("/blockchain").await?;
-        let total = page.last_height;
-        let mut blocks = Vec::with_capacity(limit);
+    async fn fetch_blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
+        let mut page = parse_blocks(&self.call("/blockchain").await?)?;
+        let total = page.total;
+        let mut blocks: Vec<Block> = Vec::with_capacity(limit);
         loop {
-            let full = page.block_metas.len() >= Self::PAGE;
-            for meta in page.block_metas {
-                let height = meta.header.height;
-                let above = blocks.last().map(|last: &Block| last.height);
-                if height > total || above.is_some_and(|above| above <= height) {
-                    return Err(UpstreamError::Unreadable(
-                        "the blocks do not go down from the chain's height".to_owned(),
+            let is_full = page.blocks.len() >= Self::PAGE;
+            for block in page.blocks {
+                let max_height = blocks.last().map_or(total, |last| last.height - 1);
+                if block.height > max_height {
+                    return Err(unreadable(
+                        "the blocks do not go down from the chain's height",
                     ));
                 }
-                blocks.push(Block {
-                    height,
-                    hash: meta.block_id.hash,
-                    miner: meta.header.proposer_address,
-                    timestamp: meta.header.time,
-                    tx_count: meta.num_txs,
-                });
+                blocks.push(block);
             }
             blocks.truncate(limit);
-            let lowest = blocks.last().map_or(0, |block| block.height);
-            if blocks.len() == limit || !full || lowest <= 1 {
+            let highest = blocks.last().map_or(0, |lowest| lowest.height - 1);
+            if blocks.len() == limit || !is_full || highest < 1 {
                 return Ok(Blocks { blocks, total });
             }
-            let (highest, count) = (lowest - 1, (limit - blocks.len()).min(Self::PAGE) as i64);
-            let path = format!(
-                "/blockchain?minHeight={}&maxHeight={highest}",
-                (highest - count + 1).max(1)
-            );
-            page = self.call(&path).await?;
+            let count = (limit - blocks.len()).min(Self::PAGE) as i64;
+            let lowest = (highest - count + 1).max(1);
+            let path = format!("/blockchain?minHeight={lowest}&maxHeight={highest}");
+            page = parse_blocks(&self.call(&path).await?)?;
         }
     }
 
-    async fn call<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
-        let body = self
-            .at
-            .client
-            .fetch(
-                get(&join(&self.at.url, path)?, None)?,
-                self.timeout,
-                Self::MOST,
-            )
-            .await?;
-        let answer: wire::Answer<T> = serde_json::from_slice(&body)
-            .map_err(|error| UpstreamError::Unreadable(error.to_string()))?;
-        if answer.version != "2.0" {
-            return Err(UpstreamError::Unreadable("not JSON-RPC 2.0".to_owned()));
-        }
-        Ok(answer.result)
+    async fn call(&self, path: &str) -> Result<Bytes, UpstreamError> {
+        self.at.get(path, self.timeout, Self::MAX_BYTES).await
     }
 }
 
-/// CometBFT's own shapes (its RPC specification); 64-bit numbers come as texts, from some servers as numbers.
-mod wire {
-    use super::*;
+/// Blocks and total of one answer to `/blockchain`.
+fn parse_blocks(body: &[u8]) -> Result<Blocks, UpstreamError> {
+    let page = parse_result(body)?;
+    let metas = page.pointer("/block_metas").and_then(Value::as_array);
+    let blocks = metas
+        .ok_or_else(|| unreadable("no block_metas"))?
+        .iter()
+        .map(|meta| {
+            Ok(Block {
+                height: integer(meta, "/header/height")?,
+                hash: text(meta, "/block_id/hash")?.to_owned(),
+                miner: text(meta, "/header/proposer_address")?.to_owned(),
+                timestamp: time(meta, "/header/time")?,
+                tx_count: integer(meta, "/num_txs")?,
+            })
+        });
+    Ok(Blocks {
+        blocks: blocks.collect::<Result<_, _>>()?,
+        total: integer(&page, "/last_height")?,
+    })
+}
 
-    #[derive(serde::Deserialize)]
-    pub(super) struct Answer<T> {
-        #[serde(rename = "jsonrpc")]
-        pub(super) version: String,
-        pub(super) result: T,
-    }
+fn parse_status(body: &[u8]) -> Result<ChainStatus, UpstreamError> {
+    let status = parse_result(body)?;
+    let catching_up = status
+        .pointer("/sync_info/catching_up")
+        .and_then(Value::as_bool);
+    Ok(ChainStatus {
+        network: text(&status, "/node_info/network")?.to_owned(),
+        latest_block_height: integer(&status, "/sync_info/latest_block_height")?,
+        latest_block_time: time(&status, "/sync_info/latest_block_time")?,
+        catching_up: catching_up.ok_or_else(|| unreadable("no catching_up"))?,
+    })
+}
 
-    #[derive(serde::Deserialize)]
-    pub(super) struct Status {
-        pub(super) node_info: NodeInfo,
-        pub(super) sync_info: SyncInfo,
+/// The result in an answer of JSON-RPC.
+fn parse_result(body: &[u8]) -> Result<Value, UpstreamError> {
+    let mut answer: Value = serde_json::from_slice(body).map_err(unreadable)?;
+    if answer["jsonrpc"] != "2.0" {
+        return Err(unreadable("not JSON-RPC 2.0"));
     }
+    Ok(answer["result"].take())
+}
 
-    #[derive(serde::Deserialize)]
-    pub(super) struct NodeInfo {
-        pub(super) network: String,
-    }
+fn text<'a>(value: &'a Value, at: &str) -> Result<&'a str, UpstreamError> {
+    let text = value.pointer(at).and_then(Value::as_str);
+    text.ok_or_else(|| unreadable(format_args!("no text at {at}")))
+}
 
-    #[derive(serde::Deserialize)]
-    pub(super) struct SyncInfo {
-        #[serde(deserialize_with = "integer")]
-        pub(super) latest_block_height: i64,
-        #[serde(deserialize_with = "time")]
-        pub(super) latest_block_time: Timestamp,
-        pub(super) catching_up: bool,
-    }
+/// CometBFT writes 64-bit numbers as texts, some servers as numbers; none here is negative.
+fn integer(value: &Value, at: &str) -> Result<i64, UpstreamError> {
+    let number = value.pointer(at);
+    let number = number.and_then(|n| n.as_i64().or_else(|| n.as_str()?.parse().ok()));
+    let number = number.filter(|number| *number >= 0);
+    number.ok_or_else(|| unreadable(format_args!("no number at {at}")))
+}
 
-    #[derive(serde::Deserialize)]
-    pub(super) struct Blockchain {
-        #[serde(deserialize_with = "integer")]
-        pub(super) last_height: i64,
-        pub(super) block_metas: Vec<Meta>,
-    }
-
-    #[derive(serde::Deserialize)]
-    pub(super) struct Meta {
-        pub(super) block_id: BlockId,
-        pub(super) header: Header,
-        #[serde(deserialize_with = "integer")]
-        pub(super) num_txs: i64,
-    }
-
-    #[derive(serde::Deserialize)]
-    pub(super) struct BlockId {
-        pub(super) hash: String,
-    }
-
-    #[derive(serde::Deserialize)]
-    pub(super) struct Header {
-        #[serde(deserialize_with = "integer")]
-        pub(super) height: i64,
-        #[serde(deserialize_with = "time")]
-        pub(super) time: Timestamp,
-        pub(super) proposer_address: String,
-    }
-
-    fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Number(i64),
-            Text(String),
-        }
-        let number = match Written::deserialize(deserializer)? {
-            Written::Number(number) => number,
-            Written::Text(text) => text.parse().map_err(D::Error::custom)?,
-        };
-        if number < 0 {
-            Err(D::Error::custom("a negative number"))
-        } else {
-            Ok(number)
-        }
-    }
-
-    fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
-        Timestamp::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
+fn time(value: &Value, at: &str) -> Result<Timestamp, UpstreamError> {
+    Timestamp::parse(text(value, at)?).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -217,21 +158,15 @@ mod tests {
     const STATUS: &[u8] = include_bytes!("../../tests/it/fixtures/cometbft-status.json");
     const BLOCKCHAIN: &[u8] = include_bytes!("../../tests/it/fixtures/cometbft-blockchain.json");
 
-    /// Reads a page as both answers; whatever it says, no number in it is negative.
+    /// Reads a page as both answers; no number in what is accepted is negative.
     fn read(page: &[u8]) -> (bool, bool) {
-        let status = serde_json::from_slice::<wire::Answer<wire::Status>>(page);
-        let blocks = serde_json::from_slice::<wire::Answer<wire::Blockchain>>(page);
+        let (status, blocks) = (parse_status(page), parse_blocks(page));
         if let Ok(status) = &status {
-            assert!(status.result.sync_info.latest_block_height >= 0);
+            assert!(status.latest_block_height >= 0);
         }
-        if let Ok(blocks) = &blocks {
-            assert!(blocks.result.last_height >= 0);
-            let metas = blocks.result.block_metas.iter();
-            assert!(
-                metas
-                    .clone()
-                    .all(|meta| meta.header.height >= 0 && meta.num_txs >= 0)
-            );
+        if let Ok(page) = &blocks {
+            let is_valid = |block: &Block| block.height >= 0 && block.tx_count >= 0;
+            assert!(page.total >= 0 && page.blocks.iter().all(is_valid));
         }
         (status.is_ok(), blocks.is_ok())
     }
@@ -268,8 +203,8 @@ mod tests {
             let (_, after) = rest.split_once('"').unwrap();
             for written in [format!("\"{height}\""), height.to_string()] {
                 let page = format!("{before}\"latest_block_height\": {written}{after}");
-                let read = serde_json::from_str::<wire::Answer<wire::Status>>(&page);
-                prop_assert_eq!(read.ok().map(|read| read.result.sync_info.latest_block_height), (height >= 0).then_some(height));
+                let read = parse_status(page.as_bytes()).ok();
+                prop_assert_eq!(read.map(|read| read.latest_block_height), (height >= 0).then_some(height));
             }
         }
     }

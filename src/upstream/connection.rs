@@ -1,7 +1,7 @@
-//! A connection to an upstream that knows whether its last request may be sent once more.
+//! A connection to an upstream that knows whether its last request may be retried.
 
 use std::future::pending;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,27 +17,11 @@ use tower_service::Service;
 /// Makes the connections of another connector [`Tracked`].
 #[derive(Clone, Debug)]
 pub(super) struct Connector<C> {
-    inner: C,
-    http10_as_11: bool,
-}
-
-impl<C> Connector<C> {
-    pub(super) fn new(inner: C) -> Self {
-        Self {
-            inner,
-            http10_as_11: false,
-        }
-    }
-
-    /// Reads the version of an answer as HTTP/1.1 where it says HTTP/1.0. hyper refuses `Transfer-Encoding: chunked` in an
-    /// HTTP/1.0 answer (RFC 9112, 6.1), which is how R3MES nodes stream. Only for connections of one request: nothing else
-    /// that HTTP/1.1 promises is known of such a server.
-    pub(super) fn reading_http10_as_11(self) -> Self {
-        Self {
-            http10_as_11: true,
-            ..self
-        }
-    }
+    pub(super) inner: C,
+    /// Whether an answer's version HTTP/1.0 is read as HTTP/1.1. hyper refuses `Transfer-Encoding: chunked` in an HTTP/1.0
+    /// answer (RFC 9112, 6.1), which is how R3MES nodes stream. Only for connections of one request: nothing else that
+    /// HTTP/1.1 promises is known of such a server.
+    pub(super) http10_as_11: bool,
 }
 
 impl<C> Service<Uri> for Connector<C>
@@ -54,18 +38,15 @@ where
 
     fn call(&mut self, address: Uri) -> Self::Future {
         let connecting = self.inner.call(address);
-        let version_from = self.http10_as_11.then_some(0);
+        let http10_as_11 = self.http10_as_11;
         Box::pin(async move {
-            let stream = connecting.await?;
-            Ok(TokioIo::new(Tracked::new(
-                TokioIo::new(stream),
-                version_from,
-            )))
+            let stream = TokioIo::new(connecting.await?);
+            Ok(TokioIo::new(Tracked::new(stream, http10_as_11)))
         })
     }
 }
 
-/// What is known of a [`Tracked`] stream: whether its last request began after the answer to another, and nothing of its own
+/// What is known of a [`Tracked`] stream: whether its last request began after the answer to another, and no byte of its own
 /// answer has come. The channel closes with the stream.
 #[derive(Clone)]
 struct Link(watch::Receiver<bool>);
@@ -83,7 +64,7 @@ impl Link {
     }
 }
 
-/// Whether a request failed as the server had closed its connection, which had been kept, before it answered.
+/// Whether a request failed because the server had closed its reused connection before it answered.
 pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
     Link::of(connection).is_some_and(|link| *link.0.borrow())
 }
@@ -92,7 +73,7 @@ pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
 /// one that is sent just as the task ends can stay there, unwritten and without an answer or an error, for as long as its
 /// sender waits (hyperium/hyper#2312).
 pub(super) async fn lost(mut connection: CaptureConnection) {
-    /// All that hyper has got of an answer is there before.
+    /// By then hyper has delivered all that it received of an answer.
     const GRACE: Duration = Duration::from_millis(100);
     loop {
         let link = Link::of(connection.wait_for_connection_metadata().await.as_ref());
@@ -101,7 +82,7 @@ pub(super) async fn lost(mut connection: CaptureConnection) {
         };
         link.closed().await;
         tokio::time::sleep(GRACE).await;
-        // hyper may have taken another one by now.
+        // hyper may have switched to another connection.
         let last = Link::of(connection.connection_metadata().as_ref());
         if last.is_some_and(|last| last.0.same_channel(&link.0)) {
             return;
@@ -113,53 +94,47 @@ pub(super) async fn lost(mut connection: CaptureConnection) {
 pub(super) struct Tracked<S> {
     stream: S,
     stale: watch::Sender<bool>,
-    /// Nothing was written since the last flush: what is written next begins a request, as hyper buffers one whole before
-    /// it writes, and flushes when all of it is written.
-    flushed: bool,
     /// Bytes came since the last request began.
     answered: bool,
-    /// How many bytes of [`VERSION`] have come, where it is looked for and everything so far was part of it.
-    version_from: Option<usize>,
+    /// How many bytes of [`VERSION`] have come; all of them where nothing is left to rewrite.
+    version_bytes: usize,
 }
 
 /// The beginning of an answer whose version is rewritten.
 const VERSION: &[u8] = b"HTTP/1.0";
 
 impl<S> Tracked<S> {
-    fn new(stream: S, version_from: Option<usize>) -> Self {
+    fn new(stream: S, http10_as_11: bool) -> Self {
         Self {
             stream,
             stale: watch::Sender::default(),
-            flushed: true,
             answered: false,
-            version_from,
+            version_bytes: if http10_as_11 { 0 } else { VERSION.len() },
         }
     }
 
-    fn begin_request(&mut self) {
-        if std::mem::take(&mut self.flushed) {
-            let kept = std::mem::take(&mut self.answered);
-            self.stale.send_replace(kept);
+    /// What is written after an answer begins another request.
+    fn sent(&mut self) {
+        if std::mem::take(&mut self.answered) {
+            self.stale.send_replace(true);
         }
     }
 
-    fn receive(&mut self, bytes: &mut [u8]) {
+    fn received(&mut self, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
         }
         if !std::mem::replace(&mut self.answered, true) {
             self.stale.send_replace(false);
         }
-        if let Some(from) = self.version_from.take() {
-            let expected = &VERSION[from..];
-            let count = expected.len().min(bytes.len());
-            if bytes[..count] != expected[..count] {
+        for byte in bytes {
+            if VERSION.get(self.version_bytes) != Some(&*byte) {
+                self.version_bytes = VERSION.len();
                 return;
             }
-            if count == expected.len() {
-                bytes[count - 1] = b'1';
-            } else {
-                self.version_from = Some(from + count);
+            self.version_bytes += 1;
+            if self.version_bytes == VERSION.len() {
+                *byte = b'1';
             }
         }
     }
@@ -173,7 +148,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.receive(&mut buffer.filled_mut()[before..]);
+        self.received(&mut buffer.filled_mut()[before..]);
         Poll::Ready(Ok(()))
     }
 }
@@ -184,27 +159,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.begin_request();
+        self.sent();
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.begin_request();
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.flushed = true;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -224,18 +184,18 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     #[tokio::test]
-    async fn a_request_is_stale_on_a_connection_that_answered_before_until_its_own_answer_begins() {
+    async fn a_request_on_a_reused_connection_is_stale_until_its_answer_begins() {
         let (near, mut far) = duplex(64);
-        let mut stream = Tracked::new(near, None);
+        let mut stream = Tracked::new(near, false);
         let link = Link(stream.stale.subscribe());
         let is_stale = || *link.0.borrow();
-        for kept in [false, true, true] {
+        for reused in [false, true, true] {
             for part in ["POST / HTTP/1.1\r\n", "\r\n"] {
                 stream.write_all(part.as_bytes()).await.unwrap();
-                assert_eq!(is_stale(), kept);
+                assert_eq!(is_stale(), reused);
             }
             stream.flush().await.unwrap();
-            assert_eq!(is_stale(), kept);
+            assert_eq!(is_stale(), reused);
             for byte in [b"H", b"T"] {
                 far.write_all(byte).await.unwrap();
                 stream.read_exact(&mut [0]).await.unwrap();
@@ -256,13 +216,13 @@ mod tests {
             ("HTTP", "HTTP"),
         ] {
             for at in 0..=sent.len() {
-                let mut stream = Tracked::new(tokio::io::empty(), Some(0));
+                let mut stream = Tracked::new(tokio::io::empty(), true);
                 let (mut first, mut rest) = (
                     sent.as_bytes()[..at].to_vec(),
                     sent.as_bytes()[at..].to_vec(),
                 );
-                stream.receive(&mut first);
-                stream.receive(&mut rest);
+                stream.received(&mut first);
+                stream.received(&mut rest);
                 assert_eq!([first, rest].concat(), expected.as_bytes(), "{at}");
             }
         }

@@ -1,140 +1,183 @@
-//! Where upstreams are looked for when nobody configured them.
-//!
-//! Each conventional address gets its upstream at the start, absent until something answers there; it is looked for
-//! again every minute, and once found it stays: from then on its breaker says how it is.
+//! Which upstreams there are: those of the configuration, and where it names none of a kind, those that answer at the
+//! addresses where such programs usually listen. Such an address is absent until something answers there; it is probed
+//! every minute, and once found it stays present, as from then on its breaker shows its health.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
 
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
-use super::{Endpoint, HttpClient, bearer, tls};
+use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token, tls};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, InferenceConfig, InferenceKind};
+use crate::model::Timestamp;
+
+const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
+    ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
+    ("ollama", InferenceKind::OpenAi, "http://127.0.0.1:11434"),
+    ("llama.cpp", InferenceKind::OpenAi, "http://127.0.0.1:8080"),
+];
+const USUAL_CHAIN: &str = "http://127.0.0.1:26657";
+const USUAL_MINER: &str = "http://127.0.0.1:8080/stats";
 
 /// Every upstream there is or may be.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
     pub(crate) nodes: Vec<Arc<Node>>,
-    pub(crate) chain: Option<Arc<Chain>>,
+    chain: Option<Arc<Chain>>,
     pub(crate) miner: Option<Arc<MinerPage>>,
-    conventional: Conventional,
 }
 
-#[derive(Debug, Default)]
-struct Conventional {
-    nodes: bool,
-    chain: bool,
-    miner: bool,
+/// What kind of upstream a [`ProbeResult`] is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UpstreamKind {
+    /// An inference server.
+    Inference,
+    /// The chain's RPC.
+    Chain,
+    /// The miner's statistics page.
+    Miner,
 }
 
-const CONVENTIONAL_NODES: [(&str, InferenceKind, &str); 3] = [
-    ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
-    ("ollama", InferenceKind::OpenAi, "http://127.0.0.1:11434"),
-    ("llama.cpp", InferenceKind::OpenAi, "http://127.0.0.1:8080"),
-];
-const CONVENTIONAL_CHAIN: &str = "http://127.0.0.1:26657";
-const CONVENTIONAL_MINER: &str = "http://127.0.0.1:8080/stats";
+/// How an upstream answered [`probe_all`].
+#[derive(Clone, Debug)]
+pub struct ProbeResult {
+    /// What it is.
+    pub kind: UpstreamKind,
+    /// Its name, as in health and metrics.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Whether the configuration names it; else it is an address where such a program usually listens.
+    pub configured: bool,
+    /// What went wrong.
+    pub answered: Result<(), UpstreamError>,
+    /// When the newest block was made, of a chain that is not catching up.
+    pub block_time: Option<Timestamp>,
+}
+
+#[derive(Clone)]
+enum Upstream {
+    Inference(Arc<Node>),
+    Chain(Arc<Chain>),
+    Miner(Arc<MinerPage>),
+}
+
+impl Upstream {
+    fn parts(&self) -> (UpstreamKind, &Endpoint) {
+        match self {
+            Self::Inference(node) => (UpstreamKind::Inference, &node.at),
+            Self::Chain(chain) => (UpstreamKind::Chain, &chain.at),
+            Self::Miner(miner) => (UpstreamKind::Miner, &miner.at),
+        }
+    }
+
+    /// Whether it does what it should; of a chain that is not catching up, the time of its newest block.
+    async fn probe(&self) -> Result<Option<Timestamp>, UpstreamError> {
+        match self {
+            Self::Inference(node) => node.probe().await.map(|()| None),
+            Self::Miner(miner) => miner.fetch().await.map(|_| None),
+            Self::Chain(chain) => {
+                let status = chain.fetch_status().await?;
+                Ok((!status.catching_up).then_some(status.latest_block_time))
+            }
+        }
+    }
+}
 
 impl Upstreams {
-    /// Upstreams as configured, and conventional ones where nothing is.
-    ///
     /// # Errors
-    /// A sentence that names the setting whose file cannot be used.
+    /// A sentence that names the setting that cannot be used.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
         let common = HttpClient::new(None)?;
-        let endpoint = |name: &str, url: String, ca_file: Option<&Path>, present: bool| {
+        let endpoint = |name: &str, url: &str, ca_file: Option<&Path>, configured: bool| {
             let setting = if name == "chain" { "rpc" } else { "url" };
-            // One that is no address at all is told of when it is asked.
-            let speakable = url.parse().map_or(Ok(()), |url| tls::check(&url));
-            speakable.map_err(|what| format!("{setting}: {what}"))?;
-            let breaker = Breaker::new(name, config.breaker.clone(), clock.clone());
+            // One that is no address at all fails when it is called.
+            let checked = url.parse().map_or(Ok(()), |url| tls::check(&url));
+            checked.map_err(|what| format!("{setting}: {what}"))?;
             let client = match ca_file {
-                Some(_) => HttpClient::new(ca_file),
-                None => Ok(common.clone()),
+                Some(_) => HttpClient::new(ca_file)?,
+                None => common.clone(),
             };
-            client.map(|client| Endpoint::new(url, client, breaker, present))
+            Ok(Endpoint {
+                url: url.to_owned(),
+                token: None,
+                client,
+                breaker: Breaker::new(name, config.breaker.clone(), clock.clone()),
+                present: SetOnce::new_with(configured.then_some(())),
+            })
         };
-        let conventional = Conventional {
-            nodes: config.discover && config.inference.is_empty(),
-            chain: config.discover && config.chain.rpc.is_none(),
-            miner: config.discover && config.miner.url.is_none(),
-        };
-        let configured: Vec<InferenceConfig> = if conventional.nodes {
-            let node = |(name, kind, url)| InferenceConfig::new(name, kind, url);
-            CONVENTIONAL_NODES.into_iter().map(node).collect()
-        } else {
-            config.inference.clone()
-        };
-        let nodes = configured.into_iter().map(|mut node| {
+        let usual = USUAL_NODES
+            .iter()
+            .filter(|_| config.discover && config.inference.is_empty());
+        let usual = usual.map(|(name, kind, url)| (InferenceConfig::new(name, *kind, url), false));
+        let configured = config.inference.iter().map(|node| (node.clone(), true));
+        let node = |(mut node, configured): (InferenceConfig, bool)| {
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
             let named = |what: String| format!("inference {:?}: {what}", node.name);
-            let (url, ca_file) = (node.url.clone(), node.ca_file.as_deref());
-            let mut at = endpoint(&node.name, url, ca_file, !conventional.nodes).map_err(named)?;
+            let ca_file = node.ca_file.as_deref();
+            let mut at = endpoint(&node.name, &node.url, ca_file, configured).map_err(named)?;
             if node.kind == InferenceKind::R3mes {
-                at = at.without_keep_alive();
+                at.client.pooled = None;
             }
-            let token = node.api_key_file.as_deref().map(bearer).transpose();
-            let token = token.map_err(|what| named(format!("api_key_file {what}")))?;
-            Ok(Arc::new(Node::new(
-                at.with_token(token),
-                node,
-                config.chat.in_flight,
-                config.chat.queue,
-            )))
-        });
-        let nodes = nodes.collect::<Result<_, String>>()?;
-        let rpc = config
-            .chain
-            .rpc
-            .clone()
-            .or_else(|| conventional.chain.then(|| CONVENTIONAL_CHAIN.to_owned()));
-        let chain = rpc.map(|rpc| {
-            let ca_file = config.chain.ca_file.as_deref();
-            let at = endpoint("chain", rpc, ca_file, !conventional.chain)?;
-            Ok(Arc::new(Chain::new(at, config.chain.timeout)))
-        });
-        let chain = chain
-            .transpose()
-            .map_err(|what: String| format!("chain.{what}"))?;
-        let url = config
-            .miner
-            .url
-            .clone()
-            .or_else(|| conventional.miner.then(|| CONVENTIONAL_MINER.to_owned()));
-        let miner = url.map(|url| {
-            let ca_file = config.miner.ca_file.as_deref();
-            let at = endpoint("miner", url, ca_file, !conventional.miner)?;
-            Ok(Arc::new(MinerPage::new(at, &config.miner)))
-        });
-        let miner = miner
-            .transpose()
-            .map_err(|what: String| format!("miner.{what}"))?;
+            if let Some(file) = &node.api_key_file {
+                let token = read_bearer_token(file);
+                at.token = Some(token.map_err(|what| named(format!("api_key_file {what}")))?);
+            }
+            let (slots, queue) = (config.chat.in_flight, config.chat.queue);
+            Ok(Arc::new(Node::new(at, node, slots, queue)))
+        };
+        let nodes = configured
+            .chain(usual)
+            .map(node)
+            .collect::<Result<_, String>>()?;
+        let optional = |name, url: &Option<String>, usual, ca_file: &Option<PathBuf>| {
+            let address = url.as_deref().or(config.discover.then_some(usual));
+            let at = address.map(|at| endpoint(name, at, ca_file.as_deref(), url.is_some()));
+            at.transpose()
+                .map_err(|what: String| format!("{name}.{what}"))
+        };
+        let rpc = optional(
+            "chain",
+            &config.chain.rpc,
+            USUAL_CHAIN,
+            &config.chain.ca_file,
+        )?;
+        let page = optional(
+            "miner",
+            &config.miner.url,
+            USUAL_MINER,
+            &config.miner.ca_file,
+        )?;
+        let timeout = config.chain.timeout;
         Ok(Self {
             nodes,
-            chain,
-            miner,
-            conventional,
+            chain: rpc.map(|at| Arc::new(Chain { at, timeout })),
+            miner: page.map(|at| Arc::new(MinerPage::new(at, config.miner.clone()))),
         })
     }
 
-    /// The breakers of everything that is there.
-    pub(crate) fn breakers(&self) -> impl Iterator<Item = &Arc<Breaker>> {
-        let nodes = self.nodes.iter().map(|node| &node.at);
-        let others = self
-            .chain
-            .iter()
-            .map(|chain| &chain.at)
-            .chain(self.miner.iter().map(|miner| &miner.at));
-        nodes
-            .chain(others)
-            .filter(|at| at.is_present())
-            .map(Endpoint::breaker)
+    fn all(&self) -> impl Iterator<Item = Upstream> {
+        let nodes = self.nodes.iter().cloned().map(Upstream::Inference);
+        let chain = self.chain.iter().cloned().map(Upstream::Chain);
+        let miner = self.miner.iter().cloned().map(Upstream::Miner);
+        nodes.chain(chain).chain(miner)
+    }
+
+    /// The breakers of every upstream that is present.
+    pub(crate) fn breakers(&self) -> impl Iterator<Item = Arc<Breaker>> {
+        self.all().filter_map(|upstream| {
+            let (_, at) = upstream.parts();
+            at.is_present().then(|| Arc::clone(&at.breaker))
+        })
     }
 
     /// The chain, if one is configured or was found.
@@ -142,86 +185,78 @@ impl Upstreams {
         self.chain.as_ref().filter(|chain| chain.at.is_present())
     }
 
-    /// Says what is there, what is not, and looks again every minute; never returns.
+    /// Logs which upstreams there are, and probes for those not found yet every minute; never returns.
     pub(crate) async fn discover(&self) {
-        for node in self.nodes.iter().filter(|node| node.at.is_present()) {
-            log::info!(
-                "inference {} at {}",
-                node.at.breaker().name(),
-                node.at.url()
-            );
-        }
-        for chain in self.chain.iter().filter(|chain| chain.at.is_present()) {
-            log::info!("chain at {}", chain.at.url());
-        }
-        for miner in self.miner.iter().filter(|miner| miner.at.is_present()) {
-            log::info!("miner at {}", miner.at.url());
-        }
-        let mut first = true;
-        loop {
-            self.look(first).await;
-            if std::mem::take(&mut first) {
-                self.report_absent();
+        for round in 0u32.. {
+            for upstream in self.all() {
+                let (_, at) = upstream.parts();
+                let state = if at.is_present() {
+                    "configured"
+                } else if let Ok(_) | Err(UpstreamError::NoChat(_)) = upstream.probe().await {
+                    at.mark_present();
+                    "found"
+                } else {
+                    "not found, probed again every minute"
+                };
+                if round == 0 || state == "found" {
+                    log::info!("upstream {} at {}: {state}", at.breaker.name(), at.url);
+                }
             }
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
     }
+}
 
-    async fn look(&self, first: bool) {
-        let again = if first { "" } else { " now" };
-        for node in self.nodes.iter().filter(|node| !node.at.is_present()) {
-            if node.look().await {
-                log::info!(
-                    "found{again} inference {} at {}",
-                    node.at.breaker().name(),
-                    node.at.url()
-                );
-            }
-        }
-        for chain in self.chain.iter().filter(|chain| !chain.at.is_present()) {
-            if chain.look().await {
-                log::info!("found{again} a chain at {}", chain.at.url());
-            }
-        }
-        for miner in self.miner.iter().filter(|miner| !miner.at.is_present()) {
-            if miner.look().await {
-                log::info!("found{again} a miner at {}", miner.at.url());
-            }
-        }
+/// Probes every upstream that is configured, or that may be where such programs usually listen, all at the same time;
+/// takes a few seconds at most.
+///
+/// # Errors
+/// A sentence that names the setting that cannot be used.
+///
+/// # Example
+/// ```
+/// use r3mes_edge::Config;
+/// use r3mes_edge::config::{InferenceConfig, InferenceKind};
+/// use r3mes_edge::upstream::{UpstreamError, UpstreamKind, probe_all};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Its listener is closed again.
+/// let gone = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+/// let mut config = Config::default();
+/// config.discover = false;
+/// let node = InferenceConfig::new("llama", InferenceKind::OpenAi, &format!("http://{gone}"));
+/// config.inference.push(node);
+/// let found = probe_all(&config).await?;
+/// assert_eq!((found.len(), found[0].kind, found[0].configured), (1, UpstreamKind::Inference, true));
+/// assert!(matches!(found[0].answered, Err(UpstreamError::Connect(_))));
+/// # Ok(())
+/// # }
+/// ```
+pub async fn probe_all(config: &Config) -> Result<Vec<ProbeResult>, String> {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    let upstreams = Upstreams::new(config, &Clock::default())?;
+    let probes: Vec<_> = upstreams
+        .all()
+        .map(|upstream| {
+            tokio::spawn(async move {
+                let probed = timeout(DEADLINE, upstream.probe()).await;
+                let probed = probed.unwrap_or(Err(UpstreamError::Timeout("an answer")));
+                let (kind, at) = upstream.parts();
+                ProbeResult {
+                    kind,
+                    name: at.breaker.name().to_owned(),
+                    url: at.url.clone(),
+                    configured: at.is_present(),
+                    block_time: probed.as_ref().ok().copied().flatten(),
+                    answered: probed.map(drop),
+                }
+            })
+        })
+        .collect();
+    let mut results = Vec::with_capacity(probes.len());
+    for probe in probes {
+        results.extend(probe.await);
     }
-
-    fn report_absent(&self) {
-        let nodes: Vec<_> = self
-            .nodes
-            .iter()
-            .filter(|node| !node.at.is_present())
-            .map(|node| node.at.url())
-            .collect();
-        if self.conventional.nodes && nodes.len() == self.nodes.len() {
-            log::info!(
-                "no inference server at {}: chat is off until one is there (looking every minute)",
-                nodes.join(", ")
-            );
-        }
-        if let Some(chain) = self
-            .chain
-            .iter()
-            .find(|chain| self.conventional.chain && !chain.at.is_present())
-        {
-            log::info!(
-                "no chain at {}: blocks are off until one is there (looking every minute)",
-                chain.at.url()
-            );
-        }
-        if let Some(miner) = self
-            .miner
-            .iter()
-            .find(|miner| self.conventional.miner && !miner.at.is_present())
-        {
-            log::info!(
-                "no miner at {}: samples come by POST /miner/stats until one is there (looking every minute)",
-                miner.at.url()
-            );
-        }
-    }
+    Ok(results)
 }

@@ -1,72 +1,64 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! Inference servers: a [`Node`] is one of them, with a number of slots, a short queue before them, and a health check.
+//! There is one file per wire format, for the request's body and for reading the answer; `answer.rs` relays what they read.
+
+pub(super) mod openai;
+pub(super) mod r3mes;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
-use hyper::Request;
-use serde::Deserialize;
-use serde_json::json;
+use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use super::answer::{Answer, NodeText, ResponseFormat, UpstreamFormat};
+use super::answer::{Answer, ResponseFormat, UpstreamFormat};
 use super::completion::Completion;
-use super::sse::Parser;
-use super::{Endpoint, UpstreamError, get, join, post_json};
+use super::{Endpoint, UpstreamError};
+use crate::breaker::{Outcome, Permit};
 use crate::config::{InferenceConfig, InferenceKind};
 
-/// What a client wants of a model.
+/// A request to a model, and the format of its answer to the client.
 #[derive(Debug)]
 pub(crate) struct InferenceRequest {
     pub(crate) prompt: Prompt,
-    pub(crate) form: ResponseFormat,
+    pub(crate) format: ResponseFormat,
     /// What an R3MES node calls the adapter; the default one has no name there.
     pub(crate) lora: Option<String>,
 }
 
-/// What the model is to answer.
 #[derive(Debug)]
 pub(crate) enum Prompt {
-    /// A text.
     Message(String),
-    /// A request of OpenAI's API; its text, for servers that take nothing else, where it can be told as one.
+    /// A request of OpenAI's API, and the same as one text for servers that take nothing else, where that is possible.
     Completion(Completion, Option<String>),
 }
 
-/// One inference server: a breaker, a number of places, a short queue before them.
+/// One inference server.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) at: Endpoint,
     config: InferenceConfig,
-    in_flight: usize,
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    queue: usize,
-    /// The model to ask for, once known.
+    slots: Arc<Semaphore>,
+    queue: Semaphore,
+    /// The size of slots and queue together.
+    capacity: usize,
+    /// The model to request, if known.
     model: Mutex<Option<String>>,
 }
 
-/// A page of a node is small; an answer to `/v1/models` of a hub with thousands of models is not.
-const PAGE: usize = 1 << 20;
-
 impl Node {
     const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+    /// A hub's answer to `/v1/models` may name thousands of models.
+    const MAX_BYTES: usize = 1 << 20;
 
-    pub(crate) fn new(
-        at: Endpoint,
-        config: InferenceConfig,
-        in_flight: usize,
-        queue: usize,
-    ) -> Self {
-        let model = (!config.model.is_empty()).then(|| config.model.clone());
+    pub(super) fn new(at: Endpoint, config: InferenceConfig, slots: usize, queue: usize) -> Self {
         Self {
             at,
+            slots: Arc::new(Semaphore::new(slots)),
+            queue: Semaphore::new(queue),
+            capacity: slots + queue,
+            model: Mutex::new(Some(config.model.clone()).filter(|model| !model.is_empty())),
             config,
-            in_flight,
-            places: Arc::new(Semaphore::new(in_flight)),
-            waiting: AtomicUsize::new(0),
-            queue,
-            model: Mutex::new(model),
         }
     }
 
@@ -74,46 +66,108 @@ impl Node {
         self.at.is_present() && self.config.adapters.iter().any(|served| served == adapter)
     }
 
-    /// Looks whether an inference server answers at this address, and remembers it if so.
-    pub(crate) async fn look(&self) -> bool {
-        self.at.mark_present(self.probe().await.is_ok())
+    pub(crate) fn takes_text_only(&self) -> bool {
+        self.config.kind == InferenceKind::R3mes
     }
 
-    /// Asks for the page that every server of its kind has.
-    pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
-        let request = self.health_request()?;
-        let fetched = self.at.client.fetch(request, Self::PROBE_TIMEOUT, PAGE);
-        let body = fetched.await?;
-        match self.config.kind {
-            InferenceKind::OpenAi if first_model(&body).is_none() => {
-                Err(UpstreamError::Unreadable("no model is named".to_owned()))
-            }
-            InferenceKind::OpenAi | InferenceKind::R3mes => Ok(()),
+    /// Requests in a slot or in the queue.
+    pub(crate) fn load(&self) -> usize {
+        let free = self.slots.available_permits() + self.queue.available_permits();
+        self.capacity.saturating_sub(free)
+    }
+
+    /// A slot, waited for if the queue is not full. Dropped while waiting, it leaves the queue.
+    pub(crate) async fn acquire_slot(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(slot);
+        }
+        let _queued = self.queue.try_acquire().map_err(|_| UpstreamError::Busy)?;
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
+        slot.map_err(|_| UpstreamError::Busy)
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn request(
+        &self,
+        request: &InferenceRequest,
+    ) -> Result<Answer, UpstreamError> {
+        if self.config.kind == InferenceKind::R3mes {
+            return self.send(request, "").await;
+        }
+        let known = self.model().clone();
+        let Some(model) = known else {
+            let model = self.fetch_model().await?;
+            return self.send(request, &model).await;
+        };
+        let answer = self.send(request, &model).await;
+        // The statuses of servers that have another model by now.
+        let other_model = matches!(
+            answer,
+            Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422))
+        );
+        if !other_model || !self.config.model.is_empty() {
+            return answer;
+        }
+        match self.fetch_model().await {
+            Ok(other) if other != model => self.send(request, &other).await,
+            _ => answer,
         }
     }
 
-    pub(super) fn health_request(&self) -> Result<Request<Full<Bytes>>, UpstreamError> {
-        let path = match self.config.kind {
+    async fn send(&self, request: &InferenceRequest, model: &str) -> Result<Answer, UpstreamError> {
+        let (path, body) = match self.config.kind {
+            InferenceKind::R3mes => ("/chat", r3mes::request_body(request)?),
+            InferenceKind::OpenAi => ("/v1/chat/completions", openai::request_body(request, model)),
+        };
+        let sent = self.at.request(path, Some(body))?;
+        let sent = self.at.client.send(sent).await;
+        let response = match (sent, &request.prompt) {
+            // The body is the client's own, so is the error.
+            (Err(UpstreamError::Status(status @ (400 | 413 | 422))), Prompt::Completion(..)) => {
+                return Err(UpstreamError::Refused(status));
+            }
+            (sent, _) => sent?,
+        };
+        let format = match (self.config.kind, &request.format) {
+            (InferenceKind::R3mes, _) => UpstreamFormat::Text(Default::default()),
+            (InferenceKind::OpenAi, ResponseFormat::Whole { .. }) => {
+                UpstreamFormat::Json(Default::default())
+            }
+            (InferenceKind::OpenAi, _) => UpstreamFormat::Events(Default::default()),
+        };
+        let body = response.into_body();
+        Ok(Answer::new(body, format, request.format.clone()))
+    }
+
+    fn model(&self) -> MutexGuard<'_, Option<String>> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch_model(&self) -> Result<String, UpstreamError> {
+        let deadline = Duration::from_secs(5);
+        let body = self.at.get("/v1/models", deadline, Self::MAX_BYTES).await?;
+        let model = openai::first_model(&body)?;
+        *self.model() = Some(model.clone());
+        Ok(model)
+    }
+
+    fn health_path(&self) -> &'static str {
+        match self.config.kind {
             InferenceKind::R3mes => "/health",
             InferenceKind::OpenAi => "/v1/models",
-        };
-        get(&join(&self.at.url, path)?, self.at.token())
+        }
     }
 
-    /// Whether an R3MES node has `/chat`: some versions have `/health` alone. A request without a message costs no inference;
-    /// a GET would not tell, as nodes with `/chat` answer it 404 too.
-    pub(super) async fn check_chat(&self) -> Result<(), UpstreamError> {
-        if self.config.kind != InferenceKind::R3mes {
-            return Ok(());
+    /// Whether an inference server of its kind answers. Some versions of R3MES nodes have `/health` alone, so `/chat` is tried
+    /// too: a request without a message costs no inference; a GET would not do, as nodes with `/chat` answer it 404.
+    pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
+        let (deadline, max_bytes) = (Self::PROBE_TIMEOUT, Self::MAX_BYTES);
+        let body = self.at.get(self.health_path(), deadline, max_bytes).await?;
+        if self.config.kind == InferenceKind::OpenAi {
+            return openai::first_model(&body).map(drop);
         }
-        let uri = join(&self.at.url, "/chat")?;
-        let request = post_json(&uri, self.at.token(), "{}".to_owned())?;
-        match self
-            .at
-            .client
-            .fetch(request, Self::PROBE_TIMEOUT, PAGE)
-            .await
-        {
+        let request = self.at.request("/chat", Some("{}".to_owned()))?;
+        match self.at.client.fetch(request, deadline, max_bytes).await {
             Err(UpstreamError::Status(status @ (404 | 405 | 501 | 503))) => {
                 Err(UpstreamError::NoChat(status))
             }
@@ -121,185 +175,45 @@ impl Node {
         }
     }
 
-    /// Whether it takes a text and nothing else.
-    pub(crate) fn takes_text_only(&self) -> bool {
-        self.config.kind == InferenceKind::R3mes
-    }
-
-    /// Chats that are there or wait.
-    pub(crate) fn load(&self) -> usize {
-        let taken = self
-            .in_flight
-            .saturating_sub(self.places.available_permits());
-        taken + self.waiting.load(Ordering::Acquire)
-    }
-
-    /// A place at the node, waited for if the queue has room. Dropped while waiting, it leaves the queue.
-    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
-        }
-        let _in_queue = InQueue::enter(&self.waiting, self.queue).ok_or(UpstreamError::Busy)?;
-        Arc::clone(&self.places)
-            .acquire_owned()
-            .await
-            .map_err(|_| UpstreamError::Busy)
-    }
-
-    /// Sends what is asked and waits for the head of the answer.
-    pub(crate) async fn ask(&self, ask: &InferenceRequest) -> Result<Answer, UpstreamError> {
-        if self.config.kind == InferenceKind::R3mes {
-            return self.ask_for("", ask).await;
-        }
-        let known = self.known_model().clone();
-        let Some(model) = known else {
-            let model = self.learn_model().await?;
-            return self.ask_for(&model, ask).await;
+    /// Makes the health checks that the breaker requires, in a task of its own: no client waits for them.
+    pub(crate) fn run_health_checks(self: &Arc<Self>, check: Option<Permit>) {
+        let Some(mut check) = check else {
+            return;
         };
-        let answered = self.ask_for(&model, ask).await;
-        // What a server says that has another model by now; some of them say 400 of it.
-        let may_be_the_model = matches!(
-            answered,
-            Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422))
-        );
-        if !may_be_the_model || !self.config.model.is_empty() {
-            return answered;
-        }
-        match self.learn_model().await {
-            Ok(another) if another != model => self.ask_for(&another, ask).await,
-            _ => answered,
-        }
-    }
-
-    async fn ask_for(&self, model: &str, ask: &InferenceRequest) -> Result<Answer, UpstreamError> {
-        let stream = !matches!(ask.form, ResponseFormat::Whole { .. });
-        let (path, body) = match (self.config.kind, &ask.prompt) {
-            (InferenceKind::R3mes, Prompt::Message(text) | Prompt::Completion(_, Some(text))) => (
-                "/chat",
-                match &ask.lora {
-                    Some(lora) => json!({ "message": text, "lora_name": lora }),
-                    None => json!({ "message": text }),
+        // A node that is gone for good must not outlive its server.
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut level = log::Level::Warn;
+            while check.due().await
+                && let Some(node) = node.upgrade()
+            {
+                let health = node.check_health().await;
+                if let Err(error) = &health {
+                    let name = check.name();
+                    log::log!(level, "inference {name}: health check failed: {error}");
+                    level = log::Level::Debug;
                 }
-                .to_string(),
-            ),
-            (InferenceKind::R3mes, Prompt::Completion(_, None)) => {
-                let what = "a text-only server was asked for more".to_owned();
-                return Err(UpstreamError::Unreadable(what));
+                let outcome = match health {
+                    Ok(()) => Outcome::Success,
+                    Err(UpstreamError::Connect(_)) => Outcome::Unreachable,
+                    Err(_) => Outcome::Failure,
+                };
+                match check.end(outcome) {
+                    Some(next) => check = next,
+                    None => return,
+                }
             }
-            (InferenceKind::OpenAi, Prompt::Message(text)) => {
-                let messages = json!([{ "role": "user", "content": text }]);
-                let usage = json!({ "include_usage": true });
-                let body = json!({ "model": model, "messages": messages, "stream": true, "stream_options": usage });
-                ("/v1/chat/completions", body.to_string())
-            }
-            (InferenceKind::OpenAi, Prompt::Completion(request, _)) => {
-                ("/v1/chat/completions", request.body(model))
-            }
-        };
-        let sent = self
-            .at
-            .client
-            .send(post_json(
-                &join(&self.at.url, path)?,
-                self.at.token(),
-                body,
-            )?)
-            .await;
-        let response = match (sent, &ask.prompt) {
-            // The body is the client's own, so is the fault.
-            (Err(UpstreamError::Status(status @ (400 | 413 | 422))), Prompt::Completion(..)) => {
-                return Err(UpstreamError::Refused(status));
-            }
-            (sent, _) => sent?,
-        };
-        let wire = match self.config.kind {
-            InferenceKind::R3mes => UpstreamFormat::Text(NodeText::default()),
-            InferenceKind::OpenAi if stream => UpstreamFormat::Events(Parser::default()),
-            InferenceKind::OpenAi => UpstreamFormat::Json(BytesMut::new()),
-        };
-        Ok(Answer::new(response.into_body(), wire, ask.form.clone()))
-    }
-
-    fn known_model(&self) -> MutexGuard<'_, Option<String>> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn learn_model(&self) -> Result<String, UpstreamError> {
-        let request = get(&join(&self.at.url, "/v1/models")?, self.at.token())?;
-        let body = self
-            .at
-            .client
-            .fetch(request, Duration::from_secs(5), PAGE)
-            .await?;
-        let model = first_model(&body)
-            .ok_or_else(|| UpstreamError::Unreadable("/v1/models names no model".to_owned()))?;
-        *self.known_model() = Some(model.clone());
-        Ok(model)
-    }
-}
-
-/// A place in the queue before a node's places.
-struct InQueue<'a>(&'a AtomicUsize);
-
-impl<'a> InQueue<'a> {
-    fn enter(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let entered = waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-            (n < most).then_some(n + 1)
         });
-        // Lazily: one made and dropped here would leave a queue that it never entered.
-        entered.is_ok().then(|| Self(waiting))
-    }
-}
-
-impl Drop for InQueue<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-fn first_model(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Models {
-        data: Vec<Model>,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        id: String,
-    }
-    let models: Models = serde_json::from_slice(body).ok()?;
-    models.data.into_iter().next().map(|model| model.id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_place_in_the_queue_is_counted_once_and_a_refusal_not_at_all() {
-        let waiting = AtomicUsize::new(0);
-        let one = InQueue::enter(&waiting, 1);
-        assert!(one.is_some() && InQueue::enter(&waiting, 1).is_none());
-        assert_eq!(waiting.load(Ordering::Acquire), 1);
-        drop(one);
-        assert_eq!(waiting.load(Ordering::Acquire), 0);
-        assert!(InQueue::enter(&waiting, 1).is_some());
     }
 
-    proptest! {
-        #[test]
-        fn no_page_makes_the_reader_panic(page in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = first_model(&page);
-        }
-
-        #[test]
-        fn the_first_model_is_the_first_and_a_changed_page_names_one_or_none(ids in prop::collection::vec(any::<String>(), 0..4), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let data: Vec<_> = ids.iter().map(|id| json!({ "id": id, "object": "model" })).collect();
-            let mut page = json!({ "object": "list", "data": data }).to_string().into_bytes();
-            prop_assert_eq!(first_model(&page), ids.first().cloned());
-            let at = at.index(page.len());
-            page[at] = byte;
-            let _ = first_model(&page);
+    async fn check_health(&self) -> Result<(), UpstreamError> {
+        let request = self.at.request(self.health_path(), None)?;
+        let sent = timeout(Self::PROBE_TIMEOUT, self.at.client.send(request)).await;
+        match sent.unwrap_or(Err(UpstreamError::Timeout("the health check"))) {
+            Ok(answer) if answer.status() != StatusCode::OK => {
+                Err(UpstreamError::Status(answer.status().as_u16()))
+            }
+            sent => sent.map(drop),
         }
     }
 }

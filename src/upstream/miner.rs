@@ -1,12 +1,13 @@
+//! The miner on this machine, read from its own statistics page and turned into a [`Sample`].
+
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Endpoint, UpstreamError, bearer, get, guarded};
+use super::{Endpoint, UpstreamError, read_bearer_token, request, unreadable};
 use crate::config::{MinerConfig, MinerKind};
 use crate::model::{HashrateUnit, MOST_COUNT, MOST_FIGURE, Sample, Timestamp, Wallet};
 
-/// The miner's own statistics page.
 #[derive(Debug)]
 pub(crate) struct MinerPage {
     pub(crate) at: Endpoint,
@@ -14,44 +15,27 @@ pub(crate) struct MinerPage {
 }
 
 impl MinerPage {
-    pub(crate) fn new(at: Endpoint, settings: &MinerConfig) -> Self {
-        Self {
-            at,
-            settings: settings.clone(),
-        }
+    pub(super) fn new(at: Endpoint, settings: MinerConfig) -> Self {
+        Self { at, settings }
     }
 
-    /// Looks whether a miner answers at this address, and remembers it if so.
-    pub(crate) async fn look(&self) -> bool {
-        self.at.mark_present(self.read().await.is_ok())
+    pub(crate) async fn read(&self) -> Result<Reading, UpstreamError> {
+        self.at.guarded(self.fetch()).await
     }
 
-    /// A reading of the miner, by way of its breaker.
-    pub(crate) async fn ask(&self) -> Result<Reading, UpstreamError> {
-        guarded(&self.at.breaker, self.read()).await
-    }
-
-    async fn read(&self) -> Result<Reading, UpstreamError> {
-        let unreadable = |what: String| UpstreamError::Unreadable(what);
+    pub(super) async fn fetch(&self) -> Result<Reading, UpstreamError> {
         // Read each time, so that a new token needs no restart; it is a line of a local file.
-        let token = self.settings.token_file.as_deref().map(bearer).transpose();
-        let token = token.map_err(|what| unreadable(format!("token_file {what}")))?;
-        let uri = self
-            .at
-            .url
-            .parse()
-            .map_err(|_| unreadable(format!("{:?} is no address", self.at.url)))?;
-        let request = get(&uri, token.as_ref())?;
-        let body = self
-            .at
-            .client
-            .fetch(request, Duration::from_secs(2), 256 << 10)
-            .await?;
-        Reading::parse(self.settings.kind, &body).map_err(|error| unreadable(error.to_string()))
+        let token = self.settings.token_file.as_deref();
+        let token = token.map(read_bearer_token).transpose();
+        let token = token.map_err(|what| unreadable(format_args!("token_file {what}")))?;
+        let request = request(&self.at.url, token.as_ref(), None)?;
+        let (deadline, max_bytes) = (Duration::from_secs(2), 256 << 10);
+        let body = self.at.client.fetch(request, deadline, max_bytes).await?;
+        Reading::parse(self.settings.kind, &body)
     }
 }
 
-/// What a miner's page says, as far as it is a sample.
+/// What a miner's page reports, as far as it is a sample.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Reading {
     hashrate: Option<f64>,
@@ -64,34 +48,44 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    fn parse(kind: MinerKind, body: &[u8]) -> serde_json::Result<Self> {
-        match kind {
-            MinerKind::R3mes => serde_json::from_slice(body).map(|page: R3mesStats| Self {
-                hashrate: Some(page.hashrate),
+    fn parse(kind: MinerKind, body: &[u8]) -> Result<Self, UpstreamError> {
+        let page: Value = serde_json::from_slice(body).map_err(unreadable)?;
+        let number = |at: &str| page.pointer(at).and_then(Value::as_f64);
+        let count = |at: &str| page.pointer(at).and_then(Value::as_i64);
+        let reading = match kind {
+            // `GET /stats` of the R3MES miner engine.
+            MinerKind::R3mes if number("/hashrate").is_some() => Self {
+                hashrate: number("/hashrate"),
                 unit: HashrateUnit::GradientsPerHour,
-                gpu_temperature: page.gpu_temp,
-                uptime_seconds: page.uptime_seconds,
+                gpu_temperature: number("/gpu_temp"),
+                uptime_seconds: count("/uptime_seconds"),
                 accepted: None,
                 rejected: None,
-                loss: page.loss,
-            }),
-            MinerKind::Xmrig => serde_json::from_slice(body).map(|page: XmrigSummary| Self {
-                // The mean over ten seconds; null until XMRig ran that long.
-                hashrate: page.hashrate.total.first().copied().flatten(),
-                unit: HashrateUnit::HashesPerSecond,
-                gpu_temperature: None,
-                uptime_seconds: page.uptime,
-                accepted: page.results.as_ref().map(|results| results.shares_good),
-                rejected: page
-                    .results
-                    .as_ref()
-                    .map(|results| results.shares_total.saturating_sub(results.shares_good)),
-                loss: None,
-            }),
-        }
+                loss: number("/loss"),
+            },
+            // `GET /2/summary` of XMRig.
+            MinerKind::Xmrig if page.pointer("/hashrate/total").is_some_and(Value::is_array) => {
+                let accepted = count("/results/shares_good");
+                let total = count("/results/shares_total");
+                Self {
+                    // The mean over ten seconds; null until XMRig ran that long.
+                    hashrate: number("/hashrate/total/0"),
+                    unit: HashrateUnit::HashesPerSecond,
+                    gpu_temperature: None,
+                    uptime_seconds: count("/uptime"),
+                    accepted,
+                    rejected: total
+                        .zip(accepted)
+                        .map(|(all, good)| all.saturating_sub(good)),
+                    loss: None,
+                }
+            }
+            _ => return Err(unreadable("no hashrate")),
+        };
+        Ok(reading)
     }
 
-    /// `None` while the miner has nothing to tell, or tells what cannot be.
+    /// `None` while the miner reports no hashrate, or an impossible one.
     pub(crate) fn sample(&self, wallet: Wallet, worker: &str, now: Timestamp) -> Option<Sample> {
         let sane = |number: &f64| (0.0..=MOST_FIGURE).contains(number);
         let count = |number: &i64| (0..=MOST_COUNT).contains(number);
@@ -105,34 +99,6 @@ impl Reading {
             ..Sample::new(wallet, now, self.hashrate.filter(sane)?, self.unit)
         })
     }
-}
-
-/// `GET /stats` of the R3MES miner engine.
-#[derive(Deserialize)]
-struct R3mesStats {
-    hashrate: f64,
-    gpu_temp: Option<f64>,
-    uptime_seconds: Option<i64>,
-    loss: Option<f64>,
-}
-
-/// `GET /2/summary` of XMRig.
-#[derive(Deserialize)]
-struct XmrigSummary {
-    hashrate: XmrigHashrate,
-    uptime: Option<i64>,
-    results: Option<XmrigResults>,
-}
-
-#[derive(Deserialize)]
-struct XmrigHashrate {
-    total: Vec<Option<f64>>,
-}
-
-#[derive(Deserialize)]
-struct XmrigResults {
-    shares_good: i64,
-    shares_total: i64,
 }
 
 #[cfg(test)]
@@ -163,12 +129,12 @@ mod tests {
             let reading = Reading::parse(MinerKind::Xmrig, page(total).as_bytes()).unwrap();
             reading.sample(wallet, "local", Timestamp::from_millis(0))
         };
-        let told = sample("1207.19").unwrap();
+        let read = sample("1207.19").unwrap();
         assert_eq!(
-            (told.hashrate, told.accepted, told.rejected),
+            (read.hashrate, read.accepted, read.rejected),
             (1207.19, Some(3), Some(2))
         );
-        assert_eq!(told.unit, HashrateUnit::HashesPerSecond);
+        assert_eq!(read.unit, HashrateUnit::HashesPerSecond);
         assert_eq!(sample("null"), None);
         assert_eq!(sample("-1"), None);
     }

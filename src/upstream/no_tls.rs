@@ -1,4 +1,4 @@
-//! In the place of `tls.rs` where the feature is off.
+//! Built instead of `tls.rs` where the feature `tls` is off: `https` addresses and CA files are refused.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use hyper_util::client::legacy::connect::HttpConnector;
 
 pub(super) type Connector = HttpConnector;
 
-pub(super) fn over(plain: HttpConnector, ca_file: Option<&Path>) -> Result<Connector, String> {
+pub(super) fn connector(http: HttpConnector, ca_file: Option<&Path>) -> Result<Connector, String> {
     match ca_file {
         Some(file) => Err(format!("ca_file {}: {NEEDED}", file.display())),
-        None => Ok(plain),
+        None => Ok(http),
     }
 }
 
-/// Whether an address can be asked at all; else why not.
+/// Whether this build can connect to an address; else why not.
 pub(super) fn check(address: &Uri) -> Result<(), &'static str> {
     if address.scheme() == Some(&Scheme::HTTPS) {
         return Err(NEEDED);

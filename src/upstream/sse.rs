@@ -1,69 +1,59 @@
+//! Server-sent events, read from chunks of bytes that may be cut anywhere, inside a CRLF or a UTF-8 sequence too.
+
 use bytes::{Buf, BytesMut};
 
-/// An incremental parser of server-sent events (WHATWG HTML, "Server-sent events"), of which only `data` matters here.
-///
-/// Lines end with LF, CR or CRLF; a leading byte order mark and comments are skipped; several `data` lines of one event
-/// are joined by LF. Chunks may be cut anywhere, inside a CRLF or a UTF-8 sequence too.
+use super::{UpstreamError, unreadable};
+
+/// An incremental parser (WHATWG HTML, "Server-sent events") of `data`; other fields do not matter here.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     buffer: BytesMut,
     data: Option<Vec<u8>>,
-    /// The last byte taken was a CR: an LF right after it belongs to it.
+    /// The last line ended with a CR: an LF right after it belongs to it.
     after_cr: bool,
     started: bool,
 }
 
-/// A line or an event is longer than anybody would send.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong;
-
 impl Parser {
     /// Bytes of one event at most.
-    const MOST: usize = 1 << 20;
+    const MAX_BYTES: usize = 1 << 20;
 
-    /// Takes the next bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The data of the next whole event, if there is one.
-    pub(super) fn next_event(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
+    /// The data of the next whole event, if there is one. Several `data` lines of one event are joined by LF.
+    ///
+    /// # Errors
+    /// A line or an event is longer than any server would send.
+    pub(super) fn next_event(&mut self) -> Result<Option<Vec<u8>>, UpstreamError> {
         while let Some(line) = self.next_line() {
             if line.is_empty() {
-                match self.data.take() {
-                    Some(data) => return Ok(Some(data)),
-                    None => continue,
+                if self.data.is_some() {
+                    return Ok(self.data.take());
                 }
+                continue;
             }
-            let value = match line.strip_prefix(b"data") {
-                Some(b"") => Some(&b""[..]),
-                Some(rest) => rest
-                    .strip_prefix(b":")
-                    .map(|value| value.strip_prefix(b" ").unwrap_or(value)),
-                None => None,
-            };
-            if let Some(value) = value {
-                match &mut self.data {
-                    Some(data) => {
-                        data.push(b'\n');
-                        data.extend_from_slice(value);
-                    }
-                    None => self.data = Some(value.to_vec()),
+            let colon = memchr::memchr(b':', &line).unwrap_or(line.len());
+            let (name, value) = line.split_at(colon);
+            if name != b"data" {
+                continue;
+            }
+            let value = value.strip_prefix(b":").unwrap_or_default();
+            let value = value.strip_prefix(b" ").unwrap_or(value);
+            match &mut self.data {
+                Some(data) => {
+                    data.push(b'\n');
+                    data.extend_from_slice(value);
                 }
-                if self
-                    .data
-                    .as_ref()
-                    .is_some_and(|data| data.len() > Self::MOST)
-                {
-                    return Err(TooLong);
-                }
+                None => self.data = Some(value.to_vec()),
             }
         }
-        if self.buffer.len() > Self::MOST {
-            Err(TooLong)
-        } else {
-            Ok(None)
+        let held = self.data.as_ref().map_or(0, Vec::len) + self.buffer.len();
+        if held > Self::MAX_BYTES {
+            return Err(unreadable("an endless event"));
         }
+        Ok(None)
     }
 
     /// The next whole line, without its end.
@@ -103,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_end_comments_names_and_joined_lines_are_read() {
+    fn every_line_end_comment_field_and_joined_line_is_read() {
         let text = "\u{FEFF}: hello\r\ndata: one\r\n\r\ndata:two\rdata: lines\r\revent: x\nid: 7\ndata: w\u{F6}rld\n\n\ndata\n\ndatax: no\n\ndata: cut";
         assert_eq!(
             events([text.as_bytes()]),
@@ -112,25 +102,25 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_end_is_refused_before_it_fills_the_memory() {
+    fn an_endless_event_is_refused_before_it_fills_the_memory() {
         let mut parser = Parser::default();
-        parser.push(&vec![b'x'; Parser::MOST + 1]);
-        assert_eq!(parser.next_event(), Err(TooLong));
+        parser.push(&vec![b'x'; Parser::MAX_BYTES + 1]);
+        assert!(parser.next_event().is_err());
         let mut parser = Parser::default();
         let error = (0..).find_map(|_| {
             parser.push(format!("data: {}\n", "y".repeat(60_000)).as_bytes());
             parser.next_event().err()
         });
-        assert_eq!(error, Some(TooLong));
+        assert!(matches!(error, Some(UpstreamError::Unreadable(_))));
     }
 
     proptest! {
         #[test]
-        fn where_the_chunks_are_cut_changes_nothing(text in "(data: ?[a-z\u{F6}]{0,3}|:|id: 1|\r|\n|\r\n|\u{FEFF}){0,20}", cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10)) {
+        fn the_boundaries_of_chunks_change_nothing(text in "(data: ?[a-z\u{F6}]{0,3}|:|id: 1|\r|\n|\r\n|\u{FEFF}){0,20}", cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10)) {
             let bytes = text.as_bytes();
-            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
-            places.sort_unstable();
-            let chunks = places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]);
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
+            cuts.sort_unstable();
+            let chunks = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]);
             prop_assert_eq!(events(chunks), events([bytes]));
         }
     }

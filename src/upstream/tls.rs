@@ -1,3 +1,6 @@
+//! TLS over the connections to upstreams, with the trust that is configured. Without the feature `tls` `no_tls.rs` is
+//! built instead.
+
 use std::path::Path;
 
 use hyper::Uri;
@@ -9,23 +12,26 @@ use rustls::{ClientConfig, RootCertStore};
 
 pub(super) type Connector = HttpsConnector<HttpConnector>;
 
-/// Puts TLS over plain connections, for addresses that ask for it.
-pub(super) fn over(mut plain: HttpConnector, ca_file: Option<&Path>) -> Result<Connector, String> {
+/// Adds TLS to connections to `https` addresses.
+pub(super) fn connector(
+    mut http: HttpConnector,
+    ca_file: Option<&Path>,
+) -> Result<Connector, String> {
     let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(authorities(ca_file)?)
         .with_no_client_auth();
     // It would refuse https itself.
-    plain.enforce_http(false);
+    http.enforce_http(false);
     Ok(HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()
         .enable_http1()
-        .wrap_connector(plain))
+        .wrap_connector(http))
 }
 
-/// Whether an address can be asked at all; else why not.
+/// Whether this build can connect to an address; else why not.
 pub(super) fn check(_: &Uri) -> Result<(), &'static str> {
     Ok(())
 }

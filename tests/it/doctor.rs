@@ -209,7 +209,7 @@ async fn exposed_listeners_and_dead_upstreams_are_found() {
         (1, vec!["inference", "chain", "miner"])
     );
     assert_found(&checks, "inference", "problem", "no connection");
-    assert_found(&checks, "chain", "problem", "too slow");
+    assert_found(&checks, "chain", "problem", "timed out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

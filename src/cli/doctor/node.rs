@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 use r3mes_edge::Config;
-use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, survey};
+use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, probe_all};
 
 use super::{Finding, TIMEOUT, good, problem, warning};
 use crate::cli::client;
@@ -61,7 +61,7 @@ pub(super) fn listeners(config: &Config) -> Vec<Finding> {
 
 /// Whether upstreams answer.
 pub(super) async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
-    let found = match survey(config).await {
+    let found = match probe_all(config).await {
         Ok(found) => found,
         Err(what) => {
             let advice = "correct the file that the setting names";

@@ -1,13 +1,14 @@
-//! Every state that can be reached within small bounds: a health check after two failures in a row or half of the last
-//! calls, open whatever it says after four in a row, a few permits out, and time passing by the second.
+//! Visits every state that can be reached within small bounds: a health check after two consecutive failures or half of the
+//! last calls, open in any case after four in a row, a few permits out, and time passing by the second.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Check, Outcome, Phase, Settings, State, Ticket};
+use crate::breaker::Settings;
+use crate::breaker::state::{Kind, Outcome, Phase, State, Ticket};
 
 const SECOND: Duration = Duration::from_secs(1);
-const MAX_IN_A_ROW: u32 = 4;
+const MAX_CONSECUTIVE: u32 = 4;
 const OUTCOMES: [Outcome; 4] = [
     Outcome::Success,
     Outcome::Failure,
@@ -30,10 +31,10 @@ struct World {
     state: State,
     now: Instant,
     tickets: Vec<Ticket>,
-    checks: Vec<Check>,
-    /// Counted by the walk itself, while it is closed: failures since the last success, and since a health check passed.
-    in_a_row: u32,
-    unexcused: u32,
+    checks: Vec<Ticket>,
+    /// Counted apart from `State`, while it is closed: failures since the last success, and since a health check passed.
+    consecutive: u32,
+    unexonerated: u32,
 }
 
 impl World {
@@ -49,20 +50,24 @@ impl World {
         steps
     }
 
-    /// What decides how it goes on: of older generations only that there are some, of times only the seconds left.
+    /// What determines every later state: of older generations only that there are some, of times only the seconds left.
     fn key(&self) -> String {
         let state = &self.state;
         let left = |until: Instant| (until - self.now.min(until)).as_millis().div_ceil(1_000);
         let mut tickets = self.tickets.clone();
-        tickets.sort_unstable_by_key(|ticket| (ticket.generation, ticket.probe));
+        tickets.sort_unstable_by_key(|ticket| (ticket.generation, ticket.kind == Kind::Probe));
         let is_live = |generation| generation == state.generation;
         let tickets = tickets.iter().map(|ticket| is_live(ticket.generation));
         let checks = self.checks.iter().map(|check| is_live(check.generation));
         let key = (
-            (state.phase, state.open_until.map(left), state.opened.min(2)),
-            (state.probing, state.checking, &state.last),
-            (state.in_a_row.min(MAX_IN_A_ROW), state.excused),
-            (self.in_a_row.min(MAX_IN_A_ROW), self.unexcused),
+            (
+                state.phase,
+                state.open_until.map(left),
+                state.times_opened.min(2),
+            ),
+            (state.probing, state.checking, &state.last_calls),
+            (state.consecutive.min(MAX_CONSECUTIVE), state.exonerated),
+            (self.consecutive.min(MAX_CONSECUTIVE), self.unexonerated),
             (tickets.collect::<Vec<_>>(), checks.collect::<Vec<_>>()),
         );
         format!("{key:?}")
@@ -85,18 +90,21 @@ impl World {
             },
             Step::End(at, outcome) => {
                 let ticket = next.tickets.swap_remove(at);
+                let is_stale = ticket.generation != before.generation;
                 let check = state.record(ticket, outcome, now);
-                if ticket.generation != before.generation {
-                    assert!(state == before && check.is_none(), "a late end counted");
+                if is_stale {
+                    assert!(state == before && check.is_none(), "a stale result counted");
                 } else if closed && outcome != Outcome::Unknown {
                     let failed = outcome != Outcome::Success;
-                    next.in_a_row = if failed { self.in_a_row + 1 } else { 0 };
-                    next.unexcused = if failed { self.unexcused + 1 } else { 0 };
-                    let (opened, certain) =
-                        (state.phase == Phase::Open, next.in_a_row >= MAX_IN_A_ROW);
-                    assert!(!certain || opened, "twenty in a row are enough");
+                    next.consecutive = if failed { self.consecutive + 1 } else { 0 };
+                    next.unexonerated = if failed { self.unexonerated + 1 } else { 0 };
+                    let (opened, certain) = (
+                        state.phase == Phase::Open,
+                        next.consecutive >= MAX_CONSECUTIVE,
+                    );
+                    assert!(!certain || opened, "the maximum in a row did not open it");
                     assert!(!opened || certain || outcome == Outcome::Unreachable);
-                    let enough = next.unexcused >= state.settings.consecutive_failures;
+                    let enough = next.unexonerated >= state.settings.consecutive_failures;
                     assert!(!enough || opened || state.checking, "no health check");
                 } else if before.phase == Phase::HalfOpen {
                     let closed = state.phase == Phase::Closed;
@@ -106,10 +114,10 @@ impl World {
             }
             Step::EndCheck(at, outcome) => {
                 let check = next.checks.swap_remove(at);
-                let is_late = check.generation != before.generation;
-                let again = state.end_check(check, outcome, now);
-                if is_late {
-                    assert!(state == before && again.is_none(), "a late check counted");
+                let is_stale = check.generation != before.generation;
+                let again = state.record(check, outcome, now);
+                if is_stale {
+                    assert!(state == before && again.is_none(), "a stale check counted");
                 } else {
                     let phase = match outcome {
                         Outcome::Success => Phase::Closed,
@@ -119,7 +127,7 @@ impl World {
                     assert_eq!(state.phase, phase);
                     assert!(!before.is_forced());
                     if outcome == Outcome::Success {
-                        next.unexcused = 0;
+                        next.unexonerated = 0;
                     }
                 }
                 next.checks.extend(again);
@@ -128,8 +136,8 @@ impl World {
         if next.state.generation == before.generation {
             assert_eq!(next.state.phase, before.phase);
         } else {
-            (next.in_a_row, next.unexcused) = (0, 0);
-            // One late check is like many.
+            (next.consecutive, next.unexonerated) = (0, 0);
+            // One stale check is like many.
             next.checks.drain(..next.checks.len().saturating_sub(2));
         }
         next
@@ -139,7 +147,9 @@ impl World {
         let state = &self.state;
         let is_live = |generation| generation == state.generation;
         let tickets = self.tickets.iter();
-        let probes = tickets.filter(|t| t.probe && is_live(t.generation)).count();
+        let probes = tickets
+            .filter(|t| t.kind == Kind::Probe && is_live(t.generation))
+            .count();
         let checks = self.checks.iter().filter(|check| is_live(check.generation));
         let checks = checks.count();
         assert_eq!(usize::from(state.checking), checks);
@@ -150,10 +160,13 @@ impl World {
         // Dropped permits, dropped checks and time lead to a state that admits, and a success from there closes it.
         let mut state = state.clone();
         for ticket in &self.tickets {
-            assert_eq!(state.record(*ticket, Outcome::Unknown, self.now), None);
+            assert_eq!(
+                state.record(ticket.clone(), Outcome::Unknown, self.now),
+                None
+            );
         }
         for check in &self.checks {
-            state.end_check(check.clone(), Outcome::Unknown, self.now);
+            state.record(check.clone(), Outcome::Unknown, self.now);
         }
         let later = self.now + 2 * state.settings.max_open;
         if state.is_forced() {
@@ -167,7 +180,7 @@ impl World {
 }
 
 #[test]
-fn in_every_reachable_state_there_is_one_probe_and_one_check_at_most_and_a_way_out() {
+fn every_reachable_state_has_at_most_one_probe_and_one_check_and_can_close_again() {
     let settings = Settings {
         consecutive_failures: 2,
         last_calls: 4,
@@ -175,26 +188,26 @@ fn in_every_reachable_state_there_is_one_probe_and_one_check_at_most_and_a_way_o
         max_open: 4 * SECOND,
         ..Settings::default()
     };
-    let mut state = State::new(settings, 0.1);
-    state.max_in_a_row = MAX_IN_A_ROW;
+    let mut state = State::new(settings);
+    state.max_consecutive = MAX_CONSECUTIVE;
     let start = World {
         state,
         now: Instant::now(),
         tickets: Vec::new(),
         checks: Vec::new(),
-        in_a_row: 0,
-        unexcused: 0,
+        consecutive: 0,
+        unexonerated: 0,
     };
     let mut seen = HashSet::from([start.key()]);
-    let mut ahead = VecDeque::from([start]);
-    while let Some(world) = ahead.pop_front() {
+    let mut queue = VecDeque::from([start]);
+    while let Some(world) = queue.pop_front() {
         world.assert_invariants();
         for step in world.steps() {
             let next = world.step(step);
             if seen.insert(next.key()) {
-                ahead.push_back(next);
+                queue.push_back(next);
             }
         }
     }
-    assert!(seen.len() > 2_500, "{} states are not all", seen.len());
+    assert!(seen.len() > 2_500, "only {} states", seen.len());
 }

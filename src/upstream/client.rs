@@ -1,0 +1,127 @@
+//! The HTTP client of all upstreams. A request on a reused connection that the server closed before it answered is
+//! retried on a new one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::{Request, Response};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::connection::{self, Connector};
+use super::{UpstreamError, tls, unreadable};
+use crate::body::{self, Unread};
+
+type Client = legacy::Client<Connector<tls::Connector>, Full<Bytes>>;
+
+/// The client of all upstreams that trust the same certificate authorities; clones share its idle connections.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpClient {
+    /// Reuses connections; `None` where each request gets its own.
+    pub(super) pooled: Option<Client>,
+    /// Makes a connection for each request, and reads an answer of HTTP/1.0 as one of HTTP/1.1.
+    unpooled: Client,
+}
+
+impl HttpClient {
+    /// Trusts the authorities in `ca_file` (PEM) and no others, or without one, those that browsers trust.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
+        let mut http = HttpConnector::new();
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(Duration::from_secs(2)));
+        let inner = tls::connector(http, ca_file)?;
+        let connector = |http10_as_11| Connector {
+            inner: inner.clone(),
+            http10_as_11,
+        };
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder
+            .http1_max_buf_size(256 << 10)
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(64);
+        let pooled = Some(builder.build(connector(false)));
+        let unpooled = builder.pool_max_idle_per_host(0).build(connector(true));
+        Ok(Self { pooled, unpooled })
+    }
+
+    /// Sends a request and waits for the head of its answer, which must be a success.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        tls::check(request.uri()).map_err(|what| UpstreamError::Connect(what.to_owned()))?;
+        let mut response = None;
+        if let Some(pooled) = &self.pooled {
+            response = Self::dispatch(pooled, request.clone()).await?;
+        }
+        if response.is_none() {
+            let close = HeaderValue::from_static("close");
+            request.headers_mut().insert(CONNECTION, close);
+            response = Self::dispatch(&self.unpooled, request).await?;
+        }
+        match response {
+            Some(response) if response.status().is_success() => Ok(response),
+            Some(response) => Err(UpstreamError::Status(response.status().as_u16())),
+            None => Err(UpstreamError::Cut("closed before the request".to_owned())),
+        }
+    }
+
+    /// `None` where the connection closed before a byte of the answer, while it was idle or as soon as it was used again
+    /// (llama.cpp closes it after most streams).
+    async fn dispatch(
+        client: &Client,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Option<Response<Incoming>>, UpstreamError> {
+        let captured = capture_connection(&mut request);
+        tokio::select! {
+            biased;
+            result = client.request(request) => match result {
+                Ok(response) => Ok(Some(response)),
+                Err(error) if connection::is_stale(error.connect_info()) => Ok(None),
+                Err(error) if error.is_connect() => Err(UpstreamError::Connect(with_causes(&error))),
+                Err(error) => Err(UpstreamError::Cut(with_causes(&error))),
+            },
+            () = connection::lost(captured) => Ok(None),
+        }
+    }
+
+    /// Reads a whole answer of at most `max_bytes` within `deadline`; it must be a success.
+    pub(crate) async fn fetch(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Duration,
+        max_bytes: usize,
+    ) -> Result<Bytes, UpstreamError> {
+        let whole = async {
+            let body = self.send(request).await?.into_body();
+            body::read(body, max_bytes)
+                .await
+                .map_err(|unread| match unread {
+                    Unread::TooLong => unreadable(format_args!("more than {max_bytes} bytes")),
+                    Unread::Broken(error) => UpstreamError::Cut(error.to_string()),
+                })
+        };
+        let answer = tokio::time::timeout(deadline, whole).await;
+        answer.unwrap_or(Err(UpstreamError::Timeout("the whole answer")))
+    }
+}
+
+/// hyper's own message is only "client error (Connect)"; why is in its source.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,81 @@
+//! The wire format of R3MES nodes: `POST /chat` with one message, answered by the plain text of the model.
+
+use serde_json::json;
+
+use super::{InferenceRequest, Prompt};
+use crate::upstream::{UpstreamError, unreadable};
+
+pub(super) fn request_body(request: &InferenceRequest) -> Result<String, UpstreamError> {
+    let (Prompt::Message(text) | Prompt::Completion(_, Some(text))) = &request.prompt else {
+        return Err(unreadable("a text-only server cannot take this request"));
+    };
+    let mut body = json!({ "message": text });
+    if let Some(lora) = &request.lora {
+        body["lora_name"] = lora.as_str().into();
+    }
+    Ok(body.to_string())
+}
+
+/// Reads the text of a node, piece by piece as the node sent it.
+///
+/// A node whose inference fails has sent its 200 already. It sends the exception as one more piece of the text and ends the
+/// answer cleanly, so only the beginning of the piece shows it. A model that quotes such a line sends it as several pieces,
+/// or within one, and is not cut off; the first piece is put together, as no answer of a model begins so.
+#[derive(Debug)]
+pub(in crate::upstream) struct TextReader {
+    /// A character that was cut between two pieces.
+    incomplete: Vec<u8>,
+    /// The text so far, while it may become an error.
+    undecided: Option<Vec<u8>>,
+}
+
+impl Default for TextReader {
+    fn default() -> Self {
+        Self {
+            incomplete: Vec::new(),
+            undecided: Some(Vec::new()),
+        }
+    }
+}
+
+impl TextReader {
+    const ERROR: &[u8] = b"\n[Error: ";
+
+    /// The characters that a piece completes; invalid bytes become U+FFFD.
+    ///
+    /// # Errors
+    /// The piece is not text but an error message.
+    pub(in crate::upstream) fn push(&mut self, piece: &[u8]) -> Result<String, UpstreamError> {
+        let undecided = self.undecided.take();
+        let is_first = undecided.is_some();
+        let text = [&*undecided.unwrap_or_default(), piece].concat();
+        if text.starts_with(Self::ERROR) {
+            let error = String::from_utf8_lossy(&text);
+            let what = format!("an error inside the answer: {}", error.trim());
+            return Err(UpstreamError::Cut(what));
+        }
+        if is_first && Self::ERROR.starts_with(&text) {
+            self.undecided = Some(text);
+            return Ok(String::new());
+        }
+        self.incomplete.extend_from_slice(&text);
+        Ok(self.complete())
+    }
+
+    /// The rest of the text.
+    pub(in crate::upstream) fn end(&mut self) -> String {
+        self.incomplete
+            .extend(self.undecided.take().unwrap_or_default());
+        String::from_utf8_lossy(&std::mem::take(&mut self.incomplete)).into_owned()
+    }
+
+    fn complete(&mut self) -> String {
+        let last = self.incomplete.utf8_chunks().last();
+        let tail = last.map_or(&b""[..], |chunk| chunk.invalid());
+        let is_cut = std::str::from_utf8(tail).is_err_and(|error| error.error_len().is_none());
+        let cut = if is_cut { tail.len() } else { 0 };
+        let rest = self.incomplete.split_off(self.incomplete.len() - cut);
+        let text = std::mem::replace(&mut self.incomplete, rest);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
