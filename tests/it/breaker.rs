@@ -1,4 +1,4 @@
-//! The breaker of an inference server: what opens it, what a client's requests cannot do, and what the operator can.
+//! The breaker of an inference server: what opens it, what a client's requests cannot do to it, and what the operator can.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::support::{
 /// What fails of an inference server.
 #[derive(Clone, Copy)]
 enum Fails {
-    /// Requests that hold the word "odd": an image sent to a server that takes text only, a format it cannot keep.
+    /// Requests that hold the word "odd": an image sent to a server that takes text only, a format it does not support.
     Odd,
     /// Every chat.
     Chats,
@@ -265,7 +265,7 @@ async fn health_checks_leave_alone_what_the_operator_opened() {
 }
 
 #[tokio::test]
-async fn the_log_says_once_which_node_failed_how_often_and_that_its_health_check_passed() {
+async fn the_log_names_the_node_its_failures_and_the_passed_health_check_in_one_line() {
     let upstream = upstream("r3mes", Fails::Odd).await;
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
@@ -281,20 +281,20 @@ async fn the_log_says_once_which_node_failed_how_often_and_that_its_health_check
     for _ in 0..9 {
         admin.post("/chat", &odd).await.expect(502);
     }
-    let said = || {
+    let lines = || {
         let log = server.log().into_iter();
         log.filter(|line| line.contains("health check")).collect()
     };
-    let said: Vec<String> = eventually("the log says so", async || {
-        Some(said()).filter(|said: &Vec<String>| !said.is_empty())
+    let lines: Vec<String> = eventually("the health check is logged", async || {
+        Some(lines()).filter(|lines: &Vec<String>| !lines.is_empty())
     })
     .await;
     let wanted = "failures in a row, but the health check passed: it stays closed";
     assert!(
-        said.len() == 1 && said[0].contains("breaker node: "),
-        "{said:?}"
+        lines.len() == 1 && lines[0].contains("breaker node: "),
+        "{lines:?}"
     );
-    assert!(said[0].contains(wanted), "{said:?}");
+    assert!(lines[0].contains(wanted), "{lines:?}");
     assert_eq!(server.terminate(), Some(0));
 }
 
@@ -327,7 +327,7 @@ async fn after_a_failed_probe_the_health_check_decides() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_slow_to_the_first_text_of_every_call_is_given_a_rest() {
+async fn slow_calls_open_the_breaker_however_long_the_rest_of_the_answer_takes() {
     let (answers, held) = std::sync::mpsc::channel();
     let upstream = Upstream::inference(move |_| {
         let (scripted, frames) = Scripted::held();
@@ -413,7 +413,7 @@ async fn a_breaker_is_set_by_an_admin_by_its_name_and_to_what_there_is() {
         .await
         .refused(401, "missing_credentials");
     admin
-        .post("/admin/breakers/nobody", &open)
+        .post("/admin/breakers/unknown", &open)
         .await
         .refused(404, "not_found");
     for body in [
@@ -460,7 +460,7 @@ async fn the_command_line_lists_opens_and_resets_the_breakers_of_the_running_ser
     assert_eq!(breaker(&["reset", "node"]).0, 0);
     let health = server.admin().get("/health").await.expect(200);
     assert_eq!(health["breakers"][0]["state"], "CLOSED");
-    assert_eq!(breaker(&["open", "nobody"]).0, 3);
+    assert_eq!(breaker(&["open", "unknown"]).0, 3);
     assert_eq!(breaker(&["open", "no/body"]).0, 2);
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(breaker(&["list"]), (5, String::new()));

@@ -24,7 +24,7 @@ pub(crate) fn documented(seen: &Seen) -> Scripted {
     }
 }
 
-/// A chain that answers from CometBFT's examples until it is taken down.
+/// A chain that answers from CometBFT's examples until it is shut down.
 pub(crate) async fn mortal_chain() -> (Upstream, Arc<AtomicBool>) {
     let up = Arc::new(AtomicBool::new(true));
     let chain = {
@@ -101,7 +101,7 @@ async fn what_cometbft_documents_is_shown_in_our_words() {
             "limit": 20, "total": 1_276_718,
         })
     );
-    // No client header goes up, and a GET has no body.
+    // No client header is sent upstream, and a GET has no body.
     let seen = &chain.seen("/status")[0];
     assert!(!seen.headers.contains_key("x-request-id") && seen.body.is_empty());
 }
@@ -289,7 +289,7 @@ async fn a_chain_that_makes_no_blocks_is_halted_although_it_does_not_say_so() {
     block(false);
     server.clock.advance(Duration::from_secs(3));
     assert!(!halted().await);
-    // A chain that cannot be asked is down: whether it makes blocks, nobody knows.
+    // A chain that cannot be reached is down: whether it makes blocks is unknown.
     up.store(false, Ordering::SeqCst);
     server.clock.advance(Duration::from_secs(120));
     assert!(!halted().await);
@@ -364,7 +364,7 @@ async fn an_open_breaker_still_serves_the_last_answer() {
     caller.get("/blocks").await.refused(503, "circuit_open");
 }
 
-/// CometBFT's own status, grown to `bytes` by a field that nobody reads.
+/// CometBFT's own status, padded to `bytes` by a field that is ignored.
 fn status_of(bytes: usize) -> String {
     let mut status: Value = serde_json::from_slice(&fixture("cometbft-status.json")).unwrap();
     status["padding"] = json!("");
@@ -446,7 +446,7 @@ async fn what_is_no_answer_of_a_chain_is_refused_and_never_shown() {
             .await
             .refused(502, "upstream_bad_response");
     }
-    // And just small enough is taken: what was refused before was its size.
+    // And just small enough is accepted: what was refused before was its size.
     let fits = ask("/chain/status", Scripted::whole(200, status_of(1 << 20))).await;
     assert_eq!(fits.expect(200)["latest_block_height"], 1_262_196);
 }

@@ -160,7 +160,7 @@ async fn an_r3mes_node_is_asked_in_its_own_way() {
         bodies[1],
         json!({"message":"write a Function","lora_name":"coding"})
     );
-    // Nothing of the client's request goes up but the message.
+    // Nothing of the client's request is sent upstream but the message.
     let headers = &upstream.seen("/chat")[0].headers;
     assert!(!headers.contains_key("x-api-key") && !headers.contains_key("x-request-id"));
 }

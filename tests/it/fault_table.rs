@@ -81,11 +81,11 @@ the client leaves after the first      text    left                       1  CLO
 the client leaves after the first      events  left                       1  CLOSED
 the client reads nothing for too long  text    200 cut                    1  CLOSED
 the client reads nothing for too long  events  200 cut                    1  CLOSED
-told to stop before the first          text    503 shutting_down          0  -
-told to stop before the first          events  503 shutting_down          0  -
-told to stop before the first          whole   503 shutting_down          0  -
-told to stop after the first           text    200 cut                    1  -
-told to stop after the first           events  200 error event, cut       1  -
+shutdown before the first              text    503 shutting_down          0  -
+shutdown before the first              events  503 shutting_down          0  -
+shutdown before the first              whole   503 shutting_down          0  -
+shutdown after the first               text    200 cut                    1  -
+shutdown after the first               events  200 error event, cut       1  -
 the disk is full at reserve            text    503 storage_unavailable    0  CLOSED
 the disk is full at reserve            events  503 storage_unavailable    0  CLOSED
 the disk is full at reserve            whole   503 storage_unavailable    0  CLOSED
@@ -237,7 +237,7 @@ impl Row {
                 config.chat.idle_timeout = Duration::from_secs(1);
             }
             "the client leaves the queue" => config.chat.in_flight = 1,
-            "told to stop before the first" | "told to stop after the first" => {
+            "shutdown before the first" | "shutdown after the first" => {
                 config.limits.shutdown_grace = Duration::from_millis(50);
             }
             _ => {}
@@ -337,7 +337,7 @@ impl Row {
                 frames.reader_left().await;
                 saw(answer).await
             }
-            "told to stop before the first" => {
+            "shutdown before the first" => {
                 let asking = self.ask();
                 let frames = self.held.recv().await.unwrap();
                 let stopped = self.server.begin_shutdown();
@@ -346,7 +346,7 @@ impl Row {
                 drop(frames);
                 seen
             }
-            "told to stop after the first" => {
+            "shutdown after the first" => {
                 let asking = self.ask();
                 let frames = self.held.recv().await.unwrap();
                 frames.send(WORD);
@@ -378,7 +378,7 @@ impl Row {
         }
     }
 
-    /// The row as it stands in the table, and how long the upstream was kept after the client had its answer.
+    /// The row of the table, and how long the upstream's connection stayed open after the client had its answer.
     async fn run(mut self, state: &str) -> (String, Duration) {
         let seen = self.happen().await;
         let ended = Instant::now();
@@ -388,7 +388,7 @@ impl Row {
         .await;
         let left = ended.elapsed();
         let (fault, form) = (self.fault, self.form);
-        let breaker = if fault.starts_with("told to stop") {
+        let breaker = if fault.starts_with("shutdown") {
             "-".to_owned()
         } else {
             let unwritten = i64::from(matches!(

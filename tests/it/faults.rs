@@ -23,7 +23,7 @@ use crate::support::{
     config_with_rate, eventually, wallet,
 };
 
-/// What the log of a failing storage would say and no client may read.
+/// An internal text of a failing storage, which no client may read.
 const INTERNAL: &str = "disk I/O error in SELECT hash FROM api_keys";
 
 /// Which verbs fail, and how often from now on.
@@ -53,7 +53,7 @@ impl Faults {
         *self.1.lock().unwrap() = Some((clock.clone(), by));
     }
 
-    /// From now on the storage says this of itself.
+    /// From now on the storage reports these gauges.
     pub(crate) fn say(&self, gauges: StoreGauges) {
         *self.2.lock().unwrap() = Some(gauges);
     }
@@ -83,7 +83,7 @@ impl Faults {
     }
 }
 
-/// A storage that works until it is told to fail.
+/// A storage that works until it is made to fail.
 struct Faulty {
     store: SqliteStore,
     faults: Faults,
@@ -123,8 +123,8 @@ macro_rules! verbs {
             }
 
             fn gauges(&self) -> StoreGauges {
-                let said = *self.faults.2.lock().unwrap();
-                said.unwrap_or_else(|| self.store.gauges())
+                let gauges = *self.faults.2.lock().unwrap();
+                gauges.unwrap_or_else(|| self.store.gauges())
             }
 
             fn is_ready(&self) -> bool {
@@ -176,7 +176,7 @@ verbs! {
     totals(active_since: Timestamp) -> Totals;
 }
 
-/// A refusal that says when to try again and nothing of what is wrong.
+/// A refusal with a time to try again and no internals.
 #[track_caller]
 fn unavailable(answer: Answer) {
     let body = answer.refused(503, "storage_unavailable").to_string();
@@ -199,7 +199,7 @@ async fn a_key_that_could_not_be_looked_up_is_not_called_wrong() {
     unavailable(caller.post("/miner/stats", &json!({"hashrate": 1})).await);
     // Open where public reads are on, but a key was sent and could not be looked at.
     unavailable(caller.get("/network/stats").await);
-    // What nobody needs to look up is refused as ever.
+    // What needs no lookup is refused as always.
     let wrong = server.with_key("r3mes_nonsense");
     wrong.get("/auth/me").await.refused(401, "invalid_api_key");
     faults.mend();

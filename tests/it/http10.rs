@@ -208,13 +208,13 @@ async fn a_hosts_own_answer_ends_as_its_body_does() {
         ("HEAD", "1.0", None, Ok(())),
         ("GET", "1.1", Some("broken"), Ok(())),
     ] {
-        let (piece, taken) = mpsc::unbounded_channel();
+        let (piece, body) = mpsc::unbounded_channel();
         piece.send(Ok("part".into())).unwrap();
         if let Some(error) = last {
             piece.send(Err(error)).unwrap();
         }
         drop(piece);
-        bodies.lock().unwrap().push(taken);
+        bodies.lock().unwrap().push(body);
         let request =
             format!("{method} /own HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let (answer, ended) = read_to_end(send(&address, request).await).await;

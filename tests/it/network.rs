@@ -15,7 +15,7 @@ async fn ask(server: &TestServer) -> Answer {
     server.anybody().get("/network/stats").await
 }
 
-/// The figures of an answer that must come from where the test says.
+/// The figures of an answer, whose `X-Cache` must be `source`.
 #[track_caller]
 fn figures(answer: Answer, source: &str) -> [Value; 4] {
     assert_eq!(answer.header("x-cache"), source);
@@ -126,7 +126,7 @@ async fn what_changes_the_figures_drops_them_and_a_second_sample_does_not() {
         figures(ask(&server).await, "miss"),
         shown(0, 3, json!(4.999875))
     );
-    // An earning; told again it changes nothing.
+    // An earning; reported again it changes nothing.
     let body = json!({"wallet_address": W2, "earnings": 1, "source_id": "block-1"});
     admin.post("/miner/earnings", &body).await.expect(201);
     assert_eq!(
@@ -204,7 +204,7 @@ async fn an_answer_to_a_key_is_not_for_caches_on_the_way() {
             assert_eq!(answer.header("x-cache"), source);
             answer.expect(200);
         }
-        // The same figures, to nobody in particular.
+        // The same figures without a key.
         let answer = server.anybody().get(path).await;
         assert!(answer.header("cache-control").starts_with("public"));
         assert_eq!(answer.header("x-cache"), "hit");

@@ -57,10 +57,10 @@ async fn a_stream_comes_through_event_by_event_and_its_tokens_stand_in_the_ledge
 
     // Asked for by us, the usage is not for a client that did not.
     let (_, _, answer) = open(&caller, &asked(true)).await;
-    let told = whole(answer).await.unwrap();
+    let text = whole(answer).await.unwrap();
     assert!(
-        told.ends_with("data: [DONE]\n\n") && !told.contains("usage"),
-        "{told}"
+        text.ends_with("data: [DONE]\n\n") && !text.contains("usage"),
+        "{text}"
     );
     assert_eq!(server.balance(W1).await, credits(1));
     let noted = json!("prompt_tokens=9 completion_tokens=5");
@@ -221,7 +221,7 @@ async fn what_is_no_request_is_refused_by_name_before_any_money_moves() {
         .send(Method::POST, PATH, &other, asked(true).to_string())
         .await
         .refused(403, "forbidden");
-    // An admin says whose credits are spent.
+    // An admin names the wallet whose credits are spent.
     let named = [("x-wallet-address", W1)];
     server
         .admin()
@@ -370,12 +370,12 @@ async fn an_r3mes_node_is_told_in_openais_words_too() {
     let server = TestServer::start(config_with_inference("r3mes", &upstream)).await;
     let caller = server.payer(W1, 3).await;
     let (_, _, body) = open(&caller, &asked(true)).await;
-    let told = whole(body).await.unwrap();
+    let text = whole(body).await.unwrap();
     assert!(
-        told.contains("chat.completion.chunk") && told.contains("plain w\u{f6}rds"),
-        "{told}"
+        text.contains("chat.completion.chunk") && text.contains("plain w\u{f6}rds"),
+        "{text}"
     );
-    assert!(told.ends_with("data: [DONE]\n\n"), "{told}");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
     let answer = caller.post(PATH, &asked(false)).await.expect(200);
     assert_eq!(
         answer["choices"][0]["message"]["content"],
