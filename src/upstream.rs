@@ -78,12 +78,11 @@ impl UpstreamError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Open(_) | Self::Busy | Self::Refused(_) | Self::NoChat(_) => Outcome::Unknown,
-            Self::Status(..500) => Outcome::Unknown,
             Self::Connect(_) => Outcome::Unreachable,
-            Self::Status(_) | Self::Timeout(_) | Self::Unreadable(_) | Self::Cut(_) => {
-                Outcome::Failure
-            }
+            Self::Status(500..) | Self::Timeout(_) => Outcome::Failure,
+            Self::Unreadable(_) | Self::Cut(_) => Outcome::Failure,
+            Self::Open(_) | Self::Busy | Self::Refused(_) => Outcome::Unknown,
+            Self::Status(_) | Self::NoChat(_) => Outcome::Unknown,
         }
     }
 }

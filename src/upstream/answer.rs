@@ -43,7 +43,7 @@ pub(crate) struct CompletionMeta {
 pub(super) enum UpstreamFormat {
     Text(TextReader),
     Events(Parser),
-    Json(BytesMut),
+    Json,
 }
 
 /// An answer under way.
@@ -157,7 +157,6 @@ impl Relay {
     }
 
     fn read(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
-        let mut held = 0;
         match &mut self.upstream {
             UpstreamFormat::Text(text) => {
                 let text = text.push(data)?;
@@ -167,16 +166,11 @@ impl Relay {
                 parser.push(data);
                 self.read_events()?;
             }
-            UpstreamFormat::Json(whole) => {
-                whole.extend_from_slice(data);
-                held = whole.len();
-            }
-        }
-        if !self.has_content {
-            held += self.out.len();
+            UpstreamFormat::Json => self.out.extend_from_slice(data),
         }
         self.received += data.len();
-        if held > Answer::MAX_BYTES || self.received > Answer::MAX_STREAMED {
+        let is_endless = !self.has_content && self.out.len() > Answer::MAX_BYTES;
+        if is_endless || self.received > Answer::MAX_STREAMED {
             return Err(unreadable("an endless answer"));
         }
         Ok(())
@@ -199,8 +193,9 @@ impl Relay {
                     return Err(UpstreamError::Cut(what.to_owned()));
                 }
             }
-            UpstreamFormat::Json(whole) => {
-                let chunk = Chunk::parse(whole)?;
+            UpstreamFormat::Json => {
+                let whole = self.out.split();
+                let chunk = Chunk::parse(&whole)?;
                 self.has_content = chunk.has_content();
                 self.usage = chunk.usage();
                 self.out.extend_from_slice(whole.trim_ascii());
@@ -279,7 +274,7 @@ impl Relay {
                     true => json!({ "content": text }),
                     false => json!({ "role": "assistant", "content": text }),
                 };
-                let chunk = meta.chunk(delta, None);
+                let chunk = meta.completion("chat.completion.chunk", "delta", delta, None);
                 self.write_event(chunk.as_bytes());
                 self.has_content = true;
             }
@@ -289,13 +284,15 @@ impl Relay {
     fn write_text_end(&mut self) {
         match &self.format {
             ResponseFormat::Events { meta, .. } => {
-                let chunk = meta.chunk(json!({}), Some("stop"));
+                let stop = Some("stop");
+                let chunk = meta.completion("chat.completion.chunk", "delta", json!({}), stop);
                 self.write_event(chunk.as_bytes());
             }
             ResponseFormat::Whole { meta } if !self.out.is_empty() => {
-                let text = self.out.split();
-                let whole = meta.whole(&String::from_utf8_lossy(&text));
-                self.out.extend_from_slice(whole.as_bytes());
+                let text = String::from_utf8_lossy(&self.out);
+                let message = json!({ "role": "assistant", "content": text });
+                let whole = meta.completion("chat.completion", "message", message, Some("stop"));
+                self.out = whole.as_bytes().into();
                 self.has_content = true;
             }
             ResponseFormat::Text | ResponseFormat::Whole { .. } => {}
@@ -304,18 +301,8 @@ impl Relay {
 }
 
 impl CompletionMeta {
-    fn chunk(&self, delta: Value, finish: Option<&str>) -> String {
-        let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
-        self.object("chat.completion.chunk", choice)
-    }
-
-    fn whole(&self, text: &str) -> String {
-        let message = json!({ "role": "assistant", "content": text });
-        let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
-        self.object("chat.completion", choice)
-    }
-
-    fn object(&self, object: &str, choice: Value) -> String {
+    fn completion(&self, object: &str, part: &str, value: Value, finish: Option<&str>) -> String {
+        let choice = json!({ "index": 0, part: value, "finish_reason": finish });
         json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": [choice] })
             .to_string()
     }

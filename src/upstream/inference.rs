@@ -130,9 +130,7 @@ impl Node {
         };
         let format = match (self.config.kind, &request.format) {
             (InferenceKind::R3mes, _) => UpstreamFormat::Text(Default::default()),
-            (InferenceKind::OpenAi, ResponseFormat::Whole { .. }) => {
-                UpstreamFormat::Json(Default::default())
-            }
+            (InferenceKind::OpenAi, ResponseFormat::Whole { .. }) => UpstreamFormat::Json,
             (InferenceKind::OpenAi, _) => UpstreamFormat::Events(Default::default()),
         };
         let body = response.into_body();

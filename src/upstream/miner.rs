@@ -35,68 +35,64 @@ impl MinerPage {
     }
 }
 
-/// What a miner's page reports, as far as it is a sample.
-#[derive(Debug, PartialEq)]
+/// What a miner's page reports.
+#[derive(Debug)]
 pub(crate) struct Reading {
-    hashrate: Option<f64>,
-    unit: HashrateUnit,
-    gpu_temperature: Option<f64>,
-    uptime_seconds: Option<i64>,
-    accepted: Option<i64>,
-    rejected: Option<i64>,
-    loss: Option<f64>,
+    kind: MinerKind,
+    page: Value,
 }
 
 impl Reading {
     fn parse(kind: MinerKind, body: &[u8]) -> Result<Self, UpstreamError> {
         let page: Value = serde_json::from_slice(body).map_err(unreadable)?;
-        let number = |at: &str| page.pointer(at).and_then(Value::as_f64);
-        let count = |at: &str| page.pointer(at).and_then(Value::as_i64);
-        let reading = match kind {
-            // `GET /stats` of the R3MES miner engine.
-            MinerKind::R3mes if number("/hashrate").is_some() => Self {
-                hashrate: number("/hashrate"),
-                unit: HashrateUnit::GradientsPerHour,
-                gpu_temperature: number("/gpu_temp"),
-                uptime_seconds: count("/uptime_seconds"),
-                accepted: None,
-                rejected: None,
-                loss: number("/loss"),
-            },
-            // `GET /2/summary` of XMRig.
-            MinerKind::Xmrig if page.pointer("/hashrate/total").is_some_and(Value::is_array) => {
-                let accepted = count("/results/shares_good");
-                let total = count("/results/shares_total");
-                Self {
-                    // The mean over ten seconds; null until XMRig ran that long.
-                    hashrate: number("/hashrate/total/0"),
-                    unit: HashrateUnit::HashesPerSecond,
-                    gpu_temperature: None,
-                    uptime_seconds: count("/uptime"),
-                    accepted,
-                    rejected: total
-                        .zip(accepted)
-                        .map(|(all, good)| all.saturating_sub(good)),
-                    loss: None,
-                }
-            }
-            _ => return Err(unreadable("no hashrate")),
-        };
-        Ok(reading)
+        match page.pointer(Self::hashrate(kind)) {
+            Some(Value::Number(_) | Value::Null) => Ok(Self { kind, page }),
+            _ => Err(unreadable("no hashrate")),
+        }
+    }
+
+    /// XMRig's is the mean over ten seconds, and null until it ran that long.
+    const fn hashrate(kind: MinerKind) -> &'static str {
+        match kind {
+            MinerKind::R3mes => "/hashrate",
+            MinerKind::Xmrig => "/hashrate/total/0",
+        }
     }
 
     /// `None` while the miner reports no hashrate, or an impossible one.
     pub(crate) fn sample(&self, wallet: Wallet, worker: &str, now: Timestamp) -> Option<Sample> {
-        let sane = |number: &f64| (0.0..=MOST_FIGURE).contains(number);
-        let count = |number: &i64| (0..=MOST_COUNT).contains(number);
-        Some(Sample {
+        let number = |at: &str| {
+            let number = self.page.pointer(at)?.as_f64()?;
+            (0.0..=MOST_FIGURE).contains(&number).then_some(number)
+        };
+        let count = |at: &str| {
+            let count = self.page.pointer(at)?.as_i64()?;
+            (0..=MOST_COUNT).contains(&count).then_some(count)
+        };
+        let hashrate = number(Self::hashrate(self.kind))?;
+        let sample = |unit| Sample {
             worker: worker.to_owned(),
-            gpu_temperature: self.gpu_temperature.filter(sane),
-            uptime_seconds: self.uptime_seconds.filter(count),
-            accepted: self.accepted.filter(count),
-            rejected: self.rejected.filter(count),
-            loss: self.loss.filter(sane),
-            ..Sample::new(wallet, now, self.hashrate.filter(sane)?, self.unit)
+            ..Sample::new(wallet, now, hashrate, unit)
+        };
+        Some(match self.kind {
+            // `GET /stats` of the R3MES miner engine.
+            MinerKind::R3mes => Sample {
+                gpu_temperature: number("/gpu_temp"),
+                uptime_seconds: count("/uptime_seconds"),
+                loss: number("/loss"),
+                ..sample(HashrateUnit::GradientsPerHour)
+            },
+            // `GET /2/summary` of XMRig.
+            MinerKind::Xmrig => {
+                let accepted = count("/results/shares_good");
+                let all = count("/results/shares_total");
+                Sample {
+                    uptime_seconds: count("/uptime"),
+                    accepted,
+                    rejected: all.zip(accepted).map(|(all, good)| (all - good).max(0)),
+                    ..sample(HashrateUnit::HashesPerSecond)
+                }
+            }
         })
     }
 }
@@ -106,15 +102,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const WALLET: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
+
     #[test]
     fn the_page_of_the_r3mes_engine_is_read() {
         let page = br#"{"hashrate":42.5,"loss":0.83,"gpu_temp":67.0,"uptime_seconds":86412,"training_epoch":3}"#;
+        let wallet = Wallet::parse(WALLET).unwrap();
         let reading = Reading::parse(MinerKind::R3mes, page).unwrap();
+        let read = reading
+            .sample(wallet, "local", Timestamp::from_millis(0))
+            .unwrap();
         assert_eq!(
-            (reading.hashrate, reading.gpu_temperature, reading.loss),
-            (Some(42.5), Some(67.0), Some(0.83))
+            (
+                read.hashrate,
+                read.gpu_temperature,
+                read.loss,
+                read.uptime_seconds
+            ),
+            (42.5, Some(67.0), Some(0.83), Some(86_412))
         );
-        assert_eq!(reading.unit, HashrateUnit::GradientsPerHour);
+        assert_eq!(read.unit, HashrateUnit::GradientsPerHour);
     }
 
     #[test]
@@ -124,7 +131,7 @@ mod tests {
                 r#"{{"uptime":106,"results":{{"shares_good":3,"shares_total":5}},"hashrate":{{"total":[{total},null,null]}}}}"#
             )
         };
-        let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm").unwrap();
+        let wallet = Wallet::parse(WALLET).unwrap();
         let sample = |total| {
             let reading = Reading::parse(MinerKind::Xmrig, page(total).as_bytes()).unwrap();
             reading.sample(wallet, "local", Timestamp::from_millis(0))
@@ -141,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_page_makes_the_reader_panic(page in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_page_makes_the_parser_panic(page in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Reading::parse(MinerKind::R3mes, &page);
             let _ = Reading::parse(MinerKind::Xmrig, &page);
         }

@@ -24,7 +24,7 @@ fn whole() -> ResponseFormat {
 }
 
 fn json() -> UpstreamFormat {
-    UpstreamFormat::Json(BytesMut::new())
+    UpstreamFormat::Json
 }
 
 fn text() -> UpstreamFormat {

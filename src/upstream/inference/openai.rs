@@ -24,18 +24,10 @@ pub(super) fn request_body(request: &InferenceRequest, model: &str) -> String {
 
 /// The first model in an answer to `GET /v1/models`.
 pub(super) fn first_model(body: &[u8]) -> Result<String, UpstreamError> {
-    #[derive(Deserialize)]
-    struct Models {
-        data: Vec<Model>,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        id: String,
-    }
-    let models: Models = serde_json::from_slice(body).map_err(unreadable)?;
-    let first = models.data.into_iter().next();
+    let models: Value = serde_json::from_slice(body).map_err(unreadable)?;
+    let first = models.pointer("/data/0/id").and_then(Value::as_str);
     let first = first.ok_or_else(|| unreadable("/v1/models names no model"))?;
-    Ok(first.id)
+    Ok(first.to_owned())
 }
 
 /// The tokens of an answer, as its server counted them.
