@@ -100,10 +100,7 @@ impl Breaker {
     /// Its state now, and why.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status_of(&self.lock(), self.clock.instant())
-    }
-
-    fn status_of(&self, state: &State, now: Instant) -> Status {
+        let (state, now) = (self.lock(), self.clock.instant());
         let forced = state.is_forced();
         let wait = state.refusal(now).filter(|_| !forced);
         Status {
@@ -159,16 +156,16 @@ impl Breaker {
         let mut state = self.lock();
         let generation = state.generation;
         let result = change(&mut state, now);
-        let changed = state.generation != generation;
-        let status = changed.then(|| self.status_of(&state, now));
-        drop(state);
-        if let Some(status) = status {
-            let (name, reason) = (&self.name, status.reason.unwrap_or_default());
-            match (status.state, status.retry_after_seconds) {
+        if state.generation != generation {
+            let (name, reason) = (&self.name, state.reason.as_deref().unwrap_or_default());
+            match (state.phase, state.open_until) {
                 (Phase::Closed, _) => log::info!("breaker {name}: CLOSED"),
                 (Phase::HalfOpen, _) => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
-                (_, Some(wait)) => log::warn!("breaker {name}: OPEN for {wait} s: {reason}"),
-                (_, None) => log::warn!("breaker {name}: OPEN until reset: {reason}"),
+                (Phase::Open, None) => log::warn!("breaker {name}: OPEN until reset: {reason}"),
+                (Phase::Open, Some(until)) => {
+                    let wait = (until - now).as_secs();
+                    log::warn!("breaker {name}: OPEN for {wait} s: {reason}");
+                }
             }
         }
         result

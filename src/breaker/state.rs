@@ -151,23 +151,19 @@ impl State {
         if ticket.generation != self.generation {
             return None;
         }
-        let passed = outcome == Outcome::Success;
+        let failed = outcome != Outcome::Success;
         match ticket.kind {
             Kind::HealthCheck(reason) => return self.record_check(reason, outcome, now),
             _ if outcome == Outcome::Unknown => self.probing = false,
             Kind::Call => {
                 // The time to the first text of a success may be unknown; then it was not slow.
-                let first = ticket.answered.or((!passed).then_some(now));
+                let first = ticket.answered.or(failed.then_some(now));
                 let waited = first.map(|first| first - ticket.start);
                 let slow = self.settings.slow.is_some_and(|slow| waited > Some(slow));
-                let call = Call {
-                    failed: !passed,
-                    slow,
-                };
-                return self.count(call, outcome, now);
+                return self.count(Call { failed, slow }, outcome, now);
             }
             // However slow: a server that loads its model for the first call after a pause would never come back.
-            Kind::Probe if passed => self.reset(),
+            Kind::Probe if !failed => self.reset(),
             Kind::Probe => return self.trip("the probe failed".to_owned(), outcome, now),
         }
         None

@@ -113,9 +113,8 @@ impl Upstreams {
                 present: SetOnce::new_with(configured.then_some(())),
             })
         };
-        let usual = USUAL_NODES
-            .iter()
-            .filter(|_| config.discover && config.inference.is_empty());
+        let discovers_nodes = config.discover && config.inference.is_empty();
+        let usual = USUAL_NODES.iter().filter(|_| discovers_nodes);
         let usual = usual.map(|(name, kind, url)| (InferenceConfig::new(name, *kind, url), false));
         let configured = config.inference.iter().map(|node| (node.clone(), true));
         let node = |(mut node, configured): (InferenceConfig, bool)| {
@@ -135,33 +134,21 @@ impl Upstreams {
             let (slots, queue) = (config.chat.in_flight, config.chat.queue);
             Ok(Arc::new(Node::new(at, node, slots, queue)))
         };
-        let nodes = configured
-            .chain(usual)
-            .map(node)
-            .collect::<Result<_, String>>()?;
+        let nodes = configured.chain(usual).map(node);
         let optional = |name, url: &Option<String>, usual, ca_file: &Option<PathBuf>| {
             let address = url.as_deref().or(config.discover.then_some(usual));
             let at = address.map(|at| endpoint(name, at, ca_file.as_deref(), url.is_some()));
-            at.transpose()
-                .map_err(|what: String| format!("{name}.{what}"))
+            let at = at.transpose();
+            at.map_err(|what: String| format!("{name}.{what}"))
         };
-        let rpc = optional(
-            "chain",
-            &config.chain.rpc,
-            USUAL_CHAIN,
-            &config.chain.ca_file,
-        )?;
-        let page = optional(
-            "miner",
-            &config.miner.url,
-            USUAL_MINER,
-            &config.miner.ca_file,
-        )?;
-        let timeout = config.chain.timeout;
+        let (chain, miner) = (&config.chain, &config.miner);
+        let rpc = optional("chain", &chain.rpc, USUAL_CHAIN, &chain.ca_file)?;
+        let page = optional("miner", &miner.url, USUAL_MINER, &miner.ca_file)?;
+        let timeout = chain.timeout;
         Ok(Self {
-            nodes,
+            nodes: nodes.collect::<Result<_, String>>()?,
             chain: rpc.map(|at| Arc::new(Chain { at, timeout })),
-            miner: page.map(|at| Arc::new(MinerPage::new(at, config.miner.clone()))),
+            miner: page.map(|at| Arc::new(MinerPage::new(at, miner.clone()))),
         })
     }
 
