@@ -52,6 +52,7 @@ impl Node {
     const MAX_BYTES: usize = 1 << 20;
 
     pub(super) fn new(at: Endpoint, config: InferenceConfig, slots: usize, queue: usize) -> Self {
+        let [slots, queue] = [slots, queue].map(|permits| permits.min(Semaphore::MAX_PERMITS));
         Self {
             at,
             slots: Arc::new(Semaphore::new(slots)),

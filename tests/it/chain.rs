@@ -76,7 +76,7 @@ fn heights(answer: &Value) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn what_cometbft_documents_is_shown_in_our_words() {
+async fn cometbfts_documented_answers_are_shown_in_our_format() {
     let chain = Upstream::start(documented).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
@@ -107,7 +107,7 @@ async fn what_cometbft_documents_is_shown_in_our_words() {
 }
 
 #[tokio::test]
-async fn numbers_that_are_numbers_are_read_as_well() {
+async fn numbers_that_are_not_strings_are_read_too() {
     let chain = Upstream::start(|seen| {
         let number = |number: i64| json!(number);
         let result = match seen.path.as_str() {
@@ -189,7 +189,7 @@ async fn a_short_chain_has_the_blocks_it_has() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_two_seconds() {
+async fn an_answer_of_the_chain_is_cached_for_two_seconds() {
     let chain = Upstream::start(documented).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
@@ -208,7 +208,7 @@ async fn an_answer_is_kept_for_two_seconds() {
 }
 
 #[tokio::test]
-async fn while_the_chain_is_down_its_last_answer_is_served_for_an_hour_and_says_how_old_it_is() {
+async fn while_the_chain_is_down_its_last_answer_is_served_for_an_hour_with_its_age() {
     let (chain, up) = mortal_chain().await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
@@ -248,7 +248,7 @@ async fn while_the_chain_is_down_its_last_answer_is_served_for_an_hour_and_says_
 }
 
 #[tokio::test]
-async fn a_chain_that_makes_no_blocks_is_halted_although_it_does_not_say_so() {
+async fn a_chain_that_makes_no_blocks_is_halted_although_it_does_not_report_it() {
     let status: Value = serde_json::from_slice(&fixture("cometbft-status.json")).unwrap();
     let sync_info = Arc::new(Mutex::new((String::new(), false)));
     let up = Arc::new(AtomicBool::new(true));
@@ -319,7 +319,7 @@ async fn an_answer_that_only_grew_older_has_its_old_tag() {
 }
 
 #[tokio::test]
-async fn five_failures_open_the_chains_breaker_and_the_chain_is_left_alone() {
+async fn five_failures_open_the_chains_breaker_and_no_more_calls_are_made() {
     let chain = Upstream::start(|_| Scripted::whole(500, fixture("cometbft-error.json"))).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
@@ -374,7 +374,7 @@ fn status_of(bytes: usize) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_of_a_chain_is_refused_and_never_shown() {
+async fn an_invalid_answer_of_the_chain_is_refused_and_never_shown() {
     let scripts = Arc::new(Mutex::new(Vec::<Scripted>::new()));
     let chain = {
         let scripts = Arc::clone(&scripts);
@@ -502,7 +502,7 @@ async fn a_chain_that_never_answers_is_given_up() {
 }
 
 #[tokio::test]
-async fn without_a_chain_its_routes_say_so() {
+async fn without_a_chain_its_routes_are_disabled() {
     let server = TestServer::start(config()).await;
     for path in ["/chain/status", "/blocks", "/blocks?limit=5"] {
         let answer = server.anybody().get(path).await;
@@ -516,7 +516,7 @@ async fn without_a_chain_its_routes_say_so() {
 }
 
 #[tokio::test]
-async fn a_hundred_who_ask_at_once_are_one_call_to_the_chain() {
+async fn a_hundred_concurrent_requests_are_one_call_to_the_chain() {
     let (sender, mut asked) = mpsc::unbounded_channel();
     let chain = Upstream::start(move |_| {
         let (script, frames) = Scripted::held();
@@ -553,7 +553,7 @@ async fn a_hundred_who_ask_at_once_are_one_call_to_the_chain() {
 }
 
 #[tokio::test]
-async fn a_hundred_who_ask_a_broken_chain_at_once_are_five_calls_to_it() {
+async fn a_hundred_concurrent_requests_are_five_calls_to_a_broken_chain() {
     let chain = Upstream::start(|_| Scripted::whole(500, "{}")).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();

@@ -132,7 +132,7 @@ async fn an_upstream_whose_connection_breaks_cuts_the_answer_and_the_chat_is_pai
 }
 
 #[tokio::test]
-async fn an_r3mes_node_is_asked_in_its_own_way() {
+async fn an_r3mes_node_receives_requests_in_its_own_format() {
     let upstream = Upstream::start(|_| Scripted::whole(200, "plain words")).await;
     let mut config = config_with_inference("r3mes", &upstream);
     config.inference[0].adapters = vec!["general".to_owned(), "coding".to_owned()];
@@ -294,7 +294,7 @@ async fn a_thousand_chats_at_once_on_a_hundred_credits_are_paid_a_hundred_times(
 }
 
 #[tokio::test]
-async fn a_server_that_got_another_model_is_asked_for_that_whatever_it_calls_the_old_one() {
+async fn a_swapped_model_is_found_whatever_status_the_old_one_gets() {
     for status in [400, 404, 422] {
         let models = Arc::new(Mutex::new("tiny"));
         let upstream = {
@@ -334,8 +334,7 @@ async fn a_server_that_got_another_model_is_asked_for_that_whatever_it_calls_the
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_not_the_models_costs_the_server_one_look_at_its_models_and_no_second_request()
- {
+async fn a_refusal_for_another_reason_reads_the_models_once_and_is_not_retried() {
     let upstream = Upstream::inference(|_| Scripted::whole(400, "secret")).await;
     for model in ["", "tiny"] {
         let mut config = config_with_inference("openai", &upstream);
@@ -442,7 +441,7 @@ async fn a_stream_within_the_grace_ends_whole() {
 }
 
 #[tokio::test]
-async fn a_chat_that_waits_for_a_place_and_leaves_frees_it_and_a_full_queue_refuses() {
+async fn a_client_that_leaves_the_queue_frees_its_place_and_a_full_queue_refuses() {
     let (upstream, mut held) = held_inference().await;
     let mut config = config_with_inference("openai", &upstream);
     (config.chat.in_flight, config.chat.queue) = (1, 0);
@@ -465,7 +464,7 @@ async fn a_chat_that_waits_for_a_place_and_leaves_frees_it_and_a_full_queue_refu
 }
 
 #[tokio::test]
-async fn who_may_not_chat_and_what_is_no_chat_is_refused_before_any_money_moves() {
+async fn unauthorized_and_invalid_chats_are_refused_before_any_money_moves() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let mut config = config_with_inference("openai", &upstream);
     config.chat.max_message = 20;

@@ -469,7 +469,7 @@ async fn in_every_fault_the_client_sees_the_truth_and_pays_for_what_it_got() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_charged_what_was_settled_and_gives_back_the_rest() {
+async fn a_killed_server_charged_what_was_settled_and_refunds_the_rest() {
     let (upstream, mut held) = crate::chat::held_inference().await;
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");

@@ -186,7 +186,7 @@ fn unavailable(answer: Answer) {
 }
 
 #[tokio::test]
-async fn a_key_that_could_not_be_looked_up_is_not_called_wrong() {
+async fn a_failed_lookup_of_a_key_is_not_reported_as_an_invalid_key() {
     let faults = Faults::default();
     let server = faults.serve(config_with_rate(RateClass::Failures)).await;
     let caller = server.caller(W1, &["read", "miner"]).await;
@@ -210,7 +210,7 @@ async fn a_key_that_could_not_be_looked_up_is_not_called_wrong() {
 }
 
 #[tokio::test]
-async fn a_read_that_fails_is_not_a_nothing_found() {
+async fn a_failed_read_is_not_reported_as_not_found() {
     let faults = Faults::default();
     let server = faults.serve(config()).await;
     let admin = server.admin();
@@ -291,7 +291,7 @@ async fn a_write_that_fails_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_storage_that_takes_no_writes_is_not_ready_but_alive() {
+async fn a_storage_that_rejects_writes_is_alive_but_not_ready() {
     let faults = Faults::default();
     let server = faults.serve(config()).await;
     let caller = server.anybody();
@@ -332,7 +332,7 @@ async fn chat_with_faults(upstream: &Upstream) -> (Faults, TestServer, Caller) {
 }
 
 #[tokio::test]
-async fn a_chat_whose_price_cannot_be_taken_is_refused_before_anybody_is_asked() {
+async fn a_chat_that_cannot_be_charged_is_refused_before_a_model_is_called() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("reserve");
@@ -343,7 +343,7 @@ async fn a_chat_whose_price_cannot_be_taken_is_refused_before_anybody_is_asked()
 }
 
 #[tokio::test]
-async fn a_model_is_asked_while_the_price_is_being_written_and_in_vain_where_that_fails() {
+async fn a_model_is_called_while_the_price_is_being_written_and_cancelled_where_that_fails() {
     let (held, frames) = Scripted::held();
     let held = Mutex::new(Some(held));
     let upstream = Upstream::inference(move |_| held.lock().unwrap().take().unwrap()).await;
@@ -361,7 +361,7 @@ async fn a_model_is_asked_while_the_price_is_being_written_and_in_vain_where_tha
 }
 
 #[tokio::test]
-async fn what_a_model_says_while_the_price_is_being_written_is_kept_until_it_is() {
+async fn text_that_comes_while_the_price_is_being_written_is_held_until_it_is() {
     let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("commit");
@@ -382,7 +382,8 @@ async fn what_a_model_says_while_the_price_is_being_written_is_kept_until_it_is(
 }
 
 #[tokio::test]
-async fn who_leaves_while_the_price_is_being_written_cancels_the_model_at_once_and_pays_nothing() {
+async fn a_client_that_leaves_while_the_price_is_being_written_cancels_the_model_and_pays_nothing()
+{
     let (upstream, mut held) = held_inference().await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("commit");
@@ -442,7 +443,7 @@ async fn a_refund_that_could_not_be_written_is_written_in_the_end() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_settled_before_the_end_is_refunded_at_the_next_start() {
+async fn a_charge_not_settled_before_the_shutdown_is_refunded_at_the_next_start() {
     let upstream = Upstream::inference(|_| Scripted::words(&["a gift"])).await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("settle");

@@ -50,7 +50,7 @@ fn quiet(text: &str) -> Config {
 }
 
 #[tokio::test]
-async fn an_upstream_with_the_right_certificate_is_asked_and_shown_its_key_which_is_never_logged() {
+async fn an_upstream_with_the_right_certificate_receives_its_key_which_is_never_logged() {
     let log = captured_log();
     let folder = tempfile::tempdir().unwrap();
     let (ca, key) = (folder.path().join("ca.pem"), folder.path().join("node.key"));
@@ -118,7 +118,7 @@ async fn an_r3mes_node_over_tls_may_answer_http_1_0_with_chunks_too() {
 }
 
 #[tokio::test]
-async fn a_stranger_and_a_wrong_host_are_no_connection_and_hear_nothing() {
+async fn an_unknown_authority_and_a_wrong_host_get_no_connection_and_no_request() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, other) = (
         folder.path().join("ca.pem"),

@@ -35,7 +35,7 @@ fn shown(miners: u8, users: u8, credits: Value) -> [Value; 4] {
 }
 
 #[tokio::test]
-async fn the_networks_figures_are_exact_kept_and_known_again_by_their_tag() {
+async fn the_networks_figures_are_exact_cached_and_revalidated_by_their_etag() {
     let server = TestServer::start(config()).await;
     let answer = ask(&server).await;
     let now = server.clock.now().millis();
@@ -100,7 +100,7 @@ async fn the_networks_figures_are_exact_kept_and_known_again_by_their_tag() {
 }
 
 #[tokio::test]
-async fn what_changes_the_figures_drops_them_and_a_second_sample_does_not() {
+async fn changes_invalidate_the_figures_and_a_second_sample_does_not() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     assert_eq!(figures(ask(&server).await, "miss"), shown(0, 0, json!(0)));
@@ -194,7 +194,7 @@ async fn a_chats_charge_does_not_drop_the_figures() {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_key_is_not_for_caches_on_the_way() {
+async fn an_answer_to_a_key_is_not_stored_by_shared_caches() {
     let server = TestServer::start(config()).await;
     let caller = server.caller(W1, &["read"]).await;
     for path in ["/network/stats", "/leaderboard"] {
@@ -232,7 +232,7 @@ async fn the_height_is_the_chains_while_there_is_one() {
 }
 
 #[tokio::test]
-async fn a_height_that_nobody_told_is_asked_for_again_at_once() {
+async fn an_unknown_height_is_fetched_again_on_the_next_request() {
     let (chain, up) = mortal_chain().await;
     up.store(false, Ordering::SeqCst);
     let server = TestServer::start(config_with_chain(&chain)).await;

@@ -35,7 +35,7 @@ async fn notes(caller: &Caller) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_stream_comes_through_event_by_event_and_its_tokens_stand_in_the_ledger() {
+async fn a_stream_is_relayed_event_by_event_and_its_tokens_are_in_the_ledger() {
     let upstream =
         Upstream::inference(|_| Scripted::whole(200, fixture("openai-stream.sse"))).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
@@ -72,7 +72,7 @@ async fn a_stream_comes_through_event_by_event_and_its_tokens_stand_in_the_ledge
 }
 
 #[tokio::test]
-async fn a_completion_that_is_not_streamed_comes_through_whole() {
+async fn a_completion_that_is_not_streamed_is_relayed_whole() {
     let upstream = Upstream::inference(|_| Scripted::completion("hello")).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 1).await;
@@ -116,7 +116,7 @@ async fn an_idempotency_key_of_an_admin_is_for_the_wallet_that_pays() {
 }
 
 #[tokio::test]
-async fn an_answer_with_an_idempotency_key_is_paid_once_and_given_again() {
+async fn an_answer_with_an_idempotency_key_is_paid_once_and_replayed() {
     let answers = Arc::new(AtomicUsize::new(0));
     let (upstream, mut held) = {
         let (sender, held) = tokio::sync::mpsc::unbounded_channel();
@@ -181,7 +181,7 @@ async fn an_answer_with_an_idempotency_key_is_paid_once_and_given_again() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_by_name_before_any_money_moves() {
+async fn an_invalid_request_is_refused_by_name_before_any_money_moves() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 3).await;
@@ -278,7 +278,7 @@ async fn a_stream_that_breaks_off_ends_with_an_error_event_and_a_cut() {
 }
 
 #[tokio::test]
-async fn what_gives_no_content_costs_nothing_and_a_request_that_is_refused_is_the_clients() {
+async fn an_answer_without_content_is_free_and_a_refused_request_is_a_client_error() {
     let scripts = Arc::new(std::sync::Mutex::new(Vec::new()));
     let upstream = {
         let scripts = Arc::clone(&scripts);
@@ -365,7 +365,7 @@ async fn what_gives_no_content_costs_nothing_and_a_request_that_is_refused_is_th
 }
 
 #[tokio::test]
-async fn an_r3mes_node_is_told_in_openais_words_too() {
+async fn an_r3mes_nodes_text_is_written_in_openais_formats() {
     let upstream = Upstream::start(|_| Scripted::whole(200, "plain w\u{f6}rds")).await;
     let server = TestServer::start(config_with_inference("r3mes", &upstream)).await;
     let caller = server.payer(W1, 3).await;
@@ -422,7 +422,7 @@ async fn a_node_that_fails_before_its_first_content_is_followed_by_the_next() {
 }
 
 #[tokio::test]
-async fn the_least_busy_node_is_asked_first() {
+async fn the_least_busy_node_is_tried_first() {
     let (one, mut held_by_one) = held_inference().await;
     let (two, mut held_by_two) = held_inference().await;
     let server = TestServer::start(config_with_nodes("openai", &[one.url(), two.url()])).await;
