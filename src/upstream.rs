@@ -99,7 +99,7 @@ pub(crate) struct Endpoint {
     token: Option<HeaderValue>,
     client: HttpClient,
     breaker: Arc<Breaker>,
-    /// Set when it is configured or was found.
+    /// Set for good when it is configured or was found.
     present: SetOnce<()>,
 }
 
@@ -114,11 +114,6 @@ impl Endpoint {
 
     pub(crate) async fn wait_present(&self) {
         self.present.wait().await;
-    }
-
-    fn mark_present(&self) {
-        // It stays so.
-        let _ = self.present.set(());
     }
 
     /// A GET of a path below the address, or a POST of this JSON.

@@ -9,7 +9,6 @@ mod guard;
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -30,19 +29,17 @@ impl Completion {
     /// # Errors
     /// Not a JSON object, no messages, a member of ours of the wrong type, a member that is refused.
     pub(crate) fn parse(body: &str) -> Result<Self, InputError> {
-        fn read<T: DeserializeOwned>(
-            value: &RawValue,
-            error: &'static str,
-        ) -> Result<T, &'static str> {
-            serde_json::from_str(value.get()).map_err(|_| error)
-        }
         let fields = Fields::parse_open(body, "")?;
         guard::check(&fields)?;
         let model = fields.optional("model", |value| text(value).map(Cow::into_owned))?;
-        let stream = fields.optional("stream", |value| read(value, "must be true or false"))?;
-        let options =
-            fields.optional("stream_options", |value| read(value, "must be an object"))?;
-        let stream_options: Map<String, Value> = options.unwrap_or_default();
+        let stream = fields.optional("stream", |value| {
+            serde_json::from_str(value.get()).map_err(|_| "must be true or false")
+        })?;
+        let stream_options: Option<Map<String, Value>> = fields
+            .optional("stream_options", |value| {
+                serde_json::from_str(value.get()).map_err(|_| "must be an object")
+            })?;
+        let stream_options = stream_options.unwrap_or_default();
         let is_object = |item: &&RawValue| item.get().starts_with('{');
         fields.required("messages", |value| match items(value.get()) {
             Ok(Some(items)) if !items.is_empty() && items.iter().all(is_object) => Ok(()),

@@ -180,7 +180,7 @@ impl Upstreams {
                 let state = if at.is_present() {
                     "configured"
                 } else if let Ok(_) | Err(UpstreamError::NoChat(_)) = upstream.probe().await {
-                    at.mark_present();
+                    let _ = at.present.set(());
                     "found"
                 } else {
                     "not found, probed again every minute"

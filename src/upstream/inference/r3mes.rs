@@ -21,21 +21,12 @@ pub(super) fn request_body(request: &InferenceRequest) -> Result<String, Upstrea
 /// A node whose inference fails has sent its 200 already. It sends the exception as one more piece of the text and ends the
 /// answer cleanly, so only the beginning of the piece shows it. A model that quotes such a line sends it as several pieces,
 /// or within one, and is not cut off; the first piece is put together, as no answer of a model begins so.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::upstream) struct TextReader {
-    /// A character that was cut between two pieces.
-    incomplete: Vec<u8>,
-    /// The text so far, while it may become an error.
-    undecided: Option<Vec<u8>>,
-}
-
-impl Default for TextReader {
-    fn default() -> Self {
-        Self {
-            incomplete: Vec::new(),
-            undecided: Some(Vec::new()),
-        }
-    }
+    /// Not given out yet: a text that may become an error, or a character that was cut between two pieces.
+    held: Vec<u8>,
+    /// The text does not begin with an error.
+    is_text: bool,
 }
 
 impl TextReader {
@@ -46,36 +37,29 @@ impl TextReader {
     /// # Errors
     /// The piece is not text but an error message.
     pub(in crate::upstream) fn push(&mut self, piece: &[u8]) -> Result<String, UpstreamError> {
-        let undecided = self.undecided.take();
-        let is_first = undecided.is_some();
-        let text = [&*undecided.unwrap_or_default(), piece].concat();
-        if text.starts_with(Self::ERROR) {
-            let error = String::from_utf8_lossy(&text);
+        let start = if self.is_text { self.held.len() } else { 0 };
+        self.held.extend_from_slice(piece);
+        let piece = &self.held[start..];
+        if piece.starts_with(Self::ERROR) {
+            let error = String::from_utf8_lossy(piece);
             let what = format!("an error inside the answer: {}", error.trim());
             return Err(UpstreamError::Cut(what));
         }
-        if is_first && Self::ERROR.starts_with(&text) {
-            self.undecided = Some(text);
+        self.is_text |= !Self::ERROR.starts_with(piece);
+        if !self.is_text {
             return Ok(String::new());
         }
-        self.incomplete.extend_from_slice(&text);
-        Ok(self.complete())
+        let last = self.held.utf8_chunks().last();
+        let tail = last.map_or(&b""[..], |chunk| chunk.invalid());
+        let is_cut = std::str::from_utf8(tail).is_err_and(|error| error.error_len().is_none());
+        let cut = if is_cut { tail.len() } else { 0 };
+        let rest = self.held.split_off(self.held.len() - cut);
+        let text = std::mem::replace(&mut self.held, rest);
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// The rest of the text.
     pub(in crate::upstream) fn end(&mut self) -> String {
-        self.incomplete
-            .extend(self.undecided.take().unwrap_or_default());
-        String::from_utf8_lossy(&std::mem::take(&mut self.incomplete)).into_owned()
-    }
-
-    fn complete(&mut self) -> String {
-        let last = self.incomplete.utf8_chunks().last();
-        let tail = last.map_or(&b""[..], |chunk| chunk.invalid());
-        let is_cut = std::str::from_utf8(tail).is_err_and(|error| error.error_len().is_none());
-        let cut = if is_cut { tail.len() } else { 0 };
-        let rest = self.incomplete.split_off(self.incomplete.len() - cut);
-        let text = std::mem::replace(&mut self.incomplete, rest);
-        String::from_utf8_lossy(&text).into_owned()
+        String::from_utf8_lossy(&std::mem::take(&mut self.held)).into_owned()
     }
 }
