@@ -368,7 +368,14 @@ impl Row {
                 };
                 if self.fault == "it is cut after its first text" {
                     frames.cut();
-                    return saw(asking.await.unwrap()).await;
+                    let mut asking = asking;
+                    loop {
+                        tokio::select! {
+                            answer = &mut asking => return saw(answer.unwrap()).await,
+                            // The cut overtook the head on a reused connection, so the request was retried.
+                            Some(retried) = self.held.recv() => retried.cut(),
+                        }
+                    }
                 }
                 let seen = saw(asking.await.unwrap()).await;
                 frames.reader_left().await;
