@@ -16,7 +16,6 @@ use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token, tls};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, InferenceConfig, InferenceKind};
-use crate::model::Timestamp;
 
 const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
     ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
@@ -58,8 +57,6 @@ pub struct ProbeResult {
     pub configured: bool,
     /// What went wrong.
     pub answered: Result<(), UpstreamError>,
-    /// When the newest block was made, of a chain that is not catching up.
-    pub block_time: Option<Timestamp>,
 }
 
 #[derive(Clone)]
@@ -78,15 +75,12 @@ impl Upstream {
         }
     }
 
-    /// Whether it does what it should; of a chain that is not catching up, the time of its newest block.
-    async fn probe(&self) -> Result<Option<Timestamp>, UpstreamError> {
+    /// Whether it does what it should.
+    async fn probe(&self) -> Result<(), UpstreamError> {
         match self {
-            Self::Inference(node) => node.probe().await.map(|()| None),
-            Self::Miner(miner) => miner.fetch().await.map(|_| None),
-            Self::Chain(chain) => {
-                let status = chain.fetch_status().await?;
-                Ok((!status.catching_up).then_some(status.latest_block_time))
-            }
+            Self::Inference(node) => node.probe().await,
+            Self::Chain(chain) => chain.fetch_status().await.map(drop),
+            Self::Miner(miner) => miner.fetch().await.map(drop),
         }
     }
 }
@@ -179,7 +173,7 @@ impl Upstreams {
                 let (_, at) = upstream.parts();
                 let state = if at.is_present() {
                     "configured"
-                } else if let Ok(_) | Err(UpstreamError::NoChat(_)) = upstream.probe().await {
+                } else if let Ok(()) | Err(UpstreamError::NoChat(_)) = upstream.probe().await {
                     let _ = at.present.set(());
                     "found"
                 } else {
@@ -235,8 +229,7 @@ pub async fn probe_all(config: &Config) -> Result<Vec<ProbeResult>, String> {
                     name: at.breaker.name().to_owned(),
                     url: at.url.clone(),
                     configured: at.is_present(),
-                    block_time: probed.as_ref().ok().copied().flatten(),
-                    answered: probed.map(drop),
+                    answered: probed,
                 }
             })
         })
