@@ -85,14 +85,9 @@ impl Alerts {
     /// How many are firing, by severity.
     pub(crate) fn count(&self) -> [(&'static str, usize); 2] {
         let firing = self.lock().tracker.firing();
-        let count = |severity| {
-            let firing = firing.iter().filter(|alert| alert.severity == severity);
-            firing.count()
-        };
-        [
-            ("warning", count(Severity::Warning)),
-            ("critical", count(Severity::Critical)),
-        ]
+        let is_critical = |alert: &&Alert| alert.severity == Severity::Critical;
+        let critical = firing.iter().filter(is_critical).count();
+        [("warning", firing.len() - critical), ("critical", critical)]
     }
 
     /// Delivers messages to the webhook for ever; a failed one again after a second, then after longer and longer.

@@ -134,9 +134,8 @@ impl IncidentTracker {
                         incident.alert.resolved_at = Some(time);
                         changes.push(incident.alert.clone());
                         self.recent.push_front(incident.alert.clone());
-                        if incident.announced {
-                            self.ends.push_back(incident.alert.clone());
-                        }
+                        let end = incident.announced.then(|| incident.alert.clone());
+                        self.ends.extend(end);
                         return false;
                     }
                 }

@@ -43,6 +43,17 @@ pub struct ConfigError {
     pub message: String,
 }
 
+impl ConfigError {
+    pub(super) fn new(origin: Origin, key: &str, message: impl Into<String>) -> Self {
+        let (key, message) = (key.to_owned(), message.into());
+        Self {
+            origin,
+            key,
+            message,
+        }
+    }
+}
+
 fn prefix<T: fmt::Display + PartialEq>(value: &T, none: &T) -> String {
     match value == none {
         true => String::new(),

@@ -95,10 +95,9 @@ impl Loader {
                 column: line.chars().count() + 1,
             }
         };
-        let invalid = |error: toml::de::Error| ConfigError {
-            origin: at(error.span().unwrap_or_default()),
-            key: String::new(),
-            message: format!("invalid TOML: {}", error.message().replace('\n', ", ")),
+        let invalid = |error: toml::de::Error| {
+            let message = format!("invalid TOML: {}", error.message().replace('\n', ", "));
+            ConfigError::new(at(error.span().unwrap_or_default()), "", message)
         };
         let table = DeTable::parse(text).map_err(invalid)?;
         self.origins
@@ -121,12 +120,7 @@ impl Loader {
             .fold(String::new(), |key, name| join(&key, name));
         let origin = Origin::Named(origin.to_owned());
         let Some(text) = value.to_str() else {
-            let message = "must be UTF-8".to_owned();
-            return Err(ConfigError {
-                origin,
-                key,
-                message,
-            });
+            return Err(ConfigError::new(origin, &key, "must be UTF-8"));
         };
         self.origins.0.retain(|known, _| !is_inside(known, &key));
         self.origins.0.insert(key, origin);
@@ -139,11 +133,7 @@ impl Loader {
     /// # Errors
     /// The first setting, or combination of them, that is wrong.
     pub fn finish(self) -> Result<(Config, Origins), ConfigError> {
-        let error = |key: String, message| ConfigError {
-            origin: self.origins.nearest(&key),
-            key,
-            message,
-        };
+        let error = |key: &str, message| ConfigError::new(self.origins.nearest(key), key, message);
         let config = serde_path_to_error::deserialize::<_, Config>(Value::Table(self.table));
         let config = config.map_err(|found| {
             let mut key = String::new();
@@ -155,11 +145,11 @@ impl Loader {
                 }
             }
             let message = describe(found.inner().message(), &key);
-            error(key, message)
+            error(&key, message)
         })?;
         match config.validate() {
             Ok(()) => Ok((config, self.origins)),
-            Err(found) => Err(error(found.key, found.message)),
+            Err(found) => Err(error(&found.key, found.message)),
         }
     }
 }

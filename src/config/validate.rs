@@ -6,16 +6,11 @@ use std::time::Duration;
 
 use super::print::join;
 use super::{Config, ConfigError, Origin, Proxy};
-use crate::model::Retention;
 
 fn check(valid: bool, key: &str, message: &str) -> Result<(), ConfigError> {
     match valid {
         true => Ok(()),
-        false => Err(ConfigError {
-            origin: Origin::Default,
-            key: key.to_owned(),
-            message: message.to_owned(),
-        }),
+        false => Err(ConfigError::new(Origin::Default, key, message)),
     }
 }
 
@@ -45,14 +40,9 @@ impl Config {
                 check(false, &join(section, key), &message)?;
             }
         }
-        let Retention {
-            raw,
-            minutes,
-            hours,
-            days,
-        } = self.retention;
-        let rising = [raw, minutes, hours, days]
-            .map(|stored| stored.unwrap_or(Duration::MAX))
+        let stored = self.retention;
+        let rising = [stored.raw, stored.minutes, stored.hours, stored.days]
+            .map(|time| time.unwrap_or(Duration::MAX))
             .is_sorted();
         let message = "raw samples, minutes, hours and days must each be kept at least as long as the one before";
         check(rising, "retention", message)?;

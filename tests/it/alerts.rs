@@ -1,4 +1,4 @@
-//! Every alert: the real server is driven into it and out of it, and a webhook hears of each once.
+//! Every alert: the real server is driven into it and out of it, and a webhook receives each message once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -20,7 +20,7 @@ use crate::support::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A server whose alerts a webhook hears of, over a storage that does what the test says.
+/// A server with a webhook for its alerts, over a storage whose behaviour the test sets.
 struct Watched {
     server: TestServer,
     faults: Faults,
@@ -57,42 +57,42 @@ impl Watched {
             .collect()
     }
 
-    /// Lets a minute and a bit pass, looked at now and at its end.
+    /// Lets a minute and a bit pass, with an evaluation at its beginning and at its end.
     async fn a_minute_later(&self) -> Vec<String> {
         self.firing().await;
         self.server.clock.advance(MINUTE + Duration::from_secs(1));
         self.firing().await
     }
 
-    /// What the webhook heard of an alert, once it heard so much.
-    async fn heard(&self, name: &str, count: usize) -> Vec<Value> {
-        let heard = eventually("the webhook hears of it", async || {
-            let heard = self.heard_so_far(name);
-            (heard.len() >= count).then_some(heard)
+    /// The messages of an alert that the webhook received, as soon as there are so many.
+    async fn received(&self, name: &str, count: usize) -> Vec<Value> {
+        let received = eventually("the webhook receives it", async || {
+            let received = self.received_so_far(name);
+            (received.len() >= count).then_some(received)
         })
         .await;
-        assert_eq!(heard.len(), count, "{heard:?}");
-        heard
+        assert_eq!(received.len(), count, "{received:?}");
+        received
     }
 
-    fn heard_so_far(&self, name: &str) -> Vec<Value> {
+    fn received_so_far(&self, name: &str) -> Vec<Value> {
         let read = |seen: &Seen| serde_json::from_str::<Value>(&seen.body).unwrap();
         let seen = self.webhook.seen("/hook");
-        let heard = seen.iter().map(read);
-        heard.filter(|told| told["name"] == name).collect()
+        let received = seen.iter().map(read);
+        received.filter(|message| message["name"] == name).collect()
     }
 
-    /// The alert began and ended, each was told once, and nothing else.
-    async fn assert_told_each_way(&self, name: &str, severity: &str) {
-        let heard = self.heard(name, 2).await;
-        let told = |field: &str| [heard[0][field].clone(), heard[1][field].clone()];
-        assert_eq!(told("status"), ["firing", "resolved"]);
-        assert_eq!(told("severity"), [severity, severity]);
-        assert_eq!(heard[0]["since"], heard[1]["since"]);
-        for told in &heard {
-            assert!(told["summary"].as_str().unwrap().len() > 10, "{told}");
+    /// The alert began and ended, each with one message, and nothing else was sent.
+    async fn assert_fired_and_resolved(&self, name: &str, severity: &str) {
+        let received = self.received(name, 2).await;
+        let both = |field: &str| [received[0][field].clone(), received[1][field].clone()];
+        assert_eq!(both("status"), ["firing", "resolved"]);
+        assert_eq!(both("severity"), [severity, severity]);
+        assert_eq!(received[0]["since"], received[1]["since"]);
+        for message in &received {
+            assert!(message["summary"].as_str().unwrap().len() > 10, "{message}");
             assert_eq!(
-                told["node"].as_str().unwrap().split(':').next(),
+                message["node"].as_str().unwrap().split(':').next(),
                 Some("127.0.0.1")
             );
         }
@@ -106,7 +106,7 @@ impl Watched {
 }
 
 #[tokio::test]
-async fn answers_that_take_long_are_told_of_and_chats_do_not_count() {
+async fn slow_answers_fire_an_alert_and_chats_do_not_count() {
     let watched = Watched::start(config()).await;
     let clock = watched.server.clock.clone();
     let admin = watched.server.admin();
@@ -133,12 +133,12 @@ async fn answers_that_take_long_are_told_of_and_chats_do_not_count() {
     clock.advance(6 * MINUTE);
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
     watched
-        .assert_told_each_way("response_time", "WARNING")
+        .assert_fired_and_resolved("response_time", "WARNING")
         .await;
 }
 
 #[tokio::test]
-async fn a_client_that_is_slow_to_send_its_body_is_no_slow_answer() {
+async fn a_slow_request_body_does_not_count_as_a_slow_answer() {
     let watched = Watched::start(config()).await;
     watched.firing().await;
     let key = watched.server.admin().key().to_owned();
@@ -155,10 +155,10 @@ async fn a_client_that_is_slow_to_send_its_body_is_no_slow_answer() {
         body.len()
     );
     client.write_all(head.as_bytes()).await.unwrap();
-    // That is said when the body is waited for.
-    let mut said = [0; 25];
-    client.read_exact(&mut said).await.unwrap();
-    assert!(said.starts_with(b"HTTP/1.1 100"));
+    // Sent when the server waits for the body.
+    let mut interim = [0; 25];
+    client.read_exact(&mut interim).await.unwrap();
+    assert!(interim.starts_with(b"HTTP/1.1 100"));
     watched.server.clock.advance(Duration::from_secs(20));
     client.write_all(body.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -168,7 +168,7 @@ async fn a_client_that_is_slow_to_send_its_body_is_no_slow_answer() {
 }
 
 #[tokio::test]
-async fn chats_that_wait_for_this_server_and_not_for_their_model_are_told_of() {
+async fn chats_that_wait_for_this_server_and_not_for_their_model_fire_an_alert() {
     let upstream = Upstream::inference(|_| Scripted::words(&["hello"])).await;
     let watched = Watched::start(config_with_inference("openai", &upstream)).await;
     let clock = watched.server.clock.clone();
@@ -184,12 +184,12 @@ async fn chats_that_wait_for_this_server_and_not_for_their_model_are_told_of() {
     clock.advance(6 * MINUTE);
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
     watched
-        .assert_told_each_way("gateway_overhead", "WARNING")
+        .assert_fired_and_resolved("gateway_overhead", "WARNING")
         .await;
 }
 
 #[tokio::test]
-async fn a_share_of_errors_of_ours_is_told_of_and_the_clients_mistakes_are_not() {
+async fn a_share_of_server_errors_fires_an_alert_and_client_errors_do_not() {
     let watched = Watched::start(config()).await;
     let (clock, admin) = (watched.server.clock.clone(), watched.server.admin());
     watched.firing().await;
@@ -208,12 +208,14 @@ async fn a_share_of_errors_of_ours_is_told_of_and_the_clients_mistakes_are_not()
     watched.firing().await;
     clock.advance(6 * MINUTE);
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
-    watched.assert_told_each_way("error_rate", "CRITICAL").await;
+    watched
+        .assert_fired_and_resolved("error_rate", "CRITICAL")
+        .await;
 }
 
 #[tokio::test]
-async fn a_storage_that_runs_out_of_something_is_told_of() {
-    let well = StoreGauges {
+async fn a_storage_that_runs_out_of_something_fires_an_alert() {
+    let healthy = StoreGauges {
         queue_capacity: 4096,
         pool_size: 4,
         file_bytes: 1 << 20,
@@ -226,7 +228,7 @@ async fn a_storage_that_runs_out_of_something_is_told_of() {
             "WARNING",
             StoreGauges {
                 pool_in_use: 4,
-                ..well
+                ..healthy
             },
         ),
         (
@@ -234,7 +236,7 @@ async fn a_storage_that_runs_out_of_something_is_told_of() {
             "CRITICAL",
             StoreGauges {
                 disk_free_bytes: Some(100 << 20),
-                ..well
+                ..healthy
             },
         ),
         (
@@ -242,7 +244,7 @@ async fn a_storage_that_runs_out_of_something_is_told_of() {
             "WARNING",
             StoreGauges {
                 wal_bytes: 300 << 20,
-                ..well
+                ..healthy
             },
         ),
     ];
@@ -250,26 +252,26 @@ async fn a_storage_that_runs_out_of_something_is_told_of() {
         let watched = Watched::start(config()).await;
         watched.faults.say(bad);
         assert_eq!(watched.a_minute_later().await, [name]);
-        watched.faults.say(well);
+        watched.faults.say(healthy);
         assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
-        watched.assert_told_each_way(name, severity).await;
+        watched.assert_fired_and_resolved(name, severity).await;
     }
 }
 
 #[tokio::test]
-async fn a_storage_that_takes_no_writes_is_told_of() {
+async fn a_storage_that_rejects_writes_fires_an_alert() {
     let watched = Watched::start(config()).await;
     watched.faults.fail("is_ready");
     assert_eq!(watched.a_minute_later().await, ["storage_unavailable"]);
     watched.faults.mend();
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
     watched
-        .assert_told_each_way("storage_unavailable", "CRITICAL")
+        .assert_fired_and_resolved("storage_unavailable", "CRITICAL")
         .await;
 }
 
 #[tokio::test]
-async fn a_ledger_that_does_not_add_up_is_told_of_at_once() {
+async fn a_ledger_that_does_not_add_up_fires_an_alert_at_once() {
     let watched = Watched::start(config()).await;
     watched.server.payer(W1, 5).await;
     let tamper = |by: i64| {
@@ -288,12 +290,12 @@ async fn a_ledger_that_does_not_add_up_is_told_of_at_once() {
     tamper(-1);
     assert_eq!(verify().await, Vec::<String>::new());
     watched
-        .assert_told_each_way("ledger_mismatch", "CRITICAL")
+        .assert_fired_and_resolved("ledger_mismatch", "CRITICAL")
         .await;
 }
 
 #[tokio::test]
-async fn copies_that_are_not_made_are_told_of() {
+async fn missed_backups_fire_an_alert() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("not there yet");
     let mut config = config();
@@ -319,11 +321,13 @@ async fn copies_that_are_not_made_are_told_of() {
     })
     .await;
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
-    watched.assert_told_each_way("backup_age", "WARNING").await;
+    watched
+        .assert_fired_and_resolved("backup_age", "WARNING")
+        .await;
 }
 
 #[tokio::test]
-async fn a_breaker_that_is_not_closed_is_told_of_at_once_by_its_name() {
+async fn a_breaker_that_is_not_closed_fires_an_alert_at_once_by_its_name() {
     let mut config = config();
     config.chain.rpc = Some(Upstream::dead().await);
     let watched = Watched::start(config).await;
@@ -340,25 +344,25 @@ async fn a_breaker_that_is_not_closed_is_told_of_at_once_by_its_name() {
         .expect(200);
     assert_eq!(watched.firing().await, Vec::<String>::new());
     watched
-        .assert_told_each_way("breaker_open", "CRITICAL")
+        .assert_fired_and_resolved("breaker_open", "CRITICAL")
         .await;
     assert_eq!(
-        watched.heard("breaker_open", 2).await[0]["subject"],
+        watched.received("breaker_open", 2).await[0]["subject"],
         "chain"
     );
-    // Opened again at once: who was told a moment ago is not told again so soon.
+    // Opened again at once: the next beginning is not sent so soon after the last message.
     let open = json!({ "state": "open" });
     admin.post("/admin/breakers/chain", &open).await.expect(200);
     assert_eq!(watched.firing().await, ["breaker_open"]);
-    assert_eq!(watched.heard_so_far("breaker_open").len(), 2);
+    assert_eq!(watched.received_so_far("breaker_open").len(), 2);
     watched.server.clock.advance(2 * MINUTE);
     watched.firing().await;
-    watched.heard("breaker_open", 3).await;
+    watched.received("breaker_open", 3).await;
 }
 
 #[tokio::test]
-async fn a_chain_that_makes_no_blocks_is_told_of() {
-    // The fixture's newest block is of another year; a height alone tells nothing.
+async fn a_chain_that_makes_no_blocks_fires_an_alert() {
+    // The fixture's newest block is of another year; a height alone proves nothing.
     let halted = Arc::new(AtomicBool::new(true));
     let chain = {
         let halted = Arc::clone(&halted);
@@ -377,7 +381,7 @@ async fn a_chain_that_makes_no_blocks_is_told_of() {
     let mut config = config();
     config.chain.rpc = Some(chain.url());
     let watched = Watched::start(config).await;
-    let look = async || {
+    let evaluate = async || {
         watched
             .server
             .anybody()
@@ -386,16 +390,16 @@ async fn a_chain_that_makes_no_blocks_is_told_of() {
             .expect(200);
         watched.firing().await
     };
-    assert_eq!(look().await, ["chain_halted"]);
+    assert_eq!(evaluate().await, ["chain_halted"]);
     halted.store(false, Ordering::SeqCst);
     watched.server.clock.advance(Duration::from_secs(5));
-    assert_eq!(look().await, Vec::<String>::new());
+    assert_eq!(evaluate().await, Vec::<String>::new());
     watched
-        .assert_told_each_way("chain_halted", "CRITICAL")
+        .assert_fired_and_resolved("chain_halted", "CRITICAL")
         .await;
 }
 
-/// A server that watches the miner of a wallet.
+/// A server with the wallet of a miner.
 async fn with_miner() -> Watched {
     let mut config = config();
     config.miner.wallet = Some(wallet(W1));
@@ -403,8 +407,8 @@ async fn with_miner() -> Watched {
 }
 
 impl Watched {
-    /// The miner tells this every minute from now on, for so long; what is firing at the end.
-    async fn tells(&self, minutes: u32, body: impl Fn(u32) -> Value) -> Vec<String> {
+    /// The miner sends a sample every minute, for so long; what is firing at the end.
+    async fn samples(&self, minutes: u32, body: impl Fn(u32) -> Value) -> Vec<String> {
         for minute in 0..minutes {
             self.server.clock.advance(MINUTE);
             let mut sample = body(minute);
@@ -418,68 +422,70 @@ impl Watched {
 }
 
 #[tokio::test]
-async fn a_miner_that_falls_silent_is_told_of_and_what_it_said_last_is_no_alert() {
+async fn a_silent_miner_fires_an_alert_and_its_last_sample_none() {
     let watched = with_miner().await;
     let hot = |_| json!({ "hashrate": 40, "gpu_temperature": 99 });
-    assert_eq!(watched.tells(3, hot).await, ["temperature"]);
+    assert_eq!(watched.samples(3, hot).await, ["temperature"]);
     watched.server.clock.advance(6 * MINUTE);
     assert_eq!(watched.a_minute_later().await, ["miner_silent"]);
     let cool = |_| json!({ "hashrate": 40, "gpu_temperature": 60 });
-    assert_eq!(watched.tells(3, cool).await, Vec::<String>::new());
+    assert_eq!(watched.samples(3, cool).await, Vec::<String>::new());
     watched
-        .assert_told_each_way("miner_silent", "CRITICAL")
+        .assert_fired_and_resolved("miner_silent", "CRITICAL")
         .await;
-    watched.assert_told_each_way("temperature", "WARNING").await;
+    watched
+        .assert_fired_and_resolved("temperature", "WARNING")
+        .await;
 }
 
 #[tokio::test]
-async fn a_miner_whose_shares_nobody_takes_is_told_of() {
+async fn a_miner_whose_shares_the_pool_does_not_accept_fires_an_alert() {
     let watched = with_miner().await;
     let flat = |_| json!({ "hashrate": 40, "accepted": 100 });
-    assert_eq!(watched.tells(10, flat).await, Vec::<String>::new());
-    assert_eq!(watched.tells(8, flat).await, ["shares_flat"]);
+    assert_eq!(watched.samples(10, flat).await, Vec::<String>::new());
+    assert_eq!(watched.samples(8, flat).await, ["shares_flat"]);
     let again = |minute| json!({ "hashrate": 40, "accepted": 101 + minute });
-    assert_eq!(watched.tells(3, again).await, Vec::<String>::new());
+    assert_eq!(watched.samples(3, again).await, Vec::<String>::new());
     watched
-        .assert_told_each_way("shares_flat", "CRITICAL")
+        .assert_fired_and_resolved("shares_flat", "CRITICAL")
         .await;
 }
 
 #[tokio::test]
-async fn a_hashrate_far_below_its_own_day_is_told_of() {
+async fn a_hashrate_far_below_its_own_day_fires_an_alert() {
     let watched = with_miner().await;
     watched.server.wait_for_noon();
     let rate = |rate: u32| move |_| json!({ "hashrate": rate });
-    assert_eq!(watched.tells(180, rate(100)).await, Vec::<String>::new());
-    assert_eq!(watched.tells(20, rate(10)).await, ["hashrate_low"]);
-    assert_eq!(watched.tells(20, rate(100)).await, Vec::<String>::new());
+    assert_eq!(watched.samples(180, rate(100)).await, Vec::<String>::new());
+    assert_eq!(watched.samples(20, rate(10)).await, ["hashrate_low"]);
+    assert_eq!(watched.samples(20, rate(100)).await, Vec::<String>::new());
     watched
-        .assert_told_each_way("hashrate_low", "WARNING")
+        .assert_fired_and_resolved("hashrate_low", "WARNING")
         .await;
 }
 
 #[tokio::test]
-async fn earnings_that_stop_are_told_of() {
+async fn earnings_that_stop_fire_an_alert() {
     let watched = with_miner().await;
-    let well = |_| json!({ "hashrate": 40 });
+    let healthy = |_| json!({ "hashrate": 40 });
     let earn = async |source: &str| {
         let earning = json!({ "wallet_address": W1, "earnings": 1, "source_id": source });
         let admin = watched.server.admin();
         admin.post("/miner/earnings", &earning).await.expect(201);
     };
     earn("a").await;
-    assert_eq!(watched.tells(3, well).await, Vec::<String>::new());
+    assert_eq!(watched.samples(3, healthy).await, Vec::<String>::new());
     watched.server.clock.advance(25 * 60 * MINUTE);
-    assert_eq!(watched.tells(3, well).await, ["earnings_stopped"]);
+    assert_eq!(watched.samples(3, healthy).await, ["earnings_stopped"]);
     earn("b").await;
-    assert_eq!(watched.tells(3, well).await, Vec::<String>::new());
+    assert_eq!(watched.samples(3, healthy).await, Vec::<String>::new());
     watched
-        .assert_told_each_way("earnings_stopped", "WARNING")
+        .assert_fired_and_resolved("earnings_stopped", "WARNING")
         .await;
 }
 
 #[tokio::test]
-async fn a_webhook_that_fails_hears_later_and_no_request_waits_for_it() {
+async fn a_failed_webhook_delivery_is_retried_and_no_request_waits_for_it() {
     let status = Arc::new(AtomicU16::new(500));
     let webhook = {
         let status = Arc::clone(&status);
@@ -514,14 +520,18 @@ async fn a_webhook_that_fails_hears_later_and_no_request_waits_for_it() {
             (seen.len() >= 2).then_some(seen)
         })
         .await;
-        let told = &seen[1];
+        let second = &seen[1];
         let text = match kind {
-            WebhookKind::Slack => read(told)["text"].as_str().unwrap().to_owned(),
-            WebhookKind::Discord => read(told)["content"].as_str().unwrap().to_owned(),
+            WebhookKind::Slack => read(second)["text"].as_str().unwrap().to_owned(),
+            WebhookKind::Discord => read(second)["content"].as_str().unwrap().to_owned(),
             WebhookKind::Ntfy | WebhookKind::Json => {
-                assert_eq!(told.headers["priority"], "5");
-                assert_eq!(told.headers["tags"], "warning");
-                format!("{} {}", told.headers["title"].to_str().unwrap(), told.body)
+                assert_eq!(second.headers["priority"], "5");
+                assert_eq!(second.headers["tags"], "warning");
+                format!(
+                    "{} {}",
+                    second.headers["title"].to_str().unwrap(),
+                    second.body
+                )
             }
         };
         assert!(text.contains("breaker_open chain firing"), "{text}");

@@ -1,4 +1,4 @@
-//! What the real binary tells a service manager, which is a datagram socket of the test's own.
+//! What the real binary sends to a service manager, which is a datagram socket of the test's own.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -32,22 +32,22 @@ impl Manager {
     }
 
     /// The next message.
-    fn hear(&self) -> String {
+    fn receive(&self) -> String {
         let mut message = [0; 4096];
-        let length = self.socket.recv(&mut message).expect("nothing was told");
+        let length = self.socket.recv(&mut message).expect("no message came");
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
     /// The next one that holds this.
-    fn hear_of(&self, what: &str) -> String {
+    fn receive_until(&self, what: &str) -> String {
         let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
-            let message = self.hear();
+            let message = self.receive();
             if message.contains(what) {
                 return message;
             }
         }
-        panic!("{what} was not told");
+        panic!("no message with {what} came");
     }
 
     fn signal(&self, signal: Signal) {
@@ -73,12 +73,12 @@ fn serve(folder: &Path) -> Command {
 const SOON: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn the_manager_hears_when_it_serves_that_it_is_well_and_that_it_stops() {
+async fn the_manager_is_notified_of_ready_watchdog_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let name = folder.path().join("notify");
     let socket = UnixDatagram::bind(&name).unwrap();
     let mut manager = Manager::start(socket, name.to_str().unwrap(), SOON, serve(folder.path()));
-    let ready = manager.hear();
+    let ready = manager.receive();
     let (first, status) = ready.split_once('\n').unwrap();
     assert_eq!(first, "READY=1");
     assert!(status.starts_with("STATUS=r3mes-edge "), "{status}");
@@ -86,35 +86,39 @@ async fn the_manager_hears_when_it_serves_that_it_is_well_and_that_it_stops() {
     let (_, address) = status.rsplit_once(" on ").unwrap();
     Caller::new(address, None).get("/readyz").await.expect(200);
     for _ in 0..3 {
-        assert!(manager.hear().starts_with("WATCHDOG=1\nSTATUS=r3mes-edge "));
+        assert!(
+            manager
+                .receive()
+                .starts_with("WATCHDOG=1\nSTATUS=r3mes-edge ")
+        );
     }
     manager.signal(Signal::TERM);
-    manager.hear_of("STOPPING=1\n");
+    manager.receive_until("STOPPING=1\n");
     assert_eq!(manager.server.wait().unwrap().code(), Some(0));
 }
 
 #[test]
-fn a_server_that_does_not_run_is_not_well() {
+fn a_stopped_process_sends_no_watchdog() {
     let folder = tempfile::tempdir().unwrap();
     // systemd's sockets had abstract names once, and may have.
     let name = format!("r3mes-edge-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let socket = UnixDatagram::bind_addr(&address).unwrap();
     let manager = Manager::start(socket, &format!("@{name}"), SOON, serve(folder.path()));
-    manager.hear_of("WATCHDOG=1");
+    manager.receive_until("WATCHDOG=1");
     manager.signal(Signal::STOP);
     manager.socket.set_read_timeout(Some(SOON)).unwrap();
-    // What was told before is read first.
+    // Messages from before are read first.
     while manager.socket.recv(&mut [0; 4096]).is_ok() {}
     assert!(manager.socket.recv(&mut [0; 4096]).is_err());
     manager.signal(Signal::CONT);
     let far = Some(Duration::from_secs(30));
     manager.socket.set_read_timeout(far).unwrap();
-    manager.hear_of("WATCHDOG=1");
+    manager.receive_until("WATCHDOG=1");
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_is_no_reason_to_start_again() {
+async fn a_full_disk_is_in_the_status_and_the_watchdog_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
     let Some(command) = on_a_small_disk(&disk, 24, "true", "") else {
@@ -123,13 +127,13 @@ async fn a_full_disk_is_told_and_is_no_reason_to_start_again() {
     let name = folder.path().join("notify");
     let socket = UnixDatagram::bind(&name).unwrap();
     let manager = Manager::start(socket, name.to_str().unwrap(), SOON, command);
-    let ready = manager.hear_of("READY=1");
+    let ready = manager.receive_until("READY=1");
     let (_, address) = ready.rsplit_once(" on ").unwrap();
     let seen = format!("/proc/{}/root{}", manager.server.id(), disk.display());
     let seen = Path::new(&seen);
     let key = std::fs::read_to_string(seen.join("edge.db.admin-key")).unwrap();
     let admin = Caller::new(address, Some(key.trim()));
-    // Nothing is left for anybody.
+    // No byte is left.
     let fill = std::fs::File::create(seen.join("fill")).unwrap();
     std::io::copy(&mut std::io::repeat(0), &mut &fill).unwrap_err();
     let until = Instant::now() + Duration::from_secs(30);
@@ -139,10 +143,10 @@ async fn a_full_disk_is_told_and_is_no_reason_to_start_again() {
         assert!(Instant::now() < until, "the disk does not fill");
     }
     for _ in 0..3 {
-        let told = manager.hear_of("the storage takes no writes");
-        assert!(told.starts_with("WATCHDOG=1\n"), "{told}");
+        let message = manager.receive_until("the storage takes no writes");
+        assert!(message.starts_with("WATCHDOG=1\n"), "{message}");
     }
     drop(fill);
     std::fs::remove_file(seen.join("fill")).unwrap();
-    manager.hear_of("WATCHDOG=1\nSTATUS=r3mes-edge ");
+    manager.receive_until("WATCHDOG=1\nSTATUS=r3mes-edge ");
 }

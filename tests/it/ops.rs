@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_healthy_node_says_so_in_three_ways() {
+async fn a_healthy_node_is_alive_ready_and_ok() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
     let alive = caller.get("/livez").await.expect(200);
@@ -47,7 +47,7 @@ async fn a_healthy_node_says_so_in_three_ways() {
             "inference": false, "chain": false, "chain_halted": false, "miner": false, "breakers": [],
         })
     );
-    // Nobody needs a key for these, and no proxy takes them away.
+    // These need no key, also through a proxy.
     let forwarded = [("x-forwarded-for", "203.0.113.7")];
     for path in ["/livez", "/readyz", "/health"] {
         caller
@@ -63,7 +63,7 @@ async fn a_healthy_node_says_so_in_three_ways() {
 }
 
 #[tokio::test]
-async fn a_client_learns_the_version_here_and_whether_its_own_is_too_old() {
+async fn the_version_is_answered_with_whether_the_clients_is_too_old() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
     let wanted = |update_required| {
@@ -71,8 +71,8 @@ async fn a_client_learns_the_version_here_and_whether_its_own_is_too_old() {
             "current_version": env!("CARGO_PKG_VERSION"), "min_version": "0.1.0", "update_required": update_required,
         })
     };
-    let told = caller.get("/system/version").await.expect(200);
-    assert_eq!(told, wanted(false));
+    let answer = caller.get("/system/version").await.expect(200);
+    assert_eq!(answer, wanted(false));
     for (client, old) in [
         ("0.0.9", true),
         ("0.0.999999999", true),
@@ -100,16 +100,16 @@ async fn a_client_learns_the_version_here_and_whether_its_own_is_too_old() {
 }
 
 #[tokio::test]
-async fn a_client_learns_the_time_here_in_seconds_and_as_a_date() {
+async fn the_time_is_answered_in_seconds_and_as_a_date() {
     let server = TestServer::start(config()).await;
     server.clock.advance(Duration::from_secs(86_400));
     let before = server.clock.now();
-    let told = server.anybody().get("/system/time").await.expect(200);
-    let iso = told["server_time_iso"].as_str().unwrap();
+    let answer = server.anybody().get("/system/time").await.expect(200);
+    let iso = answer["server_time_iso"].as_str().unwrap();
     let time = Timestamp::parse(iso).unwrap();
     assert!((before..=server.clock.now()).contains(&time), "{iso}");
-    assert_eq!(told["server_time"], time.millis() / 1000);
-    assert_eq!(told["timezone"], "UTC");
+    assert_eq!(answer["server_time"], time.millis() / 1000);
+    assert_eq!(answer["timezone"], "UTC");
 }
 
 /// A connection whose request the server has begun to read.
@@ -144,7 +144,7 @@ async fn answer_on(stream: TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_takes_nothing_new_and_lets_what_is_under_way_end() {
+async fn a_stopping_server_refuses_new_requests_and_finishes_those_in_flight() {
     let (upstream, mut held) = held_inference().await;
     let mut server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 3).await;
@@ -188,7 +188,7 @@ async fn a_server_that_stops_takes_nothing_new_and_lets_what_is_under_way_end() 
 }
 
 #[tokio::test]
-async fn requests_of_which_only_a_half_comes_keep_no_server_from_stopping() {
+async fn half_sent_requests_do_not_block_shutdown() {
     let hour = Duration::from_secs(3600);
     let mut config = config();
     let limits = &mut config.limits;
@@ -213,9 +213,9 @@ async fn requests_of_which_only_a_half_comes_keep_no_server_from_stopping() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_nobody_resolves_keeps_no_server_from_ending() {
+async fn a_name_that_does_not_resolve_does_not_block_shutdown() {
     let folder = tempfile::tempdir().unwrap();
-    // Whoever looks a name up opens this first, and waits for a writer.
+    // A name look-up opens this first, and waits for a writer.
     let hosts = folder.path().join("hosts");
     let pipe = std::process::Command::new("mkfifo").arg(&hosts).status();
     assert!(pipe.unwrap().success());
@@ -225,7 +225,7 @@ async fn a_name_that_nobody_resolves_keeps_no_server_from_ending() {
     let Some(server) = Process::serve_on_a_small_disk(&disk, 24, &before, &miner) else {
         return;
     };
-    // The reading is given up, the thread that looks its name up cannot be.
+    // The poll times out; the thread of its name look-up cannot be cancelled.
     eventually("the miner was not read", async || {
         let log = server.log();
         log.iter()

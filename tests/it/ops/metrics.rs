@@ -38,8 +38,8 @@ fn is_name(text: &str) -> bool {
     text.bytes().all(plain) && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
 }
 
-/// Reads the page in the text format 0.0.4 as strictly as its description is: comments, then `name{labels} value` of a
-/// family whose type was told, each series once.
+/// Parses the text format 0.0.4 strictly: comments, then `name{labels} value` of a family whose type was declared, each
+/// series only one time.
 fn parse(page: &str) -> BTreeMap<Series, f64> {
     let (mut kinds, mut read) = (BTreeMap::new(), BTreeMap::new());
     assert!(page.ends_with('\n'));
@@ -112,7 +112,7 @@ pub(crate) async fn metric(server: &TestServer, name: &str, labels: &[(&str, &st
 }
 
 #[tokio::test]
-async fn the_metrics_come_in_the_format_that_is_asked_for() {
+async fn the_metrics_come_in_the_accepted_format() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
     let accepting = async |accept: &str| {
@@ -146,7 +146,7 @@ async fn the_metrics_come_in_the_format_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn what_can_be_known_beforehand_is_there_at_zero() {
+async fn series_that_can_be_known_beforehand_start_at_zero() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let mut config = config_with_inference("openai", &upstream);
     config.inference[0].adapters = vec!["general".to_owned(), "coding".to_owned()];
@@ -389,7 +389,7 @@ async fn no_path_wallet_key_or_adapter_that_is_sent_becomes_a_series() {
 }
 
 #[tokio::test]
-async fn an_open_breaker_is_a_two_and_after_its_rest_a_one() {
+async fn an_open_breaker_is_a_two_and_after_its_pause_a_one() {
     let mut config = config();
     config.chain.rpc = Some(Upstream::dead().await);
     let server = TestServer::start(config).await;
@@ -413,7 +413,7 @@ async fn an_open_breaker_is_a_two_and_after_its_rest_a_one() {
 }
 
 #[tokio::test]
-async fn caches_count_what_came_of_each_look() {
+async fn caches_count_hits_misses_and_stale_answers() {
     let server = TestServer::start(config()).await;
     for _ in 0..4 {
         server.anybody().get("/network/stats").await.expect(200);
@@ -432,7 +432,7 @@ async fn caches_count_what_came_of_each_look() {
 }
 
 #[tokio::test]
-async fn who_is_limited_is_counted_by_class() {
+async fn refusals_by_a_rate_are_counted_by_class() {
     let mut config = config();
     let one = Rate {
         count: NonZeroU32::MIN,
@@ -472,7 +472,7 @@ async fn who_is_limited_is_counted_by_class() {
         assert_eq!(limited(class.as_str()), expected, "{}", class.as_str());
     }
     assert_eq!(read[&Series::new("r3mes_auth_failures_total", &[])], 1.0);
-    // The other two keys were refused before anybody looked for them.
+    // The other two keys were refused before they were looked up.
     assert_eq!(read[&Series::new("r3mes_key_lookups_total", &[])], 1.0);
     let held = |class| read[&Series::new("r3mes_rate_limiter_entries", &[("class", class)])];
     assert_eq!((held("failures"), held("chat")), (1.0, 0.0));
