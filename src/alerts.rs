@@ -77,6 +77,9 @@ impl Alerts {
                 None => log::warn!("alert {name} {subject}: {summary}"),
                 Some(_) => log::info!("alert {name} {subject} is resolved: it was {summary}"),
             }
+            if settings.webhook_file.is_some() {
+                state.tracker.enqueue(alert);
+            }
         }
         self.changed.notify_one();
         (state.tracker.firing(), state.tracker.recent())

@@ -59,10 +59,6 @@ impl Alert {
     fn key(&self) -> Key {
         (self.name, self.subject.clone())
     }
-
-    fn is_same_incident(&self, other: &Self) -> bool {
-        self.key() == other.key() && self.since == other.since
-    }
 }
 
 enum Phase {
@@ -75,8 +71,6 @@ enum Phase {
 struct Incident {
     alert: Alert,
     phase: Phase,
-    /// Whether the message of its beginning was delivered.
-    announced: bool,
 }
 
 /// The incidents that are open and the recent ones. It has no clock: the time is passed in.
@@ -84,8 +78,8 @@ struct Incident {
 pub(crate) struct IncidentTracker {
     open: BTreeMap<Key, Incident>,
     recent: VecDeque<Alert>,
-    /// Ends to deliver: of announced incidents only, so at most one of each key.
-    ends: VecDeque<Alert>,
+    /// Messages to deliver, in order; at most two of each key.
+    outbox: Vec<Alert>,
     delivered_at: BTreeMap<Key, Instant>,
 }
 
@@ -107,7 +101,6 @@ impl IncidentTracker {
             let begin = || Incident {
                 alert: finding.alert.clone(),
                 phase: Phase::Pending(now),
-                announced: false,
             };
             self.open.entry(finding.alert.key()).or_insert_with(begin);
         }
@@ -134,8 +127,6 @@ impl IncidentTracker {
                         incident.alert.resolved_at = Some(time);
                         changes.push(incident.alert.clone());
                         self.recent.push_front(incident.alert.clone());
-                        let end = incident.announced.then(|| incident.alert.clone());
-                        self.ends.extend(end);
                         return false;
                     }
                 }
@@ -158,33 +149,35 @@ impl IncidentTracker {
         self.recent.iter().cloned().collect()
     }
 
-    /// The next message to deliver. An incident that ended before it was announced has none.
+    /// Queues the message of a beginning or an end.
+    pub(crate) fn enqueue(&mut self, alert: Alert) {
+        let key = alert.key();
+        let queued = self.outbox.iter().filter(|queued| queued.key() == key);
+        if queued.count() == 2 {
+            // An incident that is over and was not delivered gives way to the next.
+            self.outbox.retain(|queued| queued.key() != key);
+        }
+        self.outbox.push(alert);
+    }
+
+    /// The next message to deliver: of each key the oldest, and a beginning not too soon after the last message.
     pub(crate) fn next_message(&self, now: Instant) -> Option<Alert> {
-        let due = |(key, incident): &(&Key, &Incident)| {
-            let firing = matches!(incident.phase, Phase::Firing(_));
-            let last = self.delivered_at.get(*key);
+        let is_due = |(at, alert): &(usize, &Alert)| {
+            let key = alert.key();
+            let is_oldest = self.outbox[..*at].iter().all(|older| older.key() != key);
+            let last = self.delivered_at.get(&key);
             let paused =
                 last.is_some_and(|last| now.saturating_duration_since(*last) < Self::PAUSE);
-            firing && !incident.announced && !paused
+            is_oldest && (alert.resolved_at.is_some() || !paused)
         };
-        let beginning = || self.open.iter().find(due).map(|(_, open)| &open.alert);
-        self.ends.front().or_else(beginning).cloned()
+        let due = self.outbox.iter().enumerate().find(is_due);
+        due.map(|(_, alert)| alert.clone())
     }
 
     /// Records that a message was delivered.
     pub(crate) fn delivered(&mut self, alert: &Alert, now: Instant) {
         self.delivered_at.insert(alert.key(), now);
-        if alert.resolved_at.is_some() {
-            self.ends.retain(|end| !end.is_same_incident(alert));
-        } else if let Some(incident) = self.open.get_mut(&alert.key())
-            && incident.alert.since == alert.since
-        {
-            incident.announced = true;
-        } else {
-            // It ended while its beginning was on the way.
-            let end = self.recent.iter().find(|end| end.is_same_incident(alert));
-            self.ends.extend(end.cloned());
-        }
+        self.outbox.retain(|queued| queued != alert);
     }
 }
 
@@ -242,38 +235,32 @@ mod tests {
     }
 
     #[test]
-    fn an_incident_has_a_message_for_its_beginning_and_its_end_unless_it_ended_unannounced() {
+    fn each_incident_has_two_messages_unless_the_next_began_before_they_were_delivered() {
         let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
-        let after = |second: u64| begin + Duration::from_secs(second);
-        let at = |tracker: &mut IncidentTracker, second, level| {
-            let time = Timestamp::from_millis(second as i64 * 1000);
-            tracker.update(
-                &[finding(second, level, true)],
-                after(second),
-                time,
-                CONFIRM,
-            );
-            tracker.next_message(after(second))
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let beginning = |second| finding(second, Level::Bad, false).alert;
+        let end = |second| Alert {
+            resolved_at: Some(Timestamp::from_millis(second as i64 * 1000 + 1000)),
+            ..beginning(second)
         };
-        let first = at(&mut tracker, 1, Level::Bad).unwrap();
-        tracker.delivered(&first, after(1));
-        assert_eq!(tracker.next_message(after(100)), None);
-        let end = at(&mut tracker, 101, Level::Good).unwrap();
-        assert!(end.resolved_at.is_some() && end.is_same_incident(&first));
-        tracker.delivered(&end, after(101));
-        for second in [110, 120] {
-            // Too soon after the last message, and over before the pause is.
-            assert_eq!(at(&mut tracker, second, Level::Bad), None);
-            assert_eq!(at(&mut tracker, second + 5, Level::Good), None);
+        tracker.enqueue(beginning(1));
+        tracker.enqueue(end(1));
+        // Both are delivered, in their order, although it is over already.
+        for message in [beginning(1), end(1)] {
+            assert_eq!(tracker.next_message(begin), Some(message.clone()));
+            tracker.delivered(&message, begin);
         }
-        assert_eq!(at(&mut tracker, 130, Level::Bad), None);
-        let third = tracker.next_message(after(161)).unwrap();
-        assert_eq!(third.since, Timestamp::from_millis(130_000));
-        // One that ends while its beginning is delivered has its end delivered too.
-        assert_eq!(at(&mut tracker, 162, Level::Good), None);
-        tracker.delivered(&third, after(162));
-        let end = tracker.next_message(after(162)).unwrap();
-        assert!(end.resolved_at.is_some() && end.is_same_incident(&third));
+        assert_eq!(tracker.next_message(after(100)), None);
+        tracker.delivered(&end(1), after(1));
+        for second in [10, 20] {
+            tracker.enqueue(beginning(second));
+            // Too soon after the last message, and over before the pause is.
+            assert_eq!(tracker.next_message(after(30)), None);
+            tracker.enqueue(end(second));
+            assert_eq!(tracker.next_message(after(30)), None);
+        }
+        tracker.enqueue(beginning(30));
+        assert_eq!(tracker.next_message(after(61)), Some(beginning(30)));
     }
 
     proptest! {
