@@ -307,32 +307,34 @@ impl From<StoreError> for ApiError {
 
 impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
+        use UpstreamError::{
+            Busy, Connect, Cut, NoChat, Open, Refused, Status, Timeout, Unreadable,
+        };
         let internal = error.to_string();
-        let bad_response = ErrorCode::UpstreamBadResponse;
-        let (code, detail) = match error {
-            UpstreamError::Open(wait) => {
+        let bad_response = |detail: &str| Self::new(ErrorCode::UpstreamBadResponse, detail);
+        let shown = match error {
+            Open(wait) => {
                 let detail = "the circuit breaker of the upstream is open after repeated failures";
                 return Self::new(ErrorCode::CircuitOpen, detail).retry_after(wait);
             }
-            UpstreamError::Refused(status) => {
-                let detail =
-                    format!("the inference server refused this request with status {status}");
-                return Self::from(InputError::field("", detail)).for_the_log(internal);
+            Busy | Status(429) => {
+                let detail = "inference server at capacity; retry shortly";
+                Self::new(ErrorCode::Overloaded, detail)
             }
-            UpstreamError::Status(status) | UpstreamError::NoChat(status) if status != 429 => {
-                let detail = format!("the upstream answered with status {status}");
-                return Self::new(bad_response, detail).for_the_log(internal);
+            Refused(status) => InputError::field(
+                "",
+                format!("the inference server refused this request with status {status}"),
+            )
+            .into(),
+            Status(status) | NoChat(status) => {
+                bad_response(&format!("the upstream answered with status {status}"))
             }
-            UpstreamError::Busy | UpstreamError::Status(_) | UpstreamError::NoChat(_) => (
-                ErrorCode::Overloaded,
-                "inference server at capacity; retry shortly",
-            ),
-            UpstreamError::Timeout(_) => (ErrorCode::UpstreamTimeout, "the upstream timed out"),
-            UpstreamError::Connect(_) => (bad_response, "the upstream is unreachable"),
-            UpstreamError::Unreadable(_) => (bad_response, "the upstream's answer is invalid"),
-            UpstreamError::Cut(_) => (bad_response, "the upstream closed its answer early"),
+            Timeout(_) => Self::new(ErrorCode::UpstreamTimeout, "the upstream timed out"),
+            Connect(_) => bad_response("the upstream is unreachable"),
+            Unreadable(_) => bad_response("the upstream's answer is invalid"),
+            Cut(_) => bad_response("the upstream closed its answer early"),
         };
-        Self::new(code, detail).for_the_log(internal)
+        shown.for_the_log(internal)
     }
 }
 

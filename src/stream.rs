@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 /// The client's side: what the answer's body is made of.
 pub(crate) struct ModelStream {
     pieces: mpsc::Receiver<Piece>,
-    /// Room for what is taken at once; empty between two polls.
+    /// The pieces of one poll; empty between two.
     batch: Vec<Piece>,
-    /// Told when the first piece is handed to the socket.
-    taken: Option<oneshot::Sender<()>>,
+    /// Signalled when the first piece is handed to the socket.
+    first_sent: Option<oneshot::Sender<()>>,
     ended: bool,
 }
 
@@ -41,26 +41,26 @@ impl ModelStream {
     /// Pieces that may wait: a client that reads slowly slows the model down, not our memory up.
     const ROOM: usize = 8;
 
-    /// A stream that begins with `first`, its sender, and what tells that `first` was handed to the socket. Once that is
+    /// A stream that begins with `first`, its sender, and a signal that `first` was handed to the socket. Once that is
     /// closed, the stream hands out nothing any more.
     pub(crate) fn begin(first: Bytes) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>, Self) {
         let (sender, pieces) = mpsc::channel(Self::ROOM);
-        let (taken, was_taken) = oneshot::channel();
+        let (first_sent, was_sent) = oneshot::channel();
         // There is room for one.
         let _ = sender.try_send(Piece::Part(first));
         let stream = Self {
             pieces,
             batch: Vec::with_capacity(Self::ROOM),
-            taken: Some(taken),
+            first_sent: Some(first_sent),
             ended: false,
         };
-        (sender, was_taken, stream)
+        (sender, was_sent, stream)
     }
 
     /// A stream of one text that was paid already.
     pub(crate) fn paid(text: Bytes, last: &'static str) -> Self {
         let (sender, _, mut stream) = Self::begin(text);
-        stream.taken = None;
+        stream.first_sent = None;
         // There is room for one more.
         let _ = sender.try_send(Piece::End(last));
         stream
@@ -79,8 +79,8 @@ impl ModelStream {
             self.ended = true;
             return Poll::Ready(Some(Err(Aborted)));
         }
-        if let Some(taken) = self.taken.take()
-            && taken.send(()).is_err()
+        if let Some(first_sent) = self.first_sent.take()
+            && first_sent.send(()).is_err()
         {
             // The sender gave up on this client, and gave the price back.
             self.batch.clear();
@@ -127,25 +127,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_sender_gave_up_on_is_not_handed_out() {
-        let (sender, mut was_taken, mut stream) = ModelStream::begin("not paid".into());
+    async fn an_abandoned_stream_yields_nothing() {
+        let (sender, mut was_sent, mut stream) = ModelStream::begin("not paid".into());
         let _ = sender.try_send(Piece::End("\n"));
-        was_taken.close();
-        assert!(was_taken.try_recv().is_err());
+        was_sent.close();
+        assert!(was_sent.try_recv().is_err());
         assert!(matches!(next(&mut stream).await, Some(Err(Aborted))));
         assert!(next(&mut stream).await.is_none());
     }
 
     #[tokio::test]
-    async fn what_is_handed_out_is_known_to_the_sender_however_late_it_looks() {
-        let (_sender, mut was_taken, mut stream) = ModelStream::begin("paid".into());
+    async fn the_sender_learns_that_the_first_piece_was_handed_out() {
+        let (_sender, mut was_sent, mut stream) = ModelStream::begin("paid".into());
         assert_eq!(next(&mut stream).await.unwrap().unwrap(), "paid");
-        was_taken.close();
-        assert!(was_taken.try_recv().is_ok());
+        was_sent.close();
+        assert!(was_sent.try_recv().is_ok());
     }
 
     #[tokio::test]
-    async fn what_was_paid_before_is_handed_out_whole() {
+    async fn a_stream_of_a_paid_text_yields_all_of_it() {
         let mut stream = ModelStream::paid("paid".into(), "\n");
         assert_eq!(next(&mut stream).await.unwrap().unwrap(), "paid\n");
         assert!(next(&mut stream).await.is_none());

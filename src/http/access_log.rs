@@ -83,7 +83,7 @@ impl Drop for AccessLogGuard {
     fn drop(&mut self) {
         let took = self.timings.elapsed(&self.app.clock);
         let ready = self.ready.unwrap_or_else(|| self.server_time());
-        // The route's template, never the path: what a client sends by mistake may be a key.
+        // The route's template, never the path: a path sent in error may hold a key.
         let (method, route, slot, is_bounded) = match self.matched {
             MatchedRoute::None => ("-", "-", RouteSlot::NONE, true),
             MatchedRoute::Host => ("-", "own", RouteSlot::HOST, true),

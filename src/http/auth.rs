@@ -115,19 +115,19 @@ fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
 /// # Errors
 /// Why it may not, for the operator who did not expect it.
 fn public_reads(config: &Config, head: &Parts) -> Result<(), String> {
-    let reason = match config.auth.public_reads {
-        Some(true) => return Ok(()),
-        Some(false) => return Err("auth.public_reads is false".to_owned()),
-        None if !config.auth.trusted_proxies.is_empty() => {
+    let sign =
+        origin::proxy_sign(head).map(|sign| format!("for proxied requests (this one has {sign})"));
+    let reason = match (config.auth.public_reads, sign) {
+        (Some(true), _) => return Ok(()),
+        (Some(false), _) => return Err("auth.public_reads is false".to_owned()),
+        _ if !config.auth.trusted_proxies.is_empty() => {
             "while auth.trusted_proxies is set".to_owned()
         }
-        None if config.exposed().next().is_some() => {
+        _ if config.exposed().next().is_some() => {
             "while a listener can be reached from other machines".to_owned()
         }
-        None => match origin::proxy_sign(head) {
-            None => return Ok(()),
-            Some(sign) => format!("for proxied requests (this one has {sign})"),
-        },
+        (None, Some(sign)) => sign,
+        (None, None) => return Ok(()),
     };
     Err(format!(
         "public reads are closed {reason}; set auth.public_reads = true to open them"
@@ -180,19 +180,12 @@ pub(super) fn authorize(
 
 /// Whether a query holds a key, by the name of a parameter or the prefix of a value, percent-encoded or not.
 pub(super) fn holds_key(query: &str) -> bool {
-    const NAMES: [&str; 7] = [
-        "api_key",
-        "apikey",
-        "api-key",
-        "x-api-key",
-        "access_token",
-        "token",
-        "key",
-    ];
+    const NAMES: &str = "api_key apikey api-key x-api-key access_token token key";
     let query = decoded(query);
     let named = |pair: &str| {
         let name = pair.split('=').next().unwrap_or_default();
-        NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+        let mut names = NAMES.split(' ');
+        names.any(|known| known.eq_ignore_ascii_case(name))
     };
     query.contains(PlainKey::PREFIX) || query.split('&').any(named)
 }

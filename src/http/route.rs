@@ -100,8 +100,7 @@ pub struct Route {
     pub(crate) handler: Handler,
     /// Its position in the table.
     pub(crate) index: usize,
-    pattern: Pattern,
-    alias_pattern: Option<Pattern>,
+    patterns: [Option<Pattern>; 2],
 }
 
 impl Route {
@@ -125,14 +124,13 @@ impl Route {
             while_draining: false,
             handler,
             index: 0,
-            pattern: Pattern::new(path),
-            alias_pattern: None,
+            patterns: [Some(Pattern::new(path)), None],
         }
     }
 
     pub(crate) const fn alias(mut self, path: &'static str) -> Self {
         self.alias = Some(path);
-        self.alias_pattern = Some(Pattern::new(path));
+        self.patterns[1] = Some(Pattern::new(path));
         self
     }
 
@@ -218,8 +216,8 @@ pub enum RouteMatch<'a> {
 pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) -> RouteMatch<'a> {
     let mut others = Vec::new();
     for route in routes {
-        let alias = || route.alias_pattern.and_then(|alias| alias.matches(path));
-        let Some(param) = route.pattern.matches(path).or_else(alias) else {
+        let mut patterns = route.patterns.iter().flatten();
+        let Some(param) = patterns.find_map(|pattern| pattern.matches(path)) else {
             continue;
         };
         if route.method.matches(method) {

@@ -1,4 +1,4 @@
-//! The members of a JSON object as their own texts, for a body that is passed on: most of it is nobody's business here.
+//! The members of a JSON object as their own texts, for a body that is passed on: most of it is between the client and the inference server.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Every member, in the order they stand in.
+    /// Every member, in order.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.members
             .iter()
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
     /// The member `name` read by `read`, or `None` where it is absent or null.
     ///
     /// # Errors
-    /// What `read` says of it, with the pointer to it.
+    /// The error of `read`, with the pointer to the member.
     pub(crate) fn optional<T, E: Into<String>>(
         &self,
         name: &str,
@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
     /// The member `name` read by `read`.
     ///
     /// # Errors
-    /// Where it is absent or null, and what `read` says of it.
+    /// Where it is absent or null, and the error of `read`.
     pub(crate) fn required<T, E: Into<String>>(
         &self,
         name: &str,

@@ -1,0 +1,66 @@
+//! The body of a request: its type, its size limit and its deadline.
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::CONTENT_TYPE;
+use tokio::time::timeout;
+
+use super::route::BodyClass;
+use crate::app::App;
+use crate::body::Unread;
+use crate::error::{ApiError, ErrorCode};
+use crate::model::InputError;
+
+/// With a key, a body is read as JSON whatever its type, so that `curl -d` works. Without one it must be declared as JSON:
+/// a web page can make a browser send any other type to this address unasked.
+pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<(), ApiError> {
+    let text = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media_type = text.unwrap_or_default().split(';').next();
+    let media_type = media_type.unwrap_or_default().trim();
+    if has_key || media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::UnsupportedMediaType,
+        "without a key, send the body as Content-Type: application/json",
+    ))
+}
+
+pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes, ApiError> {
+    let limits = &app.config.limits;
+    let limit = match class {
+        BodyClass::None => 0,
+        BodyClass::Common => limits.body,
+        BodyClass::Telemetry => limits.telemetry_body,
+        BodyClass::Chat => limits.chat_body,
+        BodyClass::V1 => limits.v1_body,
+    };
+    let too_large = || {
+        let detail = format!("the body may have at most {limit} bytes here");
+        ApiError::new(ErrorCode::BodyTooLarge, detail)
+    };
+    // One whose Content-Length is too large is not read at all.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let read = tokio::select! {
+        biased;
+        read = timeout(limits.body_timeout, crate::body::read(body, limit)) => read,
+        () = app.shutdown.drain_grace_elapsed() => return Err(ApiError::shutting_down()),
+    };
+    match read {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(Unread::TooLong)) => Err(too_large()),
+        Ok(Err(Unread::Broken(error))) => {
+            let incomplete = ApiError::from(InputError::field("", "the body is incomplete"));
+            Err(incomplete.for_the_log(error.to_string()))
+        }
+        Err(_) => Err(ApiError::new(
+            ErrorCode::RequestTimeout,
+            "the body was not received in time",
+        )),
+    }
+}
