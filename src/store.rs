@@ -14,17 +14,8 @@ pub use error::StoreError;
 pub use issue::{issue_key, rotate_key};
 pub use lock::{FileFault, InstanceLock, LockError, real_path};
 pub use observer::{Change, Observers, StoreObserver};
-pub use records::{
-    Backup, Counted, Done, Earning, EarningsDay, ExportedEntry, Granted, HashratePoint, Kept,
-    LeaderboardRow, LedgerEntry, LedgerReport, MinerStats, Once, Recorded, Resolution, StoreGauges,
-    Totals, User, ledger_id, parse_ledger_id,
-};
-pub use sqlite::{
-    Check, LedgerExport, Migrated, OpenError, SCHEMA_VERSION, SqliteReader, SqliteStore, back_up,
-    backup_file, backups, check_database, glance, migrate_database, restore, sqlite_version,
-    thin_out, verify_backup,
-};
-pub(crate) use sqlite::{ImportSource, ImportTransaction};
+pub use records::*;
+pub use sqlite::*;
 
 use std::path::PathBuf;
 use std::sync::Weak;
@@ -35,32 +26,19 @@ pub use async_trait::async_trait;
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 
+/// What a verb returns.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
 /// The storage.
 ///
-/// A verb that changes something returns after its change is on the disk, and after those who observe the storage were
-/// told of it: a server keeps keys and figures, and must hear of a change whoever made it. Verbs that fail leave
-/// everything as it was.
+/// A verb that changes something returns after its change is on the disk, and after the observers were notified of it: a
+/// server caches keys and counts credits, and must learn of a change whoever made it. Verbs that fail leave everything as
+/// it was.
 ///
 /// # Errors
 /// Any verb may fail with [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::Full`],
-/// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is said there. Any verb that takes an optional
-/// `once` may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before anything is done.
-///
-/// # Examples
-/// | verbs | example |
-/// |---|---|
-/// | `create_user` `user` `users` | [`User`] |
-/// | `grant` `ledger` `note_reservations` | [`LedgerEntry`] |
-/// | `reserve` `reserve_ahead` `settle` `refund` | below |
-/// | `kept`, `check_idempotency_rows`, and what takes a `once` | [`Once`] |
-/// | `create_key` `key_by_hash` `rotate_key` | [`issue_key`], [`rotate_key`](fn@rotate_key) |
-/// | `key` `keys` `revoke_key` | [`KeyRecord`] |
-/// | `record_samples` `miner` | [`Recorded`], [`MinerStats`] |
-/// | `hashrate` `leaderboard` `totals` | [`HashratePoint`], [`LeaderboardRow`], [`Totals`] |
-/// | `record_earning` `earnings` | [`Earning`] |
-/// | `back_up` `last_backup` `thin_out_backups` | [`Backup`] |
-/// | `compact` `purge` `shares` | there |
-/// | `verify_ledger` `gauges` `observe` | [`LedgerReport`], [`StoreGauges`], [`StoreObserver`] |
+/// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is documented there. Any verb that takes an
+/// optional [`Once`] may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before anything is done.
 ///
 /// An implementation around ours is `examples/custom_store.rs`; the rules of `tests/it/contract.rs` are held against both.
 ///
@@ -79,10 +57,10 @@ use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 /// // Telemetry.
 /// let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
 /// store.record_samples(vec![sample], now).await?;
-/// let miner = store.miner(wallet, now).await?.ok_or("it has told something")?;
+/// let miner = store.miner(wallet, now).await?.ok_or("it has an account now")?;
 /// assert_eq!(miner.hashrate, Some(42.5));
 ///
-/// // Money: given, taken for a chat, given back.
+/// // Money: granted, reserved for a chat, refunded.
 /// let (five, seven) = (Credits::parse("5")?, Credits::parse("7")?);
 /// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
 /// let reservation = store.reserve(wallet, five, now).await?;
@@ -103,12 +81,12 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         wallet: Wallet,
         now: Timestamp,
-        once: Option<Once<User>>,
-    ) -> Result<Done<User>, StoreError>;
+        request: Option<Once<User>>,
+    ) -> Result<Done<User>>;
     /// The account of `wallet`, if there is one.
-    async fn user(&self, wallet: Wallet) -> Result<Option<User>, StoreError>;
+    async fn user(&self, wallet: Wallet) -> Result<Option<User>>;
     /// The accounts whose wallets come after this one, in the order of their addresses; from the first where `None`.
-    async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>, StoreError>;
+    async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>>;
     /// Adds (or, negative, takes) credits; the account is made if there is none. Returns the entry, its balance in it,
     /// and whether the account is new.
     ///
@@ -121,28 +99,23 @@ pub trait Repository: Send + Sync + 'static {
         amount: Credits,
         reason: String,
         now: Timestamp,
-        once: Option<Once<(LedgerEntry, bool)>>,
-    ) -> Result<Done<(LedgerEntry, bool)>, StoreError>;
+        request: Option<Once<(LedgerEntry, bool)>>,
+    ) -> Result<Done<(LedgerEntry, bool)>>;
     /// The entries of `wallet` older than the entry `before`, newest first; `None` where there is no account.
     async fn ledger(
         &self,
         wallet: Wallet,
         before: Option<i64>,
         limit: usize,
-    ) -> Result<Option<(Credits, Vec<LedgerEntry>)>, StoreError>;
+    ) -> Result<Option<(Credits, Vec<LedgerEntry>)>>;
 
     /// Takes `price` for a chat, to be settled or refunded; returns the reservation.
     ///
     /// # Errors
     /// [`StoreError::Insufficient`] where the balance would go below zero, [`StoreError::UserNotFound`].
-    async fn reserve(
-        &self,
-        wallet: Wallet,
-        price: Credits,
-        now: Timestamp,
-    ) -> Result<i64, StoreError>;
-    /// Reserves as [`Repository::reserve`] does, and calls `taken` once the balance was found to suffice, while the disk
-    /// still writes: what can be taken back may begin then. It may not be called at all, and the reservation may fail
+    async fn reserve(&self, wallet: Wallet, price: Credits, now: Timestamp) -> Result<i64>;
+    /// Reserves as [`Repository::reserve`] does, and calls `taken` after the balance was found to suffice, while the disk
+    /// still writes: what can be undone may begin then. It may not be called at all, and the reservation may fail
     /// afterwards.
     ///
     /// # Errors
@@ -153,16 +126,16 @@ pub trait Repository: Send + Sync + 'static {
         price: Credits,
         now: Timestamp,
         _taken: Box<dyn FnOnce() + Send>,
-    ) -> Result<i64, StoreError> {
+    ) -> Result<i64> {
         self.reserve(wallet, price, now).await
     }
     /// Closes a reservation: the credits are spent. Closing it the same way again changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] where it was refunded.
-    async fn settle(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
-    /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and stores its answer: `once` makes what
-    /// is stored of the two.
+    async fn settle(&self, reservation: i64, now: Timestamp) -> Result<()>;
+    /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and stores its answer: `request` makes
+    /// what is stored of the two.
     ///
     /// # Errors
     /// As [`Repository::settle`]; [`StoreError::KeyReused`].
@@ -172,20 +145,15 @@ pub trait Repository: Send + Sync + 'static {
         answer: String,
         note: Option<String>,
         now: Timestamp,
-        once: Once<(i64, String)>,
-    ) -> Result<(), StoreError>;
+        request: Once<(i64, String)>,
+    ) -> Result<()>;
     /// Notes what became known of reservations; their ledger entries show it.
-    async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<(), StoreError>;
-    /// The answer that is kept for this idempotency key, if there is one.
+    async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<()>;
+    /// The answer that is stored for this idempotency key, if there is one.
     ///
     /// # Errors
     /// [`StoreError::KeyReused`] where it answers another request.
-    async fn kept(
-        &self,
-        key: [u8; 32],
-        request: [u8; 32],
-        now: Timestamp,
-    ) -> Result<Option<Kept>, StoreError>;
+    async fn kept(&self, key: [u8; 32], request: [u8; 32], now: Timestamp) -> Result<Option<Kept>>;
     /// Whether another answer can be stored in a scope, where `running` requests, this one among them, are going to store
     /// theirs by [`Repository::settle_kept`], which refuses none.
     ///
@@ -196,19 +164,19 @@ pub trait Repository: Send + Sync + 'static {
         scope: String,
         running: usize,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<()>;
     /// Closes a reservation: the credits go back. Closing it the same way again changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] where it was settled.
-    async fn refund(&self, reservation: i64, now: Timestamp) -> Result<(), StoreError>;
+    async fn refund(&self, reservation: i64, now: Timestamp) -> Result<()>;
     /// Refunds what a crash left open; returns how many. Only for the start, before any request.
-    async fn refund_open(&self, now: Timestamp) -> Result<usize, StoreError>;
+    async fn refund_open(&self, now: Timestamp) -> Result<usize>;
     /// Checks every wallet: balance = sum of its entries, every reservation with at most one end.
-    async fn verify_ledger(&self) -> Result<LedgerReport, StoreError>;
+    async fn verify_ledger(&self) -> Result<LedgerReport>;
 
-    /// Keeps a new key; its wallet's account is made if there is none. At most `max_active` keys of a wallet may be
-    /// active. Returns whether the account is new. The key itself is never kept, so asked for again with the same
+    /// Stores a new key; its wallet's account is made if there is none. At most `max_active` keys of a wallet may be
+    /// active. Returns whether the account is new. The key itself is never stored, so asked for again with the same
     /// idempotency key it is [`StoreError::AlreadyIssued`].
     ///
     /// # Errors
@@ -217,26 +185,26 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         key: KeyRecord,
         max_active: usize,
-        once: Option<Once<KeyRecord>>,
-    ) -> Result<bool, StoreError>;
+        request: Option<Once<KeyRecord>>,
+    ) -> Result<bool>;
     /// The key with this hash, active or not.
-    async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>, StoreError>;
-    /// The imported key of which only this SHA-256 is known; from now on `hash` is kept in its place, and `start`.
+    async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>>;
+    /// The imported key of which only this SHA-256 is known; from now on `hash` is stored instead, and `start`.
     async fn adopt_key(
         &self,
         sha256: KeyHash,
         hash: KeyHash,
         start: String,
-    ) -> Result<Option<KeyRecord>, StoreError>;
-    /// Whether keys were ever imported; looks at memory only.
+    ) -> Result<Option<KeyRecord>>;
+    /// Whether keys were ever imported; reads memory only.
     fn has_imported_keys(&self) -> bool;
-    /// The keys of `wallet` (of everybody where `None`) older than the key `before`, newest first.
+    /// The keys of `wallet` (all where `None`) older than the key `before`, newest first.
     async fn keys(
         &self,
         wallet: Option<Wallet>,
         before: Option<String>,
         limit: usize,
-    ) -> Result<Vec<KeyRecord>, StoreError>;
+    ) -> Result<Vec<KeyRecord>>;
     /// Revokes a key, of `wallet` only where given; returns it. Again changes nothing.
     ///
     /// # Errors
@@ -246,11 +214,11 @@ pub trait Repository: Send + Sync + 'static {
         id: String,
         wallet: Option<Wallet>,
         now: Timestamp,
-    ) -> Result<KeyRecord, StoreError>;
+    ) -> Result<KeyRecord>;
     /// The key with this id, active or not.
-    async fn key(&self, id: String) -> Result<Option<KeyRecord>, StoreError>;
-    /// Keeps `new` in the place of the active key `id`, which is refused from `until` on; returns the old key as it is then.
-    /// Where both are active for a while, a wallet may have twice `max_active`.
+    async fn key(&self, id: String) -> Result<Option<KeyRecord>>;
+    /// Replaces the active key `id`, which is refused from `until` on, with `new`; returns the old key as it is then. Where
+    /// both are active for a while, a wallet may have twice `max_active`.
     ///
     /// # Errors
     /// [`StoreError::KeyNotFound`]; [`StoreError::Conflict`] where it is not active any more, or there are so many.
@@ -260,39 +228,35 @@ pub trait Repository: Send + Sync + 'static {
         new: KeyRecord,
         until: Timestamp,
         max_active: usize,
-    ) -> Result<KeyRecord, StoreError>;
-    /// Deletes what has run out: keys of wallet logins, answers kept for idempotency keys; returns how many.
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
+    ) -> Result<KeyRecord>;
+    /// Deletes what has expired: keys of wallet logins, answers stored for idempotency keys; returns how many.
+    async fn purge(&self, now: Timestamp) -> Result<usize>;
     /// Copies everything into a new file in `folder`, or beside the original, while others write; verified before it gets
-    /// its name. What was acknowledged before is in it. One at a time: a second is a [`StoreError::Conflict`].
+    /// its name. What was acknowledged before is in it.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] where one is being made; [`StoreError::Unavailable`] where it does not verify.
-    async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup, StoreError>;
-    /// When the newest copy there was made. One that claims to be made after `now` is not it.
+    async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup>;
+    /// When the newest backup there was made. One that claims to be made after `now` is not it.
     async fn last_backup(
         &self,
         folder: Option<PathBuf>,
         now: Timestamp,
-    ) -> Result<Option<Timestamp>, StoreError>;
-    /// Deletes all copies there but the newest `keep`; those that claim to be made after `now` count as the oldest.
+    ) -> Result<Option<Timestamp>>;
+    /// Deletes all backups there but the newest `keep`; those that claim to be made after `now` count as the oldest.
     async fn thin_out_backups(
         &self,
         folder: Option<PathBuf>,
         keep: usize,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
-    /// Rolls up samples, deletes what was kept long enough, gives free room back. In steps between which others write.
-    async fn compact(&self, retention: Retention, now: Timestamp) -> Result<(), StoreError>;
+    ) -> Result<()>;
+    /// Rolls up samples, deletes what its retention has passed, gives free pages back. In steps between which others write.
+    async fn compact(&self, retention: Retention, now: Timestamp) -> Result<()>;
     /// Notes when keys were last used.
-    async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<(), StoreError>;
+    async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<()>;
 
     /// Stores samples, all or none; accounts are made where there are none.
-    async fn record_samples(
-        &self,
-        samples: Vec<Sample>,
-        now: Timestamp,
-    ) -> Result<Recorded, StoreError>;
+    async fn record_samples(&self, samples: Vec<Sample>, now: Timestamp) -> Result<Recorded>;
     /// Stores an earning and grants its credits, once for its `source_id`.
     ///
     /// # Errors
@@ -301,14 +265,10 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         earning: Earning,
         now: Timestamp,
-        once: Option<Once<Counted>>,
-    ) -> Result<Done<Counted>, StoreError>;
+        request: Option<Once<Counted>>,
+    ) -> Result<Done<Counted>>;
     /// What is known of the miners of `wallet`; `None` where there is no account.
-    async fn miner(
-        &self,
-        wallet: Wallet,
-        active_since: Timestamp,
-    ) -> Result<Option<MinerStats>, StoreError>;
+    async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<Option<MinerStats>>;
     /// The days from `since` on, oldest first, `offset` skipped, at most `limit`; `None` where there is no account.
     async fn earnings(
         &self,
@@ -316,7 +276,7 @@ pub trait Repository: Send + Sync + 'static {
         since: Timestamp,
         offset: usize,
         limit: usize,
-    ) -> Result<Option<Vec<EarningsDay>>, StoreError>;
+    ) -> Result<Option<Vec<EarningsDay>>>;
     /// The hashrate from `since` on, oldest first; `None` where there is no account. More than `limit` points are
     /// [`StoreError::TooMuch`].
     async fn hashrate(
@@ -325,28 +285,24 @@ pub trait Repository: Send + Sync + 'static {
         since: Timestamp,
         resolution: Resolution,
         limit: usize,
-    ) -> Result<Option<Vec<HashratePoint>>, StoreError>;
-    /// Shares that the pool took of the wallet's miners since a moment, as they count them, and when the first of those
-    /// counts was told; `None` where fewer than two were. A counter that began anew counts from there.
-    async fn shares(
-        &self,
-        wallet: Wallet,
-        since: Timestamp,
-    ) -> Result<Option<(i64, Timestamp)>, StoreError>;
+    ) -> Result<Option<Vec<HashratePoint>>>;
+    /// Shares that the pool accepted from the wallet's miners since a moment, as the miners count them, and when the first of
+    /// those counts was recorded; `None` where there are fewer than two. A counter that began anew counts from there.
+    async fn shares(&self, wallet: Wallet, since: Timestamp) -> Result<Option<(i64, Timestamp)>>;
     /// Who earned most since a moment, or of all time.
     async fn leaderboard(
         &self,
         since: Option<Timestamp>,
         limit: usize,
-    ) -> Result<Vec<LeaderboardRow>, StoreError>;
+    ) -> Result<Vec<LeaderboardRow>>;
     /// Figures over all wallets.
-    async fn totals(&self, active_since: Timestamp) -> Result<Totals, StoreError>;
+    async fn totals(&self, active_since: Timestamp) -> Result<Totals>;
 
-    /// Tells `observer` too of everything from now on, until it is dropped.
+    /// Notifies `observer` of everything from now on, until it is dropped.
     fn observe(&self, observer: Weak<dyn StoreObserver>);
     /// What the storage is doing.
     fn gauges(&self) -> StoreGauges;
-    /// Whether it takes writes; looks at memory only.
+    /// Whether it accepts writes; reads memory only.
     fn is_ready(&self) -> bool;
     /// Finishes what is queued and closes cleanly; later verbs fail. Blocks until it is done.
     fn close(&self);

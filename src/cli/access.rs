@@ -110,7 +110,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 pub(super) fn open_failure(error: OpenError) -> Failure {
     let text = error.to_string();
     match error {
-        OpenError::Locked(LockError::Held(_)) => Failure::Conflict(text),
+        OpenError::Locked(LockError::Held(_)) | OpenError::Older(..) => Failure::Conflict(text),
         OpenError::Missing(_) => Failure::NotFound(text),
         OpenError::Storage(error) => store_failure(error),
         OpenError::Changing(_) => Failure::Unavailable(text),

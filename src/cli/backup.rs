@@ -2,7 +2,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use r3mes_edge::Clock;
-use r3mes_edge::store::{LedgerReport, back_up, backup_file, restore, thin_out, verify_backup};
+use r3mes_edge::store::{
+    LedgerReport, back_up, backup_file, prune_backups, restore, verify_backup,
+};
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -49,7 +51,7 @@ pub(super) async fn create(
     let Some(keep) = create.keep else {
         return Ok(());
     };
-    thin_out(database, file.parent(), keep.into(), Clock::default().now())
+    prune_backups(database, file.parent(), keep.into(), Clock::default().now())
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }
 

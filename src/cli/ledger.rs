@@ -50,7 +50,7 @@ async fn verify(settings: &Settings, json: bool) -> Result<(), Failure> {
         }
         Access::File(mut reader) => {
             let progress = Progress::start(what, json);
-            let report = reader.verify_ledger_telling(|done| progress.reach(done));
+            let report = reader.verify_ledger(|done| progress.reach(done));
             let report = report.map_err(open_failure)?;
             serde_json::to_value(report).map_err(|error| Failure::Failed(error.to_string()))?
         }

@@ -16,7 +16,7 @@ pub(super) use self::file::{FileId, is_locked_here, read_unlocked};
 
 /// The right to be the one process that writes a database: a lock (flock) on the file itself, whatever path leads to it,
 /// and on `<database>.lock`, which holds the address of a server, so that commands find out whether one runs without
-/// opening the database. The system gives it back when the process ends, however it ends.
+/// opening the database. The kernel releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct InstanceLock {
     database: PathBuf,
@@ -27,41 +27,30 @@ pub struct InstanceLock {
     logs: OnceLock<Vec<(PathBuf, FileId)>>,
 }
 
-/// Why the lock was not taken.
-#[derive(Debug)]
+/// Why the lock was not acquired.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process has it, or this one already; the address it serves on, where it said one.
+    /// Another process has it, or this one already; the address it serves on, where it announced one.
+    #[error("another r3mes-edge {}", held_by(.0.as_deref()))]
     Held(Option<String>),
     /// The database file has so many names.
+    #[error("{path} has {links} hard links, and SQLite keeps a separate -wal for each name, so that commits would be lost: delete the other names (find / -xdev -samefile {path}), or give this database a file of its own with cp and mv", path = .0.display(), links = .1)]
     HardLinks(PathBuf, u64),
     /// The lock file or the database could not be used.
+    #[error("cannot lock {}: {}", .0.display(), .1)]
     Io(PathBuf, std::io::Error),
 }
 
-impl std::fmt::Display for LockError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Held(Some(address)) => {
-                write!(f, "another r3mes-edge serves this database at {address}")
-            }
-            Self::Held(None) => f.write_str("another r3mes-edge uses this database"),
-            Self::HardLinks(path, links) => {
-                let shown = path.display();
-                write!(
-                    f,
-                    "{shown} has {links} hard links, and SQLite keeps a separate -wal for each name, so that commits would be lost: delete the other names (find / -xdev -samefile {shown}), or give this database a file of its own with cp and mv"
-                )
-            }
-            Self::Io(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
-        }
+fn held_by(address: Option<&str>) -> String {
+    match address {
+        Some(address) => format!("serves this database at {address}"),
+        None => "uses this database".to_owned(),
     }
 }
 
-impl std::error::Error for LockError {}
-
 impl InstanceLock {
-    /// Takes the lock for `database`, or says who has it. Where there is no such file yet, the lock file alone is locked.
+    /// Acquires the lock for `database`. Where there is no such file yet, the lock file alone is locked.
     ///
     /// # Errors
     /// [`LockError::Held`] where another process has it, [`LockError::HardLinks`] where the file has other names,
@@ -81,7 +70,7 @@ impl InstanceLock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // Not the lock file alone: it may have been deleted while somebody held it.
+        // Not the lock file alone: it may have been deleted while it was held.
         let file = LockedFile::lock(&database)?;
         // What a crashed holder left in it is no longer true.
         announcement.set_len(0).map_err(failed)?;
@@ -93,8 +82,8 @@ impl InstanceLock {
         })
     }
 
-    /// Where a server serves `database`, if one does and says so. Nothing is made or changed, and no server that starts
-    /// finds the lock taken, unless one that crashed left its address.
+    /// Where a server serves `database`, if one does and announced it. Nothing is made or changed, and no server that starts
+    /// finds the lock held, unless one that crashed left its address.
     ///
     /// # Errors
     /// Where the lock file cannot be used.
@@ -103,7 +92,7 @@ impl InstanceLock {
         let failed = |error| LockError::Io(path.clone(), error);
         let mut file = match File::open(&path) {
             Ok(file) => file,
-            // Whoever may not look cannot ask it either.
+            // Without the right to read it there is none to connect either.
             Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
@@ -124,11 +113,6 @@ impl InstanceLock {
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(address.as_bytes())
-    }
-
-    /// The database file, for who must read its bytes: nobody else opens it. `None` where there is none.
-    pub(super) fn file(&self) -> Option<&File> {
-        self.files.first().map(LockedFile::file)
     }
 
     /// Makes the database file where there is none, readable by its owner only.
@@ -186,7 +170,7 @@ fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        // Nobody serves there any more.
+        // The address is not served any more.
         let _ = self.announcement.set_len(0);
         // Not left to the file's end: a child that is just being started has a copy of it until it is another program.
         let _ = self.announcement.unlock();
@@ -199,7 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_second_taker_is_told_the_address_and_the_lock_comes_back() {
+    fn a_second_holder_gets_the_address_and_a_dropped_lock_can_be_acquired() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
         let first = InstanceLock::acquire(&database).unwrap();
@@ -217,29 +201,29 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_found_while_it_serves_and_a_look_for_it_makes_no_file() {
+    fn a_server_is_found_while_it_serves_and_a_query_for_it_makes_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
-        let look = || InstanceLock::server_of(&database).unwrap();
-        assert_eq!(look(), None);
+        let address = || InstanceLock::server_of(&database).unwrap();
+        assert_eq!(address(), None);
         assert!(!database.with_added_extension("lock").exists());
         let held = InstanceLock::acquire(&database).unwrap();
-        assert_eq!(look(), None);
+        assert_eq!(address(), None);
         held.announce("http://127.0.0.1:8000").unwrap();
-        assert_eq!(look().unwrap(), "http://127.0.0.1:8000");
+        assert_eq!(address().unwrap(), "http://127.0.0.1:8000");
         drop(held);
-        assert_eq!(look(), None);
+        assert_eq!(address(), None);
         // A crash leaves the address, or anything else.
         let file = database.with_added_extension("lock");
         for left in [&b"http://127.0.0.1:8000"[..], b"\xff"] {
             std::fs::write(&file, left).unwrap();
-            assert_eq!(look(), None);
+            assert_eq!(address(), None);
         }
         assert!(InstanceLock::acquire(&database).is_ok());
     }
 
     #[test]
-    fn the_lock_comes_back_while_a_child_that_is_being_started_has_a_copy_of_its_file() {
+    fn a_lock_is_released_although_a_child_that_is_being_started_has_a_copy_of_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
         let held = InstanceLock::acquire(&database).unwrap();
@@ -252,17 +236,17 @@ mod tests {
         // Each case writes a file.
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn what_was_announced_last_is_told_whole_and_nothing_of_what_stood_there_before(earlier in any::<String>(), told in any::<String>(), junk in prop::collection::vec(any::<u8>(), 0..20)) {
+        fn the_last_announcement_replaces_all_content_of_the_lock_file(earlier in any::<String>(), last in any::<String>(), junk in prop::collection::vec(any::<u8>(), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
             let database = folder.path().join("edge.db");
             // What a crash left may be anything.
             std::fs::write(database.with_added_extension("lock"), junk).unwrap();
             let held = InstanceLock::acquire(&database).unwrap();
             held.announce(&earlier).unwrap();
-            held.announce(&told).unwrap();
-            let told = told.trim();
+            held.announce(&last).unwrap();
+            let last = last.trim();
             match InstanceLock::acquire(&database) {
-                Err(LockError::Held(address)) => prop_assert_eq!(address, (!told.is_empty()).then(|| told.to_owned())),
+                Err(LockError::Held(address)) => prop_assert_eq!(address, (!last.is_empty()).then(|| last.to_owned())),
                 other => prop_assert!(false, "{:?}", other),
             }
         }

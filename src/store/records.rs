@@ -3,10 +3,7 @@
 mod miners;
 mod once;
 
-pub use miners::{
-    Counted, Earning, EarningsDay, HashratePoint, LeaderboardRow, MinerStats, Recorded, Resolution,
-    Totals,
-};
+pub use miners::*;
 pub use once::{Done, Kept, Once};
 
 use super::FileFault;

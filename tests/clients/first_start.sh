@@ -167,7 +167,6 @@ at_a_terminal 'reading the ledger' ledger export
 at_a_terminal 'copying the database' backup create --to "$scratch/copy.db"
 at_a_terminal 'copying the database' restore --database "$scratch/other.db" "$scratch/copy.db"
 at_a_terminal 'checking every page' db check --database "$scratch/other.db"
-at_a_terminal 'bringing it over' db migrate --database "$scratch/other.db"
 
 # the second start
 

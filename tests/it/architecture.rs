@@ -44,19 +44,10 @@ fn sources() -> Vec<(String, String)> {
 
 #[test]
 fn each_outside_crate_is_named_only_where_it_belongs() {
-    let homes: [(&str, &[&str]); 11] = [
+    let homes: [(&str, &[&str]); 10] = [
         ("rusqlite", &["store/sqlite", "import"]),
-        ("r2d2", &["store/sqlite"]),
         ("governor", &["limits.rs", "clock.rs"]),
-        (
-            "lru",
-            &[
-                "cache.rs",
-                "auth/cache.rs",
-                "limits.rs",
-                "store/sqlite/unchanged.rs",
-            ],
-        ),
+        ("lru", &["cache.rs", "auth/cache.rs", "limits.rs"]),
         ("prometheus_client", &["metrics"]),
         ("blake3", &["auth/", "http/"]),
         ("hyper_util", &["server/", "upstream", "cli/"]),

@@ -7,6 +7,7 @@ mod files;
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -35,6 +36,15 @@ async fn granted(admin: &Caller) -> bool {
 async fn credits(admin: &Caller) -> Value {
     let user = admin.get(&format!("/users/{W1}")).await.expect(200);
     user["credits"].clone()
+}
+
+/// The exit code of a server that does not start on `database`, and its error.
+fn refused_start(database: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
+    let command = command.env_clear().arg("--database").arg(database);
+    let done = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
+    let error = String::from_utf8_lossy(&done.stderr).into_owned();
+    (done.status.code(), error)
 }
 
 /// Writes are refused, each with the same word; what is read is there; and a balancer is told.

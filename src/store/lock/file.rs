@@ -1,7 +1,7 @@
 //! The database file itself: which file a path names, and the lock on it.
 //!
 //! SQLite locks with fcntl(2), and such locks of a whole process go when it closes *any* descriptor of the file. So the
-//! file is opened here once, before SQLite opens it, and closed after SQLite's last connection; everybody else uses stat.
+//! file is opened here once, before SQLite opens it, and closed after SQLite's last connection; all other code uses stat.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::ErrorKind::{AlreadyExists, InvalidInput, NotFound};
@@ -35,7 +35,7 @@ pub fn real_path(database: &Path) -> PathBuf {
             Err(_) => break,
         }
     }
-    // Whoever opens it hears what is wrong with it.
+    // Opening it fails with the reason.
     path
 }
 
@@ -63,41 +63,34 @@ impl FileId {
 }
 
 /// What is wrong with the files of a database that is open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileFault {
     /// The file has no name any more.
+    #[error(
+        "the database file was deleted while it is in use; stop the server and put the newest copy in its place: r3mes-edge restore FILE"
+    )]
     Deleted,
     /// It has another name or is elsewhere.
+    #[error(
+        "the database file was renamed or moved while it is in use; move it back, or stop the server"
+    )]
     Moved,
     /// Another file has its name.
+    #[error(
+        "another file took the path of the database while it is in use; put the one in use back, or stop the server and decide which of the two it is to serve"
+    )]
     Replaced,
     /// It has a second name.
+    #[error(
+        "the database file got a second hard link while it is in use; delete the other name (find -samefile finds it)"
+    )]
     Linked,
     /// `-wal` or `-shm` is not the one that was opened.
+    #[error(
+        "the -wal or -shm file of the database was deleted or replaced while it is in use; stop the server with SIGTERM, which writes everything into the database file, and start it again"
+    )]
     Log,
-}
-
-impl std::fmt::Display for FileFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Deleted => {
-                "the database file was deleted while it is in use; stop the server and put the newest copy in its place: r3mes-edge restore FILE"
-            }
-            Self::Moved => {
-                "the database file was renamed or moved while it is in use; move it back, or stop the server"
-            }
-            Self::Replaced => {
-                "another file took the path of the database while it is in use; put the one in use back, or stop the server and decide which of the two it is to serve"
-            }
-            Self::Linked => {
-                "the database file got a second hard link while it is in use; delete the other name (find -samefile finds it)"
-            }
-            Self::Log => {
-                "the -wal or -shm file of the database was deleted or replaced while it is in use; stop the server with SIGTERM, which writes everything into the database file, and start it again"
-            }
-        })
-    }
 }
 
 /// The files that this process has locked. One of them is never opened a second time.
@@ -144,7 +137,7 @@ impl LockedFile {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             let id = FileId::of(&file.metadata().map_err(failed)?);
-            // Whoever had the lock until now may have put another file in its place.
+            // The last holder of the lock may have put another file in its place.
             if FileId::at(path) != Some(id) {
                 continue;
             }
@@ -165,10 +158,6 @@ impl LockedFile {
             Err(error) => return Err(LockError::Io(path.to_owned(), error)),
         }
         Self::lock(path)
-    }
-
-    pub(super) fn file(&self) -> &File {
-        &self.file
     }
 
     /// Whether `path` still names this file, and nothing else does.
@@ -214,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_leads_to_the_real_file_also_where_that_is_still_to_be_made() {
+    fn a_real_path_is_that_of_the_file_also_before_it_is_made() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let (inner, link) = (folder.join("inner"), folder.join("link"));
@@ -238,13 +227,13 @@ mod tests {
                 std::fs::write(&target, "").unwrap();
             }
         }
-        // One that leads to itself is left to whoever opens it.
+        // One that leads to itself fails when it is opened.
         std::os::unix::fs::symlink("loop", folder.join("loop")).unwrap();
         assert!(File::open(real_path(&folder.join("loop"))).is_err());
     }
 
     #[test]
-    fn what_happens_to_the_file_of_a_lock_is_noticed_and_its_return_too() {
+    fn a_fault_of_the_locked_file_is_detected_and_so_is_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
         let other = folder.path().join("other.db");

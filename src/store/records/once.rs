@@ -65,6 +65,16 @@ pub enum Done<T> {
     Again(Kept),
 }
 
+impl<T> Done<T> {
+    /// The result, where it was done now.
+    pub const fn as_new(&self) -> Option<&T> {
+        match self {
+            Self::New(result) => Some(result),
+            Self::Again(_) => None,
+        }
+    }
+}
+
 /// An answer that was kept for an idempotency key; [`Once`] shows one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Kept {

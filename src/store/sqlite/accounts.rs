@@ -1,8 +1,11 @@
-//! Accounts and money. `credits` is never assigned: [`post_up_to`] moves it and writes the ledger entry in one breath.
+//! Accounts and money. `credits` is never assigned: [`post_up_to`] moves it and writes the ledger entry in the same call.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
-use super::{count, credits_at, maybe_time_at, sql, storage_error, time_at, wallet_at};
+use super::row::{
+    all, count, credits_at, execute, first, maybe_time_at, one, time_at, value, wallet_at,
+};
+use super::sql;
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{LedgerEntry, StoreError, User, ledger_id};
 
@@ -27,17 +30,14 @@ pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
 
 /// Makes the account if there is none; whether it is new.
 pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<bool, StoreError> {
-    let mut insert = c.prepare_cached(sql::INSERT_USER).map_err(storage_error)?;
-    insert
-        .execute(params![wallet.as_str(), now.millis()])
-        .map(|rows| rows == 1)
-        .map_err(storage_error)
+    let values = params![wallet.as_str(), now.millis()];
+    Ok(execute(c, sql::INSERT_USER, values)? == 1)
 }
 
 pub(super) fn user(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<User>> {
-    c.prepare_cached(sql::SELECT_USER)?
-        .query_row([wallet.as_str()], |row| user_in(row, *wallet))
-        .optional()
+    first(c, sql::SELECT_USER, [wallet.as_str()], |row| {
+        user_in(row, *wallet)
+    })
 }
 
 pub(super) fn users(
@@ -46,11 +46,9 @@ pub(super) fn users(
     limit: usize,
 ) -> rusqlite::Result<Vec<User>> {
     let after = after.map_or("", Wallet::as_str);
-    c.prepare_cached(sql::SELECT_USERS)?
-        .query_map(params![after, count(limit)], |row| {
-            user_in(row, wallet_at(row, 0)?)
-        })?
-        .collect()
+    all(c, sql::SELECT_USERS, params![after, count(limit)], |row| {
+        user_in(row, wallet_at(row, 0)?)
+    })
 }
 
 fn user_in(row: &Row<'_>, wallet_address: Wallet) -> rusqlite::Result<User> {
@@ -65,9 +63,9 @@ fn user_in(row: &Row<'_>, wallet_address: Wallet) -> rusqlite::Result<User> {
 }
 
 pub(super) fn balance(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<Credits>> {
-    c.prepare_cached(sql::SELECT_BALANCE)?
-        .query_row([wallet.as_str()], |row| credits_at(row, 0))
-        .optional()
+    first(c, sql::SELECT_BALANCE, [wallet.as_str()], |row| {
+        credits_at(row, 0)
+    })
 }
 
 /// Moves credits, where the wallet can give or hold them.
@@ -97,11 +95,9 @@ fn post_up_to(
     now: Timestamp,
 ) -> Result<LedgerEntry, StoreError> {
     // Asked for afterwards: RETURNING makes a table of its own for its row, which takes longer.
-    let moved = c
-        .prepare_cached(sql::MOVE_CREDITS)
-        .and_then(|mut update| update.execute(params![wallet.as_str(), amount.micro(), most]))
-        .map_err(storage_error)?;
-    let after = match balance(c, wallet).map_err(storage_error)? {
+    let values = params![wallet.as_str(), amount.micro(), most];
+    let moved = execute(c, sql::MOVE_CREDITS, values)?;
+    let after = match balance(c, wallet)? {
         Some(after) if moved > 0 => after,
         Some(balance) if amount.micro() < 0 => {
             return Err(StoreError::Insufficient {
@@ -115,7 +111,6 @@ fn post_up_to(
         }
         None => return Err(StoreError::UserNotFound),
     };
-    let mut insert = c.prepare_cached(sql::INSERT_ENTRY).map_err(storage_error)?;
     let values = params![
         wallet.as_str(),
         amount.micro(),
@@ -124,7 +119,7 @@ fn post_up_to(
         reference,
         now.millis()
     ];
-    let id = insert.insert(values).map_err(storage_error)?;
+    let id = c.prepare_cached(sql::INSERT_ENTRY)?.insert(values)?;
     Ok(LedgerEntry {
         id,
         amount,
@@ -159,12 +154,11 @@ pub(super) fn ledger(
     let Some(balance) = balance(&c, wallet)? else {
         return Ok(None);
     };
-    let mut select = c.prepare_cached(sql::SELECT_LEDGER)?;
-    let entries = select.query_map(
-        params![wallet.as_str(), before.unwrap_or(i64::MAX), count(limit)],
-        entry_in,
-    )?;
-    Ok(Some((balance, entries.collect::<Result<_, _>>()?)))
+    let page = params![wallet.as_str(), before.unwrap_or(i64::MAX), count(limit)];
+    Ok(Some((
+        balance,
+        all(&c, sql::SELECT_LEDGER, page, entry_in)?,
+    )))
 }
 
 /// The entry in the first seven columns.
@@ -191,17 +185,8 @@ pub(super) fn reserve(
     now: Timestamp,
 ) -> Result<i64, StoreError> {
     let entry = post(c, wallet, price.negated(), "chat", None, now)?;
-    let mut insert = c
-        .prepare_cached(sql::INSERT_RESERVATION)
-        .map_err(storage_error)?;
-    insert
-        .execute(params![
-            entry.id,
-            wallet.as_str(),
-            price.micro(),
-            now.millis()
-        ])
-        .map_err(storage_error)?;
+    let values = params![entry.id, wallet.as_str(), price.micro(), now.millis()];
+    execute(c, sql::INSERT_RESERVATION, values)?;
     Ok(entry.id)
 }
 
@@ -233,20 +218,13 @@ pub(super) fn refund(c: &Connection, reservation: i64, now: Timestamp) -> Result
 
 /// Notes what became known of a reservation.
 pub(super) fn note(c: &Connection, reservation: i64, note: &str) -> Result<(), StoreError> {
-    let mut update = c
-        .prepare_cached(sql::NOTE_RESERVATION)
-        .map_err(storage_error)?;
-    update
-        .execute(params![reservation, note])
-        .map(drop)
-        .map_err(storage_error)
+    execute(c, sql::NOTE_RESERVATION, params![reservation, note])?;
+    Ok(())
 }
 
 fn state_of(c: &Connection, reservation: i64) -> Result<(Wallet, Credits, i64), StoreError> {
     let read = |row: &Row<'_>| Ok((wallet_at(row, 0)?, credits_at(row, 1)?, row.get(2)?));
-    c.prepare_cached(sql::SELECT_RESERVATION)
-        .and_then(|mut select| select.query_row([reservation], read))
-        .map_err(storage_error)
+    Ok(one(c, sql::SELECT_RESERVATION, [reservation], read)?)
 }
 
 fn close(
@@ -256,13 +234,9 @@ fn close(
     refund: Option<i64>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut update = c
-        .prepare_cached(sql::CLOSE_RESERVATION)
-        .map_err(storage_error)?;
-    update
-        .execute(params![reservation, state, now.millis(), refund])
-        .map(drop)
-        .map_err(storage_error)
+    let values = params![reservation, state, now.millis(), refund];
+    execute(c, sql::CLOSE_RESERVATION, values)?;
+    Ok(())
 }
 
 /// Refunds at most `limit` open reservations; how many.
@@ -271,15 +245,7 @@ pub(super) fn refund_open(
     now: Timestamp,
     limit: usize,
 ) -> Result<usize, StoreError> {
-    let open = {
-        let mut select = c
-            .prepare_cached(sql::SELECT_OPEN_RESERVATIONS)
-            .map_err(storage_error)?;
-        let rows = select
-            .query_map([count(limit)], |row| row.get::<_, i64>(0))
-            .map_err(storage_error)?;
-        rows.collect::<Result<Vec<_>, _>>().map_err(storage_error)?
-    };
+    let open: Vec<i64> = all(c, sql::SELECT_OPEN_RESERVATIONS, [count(limit)], value)?;
     for reservation in &open {
         refund(c, *reservation, now)?;
     }

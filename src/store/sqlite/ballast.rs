@@ -1,3 +1,5 @@
+//! Space on the disk that is held for the time when the disk is full.
+
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Write};
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::open;
+use super::connections;
 
 /// Room on the disk that is held for bad times: a file beside the database, given up when the disk is full, so that what
 /// ends reservations and a clean end can still be written.
@@ -90,7 +92,7 @@ impl Ballast {
     fn make(&self, size: u64) -> Result<(), Error> {
         // What a crash left of an earlier attempt.
         let _ = std::fs::remove_file(&self.file);
-        let file = open::empty(&self.file)?;
+        let file = connections::create_empty(&self.file)?;
         allocate(&file, size).inspect_err(|_| {
             let _ = std::fs::remove_file(&self.file);
         })

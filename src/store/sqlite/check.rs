@@ -1,17 +1,20 @@
+//! Whether a database file is intact: its pages, its schema, what rows refer to, and its ledger.
+//! It is read beside whoever writes it, and nothing in it or beside it changes.
+
 use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::open::{self, OpenError, SCHEMA_VERSION};
-use super::{migrations, sql, stable_read, verify};
+use super::connections::{self, OpenError};
+use super::{sql, stable_read, verify};
 use crate::store::{LedgerReport, real_path};
 
-/// What a database was found to be by [`check_database`] or [`glance`].
+/// What [`check_database`] or [`quick_check`] found.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Check {
     /// The version of its schema.
     pub version: i64,
-    /// What is wrong with its pages, its schema and its references, a sentence each; empty where all is well.
+    /// What is wrong with its pages, its schema and its references, a sentence each.
     pub mistakes: Vec<String>,
     /// What is in the ledger, and what does not add up there.
     pub ledger: LedgerReport,
@@ -25,115 +28,82 @@ impl Check {
     }
 }
 
-/// Looks at everything in a database: every page, the schema, what rows refer to, every wallet's ledger. Beside a running
-/// server too, and one that starts or ends meanwhile; nothing is changed.
+/// Checks every page, the schema, what rows refer to, and every wallet's ledger; beside a running server too.
 ///
 /// # Errors
-/// Where it is no database of ours, of a newer version, or cannot be read; [`OpenError::Changing`] where others changed it
+/// Where it is no database of ours, of another version, or cannot be read; [`OpenError::Changing`] where others changed it
 /// too often for an answer. What is wrong with it is in the answer.
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
+    check(database, true)
+}
+
+/// Checks less than [`check_database`]: not whether indexes hold what their tables do, and no references.
+///
+/// # Errors
+/// As [`check_database`].
+pub fn quick_check(database: &Path) -> Result<Check, OpenError> {
+    check(database, false)
+}
+
+fn check(database: &Path, everything: bool) -> Result<Check, OpenError> {
     let database = &real_path(database);
-    stable_read::read(database, |connection| {
-        let mut found = look(connection, database, sql::INTEGRITY_ALL)?;
-        found.mistakes.extend(broken_references(connection, 100)?);
-        Ok(found)
+    stable_read::read(database, |c| {
+        let version = connections::check_version(c, database)?;
+        let integrity = if everything {
+            sql::INTEGRITY_ALL
+        } else {
+            sql::INTEGRITY_QUICK
+        };
+        let mut mistakes = texts(c, integrity)?;
+        mistakes.retain(|mistake| mistake != "ok");
+        mistakes.extend(schema_differences(c)?);
+        if everything {
+            mistakes.extend(broken_references(c, 100)?);
+        }
+        Ok(Check {
+            version,
+            mistakes,
+            ledger: verify::verify(c)?,
+        })
     })
 }
 
-/// Rows that refer to what is not there, a sentence each, at most `most`.
-pub(super) fn broken_references(
-    connection: &Connection,
-    most: usize,
-) -> rusqlite::Result<Vec<String>> {
-    broken(connection, sql::CHECK_REFERENCES, most)
-}
-
-/// The first such row of one table.
-pub(super) fn broken_references_of(
-    connection: &Connection,
-    table: &str,
-) -> rusqlite::Result<Vec<String>> {
-    broken(connection, &sql::check_references_of(table), 1)
-}
-
-fn broken(connection: &Connection, statement: &str, most: usize) -> rusqlite::Result<Vec<String>> {
-    let mut check = connection.prepare(statement)?;
+/// Rows that refer to what is not there, a sentence each, at most `limit`.
+pub(super) fn broken_references(c: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
+    let mut check = c.prepare(sql::CHECK_REFERENCES)?;
     let broken = check.query_map([], |row| {
         let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
         Ok(format!(
             "a row of {table} refers to a row of {missing} that is not there"
         ))
     })?;
-    broken.take(most).collect()
+    broken.take(limit).collect()
 }
 
-/// Looks at less than [`check_database`]: not whether indexes hold what their tables do, and not at references.
-///
-/// # Errors
-/// As [`check_database`].
-pub fn glance(database: &Path) -> Result<Check, OpenError> {
-    let database = &real_path(database);
-    stable_read::read(database, |connection| {
-        look(connection, database, sql::INTEGRITY_QUICK)
-    })
-}
-
-fn look(connection: &Connection, database: &Path, integrity: &str) -> Result<Check, OpenError> {
-    let version = open::version(connection, database)?;
-    let mut mistakes = texts(connection, integrity)?;
-    mistakes.retain(|mistake| mistake != "ok");
-    mistakes.extend(differences(connection, version)?);
-    Ok(Check {
-        version,
-        mistakes,
-        ledger: verify::verify(connection)?,
-    })
-}
-
-/// Where the schema is not what this version's is.
-fn differences(connection: &Connection, version: i64) -> rusqlite::Result<Vec<String>> {
-    let mut differences = missing(connection, version)?;
-    if version == SCHEMA_VERSION {
-        let should = should()?;
-        let is = schema(connection)?.into_iter();
-        let foreign = is.filter(|part| !should.contains(part) && !migrations::waits(part));
-        differences.extend(foreign.map(|part| format!("the schema has what is not ours: {part}")));
-    }
-    Ok(differences)
-}
-
-/// What the schema lacks of this version's.
-pub(super) fn missing(connection: &Connection, version: i64) -> rusqlite::Result<Vec<String>> {
-    if version != SCHEMA_VERSION {
-        return Ok(Vec::new());
-    }
-    let is = schema(connection)?;
-    let missing = should()?.into_iter().filter(|part| !is.contains(part));
-    Ok(missing
-        .map(|part| format!("the schema lacks: {part}"))
-        .collect())
-}
-
-/// The schema of a fresh file.
-fn should() -> rusqlite::Result<Vec<String>> {
+/// Where the schema is not that of a new file.
+fn schema_differences(c: &Connection) -> rusqlite::Result<Vec<String>> {
     let fresh = Connection::open_in_memory()?;
-    fresh.execute_batch(open::SCHEMA)?;
-    schema(&fresh)
+    fresh.execute_batch(connections::SCHEMA)?;
+    let (expected, found) = (schema(&fresh)?, schema(c)?);
+    let lacks = expected.iter().filter(|part| !found.contains(part));
+    let lacks = lacks.map(|part| format!("the schema lacks: {part}"));
+    let foreign = found.iter().filter(|part| !expected.contains(part));
+    let foreign = foreign.map(|part| format!("the schema has what is not ours: {part}"));
+    Ok(lacks.chain(foreign).collect())
 }
 
-/// Every table, index and trigger as the file has it, without comments, spaces, and the quotes that a renamed table has
-/// around its name.
-pub(super) fn schema(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let words = |text: &String| {
+/// What made each table, index and trigger, without comments and line breaks.
+pub(super) fn schema(c: &Connection) -> rusqlite::Result<Vec<String>> {
+    let statements = texts(c, sql::SCHEMA)?;
+    let words = statements.iter().map(|text| {
         let lines = text.lines().filter_map(|line| line.split("--").next());
-        let lines = lines.collect::<Vec<_>>().join(" ");
-        let words = lines.split_whitespace().collect::<Vec<_>>().join(" ");
-        words.replace('"', "")
-    };
-    Ok(texts(connection, sql::SCHEMA)?.iter().map(words).collect())
+        let words: Vec<_> = lines.flat_map(str::split_whitespace).collect();
+        words.join(" ")
+    });
+    Ok(words.collect())
 }
 
-fn texts(connection: &Connection, statement: &str) -> rusqlite::Result<Vec<String>> {
-    let mut select = connection.prepare(statement)?;
+fn texts(c: &Connection, statement: &str) -> rusqlite::Result<Vec<String>> {
+    let mut select = c.prepare(statement)?;
     select.query_map([], |row| row.get(0))?.collect()
 }

@@ -4,14 +4,14 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
+use super::row::{credits_at, first};
 use super::stable_read::StableReader;
-use super::writer::Room;
-use super::{OpenError, SqliteStore, accounts, credits_at, keys, open, sql, storage_error};
+use super::{OpenError, SqliteStore, accounts, connections, keys, sql};
 use crate::auth::KeyRecord;
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::{StoreError, real_path};
+use crate::store::{Result, StoreError, real_path};
 
 /// A database of another program, opened read-only: nothing in it or beside it is changed.
 pub(crate) struct ImportSource(Connection);
@@ -26,26 +26,26 @@ impl ImportSource {
 
     /// Whether r3mes-edge wrote it.
     pub(crate) fn is_ours(&self, path: &Path) -> bool {
-        open::version(&self.0, path).is_ok()
+        !matches!(
+            connections::check_version(&self.0, path),
+            Err(OpenError::Foreign(_) | OpenError::Storage(_))
+        )
     }
 
-    pub(crate) fn has_table(&self, table: &str) -> Result<bool, StoreError> {
-        self.0
-            .prepare_cached(sql::SELECT_TABLE)
-            .and_then(|mut select| select.exists([table]))
-            .map_err(storage_error)
+    pub(crate) fn has_table(&self, table: &str) -> Result<bool> {
+        let mut select = self.0.prepare_cached(sql::SELECT_TABLE)?;
+        Ok(select.exists([table])?)
     }
 
     /// Calls `each` with every row of a table, by rowid. The first column is the rowid, the others are the table's.
     pub(crate) fn each_row(
         &self,
         table: &str,
-        mut each: impl FnMut(&Row<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let select = sql::select_for_import(table);
-        let mut select = self.0.prepare(&select).map_err(storage_error)?;
-        let mut rows = select.query([]).map_err(storage_error)?;
-        while let Some(row) = rows.next().map_err(storage_error)? {
+        mut each: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut select = self.0.prepare(&sql::select_for_import(table))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
             each(row)?;
         }
         Ok(())
@@ -65,19 +65,13 @@ impl ImportTransaction<'_> {
         balance: Credits,
         reference: &str,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<bool> {
         const REASON: &str = "opening";
         let account_is_new = accounts::ensure(self.0, wallet, created_at)?;
         let values = params![wallet.as_str(), REASON, reference];
-        let before = self
-            .0
-            .prepare_cached(sql::SELECT_OPENING)
-            .and_then(|mut select| {
-                select
-                    .query_row(values, |row| credits_at(row, 0))
-                    .optional()
-            })
-            .map_err(storage_error)?;
+        let before = first(self.0, sql::SELECT_OPENING, values, |row| {
+            credits_at(row, 0)
+        })?;
         match before {
             Some(before) if before != balance => Err(StoreError::Conflict(format!(
                 "was imported before as {before}, which is not changed"
@@ -92,11 +86,7 @@ impl ImportTransaction<'_> {
     }
 
     /// Stores a key; returns whether its account and the key itself are new.
-    pub(crate) fn import_key(
-        &self,
-        wallet: &Wallet,
-        key: &KeyRecord,
-    ) -> Result<(bool, bool), StoreError> {
+    pub(crate) fn import_key(&self, wallet: &Wallet, key: &KeyRecord) -> Result<(bool, bool)> {
         let account_is_new = accounts::ensure(self.0, wallet, key.created_at)?;
         Ok((account_is_new, keys::import(self.0, key)?))
     }
@@ -106,10 +96,10 @@ impl SqliteStore {
     /// Runs an import as one transaction: where it fails nothing of it is stored.
     pub(crate) async fn import<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&ImportTransaction<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let work = move |connection: &Connection| work(&ImportTransaction(connection));
-        let imported = self.writer.write(Room::Common, work).await?;
+        work: impl FnOnce(&ImportTransaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let work = move |c: &Connection| work(&ImportTransaction(c));
+        let imported = self.write(work).await?;
         self.has_imported_keys.store(true, Ordering::Release);
         Ok(imported)
     }

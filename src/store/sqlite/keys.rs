@@ -1,35 +1,33 @@
-use rusqlite::{Connection, OptionalExtension, Row, params};
+//! API keys: only their hashes are stored. A wallet has a limit of active keys; those of a wallet login do not count.
 
-use super::{accounts, count, maybe_time_at, sql, storage_error, time_at, unreadable, wallet_at};
+use rusqlite::{Connection, Row, params};
+
+use super::row::{
+    all, count, execute, first, maybe_time_at, one, time_at, unreadable, value, wallet_at,
+};
+use super::{accounts, sql};
 use crate::auth::{KeyHash, KeyRecord, Scopes};
 use crate::model::{Timestamp, Wallet};
-use crate::store::StoreError;
+use crate::store::{Result, StoreError};
 
-pub(super) fn create(
-    c: &Connection,
-    key: &KeyRecord,
-    max_active: usize,
-) -> Result<bool, StoreError> {
+/// Stores a key; whether its wallet's account is new.
+pub(super) fn create(c: &Connection, key: &KeyRecord, max_active: usize) -> Result<bool> {
     let mut new_account = false;
     if let Some(wallet) = &key.wallet {
         new_account = accounts::ensure(c, wallet, key.created_at)?;
         if !key.login {
-            room(c, wallet, max_active, key.created_at)?;
+            check_limit(c, wallet, max_active, key.created_at)?;
         }
     }
-    insert(c, key)?;
+    insert_new(c, key)?;
     Ok(new_account)
 }
 
-/// A conflict where a wallet has `most` active keys or more.
-fn room(c: &Connection, wallet: &Wallet, most: usize, now: Timestamp) -> Result<(), StoreError> {
-    let active: i64 = c
-        .prepare_cached(sql::COUNT_ACTIVE_KEYS)
-        .and_then(|mut count| {
-            count.query_row(params![wallet.as_str(), now.millis()], |row| row.get(0))
-        })
-        .map_err(storage_error)?;
-    if active < count(most) {
+/// A conflict where a wallet has `max` active keys or more.
+fn check_limit(c: &Connection, wallet: &Wallet, max: usize, now: Timestamp) -> Result<()> {
+    let values = params![wallet.as_str(), now.millis()];
+    let active: i64 = one(c, sql::COUNT_ACTIVE_KEYS, values, value)?;
+    if active < count(max) {
         return Ok(());
     }
     Err(StoreError::Conflict(format!(
@@ -37,24 +35,8 @@ fn room(c: &Connection, wallet: &Wallet, most: usize, now: Timestamp) -> Result<
     )))
 }
 
-fn insert(c: &Connection, key: &KeyRecord) -> Result<(), StoreError> {
-    let values = params![
-        key.id,
-        key.hash.as_bytes(),
-        key.start,
-        key.wallet.as_ref().map(Wallet::as_str),
-        key.name,
-        key.scopes.to_string(),
-        key.created_at.millis(),
-        key.expires_at.map(Timestamp::millis),
-        key.login,
-    ];
-    let mut insert = c.prepare_cached(sql::INSERT_KEY).map_err(storage_error)?;
-    insert.execute(values).map(drop).map_err(storage_error)
-}
-
-/// Stores a key of the R3MES backend whose account exists; returns whether it is new. A wallet may have any number.
-pub(super) fn import(c: &Connection, key: &KeyRecord) -> Result<bool, StoreError> {
+/// Stores a key, unless its id or its hash is stored already.
+fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlite::Result<bool> {
     let values = params![
         key.id,
         key.hash.as_bytes(),
@@ -66,36 +48,50 @@ pub(super) fn import(c: &Connection, key: &KeyRecord) -> Result<bool, StoreError
         key.expires_at.map(Timestamp::millis),
         key.revoked_at.map(Timestamp::millis),
         key.last_used.map(Timestamp::millis),
+        key.login,
+        imported,
     ];
-    c.prepare_cached(sql::INSERT_IMPORTED_KEY)
-        .and_then(|mut insert| insert.execute(values))
-        .map(|rows| rows == 1)
-        .map_err(storage_error)
+    Ok(execute(c, sql::INSERT_KEY, values)? == 1)
+}
+
+fn insert_new(c: &Connection, key: &KeyRecord) -> Result<()> {
+    match insert(c, key, false)? {
+        true => Ok(()),
+        false => Err(StoreError::Internal("two keys are alike".to_owned())),
+    }
+}
+
+/// Stores a key of the R3MES backend whose account exists; returns whether it is new. A wallet may have any number.
+pub(super) fn import(c: &Connection, key: &KeyRecord) -> Result<bool> {
+    Ok(insert(c, key, true)?)
 }
 
 pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {
-    c.prepare_cached(sql::HAS_IMPORTED_KEYS)?
-        .query_row([], |row| row.get(0))
+    one(c, sql::HAS_IMPORTED_KEYS, [], value)
 }
 
-/// Puts a key's own hash in the place of its SHA-256. Where that was done already, it finds the key all the same.
+/// Replaces the SHA-256 of an imported key with its own hash. Where that was done already, it finds the key all the same.
 pub(super) fn adopt(
     c: &Connection,
     sha256: &KeyHash,
     hash: &KeyHash,
     start: &str,
-) -> Result<Option<KeyRecord>, StoreError> {
-    let mut update = c.prepare_cached(sql::ADOPT_KEY).map_err(storage_error)?;
-    update
-        .execute(params![sha256.as_bytes(), hash.as_bytes(), start])
-        .map_err(storage_error)?;
-    by_hash(c, hash).map_err(storage_error)
+) -> rusqlite::Result<Option<KeyRecord>> {
+    let values = params![sha256.as_bytes(), hash.as_bytes(), start];
+    execute(c, sql::ADOPT_KEY, values)?;
+    by_hash(c, hash)
 }
 
 pub(super) fn by_hash(c: &Connection, hash: &KeyHash) -> rusqlite::Result<Option<KeyRecord>> {
-    c.prepare_cached(sql::SELECT_KEY_BY_HASH)?
-        .query_row([hash.as_bytes()], record)
-        .optional()
+    first(c, sql::SELECT_KEY_BY_HASH, [hash.as_bytes()], record)
+}
+
+pub(super) fn by_id(c: &Connection, id: &str) -> rusqlite::Result<Option<KeyRecord>> {
+    first(c, sql::SELECT_KEY, [id], record)
+}
+
+fn existing(c: &Connection, id: &str) -> Result<KeyRecord> {
+    by_id(c, id)?.ok_or(StoreError::KeyNotFound)
 }
 
 pub(super) fn list(
@@ -108,15 +104,10 @@ pub(super) fn list(
     let (before, limit) = (before.unwrap_or("~"), count(limit));
     match wallet {
         Some(wallet) => {
-            let mut select = c.prepare_cached(sql::SELECT_KEYS_OF_WALLET)?;
-            select
-                .query_map(params![wallet.as_str(), before, limit], record)?
-                .collect()
+            let values = params![wallet.as_str(), before, limit];
+            all(c, sql::SELECT_KEYS_OF_WALLET, values, record)
         }
-        None => c
-            .prepare_cached(sql::SELECT_KEYS)?
-            .query_map(params![before, limit], record)?
-            .collect(),
+        None => all(c, sql::SELECT_KEYS, params![before, limit], record),
     }
 }
 
@@ -125,35 +116,21 @@ pub(super) fn revoke(
     id: &str,
     wallet: Option<&Wallet>,
     now: Timestamp,
-) -> Result<KeyRecord, StoreError> {
-    let found = there(c, id)?;
+) -> Result<KeyRecord> {
+    let found = existing(c, id)?;
     if wallet.is_some() && found.wallet.as_ref() != wallet {
         return Err(StoreError::KeyNotFound);
     }
-    end(c, id, now)
+    revoke_at(c, id, now)
 }
 
-/// Has a key open nothing from `at` on; returns it as it is then.
-fn end(c: &Connection, id: &str, at: Timestamp) -> Result<KeyRecord, StoreError> {
-    let mut update = c.prepare_cached(sql::REVOKE_KEY).map_err(storage_error)?;
-    update
-        .execute(params![id, at.millis()])
-        .map_err(storage_error)?;
-    there(c, id)
+/// Makes a key invalid from `at` on; returns it as it is then.
+fn revoke_at(c: &Connection, id: &str, at: Timestamp) -> Result<KeyRecord> {
+    execute(c, sql::REVOKE_KEY, params![id, at.millis()])?;
+    existing(c, id)
 }
 
-fn there(c: &Connection, id: &str) -> Result<KeyRecord, StoreError> {
-    let found = by_id(c, id).map_err(storage_error)?;
-    found.ok_or(StoreError::KeyNotFound)
-}
-
-pub(super) fn by_id(c: &Connection, id: &str) -> rusqlite::Result<Option<KeyRecord>> {
-    c.prepare_cached(sql::SELECT_KEY)?
-        .query_row([id], record)
-        .optional()
-}
-
-/// Puts `new` in the place of the key `id`, which goes on until `until`; returns the old key as it is then. One comes and
+/// Replaces the key `id`, which stays valid until `until`, with `new`; returns the old key as it is then. One comes and
 /// one goes, so a wallet with as many keys as it may have can do this, and with all of them at once.
 pub(super) fn rotate(
     c: &Connection,
@@ -161,42 +138,29 @@ pub(super) fn rotate(
     new: &KeyRecord,
     until: Timestamp,
     max_active: usize,
-) -> Result<KeyRecord, StoreError> {
-    if !there(c, id)?.is_active(new.created_at) {
-        return Err(StoreError::Conflict(
-            "the key is not active; make a new one instead".to_owned(),
-        ));
+) -> Result<KeyRecord> {
+    if !existing(c, id)?.is_active(new.created_at) {
+        let detail = "the key is not active; make a new one instead";
+        return Err(StoreError::Conflict(detail.to_owned()));
     }
     if let Some(wallet) = &new.wallet
         && until > new.created_at
         && !new.login
     {
-        room(c, wallet, max_active.saturating_mul(2), new.created_at)?;
+        check_limit(c, wallet, max_active.saturating_mul(2), new.created_at)?;
     }
-    insert(c, new)?;
-    end(c, id, until)
+    insert_new(c, new)?;
+    revoke_at(c, id, until)
 }
 
-/// Deletes at most `limit` login keys that have run out; how many.
-pub(super) fn purge_logins(
-    c: &Connection,
-    now: Timestamp,
-    limit: usize,
-) -> Result<usize, StoreError> {
-    let mut delete = c
-        .prepare_cached(sql::PURGE_LOGIN_KEYS)
-        .map_err(storage_error)?;
-    delete
-        .execute(params![now.millis(), count(limit)])
-        .map_err(storage_error)
+/// Deletes some expired login keys; how many.
+pub(super) fn purge_logins(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
+    execute(c, sql::PURGE_LOGIN_KEYS, [now.millis(), 500])
 }
 
-pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> Result<(), StoreError> {
-    let mut update = c.prepare_cached(sql::TOUCH_KEY).map_err(storage_error)?;
+pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> rusqlite::Result<()> {
     for (id, at) in touched {
-        update
-            .execute(params![id, at.millis()])
-            .map_err(storage_error)?;
+        execute(c, sql::TOUCH_KEY, params![id, at.millis()])?;
     }
     Ok(())
 }

@@ -1,32 +1,84 @@
-//! What every statement of ours meets: SQLite's errors, and the values in its rows.
+//! What every statement shares: how it is run, SQLite's errors, and the values in its rows.
 
-use rusqlite::{ErrorCode, Row};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row};
 
+use super::OpenError;
 use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 use crate::store::StoreError;
 
-/// Sorts SQLite's errors: what the machine or another program does to the file is a fault of the storage; the rest is our
-/// mistake.
-pub(super) fn storage_error(error: rusqlite::Error) -> StoreError {
-    let text = error.to_string();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(text),
-        Some(
-            ErrorCode::SystemIoFailure
-            | ErrorCode::CannotOpen
-            | ErrorCode::ReadOnly
-            | ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::OutOfMemory
-            | ErrorCode::FileLockingProtocolFailed
-            | ErrorCode::PermissionDenied,
-        ) => StoreError::Unavailable(text),
-        None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
-            StoreError::Damaged(text)
+/// What the machine or another program does to the file is a fault of the storage; the rest is a bug of ours.
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let text = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(text),
+            Some(
+                ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::OutOfMemory
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::PermissionDenied,
+            ) => Self::Unavailable(text),
+            None if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => {
+                Self::Damaged(text)
+            }
+            _ => Self::Internal(text),
         }
-        _ => StoreError::Internal(text),
     }
+}
+
+/// For a server that is running: whatever kept a file from being opened, it can be tried again.
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Storage(error) => error,
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Runs a statement; how many rows it changed.
+pub(super) fn execute(c: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+    c.prepare_cached(sql)?.execute(params)
+}
+
+/// The first row of an answer that always has one.
+pub(super) fn one<T>(
+    c: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    c.prepare_cached(sql)?.query_row(params, read)
+}
+
+/// The first row, if there is one.
+pub(super) fn first<T>(
+    c: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Option<T>> {
+    one(c, sql, params, read).optional()
+}
+
+/// Every row.
+pub(super) fn all<T>(
+    c: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    c.prepare_cached(sql)?.query_map(params, read)?.collect()
+}
+
+/// The only value of a row.
+pub(super) fn value<T: rusqlite::types::FromSql>(row: &Row<'_>) -> rusqlite::Result<T> {
+    row.get(0)
 }
 
 /// A value in the file that is not what we would have written there.
@@ -40,10 +92,8 @@ pub(super) fn count(number: usize) -> i64 {
 }
 
 pub(super) fn wallet_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Wallet> {
-    let text = row
-        .get_ref(column)?
-        .as_str()
-        .map_err(|_| unreadable(column, "a wallet"))?;
+    let text = row.get_ref(column)?.as_str();
+    let text = text.map_err(|_| unreadable(column, "a wallet"))?;
     Wallet::parse(text).map_err(|what| unreadable(column, what))
 }
 
@@ -56,9 +106,8 @@ pub(super) fn time_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestam
 }
 
 pub(super) fn maybe_time_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    Ok(row
-        .get::<_, Option<i64>>(column)?
-        .map(Timestamp::from_millis))
+    let millis: Option<i64> = row.get(column)?;
+    Ok(millis.map(Timestamp::from_millis))
 }
 
 /// A unit as the file has it.

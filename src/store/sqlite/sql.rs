@@ -35,7 +35,8 @@ statements! {
     SELECT_OPEN_RESERVATIONS = "SELECT id FROM reservations WHERE state = 0 ORDER BY id LIMIT ?1";
 
     // keys
-    INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, login) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, imported)
+                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
     COUNT_ACTIVE_KEYS = "SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND (revoked_at IS NULL OR revoked_at > ?2) AND (expires_at IS NULL OR expires_at > ?2)";
     SELECT_KEY_BY_HASH = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE hash = ?1";
     SELECT_KEY = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE id = ?1";
@@ -46,8 +47,6 @@ statements! {
     REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND (revoked_at IS NULL OR revoked_at > ?2)";
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE imported = 1)";
-    INSERT_IMPORTED_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, imported)
-                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 1) ON CONFLICT DO NOTHING";
     ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
 
@@ -68,8 +67,7 @@ statements! {
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (worker, recorded_at) DO NOTHING";
     SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
     SELECT_WORKER = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND worker = ?2";
-    INSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
-                     network_difficulty, rolled_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) RETURNING id";
+    INSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, rolled_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
     // A sample that comes late changes nothing but what no newer one told.
     UPDATE_WORKER = "UPDATE workers SET
                      hashrate = CASE WHEN ?2 >= recorded_at THEN ?3 ELSE hashrate END,
@@ -87,29 +85,57 @@ statements! {
     SELECT_LATE_MINUTES = "SELECT worker, recorded_at FROM late_minutes WHERE worker > 0 ORDER BY worker, recorded_at LIMIT ?1";
     DELETE_LATE_MINUTES = "DELETE FROM late_minutes WHERE worker = ?1 AND recorded_at < ?2";
     SELECT_HAS_WINDOW = "SELECT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1)";
-    UPSERT_WINDOW = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                     ON CONFLICT (worker, step, recorded_at, unit) DO UPDATE SET mean = excluded.mean, weight = excluded.weight,
-                     min = excluded.min, max = excluded.max, samples = excluded.samples";
+    // From the sample before the end to the next one after it is a minute at most that counts.
+    ROLL_UP_MINUTES = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples)
+                       SELECT ?1, 1, recorded_at / 60000 * 60000, unit, CASE WHEN count(*) = 1 THEN hashrate ELSE sum(hashrate * weight) / sum(weight) END, sum(weight), min(hashrate), max(hashrate), count(*)
+                       FROM (SELECT recorded_at, unit, hashrate, min(60000, coalesce(lead(recorded_at) OVER (ORDER BY recorded_at) - recorded_at, 60000)) AS weight
+                             FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 AND recorded_at < ?3 + 60000)
+                       WHERE recorded_at < ?3 GROUP BY recorded_at / 60000, unit
+                       ON CONFLICT (worker, step, recorded_at, unit) DO UPDATE SET mean = excluded.mean, weight = excluded.weight,
+                       min = excluded.min, max = excluded.max, samples = excluded.samples";
+    COUNT_SAMPLES = "SELECT count(*) FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 AND recorded_at < ?3";
+    SELECT_SAMPLE_FROM = "SELECT recorded_at FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 ORDER BY recorded_at LIMIT 1 OFFSET ?3";
     COMBINE_WINDOWS = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples)
                        SELECT ?1, ?2, ?3, unit, sum(mean * weight) / sum(weight), sum(weight), min(min), max(max), sum(samples)
                        FROM hashrate_history WHERE worker = ?1 AND step = ?5 AND recorded_at >= ?3 AND recorded_at < ?4 GROUP BY unit
                        ON CONFLICT (worker, step, recorded_at, unit) DO UPDATE SET mean = excluded.mean, weight = excluded.weight,
                        min = excluded.min, max = excluded.max, samples = excluded.samples";
-    SELECT_WORKERS_SINCE = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND recorded_at >= ?2 ORDER BY worker";
-    SELECT_SAMPLES = "SELECT recorded_at, hashrate, unit FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 ORDER BY recorded_at";
-    SELECT_WINDOWS = "SELECT recorded_at, unit, mean, weight, min, max, samples FROM hashrate_history
-                      WHERE worker = ?1 AND step = ?2 AND recorded_at >= ?3 ORDER BY recorded_at";
+    // Per miner and window the mean weighted by time; over the miners its sum. The last column counts the rows behind it.
+    SELECT_RAW = "SELECT recorded_at, unit, hashrate, hashrate, hashrate, 1, 0 FROM (
+                      SELECT s.recorded_at, s.unit, s.hashrate, w.worker FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
+                      WHERE w.wallet = ?1 AND w.recorded_at >= ?2 LIMIT ?3)
+                  ORDER BY recorded_at, worker";
+    SELECT_HISTORY = "SELECT at, unit, sum(mean), sum(least), sum(most), sum(samples), sum(row_count) FROM (
+                          SELECT worker, at, unit, CASE WHEN count(*) = 1 THEN mean ELSE sum(mean * weight) / sum(weight) END AS mean, min(least) AS least, max(most) AS most,
+                                 sum(samples) AS samples, count(*) AS row_count FROM (
+                              SELECT h.worker AS worker, h.recorded_at AS at, h.unit AS unit, h.mean AS mean, h.weight AS weight, h.min AS least,
+                                     h.max AS most, h.samples AS samples
+                              FROM workers w JOIN hashrate_history h ON h.worker = w.id AND h.step = ?4 AND h.recorded_at >= ?2
+                              WHERE w.wallet = ?1 AND w.recorded_at >= ?2
+                              UNION ALL
+                              SELECT worker, recorded_at / ?3 * ?3, unit, hashrate, weight, hashrate, hashrate, 1 FROM (
+                                  SELECT s.worker AS worker, s.recorded_at AS recorded_at, s.unit AS unit, s.hashrate AS hashrate,
+                                         min(60000, coalesce(lead(s.recorded_at) OVER (PARTITION BY s.worker ORDER BY s.recorded_at) - s.recorded_at, 60000)) AS weight
+                                  FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= max(?2, w.rolled_until)
+                                  WHERE w.wallet = ?1 AND w.recorded_at >= ?2)
+                              LIMIT ?5)
+                          GROUP BY worker, at, unit)
+                      GROUP BY at, unit ORDER BY at, unit LIMIT ?6";
 
-    SELECT_ACCEPTED = "SELECT s.worker, s.recorded_at, s.accepted FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
-                       WHERE w.wallet = ?1 AND w.recorded_at >= ?2 AND s.accepted IS NOT NULL ORDER BY s.worker, s.recorded_at";
+    // A counter that is less than before began anew.
+    SELECT_SHARES = "SELECT CAST(total(max(accepted - before, 0)) AS INTEGER), min(began) FROM (
+                         SELECT s.accepted AS accepted, lag(s.accepted) OVER own AS before, lag(s.recorded_at) OVER own AS began
+                         FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
+                         WHERE w.wallet = ?1 AND w.recorded_at >= ?2 AND s.accepted IS NOT NULL
+                         WINDOW own AS (PARTITION BY s.worker ORDER BY s.recorded_at))
+                     WHERE before IS NOT NULL";
 
-    // what has been kept long enough
+    // what has expired
     SELECT_OLDEST = "SELECT w.id, (SELECT min(recorded_at) FROM mining_stats WHERE worker = w.id),
                      (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1),
                      (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 60),
                      (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1440)
                      FROM workers w WHERE w.id > ?1 ORDER BY w.id LIMIT ?2";
-    SELECT_SAMPLE_AT = "SELECT recorded_at FROM mining_stats WHERE worker = ?1 ORDER BY recorded_at LIMIT 1 OFFSET ?2";
     DELETE_SAMPLES = "DELETE FROM mining_stats WHERE worker = ?1 AND recorded_at < ?2";
     SELECT_WINDOW_AT = "SELECT recorded_at FROM hashrate_history WHERE worker = ?1 AND step = ?2 ORDER BY recorded_at LIMIT 1 OFFSET ?3";
     DELETE_WINDOWS = "DELETE FROM hashrate_history WHERE worker = ?1 AND step = ?2 AND recorded_at < ?3";
@@ -118,9 +144,13 @@ statements! {
     INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
     SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
     ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1";
-    SELECT_TOTAL_EARNINGS = "SELECT total_earnings FROM users WHERE wallet = ?1";
-    SELECT_WORKERS = "SELECT recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty
-                      FROM workers WHERE wallet = ?1";
+    // Of the miners that are active, or where none is of the newest, those with the newest one's unit: unlike units are not added up.
+    SELECT_MINER = "SELECT u.total_earnings, n.recorded_at, n.unit, n.network_difficulty, sum(c.hashrate), max(c.gpu_temperature), avg(c.uptime_percentage),
+                    CAST((SELECT sum(CAST(blocks_found AS REAL)) FROM workers WHERE wallet = ?1) AS INTEGER)
+                    FROM users u
+                    LEFT JOIN workers n ON n.id = (SELECT id FROM workers WHERE wallet = ?1 ORDER BY recorded_at DESC, worker DESC LIMIT 1)
+                    LEFT JOIN workers c ON c.wallet = ?1 AND c.unit = n.unit AND c.recorded_at >= min(n.recorded_at, ?2)
+                    WHERE u.wallet = ?1 GROUP BY u.wallet";
     SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2
                               GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000 LIMIT ?3 OFFSET ?4";
 
@@ -185,29 +215,14 @@ pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 
 /// Gives back the memory of pages that were read.
 pub(super) const FORGET_PAGES: &str = "PRAGMA shrink_memory";
-/// Copies the log to its place in the file as far as that goes without waiting for anybody.
-pub(super) const COPY_LOG: &str = "PRAGMA wal_checkpoint(PASSIVE)";
-/// Its pages, and how many of them are in their places; changes nothing.
-pub(super) const LOOK_AT_LOG: &str = "PRAGMA wal_checkpoint(NOOP)";
-pub(super) const EMPTY_LOG: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
-pub(super) const PAGES: &str = "PRAGMA page_count";
-pub(super) const PAGE_SIZE: &str = "PRAGMA page_size";
-pub(super) const FREE_PAGES: &str = "PRAGMA freelist_count";
+/// Moves pages of the log to their places in the file as far as that goes without waiting for anybody.
+pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+/// Moves all of them and empties the log, which waits for everybody who reads from it.
+pub(super) const CHECKPOINT_TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 /// So few pages that no request waits for long.
-pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(64)";
-pub(super) const AUTO_VACUUM: &str = "PRAGMA auto_vacuum";
-pub(super) const VACUUM: &str = "VACUUM";
+pub(super) const VACUUM_STEP: &str = "PRAGMA incremental_vacuum(64)";
 pub(super) const CHECK_REFERENCES: &str = "PRAGMA foreign_key_check";
-pub(super) fn check_references_of(table: &str) -> String {
-    format!("PRAGMA foreign_key_check({table})")
-}
-pub(super) fn rename_table(table: &str, to: &str) -> String {
-    format!("ALTER TABLE {table} RENAME TO {to}")
-}
-pub(super) fn drop_table(table: &str) -> String {
-    format!("DROP TABLE IF EXISTS {table}")
-}
-pub(super) const VERSION: &str = "PRAGMA user_version";
+pub(super) const IS_EMPTY: &str = "SELECT count(*) = 0 FROM sqlite_schema";
 pub(super) const SCHEMA: &str =
     "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
 pub(super) const INTEGRITY_QUICK: &str = "PRAGMA quick_check(100)";

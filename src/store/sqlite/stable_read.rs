@@ -10,7 +10,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::open::{OpenError, PATIENCE};
+use super::connections::{BUSY_TIMEOUT, OpenError};
 use crate::store::lock::{FileId, is_locked_here, read_unlocked, with_suffix};
 
 /// Times that something is read while others change how it must be read.
@@ -58,6 +58,10 @@ impl StableReader {
         let opened = State::of(path);
         if opened.main.is_none() {
             return Err(OpenError::Missing(path.to_owned()));
+        }
+        // SQLite deletes the log of an empty file, whatever is in it.
+        if opened.content[0].is_some_and(|(length, ..)| length == 0) {
+            return Err(OpenError::Foreign(path.to_owned()));
         }
         let mode = Mode::of(path);
         Ok(Self {
@@ -149,7 +153,7 @@ impl Mode {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(address, flags)?;
         // A server that starts holds everybody up while it mends its log.
-        connection.busy_timeout(PATIENCE)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         if let Self::PrivateIndex = self {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.pragma_update(None, "locking_mode", "exclusive")?;
@@ -168,7 +172,7 @@ fn is_in_wal_mode(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::open;
+    use crate::store::sqlite::tests::{fresh, writing};
 
     fn entries(connection: &Connection) -> Result<i64, OpenError> {
         Ok(connection.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?)
@@ -191,14 +195,14 @@ mod tests {
         for other in [Other::Ends, Other::GoesOn] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("edge.db");
-            drop(open::fresh(&path));
+            drop(fresh(&path));
             let mut serving = None;
             let mut asked = 0;
             let found = read(&path, |connection| {
                 asked += 1;
                 let before = entries(connection)?;
                 if asked == 1 {
-                    let server = open::writing(&path).unwrap();
+                    let server = writing(&path).unwrap();
                     insert(&server, 1);
                     server.execute_batch("PRAGMA wal_checkpoint").unwrap();
                     if let Other::GoesOn = other {
@@ -217,11 +221,11 @@ mod tests {
     fn a_file_that_never_rests_is_called_neither_good_nor_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
-        drop(open::fresh(&path));
+        drop(fresh(&path));
         let mut asked = 0;
         let found = read(&path, |_| {
             asked += 1;
-            insert(&open::writing(&path).unwrap(), asked);
+            insert(&writing(&path).unwrap(), asked);
             Err::<(), _>(OpenError::Damaged(
                 path.clone(),
                 "or so it seems".to_owned(),

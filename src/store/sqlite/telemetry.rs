@@ -1,70 +1,54 @@
-use rusqlite::{Connection, OptionalExtension, Row, params};
+//! What miners measure and earn: samples with what is derived from them, earnings with their credits, and the figures that
+//! are read of them.
 
-use super::row::{code, unit_at};
-use super::{accounts, count, credits_at, history, sql, storage_error, time_at, wallet_at};
-use crate::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
+use rusqlite::{Connection, Row, params};
+
+use super::row::{
+    all, code, count, credits_at, execute, first, maybe_time_at, one, time_at, unit_at, value,
+    wallet_at,
+};
+use super::{accounts, rollup, sql};
+use crate::model::{Sample, Timestamp, Wallet};
 use crate::store::{
-    Counted, Earning, EarningsDay, LeaderboardRow, MinerStats, Recorded, StoreError, Totals,
+    Counted, Earning, EarningsDay, LeaderboardRow, MinerStats, Recorded, Result, StoreError, Totals,
 };
 
-pub(super) fn record(
-    c: &Connection,
-    samples: &[Sample],
-    now: Timestamp,
-) -> Result<Recorded, StoreError> {
+pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Result<Recorded> {
     let mut recorded = Recorded {
         new: 0,
         first: false,
     };
-    let mut known: Option<Wallet> = None;
-    for sample in samples {
-        // A batch nearly always is one wallet's: look its account up once.
-        if known != Some(sample.wallet) {
-            accounts::ensure(c, &sample.wallet, now)?;
-            let mut select = c
-                .prepare_cached(sql::SELECT_HAS_WORKER)
-                .map_err(storage_error)?;
-            let mines: bool = select
-                .query_row([sample.wallet.as_str()], |row| row.get(0))
-                .map_err(storage_error)?;
-            recorded.first |= !mines;
-            known = Some(sample.wallet);
+    // A batch nearly always is one wallet's.
+    for of_wallet in samples.chunk_by(|a, b| a.wallet == b.wallet) {
+        let wallet = of_wallet[0].wallet;
+        accounts::ensure(c, &wallet, now)?;
+        let mines: bool = one(c, sql::SELECT_HAS_WORKER, [wallet.as_str()], value)?;
+        recorded.first |= !mines;
+        for sample in of_wallet {
+            recorded.new += usize::from(insert(c, sample)?);
         }
-        recorded.new += usize::from(insert(c, sample).map_err(storage_error)?);
     }
     // So that the next read shows those that came late, unless they are very many.
-    history::roll_up_late(c).map_err(storage_error)?;
+    rollup::roll_up_late(c)?;
     Ok(recorded)
 }
 
-/// Stores one sample with all that follows from it; `false` where it was there already.
+/// Stores one sample with all that follows from it; `false` where it is stored already.
 fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
     let (at, unit) = (sample.recorded_at.millis(), code(sample.unit));
-    let known = c
-        .prepare_cached(sql::SELECT_WORKER)?
-        .query_row(params![sample.wallet.as_str(), sample.worker], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
-        })
-        .optional()?;
-    let worker = match known {
-        Some((worker, _)) => worker,
-        None => c.prepare_cached(sql::INSERT_WORKER)?.query_row(
-            params![
-                sample.wallet.as_str(),
-                sample.worker,
-                at,
-                sample.hashrate,
-                unit,
-                sample.gpu_temperature,
-                sample.blocks_found,
-                sample.uptime_percentage,
-                sample.network_difficulty,
-                history::start(at, history::MINUTE),
-            ],
-            |row| row.get(0),
-        )?,
+    let (wallet, worker) = (sample.wallet.as_str(), &sample.worker);
+    let known = first(c, sql::SELECT_WORKER, params![wallet, worker], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+    })?;
+    let (worker, rolled_until) = match known {
+        Some(known) => known,
+        None => {
+            let minute = rollup::start(at, rollup::MINUTE);
+            let values = params![wallet, worker, at, sample.hashrate, unit, minute];
+            (one(c, sql::INSERT_WORKER, values, value)?, minute)
+        }
     };
-    let inserted = c.prepare_cached(sql::INSERT_SAMPLE)?.execute(params![
+    let values = params![
         worker,
         at,
         sample.hashrate,
@@ -78,74 +62,50 @@ fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
         sample.accepted,
         sample.rejected,
         sample.loss,
-    ])?;
-    if inserted == 0 {
+    ];
+    if execute(c, sql::INSERT_SAMPLE, values)? == 0 {
         return Ok(false);
     }
-    if let Some((_, rolled_until)) = known {
-        c.prepare_cached(sql::UPDATE_WORKER)?.execute(params![
-            worker,
-            at,
-            sample.hashrate,
-            unit,
-            sample.gpu_temperature,
-            sample.blocks_found,
-            sample.uptime_percentage,
-            sample.network_difficulty,
-        ])?;
-        history::note_sample(c, worker, at, rolled_until)?;
-    }
+    let values = params![
+        worker,
+        at,
+        sample.hashrate,
+        unit,
+        sample.gpu_temperature,
+        sample.blocks_found,
+        sample.uptime_percentage,
+        sample.network_difficulty,
+    ];
+    execute(c, sql::UPDATE_WORKER, values)?;
+    rollup::note_sample(c, worker, at, rolled_until)?;
     Ok(true)
 }
 
-pub(super) fn record_earning(
-    c: &Connection,
-    earning: &Earning,
-    now: Timestamp,
-) -> Result<Counted, StoreError> {
-    let told = |entry: Option<i64>| Counted {
+pub(super) fn record_earning(c: &Connection, earning: &Earning, now: Timestamp) -> Result<Counted> {
+    let counted = |entry: Option<i64>| Counted {
         wallet_address: earning.wallet,
         earnings: earning.earnings,
         counted: entry.is_some(),
         entry,
     };
     accounts::ensure(c, &earning.wallet, now)?;
-    let wallet = earning.wallet.as_str();
-    let values = params![
-        earning.source_id,
-        wallet,
-        earning.earnings.micro(),
-        earning.recorded_at.millis()
-    ];
-    let mut insert = c
-        .prepare_cached(sql::INSERT_EARNING)
-        .map_err(storage_error)?;
-    if insert.execute(values).map_err(storage_error)? == 0 {
-        let mut select = c
-            .prepare_cached(sql::SELECT_EARNING)
-            .map_err(storage_error)?;
-        let counted = select.query_row([&earning.source_id], |row| {
+    let (wallet, micro) = (earning.wallet.as_str(), earning.earnings.micro());
+    let source = &earning.source_id;
+    let values = params![source, wallet, micro, earning.recorded_at.millis()];
+    if execute(c, sql::INSERT_EARNING, values)? == 0 {
+        let before = one(c, sql::SELECT_EARNING, [source], |row| {
             Ok((wallet_at(row, 0)?, credits_at(row, 1)?))
-        });
-        return match counted.map_err(storage_error)? {
-            same if same == (earning.wallet, earning.earnings) => Ok(told(None)),
-            _ => Err(StoreError::Conflict(
-                "this source_id was counted for another wallet or amount".to_owned(),
-            )),
-        };
+        })?;
+        if before == (earning.wallet, earning.earnings) {
+            return Ok(counted(None));
+        }
+        let detail = "this source_id was counted for another wallet or amount";
+        return Err(StoreError::Conflict(detail.to_owned()));
     }
-    let mut add = c.prepare_cached(sql::ADD_EARNINGS).map_err(storage_error)?;
-    add.execute(params![wallet, earning.earnings.micro()])
-        .map_err(storage_error)?;
-    let entry = accounts::post(
-        c,
-        &earning.wallet,
-        earning.earnings,
-        "mining",
-        Some(earning.source_id.clone()),
-        now,
-    )?;
-    Ok(told(Some(entry.id)))
+    execute(c, sql::ADD_EARNINGS, params![wallet, micro])?;
+    let (amount, reference) = (earning.earnings, Some(source.clone()));
+    let entry = accounts::post(c, &earning.wallet, amount, "mining", reference, now)?;
+    Ok(counted(Some(entry.id)))
 }
 
 pub(super) fn miner(
@@ -153,76 +113,22 @@ pub(super) fn miner(
     wallet: &Wallet,
     active_since: Timestamp,
 ) -> rusqlite::Result<Option<MinerStats>> {
-    let earned = c
-        .prepare_cached(sql::SELECT_TOTAL_EARNINGS)?
-        .query_row([wallet.as_str()], |row| credits_at(row, 0))
-        .optional()?;
-    let Some(total_earnings) = earned else {
-        return Ok(None);
-    };
-    let mut select = c.prepare_cached(sql::SELECT_WORKERS)?;
-    let workers = select
-        .query_map([wallet.as_str()], Worker::read)?
-        .collect::<Result<Vec<_>, _>>()?;
-    let newest = workers.iter().max_by_key(|worker| worker.recorded_at);
-    let is_active = newest.is_some_and(|newest| newest.recorded_at >= active_since);
-    let since = if is_active {
-        Some(active_since)
-    } else {
-        newest.map(|newest| newest.recorded_at)
-    };
-    // Those that speak now; where none does, the one that spoke last. Unlike units are not added up.
-    let speaking = || {
-        let unit = newest.map(|newest| newest.unit);
-        workers
-            .iter()
-            .filter(move |worker| Some(worker.recorded_at) >= since && Some(worker.unit) == unit)
-    };
-    let uptimes = speaking()
-        .filter_map(|worker| worker.uptime_percentage)
-        .collect::<Vec<_>>();
-    Ok(Some(MinerStats {
-        wallet_address: *wallet,
-        total_earnings,
-        hashrate: newest.map(|_| speaking().map(|worker| worker.hashrate).sum()),
-        hashrate_unit: newest.map(|newest| newest.unit),
-        gpu_temperature: speaking()
-            .filter_map(|worker| worker.gpu_temperature)
-            .reduce(f64::max),
-        blocks_found: workers
-            .iter()
-            .filter_map(|worker| worker.blocks_found)
-            .reduce(i64::saturating_add),
-        uptime_percentage: (!uptimes.is_empty())
-            .then(|| uptimes.iter().sum::<f64>() / uptimes.len() as f64),
-        network_difficulty: newest.and_then(|newest| newest.network_difficulty),
-        is_active,
-        recorded_at: newest.map(|newest| newest.recorded_at),
-    }))
-}
-
-struct Worker {
-    recorded_at: Timestamp,
-    hashrate: f64,
-    unit: HashrateUnit,
-    gpu_temperature: Option<f64>,
-    blocks_found: Option<i64>,
-    uptime_percentage: Option<f64>,
-    network_difficulty: Option<f64>,
-}
-
-impl Worker {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            recorded_at: time_at(row, 0)?,
-            hashrate: row.get(1)?,
-            unit: unit_at(row, 2)?,
-            gpu_temperature: row.get(3)?,
-            blocks_found: row.get(4)?,
-            uptime_percentage: row.get(5)?,
-            network_difficulty: row.get(6)?,
+    let values = params![wallet.as_str(), active_since.millis()];
+    first(c, sql::SELECT_MINER, values, |row| {
+        let recorded_at = maybe_time_at(row, 1)?;
+        Ok(MinerStats {
+            wallet_address: *wallet,
+            total_earnings: credits_at(row, 0)?,
+            hashrate: row.get(4)?,
+            hashrate_unit: recorded_at.map(|_| unit_at(row, 2)).transpose()?,
+            gpu_temperature: row.get(5)?,
+            blocks_found: row.get(7)?,
+            uptime_percentage: row.get(6)?,
+            network_difficulty: row.get(3)?,
+            is_active: recorded_at >= Some(active_since),
+            recorded_at,
         })
-    }
+    })
 }
 
 pub(super) fn earnings(
@@ -235,18 +141,14 @@ pub(super) fn earnings(
     if accounts::balance(c, wallet)?.is_none() {
         return Ok(None);
     }
-    let mut select = c.prepare_cached(sql::SELECT_EARNINGS_BY_DAY)?;
-    let read = |row: &Row<'_>| {
+    let values = params![wallet.as_str(), since.millis(), count(limit), count(offset)];
+    let days = all(c, sql::SELECT_EARNINGS_BY_DAY, values, |row| {
         Ok(EarningsDay {
             earnings: credits_at(row, 0)?,
             recorded_at: time_at(row, 1)?,
         })
-    };
-    let days = select.query_map(
-        params![wallet.as_str(), since.millis(), count(limit), count(offset)],
-        read,
-    )?;
-    days.collect::<Result<_, _>>().map(Some)
+    })?;
+    Ok(Some(days))
 }
 
 pub(super) fn shares(
@@ -254,19 +156,11 @@ pub(super) fn shares(
     wallet: &Wallet,
     since: Timestamp,
 ) -> rusqlite::Result<Option<(i64, Timestamp)>> {
-    let mut select = c.prepare_cached(sql::SELECT_ACCEPTED)?;
-    let mut rows = select.query(params![wallet.as_str(), since.millis()])?;
-    let (mut sum, mut first) = (0i64, None::<Timestamp>);
-    let mut last: Option<(i64, Timestamp, i64)> = None;
-    while let Some(row) = rows.next()? {
-        let (worker, at, accepted): (i64, _, i64) = (row.get(0)?, time_at(row, 1)?, row.get(2)?);
-        if let Some((_, then, before)) = last.filter(|(same, ..)| *same == worker) {
-            sum = sum.saturating_add((accepted - before).max(0));
-            first = Some(first.map_or(then, |first| first.min(then)));
-        }
-        last = Some((worker, at, accepted));
-    }
-    Ok(first.map(|first| (sum, first)))
+    let values = params![wallet.as_str(), since.millis()];
+    one(c, sql::SELECT_SHARES, values, |row| {
+        let shares = row.get(0)?;
+        Ok(maybe_time_at(row, 1)?.map(|began| (shares, began)))
+    })
 }
 
 pub(super) fn leaderboard(
@@ -282,30 +176,25 @@ pub(super) fn leaderboard(
             blocks_found: row.get(3)?,
         })
     };
-    match since {
-        None => c
-            .prepare_cached(sql::SELECT_TOP_EARNERS)?
-            .query_map([count(limit)], read)?
-            .collect(),
-        Some(since) => {
-            let mut select = c.prepare_cached(sql::SELECT_TOP_EARNERS_SINCE)?;
-            select
-                .query_map([since.millis(), count(limit)], read)?
-                .collect()
-        }
+    match since.map(Timestamp::millis) {
+        None => all(c, sql::SELECT_TOP_EARNERS, [count(limit)], read),
+        Some(since) => all(
+            c,
+            sql::SELECT_TOP_EARNERS_SINCE,
+            [since, count(limit)],
+            read,
+        ),
     }
 }
 
 pub(super) fn totals(c: &Connection, active_since: Timestamp) -> rusqlite::Result<Totals> {
     let c = c.unchecked_transaction()?;
-    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-    let (users, credits) = c.prepare_cached(sql::SELECT_TOTALS)?.query_row([], read)?;
-    let active_miners = c
-        .prepare_cached(sql::COUNT_ACTIVE_MINERS)?
-        .query_row([active_since.millis()], |row| row.get(0))?;
+    let (users, credits) = one(&c, sql::SELECT_TOTALS, [], |row| {
+        Ok((row.get(0)?, credits_at(row, 1)?))
+    })?;
     Ok(Totals {
         users,
-        credits: Credits::from_micro(credits),
-        active_miners,
+        credits,
+        active_miners: one(&c, sql::COUNT_ACTIVE_MINERS, [active_since.millis()], value)?,
     })
 }

@@ -1,32 +1,34 @@
-//! Whether the whole ledger adds up, looked at in short steps.
+//! Whether the whole ledger adds up, checked in short steps.
 //!
-//! Each step is a read of its own, so that no reader holds the write-ahead log for the time of the whole walk. What must
-//! agree is read in one statement: a wallet's balance with its entries, the totals with all balances, a reservation with
-//! its entries. So every answer is right while others write.
+//! Each step is a read of its own, so that no reader holds the write-ahead log for the time of all of them. What must agree
+//! is read in one statement: a wallet's balance with its entries, the totals with all balances, a reservation with its
+//! entries. So every answer is right while others write.
 
 use std::time::{Duration, Instant};
 
+use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, Row, params};
 
 use super::accounts::{OPEN, REFUNDED, SETTLED};
-use super::{credits_at, sql, unreadable};
+use super::row::{credits_at, one, unreadable};
+use super::sql;
 use crate::store::{LedgerReport, ledger_id};
 
-/// A walk over the ledger: how far it is, and what it found so far.
+/// How far a verification is, and what it found so far.
 #[derive(Clone)]
 pub(super) struct LedgerVerifier {
-    place: Place,
+    next: Next,
     report: LedgerReport,
 }
 
 #[derive(Clone)]
-enum Place {
+enum Next {
     /// Wallets after this one.
     Wallets(String),
     Totals,
     /// Reservations after this one.
     Reservations(i64),
-    End,
+    Done,
 }
 
 impl LedgerVerifier {
@@ -34,12 +36,12 @@ impl LedgerVerifier {
     const ROWS: i64 = 1000;
     /// After this time a step ends with the row it is at.
     const TIME: Duration = Duration::from_millis(50);
-    /// Mistakes in a report at most.
-    const MISTAKES: usize = 100;
+    /// Errors in a report at most.
+    const MAX_ERRORS: usize = 100;
 
     pub(super) fn new() -> Self {
         Self {
-            place: Place::Wallets(String::new()),
+            next: Next::Wallets(String::new()),
             report: LedgerReport {
                 wallets: 0,
                 entries: 0,
@@ -49,133 +51,135 @@ impl LedgerVerifier {
         }
     }
 
-    /// The report, once the walk is at its end.
-    pub(super) fn ended(self) -> Result<LedgerReport, Self> {
-        match self.place {
-            Place::End => Ok(self.report),
+    /// The report, once everything was checked.
+    pub(super) fn finish(self) -> Result<LedgerReport, Self> {
+        match self.next {
+            Next::Done => Ok(self.report),
             _ => Err(self),
         }
     }
 
     /// How much of it is done, in thousandths, where `last` is the newest entry: first each entry is added up, then each is
-    /// looked at for a reservation.
-    pub(super) fn done(&self, last: i64) -> u64 {
-        let seen = match self.place {
-            Place::Wallets(_) | Place::Totals => self.report.entries.min(last),
-            Place::Reservations(after) => last + after.min(last),
-            Place::End => 2 * last,
+    /// checked for a reservation.
+    pub(super) fn progress(&self, last: i64) -> u64 {
+        let seen = match self.next {
+            Next::Wallets(_) | Next::Totals => self.report.entries.min(last),
+            Next::Reservations(after) => last + after.min(last),
+            Next::Done => 2 * last,
         };
         u64::try_from(seen * 500 / last.max(1)).unwrap_or_default()
     }
 
-    /// Goes on by one step.
+    /// Does the next step.
     pub(super) fn step(mut self, c: &Connection) -> rusqlite::Result<Self> {
-        self.place = match self.place {
-            Place::Wallets(ref after) => {
-                let after = after.clone();
-                self.wallets(c, after)?
+        self.next = match self.next.clone() {
+            Next::Wallets(after) => {
+                let last =
+                    self.check_rows(c, sql::SELECT_USERS_AFTER, after, Self::check_wallet)?;
+                last.map_or(Next::Totals, Next::Wallets)
             }
-            Place::Totals => self.totals(c)?,
-            Place::Reservations(after) => self.reservations(c, after)?,
-            Place::End => Place::End,
+            Next::Totals => {
+                self.check_totals(c)?;
+                Next::Reservations(0)
+            }
+            Next::Reservations(after) => {
+                let statement = sql::SELECT_RESERVATIONS_AFTER;
+                let last = self.check_rows(c, statement, after, Self::check_reservation)?;
+                last.map_or(Next::Done, Next::Reservations)
+            }
+            Next::Done => Next::Done,
         };
         Ok(self)
     }
 
-    fn wallets(&mut self, c: &Connection, mut after: String) -> rusqlite::Result<Place> {
+    /// Checks rows whose first column comes after `after`; the last of them, where there may be more.
+    fn check_rows<K: FromSql + ToSql>(
+        &mut self,
+        c: &Connection,
+        statement: &str,
+        after: K,
+        check: fn(&mut Self, &Row<'_>) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<Option<K>> {
         let began = Instant::now();
-        let mut select = c.prepare_cached(sql::SELECT_USERS_AFTER)?;
+        let mut select = c.prepare_cached(statement)?;
         let mut rows = select.query(params![after, Self::ROWS])?;
         let mut seen = 0;
         while let Some(row) = rows.next()? {
+            check(self, row)?;
             seen += 1;
-            let (balance, sum) = (credits_at(row, 1)?, credits_at(row, 2)?);
-            after = row.get(0)?;
-            self.report.wallets += 1;
-            self.report.entries += row.get::<_, i64>(3)?;
-            if balance != sum {
-                self.mistake(format!(
-                    "{after}: the balance is {balance}, its entries add up to {sum}"
-                ));
-            }
             if seen == Self::ROWS || began.elapsed() > Self::TIME {
-                return Ok(Place::Wallets(after));
+                return row.get(0).map(Some);
             }
         }
-        Ok(Place::Totals)
+        Ok(None)
     }
 
-    fn totals(&mut self, c: &Connection) -> rusqlite::Result<Place> {
-        let (sum, total) = c
-            .prepare_cached(sql::SELECT_SUM_AND_TOTAL)?
-            .query_row([], |row| Ok((credits_at(row, 0)?, credits_at(row, 1)?)))?;
-        if total != sum {
-            self.mistake(format!(
-                "the total of all balances is {sum}, the totals row says {total}"
+    fn check_wallet(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let (balance, sum) = (credits_at(row, 1)?, credits_at(row, 2)?);
+        self.report.wallets += 1;
+        self.report.entries += row.get::<_, i64>(3)?;
+        if balance != sum {
+            let wallet: String = row.get(0)?;
+            self.error(format!(
+                "{wallet}: the balance is {balance}, its entries add up to {sum}"
             ));
         }
-        Ok(Place::Reservations(0))
+        Ok(())
     }
 
-    fn reservations(&mut self, c: &Connection, mut after: i64) -> rusqlite::Result<Place> {
-        let began = Instant::now();
-        let mut select = c.prepare_cached(sql::SELECT_RESERVATIONS_AFTER)?;
-        let mut rows = select.query(params![after, Self::ROWS])?;
-        let mut seen = 0;
-        while let Some(row) = rows.next()? {
-            seen += 1;
-            after = row.get(0)?;
-            match mistake_in(row)? {
-                None => self.report.open_reservations += i64::from(row.get::<_, i64>(3)? == OPEN),
-                Some(mistake) => self.mistake(format!("{}: {mistake}", ledger_id(after))),
-            }
-            if seen == Self::ROWS || began.elapsed() > Self::TIME {
-                return Ok(Place::Reservations(after));
-            }
+    fn check_totals(&mut self, c: &Connection) -> rusqlite::Result<()> {
+        let (sum, total) = one(c, sql::SELECT_SUM_AND_TOTAL, [], |row| {
+            Ok((credits_at(row, 0)?, credits_at(row, 1)?))
+        })?;
+        if total != sum {
+            self.error(format!(
+                "the total of all balances is {sum}, the totals row has {total}"
+            ));
         }
-        Ok(Place::End)
+        Ok(())
     }
 
-    fn mistake(&mut self, mistake: String) {
-        if self.report.mistakes.len() < Self::MISTAKES {
-            self.report.mistakes.push(mistake);
+    fn check_reservation(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let (id, wallet, amount, state): (i64, String, i64, i64) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let entry: (String, i64) = (row.get(4)?, row.get(5)?);
+        let refund: Option<(String, i64)> = match row.get(6)? {
+            Some(to) => Some((to, row.get(7)?)),
+            None => None,
+        };
+        let is_whole = refund.map(|refund| refund == (wallet.clone(), amount));
+        let error = match (state, is_whole) {
+            _ if entry != (wallet, -amount) => {
+                "the reservation differs from the entry that took it"
+            }
+            (OPEN, None) => {
+                self.report.open_reservations += 1;
+                return Ok(());
+            }
+            (SETTLED, None) | (REFUNDED, Some(true)) => return Ok(()),
+            (REFUNDED, Some(false)) => "the refund differs from what was reserved",
+            (REFUNDED, None) => "refunded without an entry that gives the credits back",
+            (OPEN | SETTLED, Some(_)) => "refunded although it is not closed as refunded",
+            _ => return Err(unreadable(3, "a reservation's state")),
+        };
+        self.error(format!("{}: {error}", ledger_id(id)));
+        Ok(())
+    }
+
+    fn error(&mut self, error: String) {
+        if self.report.mistakes.len() < Self::MAX_ERRORS {
+            self.report.mistakes.push(error);
         }
     }
 }
 
-/// The whole walk at once, where nobody waits for the connection.
+/// Verifies the whole ledger at once, where nobody waits for the connection.
 pub(super) fn verify(c: &Connection) -> rusqlite::Result<LedgerReport> {
-    let mut walk = LedgerVerifier::new();
+    let mut verifier = LedgerVerifier::new();
     loop {
-        walk = match walk.step(c)?.ended() {
+        verifier = match verifier.step(c)?.finish() {
             Ok(report) => return Ok(report),
-            Err(walk) => walk,
+            Err(verifier) => verifier,
         };
     }
-}
-
-/// What is wrong with a reservation and the entries that belong to it.
-fn mistake_in(row: &Row<'_>) -> rusqlite::Result<Option<&'static str>> {
-    let (wallet, amount, state) = (
-        row.get::<_, String>(1)?,
-        row.get::<_, i64>(2)?,
-        row.get::<_, i64>(3)?,
-    );
-    if row.get::<_, String>(4)? != wallet || row.get::<_, i64>(5)? != -amount {
-        return Ok(Some("the reservation differs from the entry that took it"));
-    }
-    let refund = match (
-        row.get::<_, Option<String>>(6)?,
-        row.get::<_, Option<i64>>(7)?,
-    ) {
-        (Some(to), Some(refunded)) => Some(to == wallet && refunded == amount),
-        _ => None,
-    };
-    Ok(match (state, refund) {
-        (OPEN | SETTLED, None) | (REFUNDED, Some(true)) => None,
-        (REFUNDED, Some(false)) => Some("the refund differs from what was reserved"),
-        (REFUNDED, None) => Some("refunded without an entry that gives the credits back"),
-        (OPEN | SETTLED, Some(_)) => Some("refunded although it is not closed as refunded"),
-        _ => return Err(unreadable(3, "a reservation's state")),
-    })
 }

@@ -3,42 +3,36 @@
 //! It owns the only connection that may change the file. Jobs queue in memory; the thread takes whatever is queued, runs
 //! it in one transaction, each job in a savepoint of its own, commits once (one fsync, `synchronous=FULL`), and only then
 //! answers them all. There is no timer: while one group's fsync runs, the next group forms by itself, so a lone write
-//! waits for nobody and a thousand share the disk's patience (group commit; DeWitt et al., SIGMOD 1984).
-//!
-//! It also copies the database, in small steps between groups: SQLite's online backup begins anew when anybody but its
-//! own connection writes, and a copy by a reader would keep the log from being emptied all the while.
+//! waits for nobody and a thousand share one flush (group commit; DeWitt et al., SIGMOD 1984).
 
 mod copy;
-mod faults;
+mod health;
 mod job;
-mod log;
+mod wal;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-pub(super) use self::faults::Faults;
+pub(super) use self::health::StorageHealth;
 use self::job::{Job, Typed, commit};
-use self::log::Log;
-use super::readers::Gate;
-use super::sql;
-use super::unchanged::Commits;
-use crate::store::{Change, Observers, StoreError};
+use self::wal::Wal;
+use super::{closed, sql};
+use crate::store::{Change, Observers, Result, StoreError};
 
-/// How urgent a job is when the queue is full.
+/// How a job is queued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Room {
+pub(super) enum Priority {
     /// Refused when the queue is full, or the storage at fault.
-    Common,
-    /// Has room of its own: what ends a reservation must get in however many want to begin one.
-    Kept,
+    Normal,
+    /// Has capacity of its own: what ends a reservation must get in however many want to begin one.
+    Settlement,
 }
 
 /// The handle to the writing thread.
@@ -51,18 +45,16 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     alive: AtomicBool,
-    commits: Commits,
     observers: Arc<Observers>,
 }
 
+#[derive(Default)]
 struct Queue {
     jobs: VecDeque<Box<dyn Job>>,
-    copy: Option<Copying>,
-    /// A copy is waited for or under way.
-    copying: bool,
-    /// Why common writes are refused, where the storage is at fault.
+    copy: Option<CopyRequest>,
+    /// Why normal writes are refused, where the storage is at fault.
     fault: Option<StoreError>,
-    /// When the thread began what it is at, if it is at work.
+    /// When the thread began its present work; `None` while it is idle.
     began: Option<Instant>,
     closed: bool,
 }
@@ -70,68 +62,45 @@ struct Queue {
 /// What is committed together.
 type Group = Vec<Box<dyn Job>>;
 
-/// A copy that is asked for.
-struct Copying {
+/// A copy of the database into an empty file.
+struct CopyRequest {
     to: PathBuf,
-    /// Told now and then as the copy grows, so that somebody else flushes it in pieces.
-    grown: SyncSender<()>,
-    reply: oneshot::Sender<Result<(), StoreError>>,
-}
-
-/// What the thread does next.
-enum Next {
-    /// Writes, and then the copy that was asked for.
-    Work(Group, Option<Copying>),
-    /// Whether a fault is over.
-    Look,
+    reply: oneshot::Sender<Result<()>>,
 }
 
 /// What the thread has beside its connection.
 struct Tools {
-    log: Log,
-    faults: Faults,
+    wal: Wal,
+    health: StorageHealth,
 }
 
 impl Writer {
     /// Jobs that may wait.
     pub(super) const CAPACITY: usize = 4096;
-    /// Further places for jobs that end a reservation.
-    const KEPT: usize = 4096;
+    /// Further capacity for jobs that end a reservation.
+    const SETTLEMENT_CAPACITY: usize = 4096;
     /// Jobs in one transaction at most, so that the first of a group does not wait for thousands.
     const GROUP: usize = 512;
 
-    /// Starts the thread on `connection`, whose log is the file `log`.
+    /// Starts the thread on `connection`, whose log is the file `wal`.
     pub(super) fn start(
         connection: Connection,
-        log: PathBuf,
-        faults: Faults,
-        gate: Gate,
-        commits: Commits,
+        wal: PathBuf,
+        health: StorageHealth,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue {
-                jobs: VecDeque::new(),
-                copy: None,
-                copying: false,
-                fault: None,
-                began: None,
-                closed: false,
-            }),
+            queue: Mutex::default(),
             filled: Condvar::new(),
             alive: AtomicBool::new(true),
-            commits,
             observers,
         });
         let thread = {
             let shared = Arc::clone(&shared);
-            let tools = Tools {
-                log: Log::new(&connection, log, gate)?,
-                faults,
-            };
+            let wal = Wal::new(wal);
             std::thread::Builder::new()
                 .name("r3mes-writer".to_owned())
-                .spawn(move || shared.run(connection, tools))?
+                .spawn(move || shared.run(connection, Tools { wal, health }))?
         };
         Ok(Self {
             shared,
@@ -140,61 +109,36 @@ impl Writer {
     }
 
     /// Queues `work` and waits until it is committed, refused or failed. The work goes on if the caller is dropped.
+    ///
+    /// `change` is what observers are notified of; the writing thread does that, as the caller may be gone by the time of
+    /// the commit.
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        room: Room,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        self.queue(room, work, |_| None).await
-    }
-
-    /// The same for what others may have kept or count; `change` says what they are told. It is this thread that tells
-    /// them, as the caller may be gone by the time of the commit.
-    pub(super) async fn change<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        priority: Priority,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
         change: fn(&T) -> Option<Change>,
-    ) -> Result<T, StoreError> {
-        self.queue(Room::Common, work, change).await
-    }
-
-    async fn queue<T: Send + 'static>(
-        &self,
-        room: Room,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-        change: fn(&T) -> Option<Change>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.shared.push(Box::new(Typed {
-            room,
+            priority,
             work: Some(work),
             outcome: None,
             change,
             reply,
         }))?;
-        answer.await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable(
-                "the writing thread ended".to_owned(),
-            ))
-        })
+        answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Copies the database into an empty file, between the writes of others; what they commit until the end is in it.
-    /// `grown` is told as it grows.
-    pub(super) async fn copy(&self, to: PathBuf, grown: SyncSender<()>) -> Result<(), StoreError> {
+    /// Copies the database into an empty file, between the writes of others; what they commit until the end is in it. One
+    /// at a time.
+    pub(super) async fn copy(&self, to: PathBuf) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         {
             let mut queue = self.shared.lock();
             if queue.closed {
                 return Err(closed());
             }
-            if queue.copying {
-                return Err(StoreError::Conflict(
-                    "a copy is being made already".to_owned(),
-                ));
-            }
-            queue.copying = true;
-            queue.copy = Some(Copying { to, grown, reply });
+            queue.copy = Some(CopyRequest { to, reply });
         }
         self.shared.filled.notify_one();
         answer.await.unwrap_or_else(|_| Err(closed()))
@@ -205,29 +149,24 @@ impl Writer {
         self.shared.lock().jobs.len()
     }
 
-    /// Whether common jobs are taken.
-    pub(super) fn takes_jobs(&self) -> bool {
+    /// Whether normal jobs are accepted.
+    pub(super) fn is_ready(&self) -> bool {
         self.shared.alive.load(Ordering::Acquire) && self.shared.lock().fault.is_none()
     }
 
-    /// How long the thread has been at one group of writes or one step of a copy; `None` where it rests.
+    /// How long the thread has been at one group of writes or one step of a copy; `None` while it is idle.
     pub(super) fn busy_for(&self) -> Option<Duration> {
         self.shared.lock().began.map(|began| began.elapsed())
     }
 
-    /// Takes no more jobs, finishes those that wait, closes the connection.
+    /// Refuses further jobs, finishes those that wait, closes the connection.
     pub(super) fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.filled.notify_one();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            ::log::error!("the writing thread panicked");
+        let thread = self.thread.lock();
+        let thread = thread.unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the writing thread panicked");
         }
     }
 }
@@ -239,23 +178,23 @@ impl Drop for Writer {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
+    fn push(&self, job: Box<dyn Job>) -> Result<()> {
         let mut queue = self.lock();
-        let places = match job.room() {
-            Room::Common => Writer::CAPACITY,
-            Room::Kept => Writer::CAPACITY + Writer::KEPT,
+        let capacity = match job.priority() {
+            Priority::Normal => Writer::CAPACITY,
+            Priority::Settlement => Writer::CAPACITY + Writer::SETTLEMENT_CAPACITY,
         };
         if queue.closed {
             return Err(closed());
         }
-        if let (Room::Common, Some(fault)) = (job.room(), &queue.fault) {
+        if let (Priority::Normal, Some(fault)) = (job.priority(), &queue.fault) {
             return Err(fault.clone());
         }
-        if queue.jobs.len() >= places {
+        if queue.jobs.len() >= capacity {
             return Err(StoreError::Busy);
         }
         queue.jobs.push_back(job);
@@ -264,90 +203,66 @@ impl Shared {
         Ok(())
     }
 
-    /// What is next, or `None` once the queue is closed and empty: a group, then the copy that was asked for. That one is
-    /// not put off until no job waits, as there may never be such a moment.
-    fn next(&self) -> Option<Next> {
+    /// The next group, and the copy that is to be made after it: not only when no job waits, as there may never be such a
+    /// moment. An empty group is to probe whether a fault is over. `None` once the queue is closed and empty.
+    fn next(&self) -> Option<(Group, Option<CopyRequest>)> {
         let mut queue = self.lock();
         queue.began = None;
-        while queue.jobs.is_empty() {
+        while queue.jobs.is_empty() && queue.copy.is_none() {
             if queue.closed {
                 return None;
             }
-            if queue.copy.is_some() {
-                break;
-            }
-            if queue.fault.is_none() {
-                queue = self
-                    .filled
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            let (woken, waited) = self
-                .filled
-                .wait_timeout(queue, Faults::PAUSE)
-                .unwrap_or_else(PoisonError::into_inner);
+            let timeout = match queue.fault {
+                None => Duration::MAX,
+                Some(_) => StorageHealth::PROBE_INTERVAL,
+            };
+            let woken = self.filled.wait_timeout(queue, timeout);
+            let (woken, waited) = woken.unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             if waited.timed_out() {
-                queue.began = Some(Instant::now());
-                return Some(Next::Look);
+                break;
             }
         }
-        Some(Next::Work(queue.group(), queue.copy.take()))
+        Some((queue.take_group(), queue.copy.take()))
     }
 
     fn run(&self, connection: Connection, mut tools: Tools) {
-        while let Some(next) = self.next() {
-            let Next::Work(group, copy) = next else {
-                self.look(&connection, &mut tools);
-                continue;
-            };
-            if !group.is_empty() {
-                self.write(&connection, &mut tools, group);
-            }
-            if let Some(Copying { to, grown, reply }) = copy {
-                let copied = self
-                    .copy(&connection, &mut tools, &to, &grown)
-                    .and_then(|()| tools.faults.check_file());
-                self.lock().copying = false;
-                // Whoever asked may have left; what they find is a whole file or none.
-                let _ = reply.send(copied);
+        while let Some((group, copy)) = self.next() {
+            self.write(&connection, &mut tools, group);
+            if let Some(CopyRequest { to, reply }) = copy {
+                let copied = self.copy(&connection, &mut tools, &to);
+                // The caller may have left; what it finds is a complete file or none.
+                let _ = reply.send(copied.and_then(|()| tools.health.check_file()));
             }
         }
         self.alive.store(false, Ordering::Release);
-        // Its connection too must be closed before the last one.
-        drop(tools);
         // Everything is in the main file when the last connection closes; doing it here reports what goes wrong.
-        if let Err(error) = connection.query_row(sql::EMPTY_LOG, [], |_| Ok(())) {
-            ::log::warn!("the write-ahead log was not emptied at the end: {error}");
+        if let Err(error) = connection.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
+            log::warn!("the write-ahead log was not emptied at the end: {error}");
         }
         if let Err((_, error)) = connection.close() {
-            ::log::warn!("the database was not closed cleanly: {error}");
+            log::warn!("the database was not closed cleanly: {error}");
         }
     }
-}
 
-impl Shared {
-    fn write(&self, connection: &Connection, tools: &mut Tools, group: Group) {
-        let mut group = self.admitted(group);
+    fn write(&self, c: &Connection, tools: &mut Tools, group: Group) {
+        let mut group = self.admit(group);
         if group.is_empty() {
-            self.look(connection, tools);
+            self.check_recovery(c, tools);
             return;
         }
         let started = Instant::now();
+        let health = &mut tools.health;
         // Before it, so that nothing is written into a file that is gone, and after it, so that nothing is acknowledged.
-        let committed = tools
-            .faults
+        let committed = health
             .check_file()
-            .and_then(|()| commit(connection, &mut group))
-            .and_then(|()| tools.faults.check_file());
-        // Of a commit that failed nobody knows what became.
-        self.commits.one_more();
+            .and_then(|()| commit(c, &mut group))
+            .and_then(|()| health.check_file());
         if let Err(error) = &committed {
-            ::log::error!("a group of {} writes failed: {error}", group.len());
+            log::error!("a group of {} writes failed: {error}", group.len());
         }
-        if let Some(fault) = faults::of(&committed, &group)
-            && tools.faults.met(connection, &fault)
+        if let Some(fault) = health::fault_of(&committed, &group)
+            && health.record_failure(c, &fault)
         {
             self.lock().fault = Some(fault);
         }
@@ -357,45 +272,42 @@ impl Shared {
         for job in group {
             job.answer(&committed, &self.observers);
         }
-        if self.look(connection, tools) {
-            tools.log.keep_short(connection);
+        if self.check_recovery(c, tools) {
+            tools.wal.checkpoint_if_needed(c);
         }
     }
 
-    /// Those of a group that may be tried; the others were queued before a fault was met.
-    fn admitted(&self, group: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    /// The jobs of a group that may be tried; the others were queued before a fault was met.
+    fn admit(&self, group: Group) -> Group {
         let Some(fault) = self.lock().fault.clone() else {
             return group;
         };
-        let (kept, common): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|job| job.room() == Room::Kept);
-        for job in common {
+        let (settlements, normal): (Group, Group) = group
+            .into_iter()
+            .partition(|job| job.priority() == Priority::Settlement);
+        for job in normal {
             job.answer(&Err(fault.clone()), &self.observers);
         }
-        kept
+        settlements
     }
 
-    /// Takes common writes again where a fault is over; whether there is none.
-    fn look(&self, connection: &Connection, tools: &mut Tools) -> bool {
-        let over = tools.faults.are_over(connection);
-        if over {
+    /// Accepts normal writes again where a fault is over; whether there is none.
+    fn check_recovery(&self, c: &Connection, tools: &mut Tools) -> bool {
+        let recovered = tools.health.recovered(c);
+        if recovered {
             self.lock().fault = None;
         }
-        over
+        recovered
     }
 }
 
 impl Queue {
     /// Takes what is queued, at most a group.
-    fn group(&mut self) -> Group {
+    fn take_group(&mut self) -> Group {
         self.began = Some(Instant::now());
         let size = self.jobs.len().min(Writer::GROUP);
         self.jobs.drain(..size).collect()
     }
-}
-
-fn closed() -> StoreError {
-    StoreError::Unavailable("the storage is closed".to_owned())
 }
 
 #[cfg(test)]

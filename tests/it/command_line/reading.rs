@@ -118,19 +118,19 @@ async fn what_reads_does_not_wait_for_another_command_that_has_the_file() {
 }
 
 #[tokio::test]
-async fn a_file_of_an_older_version_stays_as_it_is_and_what_brings_it_along_is_told() {
+async fn a_file_of_an_older_version_is_refused_and_stays_as_it_is() {
     let folder = TestServer::start(config()).await.shutdown().await;
     let database = folder.path().join("edge.db");
-    assert_eq!(edge(&database, &["db", "migrate", "--to", "1"]).0, 0);
+    rusqlite::Connection::open(&database)
+        .unwrap()
+        .pragma_update(None, "user_version", 2)
+        .unwrap();
     let sealed = Sealed::new(folder.path(), &["edge.db"]);
     let before = files(sealed.0.path());
     for arguments in READING {
-        let (code, out, told) = edge_output(&sealed.database(), arguments);
-        assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}: {told}");
-        assert!(
-            told.contains("version 1: `r3mes-edge db migrate`"),
-            "{told}"
-        );
+        let (code, out, error) = edge_output(&sealed.database(), arguments);
+        assert_eq!((code, out.as_str()), (4, ""), "{arguments:?}: {error}");
+        assert!(error.contains("development version 2"), "{error}");
     }
     assert_eq!(files(sealed.0.path()), before);
 }

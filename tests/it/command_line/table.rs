@@ -26,7 +26,7 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 28] = [
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -47,7 +47,6 @@ const ROWS: [Row; 29] = [
     row("backup verify COPY", 3, 0),
     row("restore COPY", 3, 0),
     row("db check", 3, 0),
-    row("db migrate --dry-run", 3, 0),
     row("db import NOTHING", 3, 3),
     // It says what is wrong, and that something is: the folder has no configuration, the node no upstreams.
     row("doctor", 1, 0),

@@ -9,12 +9,11 @@ use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 
 use super::{Acknowledged, assert_none_missing, kept, write};
-use crate::migrations;
 use crate::simulation::Random;
-use crate::support::{Process, W1, edge};
+use crate::support::{Process, W1};
 
 /// What the kill is to meet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy)]
 enum Moment {
     /// Writers in full swing, what they sampled being rolled up.
     Writes,
@@ -22,16 +21,9 @@ enum Moment {
     Backup,
     /// The last checkpoint, as the server was told to end.
     End,
-    /// A migration down, or the one up as the next server starts.
-    Migration,
 }
 
-const MOMENTS: [Moment; 4] = [
-    Moment::Writes,
-    Moment::Backup,
-    Moment::End,
-    Moment::Migration,
-];
+const MOMENTS: [Moment; 3] = [Moment::Writes, Moment::Backup, Moment::End];
 
 fn command(database: &Path, arguments: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_r3mes-edge"))
@@ -80,13 +72,13 @@ fn drawn() -> (u64, Random) {
 /// CRASH_ROUNDS=200 cargo test --release --locked --test it kills_at_any_moment -- --nocapture
 /// ```
 #[tokio::test(flavor = "multi_thread")]
-async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothing() {
+async fn kills_at_any_moment_of_writes_copies_and_the_end_lose_nothing() {
     let (rounds, mut random) = drawn();
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let acknowledged = Arc::new(Acknowledged::default());
     let base = r3mes_edge::Clock::default().now().millis() - 6 * 86_400_000;
-    let (mut copies, mut migrated) = (0, 0);
+    let mut copies = 0;
     for round in 0..rounds {
         let moment = MOMENTS[round as usize % MOMENTS.len()];
         let server = Process::serve(&database, "");
@@ -122,26 +114,14 @@ async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothin
                 }
                 copy.wait().unwrap();
             }
-            Moment::End | Moment::Migration => {
+            Moment::End => {
                 server.tell_to_end();
-                if moment == Moment::End {
-                    a_moment(&mut random, 30).await;
-                    server.kill();
-                } else {
-                    assert_eq!(server.wait(), Some(0));
-                }
+                a_moment(&mut random, 30).await;
+                server.kill();
             }
         }
         for task in writers {
             task.await.unwrap();
-        }
-        if moment == Moment::Migration {
-            for to in ["1", "2"] {
-                let mut migration = command(&database, &["db", "migrate", "--to", to]);
-                a_moment(&mut random, 60).await;
-                migration.kill().unwrap();
-                migrated += u32::from(migration.wait().unwrap().success());
-            }
         }
         copies += copies_are_whole(&database);
         let store = SqliteStore::open(&database, false).unwrap();
@@ -161,65 +141,7 @@ async fn kills_at_any_moment_of_writes_copies_migrations_and_the_end_lose_nothin
     assert_ne!(user["credits"], json!(0));
     assert_eq!(server.terminate(), Some(0));
     println!(
-        "{} writes acknowledged over {rounds} kills; {copies} copies got their name, {migrated} migrations ended before their kill",
+        "{} writes acknowledged over {rounds} kills; {copies} copies got their name",
         acknowledged.count.load(std::sync::atomic::Ordering::SeqCst)
     );
-}
-
-/// ```text
-/// CRASH_ROUNDS=200 cargo test --release --locked --test it kills_in_the_middle -- --nocapture
-/// ```
-#[tokio::test(flavor = "multi_thread")]
-async fn kills_in_the_middle_of_a_large_files_migrations_and_of_their_rest_lose_no_row_and_leave_no_half_copy()
- {
-    let (rounds, mut random) = drawn();
-    let folder = tempfile::tempdir().unwrap();
-    let database = folder.path().join("edge.db");
-    let connection = migrations::version_1(&database);
-    migrations::pad(&connection);
-    drop(connection);
-    let before = migrations::rows(&database);
-    let config = folder.path().join("edge.toml");
-    std::fs::write(&config, migrations::KEEP).unwrap();
-    let (mut ended, mut good) = (0, 0);
-    for _ in 0..rounds {
-        // A step, what it left, or a server that does both; each killed where it just is.
-        let commands: [&[&str]; 5] = [
-            &["db", "migrate"],
-            &[
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--config",
-                config.to_str().unwrap(),
-            ],
-            &["db", "migrate", "--to", "1"],
-            &["db", "migrate", "--to", "1"],
-            &["db", "migrate"],
-        ];
-        let mut killed = command(&database, commands[random.below(5) as usize]);
-        a_moment(&mut random, 300).await;
-        killed.kill().unwrap();
-        ended += u32::from(killed.wait().unwrap().success());
-        // What has its name is whole, whoever was killed.
-        let named = [1, 2].map(|version| format!(".version-{version}"));
-        for copy in named
-            .iter()
-            .flat_map(|end| migrations::copies(&database, end))
-        {
-            let report = r3mes_edge::store::verify_backup(&copy).unwrap();
-            assert_eq!(report.mistakes, Vec::<String>::new(), "{}", copy.display());
-            std::fs::remove_file(copy).unwrap();
-            good += 1;
-        }
-        assert!(migrations::copies(&database, ".damaged").is_empty());
-    }
-    // One step may be left, and the rest of it.
-    for _ in 0..2 {
-        let (code, text) = edge(&database, &["db", "migrate", "--to", "1"]);
-        assert_eq!(code, 0, "{text}");
-    }
-    assert_eq!(migrations::rows(&database), before);
-    assert!(migrations::copies(&database, ".unverified").is_empty());
-    println!("{rounds} kills: {ended} commands ended before theirs, {good} copies got their name");
 }

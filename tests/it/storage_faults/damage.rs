@@ -3,12 +3,11 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{credits, granted};
+use super::{credits, granted, refused_start};
 use crate::support::{Process, W1, W2, edge};
 
 /// Where the first page of a table stands, and how long a page is.
@@ -26,15 +25,6 @@ fn page_of(database: &Path, table: &str) -> (u64, usize) {
 fn overwrite(database: &Path, at: u64, bytes: usize) {
     let file = OpenOptions::new().write(true).open(database).unwrap();
     file.write_all_at(&vec![0xA5; bytes], at).unwrap();
-}
-
-/// How a server ends that does not start, and what it said.
-fn refused_start(database: &Path) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
-    let command = command.env_clear().arg("--database").arg(database);
-    let done = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    (done.status.code(), told)
 }
 
 #[tokio::test]

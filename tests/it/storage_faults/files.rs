@@ -15,7 +15,7 @@ use r3mes_edge::{Clock, Repository, SqliteStore};
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{credits, granted};
+use super::{credits, granted, refused_start};
 use crate::support::{Caller, Process, W1, edge, edge_output, eventually, wallet};
 
 fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
@@ -96,15 +96,6 @@ async fn a_file_that_is_moved_replaced_linked_or_deleted_takes_no_writes_until_i
 
     std::fs::remove_file(&database).unwrap();
     assert_file_fault(&admin, 5, "deleted").await;
-}
-
-/// How a server ends that does not start on `database`, and what it says.
-fn refused_start(database: &Path) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
-    let command = command.env_clear().arg("--database").arg(database);
-    let done = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
-    let told = String::from_utf8_lossy(&done.stderr).into_owned();
-    (done.status.code(), told)
 }
 
 #[tokio::test]

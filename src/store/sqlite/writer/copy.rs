@@ -1,67 +1,74 @@
+//! Copies the database between the writes of others. SQLite's online backup begins anew when anybody but its own
+//! connection writes, and a copy by a reader would keep the log from being emptied all the while.
+
+use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::Path;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Advice, fadvise};
 
-use super::super::storage_error;
-use super::{Shared, Tools, closed};
-use crate::store::StoreError;
+use super::super::closed;
+use super::{Shared, Tools};
+use crate::store::{Result, StoreError};
 
-/// Pages of one step. While others write there is a step to each of their groups, so that the copy takes its share of the
+/// Pages of one step. While others write there is a step to each of their groups, so that the copy gets its share of the
 /// disk and no more; while nobody does, one follows the other.
-const STEP: i32 = 16;
-/// Pages of what is flushed at once.
-const FLUSH: i32 = 256;
+const STEP_PAGES: i32 = 16;
+/// Steps after which the kernel is asked to write what was copied: one flush of everything at the end would keep the
+/// log waiting for the disk.
+const FLUSH_STEPS: u64 = 16;
 /// How long a step is tried that another program's lock keeps from going on.
-const PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
-    /// Copies step by step; whatever is queued meanwhile goes first.
-    pub(super) fn copy(
-        &self,
-        connection: &Connection,
-        tools: &mut Tools,
-        to: &Path,
-        grown: &SyncSender<()>,
-    ) -> Result<(), StoreError> {
+    /// Copies step by step into an empty file; whatever is queued meanwhile goes first.
+    pub(super) fn copy(&self, c: &Connection, tools: &mut Tools, to: &Path) -> Result<()> {
+        let failed = |error: std::io::Error| StoreError::Unavailable(error.to_string());
+        let file = File::open(to).map_err(failed)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut copy = Connection::open_with_flags(to, flags).map_err(storage_error)?;
-        // A copy that is not whole has no name and is thrown away: it needs no journal, and is flushed by who asked.
-        copy.pragma_update(None, "journal_mode", "off")
-            .and_then(|()| copy.pragma_update(None, "synchronous", "off"))
-            .map_err(storage_error)?;
-        let backup = Backup::new(connection, &mut copy).map_err(storage_error)?;
-        let (mut unflushed, mut stepped) = (0, Instant::now());
+        let mut copy = Connection::open_with_flags(to, flags)?;
+        // A copy that is not complete has no name and is thrown away: it needs no journal, and is flushed at its end.
+        copy.pragma_update(None, "journal_mode", "off")?;
+        copy.pragma_update(None, "synchronous", "off")?;
+        let backup = Backup::new(c, &mut copy)?;
+        let (mut steps, mut flushed, mut stepped) = (0, 0, Instant::now());
         loop {
-            match backup.step(STEP).map_err(storage_error)? {
+            match backup.step(STEP_PAGES)? {
                 StepResult::Done => return Ok(()),
                 StepResult::More => {
-                    unflushed += STEP;
+                    steps += 1;
                     stepped = Instant::now();
                 }
                 // Busy or locked: writes go on, and it is tried again.
-                _ if stepped.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+                _ if stepped.elapsed() < BUSY_TIMEOUT => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 _ => {
                     let held = "another program holds a lock of the database";
                     return Err(StoreError::Unavailable(held.to_owned()));
                 }
             }
-            if unflushed >= FLUSH {
-                unflushed = 0;
-                // Where the last piece is still being flushed, this one goes with the next.
-                let _ = grown.try_send(());
+            if steps % FLUSH_STEPS == 0 {
+                let length = file.metadata().map_or(flushed, |about| about.len());
+                let grown = NonZeroU64::new(length.saturating_sub(flushed));
+                if grown.is_some() {
+                    // A wish only. The flush at the end is the one that counts.
+                    let _ = fadvise(&file, flushed, grown, Advice::DontNeed);
+                    flushed = length;
+                }
             }
             let group = {
                 let mut queue = self.lock();
                 if queue.closed {
                     return Err(closed());
                 }
-                queue.group()
+                queue.take_group()
             };
             // An empty one too: a copy must not keep the end of a fault from being noticed.
-            self.write(connection, tools, group);
+            self.write(c, tools, group);
         }
     }
 }

@@ -1,112 +1,102 @@
+//! One write, and how a group of them is committed: in one transaction, each in a savepoint of its own.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::super::storage_error;
-use super::Room;
-use crate::store::{Change, Observers, StoreError};
+use super::super::row::execute;
+use super::Priority;
+use crate::store::{Change, Observers, Result, StoreError};
 
 /// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own. A job that is
 /// alone needs no savepoint, for which SQLite would copy every page that it changes.
-pub(super) fn commit(
-    connection: &Connection,
-    group: &mut [Box<dyn Job>],
-) -> Result<(), StoreError> {
-    let outcome = (|| {
-        run(connection, "BEGIN IMMEDIATE")?;
-        let alone = group.len() == 1;
+pub(super) fn commit(c: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> {
+    let alone = group.len() == 1;
+    let mut run = || {
+        execute(c, "BEGIN IMMEDIATE", [])?;
         for job in &mut *group {
             if !alone {
-                run(connection, "SAVEPOINT job")?;
+                execute(c, "SAVEPOINT job", [])?;
             }
-            let done = job.run(connection);
+            let done = job.run(c);
             // A full disk or an I/O error may have rolled back everything, earlier jobs included.
-            if connection.is_autocommit() {
-                return Err(job.failure().unwrap_or_else(|| {
-                    StoreError::Unavailable("the transaction was rolled back".to_owned())
-                }));
+            if c.is_autocommit() {
+                let rolled_back = "the transaction was rolled back".to_owned();
+                return done.and(Err(StoreError::Unavailable(rolled_back)));
             }
-            if alone {
-                if !done {
-                    return run(connection, "ROLLBACK");
+            match (done, alone) {
+                (Ok(()), true) => {}
+                (Err(_), true) => return execute(c, "ROLLBACK", []).map(drop).map_err(Into::into),
+                (Ok(()), false) => drop(execute(c, "RELEASE job", [])?),
+                (Err(_), false) => {
+                    execute(c, "ROLLBACK TO job", [])?;
+                    execute(c, "RELEASE job", [])?;
                 }
-                continue;
             }
-            if !done {
-                run(connection, "ROLLBACK TO job")?;
-            }
-            run(connection, "RELEASE job")?;
         }
-        run(connection, "COMMIT")
-    })();
-    if outcome.is_err() && !connection.is_autocommit() {
-        // Nothing more can be done where even this fails; the next BEGIN will say so.
-        let _ = run(connection, "ROLLBACK");
+        execute(c, "COMMIT", [])?;
+        Ok(())
+    };
+    let outcome = run();
+    if outcome.is_err() && !c.is_autocommit() {
+        // Nothing more can be done where even this fails; the next BEGIN will fail too.
+        let _ = execute(c, "ROLLBACK", []);
     }
     outcome
 }
 
-pub(super) fn run(connection: &Connection, statement: &str) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(statement)
-        .and_then(|mut prepared| prepared.execute([]))
-        .map(drop)
-        .map_err(storage_error)
-}
-
 /// A write whose result type is hidden, so that one queue holds all.
 pub(super) trait Job: Send {
-    /// How urgent it is.
-    fn room(&self) -> Room;
-    /// Does the work; whether it is to be kept.
-    fn run(&mut self, connection: &Connection) -> bool;
+    fn priority(&self) -> Priority;
+    /// Does the work; an error is rolled back.
+    fn run(&mut self, c: &Connection) -> Result<()>;
     /// What went wrong in it.
-    fn failure(&self) -> Option<StoreError>;
-    /// Tells the observers what changed, then the caller; `committed` is how the whole group ended.
-    fn answer(self: Box<Self>, committed: &Result<(), StoreError>, observers: &Observers);
+    fn failure(&self) -> Option<&StoreError>;
+    /// Notifies the observers, then the caller; `committed` is how the whole group ended.
+    fn answer(self: Box<Self>, committed: &Result<()>, observers: &Observers);
 }
 
 pub(super) struct Typed<F, T> {
-    pub(super) room: Room,
+    pub(super) priority: Priority,
     pub(super) work: Option<F>,
-    pub(super) outcome: Option<Result<T, StoreError>>,
-    /// What its outcome changed, for those who observe.
+    pub(super) outcome: Option<Result<T>>,
+    /// What its outcome changed, for observers.
     pub(super) change: fn(&T) -> Option<Change>,
-    pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
+    pub(super) reply: oneshot::Sender<Result<T>>,
 }
 
 impl<F, T> Job for Typed<F, T>
 where
-    F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
+    F: FnOnce(&Connection) -> Result<T> + Send,
     T: Send,
 {
-    fn room(&self) -> Room {
-        self.room
+    fn priority(&self) -> Priority {
+        self.priority
     }
 
-    fn run(&mut self, connection: &Connection) -> bool {
-        let Some(work) = self.work.take() else {
-            return false;
+    fn run(&mut self, c: &Connection) -> Result<()> {
+        let panicked = || StoreError::Internal("a write panicked".to_owned());
+        let outcome = match self.work.take() {
+            Some(work) => {
+                catch_unwind(AssertUnwindSafe(|| work(c))).unwrap_or_else(|_| Err(panicked()))
+            }
+            None => Err(StoreError::Internal("a write was run twice".to_owned())),
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(connection)))
-            .unwrap_or_else(|_| Err(StoreError::Internal("a write panicked".to_owned())));
-        let keep = outcome.is_ok();
+        let done = outcome.as_ref().map(drop).map_err(Clone::clone);
         self.outcome = Some(outcome);
-        keep
+        done
     }
 
-    fn failure(&self) -> Option<StoreError> {
-        self.outcome
-            .as_ref()
-            .and_then(|outcome| outcome.as_ref().err().cloned())
+    fn failure(&self) -> Option<&StoreError> {
+        self.outcome.as_ref()?.as_ref().err()
     }
 
-    fn answer(self: Box<Self>, committed: &Result<(), StoreError>, observers: &Observers) {
-        let answer = match (committed, self.outcome) {
-            (Ok(()), Some(outcome)) => outcome,
-            (Ok(()), None) => Err(StoreError::Internal("a write was not run".to_owned())),
-            (Err(error), _) => Err(error.clone()),
+    fn answer(self: Box<Self>, committed: &Result<()>, observers: &Observers) {
+        let not_run = || Err(StoreError::Internal("a write was not run".to_owned()));
+        let answer = match committed {
+            Ok(()) => self.outcome.unwrap_or_else(not_run),
+            Err(error) => Err(error.clone()),
         };
         if let Some(change) = answer.as_ref().ok().and_then(self.change) {
             observers.each(|observer| observer.changed(&change));

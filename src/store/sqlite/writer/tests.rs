@@ -1,51 +1,45 @@
 use std::sync::atomic::AtomicU64;
 
-use super::super::storage_error;
-use super::job::run;
+use super::super::row::execute;
 use super::*;
 
 fn writer() -> (tempfile::TempDir, Writer) {
     let folder = tempfile::tempdir().unwrap();
-    let connection = Connection::open(folder.path().join("test.db")).unwrap();
+    let path = folder.path().join("test.db");
+    let connection = Connection::open(&path).unwrap();
     connection
         .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n INTEGER PRIMARY KEY)")
         .unwrap();
-    let log = folder.path().join("test.db-wal");
-    let gate = Gate::of(&Arc::new(tokio::sync::Semaphore::new(4)));
-    let path = folder.path().join("test.db");
     let lock = Arc::new(crate::store::InstanceLock::acquire(&path).unwrap());
     let ballast = super::super::ballast::Ballast::open(&path, false);
-    let faults = Faults::new(&connection, ballast, lock).unwrap();
-    let writer = Writer::start(
-        connection,
-        log,
-        faults,
-        gate,
-        Commits::default(),
-        Arc::default(),
-    );
+    let health = StorageHealth::new(&connection, ballast, lock).unwrap();
+    let wal = folder.path().join("test.db-wal");
+    let writer = Writer::start(connection, wal, health, Arc::default());
     (folder, writer.unwrap())
 }
 
-fn insert(n: i64) -> impl FnOnce(&Connection) -> Result<i64, StoreError> {
-    move |connection| {
-        connection
-            .execute("INSERT INTO t VALUES (?1)", [n])
-            .map_err(storage_error)?;
-        connection
-            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
-            .map_err(storage_error)
+async fn write<T: Send + 'static>(
+    writer: &Writer,
+    work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    writer.write(Priority::Normal, work, |_| None).await
+}
+
+fn insert(n: i64) -> impl FnOnce(&Connection) -> Result<i64> {
+    move |c| {
+        execute(c, "INSERT INTO t VALUES (?1)", [n])?;
+        Ok(c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
     }
 }
 
 #[tokio::test]
 async fn a_job_that_fails_or_panics_takes_nothing_with_it() {
     let (_folder, writer) = writer();
-    let refused = writer.write(Room::Common, |connection| {
+    let refused = write(&writer, |connection| {
         insert(1)(connection)?;
         Err::<(), _>(StoreError::UserNotFound)
     });
-    let panicked = writer.write(Room::Common, |connection| {
+    let panicked = write(&writer, |connection| {
         insert(2)(connection)?;
         if connection.is_autocommit() {
             Ok(())
@@ -53,8 +47,7 @@ async fn a_job_that_fails_or_panics_takes_nothing_with_it() {
             panic!("as the test wants")
         }
     });
-    let (refused, panicked, kept) =
-        tokio::join!(refused, panicked, writer.write(Room::Common, insert(3)));
+    let (refused, panicked, kept) = tokio::join!(refused, panicked, write(&writer, insert(3)));
     assert_eq!(refused, Err(StoreError::UserNotFound));
     assert!(matches!(panicked, Err(StoreError::Internal(_))));
     assert_eq!(kept, Ok(1));
@@ -63,12 +56,12 @@ async fn a_job_that_fails_or_panics_takes_nothing_with_it() {
 #[tokio::test]
 async fn a_job_that_fails_alone_leaves_nothing_and_the_next_one_works() {
     let (_folder, writer) = writer();
-    let refused = writer.write(Room::Common, |connection| {
+    let refused = write(&writer, |connection| {
         insert(1)(connection)?;
         Err::<(), _>(StoreError::UserNotFound)
     });
     assert_eq!(refused.await, Err(StoreError::UserNotFound));
-    assert_eq!(writer.write(Room::Common, insert(2)).await, Ok(1));
+    assert_eq!(write(&writer, insert(2)).await, Ok(1));
 }
 
 /// Keeps the thread busy until the sender is used, so that what is queued meanwhile forms one group.
@@ -86,11 +79,11 @@ async fn hold(writer: &Writer) -> std::sync::mpsc::Sender<()> {
 
 fn queue<T: Send + 'static>(
     writer: &Writer,
-    work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-) -> oneshot::Receiver<Result<T, StoreError>> {
+    work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+) -> oneshot::Receiver<Result<T>> {
     let (reply, answer) = oneshot::channel();
     let job = Typed {
-        room: Room::Common,
+        priority: Priority::Normal,
         work: Some(work),
         outcome: None,
         change: |_| None,
@@ -107,7 +100,8 @@ async fn a_transaction_that_is_rolled_back_under_a_job_fails_the_whole_group_and
     let open = hold(&writer).await;
     let first = queue(&writer, insert(1));
     let rolled_back = queue(&writer, |connection: &Connection| {
-        run(connection, "ROLLBACK")
+        execute(connection, "ROLLBACK", [])?;
+        Ok(())
     });
     open.send(()).unwrap();
     assert!(matches!(
@@ -118,7 +112,7 @@ async fn a_transaction_that_is_rolled_back_under_a_job_fails_the_whole_group_and
         rolled_back.await.unwrap(),
         Err(StoreError::Unavailable(_))
     ));
-    assert_eq!(writer.write(Room::Common, insert(2)).await, Ok(1));
+    assert_eq!(write(&writer, insert(2)).await, Ok(1));
 }
 
 #[tokio::test]
@@ -128,11 +122,8 @@ async fn a_full_queue_refuses_common_jobs_and_keeps_room_for_those_that_end_a_re
     let waiting: Vec<_> = (0..Writer::CAPACITY as i64)
         .map(|n| queue(&writer, insert(n)))
         .collect();
-    assert_eq!(
-        writer.write(Room::Common, insert(-1)).await,
-        Err(StoreError::Busy)
-    );
-    let kept = writer.write(Room::Kept, insert(-2));
+    assert_eq!(write(&writer, insert(-1)).await, Err(StoreError::Busy));
+    let kept = writer.write(Priority::Settlement, insert(-2), |_| None);
     let (kept, ()) = tokio::join!(kept, async { open.send(()).unwrap() });
     assert_eq!(kept, Ok(Writer::CAPACITY as i64 + 1));
     for job in waiting {
@@ -169,7 +160,7 @@ fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
         Ok(())
     };
     let job = Typed {
-        room: Room::Common,
+        priority: Priority::Normal,
         work: Some(work),
         outcome: None,
         change: |_| None,
@@ -179,98 +170,109 @@ fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
 }
 
 #[tokio::test]
-async fn a_copy_is_made_though_jobs_wait_at_every_moment() {
+async fn a_copy_is_made_although_jobs_wait_at_every_moment() {
     let (folder, writer) = writer();
-    assert_eq!(writer.write(Room::Common, insert(1)).await, Ok(1));
+    assert_eq!(write(&writer, insert(1)).await, Ok(1));
     let to = folder.path().join("copy.db");
     std::fs::File::create(&to).unwrap();
     let left = Arc::new(AtomicU64::new(2000));
     let open = hold(&writer).await;
     chain(Arc::clone(&writer.shared), Arc::clone(&left));
-    let (grown, _growing) = std::sync::mpsc::sync_channel(1);
-    let copy = writer.copy(to, grown);
+    let copy = writer.copy(to);
     let (copy, ()) = tokio::join!(copy, async { open.send(()).unwrap() });
     assert_eq!(copy, Ok(()));
     assert!(left.load(Ordering::SeqCst) > 0, "only once no job waited");
 }
 
 #[tokio::test]
-async fn one_copy_is_made_at_a_time_and_what_is_queued_meanwhile_is_in_it() {
+async fn what_is_queued_before_a_copy_begins_is_in_it() {
     let (folder, writer) = writer();
     let open = hold(&writer).await;
     let file = folder.path().join("copy.db");
     std::fs::write(&file, "").unwrap();
-    let (grown, _growing) = std::sync::mpsc::sync_channel(1);
-    let first = writer.copy(file.clone(), grown.clone());
-    let second = async {
-        // The first has asked by now: it is polled first.
-        let second = writer
-            .copy(folder.path().join("other.db"), grown.clone())
-            .await;
-        assert!(matches!(second, Err(StoreError::Conflict(_))));
+    let copy = writer.copy(file.clone());
+    let write = async {
+        // The copy is requested by now: it is polled first.
         let written = queue(&writer, insert(7));
         open.send(()).unwrap();
         written.await.unwrap()
     };
-    let (copied, written) = tokio::join!(biased; first, second);
+    let (copied, written) = tokio::join!(biased; copy, write);
     assert_eq!((copied, written), (Ok(()), Ok(1)));
     let copy = Connection::open(&file).unwrap();
-    let kept: i64 = copy
+    let copied: i64 = copy
         .query_row("SELECT n FROM t", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(kept, 7);
+    assert_eq!(copied, 7);
 }
 
 #[tokio::test]
 async fn closing_finishes_what_is_queued_and_refuses_the_rest() {
     let (folder, writer) = writer();
-    let (written, ()) = tokio::join!(writer.write(Room::Common, insert(1)), async {
-        writer.close()
-    });
+    let (written, ()) = tokio::join!(write(&writer, insert(1)), async { writer.close() });
     assert_eq!(written, Ok(1));
     assert!(matches!(
-        writer.write(Room::Common, insert(2)).await,
+        write(&writer, insert(2)).await,
         Err(StoreError::Unavailable(_))
     ));
-    assert!(!writer.takes_jobs());
+    assert!(!writer.is_ready());
     let wal = folder.path().join("test.db-wal");
     assert!(!wal.exists() || wal.metadata().unwrap().len() == 0);
 }
 
-/// How often the log was begun anew (SQLite, "WAL-mode File Format": the checkpoint sequence number of its header).
-fn beginnings(folder: &tempfile::TempDir) -> u32 {
-    let mut header = [0; 16];
-    let mut log = std::fs::File::open(folder.path().join("test.db-wal")).unwrap();
-    std::io::Read::read_exact(&mut log, &mut header).unwrap();
-    u32::from_be_bytes(header[12..].try_into().unwrap())
+fn log_bytes(folder: &tempfile::TempDir) -> u64 {
+    std::fs::metadata(folder.path().join("test.db-wal"))
+        .unwrap()
+        .len()
+}
+
+/// Writes so many pages of 4 KiB.
+fn pages(count: i64) -> impl FnOnce(&Connection) -> Result<()> {
+    move |c| {
+        c.execute_batch("CREATE TABLE IF NOT EXISTS b (n INTEGER PRIMARY KEY, b BLOB)")?;
+        let values = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+            REPLACE INTO b SELECT i, randomblob(4000) FROM n";
+        execute(c, values, [count])?;
+        Ok(())
+    }
 }
 
 #[tokio::test]
-async fn the_log_begins_anew_while_writes_go_on_and_no_commit_moves_its_pages() {
+async fn the_log_begins_anew_by_itself_while_nobody_reads() {
     let (folder, writer) = writer();
-    let table = |connection: &Connection| {
-        connection
-            .execute_batch("CREATE TABLE b (n INTEGER PRIMARY KEY, b BLOB)")
-            .map_err(storage_error)?;
-        connection
-            .query_row("PRAGMA wal_autocheckpoint", [], |row| row.get(0))
-            .map_err(storage_error)
-    };
-    assert_eq!(writer.write(Room::Common, table).await, Ok(0));
-    let (before, begun) = (beginnings(&folder), Instant::now());
-    for n in 0.. {
-        if beginnings(&folder) >= before + 3 {
-            break;
-        }
-        assert!(begun.elapsed().as_secs() < 60, "after {n} writes");
-        let pages = move |connection: &Connection| {
-            connection
-                .execute("INSERT INTO b VALUES (?1, zeroblob(30000))", [n])
-                .map_err(storage_error)
-        };
-        writer.write(Room::Common, pages).await.unwrap();
+    for _ in 0..40 {
+        write(&writer, pages(500)).await.unwrap();
     }
-    let log = std::fs::metadata(folder.path().join("test.db-wal")).unwrap();
-    // It was not cut off either, for which readers would have waited.
-    assert!((1..32 << 20).contains(&log.len()), "{}", log.len());
+    // 80 MiB went through it.
+    assert!(log_bytes(&folder) < 16 << 20, "{}", log_bytes(&folder));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_emptied_although_one_reads_at_every_moment() {
+    let (folder, writer) = writer();
+    let path = folder.path().join("test.db");
+    let stop = Arc::new(AtomicBool::new(false));
+    // Each begins before the one before it ends.
+    let (path, stopped) = (path.clone(), Arc::clone(&stop));
+    let readers = std::thread::spawn(move || {
+        let read = || {
+            let connection = Connection::open(&path).unwrap();
+            connection.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+            connection
+        };
+        let mut reading = read();
+        while !stopped.load(Ordering::SeqCst) {
+            reading = read();
+        }
+        drop(reading);
+    });
+    let mut longest = 0;
+    for _ in 0..100 {
+        write(&writer, pages(500)).await.unwrap();
+        longest = longest.max(log_bytes(&folder));
+    }
+    stop.store(true, Ordering::SeqCst);
+    readers.join().unwrap();
+    // 200 MiB went through it.
+    assert!(longest < 64 << 20, "{longest}");
 }

@@ -7,7 +7,7 @@ const SCOPE: &str = "admin POST /users";
 
 fn database() -> (tempfile::TempDir, Connection) {
     let folder = tempfile::tempdir().unwrap();
-    let connection = super::super::open::fresh(&folder.path().join("edge.db"));
+    let connection = super::super::tests::fresh(&folder.path().join("edge.db"));
     (folder, connection)
 }
 
@@ -30,8 +30,8 @@ fn body(answer: String) -> Kept {
     }
 }
 
-fn run(c: &Connection, n: u32, request: u8, now: Timestamp) -> Result<Done<u32>, StoreError> {
-    once(c, Some(asked(SCOPE, n, request)), now, || Ok(n))
+fn ask(c: &Connection, n: u32, request: u8, now: Timestamp) -> Result<Done<u32>, StoreError> {
+    run(c, Some(asked(SCOPE, n, request)), now, || Ok(n))
 }
 
 fn again(n: u32) -> Result<Done<u32>, StoreError> {
@@ -48,24 +48,24 @@ fn counted(c: &Connection, scope: Option<&str>) -> (i64, i64) {
 #[test]
 fn the_first_answer_comes_again_for_a_day_and_another_request_is_refused() {
     let (_folder, c) = database();
-    assert_eq!(run(&c, 1, 7, NOW), Ok(Done::New(1)));
-    assert_eq!(run(&c, 1, 7, NOW), again(1));
-    assert_eq!(run(&c, 1, 8, NOW), Err(StoreError::KeyReused));
+    assert_eq!(ask(&c, 1, 7, NOW), Ok(Done::New(1)));
+    assert_eq!(ask(&c, 1, 7, NOW), again(1));
+    assert_eq!(ask(&c, 1, 8, NOW), Err(StoreError::KeyReused));
     let later = NOW.plus(LIFETIME);
-    assert_eq!(run(&c, 1, 8, later), Ok(Done::New(1)));
-    assert_eq!(run(&c, 1, 8, later), again(1));
+    assert_eq!(ask(&c, 1, 8, later), Ok(Done::New(1)));
+    assert_eq!(ask(&c, 1, 8, later), again(1));
     assert_eq!(purge(&c, later.plus(LIFETIME)), Ok(1));
-    assert_eq!(once(&c, None, NOW, || Ok(2)), Ok(Done::New(2)));
+    assert_eq!(run(&c, None, NOW, || Ok(2)), Ok(Done::New(2)));
 }
 
 #[test]
 fn an_effect_that_fails_stores_nothing() {
     let (_folder, c) = database();
-    let failed = once(&c, Some(asked(SCOPE, 1, 7)), NOW, || {
+    let failed = run(&c, Some(asked(SCOPE, 1, 7)), NOW, || {
         Err(StoreError::UserNotFound)
     });
     assert_eq!(failed, Err(StoreError::UserNotFound));
-    assert_eq!(run(&c, 1, 7, NOW), Ok(Done::New(1)));
+    assert_eq!(ask(&c, 1, 7, NOW), Ok(Done::New(1)));
 }
 
 #[test]
@@ -74,22 +74,22 @@ fn no_answer_is_evicted_and_a_full_scope_refuses_a_new_key_before_its_effect() {
     let at = |n: u32| NOW.plus(Duration::from_millis(n.into()));
     let transaction = c.unchecked_transaction().unwrap();
     for n in 0..LIMITS.rows as u32 {
-        assert_eq!(run(&c, n, 7, at(n)), Ok(Done::New(n)));
+        assert_eq!(ask(&c, n, 7, at(n)), Ok(Done::New(n)));
     }
     transaction.commit().unwrap();
     let last = at(LIMITS.rows as u32 - 1);
     let new = Some(asked(SCOPE, 20_000, 7));
-    let full = once(&c, new, last, || unreachable!());
+    let full = run(&c, new, last, || unreachable!());
     let retry_after = LIFETIME - Duration::from_millis(19_999);
     assert_eq!(full, Err(StoreError::IdempotencyFull { retry_after }));
     // Known keys and other scopes go on.
-    assert_eq!(run(&c, 0, 7, last), again(0));
+    assert_eq!(ask(&c, 0, 7, last), again(0));
     let other = Some(asked("admin POST /miner/earnings", 20_001, 7));
-    assert_eq!(once(&c, other, last, || Ok(5)), Ok(Done::New(5)));
+    assert_eq!(run(&c, other, last, || Ok(5)), Ok(Done::New(5)));
     // The oldest expires, and gives its row to one new key; not purged by anybody else.
     let later = NOW.plus(LIFETIME);
-    assert_eq!(run(&c, 20_000, 7, later), Ok(Done::New(20_000)));
-    assert!(run(&c, 20_002, 7, later).is_err());
+    assert_eq!(ask(&c, 20_000, 7, later), Ok(Done::New(20_000)));
+    assert!(ask(&c, 20_002, 7, later).is_err());
 }
 
 #[test]
@@ -108,9 +108,7 @@ fn a_body_that_finds_no_room_leaves_its_status_and_reference() {
             reference: Some(format!("led_{n}")),
         };
         store_within(&c, &asked, kept, NOW, &LIMITS).unwrap();
-        let found = find_same(&c, &asked.key, &asked.request, NOW)
-            .unwrap()
-            .unwrap();
+        let found = find(&c, &asked.key, &asked.request, NOW).unwrap().unwrap();
         assert_eq!(found.status, 200);
         (found.answer.map(|answer| answer.len()), found.reference)
     };
@@ -136,7 +134,7 @@ fn what_the_answers_take_is_counted_through_rollbacks_purges_and_a_restart() {
     for n in 0..150 {
         let scope = if n % 3 == 0 { "other" } else { SCOPE };
         let transaction = c.transaction().unwrap();
-        let done = once(&transaction, Some(asked(scope, n, 7)), NOW, || Ok(n));
+        let done = run(&transaction, Some(asked(scope, n, 7)), NOW, || Ok(n));
         assert_eq!(done, Ok(Done::New(n)));
         if n % 5 != 0 {
             transaction.commit().unwrap();
@@ -144,13 +142,13 @@ fn what_the_answers_take_is_counted_through_rollbacks_purges_and_a_restart() {
     }
     check(&c);
     assert_eq!(counted(&c, None).0, 120);
-    assert_eq!(purge(&c, NOW.plus(LIFETIME)), Ok(PURGED_AT_ONCE));
+    assert_eq!(purge(&c, NOW.plus(LIFETIME)), Ok(PURGE_ROWS));
     check(&c);
     // An expired answer gives way to the same key's next.
-    assert_eq!(run(&c, 149, 8, NOW.plus(LIFETIME)), Ok(Done::New(149)));
+    assert_eq!(ask(&c, 149, 8, NOW.plus(LIFETIME)), Ok(Done::New(149)));
     check(&c);
     drop(c);
-    let c = super::super::open::writing(&folder.path().join("edge.db")).unwrap();
+    let c = super::super::tests::writing(&folder.path().join("edge.db")).unwrap();
     check(&c);
     while purge(&c, NOW.plus(3 * LIFETIME)).unwrap() > 0 {}
     check(&c);

@@ -1,0 +1,221 @@
+//! How a database file is opened to be written: under its lock, with the settings that make a commit durable.
+//! What is no database of ours, or of another version, is refused before anything in it or beside it changes.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::{migrate, sql, stable_read};
+use crate::store::lock::with_suffix;
+use crate::store::{InstanceLock, LockError, StoreError};
+
+/// Why a database was not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process has it, or its lock file cannot be used.
+    #[error(transparent)]
+    Locked(#[from] LockError),
+    /// There is no such file.
+    #[error("there is no database at {}", .0.display())]
+    Missing(PathBuf),
+    /// The file is something else.
+    #[error("{} is not a database of r3mes-edge", .0.display())]
+    Foreign(PathBuf),
+    /// The file is no database of an R3MES backend; why.
+    #[error("{} is not a database of an R3MES backend: {}", .0.display(), .1)]
+    NotR3mes(PathBuf, &'static str),
+    /// A development version of this program wrote it, whose schema version is this.
+    #[error("{} was made by development version {}; nothing was changed; start with an empty database", .0.display(), .1)]
+    Older(PathBuf, i64),
+    /// A newer version of this program wrote it, whose schema version is this.
+    #[error("{} has schema version {}, which is newer than this program ({SCHEMA_VERSION}); nothing was changed; use the program that wrote it", .0.display(), .1)]
+    Newer(PathBuf, i64),
+    /// Its pages or its ledger are not as they were written; the first error.
+    #[error("{} is damaged: {}", .0.display(), .1)]
+    Damaged(PathBuf, String),
+    /// It was changed again and again while it was read, so that nothing can be said about it.
+    #[error("{} was being changed while it was read, which says nothing about its state; run this again", .0.display())]
+    Changing(PathBuf),
+    /// There is no database, but this file of one, so none is made.
+    #[error("{} belongs to a database whose file is missing or empty, so no new one is made: put that file back beside it, or run r3mes-edge restore FILE, which moves it out of the way", .0.display())]
+    Leftover(PathBuf),
+    /// The file system refused.
+    #[error("cannot use {}: {}", .0.display(), .1)]
+    Io(PathBuf, std::io::Error),
+    /// SQLite refused.
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+}
+
+impl OpenError {
+    /// Says which file an I/O error is about.
+    pub(super) fn io(path: &Path) -> impl Fn(std::io::Error) -> Self {
+        move |error| Self::Io(path.to_owned(), error)
+    }
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+/// "R3ME", in the file's header: by it `file` and this program know whose database it is.
+const APPLICATION_ID: i64 = 0x5233_4D45;
+/// The version of the schema that this program writes, in the file's `PRAGMA user_version`.
+pub const SCHEMA_VERSION: i64 = 3;
+
+/// The schema of a new file.
+pub(super) const SCHEMA: &str = include_str!("../../../schema.sql");
+
+/// How long a connection waits for another program's lock when it is opened.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Prepared statements cached per connection; there are about forty.
+pub(super) const CACHED_STATEMENTS: usize = 64;
+
+/// The extension of a restored copy before it takes the database's place.
+pub(super) const RESTORING: &str = "restoring";
+
+/// Locks the database at a real path, which is made where it is missing and `create` is set.
+pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError> {
+    let exists = || path.symlink_metadata().is_ok();
+    if !create && !exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    refuse_other_version(path)?;
+    let mut lock = InstanceLock::acquire(path)?;
+    let has_content = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|about| about.len() > 0);
+    let [wal, journal] = ["-wal", "-journal"].map(|suffix| with_suffix(path, suffix));
+    // SQLite would begin anew and delete the log, and every commit in it. A new file has a journal before its first page.
+    let leftover = match exists() {
+        true if has_content(&path.to_owned()) => None,
+        true => Some(wal).filter(has_content),
+        false => [wal, journal, path.with_added_extension(RESTORING)]
+            .into_iter()
+            .find(has_content),
+    };
+    if let Some(leftover) = leftover {
+        return Err(OpenError::Leftover(leftover));
+    }
+    if create {
+        // -wal and -shm take its mode.
+        lock.create_file()?;
+    } else if !exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    Ok(lock)
+}
+
+/// Refuses a file of another version by reading alone: a connection that can write would make a log beside it, or move the
+/// pages of one that a crash left. Any other error is left to whoever opens the file.
+fn refuse_other_version(path: &Path) -> Result<(), OpenError> {
+    match stable_read::read(path, |connection| check_version(connection, path)) {
+        Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty file that only its owner can read; SQLite itself would make it readable for others for a moment.
+pub(super) fn create_empty(file: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(file)
+}
+
+/// The folder of a file.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent();
+    let named = folder.filter(|folder| !folder.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
+}
+
+/// Opens a file for writing without reading anything of it.
+pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // SQLite falls back to reading where it cannot write, for as long as the connection lives.
+    if connection.is_readonly("main")? {
+        let error = std::io::ErrorKind::ReadOnlyFilesystem;
+        return Err(OpenError::Io(path.to_owned(), error.into()));
+    }
+    Ok(connection)
+}
+
+/// Creates the schema in an empty file, or brings an older file up to it, and configures the connection to write.
+pub(super) fn init_schema(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let is_empty = |c: &Connection| c.query_row(sql::IS_EMPTY, [], |row| row.get::<_, bool>(0));
+    let is_new = stamps(connection, path)? == (0, 0) && is_empty(connection)?;
+    if is_new {
+        // Before there is a table: a file that was made without it cannot give pages back.
+        connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    } else {
+        check_version(connection, path)?;
+        migrate::migrate(connection, path, migrate::STEPS, SCHEMA_VERSION)?;
+    }
+    // On this connection, before the pool opens: set by several at once it fails with "locked".
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    configure(connection)?;
+    if is_new {
+        let fresh = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        fresh.execute_batch(SCHEMA)?;
+        fresh.pragma_update(None, "application_id", APPLICATION_ID)?;
+        fresh.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        fresh.commit()?;
+    }
+    connection.execute_batch(sql::COUNT_IDEMPOTENCY)?;
+    Ok(())
+}
+
+/// Refuses what is no database of ours, or of a version that this program cannot bring to its own; returns the version.
+pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
+    match stamps(connection, path)? {
+        (APPLICATION_ID, found) if found > SCHEMA_VERSION => {
+            Err(OpenError::Newer(path.to_owned(), found))
+        }
+        (APPLICATION_ID, found) if found < migrate::oldest() => {
+            Err(OpenError::Older(path.to_owned(), found))
+        }
+        (APPLICATION_ID, found) => Ok(found),
+        _ => Err(OpenError::Foreign(path.to_owned())),
+    }
+}
+
+/// The application id and the schema version in a file's header.
+fn stamps(connection: &Connection, path: &Path) -> Result<(i64, i64), OpenError> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let application =
+        number("application_id").map_err(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => OpenError::Foreign(path.to_owned()),
+            _ => error.into(),
+        })?;
+    Ok((application, number("user_version")?))
+}
+
+/// What the writing connection needs besides WAL.
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    // FULL: an acknowledged change is on the disk. NORMAL would lose the last commits in a power cut.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    configure_statements(connection)
+}
+
+/// What every connection of ours needs that runs the statements of `sql`.
+pub(super) fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "temp_store", "memory")?;
+    // Else a statement whose plan may depend on its parameters, as for a partial index, is prepared anew each time.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

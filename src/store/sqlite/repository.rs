@@ -1,0 +1,310 @@
+//! The verbs of [`Repository`], each one read or one write with the functions of its subject.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use rusqlite::Connection;
+
+use super::backup::{self, PendingBackup};
+use super::read_pool::ReadPool;
+use super::verify::LedgerVerifier;
+use super::writer::Writer;
+use super::{SqliteStore, accounts, disk_free, idempotency, keys, rollup, telemetry};
+use crate::auth::{KeyHash, KeyRecord};
+use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
+use crate::store::lock::with_suffix;
+use crate::store::*;
+
+/// Writes the rows `verb(arguments) -> result { body }` out as the async functions of the trait.
+macro_rules! repository {
+    ($self:ident, $($verb:ident($($argument:ident: $type:ty),*) -> $result:ty { $($body:tt)* })*) => {
+        #[async_trait]
+        impl Repository for SqliteStore {
+            $(async fn $verb(&$self, $($argument: $type),*) -> Result<$result> { $($body)* })*
+
+            fn has_imported_keys(&self) -> bool {
+                self.has_imported_keys.load(Ordering::Acquire)
+            }
+
+            fn observe(&self, observer: Weak<dyn StoreObserver>) {
+                self.observers.add(observer);
+            }
+
+            fn gauges(&self) -> StoreGauges {
+                self.read_gauges()
+            }
+
+            fn is_ready(&self) -> bool {
+                self.writer.is_ready() && self.file_fault().is_none()
+            }
+
+            fn close(&self) {
+                self.close_all();
+            }
+        }
+    };
+}
+
+repository! { self,
+    create_user(wallet: Wallet, now: Timestamp, request: Option<Once<User>>) -> Done<User> {
+        let create = move |c: &Connection| idempotency::run(c, request, now, || accounts::create(c, &wallet, now));
+        self.change(create, |done| done.as_new().map(|_| Change::Account)).await
+    }
+    user(wallet: Wallet) -> Option<User> {
+        self.get(|c| accounts::user(c, &wallet)).await
+    }
+    users(after: Option<Wallet>, limit: usize) -> Vec<User> {
+        self.read(move |c| accounts::users(c, after.as_ref(), limit)).await
+    }
+    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, request: Option<Once<(LedgerEntry, bool)>>)
+        -> Done<(LedgerEntry, bool)> {
+        let grant = move |c: &Connection| {
+            idempotency::run(c, request, now, || accounts::grant(c, &wallet, amount, &reason, now))
+        };
+        self.change(grant, |done| done.as_new().map(|(entry, _)| Change::Granted(entry.amount))).await
+    }
+    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)> {
+        self.read(move |c| accounts::ledger(c, &wallet, before, limit)).await
+    }
+    reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64 {
+        self.write(move |c| accounts::reserve(c, &wallet, price, now)).await
+    }
+    reserve_ahead(wallet: Wallet, price: Credits, now: Timestamp, taken: Box<dyn FnOnce() + Send>) -> i64 {
+        self.write(move |c| accounts::reserve(c, &wallet, price, now).inspect(|_| taken())).await
+    }
+    settle(reservation: i64, now: Timestamp) -> () {
+        self.end_reservation(move |c| accounts::settle(c, reservation, now)).await
+    }
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, request: Once<(i64, String)>) -> () {
+        let settle = move |c: &Connection| {
+            let stored = idempotency::find(c, &request.key, &request.request, now)?;
+            accounts::settle(c, reservation, now)?;
+            if let Some(note) = note {
+                accounts::note(c, reservation, &note)?;
+            }
+            match stored {
+                Some(_) => Ok(()),
+                None => idempotency::store(c, &request, &(reservation, answer), now),
+            }
+        };
+        self.end_reservation(settle).await
+    }
+    note_reservations(notes: Vec<(i64, String)>) -> () {
+        self.write(move |c| notes.iter().try_for_each(|(reservation, note)| accounts::note(c, *reservation, note))).await
+    }
+    kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept> {
+        self.read(move |c| idempotency::find(c, &key, &request, now)).await
+    }
+    check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> () {
+        self.write(move |c| idempotency::check_rows(c, &scope, running, now)).await
+    }
+    refund(reservation: i64, now: Timestamp) -> () {
+        self.end_reservation(move |c| accounts::refund(c, reservation, now)).await
+    }
+    refund_open(now: Timestamp) -> usize {
+        in_steps(|| self.end_reservation(move |c| accounts::refund_open(c, now, 1000))).await
+    }
+    verify_ledger() -> LedgerReport {
+        // A read for each step: the log cannot be emptied during one.
+        let mut verifier = LedgerVerifier::new();
+        loop {
+            verifier = match self.read(move |c| verifier.step(c)).await?.finish() {
+                Ok(report) => return Ok(report),
+                Err(verifier) => verifier,
+            };
+        }
+    }
+    create_key(key: KeyRecord, max_active: usize, request: Option<Once<KeyRecord>>) -> bool {
+        let create = move |c: &Connection| {
+            let (mut new_account, now) = (false, key.created_at);
+            let effect = || {
+                new_account = keys::create(c, &key, max_active)?;
+                Ok(key)
+            };
+            match idempotency::run(c, request, now, effect)? {
+                Done::New(_) => Ok(new_account),
+                Done::Again(stored) => Err(StoreError::AlreadyIssued(stored.reference)),
+            }
+        };
+        self.change(create, |new_account| new_account.then_some(Change::Account)).await
+    }
+    key_by_hash(hash: KeyHash) -> Option<KeyRecord> {
+        self.get(|c| keys::by_hash(c, &hash)).await
+    }
+    adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord> {
+        if self.key_by_hash(sha256).await?.is_none() {
+            // A guess, which must not cost a write; or another first use was quicker.
+            return self.key_by_hash(hash).await;
+        }
+        self.write(move |c| keys::adopt(c, &sha256, &hash, &start)).await
+    }
+    keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord> {
+        self.read(move |c| keys::list(c, wallet.as_ref(), before.as_deref(), limit)).await
+    }
+    revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord {
+        let revoke = move |c: &Connection| keys::revoke(c, &id, wallet.as_ref(), now);
+        self.change(revoke, |key| Some(Change::Key(key.hash))).await
+    }
+    key(id: String) -> Option<KeyRecord> {
+        self.get(|c| keys::by_id(c, &id)).await
+    }
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord {
+        let rotate = move |c: &Connection| keys::rotate(c, &id, &new, until, max_active);
+        self.change(rotate, |key| Some(Change::Key(key.hash))).await
+    }
+    purge(now: Timestamp) -> usize {
+        let logins = in_steps(|| self.write(move |c| keys::purge_logins(c, now))).await?;
+        Ok(logins + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
+    }
+    back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup {
+        // Until it has its name: verifying is part of it.
+        let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
+        let _one = self.backing_up.try_lock().map_err(conflict)?;
+        let to = backup::backup_file(&self.path, folder.as_deref(), now);
+        let pending = blocking(move || Ok(PendingBackup::create(to)?)).await?;
+        self.writer.copy(pending.path().to_owned()).await?;
+        in_background(move || Ok(pending.finish()?)).await
+    }
+    last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp> {
+        let path = self.path.clone();
+        let backups = move || backup::backups(&path, folder.as_deref()).map_err(unavailable);
+        Ok(backup::newest(&blocking(backups).await?, now))
+    }
+    thin_out_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> () {
+        let path = self.path.clone();
+        blocking(move || backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)).await
+    }
+    compact(retention: Retention, now: Timestamp) -> () {
+        // A minute is over when the sample that follows it would have come.
+        let until = rollup::start(now.millis() - rollup::MINUTE, rollup::MINUTE);
+        while self.write(move |c| rollup::roll_up(c, until)).await? {}
+        let last = self.expired_at.load(Ordering::Relaxed);
+        if (last..last.saturating_add(rollup::HOUR)).contains(&now.millis()) {
+            return Ok(());
+        }
+        let cutoffs = rollup::Cutoffs::new(&retention, now);
+        let mut after = Some(i64::MIN);
+        while let Some(from) = after {
+            let (expired, last) = self.read(move |c| rollup::find_expired(c, from, cutoffs)).await?;
+            after = last;
+            let expired: Arc<[_]> = expired.into();
+            in_steps(|| {
+                let expired = Arc::clone(&expired);
+                self.write(move |c| rollup::delete_expired(c, &expired, cutoffs))
+            })
+            .await?;
+        }
+        while self.write(rollup::vacuum_step).await? {}
+        self.expired_at.store(now.millis(), Ordering::Relaxed);
+        Ok(())
+    }
+    touch_keys(touched: Vec<(String, Timestamp)>) -> () {
+        self.write(move |c| keys::touch(c, &touched)).await
+    }
+    record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded {
+        let record = move |c: &Connection| telemetry::record(c, &samples, now);
+        self.change(record, |&Recorded { new, first }| Some(Change::Samples { new, first })).await
+    }
+    record_earning(earning: Earning, now: Timestamp, request: Option<Once<Counted>>) -> Done<Counted> {
+        let record = move |c: &Connection| {
+            idempotency::run(c, request, now, || telemetry::record_earning(c, &earning, now))
+        };
+        let change = |done: &Done<Counted>| {
+            let new = done.as_new().filter(|earning| earning.counted);
+            new.map(|earning| Change::Earned(earning.earnings))
+        };
+        self.change(record, change).await
+    }
+    miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats> {
+        self.get(|c| telemetry::miner(c, &wallet, active_since)).await
+    }
+    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>> {
+        self.read(move |c| telemetry::earnings(c, &wallet, since, offset, limit)).await
+    }
+    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>> {
+        self.read(move |c| rollup::read(c, &wallet, since, resolution, limit)).await
+    }
+    shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)> {
+        self.read(move |c| telemetry::shares(c, &wallet, since)).await
+    }
+    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow> {
+        self.read(move |c| telemetry::leaderboard(c, since, limit)).await
+    }
+    totals(active_since: Timestamp) -> Totals {
+        self.read(move |c| telemetry::totals(c, active_since)).await
+    }
+}
+
+impl SqliteStore {
+    fn file_fault(&self) -> Option<FileFault> {
+        self.lock().as_ref()?.fault()
+    }
+
+    fn read_gauges(&self) -> StoreGauges {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        StoreGauges {
+            queue_depth: self.writer.depth(),
+            queue_capacity: Writer::CAPACITY,
+            pool_in_use: self.read_pool.in_use(),
+            pool_size: ReadPool::SIZE,
+            file_bytes: size(&self.path),
+            wal_bytes: size(&with_suffix(&self.path, "-wal")),
+            disk_free_bytes: disk_free(&self.path),
+            file_fault: self.file_fault(),
+        }
+    }
+
+    fn close_all(&self) {
+        // The readers first: SQLite removes the -wal and -shm files when its last connection closes cleanly.
+        self.read_pool.close();
+        self.writer.close();
+        // A read that is still under way keeps the lock to its end.
+        if let Some(lock) = self.lock().take() {
+            let _ = lock.announce("");
+        }
+    }
+}
+
+/// Repeats a step until it finds nothing to do, so that no request waits behind thousands of rows; how many there were.
+async fn in_steps<F: Future<Output = Result<usize>>>(step: impl Fn() -> F) -> Result<usize> {
+    let mut total = 0;
+    loop {
+        match step().await? {
+            0 => return Ok(total),
+            some => total += some,
+        }
+    }
+}
+
+/// Work on files that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+}
+
+/// The same on a thread of its own that gives way to others where there are fewer processors than work.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let thread = move || {
+        // Of the one thread, as Linux has it (setpriority(2), "C library/kernel differences"); elsewhere of the process.
+        if cfg!(target_os = "linux") {
+            let _ = rustix::process::setpriority_process(None, 10);
+        }
+        let _ = reply.send(work());
+    };
+    let builder = std::thread::Builder::new().name("r3mes-backup".to_owned());
+    builder.spawn(thread).map_err(unavailable)?;
+    answer
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}

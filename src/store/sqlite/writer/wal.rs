@@ -1,0 +1,67 @@
+//! Keeps the write-ahead log short. SQLite moves its pages to their places as it commits, and begins it anew when nobody
+//! reads from it; where somebody always does, a long log is emptied as soon as the present reads are done.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::super::sql;
+use super::health::StorageHealth;
+
+pub(super) struct Wal {
+    file: PathBuf,
+    /// The length at which it is emptied next.
+    limit: u64,
+}
+
+impl Wal {
+    /// It begins anew by itself at some 4 MiB.
+    const LIMIT: u64 = 32 << 20;
+    /// How much it grows between two attempts.
+    const RETRY: u64 = 8 << 20;
+    /// How long the present reads are waited for; writes wait too, new reads do not.
+    const TIMEOUT: Duration = Duration::from_millis(700);
+
+    pub(super) const fn new(file: PathBuf) -> Self {
+        let limit = Self::LIMIT;
+        Self { file, limit }
+    }
+
+    /// Empties the log if it is long; to be called after each commit. Where a long read keeps it from that, it is tried
+    /// again when the log has grown.
+    pub(super) fn checkpoint_if_needed(&mut self, c: &Connection) {
+        let length = std::fs::metadata(&self.file).map_or(0, |file| file.len());
+        if length < self.limit {
+            return;
+        }
+        let emptied = Self::empty(c);
+        let _ = c.busy_timeout(StorageHealth::BUSY_TIMEOUT);
+        self.limit = Self::LIMIT;
+        if !emptied.unwrap_or(false) {
+            self.limit = length + Self::RETRY;
+            log::warn!(
+                "the write-ahead log of {} MiB was not emptied: it is being read",
+                length >> 20
+            );
+        }
+    }
+
+    fn empty(c: &Connection) -> rusqlite::Result<bool> {
+        let deadline = Instant::now() + Self::TIMEOUT;
+        // While nothing is written, each new read begins with all of the log, and does not keep its pages from their places.
+        while c.query_row(sql::CHECKPOINT, [], |row| {
+            Ok(row.get::<_, i64>(1)? != row.get::<_, i64>(2)?)
+        })? {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // From now on new reads do without the log, so that this waits for the others alone.
+        c.busy_timeout(Self::TIMEOUT)?;
+        c.query_row(sql::CHECKPOINT_TRUNCATE, [], |row| {
+            Ok(row.get::<_, i64>(0)? == 0)
+        })
+    }
+}
