@@ -20,7 +20,7 @@ use crate::error::ApiError;
 use crate::metrics::{ChatEnd, Metrics};
 use crate::model::{Credits, Wallet};
 use crate::shutdown::Shutdown;
-use crate::store::{Once, Repository, StoreError, ledger_id};
+use crate::store::{IdempotentRequest, Repository, StoreError, ledger_id};
 use crate::stream::{ModelStream, Piece};
 use crate::timings::RequestTimings;
 use crate::upstream::UpstreamError;
@@ -52,7 +52,7 @@ pub(crate) struct Order {
     /// Those that may answer it.
     pub(crate) nodes: Vec<Arc<Node>>,
     /// Where its answer is to be given again, should it be asked again.
-    pub(crate) once: Option<(Once<(i64, String)>, InFlightGuard)>,
+    pub(crate) once: Option<(IdempotentRequest<(i64, String)>, InFlightGuard)>,
     pub(crate) trace: Arc<RequestTimings>,
     /// The request's place among those in flight, so that the shutdown waits for the money too.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
@@ -395,7 +395,12 @@ impl Reservation<'_> {
     }
 
     /// Closes it as spent and keeps its answer.
-    async fn settle_kept(mut self, once: Once<(i64, String)>, answer: &[u8], usage: Option<Usage>) {
+    async fn settle_kept(
+        mut self,
+        once: IdempotentRequest<(i64, String)>,
+        answer: &[u8],
+        usage: Option<Usage>,
+    ) {
         let (billing, id) = (self.billing, self.id);
         let answer = String::from_utf8_lossy(answer).into_owned();
         let kept =

@@ -38,7 +38,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// # Errors
 /// Any verb may fail with [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::Full`],
 /// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is documented there. Any verb that takes an
-/// optional [`Once`] may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before anything is done.
+/// optional [`IdempotentRequest`] may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before anything is done.
 ///
 /// An implementation around ours is `examples/custom_store.rs`; the rules of `tests/it/contract.rs` are held against both.
 ///
@@ -81,8 +81,8 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         wallet: Wallet,
         now: Timestamp,
-        request: Option<Once<User>>,
-    ) -> Result<Done<User>>;
+        request: Option<IdempotentRequest<User>>,
+    ) -> Result<Outcome<User>>;
     /// The account of `wallet`, if there is one.
     async fn user(&self, wallet: Wallet) -> Result<Option<User>>;
     /// The accounts whose wallets come after this one, in the order of their addresses; from the first where `None`.
@@ -99,8 +99,8 @@ pub trait Repository: Send + Sync + 'static {
         amount: Credits,
         reason: String,
         now: Timestamp,
-        request: Option<Once<(LedgerEntry, bool)>>,
-    ) -> Result<Done<(LedgerEntry, bool)>>;
+        request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
+    ) -> Result<Outcome<(LedgerEntry, bool)>>;
     /// The entries of `wallet` older than the entry `before`, newest first; `None` where there is no account.
     async fn ledger(
         &self,
@@ -145,7 +145,7 @@ pub trait Repository: Send + Sync + 'static {
         answer: String,
         note: Option<String>,
         now: Timestamp,
-        request: Once<(i64, String)>,
+        request: IdempotentRequest<(i64, String)>,
     ) -> Result<()>;
     /// Notes what became known of reservations; their ledger entries show it.
     async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<()>;
@@ -153,7 +153,12 @@ pub trait Repository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::KeyReused`] where it answers another request.
-    async fn kept(&self, key: [u8; 32], request: [u8; 32], now: Timestamp) -> Result<Option<Kept>>;
+    async fn stored_response(
+        &self,
+        key: [u8; 32],
+        request: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<StoredResponse>>;
     /// Whether another answer can be stored in a scope, where `running` requests, this one among them, are going to store
     /// theirs by [`Repository::settle_kept`], which refuses none.
     ///
@@ -185,7 +190,7 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         key: KeyRecord,
         max_active: usize,
-        request: Option<Once<KeyRecord>>,
+        request: Option<IdempotentRequest<KeyRecord>>,
     ) -> Result<bool>;
     /// The key with this hash, active or not.
     async fn key_by_hash(&self, hash: KeyHash) -> Result<Option<KeyRecord>>;
@@ -244,7 +249,7 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Timestamp>>;
     /// Deletes all backups there but the newest `keep`; those that claim to be made after `now` count as the oldest.
-    async fn thin_out_backups(
+    async fn prune_backups(
         &self,
         folder: Option<PathBuf>,
         keep: usize,
@@ -265,8 +270,8 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         earning: Earning,
         now: Timestamp,
-        request: Option<Once<Counted>>,
-    ) -> Result<Done<Counted>>;
+        request: Option<IdempotentRequest<Counted>>,
+    ) -> Result<Outcome<Counted>>;
     /// What is known of the miners of `wallet`; `None` where there is no account.
     async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<Option<MinerStats>>;
     /// The days from `since` on, oldest first, `offset` skipped, at most `limit`; `None` where there is no account.

@@ -149,9 +149,7 @@ async fn back_up(app: Arc<App>) {
         let made = async {
             let made = app.back_up().await?;
             let (folder, now) = (folder.clone(), app.clock.now());
-            app.store
-                .thin_out_backups(folder, settings.keep, now)
-                .await?;
+            app.store.prune_backups(folder, settings.keep, now).await?;
             Ok::<_, StoreError>(made)
         };
         match made.await {

@@ -1,6 +1,6 @@
 use clap::{Args, Subcommand};
 use r3mes_edge::model::{Credits, Wallet};
-use r3mes_edge::store::{Done, Granted, LedgerEntry};
+use r3mes_edge::store::{Granted, LedgerEntry, Outcome};
 use r3mes_edge::{Clock, Repository};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -69,8 +69,8 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Re
             let now = Clock::default().now();
             let granted = store.grant(wallet, amount, reason, now, None).await;
             match granted.map_err(store_failure)? {
-                Done::New((entry, _)) => text(&Granted::from(&entry))?,
-                Done::Again(kept) => kept.answer.unwrap_or_default(),
+                Outcome::New((entry, _)) => text(&Granted::from(&entry))?,
+                Outcome::Replayed(kept) => kept.answer.unwrap_or_default(),
             }
         }
     };

@@ -2,7 +2,7 @@ use std::io::{BufWriter, Write, stdout};
 
 use clap::Subcommand;
 use r3mes_edge::model::Wallet;
-use r3mes_edge::store::{Done, SqliteReader, StoreError};
+use r3mes_edge::store::{Outcome, SqliteReader, StoreError};
 use r3mes_edge::{Clock, Repository};
 use serde::Deserialize;
 use serde_json::json;
@@ -60,8 +60,8 @@ async fn create(access: Access, wallet: Wallet) -> Result<String, Failure> {
         Access::File(store) => {
             let made = store.create_user(wallet, Clock::default().now(), None);
             match made.await.map_err(store_failure)? {
-                Done::New(user) => text(&user),
-                Done::Again(kept) => Ok(kept.answer.unwrap_or_default()),
+                Outcome::New(user) => text(&user),
+                Outcome::Replayed(kept) => Ok(kept.answer.unwrap_or_default()),
             }
         }
     }

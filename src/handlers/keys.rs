@@ -11,7 +11,7 @@ use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
 use crate::http::response::{json, json_with_status};
 use crate::model::{Credits, InputError, Timestamp, Wallet, Whole};
-use crate::store::{Kept, StoreError, issue_key, rotate_key};
+use crate::store::{StoreError, StoredResponse, issue_key, rotate_key};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,7 +49,7 @@ pub(crate) async fn create(ctx: Context) -> Result {
     let mut request = ctx.json::<CreateRequest>()?.checked(now)?;
     restrict(ctx.principal()?, &mut request)?;
     // The response holds the key, so it is not stored.
-    let once = ctx.idempotency(None, |key: &KeyRecord| Kept {
+    let once = ctx.idempotency(None, |key: &KeyRecord| StoredResponse {
         status: 201,
         answer: None,
         reference: Some(key.id.clone()),

@@ -11,7 +11,7 @@ use crate::error::ApiError;
 use crate::http::response::{self, json, json_with_status};
 use crate::model::{Credits, InputError, Sample, Timestamp, Wallet, exact_credits};
 use crate::store::{
-    Counted, Earning, EarningsDay, HashratePoint, Kept, Resolution, StoreError, ledger_id,
+    Counted, Earning, EarningsDay, HashratePoint, Resolution, StoreError, StoredResponse, ledger_id,
 };
 
 pub(crate) async fn post_stats(ctx: Context) -> Result {
@@ -61,7 +61,7 @@ impl EarningRequest {
 pub(crate) async fn post_earnings(ctx: Context) -> Result {
     let now = ctx.app.clock.now();
     let earning = ctx.json::<EarningRequest>()?.checked(now)?;
-    let stored = |counted: &Counted| Kept {
+    let stored = |counted: &Counted| StoredResponse {
         status: if counted.counted { 201 } else { 200 },
         answer: serde_json::to_string(counted).ok(),
         reference: counted.entry.map(ledger_id),

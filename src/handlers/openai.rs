@@ -12,7 +12,7 @@ use crate::billing::{Order, begin};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response;
 use crate::model::new_id;
-use crate::store::{Kept, ledger_id};
+use crate::store::{StoredResponse, ledger_id};
 use crate::upstream::answer::{CompletionMeta, ResponseFormat};
 use crate::upstream::completion::Completion;
 use crate::upstream::inference::{InferenceRequest, Node, Prompt};
@@ -49,10 +49,12 @@ pub(crate) async fn completions(ctx: Context) -> Result {
     if stream {
         ctx.refuse_idempotency_key()?;
     }
-    let once = ctx.idempotency(Some(wallet), |(entry, answer): &(i64, String)| Kept {
-        status: 200,
-        answer: Some(answer.clone()),
-        reference: Some(ledger_id(*entry)),
+    let once = ctx.idempotency(Some(wallet), |(entry, answer): &(i64, String)| {
+        StoredResponse {
+            status: 200,
+            answer: Some(answer.clone()),
+            reference: Some(ledger_id(*entry)),
+        }
     })?;
     let once = match once {
         None => None,
@@ -64,7 +66,11 @@ pub(crate) async fn completions(ctx: Context) -> Result {
                     .retry_after(Duration::from_secs(1))
             })?;
             let now = app.clock.now();
-            if let Some(kept) = app.store.kept(once.key, once.request, now).await? {
+            if let Some(kept) = app
+                .store
+                .stored_response(once.key, once.request, now)
+                .await?
+            {
                 return response::replayed(kept);
             }
             let scope = once.scope.clone();

@@ -6,7 +6,9 @@ use super::{Context, Result, cut_page, found};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json};
 use crate::model::{Credits, InputError, Wallet, exact_credits};
-use crate::store::{Granted, Kept, LedgerEntry, StoreError, User, ledger_id, parse_ledger_id};
+use crate::store::{
+    Granted, LedgerEntry, StoreError, StoredResponse, User, ledger_id, parse_ledger_id,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,7 +19,7 @@ struct UserRequest {
 pub(crate) async fn create(ctx: Context) -> Result {
     let wallet = ctx.json::<UserRequest>()?.wallet_address;
     ctx.check_owner(&wallet)?;
-    let stored = |user: &User| Kept {
+    let stored = |user: &User| StoredResponse {
         status: 201,
         answer: serde_json::to_string(user).ok(),
         reference: None,
@@ -64,7 +66,7 @@ pub(crate) async fn grant(ctx: Context) -> Result {
     }
     let reason =
         LedgerEntry::reason(&reason).map_err(|detail| InputError::member("reason", detail))?;
-    let stored = |(entry, _): &(LedgerEntry, bool)| Kept {
+    let stored = |(entry, _): &(LedgerEntry, bool)| StoredResponse {
         status: 200,
         answer: serde_json::to_string(&Granted::from(entry)).ok(),
         reference: Some(ledger_id(entry.id)),

@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Wallet, check_depth, read_object};
-use crate::store::{Kept, Once};
+use crate::store::{IdempotentRequest, StoredResponse};
 use crate::timings::RequestTimings;
 
 /// A request that has passed every check: routed, within its rates, its caller known, its body read.
@@ -88,8 +88,8 @@ impl Context {
     pub(crate) fn idempotency<T>(
         &self,
         payer: Option<Wallet>,
-        stored: fn(&T) -> Kept,
-    ) -> Result<Option<Once<T>>, ApiError> {
+        stored: fn(&T) -> StoredResponse,
+    ) -> Result<Option<IdempotentRequest<T>>, ApiError> {
         let invalid = |detail| Err(ApiError::parameter("Idempotency-Key", detail));
         let Some(text) = self.header(IDEMPOTENCY_KEY)? else {
             return Ok(None);
@@ -118,7 +118,7 @@ impl Context {
         let (method, path) = (self.route.method.as_str(), self.route.path);
         let scope = format!("{owner} {method} {path}");
         let query = self.query.as_deref().unwrap_or_default();
-        Ok(Some(Once {
+        Ok(Some(IdempotentRequest {
             key: digest(&[scope.as_bytes(), bare.as_bytes()]),
             request: digest(&[
                 method.as_bytes(),

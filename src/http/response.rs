@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cache::{Cached, Policy};
 use crate::error::ApiError;
 use crate::limits::seconds_up;
-use crate::store::{Done, Kept, StoreError};
+use crate::store::{Outcome, StoreError, StoredResponse};
 use crate::stream::{Aborted, ModelStream};
 
 /// The body of a response, before it carries the guards of its request.
@@ -54,15 +54,18 @@ pub(crate) fn bytes(status: StatusCode, content_type: &'static str, body: Bytes)
 }
 
 /// The response to a write, new or replayed for its `Idempotency-Key`; `stored` makes the one of a new write.
-pub(crate) fn once<T>(done: Done<T>, stored: fn(&T) -> Kept) -> Result<Response, ApiError> {
+pub(crate) fn once<T>(
+    done: Outcome<T>,
+    stored: fn(&T) -> StoredResponse,
+) -> Result<Response, ApiError> {
     match done {
-        Done::New(value) => from_stored(stored(&value)),
-        Done::Again(kept) => replayed(kept),
+        Outcome::New(value) => from_stored(stored(&value)),
+        Outcome::Replayed(kept) => replayed(kept),
     }
 }
 
 /// The response that was stored for the request's `Idempotency-Key` before.
-pub(crate) fn replayed(stored: Kept) -> Result<Response, ApiError> {
+pub(crate) fn replayed(stored: StoredResponse) -> Result<Response, ApiError> {
     let mut response = from_stored(stored)?;
     let name = HeaderName::from_static("idempotency-replayed");
     let value = HeaderValue::from_static("true");
@@ -70,7 +73,7 @@ pub(crate) fn replayed(stored: Kept) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-fn from_stored(stored: Kept) -> Result<Response, ApiError> {
+fn from_stored(stored: StoredResponse) -> Result<Response, ApiError> {
     let status = StatusCode::from_u16(stored.status)
         .map_err(|error| ApiError::internal(error.to_string()))?;
     let answer = stored.answer;

@@ -1,6 +1,6 @@
 //! Issues and rotates API keys: generates the key, stores its record, hands both back.
 
-use super::{Once, Repository, StoreError};
+use super::{IdempotentRequest, Repository, StoreError};
 use crate::auth::{IssuedKey, KeyRecord, KeyRequest, PlainKey};
 use crate::model::{Timestamp, new_id};
 
@@ -15,7 +15,7 @@ pub async fn issue_key(
     request: KeyRequest,
     max_active: usize,
     now: Timestamp,
-    once: Option<Once<KeyRecord>>,
+    once: Option<IdempotentRequest<KeyRecord>>,
 ) -> Result<IssuedKey, StoreError> {
     let key = generate()?;
     let record = request.record(&key, now);

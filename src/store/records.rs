@@ -1,10 +1,10 @@
 //! What the storage is given and gives back.
 
+mod idempotency;
 mod miners;
-mod once;
 
+pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
-pub use once::{Done, Kept, Once};
 
 use super::FileFault;
 use crate::model::{Credits, Timestamp, Wallet};

@@ -69,8 +69,8 @@ async fn balance(store: &Store) -> Option<Credits> {
 async fn grant(store: &Store, to: &str, amount: Credits) -> Result<LedgerEntry, StoreError> {
     let why = "test".to_owned();
     match store.grant(wallet(to), amount, why, NOW, None).await? {
-        Done::New((entry, _)) => Ok(entry),
-        Done::Again(_) => panic!("it was asked for once"),
+        Outcome::New((entry, _)) => Ok(entry),
+        Outcome::Replayed(_) => panic!("it was asked for once"),
     }
 }
 
@@ -95,7 +95,7 @@ async fn an_account_is_made_once_and_nobody_is_not_somebody_with_nothing(store: 
     assert_eq!(store.miner(wallet(W1), NOW).await, Ok(None));
     assert_eq!(store.earnings(wallet(W1), NOW, 0, 9).await, Ok(None));
     let create = async || store.create_user(wallet(W1), NOW, None).await;
-    assert!(matches!(create().await, Ok(Done::New(user)) if user.created_at == NOW));
+    assert!(matches!(create().await, Ok(Outcome::New(user)) if user.created_at == NOW));
     assert_eq!(balance(&store).await, Some(Credits::ZERO));
     grant(&store, W1, FIVE).await.unwrap();
     assert!(matches!(create().await, Err(StoreError::Conflict(_))));
@@ -161,11 +161,11 @@ async fn a_reservation_ends_once_settled_or_refunded(store: Store) {
 
 async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store: Store) {
     let asked = async |request, amount, now| {
-        let once = Once {
+        let once = IdempotentRequest {
             key: [1; 32],
             scope: "somebody".to_owned(),
             request: [request; 32],
-            answer: |(entry, _): &(LedgerEntry, bool)| Kept {
+            answer: |(entry, _): &(LedgerEntry, bool)| StoredResponse {
                 status: 200,
                 answer: Some(entry.balance.to_string()),
                 reference: None,
@@ -174,18 +174,21 @@ async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store
         let why = "test".to_owned();
         store.grant(wallet(W1), amount, why, now, Some(once)).await
     };
-    let kept = async |request| store.kept([1; 32], [request; 32], NOW).await;
+    let kept = async |request| store.stored_response([1; 32], [request; 32], NOW).await;
     // A refusal is none of the answers that are kept.
     assert!(asked(1, ONE.negated(), NOW).await.is_err());
     assert_eq!(kept(1).await, Ok(None));
     let first = asked(1, FIVE, NOW).await;
-    assert!(matches!(first, Ok(Done::New((_, true)))));
-    let told = Kept {
+    assert!(matches!(first, Ok(Outcome::New((_, true)))));
+    let told = StoredResponse {
         status: 200,
         answer: Some("5".to_owned()),
         reference: None,
     };
-    assert_eq!(asked(1, FIVE, NOW).await, Ok(Done::Again(told.clone())));
+    assert_eq!(
+        asked(1, FIVE, NOW).await,
+        Ok(Outcome::Replayed(told.clone()))
+    );
     assert_eq!(kept(1).await, Ok(Some(told)));
     let other = asked(2, FIVE, NOW).await;
     assert_eq!(other, Err(StoreError::KeyReused));
@@ -205,7 +208,7 @@ async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store
     assert_eq!(store.purge(NOW).await, Ok(0));
     assert_eq!(store.purge(later).await, Ok(1));
     let anew = asked(2, FIVE, later).await;
-    assert!(matches!(anew, Ok(Done::New((_, false)))));
+    assert!(matches!(anew, Ok(Outcome::New((_, false)))));
 }
 
 async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
@@ -299,7 +302,7 @@ async fn what_a_miner_tells_or_earns_counts_once(store: Store) {
     };
     for counted in [true, false] {
         let done = earn(W1, FIVE).await;
-        assert!(matches!(done, Ok(Done::New(told)) if told.counted == counted));
+        assert!(matches!(done, Ok(Outcome::New(told)) if told.counted == counted));
     }
     for other in [earn(W1, ONE).await, earn(W2, FIVE).await] {
         assert!(matches!(other, Err(StoreError::Conflict(_))));

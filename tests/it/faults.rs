@@ -9,9 +9,9 @@ use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
-    Backup, Counted, Done, Earning, EarningsDay, HashratePoint, Kept, LeaderboardRow, LedgerEntry,
-    LedgerReport, MinerStats, Once, Recorded, Resolution, StoreError, StoreGauges, StoreObserver,
-    Totals, User,
+    Backup, Counted, Earning, EarningsDay, HashratePoint, IdempotentRequest, LeaderboardRow,
+    LedgerEntry, LedgerReport, MinerStats, Outcome, Recorded, Resolution, StoreError, StoreGauges,
+    StoreObserver, StoredResponse, Totals, User,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::json;
@@ -139,21 +139,21 @@ macro_rules! verbs {
 }
 
 verbs! {
-    create_user(wallet: Wallet, now: Timestamp, once: Option<Once<User>>) -> Done<User>;
+    create_user(wallet: Wallet, now: Timestamp, once: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> Option<User>;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
-    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, once: Option<Once<(LedgerEntry, bool)>>) -> Done<(LedgerEntry, bool)>;
+    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, once: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: Once<(i64, String)>) -> ();
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: IdempotentRequest<(i64, String)>) -> ();
     note_reservations(notes: Vec<(i64, String)>) -> ();
-    kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept>;
+    stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
     verify_ledger() -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize, once: Option<Once<KeyRecord>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, once: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
@@ -163,11 +163,11 @@ verbs! {
     purge(now: Timestamp) -> usize;
     back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup;
     last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp>;
-    thin_out_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> ();
+    prune_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> ();
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp, once: Option<Once<Counted>>) -> Done<Counted>;
+    record_earning(earning: Earning, now: Timestamp, once: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
     earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use r3mes_edge::model::Credits;
-use r3mes_edge::store::{Kept, Once};
+use r3mes_edge::store::{IdempotentRequest, StoredResponse};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -248,7 +248,7 @@ async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&n.to_le_bytes());
             key[4..].copy_from_slice(&owner.as_bytes()[16..]);
-            let once = Once {
+            let once = IdempotentRequest {
                 key,
                 scope: scope.clone(),
                 request: [0; 32],
@@ -269,8 +269,8 @@ async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
     }
 }
 
-fn stored(bytes: usize) -> Kept {
-    Kept {
+fn stored(bytes: usize) -> StoredResponse {
+    StoredResponse {
         status: 200,
         answer: Some("1".repeat(bytes)),
         reference: None,

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, params};
 use super::row::{count, execute, first, one, value};
 use super::sql;
 use crate::model::Timestamp;
-use crate::store::{Done, Kept, Once, Result, StoreError};
+use crate::store::{IdempotentRequest, Outcome, Result, StoreError, StoredResponse};
 
 /// How long an answer is stored.
 const LIFETIME: Duration = Duration::from_secs(86_400);
@@ -34,20 +34,20 @@ const LIMITS: Limits = Limits {
 /// Runs `effect`, unless it was run for this key before.
 pub(super) fn run<T>(
     c: &Connection,
-    request: Option<Once<T>>,
+    request: Option<IdempotentRequest<T>>,
     now: Timestamp,
     effect: impl FnOnce() -> Result<T>,
-) -> Result<Done<T>> {
+) -> Result<Outcome<T>> {
     let Some(request) = request else {
-        return effect().map(Done::New);
+        return effect().map(Outcome::New);
     };
     if let Some(stored) = find(c, &request.key, &request.request, now)? {
-        return Ok(Done::Again(stored));
+        return Ok(Outcome::Replayed(stored));
     }
     check_rows(c, &request.scope, 1, now)?;
     let result = effect()?;
     store(c, &request, &result, now)?;
-    Ok(Done::New(result))
+    Ok(Outcome::New(result))
 }
 
 /// The answer stored for a key, which must be to this request.
@@ -56,7 +56,7 @@ pub(super) fn find(
     key: &[u8; 32],
     request: &[u8; 32],
     now: Timestamp,
-) -> Result<Option<Kept>> {
+) -> Result<Option<StoredResponse>> {
     let read = |row: &Row<'_>| {
         let text: Option<String> = row.get(2)?;
         // No JSON begins with a letter of these.
@@ -66,7 +66,7 @@ pub(super) fn find(
             answer => (None, answer),
         };
         let status = row.get(1)?;
-        let stored = Kept {
+        let stored = StoredResponse {
             status,
             answer,
             reference,
@@ -113,7 +113,7 @@ fn usage(c: &Connection, scope: &str) -> rusqlite::Result<[i64; 3]> {
 /// Stores the answer to a request that was done.
 pub(super) fn store<T>(
     c: &Connection,
-    request: &Once<T>,
+    request: &IdempotentRequest<T>,
     result: &T,
     now: Timestamp,
 ) -> Result<()> {
@@ -122,8 +122,8 @@ pub(super) fn store<T>(
 
 fn store_within<T>(
     c: &Connection,
-    request: &Once<T>,
-    stored: Kept,
+    request: &IdempotentRequest<T>,
+    stored: StoredResponse,
     now: Timestamp,
     limits: &Limits,
 ) -> Result<()> {

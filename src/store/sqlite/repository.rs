@@ -47,7 +47,7 @@ macro_rules! repository {
 }
 
 repository! { self,
-    create_user(wallet: Wallet, now: Timestamp, request: Option<Once<User>>) -> Done<User> {
+    create_user(wallet: Wallet, now: Timestamp, request: Option<IdempotentRequest<User>>) -> Outcome<User> {
         let create = move |c: &Connection| idempotency::run(c, request, now, || accounts::create(c, &wallet, now));
         self.change(create, |done| done.as_new().map(|_| Change::Account)).await
     }
@@ -57,8 +57,8 @@ repository! { self,
     users(after: Option<Wallet>, limit: usize) -> Vec<User> {
         self.read(move |c| accounts::users(c, after.as_ref(), limit)).await
     }
-    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, request: Option<Once<(LedgerEntry, bool)>>)
-        -> Done<(LedgerEntry, bool)> {
+    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
+        -> Outcome<(LedgerEntry, bool)> {
         let grant = move |c: &Connection| {
             idempotency::run(c, request, now, || accounts::grant(c, &wallet, amount, &reason, now))
         };
@@ -76,7 +76,7 @@ repository! { self,
     settle(reservation: i64, now: Timestamp) -> () {
         self.end_reservation(move |c| accounts::settle(c, reservation, now)).await
     }
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, request: Once<(i64, String)>) -> () {
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, request: IdempotentRequest<(i64, String)>) -> () {
         let settle = move |c: &Connection| {
             let stored = idempotency::find(c, &request.key, &request.request, now)?;
             accounts::settle(c, reservation, now)?;
@@ -93,7 +93,7 @@ repository! { self,
     note_reservations(notes: Vec<(i64, String)>) -> () {
         self.write(move |c| notes.iter().try_for_each(|(reservation, note)| accounts::note(c, *reservation, note))).await
     }
-    kept(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<Kept> {
+    stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse> {
         self.read(move |c| idempotency::find(c, &key, &request, now)).await
     }
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> () {
@@ -115,7 +115,7 @@ repository! { self,
             };
         }
     }
-    create_key(key: KeyRecord, max_active: usize, request: Option<Once<KeyRecord>>) -> bool {
+    create_key(key: KeyRecord, max_active: usize, request: Option<IdempotentRequest<KeyRecord>>) -> bool {
         let create = move |c: &Connection| {
             let (mut new_account, now) = (false, key.created_at);
             let effect = || {
@@ -123,8 +123,8 @@ repository! { self,
                 Ok(key)
             };
             match idempotency::run(c, request, now, effect)? {
-                Done::New(_) => Ok(new_account),
-                Done::Again(stored) => Err(StoreError::AlreadyIssued(stored.reference)),
+                Outcome::New(_) => Ok(new_account),
+                Outcome::Replayed(stored) => Err(StoreError::AlreadyIssued(stored.reference)),
             }
         };
         self.change(create, |new_account| new_account.then_some(Change::Account)).await
@@ -171,7 +171,7 @@ repository! { self,
         let backups = move || backup::backups(&path, folder.as_deref()).map_err(unavailable);
         Ok(backup::newest(&blocking(backups).await?, now))
     }
-    thin_out_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> () {
+    prune_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> () {
         let path = self.path.clone();
         blocking(move || backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)).await
     }
@@ -206,11 +206,11 @@ repository! { self,
         let record = move |c: &Connection| telemetry::record(c, &samples, now);
         self.change(record, |&Recorded { new, first }| Some(Change::Samples { new, first })).await
     }
-    record_earning(earning: Earning, now: Timestamp, request: Option<Once<Counted>>) -> Done<Counted> {
+    record_earning(earning: Earning, now: Timestamp, request: Option<IdempotentRequest<Counted>>) -> Outcome<Counted> {
         let record = move |c: &Connection| {
             idempotency::run(c, request, now, || telemetry::record_earning(c, &earning, now))
         };
-        let change = |done: &Done<Counted>| {
+        let change = |done: &Outcome<Counted>| {
             let new = done.as_new().filter(|earning| earning.counted);
             new.map(|earning| Change::Earned(earning.earnings))
         };

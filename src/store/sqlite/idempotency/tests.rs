@@ -11,10 +11,10 @@ fn database() -> (tempfile::TempDir, Connection) {
     (folder, connection)
 }
 
-fn asked(scope: &str, n: u32, request: u8) -> Once<u32> {
+fn asked(scope: &str, n: u32, request: u8) -> IdempotentRequest<u32> {
     let mut key = [0; 32];
     key[..4].copy_from_slice(&n.to_le_bytes());
-    Once {
+    IdempotentRequest {
         key,
         scope: scope.to_owned(),
         request: [request; 32],
@@ -22,20 +22,20 @@ fn asked(scope: &str, n: u32, request: u8) -> Once<u32> {
     }
 }
 
-fn body(answer: String) -> Kept {
-    Kept {
+fn body(answer: String) -> StoredResponse {
+    StoredResponse {
         status: 201,
         answer: Some(answer),
         reference: None,
     }
 }
 
-fn ask(c: &Connection, n: u32, request: u8, now: Timestamp) -> Result<Done<u32>, StoreError> {
+fn ask(c: &Connection, n: u32, request: u8, now: Timestamp) -> Result<Outcome<u32>, StoreError> {
     run(c, Some(asked(SCOPE, n, request)), now, || Ok(n))
 }
 
-fn again(n: u32) -> Result<Done<u32>, StoreError> {
-    Ok(Done::Again(body(n.to_string())))
+fn again(n: u32) -> Result<Outcome<u32>, StoreError> {
+    Ok(Outcome::Replayed(body(n.to_string())))
 }
 
 /// What stands in the table, as the counters should have it: of a scope, or in all.
@@ -48,14 +48,14 @@ fn counted(c: &Connection, scope: Option<&str>) -> (i64, i64) {
 #[test]
 fn the_first_answer_comes_again_for_a_day_and_another_request_is_refused() {
     let (_folder, c) = database();
-    assert_eq!(ask(&c, 1, 7, NOW), Ok(Done::New(1)));
+    assert_eq!(ask(&c, 1, 7, NOW), Ok(Outcome::New(1)));
     assert_eq!(ask(&c, 1, 7, NOW), again(1));
     assert_eq!(ask(&c, 1, 8, NOW), Err(StoreError::KeyReused));
     let later = NOW.plus(LIFETIME);
-    assert_eq!(ask(&c, 1, 8, later), Ok(Done::New(1)));
+    assert_eq!(ask(&c, 1, 8, later), Ok(Outcome::New(1)));
     assert_eq!(ask(&c, 1, 8, later), again(1));
     assert_eq!(purge(&c, later.plus(LIFETIME)), Ok(1));
-    assert_eq!(run(&c, None, NOW, || Ok(2)), Ok(Done::New(2)));
+    assert_eq!(run(&c, None, NOW, || Ok(2)), Ok(Outcome::New(2)));
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn an_effect_that_fails_stores_nothing() {
         Err(StoreError::UserNotFound)
     });
     assert_eq!(failed, Err(StoreError::UserNotFound));
-    assert_eq!(ask(&c, 1, 7, NOW), Ok(Done::New(1)));
+    assert_eq!(ask(&c, 1, 7, NOW), Ok(Outcome::New(1)));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn no_answer_is_evicted_and_a_full_scope_refuses_a_new_key_before_its_effect() {
     let at = |n: u32| NOW.plus(Duration::from_millis(n.into()));
     let transaction = c.unchecked_transaction().unwrap();
     for n in 0..LIMITS.rows as u32 {
-        assert_eq!(ask(&c, n, 7, at(n)), Ok(Done::New(n)));
+        assert_eq!(ask(&c, n, 7, at(n)), Ok(Outcome::New(n)));
     }
     transaction.commit().unwrap();
     let last = at(LIMITS.rows as u32 - 1);
@@ -85,10 +85,10 @@ fn no_answer_is_evicted_and_a_full_scope_refuses_a_new_key_before_its_effect() {
     // Known keys and other scopes go on.
     assert_eq!(ask(&c, 0, 7, last), again(0));
     let other = Some(asked("admin POST /miner/earnings", 20_001, 7));
-    assert_eq!(run(&c, other, last, || Ok(5)), Ok(Done::New(5)));
+    assert_eq!(run(&c, other, last, || Ok(5)), Ok(Outcome::New(5)));
     // The oldest expires, and gives its row to one new key; not purged by anybody else.
     let later = NOW.plus(LIFETIME);
-    assert_eq!(ask(&c, 20_000, 7, later), Ok(Done::New(20_000)));
+    assert_eq!(ask(&c, 20_000, 7, later), Ok(Outcome::New(20_000)));
     assert!(ask(&c, 20_002, 7, later).is_err());
 }
 
@@ -102,7 +102,7 @@ fn a_body_that_finds_no_room_leaves_its_status_and_reference() {
     let (_folder, c) = database();
     let stored = |scope, n, length| {
         let asked = asked(scope, n, 7);
-        let kept = Kept {
+        let kept = StoredResponse {
             status: 200,
             answer: Some("1".repeat(length)),
             reference: Some(format!("led_{n}")),
@@ -135,7 +135,7 @@ fn what_the_answers_take_is_counted_through_rollbacks_purges_and_a_restart() {
         let scope = if n % 3 == 0 { "other" } else { SCOPE };
         let transaction = c.transaction().unwrap();
         let done = run(&transaction, Some(asked(scope, n, 7)), NOW, || Ok(n));
-        assert_eq!(done, Ok(Done::New(n)));
+        assert_eq!(done, Ok(Outcome::New(n)));
         if n % 5 != 0 {
             transaction.commit().unwrap();
         }
@@ -145,7 +145,7 @@ fn what_the_answers_take_is_counted_through_rollbacks_purges_and_a_restart() {
     assert_eq!(purge(&c, NOW.plus(LIFETIME)), Ok(PURGE_ROWS));
     check(&c);
     // An expired answer gives way to the same key's next.
-    assert_eq!(ask(&c, 149, 8, NOW.plus(LIFETIME)), Ok(Done::New(149)));
+    assert_eq!(ask(&c, 149, 8, NOW.plus(LIFETIME)), Ok(Outcome::New(149)));
     check(&c);
     drop(c);
     let c = super::super::tests::writing(&folder.path().join("edge.db")).unwrap();

@@ -1,11 +1,11 @@
-//! What is done once, however often it is asked for.
+//! Requests that take effect only the first time they come (`Idempotency-Key`), and the answers stored of them.
 
-/// A request that is to be done once, however often it comes (`Idempotency-Key`). Its answer is kept in the transaction of
-/// its effect, for a day.
+/// A request that is done only the first time it comes (`Idempotency-Key`). Its answer is stored in the transaction of its
+/// effect, for a day.
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::store::{Done, Kept, LedgerEntry, Once, StoreError, ledger_id};
+/// use r3mes_edge::store::{IdempotentRequest, LedgerEntry, Outcome, StoreError, StoredResponse, ledger_id};
 /// use r3mes_edge::{Clock, Repository, SqliteStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -15,11 +15,11 @@
 /// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
 /// let now = Clock::default().now();
 ///
-/// let once = |request| Once {
+/// let asked = |request| IdempotentRequest {
 ///     key: [7; 32],
 ///     scope: "admin of the host".to_owned(),
 ///     request: [request; 32],
-///     answer: |(entry, _): &(LedgerEntry, bool)| Kept {
+///     answer: |(entry, _): &(LedgerEntry, bool)| StoredResponse {
 ///         status: 200,
 ///         answer: Some(entry.balance.to_string()),
 ///         reference: Some(ledger_id(entry.id)),
@@ -27,21 +27,21 @@
 /// };
 /// let grant = async |request| {
 ///     let (five, why) = (Credits::from_micro(5_000_000), "welcome".to_owned());
-///     store.grant(wallet, five, why, now, Some(once(request))).await
+///     store.grant(wallet, five, why, now, Some(asked(request))).await
 /// };
-/// assert!(matches!(grant(1).await?, Done::New(_)));
-/// // Asked again, it is answered again; nothing moves.
-/// assert!(matches!(grant(1).await?, Done::Again(kept) if kept.answer.as_deref() == Some("5")));
-/// let kept = store.kept([7; 32], [1; 32], now).await?;
-/// assert_eq!(kept.map(|kept| kept.status), Some(200));
-/// // Another request under the same key is a mistake of whoever asks.
+/// assert!(matches!(grant(1).await?, Outcome::New(_)));
+/// // A repeated request gets the first answer; nothing moves.
+/// assert!(matches!(grant(1).await?, Outcome::Replayed(stored) if stored.answer.as_deref() == Some("5")));
+/// let stored = store.stored_response([7; 32], [1; 32], now).await?;
+/// assert_eq!(stored.map(|stored| stored.status), Some(200));
+/// // Another request under the same key is refused.
 /// assert_eq!(grant(2).await, Err(StoreError::KeyReused));
 /// let user = store.user(wallet).await?.ok_or("an account")?;
 /// assert_eq!(user.credits.to_string(), "5");
 /// # Ok(())
 /// # }
 /// ```
-pub struct Once<T> {
+pub struct IdempotentRequest<T> {
     /// Hash of scope and idempotency key.
     pub key: [u8; 32],
     /// Whose request it is, and to which route. Each scope has 20,000 answers at most: [`StoreError::IdempotencyFull`]
@@ -53,35 +53,35 @@ pub struct Once<T> {
     /// Hash of what is asked for.
     pub request: [u8; 32],
     /// What is stored of a success.
-    pub answer: fn(&T) -> Kept,
+    pub answer: fn(&T) -> StoredResponse,
 }
 
-/// What came of a request that is to be done [`Once`].
+/// What came of an [`IdempotentRequest`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Done<T> {
+pub enum Outcome<T> {
     /// It was done now.
     New(T),
     /// It was done before; this was the answer.
-    Again(Kept),
+    Replayed(StoredResponse),
 }
 
-impl<T> Done<T> {
+impl<T> Outcome<T> {
     /// The result, where it was done now.
     pub const fn as_new(&self) -> Option<&T> {
         match self {
             Self::New(result) => Some(result),
-            Self::Again(_) => None,
+            Self::Replayed(_) => None,
         }
     }
 }
 
-/// An answer that was kept for an idempotency key; [`Once`] shows one.
+/// The answer that was stored for an idempotency key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Kept {
+pub struct StoredResponse {
     /// Its status.
     pub status: u16,
-    /// Its body, in JSON; `None` where that holds a secret, or there was no room for it.
+    /// Its body, in JSON; `None` where that holds a secret, or did not fit.
     pub answer: Option<String>,
-    /// The ledger entry or key that was made. It stands in the place of a body that is not stored.
+    /// The ledger entry or key that was made: stored instead of a body that is not.
     pub reference: Option<String>,
 }
