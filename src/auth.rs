@@ -118,6 +118,16 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// The admin that a command is who has the database itself.
+    pub(crate) fn local_admin() -> Self {
+        Self {
+            key_id: "local".to_owned(),
+            wallet: None,
+            scopes: Scopes::ADMIN,
+            expires_at: None,
+        }
+    }
+
     /// Whether this is an admin, who may do everything.
     #[must_use]
     pub fn is_admin(&self) -> bool {

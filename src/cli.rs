@@ -1,20 +1,17 @@
-//! What stands on the command line, and how it ends.
+//! The command line: its grammar, which clap parses, and how a command ends. With `main.rs` the only code that prints,
+//! exits, reads the environment or handles signals.
 
-/// Not the standard one, which panics where nobody reads any more.
+/// Not the standard one, which panics where the reader of stdout is gone.
 macro_rules! println {
     ($($text:tt)*) => {
         $crate::cli::output::line(format_args!($($text)*))
     };
 }
 
-mod access;
 mod admin_key;
 mod backup;
-mod breaker;
 mod client;
-mod completions;
 mod config;
-mod credits;
 mod db;
 mod doctor;
 mod export;
@@ -22,31 +19,33 @@ mod files;
 mod import;
 mod init;
 mod keys;
-mod ledger;
 mod logging;
 mod memory;
-mod metrics;
 mod notify;
 mod output;
 mod progress;
 mod reload;
+mod requests;
 mod serve;
 mod settings;
-mod users;
-mod version;
+mod statics;
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use r3mes_edge::config::Listen;
+use r3mes_edge::store::{LockError, OpenError, StoreError};
+
+use self::settings::{HERE, SYSTEM, Settings};
 
 #[derive(Parser)]
 #[command(name = "r3mes-edge", version, about, long_about = None)]
 #[command(after_help = "Without a command it serves. Example: r3mes-edge --listen 127.0.0.1:8000")]
 struct Cli {
     #[command(flatten)]
-    places: GlobalArgs,
+    global: GlobalArgs,
     /// Print one JSON value on stdout
     #[arg(long, global = true)]
     json: bool,
@@ -54,7 +53,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// Where things are.
+/// What every command takes.
 #[derive(Args, Clone)]
 struct GlobalArgs {
     /// The configuration file [default: r3mes-edge.toml here, then /etc/r3mes-edge/config.toml]
@@ -70,109 +69,178 @@ struct GlobalArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until told to stop (the default)
-    #[command(
-        after_help = "Example: r3mes-edge serve --listen 127.0.0.1:8000\n\nSIGHUP reads the configuration again: rates, alerts and the log's level change at once."
-    )]
+    /// Serve until a signal ends it (the default)
+    ///
+    /// SIGHUP reads the configuration again: rates, alerts and the log's level change at once.
+    ///
+    /// Example: r3mes-edge serve --listen 127.0.0.1:8000
     Serve,
     /// Write a configuration to fill in, make the database and the first admin key; nothing is overwritten
-    #[command(
-        after_help = "Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db"
-    )]
+    ///
+    /// Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db
     Init(init::InitArgs),
     /// Check the configuration, print what is in force
-    #[command(subcommand, after_help = "Example: r3mes-edge config print --origin")]
+    ///
+    /// Example: r3mes-edge config print --origin
+    #[command(subcommand)]
     Config(config::Command),
     /// Make, list and revoke API keys
-    #[command(subcommand, after_help = "Example: r3mes-edge keys list")]
+    ///
+    /// Example: r3mes-edge keys list
+    #[command(subcommand)]
     Keys(keys::Command),
     /// Make accounts, show and list them
-    #[command(subcommand, after_help = "Example: r3mes-edge users list")]
-    Users(users::Command),
+    ///
+    /// Example: r3mes-edge users list
+    #[command(subcommand)]
+    Users(requests::Users),
     /// Give credits to a wallet, take them
-    #[command(
-        subcommand,
-        after_help = "Example: r3mes-edge credits grant remes1… 100 --reason welcome"
-    )]
-    Credits(credits::Command),
+    ///
+    /// Example: r3mes-edge credits grant remes1… 100 --reason welcome
+    #[command(subcommand)]
+    Credits(requests::Movements),
     /// Check that every balance is the sum of its ledger, print it
-    #[command(subcommand, after_help = "Example: r3mes-edge ledger verify")]
-    Ledger(ledger::Command),
+    ///
+    /// Example: r3mes-edge ledger verify
+    #[command(subcommand)]
+    Ledger(export::Ledger),
     /// Copy the database, beside a running server too; check a copy
-    #[command(subcommand, after_help = "Example: r3mes-edge backup create")]
+    ///
+    /// Example: r3mes-edge backup create
+    #[command(subcommand)]
     Backup(backup::Command),
     /// Put a copy in the database's place; the server must not run
-    #[command(after_help = "Example: r3mes-edge restore r3mes-edge.db.20261125T120000.000Z.backup")]
+    ///
+    /// Example: r3mes-edge restore r3mes-edge.db.20261125T120000.000Z.backup
     Restore {
         /// The copy, which is verified first
         file: PathBuf,
     },
     /// Check the database, bring it to another version, take over an R3MES backend's
-    #[command(subcommand, after_help = "Example: r3mes-edge db check")]
+    ///
+    /// Example: r3mes-edge db check
+    #[command(subcommand)]
     Db(db::Command),
     /// Check file modes, disk space, listeners, upstreams, the server and its admin key, with advice
-    #[command(
-        after_help = "Example: r3mes-edge doctor --json\n\nIt changes nothing, and ends with 1 where there is a problem."
-    )]
+    ///
+    /// It changes nothing, and ends with 1 where there is a problem.
+    ///
+    /// Example: r3mes-edge doctor --json
     Doctor,
     /// Print what Prometheus and Grafana need to watch this version
-    #[command(
-        subcommand,
-        after_help = "Example: r3mes-edge metrics rules > r3mes-edge.rules.yml"
-    )]
-    Metrics(metrics::Command),
-    /// Look at the breakers before the upstreams, open one by hand, reset it
-    #[command(subcommand, after_help = "Example: r3mes-edge breaker list")]
-    Breaker(breaker::Command),
+    ///
+    /// Example: r3mes-edge metrics rules > r3mes-edge.rules.yml
+    #[command(subcommand)]
+    Metrics(statics::Metrics),
+    /// List the breakers of the upstreams, open one by hand, reset it
+    ///
+    /// Example: r3mes-edge breaker list
+    #[command(subcommand)]
+    Breaker(requests::Breakers),
     /// Print what completes this command line in a shell
-    #[command(after_help = completions::HELP)]
+    ///
+    /// Example, for bash: r3mes-edge completions bash > ~/.local/share/bash-completion/completions/r3mes-edge
+    ///
+    /// zsh reads a file _r3mes-edge in a folder of its fpath, fish ~/.config/fish/completions/r3mes-edge.fish.
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Say what this program is, for a report of a mistake
-    #[command(after_help = version::HELP)]
+    /// Print what this program is, for a bug report
+    ///
+    /// Example: r3mes-edge version --json
     Version,
 }
 
 /// Why a command failed, by its exit code.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 enum Failure {
     /// It did not work.
     Failed(String),
     /// Wrong arguments or configuration.
     Usage(String),
-    /// What it is about is not there.
+    /// What it is about does not exist.
     NotFound(String),
-    /// What is there already does not allow it.
+    /// The present state does not allow it.
     Conflict(String),
     /// The storage or the server cannot be used now.
     Unavailable(String),
-    /// Whoever read the answer has seen enough.
-    Unread,
+    /// The reader of stdout has seen enough.
+    #[error("standard output is closed")]
+    ReaderClosed,
 }
 
 impl Failure {
     const fn code(&self) -> u8 {
         match self {
+            Self::ReaderClosed => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Conflict(_) => 4,
             Self::Unavailable(_) => 5,
-            Self::Unread => 0,
         }
     }
+}
 
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Failed(text)
-            | Self::Usage(text)
-            | Self::NotFound(text)
-            | Self::Conflict(text)
-            | Self::Unavailable(text) => Some(text),
-            Self::Unread => None,
+/// What needs no exit code of its own.
+fn failed(error: impl Display) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let text = error.to_string();
+        match error {
+            OpenError::Locked(LockError::Held(_)) | OpenError::Older(..) => Self::Conflict(text),
+            OpenError::Missing(_) => Self::NotFound(text),
+            OpenError::Storage(error) => error.into(),
+            OpenError::Changing(_) => Self::Unavailable(text),
+            OpenError::Foreign(_) => Self::Failed(format!(
+                "{text}; if it was one, its first page is damaged: put the newest good copy in its place with restore"
+            )),
+            _ => Self::Failed(text),
         }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let text = error.to_string();
+        match error {
+            StoreError::UserNotFound | StoreError::KeyNotFound => Self::NotFound(text),
+            StoreError::Conflict(_) | StoreError::Insufficient { .. } => Self::Conflict(text),
+            StoreError::Busy | StoreError::Unavailable(_) | StoreError::Full => {
+                Self::Unavailable(text)
+            }
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Failed(format!("the answer is not what was asked for: {error}"))
+    }
+}
+
+/// The end of a check that found so many errors.
+fn checked(what: &str, errors: usize) -> Result<(), Failure> {
+    match errors {
+        0 => Ok(()),
+        n => Err(Failure::Failed(format!(
+            "integrity check of {what} found {n} errors; a good copy takes the database's place with restore"
+        ))),
+    }
+}
+
+/// An argument that is to be one segment of a request's path.
+fn path_segment(text: &str) -> Result<String, &'static str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("may hold letters, digits, dots, dashes and underscores"),
     }
 }
 
@@ -187,14 +255,10 @@ fn workers() -> usize {
     cores.map_or(1, std::num::NonZero::get).min(MOST_WORKERS)
 }
 
-/// Runs what the arguments say.
+/// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    // clap ends the process itself, with 2, where the arguments make no sense.
-    let Cli {
-        places,
-        json,
-        command,
-    } = Cli::parse();
+    // clap ends the process itself, with 2, where the arguments are wrong.
+    let cli = Cli::parse();
     memory::limit_heaps(workers() + 1);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
@@ -204,61 +268,85 @@ pub(crate) fn run() -> ExitCode {
     let done = runtime
         .map_err(|error| Failure::Failed(format!("no threads to run on: {error}")))
         .and_then(|runtime| {
-            let done = runtime.block_on(execute(command.unwrap_or(Command::Serve), &places, json));
+            let done = runtime.block_on(execute(cli));
             // Dropped, it would wait for what blocks a thread: the system's resolver, say, while no name server answers.
             runtime.shutdown_background();
             done
         });
-    // What is said below comes after what was logged.
+    // Before what is printed below.
     logging::flush();
     match done.and_then(|()| output::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if let Some(text) = failure.text() {
-                eprintln!("r3mes-edge: {text}");
+            if failure.code() != 0 {
+                eprintln!("r3mes-edge: {failure}");
             }
             ExitCode::from(failure.code())
         }
     }
 }
 
-async fn execute(command: Command, places: &GlobalArgs, json: bool) -> Result<(), Failure> {
+async fn execute(cli: Cli) -> Result<(), Failure> {
+    let Cli {
+        global,
+        json,
+        command,
+    } = cli;
     let settings = || {
-        let mut settings = settings::load(places).map_err(Failure::from)?;
+        let mut settings = settings::load(&global)?;
         settings.resolve();
         Ok::<_, Failure>(settings)
     };
-    // For what makes no database.
-    let there = || {
-        let settings = settings()?;
-        access::present(&settings, places.database.is_some())?;
-        Ok::<_, Failure>(settings)
-    };
-    match command {
+    // For commands that make no database.
+    let existing = || with_database(settings()?, global.database.is_some());
+    match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(settings()?).await,
-        // These look at the configuration themselves: of one there is not yet, and of one that is wrong.
-        Command::Init(given) => init::run(&given, places, json).await,
-        Command::Config(command) => config::run(&command, places, json),
-        Command::Keys(command) => keys::run(command, &there()?, json).await,
-        Command::Users(command) => users::run(command, &there()?, json).await,
-        Command::Credits(command) => credits::run(command, &there()?, json).await,
-        Command::Ledger(command) => ledger::run(command, &there()?, json).await,
+        // These two load the configuration themselves: there is none yet, or it is wrong.
+        Command::Init(args) => init::run(&args, &global, json).await,
+        Command::Config(command) => config::run(&command, &global, json),
+        Command::Keys(command) => keys::run(command, &existing()?.config, json).await,
+        Command::Users(command) => requests::users(command, &existing()?.config, json).await,
+        Command::Credits(command) => requests::credits(command, &existing()?.config, json).await,
+        Command::Ledger(export::Ledger::Verify) => {
+            requests::verify_ledger(&existing()?.config, json).await
+        }
+        Command::Ledger(export::Ledger::Export(options)) => {
+            export::run(&existing()?.config, &options, json)
+        }
         Command::Backup(backup::Command::Create(create)) => {
-            backup::create(&create, &there()?, json).await
+            backup::create(create, &existing()?.config, json).await
         }
-        Command::Backup(backup::Command::Verify { file }) => backup::verify(&file, json),
-        Command::Restore { file } => backup::run_restore(&settings()?, &file, json),
-        Command::Db(command) => db::run(&command, &there()?, json).await,
+        Command::Backup(backup::Command::Verify { file }) => backup::verify(file, json),
+        Command::Restore { file } => backup::run_restore(&settings()?.config, &file, json).await,
+        Command::Db(command) => db::run(&command, &existing()?, json).await,
         Command::Doctor => doctor::run(&settings()?, json).await,
-        Command::Metrics(command) => metrics::run(&command, json),
-        Command::Breaker(command) => breaker::run(command, &there()?, json).await,
-        Command::Completions { shell } => {
-            completions::run(shell, Cli::command(), json);
-            Ok(())
-        }
-        Command::Version => {
-            version::run(json);
-            Ok(())
-        }
+        Command::Metrics(command) => statics::metrics(&command, json),
+        Command::Breaker(command) => requests::breakers(command, &existing()?.config, json).await,
+        Command::Completions { shell } => statics::completions(shell, Cli::command(), json),
+        Command::Version => statics::version(json),
     }
+}
+
+/// Refuses a database that does not exist, with every place it was looked for; `named` is whether a flag names it.
+fn with_database(settings: Settings, named: bool) -> Result<Settings, Failure> {
+    let database = &settings.config.database;
+    if database.exists() {
+        return Ok(settings);
+    }
+    let absolute = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        path.display().to_string()
+    };
+    let origin = match &settings.file {
+        _ if named => String::new(),
+        Some(file) => format!(" (configured in {})", absolute(file)),
+        None => format!(
+            " (and no configuration names another: neither {} nor {SYSTEM} exists)",
+            absolute(HERE.as_ref())
+        ),
+    };
+    Err(Failure::NotFound(format!(
+        "there is no database at {}{origin}; start the server once, or name one with --database",
+        absolute(database)
+    )))
 }

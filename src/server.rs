@@ -5,6 +5,7 @@
 mod connection;
 mod io_timeout;
 mod listener;
+mod local;
 mod reset;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,6 +26,7 @@ use crate::store::{Repository, StoreError};
 use crate::upstream::discovery::Upstreams;
 use crate::{billing, routes, tasks};
 
+pub use self::local::serve_local;
 pub use crate::host_routes::Caller;
 
 /// Why a server did not start.

@@ -1,26 +1,29 @@
+//! Commands for copies of the database: making and checking them, and putting one in the database's place.
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use r3mes_edge::Clock;
 use r3mes_edge::store::{
     LedgerReport, back_up, backup_file, prune_backups, restore, verify_backup,
 };
-use serde_json::{Value, json};
+use r3mes_edge::{Clock, Config};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::Failure;
-use super::access::{PATIENCE, ask_patiently, open_failure, running};
+use super::output::answer;
 use super::progress::Progress;
-use super::settings::Settings;
+use super::requests::ledger_summary;
+use super::{Failure, admin_key, checked, client};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Copy the whole database, beside a running server or without one
-    #[command(after_help = "Example: r3mes-edge backup create --keep 7")]
+    ///
+    /// Example: r3mes-edge backup create --keep 7
     Create(Create),
     /// Check every page of a copy, and every wallet's ledger
-    #[command(
-        after_help = "Example: r3mes-edge backup verify r3mes-edge.db.20261125T120000.000Z.backup"
-    )]
+    ///
+    /// Example: r3mes-edge backup verify r3mes-edge.db.20261125T120000.000Z.backup
     Verify {
         /// The copy
         file: PathBuf,
@@ -37,107 +40,75 @@ pub(super) struct Create {
     keep: Option<u16>,
 }
 
-pub(super) async fn create(
-    create: &Create,
-    settings: &Settings,
-    json: bool,
-) -> Result<(), Failure> {
-    let database = &settings.config.database;
-    let (file, ledger) = match &create.to {
-        Some(to) => copy_here(database, to, json)?,
-        None => copy(settings, json).await?,
+/// A copy, and what it was found to hold.
+#[derive(Deserialize, Serialize)]
+struct Copied {
+    #[serde(rename(deserialize = "path"))]
+    file: PathBuf,
+    ledger: LedgerReport,
+}
+
+pub(super) async fn create(create: Create, config: &Config, json: bool) -> Result<(), Failure> {
+    let database = &config.database;
+    let copied = if create.to.is_none() && client::server_of(database)?.is_some() {
+        // By the server, so that no write waits; in the folder of its own configuration.
+        let _shown = Progress::start("the server copies, and checks the copy", json);
+        let made = client::call(config, "POST", "/admin/backup", String::new()).await?;
+        serde_json::from_str(&made)?
+    } else {
+        let beside = || backup_file(database, config.backup.folder(), Clock::default().now());
+        let file = create.to.unwrap_or_else(beside);
+        let _shown = Progress::start("copying the database", json);
+        let ledger = back_up(database, &file)?;
+        Copied { file, ledger }
     };
-    show(&file, &ledger, json);
+    show(&copied, json)?;
     let Some(keep) = create.keep else {
         return Ok(());
     };
-    prune_backups(database, file.parent(), keep.into(), Clock::default().now())
+    let (folder, now) = (copied.file.parent(), Clock::default().now());
+    prune_backups(database, folder, keep.into(), now)
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }
 
-pub(super) fn verify(file: &Path, json: bool) -> Result<(), Failure> {
+pub(super) fn verify(file: PathBuf, json: bool) -> Result<(), Failure> {
     let progress = Progress::start("checking every page and every wallet", json);
-    let report = verify_backup(file).map_err(open_failure)?;
+    let ledger = verify_backup(&file)?;
     drop(progress);
-    let (file, ledger) = told(file, &report)?;
-    show(&file, &ledger, json);
-    match report.mistakes.len() {
-        0 => Ok(()),
-        n => Err(Failure::Failed(format!(
-            "integrity check of the copy found {n} errors"
-        ))),
-    }
+    let errors = ledger.mistakes.len();
+    show(&Copied { file, ledger }, json)?;
+    checked("the copy", errors)
+}
+
+fn show(copied: &Copied, json: bool) -> Result<(), Failure> {
+    answer(&serde_json::to_string(copied)?, json, |_| {
+        let summary = ledger_summary(&copied.ledger);
+        Ok(format!("{}: {summary}", copied.file.display()))
+    })
 }
 
 /// Puts a copy in the database's place.
-pub(super) fn run_restore(settings: &Settings, file: &Path, json: bool) -> Result<(), Failure> {
-    let database = &settings.config.database;
-    let kept = format!("{}.replaced", Clock::default().now().compact());
+pub(super) async fn run_restore(config: &Config, file: &Path, json: bool) -> Result<(), Failure> {
+    let database = &config.database;
+    let suffix = format!("{}.replaced", Clock::default().now().compact());
     let progress = Progress::start("copying the database", json);
-    let old = restore(file, database, &kept).map_err(open_failure)?;
+    let old = restore(file, database, &suffix)?;
     drop(progress);
-    if json {
-        println!("{}", json!({ "database": database, "replaced": old }));
-    } else {
-        println!(
-            "{} is now what {} holds",
+    let done = json!({ "database": database, "replaced": old });
+    answer(&done.to_string(), json, |_| {
+        let mut text = format!(
+            "{} now holds what {} does",
             database.display(),
             file.display()
         );
         if let Some(old) = old {
-            println!(
-                "what was there before is kept as {}; it belongs together with its -wal",
+            text += &format!(
+                "\nwhat was there before is now {}; it belongs together with its -wal",
                 old.display()
             );
         }
-    }
-    super::admin_key::report(database);
+        Ok(text)
+    })?;
+    admin_key::report(database).await;
     Ok(())
-}
-
-/// Makes a copy in the folder for copies: by the running server, so that no write waits; else here.
-async fn copy(settings: &Settings, json: bool) -> Result<(PathBuf, Value), Failure> {
-    let (database, folder) = (&settings.config.database, settings.config.backup.folder());
-    match running(database)? {
-        Some(address) => {
-            let _shown = Progress::start("the server copies, and checks the copy", json);
-            let route = ("POST", "/admin/backup");
-            let made = ask_patiently(&address, database, route.0, route.1, None, PATIENCE).await?;
-            // Its folder is the server's to choose, whose configuration may be another.
-            let path = made["path"].as_str().unwrap_or_default();
-            Ok((path.into(), made["ledger"].clone()))
-        }
-        None => {
-            let to = backup_file(database, folder, Clock::default().now());
-            copy_here(database, &to, json)
-        }
-    }
-}
-
-fn copy_here(database: &Path, to: &Path, json: bool) -> Result<(PathBuf, Value), Failure> {
-    let _shown = Progress::start("copying the database", json);
-    told(to, &back_up(database, to).map_err(open_failure)?)
-}
-
-fn told(file: &Path, report: &LedgerReport) -> Result<(PathBuf, Value), Failure> {
-    let ledger = serde_json::to_value(report);
-    let ledger = ledger.map_err(|error| Failure::Failed(error.to_string()))?;
-    Ok((file.to_owned(), ledger))
-}
-
-fn show(file: &Path, ledger: &Value, json: bool) {
-    if json {
-        println!("{}", json!({ "file": file, "ledger": ledger }));
-        return;
-    }
-    println!(
-        "{}: {} wallets, {} entries, {} open reservations",
-        file.display(),
-        ledger["wallets"],
-        ledger["entries"],
-        ledger["open_reservations"]
-    );
-    for mistake in ledger["mistakes"].as_array().into_iter().flatten() {
-        println!("{}", mistake.as_str().unwrap_or_default());
-    }
 }

@@ -1,22 +1,283 @@
-//! One request to a server on this machine, at an address or by a Unix socket.
+//! The client of a database's server: a command is a request, and prints what is answered. Where no server runs, the same
+//! handlers answer in this process, so that no command is written twice.
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1::handshake;
-use hyper::header::HOST;
-use hyper::{Request, Response, Uri};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use r3mes_edge::config::Listen;
+use r3mes_edge::model::new_id;
+use r3mes_edge::server::serve_local;
+use r3mes_edge::store::{InstanceLock, LockError, OpenError};
+use r3mes_edge::{Config, SqliteStore};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
 
-/// Where a client on this machine reaches a server that listens there: what the lock file tells.
-pub(super) fn told(place: &Listen) -> String {
-    let Some(address) = place.address() else {
-        return place.to_string();
+use super::admin_key::{self, Problem};
+use super::output::{List, Members};
+use super::{Failure, failed, logging};
+
+/// How long a process waits for the database's lock that another one holds.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What answers a request.
+enum Target {
+    /// The server that runs, at `http://…` or `unix:/…`.
+    Server(String),
+    /// The handlers in this process, on the database under its lock.
+    Store(Arc<SqliteStore>),
+    /// The same, on the file as it is, which may be read-only.
+    File,
+}
+
+impl Target {
+    async fn find(config: &Config, method: &str) -> Result<Self, Failure> {
+        let target = match (server_of(&config.database)?, method) {
+            (Some(address), _) => return Ok(Self::Server(address)),
+            (None, "GET") => Self::File,
+            (None, _) => match open(config).await {
+                Err(OpenError::Locked(LockError::Held(Some(address)))) => {
+                    return Ok(Self::Server(address));
+                }
+                opened => Self::Store(opened?),
+            },
+        };
+        // The log alone holds what a client may not read of an error.
+        let mut log = config.log.clone();
+        log.level = "error".to_owned();
+        logging::start(&log);
+        Ok(target)
+    }
+}
+
+/// Opens the database for a command that changes it. Another command may have it for a moment, and so may a server that
+/// starts, before it has an address.
+pub(super) async fn open(config: &Config) -> Result<Arc<SqliteStore>, OpenError> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match SqliteStore::open(&config.database, false) {
+            Err(OpenError::Locked(LockError::Held(None))) if Instant::now() < deadline => {
+                sleep(LOCK_RETRY).await;
+            }
+            opened => return Ok(Arc::new(opened?)),
+        }
+    }
+}
+
+/// Where a server serves a database, if one does.
+pub(super) fn server_of(database: &Path) -> Result<Option<String>, Failure> {
+    Ok(InstanceLock::server_of(database).map_err(OpenError::Locked)?)
+}
+
+pub(super) async fn get(config: &Config, path: &str) -> Result<String, Failure> {
+    call(config, "GET", path, String::new()).await
+}
+
+/// The body of a successful answer.
+pub(super) async fn call(
+    config: &Config,
+    method: &str,
+    path: &str,
+    body: String,
+) -> Result<String, Failure> {
+    let request = Request::builder().method(method).uri(path).body(body);
+    let target = Target::find(config, method).await?;
+    answer(config, &target, request.map_err(failed)?).await
+}
+
+/// Has something done that must not be done twice: where an answer is lost, it is asked for again under the same key.
+pub(super) async fn post_once(
+    config: &Config,
+    path: &str,
+    body: String,
+) -> Result<String, Failure> {
+    let request = Request::post(path).header("idempotency-key", new_id("once_"));
+    let request = request.body(body).map_err(failed)?;
+    let target = Target::find(config, "POST").await?;
+    let mut pauses = [200, 400].into_iter();
+    loop {
+        match (
+            answer(config, &target, request.clone()).await,
+            pauses.next(),
+        ) {
+            (Err(Failure::Unavailable(_)), Some(pause)) => {
+                sleep(Duration::from_millis(pause)).await;
+            }
+            (Err(Failure::Unavailable(text)), None) => {
+                return Err(Failure::Unavailable(format!(
+                    "{text}; check whether it was done before you try again"
+                )));
+            }
+            (done, _) => return done,
+        }
+    }
+}
+
+/// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or `line` of each item.
+pub(super) async fn list(
+    config: &Config,
+    name: &str,
+    query: &str,
+    json: bool,
+    line: fn(&Members) -> String,
+) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Page {
+        #[serde(alias = "users", alias = "keys")]
+        items: Vec<Box<RawValue>>,
+        next_cursor: Option<String>,
+    }
+    let mut list = List::begin(json, &format!("{{\"{name}\":["));
+    let mut cursor = String::new();
+    loop {
+        let page = get(config, &format!("{query}limit=500{cursor}")).await?;
+        let page: Page = serde_json::from_str(&page)?;
+        for item in &page.items {
+            list.add(item, || Ok(line(&Members::of(item.get())?)))?;
+        }
+        match page.next_cursor {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    if json {
+        println!("],\"next_cursor\":null}}");
+    }
+    Ok(())
+}
+
+async fn answer(
+    config: &Config,
+    target: &Target,
+    request: Request<String>,
+) -> Result<String, Failure> {
+    let database = &config.database;
+    let response = match target {
+        Target::Server(address) => ask(address, database, request).await?,
+        Target::Store(store) => local(config, Arc::clone(store), request).await?,
+        Target::File => {
+            let read = async |store| local(config, store, request.clone()).await;
+            SqliteStore::read_only(database, read).await?
+        }
+    };
+    let (head, body) = response.into_parts();
+    let body = String::from_utf8(body.into()).map_err(failed)?;
+    if head.status.is_success() {
+        return Ok(body);
+    }
+    let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+    let detail = problem["detail"].as_str().unwrap_or("it gave no reason");
+    let detail = detail.to_owned();
+    Err(match (head.status.as_u16(), target) {
+        (401 | 403, Target::Server(address)) => {
+            let what = format!("is refused by the server at {address}: {detail}");
+            failed(Problem::new(database, true, &what))
+        }
+        (404, _) => Failure::NotFound(detail),
+        (402 | 409, _) => Failure::Conflict(detail),
+        (400, _) => Failure::Usage(detail),
+        (429 | 502.., _) => Failure::Unavailable(detail),
+        _ => Failure::Failed(detail),
+    })
+}
+
+/// Asks the server at `address` as an admin, again where a rate refuses it for less than the deadline.
+async fn ask(
+    address: &str,
+    database: &Path,
+    mut request: Request<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let key = admin_key::read(database).map_err(failed)?;
+    let key = key.reveal().parse().map_err(failed)?;
+    request.headers_mut().insert("x-api-key", key);
+    // What goes over the whole database takes as long as that is large.
+    let is_long = request.uri().path().starts_with("/admin/");
+    let deadline = Duration::from_secs(if is_long { 3600 } else { 60 });
+    let answered = async {
+        loop {
+            let response = send(address, request.clone()).await?;
+            let wait = response.headers().get(RETRY_AFTER);
+            let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
+            match wait.map(Duration::from_secs) {
+                // Where all idempotency keys are in use it may be a day.
+                Some(wait) if response.status() == 429 && wait < deadline => sleep(wait).await,
+                _ => return Ok::<_, BoxError>(response),
+            }
+        }
+    };
+    let answered = timeout(deadline, answered).await;
+    answered
+        .unwrap_or_else(|_| Err("no answer in time".into()))
+        .map_err(|error| {
+            Failure::Unavailable(format!("the server at {address} was not reached: {error}"))
+        })
+}
+
+/// Has the library's own handlers answer in this process, as they answer an admin.
+async fn local(
+    config: &Config,
+    store: Arc<SqliteStore>,
+    request: Request<String>,
+) -> Result<Response<Bytes>, Failure> {
+    let (near, far) = UnixStream::pair().map_err(failed)?;
+    let (answer, served) = tokio::join!(
+        exchange(near, "localhost", request),
+        serve_local(config, store, far)
+    );
+    served.map_err(failed)?;
+    answer.map_err(failed)
+}
+
+/// Sends a request to the server at `address`, as [`local_address`] wrote it. The deadline is the caller's.
+pub(super) async fn send(
+    address: &str,
+    request: Request<String>,
+) -> Result<Response<Bytes>, BoxError> {
+    match socket_path(address) {
+        Some(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
+        None => {
+            let host = address.trim_start_matches("http://");
+            exchange(TcpStream::connect(host).await?, host, request).await
+        }
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    host: &str,
+    mut request: Request<String>,
+) -> Result<Response<Bytes>, BoxError> {
+    const LONGEST: usize = 64 << 20;
+    let headers = request.headers_mut();
+    headers.insert(HOST, host.parse()?);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+    // It ends with the sender.
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = Limited::new(body, LONGEST).collect().await?.to_bytes();
+    Ok(Response::from_parts(head, body))
+}
+
+/// Where a client on this machine reaches a server that listens there; the lock file holds it.
+pub(super) fn local_address(listen: &Listen) -> String {
+    let Some(address) = listen.address() else {
+        return listen.to_string();
     };
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -26,40 +287,7 @@ pub(super) fn told(place: &Listen) -> String {
     format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
-/// The path of the socket that an address names, where it names one.
-pub(super) fn socket(address: &str) -> Option<&Path> {
+/// The path of the Unix socket that an address names, where it names one.
+pub(super) fn socket_path(address: &str) -> Option<&Path> {
     address.strip_prefix("unix:").map(Path::new)
-}
-
-/// Sends a request whose target is a path to `address`, as [`told`] wrote it. Whoever calls sets the deadline.
-pub(super) async fn send(
-    address: &str,
-    mut request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-    let host = match socket(address) {
-        Some(_) => "localhost".to_owned(),
-        None => {
-            let address: Uri = address.parse()?;
-            address.authority().ok_or("it has no host")?.to_string()
-        }
-    };
-    request.headers_mut().insert(HOST, host.parse()?);
-    // The connection lives as long as the answer is read; its own end says nothing more than that does.
-    let (mut sender, connection) = match socket(address) {
-        Some(path) => {
-            let stream = UnixStream::connect(path).await?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-            (sender, tokio::spawn(connection))
-        }
-        None => {
-            let stream = TcpStream::connect(&host).await?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-            (sender, tokio::spawn(connection))
-        }
-    };
-    let answer = sender.send_request(request).await;
-    if answer.is_err() {
-        connection.abort();
-    }
-    Ok(answer?)
 }

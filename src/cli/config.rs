@@ -1,58 +1,57 @@
-//! Looks at the configuration: is it right, and what is in force.
+//! Commands for the configuration: whether it is valid, and what is in force.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use r3mes_edge::config::{ConfigError, Origin};
-use serde_json::{Map, Value, json};
+use r3mes_edge::config::{ConfigError, Origin, Setting};
+use serde_json::{Value, json};
 
+use super::output::answer;
 use super::settings::{self, LoadError, Settings};
 use super::{Failure, GlobalArgs};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Check the configuration; the first error is shown with its place
-    #[command(
-        after_help = "Example: r3mes-edge config check --config new.toml && mv new.toml r3mes-edge.toml\n\nExit code 2: the configuration has an error."
-    )]
+    ///
+    /// Exit code 2: the configuration has an error.
+    ///
+    /// Example: r3mes-edge config check --config new.toml && mv new.toml r3mes-edge.toml
     Check,
     /// Print the configuration in force; it reads back as the same
-    #[command(after_help = "Example: r3mes-edge config print --origin | grep -v '# default$'")]
+    ///
+    /// Example: r3mes-edge config print --origin | grep -v '# default$'
     Print {
-        /// Say of each setting where it comes from
+        /// Print of each setting where it comes from
         #[arg(long)]
         origin: bool,
     },
 }
 
-pub(super) fn run(command: &Command, places: &GlobalArgs, json: bool) -> Result<(), Failure> {
-    let read = settings::load(places);
+pub(super) fn run(command: &Command, global: &GlobalArgs, json: bool) -> Result<(), Failure> {
+    let loaded = settings::load(global);
     match command {
-        Command::Check => check(read, json),
-        Command::Print { origin } => print(&read?, *origin, json),
+        Command::Check => check(loaded, json),
+        Command::Print { origin } => print(&loaded?, *origin, json),
     }
 }
 
 fn check(loaded: Result<Settings, LoadError>, json: bool) -> Result<(), Failure> {
-    let shown = |file: Option<PathBuf>| file.map(|file| file.display().to_string());
+    let name = |file: Option<PathBuf>| file.map(|file| file.display().to_string());
     match loaded {
-        Ok(Settings { file, .. }) if json => {
-            println!("{}", json!({ "valid": true, "file": shown(file) }));
-            Ok(())
-        }
         Ok(Settings { file, .. }) => {
-            let from = file.as_deref().map_or_else(
-                || "no file; defaults and environment only".into(),
-                Path::to_string_lossy,
-            );
-            println!("the configuration is valid: {from}");
-            Ok(())
+            let file = name(file);
+            let valid = json!({ "valid": true, "file": file });
+            answer(&valid.to_string(), json, |_| {
+                let file = file.as_deref();
+                let file = file.unwrap_or("no file; defaults and environment only");
+                Ok(format!("the configuration is valid: {file}"))
+            })
         }
         Err(LoadError::Invalid(file, error)) if json => {
-            let file = shown(file);
             println!(
                 "{}",
-                json!({ "valid": false, "file": file, "error": as_json(&error) })
+                json!({ "valid": false, "file": name(file), "error": as_json(&error) })
             );
             Err(Failure::Usage(error.to_string()))
         }
@@ -75,21 +74,20 @@ fn as_json(error: &ConfigError) -> Value {
 
 fn print(settings: &Settings, with_origin: bool, json: bool) -> Result<(), Failure> {
     if json && !with_origin {
-        let config = serde_json::to_string(&settings.config);
-        println!(
-            "{}",
-            config.map_err(|error| Failure::Failed(error.to_string()))?
-        );
-        return Ok(());
+        return answer(&serde_json::to_string(&settings.config)?, true, |_| {
+            Ok(String::new())
+        });
     }
     let all = settings.config.settings().map_err(Failure::Failed)?;
     if json {
-        let lines = all.into_iter().map(|setting| {
+        let member = |setting: Setting| {
             let origin = origin(settings, &setting.key);
-            let shown = json!({ "value": setting.value, "origin": origin });
-            (setting.key, shown)
-        });
-        println!("{}", Value::Object(lines.collect::<Map<_, _>>()));
+            (
+                setting.key,
+                json!({ "value": setting.value, "origin": origin }),
+            )
+        };
+        println!("{}", Value::Object(all.into_iter().map(member).collect()));
         return Ok(());
     }
     let mut table = "";

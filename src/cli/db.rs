@@ -1,20 +1,19 @@
-//! The database file itself: is it well, and of which version.
+//! Commands for the database file itself: whether it is healthy, and of which version.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use r3mes_edge::store::check_database;
-use serde_json::json;
 
-use super::access::open_failure;
 use super::progress::Progress;
 use super::settings::Settings;
-use super::{Failure, import};
+use super::{Failure, checked, import, output};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Check every page, the schema, what refers to what, and every wallet's ledger; beside a running server too
-    #[command(after_help = "Example: r3mes-edge db check")]
+    ///
+    /// Example: r3mes-edge db check
     Check,
     /// Import the database of an R3MES backend: accounts, balances and API keys
     #[command(after_help = import::HELP)]
@@ -29,29 +28,19 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
     match command {
         Command::Check => {
             let progress = Progress::start("checking every page and every wallet", json);
-            let check = check_database(database).map_err(open_failure)?;
+            let check = check_database(database)?;
             drop(progress);
-            let mistakes = check.mistakes().count();
-            if json {
-                println!("{}", json!(check));
-            } else {
-                for mistake in check.mistakes() {
-                    println!("{mistake}");
-                }
-                println!(
-                    "{}: version {}, {} wallets, {} entries",
+            output::answer(&serde_json::to_string(&check)?, json, |_| {
+                let errors: String = check.mistakes().map(|error| format!("{error}\n")).collect();
+                Ok(format!(
+                    "{errors}{}: version {}, {} wallets, {} entries",
                     database.display(),
                     check.version,
                     check.ledger.wallets,
                     check.ledger.entries
-                );
-            }
-            match mistakes {
-                0 => Ok(()),
-                n => Err(Failure::Failed(format!(
-                    "integrity check found {n} errors; stop the server and put the newest good copy in its place with restore"
-                ))),
-            }
+                ))
+            })?;
+            checked("the database", check.mistakes().count())
         }
         Command::Import { file } => import::run(settings, json, file).await,
     }

@@ -1,83 +1,86 @@
-//! The ledger as a table or as JSON, written as it is read.
+//! The ledger as a table or as JSON, written as it is read: from the file itself, so that its size does not matter.
 
-use std::io::{BufWriter, IsTerminal, Write, stdout};
-use std::path::Path;
+use std::io::{IsTerminal, stdout};
 
-use clap::ValueEnum;
+use clap::{Args, Subcommand, ValueEnum};
+use r3mes_edge::Config;
 use r3mes_edge::model::Wallet;
 use r3mes_edge::store::{ExportedEntry, LedgerExport, ledger_id};
 
 use super::Failure;
-use super::access::open_failure;
-use super::output::{Items, unwritten};
+use super::output::List;
 use super::progress::Progress;
 
-/// What `--help` says at its end.
-pub(super) const HELP: &str = "\
-It reads the file itself, beside a running server too, and ends with the entry that was the
-newest when it began. Oldest first: a wallet's amounts up to an entry add up to its balance.
+#[derive(Subcommand)]
+pub(super) enum Ledger {
+    /// Check every wallet: balance = sum of its entries, every reservation with at most one end
+    ///
+    /// Example: r3mes-edge ledger verify --database r3mes-edge.db
+    Verify,
+    /// Print every movement of credits, oldest first
+    ///
+    /// It reads the file itself, beside a running server too, and ends with the entry that was the newest when it began.
+    /// Oldest first: a wallet's amounts up to an entry add up to its balance.
+    ///
+    /// CSV is RFC 4180, in UTF-8. A text that a spreadsheet would take for a formula (it begins with = + - or @) has a '
+    /// before it; JSON holds every text as it is.
+    ///
+    /// Example: r3mes-edge ledger export --wallet remes1… > ledger.csv
+    Export(Export),
+}
 
-CSV is RFC 4180, in UTF-8. A text that a spreadsheet would take for a formula (it begins with
-= + - or @) has a ' before it; JSON holds every text as it is.
-
-Example: r3mes-edge ledger export --wallet remes1… > ledger.csv";
+#[derive(Args)]
+pub(super) struct Export {
+    /// Only this wallet's
+    #[arg(long, value_parser = Wallet::parse)]
+    wallet: Option<Wallet>,
+    /// How [default: csv, json with --json]
+    #[arg(long)]
+    format: Option<Format>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+enum Format {
     /// A table with a line of names
     Csv,
     /// One array
     Json,
 }
 
-pub(super) fn run(
-    database: &Path,
-    wallet: Option<Wallet>,
-    format: Option<Format>,
-    json: bool,
-) -> Result<(), Failure> {
-    let json = match (format, json) {
-        (Some(Format::Csv), true) => {
+pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), Failure> {
+    let json = match options.format {
+        Some(Format::Csv) if json => {
             return Err(Failure::Usage("--json is not --format csv".to_owned()));
         }
-        (format, json) => json || format == Some(Format::Json),
+        format => json || format == Some(Format::Json),
     };
-    let mut export = LedgerExport::open(database, wallet).map_err(open_failure)?;
+    let mut export = LedgerExport::open(&config.database, options.wallet)?;
     // On a terminal the entries themselves are to be seen.
     let progress = Progress::start("reading the ledger", stdout().is_terminal());
-    if json {
-        let mut items = Items::begin("[")?;
-        each(&mut export, &progress, |entry| items.add(entry))?;
-        return items.end("]");
+    let mut list = List::begin(json, "[");
+    if !json {
+        println!("id,wallet_address,amount,balance,reason,reference,note,created_at\r");
     }
-    let mut out = BufWriter::new(stdout());
-    let names = "id,wallet_address,amount,balance,reason,reference,note,created_at\r\n";
-    out.write_all(names.as_bytes()).map_err(unwritten)?;
-    each(&mut export, &progress, |entry| {
-        out.write_all(line(entry).as_bytes()).map_err(unwritten)
-    })?;
-    out.flush().map_err(unwritten)
-}
-
-fn each(
-    export: &mut LedgerExport,
-    progress: &Progress,
-    mut take: impl FnMut(&ExportedEntry) -> Result<(), Failure>,
-) -> Result<(), Failure> {
     loop {
-        let page = export.page().map_err(open_failure)?;
+        let page = export.page()?;
         if page.is_empty() {
-            return Ok(());
+            break;
         }
-        page.iter().try_for_each(&mut take)?;
+        for entry in &page {
+            list.add(entry, || Ok(line(entry)))?;
+        }
         progress.reach(export.done());
     }
+    if json {
+        println!("]");
+    }
+    Ok(())
 }
 
 fn line(exported: &ExportedEntry) -> String {
     let (wallet, entry) = (exported.wallet_address, &exported.entry);
     format!(
-        "{},{wallet},{},{},{},{},{},{}\r\n",
+        "{},{wallet},{},{},{},{},{},{}\r",
         ledger_id(entry.id),
         entry.amount,
         entry.balance,

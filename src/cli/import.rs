@@ -7,7 +7,7 @@ use r3mes_edge::import::{ImportReport, R3mesDatabase};
 use serde_json::json;
 
 use super::Failure;
-use super::access::{Access, open_failure, store_failure};
+use super::client;
 use super::settings::Settings;
 
 /// The end of `--help`.
@@ -22,16 +22,9 @@ Exit codes: 0 all rows are imported; 1 some rows were refused, or nothing was im
 Example: r3mes-edge db import r3mes.db";
 
 pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<(), Failure> {
-    let store = match Access::open(&settings.config.database).await? {
-        Access::File(store) => store,
-        Access::Server { address, .. } => {
-            let text = format!("the server at {address} uses the database; stop it first");
-            return Err(Failure::Conflict(text));
-        }
-    };
-    let source = R3mesDatabase::open(file).map_err(open_failure)?;
-    let report = source.import_into(&store, Clock::default().now());
-    let report = report.await.map_err(store_failure)?;
+    let store = client::open(&settings.config).await?;
+    let source = R3mesDatabase::open(file)?;
+    let report = source.import_into(&store, Clock::default().now()).await?;
     match json {
         true => println!("{}", json!(report)),
         false => print(&report),

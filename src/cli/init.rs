@@ -9,7 +9,7 @@ use r3mes_edge::SqliteStore;
 use r3mes_edge::model::Wallet;
 use serde_json::{Value, json};
 
-use super::{Failure, GlobalArgs, access, admin_key, files, settings};
+use super::{Failure, GlobalArgs, admin_key, files, settings};
 
 /// What is written into the configuration, besides `--listen` and `--database`.
 #[derive(Args)]
@@ -38,11 +38,11 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
     let new_database = !database.exists();
     let mut key = None;
     if new_database {
-        let store = SqliteStore::open(&database, true).map_err(access::open_failure)?;
+        let store = SqliteStore::open(&database, true)?;
         key = admin_key::ensure(&store, &database).await?;
         drop(store);
         if key.is_none() {
-            admin_key::report(&database);
+            admin_key::report(&database).await;
         }
     }
     let mut next = "r3mes-edge serve".to_owned();
@@ -137,7 +137,7 @@ const HEAD: &str = "\
 
 fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
     // A file that others can write is not read from the working folder.
-    files::write_new(file, 0o644, format_args!("{text}")).map_err(|error| {
+    files::create(file, 0o644, format_args!("{text}")).map_err(|error| {
         let what = format!("{}: {error}", file.display());
         match error.kind() {
             ErrorKind::AlreadyExists => Failure::Conflict(what),

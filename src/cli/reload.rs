@@ -4,51 +4,51 @@ use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
 
 use super::settings::{self, Settings};
-use super::{Failure, GlobalArgs, logging};
+use super::{Failure, GlobalArgs, failed, logging};
 
-/// Reads the configuration again and takes over what it can. With an error in it everything stays as it is.
+/// Reads the configuration again and applies what it can; an error in it leaves everything as it is.
 ///
-/// `in_force` is what the server runs with; what needs a restart is told again each time until there was one.
-pub(super) async fn reload(places: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) {
-    let places = places.clone();
-    let read = tokio::task::spawn_blocking(move || settings::load(&places)).await;
-    let Settings { config, file, .. } = match read {
-        Ok(Ok(mut settings)) => {
-            settings.resolve();
-            settings
+/// `in_force` is what the server runs with; what needs a restart is logged each time until there was one.
+pub(super) async fn reload(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) {
+    match apply(global, in_force, server).await {
+        // Also where the level has just been set higher: the sender of the signal reads it.
+        Ok(changes) => log::warn!("configuration read again{changes}"),
+        Err(error) => {
+            log::error!("the configuration was not reloaded, nothing is changed: {error}");
         }
-        Ok(Err(error)) => {
-            let failure = Failure::from(error);
-            let text = failure.text().unwrap_or_default();
-            return log::error!("the configuration was not reloaded, nothing is changed: {text}");
-        }
-        Err(error) => return log::error!("the configuration was not read again: {error}"),
-    };
-    let changes = match in_force.changes(&config) {
-        Ok(changes) => changes,
-        Err(error) => return log::error!("the configuration was not taken over: {error}"),
-    };
+    }
+}
+
+async fn apply(
+    global: &GlobalArgs,
+    in_force: &mut Config,
+    server: &EdgeServer,
+) -> Result<String, Failure> {
+    let global = global.clone();
+    let loaded = tokio::task::spawn_blocking(move || settings::load(&global)).await;
+    let mut settings = loaded.map_err(failed)??;
+    settings.resolve();
+    let Settings { config, file, .. } = settings;
+    let changes = in_force.changes(&config).map_err(failed)?;
     server.reload(&config);
     logging::set_level(&config.log);
     in_force.rates = config.rates;
     in_force.alerts = config.alerts;
     in_force.log.level = config.log.level;
     let (live, later): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_live);
-    let told = |changes: Vec<Change>| {
+    let list = |changes: Vec<Change>| {
         let each: Vec<_> = changes.into_iter().map(|change| change.what).collect();
         each.join(", ")
     };
-    let from = file.map_or_else(String::new, |file| format!(" from {}", file.display()));
-    let now = match live.is_empty() {
-        true => "nothing changed".to_owned(),
-        false => told(live),
+    let mut text = file.map_or_else(String::new, |file| format!(" from {}", file.display()));
+    text += ": ";
+    text += &if live.is_empty() {
+        "nothing changed".to_owned()
+    } else {
+        list(live)
     };
-    // Also where the level has just been set higher: who sent the signal looks for it.
-    match later.is_empty() {
-        true => log::warn!("configuration read again{from}: {now}"),
-        false => log::warn!(
-            "configuration read again{from}: {now}; needs a restart: {}",
-            told(later)
-        ),
+    if !later.is_empty() {
+        text += &format!("; needs a restart: {}", list(later));
     }
+    Ok(text)
 }

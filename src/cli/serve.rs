@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::notify::Notify;
 use super::settings::Settings;
-use super::{Failure, access, admin_key, client, files, logging, memory, reload};
+use super::{Failure, admin_key, client, files, logging, memory, reload};
 
 pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let Settings {
@@ -49,7 +49,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     let mut listeners: Vec<_> = server.listeners().iter().collect();
     // Addresses before sockets, which not every client can use.
     listeners.sort_by_key(|listen| listen.address().is_none());
-    let addresses: Vec<_> = listeners.into_iter().map(client::told).collect();
+    let addresses: Vec<_> = listeners.into_iter().map(client::local_address).collect();
     let address = addresses.first().cloned().unwrap_or_default();
     store
         .announce(&address)
@@ -91,13 +91,13 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
 
 /// Opens the database. A command may hold its lock for a moment, and a server that stops for some seconds.
 async fn open(database: &Path) -> Result<SqliteStore, Failure> {
-    let deadline = Instant::now() + access::LOCK_TIMEOUT;
+    let deadline = Instant::now() + client::LOCK_TIMEOUT;
     loop {
         match SqliteStore::open(database, true) {
             Err(OpenError::Locked(LockError::Held(_))) if Instant::now() < deadline => {
-                tokio::time::sleep(access::LOCK_RETRY).await;
+                tokio::time::sleep(client::LOCK_RETRY).await;
             }
-            opened => return opened.map_err(access::open_failure),
+            opened => return Ok(opened?),
         }
     }
 }
@@ -116,7 +116,7 @@ fn raise_file_limit() {
 /// The commands to paste after the first start.
 fn next_steps(address: &str, key_file: &Path) -> String {
     let key_file = files::quoted(key_file);
-    let (curl, address) = match client::socket(address) {
+    let (curl, address) = match client::socket_path(address) {
         Some(socket) => (
             format!("curl --unix-socket {}", files::quoted(socket)),
             "http://localhost",

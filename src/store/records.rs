@@ -124,7 +124,7 @@ fn entry_id<S: serde::Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::E
 }
 
 /// What checking the whole ledger found.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LedgerReport {
     /// Wallets looked at.
     pub wallets: i64,

@@ -28,7 +28,7 @@ pub use backup::{back_up, backup_file, backups, prune_backups, restore, verify_b
 pub use check::{Check, check_database, quick_check};
 pub use connections::{OpenError, SCHEMA_VERSION};
 pub(crate) use import::{ImportSource, ImportTransaction};
-pub use read_only::{LedgerExport, SqliteReader};
+pub use read_only::LedgerExport;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64};

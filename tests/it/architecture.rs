@@ -53,7 +53,7 @@ fn each_outside_crate_is_named_only_where_it_belongs() {
         ("hyper_util", &["server/", "upstream", "cli/"]),
         ("rustls", &["upstream/tls.rs"]),
         ("clap", &["cli.rs", "cli/"]),
-        ("clap_complete", &["cli.rs", "cli/completions.rs"]),
+        ("clap_complete", &["cli.rs", "cli/statics.rs"]),
         ("env_logger", &["cli/"]),
     ];
     for (name, code) in sources() {

@@ -143,7 +143,7 @@ async fn a_full_disk_is_in_the_status_and_the_watchdog_goes_on() {
         assert!(Instant::now() < until, "the disk does not fill");
     }
     for _ in 0..3 {
-        let message = manager.receive_until("the storage takes no writes");
+        let message = manager.receive_until("the storage rejects writes");
         assert!(message.starts_with("WATCHDOG=1\n"), "{message}");
     }
     drop(fill);

@@ -6,9 +6,8 @@ use std::path::Path;
 use r3mes_edge::{Config, store};
 
 use super::{Finding, TIMEOUT, good, problem, warning};
-use crate::cli::admin_key::{self, Problem, State};
+use crate::cli::admin_key;
 use crate::cli::files::folder_of;
-use crate::cli::{Failure, access};
 
 /// Whether only their owner, the user of the server, can use the database and its copies.
 pub(super) fn modes(config: &Config) -> Vec<Finding> {
@@ -66,35 +65,12 @@ pub(super) async fn admin_key(config: &Config) -> Vec<Finding> {
     if !config.database.exists() {
         return Vec::new();
     }
-    let database = &config.database;
-    let address = access::running(database).ok().flatten();
-    let key = match admin_key::read_beside(database, address.is_some()) {
-        Ok(key) => key,
-        Err(wrong) if admin_key::path(database).exists() => {
-            return vec![problem(wrong.what, wrong.advice)];
-        }
-        Err(wrong) => return vec![warning(wrong.what, wrong.advice)],
-    };
-    let state = match &address {
-        Some(address) => {
-            let state = access::key_state(address, database, key);
-            let state = tokio::time::timeout(TIMEOUT, state).await;
-            state.unwrap_or_else(|_| Err(Failure::Unavailable("no answer".to_owned())))
-        }
-        None => admin_key::state_in_file(database, &key),
-    };
-    let wrong = match (&state, &address) {
-        (Ok(State::Refused(why)), Some(address)) => Some(Problem::refused(database, address, why)),
-        (Ok(state), _) => state.problem(database, address.is_some()),
-        (Err(failure), _) => {
-            let why = failure.text().unwrap_or_default();
-            return vec![warning(why, "solve the other problems first")];
-        }
-    };
-    vec![match wrong {
-        None => good("the key in the file works"),
-        Some(wrong) if matches!(state, Ok(State::Refused(_))) => problem(wrong.what, wrong.advice),
-        Some(wrong) => warning(wrong.what, wrong.advice),
+    let checked = tokio::time::timeout(TIMEOUT, admin_key::check(&config.database)).await;
+    vec![match checked {
+        Ok(Ok(())) => good("the key in the file works"),
+        Ok(Err(wrong)) if wrong.is_refused => problem(wrong.what, wrong.advice),
+        Ok(Err(wrong)) => warning(wrong.what, wrong.advice),
+        Err(_) => warning("not checked: no answer", "solve the other problems first"),
     }]
 }
 

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::Request;
 use r3mes_edge::Config;
 use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, probe_all};
@@ -17,11 +15,11 @@ pub(super) async fn server(database: &Path) -> Finding {
     let file = database.with_added_extension("lock");
     let address = std::fs::read_to_string(file).unwrap_or_default();
     let address = address.trim();
-    if !address.starts_with("http://") && client::socket(address).is_none() {
+    if !address.starts_with("http://") && client::socket_path(address).is_none() {
         return good("none runs on this database");
     }
     let status = async {
-        let request = Request::get("/readyz").body(Full::<Bytes>::default())?;
+        let request = Request::get("/readyz").body(String::new())?;
         client::send(address, request).await
     };
     let error = match tokio::time::timeout(TIMEOUT, status).await {

@@ -2,103 +2,50 @@
 //! writes it meanwhile does not wait.
 
 use std::path::Path;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, Row, params};
 
 use super::accounts::{self, entry_in};
 use super::connections::{self, OpenError};
+use super::read_pool::ReadPool;
 use super::row::{all, count, value, wallet_at};
-use super::{keys, sql, stable_read::StableReader, verify::LedgerVerifier};
-use crate::auth::{KeyHash, KeyRecord};
+use super::stable_read::{Mode, StableReader, read_async};
+use super::writer::Writer;
+use super::{SqliteStore, sql};
 use crate::model::Wallet;
-use crate::store::{ExportedEntry, LedgerReport, StoreError, User, real_path};
+use crate::store::{ExportedEntry, Observers, StoreError, real_path};
 
-/// An open database of which nothing can be changed.
-pub struct SqliteReader(StableReader);
-
-impl SqliteReader {
-    /// Opens `database`, beside a running server too.
+impl SqliteStore {
+    /// Opens `database` to be read only and hands it to `query`; again where somebody wrote meanwhile, as what was read may
+    /// then be of two moments. Every write is refused.
     ///
     /// # Errors
-    /// Where it is no database of ours, of another version than this program's, or cannot be read.
-    pub fn open(database: &Path) -> Result<Self, OpenError> {
-        let database = &real_path(database);
-        let mut reader = StableReader::open(database)?;
-        reader.read(|c| connections::check_version(c, database))?;
-        Ok(Self(reader))
+    /// Where it is no database of ours, of another version than this program's, cannot be read or does not stop changing;
+    /// and what `query` fails with.
+    pub async fn read_only<T, E: From<OpenError>>(
+        database: &Path,
+        query: impl AsyncFn(Arc<Self>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let path = &real_path(database);
+        read_async(path, |mode| Self::open_read_only(path, mode), query).await
     }
 
-    /// One short read.
-    fn read<T>(
-        &mut self,
-        mut query: impl FnMut(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, OpenError> {
-        self.0.read(|c| Ok(query(c)?))
-    }
-
-    /// [`Repository::user`](crate::Repository::user)
-    ///
-    /// # Errors
-    /// Where the file cannot be read, as with all that follow.
-    pub fn user(&mut self, wallet: &Wallet) -> Result<Option<User>, OpenError> {
-        self.read(|c| accounts::user(c, wallet))
-    }
-
-    /// [`Repository::users`](crate::Repository::users)
-    ///
-    /// # Errors
-    /// As [`SqliteReader::user`].
-    pub fn users(&mut self, after: Option<&Wallet>, limit: usize) -> Result<Vec<User>, OpenError> {
-        self.read(|c| accounts::users(c, after, limit))
-    }
-
-    /// [`Repository::key`](crate::Repository::key)
-    ///
-    /// # Errors
-    /// As [`SqliteReader::user`].
-    pub fn key(&mut self, id: &str) -> Result<Option<KeyRecord>, OpenError> {
-        self.read(|c| keys::by_id(c, id))
-    }
-
-    /// [`Repository::key_by_hash`](crate::Repository::key_by_hash)
-    ///
-    /// # Errors
-    /// As [`SqliteReader::user`].
-    pub fn key_by_hash(&mut self, hash: &KeyHash) -> Result<Option<KeyRecord>, OpenError> {
-        self.read(|c| keys::by_hash(c, hash))
-    }
-
-    /// [`Repository::keys`](crate::Repository::keys)
-    ///
-    /// # Errors
-    /// As [`SqliteReader::user`].
-    pub fn keys(
-        &mut self,
-        wallet: Option<&Wallet>,
-        before: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<KeyRecord>, OpenError> {
-        self.read(|c| keys::list(c, wallet, before, limit))
-    }
-
-    /// [`Repository::verify_ledger`](crate::Repository::verify_ledger); `progress` is called before each step with the
-    /// thousandths that are done.
-    ///
-    /// # Errors
-    /// As [`SqliteReader::user`].
-    pub fn verify_ledger(
-        &mut self,
-        mut progress: impl FnMut(u64),
-    ) -> Result<LedgerReport, OpenError> {
-        let last = self.read(last_entry)?;
-        let mut verifier = LedgerVerifier::new();
-        loop {
-            progress(verifier.progress(last));
-            verifier = match self.read(|c| verifier.clone().step(c))?.finish() {
-                Ok(report) => return Ok(report),
-                Err(verifier) => verifier,
-            };
-        }
+    fn open_read_only(path: &Path, mode: Mode) -> Result<Arc<Self>, OpenError> {
+        connections::check_version(&mode.open(path)?, path)?;
+        let (shared, observers) = (path.to_owned(), Arc::new(Observers::default()));
+        let connect = Box::new(move || mode.open(&shared));
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            read_pool: ReadPool::new(connect, None, Arc::clone(&observers))?,
+            writer: Writer::closed(Arc::clone(&observers)),
+            has_imported_keys: false.into(),
+            backing_up: tokio::sync::Mutex::default(),
+            expired_at: AtomicI64::new(i64::MIN),
+            lock: Mutex::default(),
+            observers,
+        }))
     }
 }
 
@@ -109,7 +56,7 @@ fn last_entry(c: &Connection) -> rusqlite::Result<i64> {
 /// The ledger as it was when this was made, the oldest entry first, in short reads: whoever writes does not wait, and the
 /// log can be emptied meanwhile.
 pub struct LedgerExport {
-    reader: SqliteReader,
+    reader: StableReader,
     wallet: Option<Wallet>,
     /// Entries after this one, up to that one, as ids rise with time and no entry is ever changed.
     after: i64,
@@ -125,14 +72,18 @@ impl LedgerExport {
     /// # Errors
     /// Where it is no database of ours or cannot be read, or holds no account of `wallet`.
     pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
-        let mut reader = SqliteReader::open(database)?;
+        let database = &real_path(database);
+        let mut reader = StableReader::open(database)?;
+        reader.read(|c| connections::check_version(c, database))?;
         if let Some(wallet) = &wallet
-            && reader.read(|c| accounts::balance(c, wallet))?.is_none()
+            && reader
+                .read(|c| Ok(accounts::balance(c, wallet)?))?
+                .is_none()
         {
             return Err(StoreError::UserNotFound.into());
         }
         Ok(Self {
-            last: reader.read(last_entry)?,
+            last: reader.read(|c| Ok(last_entry(c)?))?,
             reader,
             wallet,
             after: 0,
@@ -158,10 +109,10 @@ impl LedgerExport {
         };
         let (after, last, rows) = (self.after, self.last, count(Self::ROWS));
         let page = self.reader.read(|c| match &self.wallet {
-            None => all(c, sql::SELECT_ENTRIES, [after, last, rows], read),
+            None => Ok(all(c, sql::SELECT_ENTRIES, [after, last, rows], read)?),
             Some(wallet) => {
                 let values = params![after, last, rows, wallet.as_str()];
-                all(c, sql::SELECT_ENTRIES_OF_WALLET, values, read)
+                Ok(all(c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?)
             }
         })?;
         if let Some(last) = page.last() {

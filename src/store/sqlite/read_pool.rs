@@ -1,7 +1,7 @@
 //! The pool of reading connections, each unable to write.
 //! A permit is acquired in async code, with a deadline, and there are as many connections as permits.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use super::closed;
 use super::connections::configure_statements;
 use crate::store::{InstanceLock, Observers, Result, StoreError};
 
+pub(super) type Connect = dyn Fn() -> rusqlite::Result<Connection> + Send + Sync;
+
 /// The pool; see the module.
 pub(super) struct ReadPool {
     /// `None` once closed.
@@ -21,10 +23,10 @@ pub(super) struct ReadPool {
 }
 
 struct Connections {
-    path: PathBuf,
+    connect: Box<Connect>,
     idle: Mutex<Vec<Connection>>,
     /// After the connections: closing the file it holds drops their locks.
-    _lock: Arc<InstanceLock>,
+    _lock: Option<Arc<InstanceLock>>,
 }
 
 impl ReadPool {
@@ -38,9 +40,19 @@ impl ReadPool {
         lock: Arc<InstanceLock>,
         observers: Arc<Observers>,
     ) -> rusqlite::Result<Self> {
-        let idle: rusqlite::Result<_> = (0..Self::SIZE).map(|_| connect(path)).collect();
+        let path = path.to_owned();
+        Self::new(Box::new(move || connect(&path)), Some(lock), observers)
+    }
+
+    /// A pool of connections that are opened by `connect`.
+    pub(super) fn new(
+        connect: Box<Connect>,
+        lock: Option<Arc<InstanceLock>>,
+        observers: Arc<Observers>,
+    ) -> rusqlite::Result<Self> {
+        let idle: rusqlite::Result<_> = (0..Self::SIZE).map(|_| connect()).collect();
         let connections = Connections {
-            path: path.to_owned(),
+            connect,
             idle: Mutex::new(idle?),
             _lock: lock,
         };
@@ -129,7 +141,7 @@ impl Connections {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // One is missing where a query panicked.
         let connection = idle().pop();
-        let connection = connection.map_or_else(|| connect(&self.path), Ok)?;
+        let connection = connection.map_or_else(&self.connect, Ok)?;
         let answer = query(&connection);
         idle().push(connection);
         answer.map_err(Into::into)

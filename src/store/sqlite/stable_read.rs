@@ -22,9 +22,47 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct StableReader {
     path: PathBuf,
     connection: Connection,
-    /// Whether it takes locks, so that the content may change beside it.
-    locks: bool,
-    opened: State,
+    opened: Opened,
+}
+
+/// What a file was before it was opened, and how it is read.
+struct Opened {
+    state: State,
+    mode: Mode,
+}
+
+/// What became of a file since it was opened.
+enum Since {
+    Unchanged,
+    Changed,
+    /// Another file has its name.
+    Replaced,
+}
+
+impl Opened {
+    fn before(path: &Path) -> Result<Self, OpenError> {
+        let state = State::of(path);
+        if state.main.is_none() {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
+        // SQLite deletes the log of an empty file, whatever is in it.
+        if state.content[0].is_some_and(|(length, ..)| length == 0) {
+            return Err(OpenError::Foreign(path.to_owned()));
+        }
+        let mode = Mode::of(path);
+        Ok(Self { state, mode })
+    }
+
+    fn since(&self, path: &Path) -> Since {
+        let (now, then) = (State::of(path), &self.state);
+        // Beside locks the content may change.
+        let content = matches!(self.mode, Mode::Locks) || now.content == then.content;
+        match now.main == then.main {
+            false => Since::Replaced,
+            true if now.logs == then.logs && content => Since::Unchanged,
+            true => Since::Changed,
+        }
+    }
 }
 
 /// What a file and its log are at one moment.
@@ -55,19 +93,10 @@ impl State {
 impl StableReader {
     /// Opens the file at a real path; nothing in it or beside it is changed.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let opened = State::of(path);
-        if opened.main.is_none() {
-            return Err(OpenError::Missing(path.to_owned()));
-        }
-        // SQLite deletes the log of an empty file, whatever is in it.
-        if opened.content[0].is_some_and(|(length, ..)| length == 0) {
-            return Err(OpenError::Foreign(path.to_owned()));
-        }
-        let mode = Mode::of(path);
+        let opened = Opened::before(path)?;
         Ok(Self {
             path: path.to_owned(),
-            locks: matches!(mode, Mode::Locks),
-            connection: mode.open(path)?,
+            connection: opened.mode.open(path)?,
             opened,
         })
     }
@@ -84,13 +113,10 @@ impl StableReader {
     ) -> Result<T, OpenError> {
         for _ in 0..ATTEMPTS {
             let answer = query(&self.connection);
-            let now = State::of(&self.path);
-            let content = self.locks || now.content == self.opened.content;
-            if (now.main, now.logs) == (self.opened.main, self.opened.logs) && content {
-                return answer;
-            }
-            if now.main != self.opened.main {
-                break;
+            match self.opened.since(&self.path) {
+                Since::Unchanged => return answer,
+                Since::Changed => {}
+                Since::Replaced => break,
             }
             std::thread::sleep(PAUSE);
             *self = Self::open(&self.path)?;
@@ -107,8 +133,30 @@ pub(super) fn read<T>(
     StableReader::open(path)?.read(query)
 }
 
+/// Opens a file at a real path with `open` and hands it to `query`, again where its answer may be wrong.
+pub(super) async fn read_async<S, T, E: From<OpenError>>(
+    path: &Path,
+    open: impl Fn(Mode) -> Result<S, OpenError>,
+    query: impl AsyncFn(S) -> Result<T, E>,
+) -> Result<T, E> {
+    for _ in 0..ATTEMPTS {
+        let opened = Opened::before(path)?;
+        let answer = match open(opened.mode) {
+            Ok(store) => query(store).await,
+            Err(error) => Err(error.into()),
+        };
+        match opened.since(path) {
+            Since::Unchanged => return answer,
+            Since::Changed => tokio::time::sleep(PAUSE).await,
+            Since::Replaced => break,
+        }
+    }
+    Err(OpenError::Changing(path.to_owned()).into())
+}
+
 /// How a file is read.
-enum Mode {
+#[derive(Clone, Copy)]
+pub(super) enum Mode {
     /// Beside others, as any SQLite connection. In WAL mode that makes the log and its index where there are none.
     Locks,
     /// It has a log without an index, so whoever wrote it is gone: the index is made anew in memory. That takes a lock of
@@ -132,7 +180,7 @@ impl Mode {
         }
     }
 
-    fn open(self, path: &Path) -> Result<Connection, OpenError> {
+    pub(super) fn open(self, path: &Path) -> rusqlite::Result<Connection> {
         let mut address = String::from("file:");
         for character in path.to_string_lossy().chars() {
             match character {

@@ -59,17 +59,6 @@ impl LedgerVerifier {
         }
     }
 
-    /// How much of it is done, in thousandths, where `last` is the newest entry: first each entry is added up, then each is
-    /// checked for a reservation.
-    pub(super) fn progress(&self, last: i64) -> u64 {
-        let seen = match self.next {
-            Next::Wallets(_) | Next::Totals => self.report.entries.min(last),
-            Next::Reservations(after) => last + after.min(last),
-            Next::Done => 2 * last,
-        };
-        u64::try_from(seen * 500 / last.max(1)).unwrap_or_default()
-    }
-
     /// Does the next step.
     pub(super) fn step(mut self, c: &Connection) -> rusqlite::Result<Self> {
         self.next = match self.next.clone() {

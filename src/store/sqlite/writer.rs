@@ -89,12 +89,7 @@ impl Writer {
         health: StorageHealth,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            filled: Condvar::new(),
-            alive: AtomicBool::new(true),
-            observers,
-        });
+        let shared = Arc::new(Shared::new(Queue::default(), observers));
         let thread = {
             let shared = Arc::clone(&shared);
             let wal = Wal::new(wal);
@@ -106,6 +101,18 @@ impl Writer {
             shared,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// A writer that refuses every job, for a database that is only read.
+    pub(super) fn closed(observers: Arc<Observers>) -> Self {
+        let closed = Queue {
+            closed: true,
+            ..Queue::default()
+        };
+        Self {
+            shared: Arc::new(Shared::new(closed, observers)),
+            thread: Mutex::default(),
+        }
     }
 
     /// Queues `work` and waits until it is committed, refused or failed. The work goes on if the caller is dropped.
@@ -178,6 +185,15 @@ impl Drop for Writer {
 }
 
 impl Shared {
+    fn new(queue: Queue, observers: Arc<Observers>) -> Self {
+        Self {
+            queue: Mutex::new(queue),
+            filled: Condvar::new(),
+            alive: AtomicBool::new(true),
+            observers,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -213,7 +213,7 @@ async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
     let (code, _, told) = edge_output(&database, &["restore", copy]);
     assert_eq!(code, 0);
     assert!(
-        told.contains("does not know the admin key") && told.contains(&remedy(&database)),
+        told.contains("is not known to the database") && told.contains(&remedy(&database)),
         "{told}"
     );
     let (status, check) = admin_check(&database);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use r3mes_edge::model::Credits;
 use r3mes_edge::store::{
-    InstanceLock, LockError, OpenError, SqliteReader, back_up, check_database, verify_backup,
+    InstanceLock, LockError, OpenError, back_up, check_database, verify_backup,
 };
 use r3mes_edge::{Clock, Repository, SqliteStore};
 use rusqlite::Connection;
@@ -327,7 +327,10 @@ async fn nothing_acknowledged_is_lost_while_this_process_meets_its_file_again() 
                 assert!(matches!(held, Err(LockError::Held(None))), "{held:?}");
             }
             2 => drop(InstanceLock::server_of(&link).unwrap()),
-            3 => reader = Some(SqliteReader::open(&link).unwrap()),
+            3 => {
+                let open = SqliteStore::read_only(&link, async |store| Ok::<_, OpenError>(store));
+                reader = Some(open.await.unwrap());
+            }
             4 => {
                 assert_eq!(check_database(&link).unwrap().mistakes().count(), 0);
                 assert_eq!(verify_backup(&link).unwrap().entries, 5);

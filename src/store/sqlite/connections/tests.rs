@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::super::tests::{fresh, writing};
 use super::*;
-use crate::store::{SqliteReader, SqliteStore, check_database};
+use crate::store::{SqliteStore, check_database};
 
 #[test]
 fn a_missing_and_a_foreign_file_are_refused_untouched() {
@@ -37,8 +37,8 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
-#[test]
-fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
+#[tokio::test]
+async fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
     for found in [1, 2, SCHEMA_VERSION + 1, 99] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
@@ -75,7 +75,8 @@ fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
                     assert!(text.contains("newer than this program"), "{text}");
                 }
             }
-            assert!(SqliteReader::open(&path).is_err() && check_database(&path).is_err());
+            let read = SqliteStore::read_only(&path, async |_| Ok::<_, OpenError>(())).await;
+            assert!(read.is_err() && check_database(&path).is_err());
             assert_eq!(content(&folder), before, "version {found}");
         }
     }

@@ -1,0 +1,198 @@
+//! The commands that are one request and print its answer: accounts, credits, the ledger's check, breakers.
+
+use clap::{Args, Subcommand};
+use r3mes_edge::Config;
+use r3mes_edge::model::{Credits, Wallet};
+use r3mes_edge::store::{LedgerEntry, LedgerReport};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::client::{self, call, get, post_once};
+use super::output::{Members, answer};
+use super::progress::Progress;
+use super::{Failure, checked, path_segment};
+
+#[derive(Subcommand)]
+pub(super) enum Users {
+    /// Make an account with 0 credits
+    ///
+    /// Example: r3mes-edge users create remes1…
+    Create(Account),
+    /// Show an account
+    ///
+    /// Example: r3mes-edge users show remes1…
+    Show(Account),
+    /// List all accounts, in the order of their addresses
+    ///
+    /// A line is an account: address, credits, when it was made, when it mined last.
+    ///
+    /// Example: r3mes-edge users list
+    List,
+}
+
+#[derive(Args, Serialize)]
+pub(super) struct Account {
+    /// Its wallet address
+    #[arg(value_parser = Wallet::parse)]
+    wallet_address: Wallet,
+}
+
+pub(super) async fn users(command: Users, config: &Config, json: bool) -> Result<(), Failure> {
+    let user = match command {
+        Users::Create(account) => {
+            post_once(config, "/users", serde_json::to_string(&account)?).await?
+        }
+        Users::Show(account) => get(config, &format!("/users/{}", account.wallet_address)).await?,
+        Users::List => return client::list(config, "users", "/users?", json, user_line).await,
+    };
+    answer(&user, json, |user| Ok(user_line(&Members::of(user)?)))
+}
+
+fn user_line(user: &Members) -> String {
+    format!(
+        "{}  {:>18}  {}  {}",
+        user.get("wallet_address", ""),
+        user.get("credits", ""),
+        user.get("created_at", ""),
+        user.get("last_mining_at", "-")
+    )
+}
+
+#[derive(Subcommand)]
+pub(super) enum Movements {
+    /// Give credits to a wallet; its account is made where there is none
+    ///
+    /// Should the server's answer be lost, it is asked again in a way that grants once.
+    ///
+    /// Example: r3mes-edge credits grant remes1… 12.5 --reason welcome
+    Grant(Movement),
+    /// Take credits from a wallet, never more than it has
+    ///
+    /// Example: r3mes-edge credits take remes1… 0.25 --reason correction
+    Take(Movement),
+}
+
+#[derive(Args, Serialize)]
+pub(super) struct Movement {
+    /// The wallet address
+    #[arg(value_parser = Wallet::parse)]
+    #[serde(skip)]
+    wallet: Wallet,
+    /// How many: a plain decimal number of at most 6 places
+    #[arg(value_parser = amount, allow_hyphen_values = true)]
+    amount: Credits,
+    /// Why, for the ledger
+    #[arg(long, value_parser = LedgerEntry::reason)]
+    reason: String,
+}
+
+fn amount(text: &str) -> Result<Credits, &'static str> {
+    match Credits::parse(text)? {
+        amount if amount > Credits::ZERO => Ok(amount),
+        _ => Err("must be more than 0; `credits take` takes what `credits grant` gave"),
+    }
+}
+
+pub(super) async fn credits(
+    command: Movements,
+    config: &Config,
+    json: bool,
+) -> Result<(), Failure> {
+    let (sign, mut movement) = match command {
+        Movements::Grant(movement) => (1, movement),
+        Movements::Take(movement) => (-1, movement),
+    };
+    movement.amount = Credits::from_micro(sign * movement.amount.micro());
+    let wallet = movement.wallet;
+    let path = format!("/users/{wallet}/credits");
+    let granted = post_once(config, &path, serde_json::to_string(&movement)?).await?;
+    answer(&granted, json, |granted| {
+        let credits = Members::of(granted)?.get("credits", "");
+        Ok(format!("{wallet} has {credits} credits now"))
+    })
+}
+
+pub(super) async fn verify_ledger(config: &Config, json: bool) -> Result<(), Failure> {
+    let progress = Progress::start("checking every wallet", json);
+    let verified = get(config, "/admin/ledger/verify").await?;
+    drop(progress);
+    let report: LedgerReport = serde_json::from_str(&verified)?;
+    answer(&verified, json, |_| Ok(ledger_summary(&report)))?;
+    checked("the ledger", report.mistakes.len())
+}
+
+/// The numbers of a report, then its errors, each on a line.
+pub(super) fn ledger_summary(report: &LedgerReport) -> String {
+    let mut lines = format!(
+        "{} wallets, {} entries, {} open reservations",
+        report.wallets, report.entries, report.open_reservations
+    );
+    for error in &report.mistakes {
+        lines += &format!("\n{error}");
+    }
+    lines
+}
+
+#[derive(Subcommand)]
+pub(super) enum Breakers {
+    /// Show the state of each upstream's breaker
+    ///
+    /// Example: r3mes-edge breaker list
+    List,
+    /// Refuse every call to an upstream until its breaker is reset
+    ///
+    /// Example: r3mes-edge breaker open node
+    Open(Upstream),
+    /// Close a breaker, forced open or not, and forget what it counted
+    ///
+    /// Example: r3mes-edge breaker reset node
+    Reset(Upstream),
+}
+
+#[derive(Args)]
+pub(super) struct Upstream {
+    /// The upstream, as `breaker list` names it
+    #[arg(value_parser = path_segment)]
+    name: String,
+}
+
+pub(super) async fn breakers(
+    command: Breakers,
+    config: &Config,
+    json: bool,
+) -> Result<(), Failure> {
+    if client::server_of(&config.database)?.is_none() {
+        return Err(Failure::Unavailable(format!(
+            "no server runs on {}: only a running one has breakers",
+            config.database.display()
+        )));
+    }
+    let (Upstream { name }, state) = match command {
+        Breakers::Open(upstream) => (upstream, "open"),
+        Breakers::Reset(upstream) => (upstream, "reset"),
+        Breakers::List => {
+            let list = get(config, "/admin/breakers").await?;
+            return answer(&list, json, |list| {
+                let list: Value = serde_json::from_str(list)?;
+                let breakers = list["breakers"].as_array().into_iter().flatten();
+                let lines: Result<Vec<_>, _> =
+                    breakers.map(|one| breaker(&one.to_string())).collect();
+                Ok(lines?.join("\n"))
+            });
+        }
+    };
+    let (path, body) = (format!("/admin/breakers/{name}"), json!({ "state": state }));
+    let changed = call(config, "POST", &path, body.to_string()).await?;
+    answer(&changed, json, breaker)
+}
+
+fn breaker(breaker: &str) -> Result<String, Failure> {
+    let breaker = Members::of(breaker)?;
+    let wait = match &*breaker.get("retry_after_seconds", "") {
+        "" => String::new(),
+        seconds => format!("  for {seconds} s"),
+    };
+    let (name, state) = (breaker.get("name", ""), breaker.get("state", ""));
+    let line = format!("{name:16}  {state:9}{wait}  {}", breaker.get("reason", ""));
+    Ok(line.trim_end().to_owned())
+}

@@ -1,0 +1,59 @@
+//! Requests of this process itself: a command answers its own with the server's handlers, where no server runs.
+
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::StartError;
+use crate::app::App;
+use crate::auth::Principal;
+use crate::clock::Clock;
+use crate::config::{Config, Peer, RatesConfig};
+use crate::http;
+use crate::routes::{self, ROUTES};
+use crate::store::Repository;
+use crate::upstream::discovery::Upstreams;
+
+/// Answers the requests of one connection with `store`: without a listener, rates, upstreams or background tasks. What is
+/// asked without a key is asked by an admin.
+///
+/// # Errors
+/// As [`Builder::start`](super::Builder::start).
+pub async fn serve_local(
+    config: &Config,
+    store: Arc<dyn Repository>,
+    connection: UnixStream,
+) -> Result<(), StartError> {
+    let config = Config {
+        discover: false,
+        rates: RatesConfig::off(),
+        auth: config.auth.clone(),
+        ..Config::default()
+    };
+    let clock = Clock::default();
+    let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
+    let (host_routes, labels) = (Vec::new(), routes::labels());
+    let app = Arc::new(App::new(
+        config,
+        upstreams,
+        store,
+        clock,
+        host_routes,
+        labels,
+    )?);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Principal::local_admin());
+        let app = Arc::clone(&app);
+        http::handle(app, ROUTES, Peer::Unix, Arc::default(), request)
+    });
+    // An error is the other end's, which left.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(connection), service)
+        .await;
+    Ok(())
+}
