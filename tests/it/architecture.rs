@@ -44,7 +44,8 @@ fn sources() -> Vec<(String, String)> {
 
 #[test]
 fn each_outside_crate_is_named_only_where_it_belongs() {
-    let homes: [(&str, &[&str]); 10] = [
+    let homes: [(&str, &[&str]); 11] = [
+        ("r2d2", &["store/sqlite"]),
         ("rusqlite", &["store/sqlite", "import"]),
         ("governor", &["limits.rs", "clock.rs"]),
         ("lru", &["cache.rs", "auth/cache.rs", "limits.rs"]),

@@ -34,11 +34,10 @@ impl SqliteStore {
 
     fn open_read_only(path: &Path, mode: Mode) -> Result<Arc<Self>, OpenError> {
         connections::check_version(&mode.open(path)?, path)?;
-        let (shared, observers) = (path.to_owned(), Arc::new(Observers::default()));
-        let connect = Box::new(move || mode.open(&shared));
+        let observers = Arc::new(Observers::default());
         Ok(Arc::new(Self {
             path: path.to_owned(),
-            read_pool: ReadPool::new(connect, None, Arc::clone(&observers))?,
+            read_pool: ReadPool::new(mode.manager(path), None, Arc::clone(&observers))?,
             writer: Writer::closed(Arc::clone(&observers)),
             has_imported_keys: false.into(),
             backing_up: tokio::sync::Mutex::default(),

@@ -1,10 +1,11 @@
 //! The pool of reading connections, each unable to write.
-//! A permit is acquired in async code, with a deadline, and there are as many connections as permits.
+//! A permit is acquired in async code, with a deadline, before a connection is: r2d2 itself never blocks a worker thread.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,21 +13,14 @@ use super::closed;
 use super::connections::configure_statements;
 use crate::store::{InstanceLock, Observers, Result, StoreError};
 
-pub(super) type Connect = dyn Fn() -> rusqlite::Result<Connection> + Send + Sync;
+type Pool = r2d2::Pool<SqliteConnectionManager>;
 
 /// The pool; see the module.
 pub(super) struct ReadPool {
-    /// `None` once closed.
-    connections: RwLock<Option<Arc<Connections>>>,
+    /// `None` once closed. The lock goes after the connections: closing the file it holds drops their locks.
+    connections: RwLock<Option<(Pool, Option<Arc<InstanceLock>>)>>,
     permits: Arc<Semaphore>,
     observers: Arc<Observers>,
-}
-
-struct Connections {
-    connect: Box<Connect>,
-    idle: Mutex<Vec<Connection>>,
-    /// After the connections: closing the file it holds drops their locks.
-    _lock: Option<Arc<InstanceLock>>,
 }
 
 impl ReadPool {
@@ -39,25 +33,34 @@ impl ReadPool {
         path: &Path,
         lock: Arc<InstanceLock>,
         observers: Arc<Observers>,
-    ) -> rusqlite::Result<Self> {
-        let path = path.to_owned();
-        Self::new(Box::new(move || connect(&path)), Some(lock), observers)
+    ) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let manager = SqliteConnectionManager::file(path)
+            .with_flags(flags)
+            .with_init(|connection| {
+                connection.pragma_update(None, "query_only", true)?;
+                configure_statements(connection)?;
+                // Only another program that recovers the log after a crash keeps a reader waiting.
+                connection.busy_timeout(Duration::from_millis(500))
+            });
+        Self::new(manager, Some(lock), observers)
     }
 
-    /// A pool of connections that are opened by `connect`.
+    /// A pool over the connections of `manager`.
     pub(super) fn new(
-        connect: Box<Connect>,
+        manager: SqliteConnectionManager,
         lock: Option<Arc<InstanceLock>>,
         observers: Arc<Observers>,
-    ) -> rusqlite::Result<Self> {
-        let idle: rusqlite::Result<_> = (0..Self::SIZE).map(|_| connect()).collect();
-        let connections = Connections {
-            connect,
-            idle: Mutex::new(idle?),
-            _lock: lock,
-        };
+    ) -> Result<Self> {
+        let pool = r2d2::Pool::builder()
+            .max_size(Self::SIZE as u32)
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(Self::TIMEOUT)
+            .build(manager)?;
         Ok(Self {
-            connections: RwLock::new(Some(Arc::new(connections))),
+            connections: RwLock::new(Some((pool, lock))),
             permits: Arc::new(Semaphore::new(Self::SIZE)),
             observers,
         })
@@ -70,7 +73,7 @@ impl ReadPool {
     ) -> Result<T> {
         let started = Instant::now();
         let permit = self.permit().await?;
-        let answer = self.connections().and_then(|open| open.run(query));
+        let answer = self.connections().and_then(|open| run(&open.0, query));
         drop(permit);
         self.observe(started);
         answer
@@ -85,7 +88,7 @@ impl ReadPool {
         let permit = self.permit().await?;
         let open = self.connections()?;
         let work = move || {
-            let answer = open.run(query);
+            let answer = run(&open.0, query);
             drop(open);
             // Only now: a caller that left must not free the permit while its query runs on.
             drop(permit);
@@ -108,7 +111,7 @@ impl ReadPool {
         open.unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn connections(&self) -> Result<Arc<Connections>> {
+    fn connections(&self) -> Result<(Pool, Option<Arc<InstanceLock>>)> {
         let open = self.connections.read();
         open.unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -133,27 +136,9 @@ impl ReadPool {
     }
 }
 
-impl Connections {
-    fn run<T, E: Into<StoreError>>(
-        &self,
-        query: impl FnOnce(&Connection) -> Result<T, E>,
-    ) -> Result<T> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // One is missing where a query panicked.
-        let connection = idle().pop();
-        let connection = connection.map_or_else(&self.connect, Ok)?;
-        let answer = query(&connection);
-        idle().push(connection);
-        answer.map_err(Into::into)
-    }
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.pragma_update(None, "query_only", true)?;
-    configure_statements(&connection)?;
-    // Nothing keeps a reader waiting but another program that recovers the log after a crash.
-    connection.busy_timeout(Duration::from_millis(500))?;
-    Ok(connection)
+fn run<T, E: Into<StoreError>>(
+    pool: &Pool,
+    query: impl FnOnce(&Connection) -> Result<T, E>,
+) -> Result<T> {
+    query(&*pool.get()?).map_err(Into::into)
 }

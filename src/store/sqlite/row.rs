@@ -7,6 +7,12 @@ use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 use crate::store::StoreError;
 
 /// What the machine or another program does to the file is a fault of the storage; the rest is a bug of ours.
+impl From<r2d2::Error> for StoreError {
+    fn from(error: r2d2::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         let text = error.to_string();

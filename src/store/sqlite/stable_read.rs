@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
@@ -180,7 +181,25 @@ impl Mode {
         }
     }
 
+    const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        .union(OpenFlags::SQLITE_OPEN_URI)
+        .union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
     pub(super) fn open(self, path: &Path) -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(self.address(path), Self::FLAGS)?;
+        self.configure(&connection)?;
+        Ok(connection)
+    }
+
+    /// Opens what [`Mode::open`] does, for a pool.
+    pub(super) fn manager(self, path: &Path) -> SqliteConnectionManager {
+        SqliteConnectionManager::file(self.address(path))
+            .with_flags(Self::FLAGS)
+            .with_init(move |connection| self.configure(connection))
+    }
+
+    /// The file as a URI of SQLite (https://sqlite.org/uri.html).
+    fn address(self, path: &Path) -> String {
         let mut address = String::from("file:");
         for character in path.to_string_lossy().chars() {
             match character {
@@ -196,19 +215,18 @@ impl Mode {
             Self::PrivateIndex => "&vfs=unix-none",
             Self::Immutable => "&immutable=1",
         });
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(address, flags)?;
-        // A server that starts holds everybody up while it mends its log.
+        address
+    }
+
+    fn configure(self, connection: &Connection) -> rusqlite::Result<()> {
+        // A server that starts locks readers out while it recovers its log.
         connection.busy_timeout(BUSY_TIMEOUT)?;
         if let Self::PrivateIndex = self {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.pragma_update(None, "locking_mode", "exclusive")?;
         }
         connection.pragma_update(None, "query_only", true)?;
-        connection.pragma_update(None, "trusted_schema", false)?;
-        Ok(connection)
+        connection.pragma_update(None, "trusted_schema", false)
     }
 }
 
