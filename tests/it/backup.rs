@@ -26,8 +26,8 @@ fn copies(database: &Path) -> Vec<PathBuf> {
     copies
 }
 
-fn json(told: &str) -> Value {
-    serde_json::from_str(told).unwrap()
+fn json(output: &str) -> Value {
+    serde_json::from_str(output).unwrap()
 }
 
 async fn credits(database: &Path) -> String {
@@ -57,9 +57,9 @@ async fn a_copy_made_beside_writers_holds_all_that_was_acknowledged_before_it_be
         let database = server.database();
         let acknowledged = server.balance(W1).await;
         let command = move || edge(&database, &["--json", "backup", "create"]);
-        let (code, told) = tokio::task::spawn_blocking(command).await.unwrap();
+        let (code, output) = tokio::task::spawn_blocking(command).await.unwrap();
         assert_eq!(code, 0);
-        let report = json(&told);
+        let report = json(&output);
         assert_eq!(report["ledger"]["mistakes"], json!([]));
         let copy = PathBuf::from(report["file"].as_str().unwrap());
         let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
@@ -113,9 +113,9 @@ async fn a_copy_takes_the_databases_place_and_the_old_one_is_kept() {
         std::fs::copy(of(&database), of(&crashed)).unwrap();
     }
 
-    let (code, told) = edge(&database, &["--json", "restore", then]);
+    let (code, output) = edge(&database, &["--json", "restore", then]);
     assert_eq!(code, 0);
-    let old = PathBuf::from(json(&told)["replaced"].as_str().unwrap());
+    let old = PathBuf::from(json(&output)["replaced"].as_str().unwrap());
     assert_eq!(credits(&database).await, "3");
     // Killed, its last commits were in the log: they are not lost.
     assert_eq!(credits(&old).await, "7");
@@ -130,7 +130,7 @@ async fn a_copy_takes_the_databases_place_and_the_old_one_is_kept() {
 }
 
 #[tokio::test]
-async fn what_does_not_add_up_or_is_no_database_of_ours_is_neither_copied_nor_restored() {
+async fn an_inconsistent_or_foreign_database_is_neither_copied_nor_restored() {
     let server = TestServer::start(config()).await;
     server.payer(W1, 3).await;
     let folder = server.shutdown().await;
@@ -145,9 +145,9 @@ async fn what_does_not_add_up_or_is_no_database_of_ours_is_neither_copied_nor_re
         .execute("UPDATE users SET credits = credits + 1", [])
         .unwrap();
     drop(tampered);
-    let (code, told) = edge(&database, &["backup", "verify", name]);
+    let (code, output) = edge(&database, &["backup", "verify", name]);
     assert_eq!(code, 1);
-    assert!(told.contains("the balance is 3.000001"), "{told}");
+    assert!(output.contains("the balance is 3.000001"), "{output}");
     assert_eq!(edge(&bad, &["backup", "create"]).0, 1);
     assert_eq!(copies(&bad), Vec::<PathBuf>::new());
     assert_eq!(edge(&database, &["restore", name]).0, 1);
@@ -198,9 +198,9 @@ async fn only_the_newest_copies_are_kept_and_other_files_are_left_alone() {
     }
     let mut made = Vec::new();
     for _ in 0..4 {
-        let (code, told) = edge(&database, &["--json", "backup", "create", "--keep", "2"]);
+        let (code, output) = edge(&database, &["--json", "backup", "create", "--keep", "2"]);
         assert_eq!(code, 0);
-        made.push(PathBuf::from(json(&told)["file"].as_str().unwrap()));
+        made.push(PathBuf::from(json(&output)["file"].as_str().unwrap()));
     }
     assert_eq!(copies(&database), [made[2].clone(), made[3].clone(), mine]);
     assert_eq!(unfinished.map(|part| part.exists()), [false, true]);

@@ -110,7 +110,7 @@ fn health_path(kind: &str) -> &'static str {
 }
 
 #[tokio::test]
-async fn odd_requests_of_two_wallets_do_not_shut_a_third_one_out() {
+async fn failing_requests_of_two_wallets_do_not_open_the_breaker_for_a_third() {
     for kind in KINDS {
         let upstream = upstream(kind, Fails::Odd).await;
         let server = TestServer::start(config(kind, &upstream)).await;
@@ -132,7 +132,7 @@ async fn odd_requests_of_two_wallets_do_not_shut_a_third_one_out() {
 }
 
 #[tokio::test]
-async fn images_and_formats_that_a_server_cannot_take_do_not_shut_others_out() {
+async fn unsupported_images_and_formats_do_not_open_the_breaker() {
     let upstream = Upstream::inference(|seen| {
         match seen.body.contains("image_url") || seen.body.contains("json_schema") {
             true => Scripted::whole(500, r#"{"error":{"message":"not supported"}}"#),
@@ -164,7 +164,7 @@ async fn images_and_formats_that_a_server_cannot_take_do_not_shut_others_out() {
 }
 
 #[tokio::test]
-async fn a_server_whose_health_check_fails_too_is_out_of_use_after_five_failures() {
+async fn with_a_failing_health_check_five_failures_open_the_breaker() {
     for kind in KINDS {
         let upstream = upstream(kind, Fails::Everything).await;
         let server = TestServer::start(config(kind, &upstream)).await;
@@ -185,7 +185,7 @@ async fn a_server_whose_health_check_fails_too_is_out_of_use_after_five_failures
 }
 
 #[tokio::test]
-async fn a_server_that_fails_every_chat_is_out_of_use_after_twenty_failures() {
+async fn with_a_passing_health_check_twenty_failures_open_the_breaker() {
     for kind in KINDS {
         let upstream = upstream(kind, Fails::Chats).await;
         let server = TestServer::start(config(kind, &upstream)).await;
@@ -242,7 +242,7 @@ async fn a_server_that_refused_its_connections_is_back_within_five_seconds_witho
 }
 
 #[tokio::test]
-async fn health_checks_leave_alone_what_the_operator_opened() {
+async fn health_checks_do_not_close_a_breaker_opened_by_an_admin() {
     let (socket, config) = refusing("openai");
     let server = TestServer::start(config).await;
     let caller = server.payer(W1, 1).await;

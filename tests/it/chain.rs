@@ -526,7 +526,7 @@ async fn a_hundred_concurrent_requests_are_one_call_to_the_chain() {
     .await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
-    let crowd: Vec<_> = (0..100)
+    let requests: Vec<_> = (0..100)
         .map(|_| {
             let caller = caller.clone();
             tokio::spawn(async move { caller.get("/chain/status").await })
@@ -544,7 +544,7 @@ async fn a_hundred_concurrent_requests_are_one_call_to_the_chain() {
     frames.send(fixture("cometbft-status.json"));
     drop(frames);
     let mut misses = 0;
-    for one in crowd {
+    for one in requests {
         let answer = one.await.unwrap();
         misses += usize::from(answer.header("x-cache") == "miss");
         assert_eq!(answer.expect(200)["latest_block_height"], 1_262_196);
@@ -557,14 +557,14 @@ async fn a_hundred_concurrent_requests_are_five_calls_to_a_broken_chain() {
     let chain = Upstream::start(|_| Scripted::whole(500, "{}")).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
-    let crowd: Vec<_> = (0..100)
+    let requests: Vec<_> = (0..100)
         .map(|_| {
             let caller = caller.clone();
             tokio::spawn(async move { caller.get("/chain/status").await.status })
         })
         .collect();
     let mut refused = [0, 0];
-    for one in crowd {
+    for one in requests {
         match one.await.unwrap() {
             502 => refused[0] += 1,
             503 => refused[1] += 1,

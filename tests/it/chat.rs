@@ -357,7 +357,8 @@ async fn a_refusal_for_another_reason_reads_the_models_once_and_is_not_retried()
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_first_text_pays_nothing_and_the_upstream_is_cancelled() {
+async fn a_client_that_disconnects_before_the_first_text_pays_nothing_and_the_upstream_is_cancelled()
+ {
     let (upstream, mut held) = held_inference().await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 3).await;
@@ -369,7 +370,7 @@ async fn a_client_that_leaves_before_the_first_text_pays_nothing_and_the_upstrea
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_after_the_first_text_pays_and_the_upstream_is_cancelled() {
+async fn a_client_that_disconnects_after_the_first_text_pays_and_the_upstream_is_cancelled() {
     let (upstream, mut held) = held_inference().await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 3).await;
@@ -441,7 +442,7 @@ async fn a_stream_within_the_grace_ends_whole() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_the_queue_frees_its_place_and_a_full_queue_refuses() {
+async fn a_client_that_disconnects_frees_its_queue_slot_and_a_full_queue_refuses() {
     let (upstream, mut held) = held_inference().await;
     let mut config = config_with_inference("openai", &upstream);
     (config.chat.in_flight, config.chat.queue) = (1, 0);

@@ -95,33 +95,33 @@ async fn a_key_that_the_command_line_revokes_beside_a_server_is_refused_on_the_n
 }
 
 #[tokio::test]
-async fn a_backup_whose_ledger_adds_up_is_told_from_one_that_was_tampered_with() {
+async fn ledger_verify_detects_a_tampered_backup() {
     let server = TestServer::start(config()).await;
     server.payer(W1, 3).await;
     let folder = server.shutdown().await;
     let backup = folder.path().join("backup.db");
     std::fs::copy(folder.path().join("edge.db"), &backup).unwrap();
-    let (code, told) = edge(&backup, &["ledger", "verify"]);
+    let (code, output) = edge(&backup, &["ledger", "verify"]);
     assert_eq!(
-        (code, told.as_str()),
+        (code, output.as_str()),
         (0, "1 wallets, 1 entries, 0 open reservations\n")
     );
     let tampered = rusqlite::Connection::open(&backup).unwrap();
     let changed = tampered.execute("UPDATE users SET credits = credits + 1", []);
     assert_eq!(changed, Ok(1));
     drop(tampered);
-    let (code, told) = edge(&backup, &["ledger", "verify"]);
+    let (code, output) = edge(&backup, &["ledger", "verify"]);
     assert_eq!(code, 1);
     assert!(
-        told.contains(&format!(
+        output.contains(&format!(
             "{W1}: the balance is 3.000001, its entries add up to 3"
         )),
-        "{told}"
+        "{output}"
     );
 }
 
 #[tokio::test]
-async fn the_log_has_a_line_a_request_with_what_it_took_and_never_the_prompt() {
+async fn each_request_is_one_log_line_with_its_durations_and_never_the_prompt() {
     let upstream = Upstream::inference(|_| Scripted::words(&["some ", "words"])).await;
     let folder = tempfile::tempdir().unwrap();
     let node = format!(

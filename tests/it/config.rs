@@ -1,4 +1,4 @@
-//! The configuration on the real binary: looked at, begun, read again.
+//! The configuration on the real binary: printed, initialized, reloaded.
 
 use std::path::Path;
 use std::process::Command;
@@ -55,7 +55,7 @@ fn the_first_error_of_file_or_environment_is_shown_with_its_place() {
 }
 
 #[test]
-fn what_is_printed_reads_back_as_the_same_and_says_where_it_comes_from() {
+fn a_printed_configuration_reads_back_the_same_and_names_its_origins() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let file = "[chat]\nprice = 0.25\n[[inference]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"\n[adapters.\"a b\"]\nkeywords = [\"x\"]";
@@ -78,7 +78,7 @@ fn what_is_printed_reads_back_as_the_same_and_says_where_it_comes_from() {
     );
     assert_eq!(again, printed);
     let print = ["config", "print", "--listen", "[::1]:80", "--origin"];
-    let (_, told, _) = run(folder, &print, &environment);
+    let (_, stdout, _) = run(folder, &print, &environment);
     for line in [
         "listen = [\"[::1]:80\"]  # --listen",
         "price = 0.25  # r3mes-edge.toml:2",
@@ -89,25 +89,32 @@ fn what_is_printed_reads_back_as_the_same_and_says_where_it_comes_from() {
         "# rpc is not set  # default",
         "days = \"forever\"  # default",
     ] {
-        assert!(told.lines().any(|told| told == line), "{line}\n{told}");
+        assert!(
+            stdout.lines().any(|printed| printed == line),
+            "{line}\n{stdout}"
+        );
     }
-    std::fs::write(folder.join("told.toml"), &told).unwrap();
-    let (_, again, _) = run(folder, &["config", "print", "--config", "told.toml"], &[]);
+    std::fs::write(folder.join("printed.toml"), &stdout).unwrap();
+    let (_, again, _) = run(
+        folder,
+        &["config", "print", "--config", "printed.toml"],
+        &[],
+    );
     assert_eq!(again, printed);
-    let (_, told, _) = run(folder, &["config", "print", "--json"], &environment);
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let (_, stdout, _) = run(folder, &["config", "print", "--json"], &environment);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(
-        (&told["chat"]["price"], &told["limits"]["body"]),
+        (&report["chat"]["price"], &report["limits"]["body"]),
         (&0.25.into(), &"1KiB".into())
     );
-    let (_, told, _) = run(folder, &["config", "print", "--json", "--origin"], &[]);
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!(told["inference[0].name"]["origin"], "r3mes-edge.toml:4");
-    assert_eq!(told["chat.queue"]["value"], 16);
+    let (_, stdout, _) = run(folder, &["config", "print", "--json", "--origin"], &[]);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["inference[0].name"]["origin"], "r3mes-edge.toml:4");
+    assert_eq!(report["chat.queue"]["value"], 16);
 }
 
 #[test]
-fn init_makes_what_a_start_needs_and_overwrites_nothing() {
+fn init_creates_the_files_a_start_needs_and_overwrites_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let init = [
@@ -124,10 +131,10 @@ fn init_makes_what_a_start_needs_and_overwrites_nothing() {
     let wrong = [("R3MES_EDGE_CHAT__PRIZE", "1")];
     assert_eq!(run(folder, &init, &wrong).0, 2);
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
-    let (code, told, _) = run(folder, &init, &[]);
+    let (code, stdout, _) = run(folder, &init, &[]);
     assert!(
-        code == 0 && told.contains("r3mes-edge serve --config 'conf.toml'\n"),
-        "{told}"
+        code == 0 && stdout.contains("r3mes-edge serve --config 'conf.toml'\n"),
+        "{stdout}"
     );
     let (_, printed, _) = run(
         folder,
@@ -151,27 +158,27 @@ fn init_makes_what_a_start_needs_and_overwrites_nothing() {
             .map(|name| std::fs::read(folder.join(name)).unwrap())
     };
     let before = contents();
-    let (code, told, _) = run(folder, &[init.as_slice(), &["--json"]].concat(), &[]);
-    let told: Value = serde_json::from_str(&told).unwrap();
+    let (code, stdout, _) = run(folder, &[init.as_slice(), &["--json"]].concat(), &[]);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(
-        (code, &told["config"]["made"], &told["database"]["made"]),
+        (code, &report["config"]["made"], &report["database"]["made"]),
         (0, &false.into(), &false.into())
     );
-    let (_, told, _) = run(folder, &init, &[]);
+    let (_, stdout, _) = run(folder, &init, &[]);
     assert!(
-        told.contains("conf.toml exists and is not changed"),
-        "{told}"
+        stdout.contains("conf.toml exists and is not changed"),
+        "{stdout}"
     );
     assert!(contents() == before);
     // Without any flag it makes both here, and what it wrote is found.
     assert_eq!(run(folder, &["init"], &[]).0, 0);
     assert!(folder.join("r3mes-edge.db").exists());
-    let (_, told, _) = run(folder, &["config", "check"], &[]);
-    assert_eq!(told, "the configuration is valid: r3mes-edge.toml\n");
+    let (_, stdout, _) = run(folder, &["config", "check"], &[]);
+    assert_eq!(stdout, "the configuration is valid: r3mes-edge.toml\n");
 }
 
 #[tokio::test]
-async fn a_changed_file_is_taken_over_on_sighup_without_a_lost_request_and_a_wrong_one_is_not() {
+async fn a_changed_file_is_reloaded_on_sighup_without_a_lost_request_and_an_invalid_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let server = Process::serve(&folder.path().join("edge.db"), "");
     let anybody = Caller::new(&server.address, None);
@@ -194,7 +201,7 @@ async fn a_changed_file_is_taken_over_on_sighup_without_a_lost_request_and_a_wro
         }
     });
     let logged = async |line: &str| {
-        let ask = async || server.log().into_iter().find(|told| told.contains(line));
+        let ask = async || server.log().into_iter().find(|entry| entry.contains(line));
         eventually(line, ask).await
     };
     let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nhealth = \"off\"\n";
@@ -202,12 +209,12 @@ async fn a_changed_file_is_taken_over_on_sighup_without_a_lost_request_and_a_wro
     server.reload(&text(
         "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\ndisk_free = \"1000000GiB\"\nconfirm = \"0s\"\n",
     ));
-    let told = logged("configuration read again").await;
+    let entry = logged("configuration read again").await;
     let expected = "rates.read = \"3/h\" (was \"off\"), alerts.disk_free = \"1000000GiB\" (was \"500MiB\"), alerts.confirm = \"0s\" (was \"1min\"); needs a restart: limits.body = \"32KiB\" (was \"64KiB\")";
-    assert!(told.ends_with(expected), "{told}");
+    assert!(entry.ends_with(expected), "{entry}");
     eventually("an alert by the new threshold", async || {
-        let told = server.admin().get("/alerts").await.expect(200);
-        told.to_string().contains("\"disk_free\"").then_some(())
+        let alerts = server.admin().get("/alerts").await.expect(200);
+        alerts.to_string().contains("\"disk_free\"").then_some(())
     })
     .await;
     let three_an_hour = "\"read\";q=3;w=3600".to_owned();

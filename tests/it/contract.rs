@@ -1,5 +1,5 @@
 //! What every `Repository` owes, whatever stands behind it: each rule is held against ours and against the store of
-//! `examples/custom_store.rs`. What only a server shows, copies and compaction are told in their own files.
+//! `examples/custom_store.rs`. What only a server shows, copies and compaction have tests of their own.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -44,17 +44,17 @@ macro_rules! contract {
 }
 
 contract! {
-    an_account_is_made_once_and_nobody_is_not_somebody_with_nothing
+    an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance
     credits_move_with_their_entry_and_never_below_zero
     of_many_debits_at_once_only_those_that_are_covered_are_made
     a_reservation_ends_once_settled_or_refunded
-    what_is_asked_again_under_one_key_is_done_once_and_answered_alike
+    a_repeated_request_with_one_key_takes_effect_once_and_is_replayed
     pages_are_in_order_and_leave_nothing_out
-    a_key_opens_nothing_once_it_is_retired_or_revoked
-    what_a_miner_tells_or_earns_counts_once
-    observers_hear_of_a_change_before_its_verb_returns
-    an_observer_that_panics_stops_nobody
-    a_closed_store_fails_and_finds_nothing_missing
+    a_retired_or_revoked_key_is_inactive
+    duplicate_samples_and_earnings_count_once
+    observers_are_notified_of_a_change_before_its_method_returns
+    an_observer_that_panics_does_not_affect_the_others
+    a_closed_store_fails_instead_of_reporting_not_found
 }
 
 fn open(folder: &tempfile::TempDir) -> SqliteStore {
@@ -89,7 +89,7 @@ async fn adds_up(store: &Store) {
     assert_eq!((report.open_reservations, report.mistakes), (0, vec![]));
 }
 
-async fn an_account_is_made_once_and_nobody_is_not_somebody_with_nothing(store: Store) {
+async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(store: Store) {
     assert_eq!(balance(&store).await, None);
     assert_eq!(store.ledger(wallet(W1), None, 9).await, Ok(None));
     assert_eq!(store.miner(wallet(W1), NOW).await, Ok(None));
@@ -103,10 +103,10 @@ async fn an_account_is_made_once_and_nobody_is_not_somebody_with_nothing(store: 
 }
 
 async fn credits_move_with_their_entry_and_never_below_zero(store: Store) {
-    let nobody = StoreError::UserNotFound;
+    let not_found = StoreError::UserNotFound;
     let taken = grant(&store, W1, ONE.negated()).await;
-    assert_eq!(taken, Err(nobody.clone()));
-    assert_eq!(store.reserve(wallet(W1), ONE, NOW).await, Err(nobody));
+    assert_eq!(taken, Err(not_found.clone()));
+    assert_eq!(store.reserve(wallet(W1), ONE, NOW).await, Err(not_found));
     assert_eq!(balance(&store).await, None, "a debit makes no account");
     let given = grant(&store, W1, FIVE).await.unwrap();
     let needed = Credits::from_micro(FIVE.micro() + 1);
@@ -159,11 +159,11 @@ async fn a_reservation_ends_once_settled_or_refunded(store: Store) {
     adds_up(&store).await;
 }
 
-async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store: Store) {
+async fn a_repeated_request_with_one_key_takes_effect_once_and_is_replayed(store: Store) {
     let asked = async |request, amount, now| {
-        let once = IdempotentRequest {
+        let idempotent = IdempotentRequest {
             key: [1; 32],
-            scope: "somebody".to_owned(),
+            scope: "scope".to_owned(),
             request: [request; 32],
             answer: |(entry, _): &(LedgerEntry, bool)| StoredResponse {
                 status: 200,
@@ -172,32 +172,34 @@ async fn what_is_asked_again_under_one_key_is_done_once_and_answered_alike(store
             },
         };
         let why = "test".to_owned();
-        store.grant(wallet(W1), amount, why, now, Some(once)).await
+        store
+            .grant(wallet(W1), amount, why, now, Some(idempotent))
+            .await
     };
-    let kept = async |request| store.stored_response([1; 32], [request; 32], NOW).await;
-    // A refusal is none of the answers that are kept.
+    let stored_for = async |request| store.stored_response([1; 32], [request; 32], NOW).await;
+    // A refusal is not stored.
     assert!(asked(1, ONE.negated(), NOW).await.is_err());
-    assert_eq!(kept(1).await, Ok(None));
+    assert_eq!(stored_for(1).await, Ok(None));
     let first = asked(1, FIVE, NOW).await;
     assert!(matches!(first, Ok(Outcome::New((_, true)))));
-    let told = StoredResponse {
+    let stored = StoredResponse {
         status: 200,
         answer: Some("5".to_owned()),
         reference: None,
     };
     assert_eq!(
         asked(1, FIVE, NOW).await,
-        Ok(Outcome::Replayed(told.clone()))
+        Ok(Outcome::Replayed(stored.clone()))
     );
-    assert_eq!(kept(1).await, Ok(Some(told)));
+    assert_eq!(stored_for(1).await, Ok(Some(stored)));
     let other = asked(2, FIVE, NOW).await;
     assert_eq!(other, Err(StoreError::KeyReused));
-    assert_eq!(kept(2).await, Err(StoreError::KeyReused));
+    assert_eq!(stored_for(2).await, Err(StoreError::KeyReused));
     assert_eq!(balance(&store).await, Some(FIVE));
     // One of the scope's 20,000 rows is taken.
     let day = Duration::from_secs(86_400);
     let check = async |running| {
-        let scope = "somebody".to_owned();
+        let scope = "scope".to_owned();
         store.check_idempotency_rows(scope, running, NOW).await
     };
     assert_eq!(check(19_999).await, Ok(()));
@@ -245,7 +247,7 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
     assert_eq!(store.keys(Some(wallet(W2)), None, 9).await, Ok(vec![]));
 }
 
-async fn a_key_opens_nothing_once_it_is_retired_or_revoked(store: Store) {
+async fn a_retired_or_revoked_key_is_inactive(store: Store) {
     let make = async || issue_key(&*store, key_of(W1), 1, NOW, None).await;
     let issued = make().await.unwrap();
     assert!(issued.new_account, "the account is made with its first key");
@@ -275,10 +277,10 @@ fn sample(second: u64, hashrate: f64) -> Sample {
     Sample::new(wallet(W1), at, hashrate, HashrateUnit::GradientsPerHour)
 }
 
-async fn what_a_miner_tells_or_earns_counts_once(store: Store) {
-    let told = vec![sample(10, 2.0), sample(0, 1.0)];
+async fn duplicate_samples_and_earnings_count_once(store: Store) {
+    let samples = vec![sample(10, 2.0), sample(0, 1.0)];
     for (new, first) in [(2, true), (0, false)] {
-        let recorded = store.record_samples(told.clone(), NOW).await;
+        let recorded = store.record_samples(samples.clone(), NOW).await;
         assert_eq!(recorded, Ok(Recorded { new, first }));
     }
     let read = async |limit| {
@@ -302,7 +304,7 @@ async fn what_a_miner_tells_or_earns_counts_once(store: Store) {
     };
     for counted in [true, false] {
         let done = earn(W1, FIVE).await;
-        assert!(matches!(done, Ok(Outcome::New(told)) if told.counted == counted));
+        assert!(matches!(done, Ok(Outcome::New(earning)) if earning.counted == counted));
     }
     for other in [earn(W1, ONE).await, earn(W2, FIVE).await] {
         assert!(matches!(other, Err(StoreError::Conflict(_))));
@@ -313,9 +315,9 @@ async fn what_a_miner_tells_or_earns_counts_once(store: Store) {
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<Change>>);
+struct Recorder(Mutex<Vec<Change>>);
 
-impl StoreObserver for Heard {
+impl StoreObserver for Recorder {
     fn committed(&self, _: usize, _: Duration, _: bool) {}
     fn read(&self, _: Duration) {}
     fn changed(&self, change: &Change) {
@@ -323,17 +325,17 @@ impl StoreObserver for Heard {
     }
 }
 
-async fn observers_hear_of_a_change_before_its_verb_returns(store: Store) {
-    let heard = Arc::new(Heard::default());
-    let weak: Weak<Heard> = Arc::downgrade(&heard);
+async fn observers_are_notified_of_a_change_before_its_method_returns(store: Store) {
+    let recorder = Arc::new(Recorder::default());
+    let weak: Weak<Recorder> = Arc::downgrade(&recorder);
     store.observe(weak);
-    let last = || heard.0.lock().unwrap().pop();
+    let last = || recorder.0.lock().unwrap().pop();
     store.create_user(wallet(W1), NOW, None).await.unwrap();
     assert_eq!(last(), Some(Change::Account));
     grant(&store, W1, FIVE).await.unwrap();
     assert_eq!(last(), Some(Change::Granted(FIVE)));
-    let told = vec![sample(0, 1.0)];
-    store.record_samples(told, NOW).await.unwrap();
+    let samples = vec![sample(0, 1.0)];
+    store.record_samples(samples, NOW).await.unwrap();
     let (new, first) = (1, true);
     assert_eq!(last(), Some(Change::Samples { new, first }));
     let issued = issue_key(&*store, key_of(W1), 9, NOW, None).await;
@@ -341,7 +343,7 @@ async fn observers_hear_of_a_change_before_its_verb_returns(store: Store) {
     let revoked = store.revoke_key(issued.record.id, None, NOW).await;
     assert!(revoked.is_ok());
     assert_eq!(last(), Some(Change::Key(issued.key.hash())));
-    // What changed nothing is not told.
+    // A write that changes nothing is not reported.
     assert!(
         grant(&store, W1, Credits::MAX_AMOUNT.negated())
             .await
@@ -364,33 +366,36 @@ impl StoreObserver for Broken {
     }
 }
 
-async fn an_observer_that_panics_stops_nobody(store: Store) {
-    let (broken, heard) = (Arc::new(Broken), Arc::new(Heard::default()));
+async fn an_observer_that_panics_does_not_affect_the_others(store: Store) {
+    let (broken, recorder) = (Arc::new(Broken), Arc::new(Recorder::default()));
     let weak: Weak<Broken> = Arc::downgrade(&broken);
     store.observe(weak);
-    let weak: Weak<Heard> = Arc::downgrade(&heard);
+    let weak: Weak<Recorder> = Arc::downgrade(&recorder);
     store.observe(weak);
     for _ in 0..2 {
         grant(&store, W1, FIVE).await.unwrap();
-        assert_eq!(heard.0.lock().unwrap().pop(), Some(Change::Granted(FIVE)));
+        assert_eq!(
+            recorder.0.lock().unwrap().pop(),
+            Some(Change::Granted(FIVE))
+        );
     }
     assert_eq!(balance(&store).await.unwrap().to_string(), "10");
 }
 
-async fn a_closed_store_fails_and_finds_nothing_missing(store: Store) {
+async fn a_closed_store_fails_instead_of_reporting_not_found(store: Store) {
     assert!(store.is_ready());
     store.close();
     assert!(!store.is_ready());
-    // Could not look is not: is not there.
-    let looked = store.user(wallet(W1)).await;
-    assert!(matches!(looked, Err(StoreError::Unavailable(_))));
+    // A failed read is not reported as a missing account.
+    let read = store.user(wallet(W1)).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))));
     let given = grant(&store, W1, ONE).await;
     assert!(matches!(given, Err(StoreError::Unavailable(_))));
 }
 
 /// How much a wallet can hold is each store's own.
 #[tokio::test]
-async fn what_was_reserved_comes_back_to_a_wallet_of_ours_that_others_filled_meanwhile() {
+async fn a_refund_beyond_the_maximum_balance_succeeds() {
     let folder = tempfile::tempdir().unwrap();
     let store: Store = Arc::new(open(&folder));
     const MOST: Credits = Credits::from_micro(10_000_000_000_000_000);

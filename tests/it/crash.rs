@@ -93,16 +93,16 @@ fn kept(database: &Path) -> (HashSet<i64>, HashSet<String>) {
 
 fn assert_none_missing<T: Eq + std::hash::Hash>(
     round: u64,
-    told: &Mutex<HashSet<T>>,
-    kept: &HashSet<T>,
+    acknowledged: &Mutex<HashSet<T>>,
+    stored: &HashSet<T>,
 ) {
-    let told = told.lock().unwrap();
-    let missing = told.difference(kept).count();
+    let acknowledged = acknowledged.lock().unwrap();
+    let missing = acknowledged.difference(stored).count();
     assert_eq!(
         missing,
         0,
         "round {round}: of {} acknowledged writes",
-        told.len()
+        acknowledged.len()
     );
 }
 

@@ -416,8 +416,8 @@ impl Row {
         };
         self.faults.mend();
         let folder = self.server.shutdown().await;
-        let (balance, open, mistakes) = money(&folder).await;
-        assert_eq!((open, mistakes), (0, vec![]), "{fault}, {form}");
+        let (balance, open, errors) = money(&folder).await;
+        assert_eq!((open, errors), (0, vec![]), "{fault}, {form}");
         let charged = (5_000_000 - balance) / 1_000_000;
         (
             format!("{fault:<38} {form:<7} {seen:<26} {charged}  {breaker}"),
@@ -426,7 +426,7 @@ impl Row {
     }
 }
 
-/// What an answer is to somebody who reads it to its end.
+/// What a client that reads the response to its end sees.
 async fn saw((status, _, mut body): (u16, hyper::HeaderMap, Incoming)) -> String {
     let (mut text, mut cut) = (String::new(), false);
     while let Some(piece) = next_text(&mut body).await {
@@ -457,7 +457,7 @@ async fn saw((status, _, mut body): (u16, hyper::HeaderMap, Incoming)) -> String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_every_fault_the_client_sees_the_truth_and_pays_for_what_it_got() {
+async fn in_every_fault_the_client_sees_the_outcome_and_pays_only_for_text() {
     let mut slowest = Duration::ZERO;
     let mut wrong = Vec::new();
     for expected in TABLE.lines().filter(|line| !line.is_empty()) {

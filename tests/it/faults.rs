@@ -197,7 +197,7 @@ async fn a_failed_lookup_of_a_key_is_not_reported_as_an_invalid_key() {
     }
     unavailable(caller.get(&format!("/users/{W1}/ledger")).await);
     unavailable(caller.post("/miner/stats", &json!({"hashrate": 1})).await);
-    // Open where public reads are on, but a key was sent and could not be looked at.
+    // Open with public reads, but a key was sent and its lookup failed.
     unavailable(caller.get("/network/stats").await);
     // What needs no lookup is refused as always.
     let wrong = server.with_key("r3mes_nonsense");
@@ -382,8 +382,8 @@ async fn text_that_comes_while_the_price_is_being_written_is_held_until_it_is() 
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_the_price_is_being_written_cancels_the_model_and_pays_nothing()
-{
+async fn a_client_that_disconnects_while_the_price_is_being_written_cancels_the_model_and_pays_nothing()
+ {
     let (upstream, mut held) = held_inference().await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
     faults.fail("commit");
@@ -398,7 +398,7 @@ async fn a_client_that_leaves_while_the_price_is_being_written_cancels_the_model
     assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
 }
 
-/// The end of the file's money: balance, reservations open, mistakes.
+/// The balance of the wallet, its open reservations and the errors of the ledger.
 pub(crate) async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>) {
     let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
     let report = store.verify_ledger().await.unwrap();

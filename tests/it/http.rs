@@ -62,7 +62,7 @@ async fn every_kind_of_wrong_request_has_its_own_code_in_the_one_body() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_kept_if_it_is_plain_and_made_if_not() {
+async fn a_plain_request_id_is_adopted_and_any_other_replaced() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
     let kept = caller
@@ -234,13 +234,13 @@ async fn a_request_that_was_passed_on_by_a_proxy_gets_no_public_reads() {
 }
 
 #[tokio::test]
-async fn a_server_whose_connections_are_all_taken_still_stops() {
+async fn a_server_at_its_connection_limit_still_stops() {
     let mut config = config();
     config.limits.connections = 1;
     let server = TestServer::start(config).await;
     let caller = server.anybody();
     caller.get("/livez").await.expect(200);
-    // The caller keeps its connection open; the server waits for a free one when it is told to stop.
+    // The caller keeps its connection open; the server waits for a free one when it is stopped.
     let stopped = tokio::time::timeout(std::time::Duration::from_secs(20), server.shutdown()).await;
     assert!(stopped.is_ok(), "the server did not stop");
 }

@@ -106,7 +106,7 @@ async fn a_whole_answer_ends_in_a_plain_close() {
 }
 
 #[tokio::test]
-async fn what_was_written_for_a_slow_reader_arrives_before_the_reset() {
+async fn bytes_written_for_a_slow_reader_arrive_before_the_reset() {
     const WORDS: usize = 64;
     let (upstream, mut held) = held_inference().await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;

@@ -25,7 +25,7 @@ async fn post(caller: &Caller, path: &str, key: &str, body: &Value) -> Answer {
 }
 
 #[tokio::test]
-async fn a_grant_that_is_sent_again_is_given_once_and_answered_alike() {
+async fn a_repeated_grant_is_made_once_and_its_response_replayed() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     let path = format!("/users/{W1}/credits");
@@ -64,7 +64,7 @@ async fn a_grant_that_is_sent_again_is_given_once_and_answered_alike() {
 }
 
 #[tokio::test]
-async fn of_twenty_grants_at_once_with_one_key_one_is_given() {
+async fn twenty_concurrent_grants_with_one_key_are_made_once() {
     let server = TestServer::start(config()).await;
     let path = format!("/users/{W1}/credits");
     let grants: Vec<_> = (0..20)
@@ -161,7 +161,7 @@ async fn an_earning_is_recorded_once_and_an_invalid_header_is_refused() {
 }
 
 #[tokio::test]
-async fn of_twelve_hundred_grants_the_first_is_answered_again_and_given_once() {
+async fn of_twelve_hundred_grants_the_first_is_replayed_and_made_once() {
     let server = TestServer::start(config()).await;
     let (admin, path) = (server.admin(), format!("/users/{W1}/credits"));
     let body = json!({"amount":1,"reason":"bonus"});
@@ -278,7 +278,7 @@ fn stored(bytes: usize) -> StoredResponse {
 }
 
 #[tokio::test]
-async fn a_full_scope_refuses_a_new_key_before_any_work_and_known_ones_go_on() {
+async fn a_full_scope_refuses_a_new_key_before_any_work_and_replays_known_ones() {
     let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
     let upstream = Upstream::inference(move |seen: &Seen| {
         if !seen.body.contains("wait") {
@@ -331,7 +331,7 @@ async fn a_full_scope_refuses_a_new_key_before_any_work_and_known_ones_go_on() {
 }
 
 #[tokio::test]
-async fn a_long_answer_is_given_again_and_one_that_finds_no_room_is_named_and_paid_once() {
+async fn a_long_response_is_replayed_and_one_too_large_to_store_is_named_and_charged_once() {
     let long = "x".repeat(200_000);
     let upstream = Upstream::inference(move |_| Scripted::completion(&long)).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;

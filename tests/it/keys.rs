@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Caller, TestServer, W1, W2, config, config_with_rate, edge};
 
 #[tokio::test]
-async fn a_key_is_shown_once_and_opens_what_its_scopes_say() {
+async fn a_key_is_shown_once_and_limited_to_its_scopes() {
     let server = TestServer::start(config()).await;
     let body = json!({"wallet_address":W1,"name":"laptop","scopes":["read"],"expires_days":30});
     let made = server.admin().post("/api/keys", &body).await.expect(201);
@@ -99,7 +99,7 @@ async fn a_wallet_makes_keys_for_itself_with_no_more_than_it_has() {
 }
 
 #[tokio::test]
-async fn every_mistake_in_a_request_for_a_key_names_its_field() {
+async fn every_invalid_field_of_a_key_request_is_named() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     for (body, pointer) in [
@@ -164,7 +164,7 @@ async fn a_key_that_runs_out_is_refused_to_the_second() {
 }
 
 #[tokio::test]
-async fn wrong_keys_are_refused_each_with_its_word() {
+async fn invalid_keys_are_refused_each_with_its_error_code() {
     let server = TestServer::start(config()).await;
     let anybody = server.anybody();
     anybody

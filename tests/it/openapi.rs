@@ -62,8 +62,8 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     }
     if media_type.ends_with("json") {
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
-        let mistakes = schema::mistakes(&DOCUMENT, &media["schema"], &body);
-        assert!(mistakes.is_empty(), "{what}: {mistakes:?} in {body}");
+        let violations = schema::violations(&DOCUMENT, &media["schema"], &body);
+        assert!(violations.is_empty(), "{what}: {violations:?} in {body}");
     }
     if answer.status < 400 {
         let mut seen = SEEN.lock().unwrap();
@@ -178,7 +178,7 @@ fn the_document_follows_the_tables_of_routes_and_errors() {
 }
 
 #[test]
-fn what_a_body_may_hold_is_closed_and_what_a_key_may_do_is_named() {
+fn request_bodies_are_closed_and_every_operation_names_its_scopes() {
     for route in ROUTES {
         let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
         let reads = route.body != r3mes_edge::routes::BodyClass::None;
@@ -214,14 +214,15 @@ async fn a_stream_of_events_is_documented_event_by_event() {
     let mut events = 0;
     for event in text.split_terminator("\n\n") {
         let event = json!({ "data": event.strip_prefix("data: ").unwrap() });
-        let mistakes = schema::mistakes(&DOCUMENT, &content["text/event-stream"]["schema"], &event);
-        assert!(mistakes.is_empty(), "{mistakes:?} in {event}");
+        let violations =
+            schema::violations(&DOCUMENT, &content["text/event-stream"]["schema"], &event);
+        assert!(violations.is_empty(), "{violations:?} in {event}");
         events += 1;
     }
     assert!(events >= 2, "{text}");
 }
 
-/// One call of every route that ends well; [`check`] looks at each answer on its way.
+/// One successful call of every route; [`check`] validates each response.
 async fn call_all() {
     let chain = Upstream::start(documented).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
@@ -310,7 +311,7 @@ async fn call_all() {
     get_all(&server, &payer, W1).await;
 }
 
-/// Every GET: an admin's call, and the one of somebody who may ask for this wallet.
+/// Every GET, called by an admin, by the owner of this wallet and without a key.
 async fn get_all(server: &TestServer, owner: &Caller, wallet: &str) {
     let plain = |route: &&Route| route.method.as_str() == "GET" && !route.path.contains("{id}");
     for route in ROUTES.iter().filter(plain) {

@@ -15,7 +15,7 @@ fn config_with(auth: &str) -> Config {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_gave_this_server_is_refused() {
+async fn a_host_name_that_is_not_configured_is_refused() {
     let server = TestServer::start(config_with("hosts = [\"edge.example\"]")).await;
     let caller = server.anybody();
     for host in ["evil.example", "evil.example:8000", "10.0.0.1"] {
@@ -38,7 +38,7 @@ async fn a_name_that_nobody_gave_this_server_is_refused() {
 }
 
 #[tokio::test]
-async fn a_page_of_elsewhere_is_refused_and_one_of_an_allowed_origin_may_read() {
+async fn a_foreign_origin_is_refused_and_an_allowed_one_may_read() {
     let server = TestServer::start(config_with("cors_origins = [\"https://app.example\"]")).await;
     let caller = server.caller(W1, &["read"]).await;
     let from = async |origin: &str| {

@@ -1,4 +1,4 @@
-//! The page at `/` as it is served; what it does in a browser is looked at by tests/clients/page.sh.
+//! The page at `/` as it is served; what it does in a browser is tested by tests/clients/page.sh.
 
 use hyper::Method;
 use r3mes_edge::Config;
@@ -145,7 +145,7 @@ async fn only_three_paths_serve_the_page() {
     ] {
         caller.get(path).await.refused(404, "not_found");
     }
-    // The query is not looked at, but a key in it is refused here as anywhere.
+    // The query is ignored, but a key in it is refused here as anywhere.
     assert_eq!(caller.get("/?from=bookmark").await.status, 200);
     let key = server.admin().key().to_owned();
     let leaky = caller.get(&format!("/?key={key}")).await;

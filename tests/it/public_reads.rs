@@ -78,8 +78,9 @@ async fn by_default_a_direct_read_is_open_and_a_proxied_one_needs_a_key() {
         let (status, detail) = read(&server, PATHS[0], "1.1", header).await;
         assert_eq!(status, 401, "{header}");
         let name = header.split(':').next().unwrap().to_ascii_lowercase();
-        let told = format!("public reads are closed for proxied requests (this one has {name})");
-        assert!(detail.contains(&told), "{detail}");
+        let expected =
+            format!("public reads are closed for proxied requests (this one has {name})");
+        assert!(detail.contains(&expected), "{detail}");
         assert!(detail.contains("auth.public_reads = true"), "{detail}");
     }
     // What clients send by themselves is no sign of a proxy.
@@ -88,7 +89,7 @@ async fn by_default_a_direct_read_is_open_and_a_proxied_one_needs_a_key() {
 }
 
 #[tokio::test]
-async fn public_reads_that_are_set_hold_whatever_shows_a_proxy() {
+async fn configured_public_reads_apply_behind_a_proxy_too() {
     for (auth, status) in [
         ("public_reads = true", 200),
         (

@@ -13,7 +13,7 @@ fn nested(depth: usize) -> Value {
 }
 
 #[tokio::test]
-async fn what_multiplies_work_reaches_into_the_server_or_fetches_media_is_refused_unpaid() {
+async fn parameters_that_multiply_work_and_remote_media_are_refused_without_a_charge() {
     let upstream = Upstream::inference(|_| Scripted::completion("hello")).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 1).await;
@@ -73,8 +73,8 @@ async fn what_multiplies_work_reaches_into_the_server_or_fetches_media_is_refuse
         let refused = caller.post(PATH, &body).await.refused(400, code);
         assert_eq!(refused["errors"][0]["pointer"], pointer, "{refused}");
         let param = pointer.trim_start_matches('/');
-        let told = refused["error"]["param"].as_str().unwrap_or_default();
-        assert_eq!(told, param, "{refused}");
+        let named = refused["error"]["param"].as_str().unwrap_or_default();
+        assert_eq!(named, param, "{refused}");
     }
     for body in [
         r#"{"messages":[{"role":"user","content":"hi"}],"n_cmp\u006c":8}"#,

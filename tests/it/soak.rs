@@ -109,26 +109,26 @@ async fn run(shape: Shape) {
     ));
 
     let ends = Instant::now() + shape.length;
-    let mut forecast = FaultPlan::new(seed);
+    let mut plan = FaultPlan::new(seed);
     let mut slowest = Duration::ZERO;
     let mut turns = 0;
     // Each fault at least once.
     while Instant::now() < ends || turns < Fault::ALL.len() {
         turns += 1;
-        let faults = forecast.next();
+        let faults = plan.next();
         for fault in &faults {
             model.faults.begin(*fault);
             around.break_down(*fault, &serving);
         }
         model.span.lock().unwrap().faults.push(model.faults.now());
-        tokio::time::sleep(forecast.time(shape.fault)).await;
+        tokio::time::sleep(plan.time(shape.fault)).await;
         around.mend(&serving).await;
         let took = recover(&serving, &around, &model).await;
         slowest = slowest.max(took);
-        tokio::time::sleep(forecast.time(shape.fault / 2)).await;
+        tokio::time::sleep(plan.time(shape.fault / 2)).await;
         around.forget();
     }
-    println!("well again at most {slowest:?} after a fault's end");
+    println!("healthy again at most {slowest:?} after a fault's end");
 
     model.stop();
     let copies = copying.await.unwrap();
@@ -240,8 +240,8 @@ async fn recover(serving: &Process, around: &Surroundings, model: &LedgerModel) 
         // The chain is asked where its stored answer is too old; the model's probe is one of the chats.
         let asked = admin.try_get("/chain/status").await;
         let health = admin.try_get("/health").await.unwrap_or_default();
-        let well = health["status"] == "ok" && health["storage"]["reservations_unwritten"] == 0;
-        if well && asked.is_some() && around.nobody_hangs() {
+        let healthy = health["status"] == "ok" && health["storage"]["reservations_unwritten"] == 0;
+        if healthy && asked.is_some() && around.none_withheld() {
             break;
         }
         if began.elapsed() > PATIENCE {
@@ -261,7 +261,7 @@ async fn watch(serving: Arc<Process>, model: Arc<LedgerModel>, line: Duration) -
     Watch::print_head();
     while model.goes_on() {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        watch.look(&serving, &model);
+        watch.sample(&serving, &model);
         if began.elapsed() >= next {
             let span = std::mem::take(&mut *model.span.lock().unwrap());
             watch.print(span, began.elapsed());

@@ -47,7 +47,7 @@ fn refused_start(database: &Path) -> (Option<i32>, String) {
     (done.status.code(), error)
 }
 
-/// Writes are refused, each with the same word; what is read is there; and a balancer is told.
+/// Writes are refused with one code, reads succeed, and `/readyz` is a 503.
 async fn assert_only_reads(admin: &Caller, kept: u64) {
     let wallet = json!({ "wallet_address": W2 });
     for (path, body) in [
@@ -128,8 +128,7 @@ fn fill(disk: &Path) {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_writes_with_503_still_answers_reads_still_refunds_and_takes_writes_again_when_there_is_room_without_a_restart()
- {
+async fn a_full_disk_rejects_writes_serves_reads_and_refunds_and_recovers_without_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (upstream, mut held) = held_inference().await;
     let disk = folder.path().join("disk");
@@ -173,7 +172,7 @@ async fn a_full_disk_refuses_writes_with_503_still_answers_reads_still_refunds_a
 }
 
 #[tokio::test]
-async fn a_server_that_crashed_on_a_full_disk_starts_there_and_refunds_what_was_open() {
+async fn a_server_that_crashed_on_a_full_disk_starts_and_refunds_open_reservations() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let (upstream, mut held) = held_inference().await;
@@ -208,7 +207,7 @@ async fn a_server_that_crashed_on_a_full_disk_starts_there_and_refunds_what_was_
 }
 
 #[tokio::test]
-async fn files_that_cannot_grow_refuse_writes_and_what_could_not_be_refunded_is_once_they_can() {
+async fn files_that_cannot_grow_reject_writes_and_pending_refunds_are_made_when_they_can() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let (upstream, mut held) = held_inference().await;
@@ -248,7 +247,7 @@ async fn files_that_cannot_grow_refuse_writes_and_what_could_not_be_refunded_is_
 }
 
 #[tokio::test]
-async fn another_programs_lock_refuses_writes_without_a_queue_and_no_longer_than_it_is_held() {
+async fn another_programs_lock_rejects_writes_without_a_queue_until_it_is_released() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     assert!(granted(&admin).await);
@@ -256,7 +255,7 @@ async fn another_programs_lock_refuses_writes_without_a_queue_and_no_longer_than
         let other = Connection::open(server.database()).unwrap();
         other.execute_batch(begin).unwrap();
         assert!(!granted(&admin).await);
-        // From now on nobody waits for the lock, as nothing is tried.
+        // From now on no write waits for the lock, as none is tried.
         let tried = metric(&server, "r3mes_db_commit_duration_seconds_count", &[]).await;
         for _ in 0..100 {
             assert!(!granted(&admin).await);

@@ -126,7 +126,7 @@ async fn the_same_sample_again_is_accepted_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_batch_with_one_mistake_stores_nothing_and_names_its_index() {
+async fn a_batch_with_one_invalid_sample_stores_nothing_and_names_its_index() {
     let server = TestServer::start(config()).await;
     let miner = server.caller(W1, &["miner"]).await;
     for (body, pointer) in [

@@ -86,22 +86,22 @@ async fn amounts_are_printed_to_the_millionth_and_with_all_their_digits() {
     const MUCH: &str = "9000000000.000001";
     let server = TestServer::start(config()).await;
     let (admin, own) = (server.admin(), server.caller(W1, &["read"]).await);
-    let told = async |method: Method, path: &str, body: String| {
+    let send = async |method: Method, path: &str, body: String| {
         let post = method == Method::POST;
-        let once = [("idempotency-key", path)];
-        let once = if post { &once[..] } else { &[] };
-        let answer = admin.send(method, path, once, body).await;
+        let headers = [("idempotency-key", path)];
+        let headers = if post { &headers[..] } else { &[] };
+        let answer = admin.send(method, path, headers, body).await;
         assert!(answer.status < 300, "{path}");
         String::from_utf8(answer.body.to_vec()).unwrap()
     };
     let credits = format!("/users/{W1}/credits");
     let small = "{\"amount\":0.000001,\"reason\":\"r\"}";
     for _ in ["first", "again"] {
-        let granted = told(Method::POST, &credits, small.to_owned()).await;
+        let granted = send(Method::POST, &credits, small.to_owned()).await;
         let starts = "{\"credits\":0.000001,\"entry\":{\"id\":\"led_0000000000000001\",\"amount\":0.000001,\"balance\":0.000001,";
         assert!(granted.starts_with(starts), "{granted}");
     }
-    let get = async |path: &str| told(Method::GET, path, String::new()).await;
+    let get = async |path: &str| send(Method::GET, path, String::new()).await;
     let ledger = get(&format!("/users/{W1}/ledger")).await;
     assert!(
         ledger.contains("\"credits\":0.000001,\"entries\":[{"),
@@ -134,7 +134,7 @@ async fn amounts_are_printed_to_the_millionth_and_with_all_their_digits() {
     let earned = json!({ "wallet_address": W2, "source_id": "block" }).to_string();
     let earned = earned.replace('}', ",\"earnings\":0.000003}");
     for path in ["/miner/earnings", "/miner/earnings"] {
-        let counted = told(Method::POST, path, earned.clone()).await;
+        let counted = send(Method::POST, path, earned.clone()).await;
         assert!(counted.contains("\"earnings\":0.000003"), "{counted}");
     }
     let days = get(&format!("/miner/earnings/{W2}")).await;
@@ -171,10 +171,10 @@ async fn reasons_that_the_server_writes_itself_are_refused_by_name() {
         }
         let database = server.database();
         let grant = ["credits", "grant", W1, "1", "--reason", reason];
-        let (code, _, told) = crate::support::edge_output(&database, &grant);
+        let (code, _, stderr) = crate::support::edge_output(&database, &grant);
         assert!(
-            code == 2 && told.contains("which the server writes itself"),
-            "{told}"
+            code == 2 && stderr.contains("which the server writes itself"),
+            "{stderr}"
         );
     }
     for reason in ["refund of an outage", "mining bonus", "chats"] {

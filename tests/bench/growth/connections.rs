@@ -15,8 +15,8 @@ use crate::{Bench, Result, Target};
 
 pub(super) const PATH: &str = "growth-connections";
 
-/// A server and its clients.
-struct Crowd {
+/// A server and its open connections.
+struct Connections {
     edge: Edge,
     ask: Bytes,
     runtime: Runtime,
@@ -25,7 +25,7 @@ struct Crowd {
     each: f64,
 }
 
-impl Crowd {
+impl Connections {
     fn new(bench: &Bench, size: u64) -> Result<Self> {
         let file = bench.folder.path().join(format!("connections-{size}.db"));
         // Most of them are silent for longer than clients usually may be.
@@ -104,18 +104,18 @@ pub(super) fn connections(bench: &Bench) -> Result<Axis> {
             );
         }
     }
-    let crowds = sizes.iter().map(|size| Crowd::new(bench, *size));
-    let crowds: Vec<Crowd> = crowds.collect::<Result<_>>()?;
-    let target = |crowd| Target {
+    let sets = sizes.iter().map(|size| Connections::new(bench, *size));
+    let sets: Vec<Connections> = sets.collect::<Result<_>>()?;
+    let target = |set| Target {
         name: "a read by one of them",
         process: None,
-        round: Box::new(move || Crowd::round(crowd, bench.length())),
+        round: Box::new(move || Connections::round(set, bench.length())),
     };
-    let all = bench.interleaved(&crowds.iter().map(target).collect::<Vec<_>>())?;
-    let steps = all.iter().zip(crowds.iter().zip(&sizes));
-    let steps = steps.map(|(series, (crowd, size))| Step {
-        each: Some(crowd.each),
-        ..Step::of(*size, series, crowd.edge.process.memory())
+    let all = bench.interleaved(&sets.iter().map(target).collect::<Vec<_>>())?;
+    let steps = all.iter().zip(sets.iter().zip(&sizes));
+    let steps = steps.map(|(series, (set, size))| Step {
+        each: Some(set.each),
+        ..Step::of(*size, series, set.edge.process.memory())
     });
     Ok(Axis {
         path: PATH,

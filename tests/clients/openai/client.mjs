@@ -43,8 +43,8 @@ for await (const chunk of await ask('hi', { stream: true, stream_options: { incl
 assert.equal(last.usage.total_tokens, 5)
 charged++
 
-const tools = [{ type: 'function', function: { name: 'weather', parameters: { type: 'object' } } }]
-const called = await ask('weather?', { tools })
+const tools = [{ type: 'function', function: { name: 'local_time', parameters: { type: 'object' } } }]
+const called = await ask('what time is it?', { tools })
 assert.equal(called.choices[0].message.tool_calls[0].function.arguments, '{"city":"Ulm"}')
 charged++
 

@@ -39,12 +39,12 @@ chunks = list(ask("hi", stream=True, stream_options={"include_usage": True}))
 assert chunks[-1].usage.total_tokens == 5
 charged += 1
 
-tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
-call = ask("weather?", tools=tools).choices[0].message.tool_calls[0]
-assert (call.function.name, call.function.arguments) == ("weather", '{"city":"Ulm"}')
+tools = [{"type": "function", "function": {"name": "local_time", "parameters": {"type": "object"}}}]
+call = ask("what time is it?", tools=tools).choices[0].message.tool_calls[0]
+assert (call.function.name, call.function.arguments) == ("local_time", '{"city":"Ulm"}')
 charged += 1
-calls = [chunk.choices[0].delta.tool_calls for chunk in ask("weather?", tools=tools, stream=True) if chunk.choices]
-assert any(call and call[0].function.name == "weather" for call in calls)
+calls = [chunk.choices[0].delta.tool_calls for chunk in ask("what time is it?", tools=tools, stream=True) if chunk.choices]
+assert any(call and call[0].function.name == "local_time" for call in calls)
 charged += 1
 
 # The same key, the same answer, one price.

@@ -11,7 +11,7 @@ async function emptyNode() {
   await until("it asks for a wallet", async () => (await text(page, "[data-feed=miner] .message")).startsWith("No wallet is known"));
   await picture(page, "empty");
   await accessible(page, "empty");
-  await page.type("#wallet-field", "remes1nobody");
+  await page.type("#wallet-field", "remes1invalid");
   await page.keyboard.press("Enter");
   assert.match(await text(page, "#wallet-problem"), /remes1 and 38/);
   await page.$eval("#wallet-field", (field) => { field.value = ""; });

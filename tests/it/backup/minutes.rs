@@ -56,7 +56,7 @@ fn floor(file: &std::path::Path) -> Times {
     Times::new(times)
 }
 
-/// One grant, three samples, and again, until told to stop.
+/// Sends one grant and three samples in turn until `stop` is set.
 async fn write(writer: usize, caller: Caller, stop: &AtomicBool, granted: &AtomicI64) -> Vec<u64> {
     let grants = format!("/users/{W1}/credits");
     let grant = json!({ "amount": 1, "reason": "test" }).to_string();

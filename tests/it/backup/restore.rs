@@ -38,20 +38,23 @@ fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_database_whose_file_is_gone_is_moved_away_and_not_replayed() {
+async fn a_wal_without_its_database_is_moved_away_and_not_replayed() {
     let folder = tempfile::tempdir().unwrap();
     let (database, copy) = killed(folder.path()).await;
     let log = std::fs::read(with_suffix(&database, "-wal")).unwrap();
     std::fs::rename(&database, folder.path().join("moved.db")).unwrap();
     std::fs::write(with_suffix(&database, "-journal"), "of another time").unwrap();
     // Nothing is begun beside it either.
-    let (code, _, told) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
-    assert!(code == 1 && told.contains("edge.db-wal belongs"), "{told}");
+    let (code, _, stderr) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(
+        code == 1 && stderr.contains("edge.db-wal belongs"),
+        "{stderr}"
+    );
     assert!(!database.exists());
 
-    let (code, told) = edge(&database, &["--json", "restore", copy.to_str().unwrap()]);
-    assert_eq!(code, 0, "{told}");
-    let moved = parsed(&told)["replaced"].as_str().unwrap().to_owned();
+    let (code, output) = edge(&database, &["--json", "restore", copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{output}");
+    let moved = parsed(&output)["replaced"].as_str().unwrap().to_owned();
     assert!(moved.ends_with(".replaced-wal"), "{moved}");
     assert_eq!(std::fs::read(&moved).unwrap(), log);
     let journal = moved.replace("-wal", "-journal");
@@ -64,7 +67,7 @@ async fn what_is_left_of_a_database_whose_file_is_gone_is_moved_away_and_not_rep
 }
 
 #[tokio::test]
-async fn what_is_beside_a_damaged_file_goes_with_it() {
+async fn a_restore_moves_the_wal_of_a_damaged_file_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let (database, copy) = killed(folder.path()).await;
     let bad = vec![0xA5; std::fs::read(&database).unwrap().len()];
@@ -72,9 +75,9 @@ async fn what_is_beside_a_damaged_file_goes_with_it() {
     for suffix in ["-wal", "-shm", "-journal"] {
         std::fs::write(with_suffix(&database, suffix), suffix).unwrap();
     }
-    let (code, told) = edge(&database, &["--json", "restore", copy.to_str().unwrap()]);
-    assert_eq!(code, 0, "{told}");
-    let old = PathBuf::from(parsed(&told)["replaced"].as_str().unwrap());
+    let (code, output) = edge(&database, &["--json", "restore", copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{output}");
+    let old = PathBuf::from(parsed(&output)["replaced"].as_str().unwrap());
     assert_eq!(std::fs::read(&old).unwrap(), bad);
     for suffix in ["-wal", "-shm", "-journal"] {
         let kept = std::fs::read(with_suffix(&old, suffix)).unwrap();
@@ -94,9 +97,9 @@ async fn a_restore_leaves_nothing_beside_the_copy_and_removes_what_an_interrupte
         std::fs::write(with_suffix(&database, suffix), "half").unwrap();
     }
     let before = std::fs::read(&copy).unwrap();
-    let (code, told) = edge(&database, &["--json", "restore", copy.to_str().unwrap()]);
-    assert_eq!(code, 0, "{told}");
-    let old = PathBuf::from(parsed(&told)["replaced"].as_str().unwrap());
+    let (code, output) = edge(&database, &["--json", "restore", copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{output}");
+    let old = PathBuf::from(parsed(&output)["replaced"].as_str().unwrap());
     let old = old.file_name().unwrap().to_str().unwrap();
     let left = names(folder.path());
     let kept = ["", "-wal", "-shm"].map(|suffix| format!("{old}{suffix}"));
@@ -114,8 +117,11 @@ async fn a_restore_leaves_nothing_beside_the_copy_and_removes_what_an_interrupte
 
     // Interrupted where the old file is away and the new one not yet in its place.
     std::fs::rename(&database, with_suffix(&database, ".restoring")).unwrap();
-    let (code, _, told) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
-    assert!(code == 1 && told.contains(".restoring belongs"), "{told}");
+    let (code, _, stderr) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(
+        code == 1 && stderr.contains(".restoring belongs"),
+        "{stderr}"
+    );
     assert_eq!(edge(&database, &["restore", copy.to_str().unwrap()]).0, 0);
     assert!(!with_suffix(&database, ".restoring").exists());
     assert_eq!(credits(&database).await, "3");
@@ -131,20 +137,20 @@ async fn a_restore_by_a_symbolic_link_replaces_the_file_and_leaves_the_link() {
     symlink(&database, &link).unwrap();
     let copy_link = links.join("copy.db");
     symlink(&copy, &copy_link).unwrap();
-    let (code, told) = edge(&link, &["--json", "restore", copy_link.to_str().unwrap()]);
-    assert_eq!(code, 0, "{told}");
+    let (code, output) = edge(&link, &["--json", "restore", copy_link.to_str().unwrap()]);
+    assert_eq!(code, 0, "{output}");
     assert_eq!(
         names(&links),
         ["copy.db", "link.db"].map(str::to_owned).into()
     );
     assert!(link.is_symlink());
     assert_eq!(credits(&database).await, "3");
-    let old = parsed(&told)["replaced"].as_str().unwrap().to_owned();
+    let old = parsed(&output)["replaced"].as_str().unwrap().to_owned();
     assert_eq!(credits(Path::new(&old)).await, "7");
 }
 
 #[tokio::test]
-async fn a_copy_of_the_future_is_the_first_to_go_and_a_new_one_is_named_where_it_is() {
+async fn a_copy_dated_in_the_future_is_deleted_first_and_the_path_of_a_new_one_is_printed() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let copies = folder.path().join("copies");
@@ -159,9 +165,9 @@ async fn a_copy_of_the_future_is_the_first_to_go_and_a_new_one_is_named_where_it
     // This command knows nothing of the server's configuration.
     let mut made = Vec::new();
     for _ in 0..2 {
-        let (code, told) = edge(&database, &["--json", "backup", "create", "--keep", "2"]);
-        assert_eq!(code, 0, "{told}");
-        let copy = PathBuf::from(parsed(&told)["file"].as_str().unwrap());
+        let (code, output) = edge(&database, &["--json", "backup", "create", "--keep", "2"]);
+        assert_eq!(code, 0, "{output}");
+        let copy = PathBuf::from(parsed(&output)["file"].as_str().unwrap());
         assert!(copy.starts_with(copies.canonicalize().unwrap()) || copy.starts_with(&copies));
         assert_eq!(
             edge(&database, &["backup", "verify", copy.to_str().unwrap()]).0,

@@ -22,7 +22,7 @@ fn parts(database: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Grants a credit again and again until told to stop; how many were acknowledged.
+/// Grants one credit at a time until it is stopped; returns how many grants were acknowledged.
 fn write_on(
     server: &TestServer,
 ) -> (
@@ -176,10 +176,10 @@ async fn the_command_line_asks_the_server_and_a_restart_repeats_no_copy() {
     };
     known(&serving).await;
     assert_eq!(copies(&database).len(), 1);
-    let (code, told) = edge(&database, &["--json", "backup", "create"]);
-    assert_eq!(code, 0, "{told}");
-    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let file = PathBuf::from(told["file"].as_str().unwrap());
+    let (code, output) = edge(&database, &["--json", "backup", "create"]);
+    assert_eq!(code, 0, "{output}");
+    let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+    let file = PathBuf::from(report["file"].as_str().unwrap());
     assert!(copies(&database).contains(&file));
     assert_eq!(copies(&database).len(), 2);
     serving.kill();
@@ -192,7 +192,7 @@ async fn the_command_line_asks_the_server_and_a_restart_repeats_no_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_stays_short_however_endlessly_others_read() {
+async fn the_wal_stays_short_beside_endless_readers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edge.db");
     let store = Arc::new(SqliteStore::open(&path, true).unwrap());
@@ -247,7 +247,7 @@ async fn the_log_stays_short_however_endlessly_others_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_program_that_reads_keeps_the_log_but_no_write_waiting() {
+async fn another_program_that_reads_holds_the_wal_but_no_write() {
     let mut longest = Duration::MAX;
     // A machine may be busy for a second, but not each time.
     for _ in 0..3 {

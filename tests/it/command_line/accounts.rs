@@ -13,9 +13,9 @@ use crate::support::{Process, TestServer, W1, W2, config, edge, wallet};
 fn the_story_of_an_account(database: &Path) {
     let run = |arguments: &[&str]| edge(database, arguments);
     let json = |arguments: &[&str]| {
-        let (code, told) = run(&[arguments, &["--json"]].concat());
+        let (code, output) = run(&[arguments, &["--json"]].concat());
         assert_eq!(code, 0, "{arguments:?}");
-        told
+        output
     };
     assert_eq!(run(&["users", "show", W1]).0, 3);
     let made = json(&["users", "create", W1]);
@@ -39,9 +39,9 @@ fn the_story_of_an_account(database: &Path) {
     let words = line();
     let words: Vec<_> = words.split_whitespace().take(2).collect();
     assert_eq!(words, [W1, "9000000000.000001"]);
-    let (code, told) = run(&["credits", "take", W1, "0.000002", "--reason", "a fee"]);
+    let (code, output) = run(&["credits", "take", W1, "0.000002", "--reason", "a fee"]);
     assert_eq!(
-        (code, told),
+        (code, output),
         (0, format!("{W1} has 8999999999.999999 credits now\n"))
     );
     // One grant to a wallet without an account makes it; nothing can be taken from one.
@@ -105,10 +105,10 @@ fn a_wrong_amount_is_refused_with_what_would_be_right() {
     let folder = tempfile::tempdir().unwrap();
     let run = |amount: &str| {
         let arguments = ["credits", "grant", W1, amount, "--reason", "r"];
-        let (code, _, told) =
+        let (code, _, stderr) =
             crate::support::edge_output(&folder.path().join("edge.db"), &arguments);
         assert_eq!(code, 2);
-        told
+        stderr
     };
     assert!(run("-5").contains("must be more than 0; `credits take` takes"));
     assert!(run("1e3").contains("must be a plain decimal number of credits"));
@@ -134,7 +134,7 @@ fn losing(listener: TcpListener, server: &str, lost: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_whose_answer_is_lost_on_its_way_is_asked_for_again_and_given_once() {
+async fn a_grant_whose_response_is_lost_is_retried_and_made_once() {
     for (lost, code) in [(1, 0), (2, 0), (9, 5)] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());

@@ -38,8 +38,8 @@ fn remedy(database: &Path) -> String {
     )
 }
 
-/// A place with a database and its first admin key, and no server.
-fn place() -> (tempfile::TempDir, PathBuf) {
+/// A folder with a database and its first admin key, and no server.
+fn database_with_key() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     assert_eq!(Process::serve(&database, "").terminate(), Some(0));
@@ -69,9 +69,9 @@ fn admin_check(database: &Path) -> (String, String) {
     let config = database.with_extension("doctor.toml");
     std::fs::write(&config, "discover = false\n").unwrap();
     let config = config.to_str().unwrap();
-    let (_, told) = edge(database, &["--config", config, "--json", "doctor"]);
-    let told: Value = serde_json::from_str(&told).unwrap();
-    let mut checks = told["checks"].as_array().unwrap().iter();
+    let (_, output) = edge(database, &["--config", config, "--json", "doctor"]);
+    let report: Value = serde_json::from_str(&output).unwrap();
+    let mut checks = report["checks"].as_array().unwrap().iter();
     let check = checks.find(|check| check["name"] == "admin_key").unwrap();
     (
         check["status"].as_str().unwrap().to_owned(),
@@ -81,18 +81,18 @@ fn admin_check(database: &Path) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotating_the_key_of_the_file_rewrites_the_file_beside_a_server_and_without() {
-    let (_folder, database) = place();
+    let (_folder, database) = database_with_key();
     let mut server = Some(Process::serve(&database, ""));
     for grace in ["0s", "1h"] {
         let old = file_key(&database);
         let running = server.as_ref().unwrap();
         let id = id_of(running, &old).await;
-        let (code, shown, told) =
+        let (code, shown, stderr) =
             edge_output(&database, &["keys", "rotate", &id, "--grace", grace]);
-        assert_eq!((code, shown.trim()), (0, &*file_key(&database)), "{told}");
+        assert_eq!((code, shown.trim()), (0, &*file_key(&database)), "{stderr}");
         assert!(
-            told.contains("holds the new key") && !told.contains(shown.trim()),
-            "{told}"
+            stderr.contains("holds the new key") && !stderr.contains(shown.trim()),
+            "{stderr}"
         );
         assert_ne!(shown.trim(), old);
         assert_eq!(opens(running, &old).await, grace == "1h");
@@ -120,16 +120,16 @@ async fn rotating_the_key_of_the_file_rewrites_the_file_beside_a_server_and_with
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_that_cannot_write_the_file_leaves_a_key_there_that_works() {
-    let (_folder, database) = place();
+    let (_folder, database) = database_with_key();
     let key = file_key(&database);
     let server = Process::serve(&database, "");
     let id = id_of(&server, &key).await;
     let in_the_way = key_file(&database).with_added_extension("new");
     std::fs::create_dir(&in_the_way).unwrap();
     let rotate = || {
-        let (code, shown, told) = edge_output(&database, &["keys", "rotate", &id]);
-        assert!(code == 1 && shown.is_empty(), "{told}");
-        assert!(told.contains("which holds the old one still"), "{told}");
+        let (code, shown, stderr) = edge_output(&database, &["keys", "rotate", &id]);
+        assert!(code == 1 && shown.is_empty(), "{stderr}");
+        assert!(stderr.contains("which holds the old one still"), "{stderr}");
         let held = std::fs::read_to_string(key_file(&database)).unwrap();
         assert_eq!(held.trim(), key);
     };
@@ -146,16 +146,16 @@ async fn a_rotation_that_cannot_write_the_file_leaves_a_key_there_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that_mends_it() {
-    let (_folder, database) = place();
+async fn after_the_file_key_is_revoked_every_error_names_the_command_that_repairs_it() {
+    let (_folder, database) = database_with_key();
     let remedy = remedy(&database);
     let server = Process::serve(&database, "");
     let first = file_key(&database);
     let id = id_of(&server, &first).await;
-    let (code, _, told) = edge_output(&database, &["keys", "revoke", &id]);
+    let (code, _, stderr) = edge_output(&database, &["keys", "revoke", &id]);
     assert!(
-        code == 0 && told.contains(&remedy) && told.contains("SIGHUP"),
-        "{told}"
+        code == 0 && stderr.contains(&remedy) && stderr.contains("SIGHUP"),
+        "{stderr}"
     );
     for command in [
         &["users", "list"][..],
@@ -164,13 +164,13 @@ async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that
         &["backup", "create"],
         &["breaker", "list"],
     ] {
-        let (code, _, told) = edge_output(&database, command);
-        assert_eq!(code, 1, "{command:?}: {told}");
+        let (code, _, stderr) = edge_output(&database, command);
+        assert_eq!(code, 1, "{command:?}: {stderr}");
         assert!(
-            told.contains(&remedy) && told.contains("SIGHUP"),
-            "{command:?}: {told}"
+            stderr.contains(&remedy) && stderr.contains("SIGHUP"),
+            "{command:?}: {stderr}"
         );
-        assert!(!told.contains(&first));
+        assert!(!stderr.contains(&first));
     }
     let (status, check) = admin_check(&database);
     assert!(status == "problem" && check.contains(&remedy), "{check}");
@@ -183,11 +183,11 @@ async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that
     let line = logged(&server, "admin key").await;
     assert!(line.contains("revoked") && line.contains(&remedy), "{line}");
     assert!(!opens(&server, &first).await);
-    let (code, shown, told) = edge_output(&database, &["keys", "create", "--admin"]);
-    assert!(code == 0 && told.contains("SIGHUP"), "{told}");
+    let (code, shown, stderr) = edge_output(&database, &["keys", "create", "--admin"]);
+    assert!(code == 0 && stderr.contains("SIGHUP"), "{stderr}");
     assert_eq!(shown.trim(), file_key(&database));
-    let (code, _, told) = edge_output(&database, &["users", "list"]);
-    assert!(code == 1 && told.contains("SIGHUP"), "{told}");
+    let (code, _, stderr) = edge_output(&database, &["users", "list"]);
+    assert!(code == 1 && stderr.contains("SIGHUP"), "{stderr}");
     server.reload("");
     let line = logged(&server, "adopted the new admin key").await;
     assert!(line.contains(&id_of(&server, shown.trim()).await), "{line}");
@@ -204,17 +204,17 @@ async fn after_the_key_of_the_file_was_revoked_everything_names_the_command_that
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
-    let (elsewhere, other) = place();
+    let (elsewhere, other) = database_with_key();
     let copy = elsewhere.path().join("copy.db");
     let copy = copy.to_str().unwrap();
     assert_eq!(edge(&other, &["backup", "create", "--to", copy]).0, 0);
-    let (_folder, database) = place();
+    let (_folder, database) = database_with_key();
     let key = file_key(&database);
-    let (code, _, told) = edge_output(&database, &["restore", copy]);
+    let (code, _, stderr) = edge_output(&database, &["restore", copy]);
     assert_eq!(code, 0);
     assert!(
-        told.contains("is not known to the database") && told.contains(&remedy(&database)),
-        "{told}"
+        stderr.contains("is not known to the database") && stderr.contains(&remedy(&database)),
+        "{stderr}"
     );
     let (status, check) = admin_check(&database);
     assert!(status == "warning" && check.contains("adopts"), "{check}");
@@ -227,19 +227,19 @@ async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
     let own = database.with_file_name("own.db");
     let own = own.to_str().unwrap();
     assert_eq!(edge(&database, &["backup", "create", "--to", own]).0, 0);
-    let (_, _, told) = edge_output(&database, &["restore", own]);
+    let (_, _, stderr) = edge_output(&database, &["restore", own]);
     assert!(
-        told.contains("opens the database") && !told.contains("create"),
-        "{told}"
+        stderr.contains("opens the database") && !stderr.contains("create"),
+        "{stderr}"
     );
     std::fs::remove_file(key_file(&database)).unwrap();
-    let (_, _, told) = edge_output(&database, &["restore", own]);
-    assert!(told.contains(&remedy(&database)), "{told}");
+    let (_, _, stderr) = edge_output(&database, &["restore", own]);
+    assert!(stderr.contains(&remedy(&database)), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_key_is_adopted_only_where_nobody_but_the_owner_can_have_written_it() {
-    let (_folder, database) = place();
+async fn an_unknown_key_is_adopted_only_from_a_file_private_to_its_owner() {
+    let (_folder, database) = database_with_key();
     let root = rustix::process::geteuid().is_root();
     let key = PlainKey::generate().unwrap();
     write_file_key(&database, key.reveal());
@@ -270,7 +270,7 @@ async fn an_unknown_key_is_adopted_only_where_nobody_but_the_owner_can_have_writ
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_start_takes_no_key_that_somebody_else_can_have_left_there() {
+async fn a_first_start_ignores_a_key_file_that_others_can_access() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let key = PlainKey::generate().unwrap();
@@ -289,25 +289,25 @@ async fn a_first_start_takes_no_key_that_somebody_else_can_have_left_there() {
     // init says the same.
     let database = folder.path().join("other.db");
     write_file_key(&database, key.reveal());
-    let (code, _, told) = edge_output(&database, &["init"]);
-    assert!(code == 0 && told.contains(&remedy(&database)), "{told}");
+    let (code, _, stderr) = edge_output(&database, &["init"]);
+    assert!(code == 0 && stderr.contains(&remedy(&database)), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_create_admin_fills_the_file_and_leaves_the_key_before_it_valid() {
-    let (folder, database) = place();
+    let (folder, database) = database_with_key();
     let mut keys = vec![file_key(&database)];
     let create = |keys: &mut Vec<String>, extra: &[&str]| {
-        let (code, shown, told) =
+        let (code, shown, stderr) =
             edge_output(&database, &[&["keys", "create", "--admin"], extra].concat());
-        assert_eq!(code, 0, "{told}");
+        assert_eq!(code, 0, "{stderr}");
         assert!(
-            told.contains("stays valid: r3mes-edge keys revoke key_"),
-            "{told}"
+            stderr.contains("stays valid: r3mes-edge keys revoke key_"),
+            "{stderr}"
         );
         assert!(
-            !told.contains(shown.trim()) && !told.contains(keys.last().unwrap()),
-            "{told}"
+            !stderr.contains(shown.trim()) && !stderr.contains(keys.last().unwrap()),
+            "{stderr}"
         );
         keys.push(file_key(&database));
         shown
@@ -322,18 +322,18 @@ async fn keys_create_admin_fills_the_file_and_leaves_the_key_before_it_valid() {
     for key in &keys {
         assert!(opens(&server, key).await);
     }
-    // One that ends is for somebody else.
+    // A key that expires is not for the key file.
     let (code, ending) = edge(&database, &["keys", "create", "--admin", "--expires", "7d"]);
     assert!(code == 0 && ending.trim() != file_key(&database));
-    // In the file it would lock the owner out one day; beside it a new one that does not end is made all the same.
+    // In the file it would lock the owner out when it expires, so a new key without an expiry is made all the same.
     write_file_key(&database, ending.trim());
     let (status, check) = admin_check(&database);
     assert!(
         status == "warning" && check.contains("works until"),
         "{check}"
     );
-    let (code, shown, told) = edge_output(&database, &["keys", "create", "--admin"]);
-    assert!(code == 0 && told.contains("SIGHUP"), "{told}");
+    let (code, shown, stderr) = edge_output(&database, &["keys", "create", "--admin"]);
+    assert!(code == 0 && stderr.contains("SIGHUP"), "{stderr}");
     server.reload("");
     logged(&server, "adopted the new admin key").await;
     let me = Caller::new(&server.address, Some(shown.trim()))
@@ -350,11 +350,11 @@ async fn keys_create_admin_fills_the_file_and_leaves_the_key_before_it_valid() {
             .arg(&database);
         command.env_clear().current_dir(folder.path()).uid(12_345);
         let done = command.output().unwrap();
-        let told = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(done.status.code(), Some(1), "{told}");
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{stderr}");
         assert!(
-            told.contains("only the owner") && done.stdout.is_empty(),
-            "{told}"
+            stderr.contains("only the owner") && done.stdout.is_empty(),
+            "{stderr}"
         );
         // Root writes it for the owner.
         chown(&database, Some(12_345), Some(12_346)).unwrap();
@@ -368,8 +368,8 @@ async fn keys_create_admin_fills_the_file_and_leaves_the_key_before_it_valid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_else_is_in_the_files_place_names_what_mends_it_too() {
-    let (folder, database) = place();
+async fn an_invalid_key_file_is_reported_with_the_command_that_repairs_it() {
+    let (folder, database) = database_with_key();
     let server = Process::serve(&database, "");
     let good = file_key(&database);
     let (_, wallets) = edge(&database, &["keys", "create", "--wallet", W1]);
@@ -407,14 +407,14 @@ async fn whatever_else_is_in_the_files_place_names_what_mends_it_too() {
     ];
     for (what, make, severity) in cases {
         make();
-        let (code, _, told) = edge_output(&database, &["users", "list"]);
+        let (code, _, stderr) = edge_output(&database, &["users", "list"]);
         assert!(
-            code == 1 && told.contains(&remedy(&database)),
-            "{what}: {told}"
+            code == 1 && stderr.contains(&remedy(&database)),
+            "{what}: {stderr}"
         );
         assert!(
-            !told.contains(&good[..30]) && !told.contains(wallets.trim()),
-            "{what}: {told}"
+            !stderr.contains(&good[..30]) && !stderr.contains(wallets.trim()),
+            "{what}: {stderr}"
         );
         if !matches!(what, "a folder" | "no text") {
             let (status, check) = admin_check(&database);

@@ -125,7 +125,7 @@ fn sums(entries: &[Entry]) -> BTreeMap<String, i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_exported_adds_up_to_every_balance_and_is_the_same_in_every_form() {
+async fn an_export_adds_up_to_every_balance_and_is_the_same_in_every_format() {
     let server = server().await;
     let mut balances = BTreeMap::new();
     for of in [W1, W2, W3] {
@@ -167,7 +167,7 @@ async fn what_is_exported_adds_up_to_every_balance_and_is_the_same_in_every_form
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_exported_while_others_write_adds_up_at_its_last_entry() {
+async fn an_export_beside_writers_adds_up_at_its_last_entry() {
     let server = server().await;
     let database = server.database();
     let exporting = tokio::task::spawn_blocking(move || edge(&database, &["ledger", "export"]));
@@ -185,7 +185,7 @@ async fn what_is_exported_while_others_write_adds_up_at_its_last_entry() {
 }
 
 #[tokio::test]
-async fn an_export_of_what_is_not_there_says_so() {
+async fn an_export_of_an_unknown_wallet_or_format_is_refused() {
     let server = TestServer::start(config()).await;
     let database = server.database();
     let run = |arguments: &[&str]| edge(&database, &[&["ledger", "export"], arguments].concat());
@@ -204,7 +204,7 @@ fn command(database: &Path, arguments: &[&str], out: impl Into<Stdio>) -> Comman
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+async fn a_closed_pipe_ends_a_command_without_an_error() {
     let server = server().await;
     for arguments in [&["ledger", "export"][..], &["ledger", "export", "--json"]] {
         let mut child = command(&server.database(), arguments, Stdio::piped())
@@ -215,10 +215,13 @@ async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
         BufReader::with_capacity(100, out)
             .read_line(&mut first)
             .unwrap();
-        let mut told = String::new();
+        let mut stderr = String::new();
         let mut errors = child.stderr.take().unwrap();
-        errors.read_to_string(&mut told).unwrap();
-        assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+        errors.read_to_string(&mut stderr).unwrap();
+        assert_eq!(
+            (child.wait().unwrap().code(), stderr.as_str()),
+            (Some(0), "")
+        );
     }
     let folder = server.shutdown().await;
     let database = folder.path().join("edge.db");
@@ -227,21 +230,21 @@ async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
         (&["users", "list", "--json"], 0),
         (&["users", "show", W1], 0),
         (&["keys", "list"], 0),
-        // This one would have been of use to nobody but its reader.
+        // The new key is lost when it cannot be printed, so this one fails.
         (&["keys", "create", "--wallet", W1], 1),
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let done = command(&database, arguments, writer).output().unwrap();
-        let told = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(done.status.code(), Some(code), "{arguments:?}: {told}");
-        assert!(!told.contains("panicked"), "{told}");
-        assert_eq!(told.is_empty(), code == 0, "{told}");
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        assert_eq!(stderr.is_empty(), code == 0, "{stderr}");
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_finds_no_room_is_a_failure() {
+async fn output_that_cannot_be_written_is_an_error() {
     let server = TestServer::start(config()).await;
     let folder = server.shutdown().await;
     let database = folder.path().join("edge.db");
@@ -256,8 +259,8 @@ async fn an_answer_that_finds_no_room_is_a_failure() {
             .open("/dev/full")
             .unwrap();
         let done = command(&database, arguments, full).output().unwrap();
-        let told = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(done.status.code(), Some(1), "{arguments:?}: {told}");
-        assert!(told.contains("the answer cannot be written"), "{told}");
+        let stderr = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("the answer cannot be written"), "{stderr}");
     }
 }

@@ -25,8 +25,8 @@ fn read(database: &Path, key: &str) -> Vec<String> {
     let filled = |word: &&'static str| if *word == "KEY" { key } else { *word };
     let run = |arguments: &&'static [&'static str]| {
         let arguments: Vec<_> = arguments.iter().map(filled).collect();
-        let (code, out, told) = edge_output(database, &arguments);
-        assert_eq!(code, 0, "{arguments:?}: {told}");
+        let (code, out, stderr) = edge_output(database, &arguments);
+        assert_eq!(code, 0, "{arguments:?}: {stderr}");
         out
     };
     READING.iter().map(run).collect()
@@ -43,7 +43,7 @@ fn files(folder: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
     picture.collect()
 }
 
-/// Copies of files in a folder of their own, where nobody may write; root may, but has no reason to.
+/// Copies of files in a read-only folder of their own.
 struct Sealed(tempfile::TempDir);
 
 impl Sealed {
@@ -71,7 +71,7 @@ impl Drop for Sealed {
 }
 
 #[tokio::test]
-async fn a_file_that_can_only_be_read_is_listed_and_nothing_is_left_beside_it() {
+async fn a_read_only_file_is_listed_and_no_file_is_left_beside_it() {
     let server = TestServer::start(config()).await;
     let payer = server.payer(W1, 3).await;
     let me = payer.get("/auth/me").await.expect(200);
@@ -79,19 +79,21 @@ async fn a_file_that_can_only_be_read_is_listed_and_nothing_is_left_beside_it() 
     let sealed = Sealed::new(folder.path(), &["edge.db"]);
     let before = files(sealed.0.path());
     let key = me["key"]["id"].as_str().unwrap();
-    let told = read(&sealed.database(), key);
+    let outputs = read(&sealed.database(), key);
     assert_eq!(files(sealed.0.path()), before);
-    assert!(told[0].starts_with(W1) && told[1] == told[0]);
-    assert_eq!((told[2].lines().count(), told[3].lines().count()), (2, 1));
-    assert!(told[4].contains(key));
-    assert_eq!(told[5], "1 wallets, 1 entries, 0 open reservations\n");
+    assert!(outputs[0].starts_with(W1) && outputs[1] == outputs[0]);
+    assert_eq!(
+        (outputs[2].lines().count(), outputs[3].lines().count()),
+        (2, 1)
+    );
+    assert!(outputs[4].contains(key));
+    assert_eq!(outputs[5], "1 wallets, 1 entries, 0 open reservations\n");
     let nothing = ["users", "show", W2];
     assert_eq!(edge(&sealed.database(), &nothing).0, 3);
 }
 
 #[tokio::test]
-async fn what_a_killed_server_had_acknowledged_is_read_from_its_log_though_it_says_where_it_served()
-{
+async fn acknowledged_writes_of_a_killed_server_are_read_from_its_wal() {
     let folder = tempfile::tempdir().unwrap();
     let server = Process::serve(&folder.path().join("edge.db"), "");
     let grant = json!({ "amount": 3, "reason": "test" });
@@ -103,13 +105,13 @@ async fn what_a_killed_server_had_acknowledged_is_read_from_its_log_though_it_sa
     let before = files(sealed.0.path());
     assert!(!before["edge.db.lock"].0.is_empty());
     let key = me["key"]["id"].as_str().unwrap();
-    let told = read(&sealed.database(), key);
-    assert!(told[0].contains(" 3 "), "{}", told[0]);
+    let outputs = read(&sealed.database(), key);
+    assert!(outputs[0].contains(" 3 "), "{}", outputs[0]);
     assert_eq!(files(sealed.0.path()), before);
 }
 
 #[tokio::test]
-async fn what_reads_does_not_wait_for_another_command_that_has_the_file() {
+async fn read_commands_do_not_wait_for_the_lock_of_another_command() {
     let server = TestServer::start(config()).await;
     let payer = server.payer(W1, 3).await;
     let me = payer.get("/auth/me").await.expect(200);

@@ -62,9 +62,9 @@ const ROWS: [Row; 28] = [
     row("version", 0, 0),
 ];
 
-/// Serves until it is told to stop, so it has no row.
+/// Runs until it is stopped, so it has no row.
 const SERVE: &str = "serve";
-/// Makes a database where there is none, so it has none either: `config.rs` looks at it.
+/// Creates a database where there is none, so it has no row either: `config.rs` tests it.
 const INIT: &str = "init";
 
 /// The words of a row that name the command.
@@ -128,60 +128,63 @@ fn every_command_shows_an_example_takes_json_and_a_database_and_has_a_row() {
 }
 
 #[test]
-fn a_wrong_use_of_any_command_ends_with_2_and_prints_nothing() {
+fn a_usage_error_of_any_command_exits_with_2_and_prints_nothing() {
     let words = ROWS.iter().map(|row| command(row.arguments));
     for words in words.chain([vec![SERVE], vec![INIT], vec![]]) {
         let wrong = [&words[..], &["--no-such-thing"]].concat();
-        let (code, out, told) = edge_output(Path::new("/nowhere"), &wrong);
+        let (code, out, stderr) = edge_output(Path::new("/nowhere"), &wrong);
         assert_eq!((code, out.as_str()), (2, ""), "{words:?}");
-        assert!(told.contains("--no-such-thing"), "{told}");
+        assert!(stderr.contains("--no-such-thing"), "{stderr}");
     }
-    let (code, _, told) = edge_output(Path::new("/nowhere"), &["kyes", "list"]);
+    let (code, _, stderr) = edge_output(Path::new("/nowhere"), &["kyes", "list"]);
     assert_eq!(code, 2);
-    assert!(told.contains("keys"), "the nearest command: {told}");
+    assert!(stderr.contains("keys"), "the nearest command: {stderr}");
 }
 
 #[test]
-fn a_command_on_a_database_that_is_not_there_names_where_it_looked_and_makes_none() {
+fn a_command_on_a_missing_database_names_its_path_and_creates_none() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     for row in &ROWS {
         let arguments = row.arguments.replace("COPY", "nothing.backup");
         let arguments = filled(&arguments, "key_01", "", "nothing.db");
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let (code, _, told) = edge_output(&database, &arguments);
-        assert_eq!(code, row.nowhere, "{arguments:?}: {told}");
+        let (code, _, stderr) = edge_output(&database, &arguments);
+        assert_eq!(code, row.nowhere, "{arguments:?}: {stderr}");
         let of_another = arguments.contains(&"nothing.backup");
         let missing = if of_another {
             "nothing.backup"
         } else {
             database.to_str().unwrap()
         };
-        assert!(code != 3 || told.contains(missing), "{arguments:?}: {told}");
+        assert!(
+            code != 3 || stderr.contains(missing),
+            "{arguments:?}: {stderr}"
+        );
     }
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
-    // Without being told where: in the folder, as no configuration names another place.
+    // Without `--database` and without a configuration: in the working directory.
     let here = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
         command.current_dir(folder.path()).env_clear();
         let done = command.args(arguments).output().unwrap();
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
-    let (code, told) = here(&["keys", "list"]);
+    let (code, stderr) = here(&["keys", "list"]);
     assert_eq!(code, Some(3));
     let folder_here = folder.path().canonicalize().unwrap();
     for name in ["r3mes-edge.db", "r3mes-edge.toml"] {
         let place = folder_here.join(name);
-        assert!(told.contains(place.to_str().unwrap()), "{told}");
+        assert!(stderr.contains(place.to_str().unwrap()), "{stderr}");
     }
-    assert!(told.contains("/etc/r3mes-edge/config.toml"), "{told}");
+    assert!(stderr.contains("/etc/r3mes-edge/config.toml"), "{stderr}");
     std::fs::write(folder.path().join("a.toml"), "database = \"b.db\"").unwrap();
-    let (code, told) = here(&["users", "list", "--config", "a.toml"]);
+    let (code, stderr) = here(&["users", "list", "--config", "a.toml"]);
     assert_eq!(code, Some(3));
     assert!(
-        told.contains("/b.db (configured in ") && told.contains("/a.toml)"),
-        "{told}"
+        stderr.contains("/b.db (configured in ") && stderr.contains("/a.toml)"),
+        "{stderr}"
     );
 }
 
@@ -216,8 +219,8 @@ async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
         let arguments = filled(row.arguments, key, copy.to_str().unwrap(), "nothing.db");
         let mut arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         arguments.push("--json");
-        let (code, out, told) = edge_output(&database, &arguments);
-        assert_eq!(code, row.alone, "{arguments:?}: {told} {out}");
+        let (code, out, stderr) = edge_output(&database, &arguments);
+        assert_eq!(code, row.alone, "{arguments:?}: {stderr} {out}");
         if code == 0 {
             let value: Result<Value, _> = serde_json::from_str(&out);
             assert!(value.is_ok(), "{arguments:?}: {out}");
@@ -227,7 +230,7 @@ async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
             );
         } else {
             assert_eq!(out, "", "{arguments:?}");
-            assert!(told.starts_with("r3mes-edge: "), "{told}");
+            assert!(stderr.starts_with("r3mes-edge: "), "{stderr}");
         }
     }
 }
@@ -235,13 +238,13 @@ async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
 #[test]
 fn the_version_names_the_program_its_schema_and_its_sqlite() {
     let (code, out) = edge(Path::new("/nowhere"), &["version", "--json"]);
-    let told: Value = serde_json::from_str(&out).unwrap();
+    let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
-        (code, &told["version"]),
+        (code, &report["version"]),
         (0, &Value::from(env!("CARGO_PKG_VERSION")))
     );
-    assert_eq!(told["schema_version"], r3mes_edge::store::SCHEMA_VERSION);
-    assert_eq!(told["sqlite_version"], rusqlite::version());
+    assert_eq!(report["schema_version"], r3mes_edge::store::SCHEMA_VERSION);
+    assert_eq!(report["sqlite_version"], rusqlite::version());
     let (_, lines) = edge(Path::new("/nowhere"), &["version"]);
     assert!(lines.contains(rusqlite::version()), "{lines}");
 }

@@ -19,7 +19,7 @@ enum Moment {
     Writes,
     /// The same, with a copy being made.
     Backup,
-    /// The last checkpoint, as the server was told to end.
+    /// The last checkpoint of an orderly shutdown.
     End,
 }
 

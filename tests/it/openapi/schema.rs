@@ -1,5 +1,5 @@
 //! As much of JSON Schema (2020-12) as the document uses for answers. Stricter in one thing: a member that the schema
-//! does not name is a mistake, as clients would not know of it.
+//! does not name is a violation, as clients would not know of it.
 
 use serde_json::Value;
 
@@ -14,20 +14,20 @@ pub(super) fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     }
 }
 
-/// What of `value` is not as `schema` says.
-pub(super) fn mistakes(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+/// Every violation of `schema` by `value`.
+pub(super) fn violations(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    look(document, schema, value, "", &mut found);
+    validate(document, schema, value, "", &mut found);
     found
 }
 
-fn look(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
+fn validate(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     let schema = resolve(document, schema);
     // A narrowing, as the one of an error's code, names only some of the members: the first of all names them all.
     if let Some(all) = schema["allOf"].as_array() {
-        look(document, &all[0], value, at, found);
+        validate(document, &all[0], value, at, found);
         for (name, narrower) in all[1]["properties"].as_object().unwrap() {
-            look(
+            validate(
                 document,
                 narrower,
                 &value[name],
@@ -39,7 +39,7 @@ fn look(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut V
     if let Some(any) = schema["anyOf"].as_array() {
         let fits = any
             .iter()
-            .any(|one| mistakes(document, one, value).is_empty());
+            .any(|one| violations(document, one, value).is_empty());
         if !fits {
             found.push(format!("{at}: fits none of {any:?}"));
         }
@@ -67,7 +67,7 @@ fn look(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut V
         found.push(format!("{at}: {text} is no time"));
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-        look(
+        validate(
             document,
             &schema["items"],
             item,
@@ -83,7 +83,7 @@ fn look(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut V
         }
         for (name, member) in members {
             match known.get(name) {
-                Some(schema) => look(document, schema, member, &format!("{at}/{name}"), found),
+                Some(schema) => validate(document, schema, member, &format!("{at}/{name}"), found),
                 None if schema["additionalProperties"] == true => {}
                 None => found.push(format!("{at}/{name} is not documented")),
             }
@@ -114,10 +114,10 @@ fn a_member_that_is_renamed_missing_or_of_another_type_is_noticed() {
         "type": "object", "required": ["a"],
         "properties": { "a": { "type": ["integer", "null"] }, "b": { "enum": ["x"] } },
     });
-    let look = |value| mistakes(&Value::Null, &schema, &value).len();
-    assert_eq!(look(serde_json::json!({ "a": null, "b": "x" })), 0);
-    assert_eq!(look(serde_json::json!({ "a": 1.5 })), 1);
-    assert_eq!(look(serde_json::json!({ "c": 1 })), 2);
-    assert_eq!(look(serde_json::json!({ "a": 1, "b": "y" })), 1);
-    assert_eq!(look(serde_json::json!([])), 1);
+    let count = |value| violations(&Value::Null, &schema, &value).len();
+    assert_eq!(count(serde_json::json!({ "a": null, "b": "x" })), 0);
+    assert_eq!(count(serde_json::json!({ "a": 1.5 })), 1);
+    assert_eq!(count(serde_json::json!({ "c": 1 })), 2);
+    assert_eq!(count(serde_json::json!({ "a": 1, "b": "y" })), 1);
+    assert_eq!(count(serde_json::json!([])), 1);
 }

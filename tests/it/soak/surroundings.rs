@@ -51,7 +51,7 @@ impl Model {
             Some(Fault::ModelSlow) => self.slow(turn, stream, &seen.body),
             Some(Fault::ModelCut) => cut(turn, stream),
             Some(Fault::ModelRubbish) => rubbish(turn),
-            _ => well(&seen.body, stream),
+            _ => complete(&seen.body, stream),
         }
     }
 
@@ -91,7 +91,7 @@ fn completion() -> String {
     .to_string()
 }
 
-fn well(asked: &str, stream: bool) -> Scripted {
+fn complete(asked: &str, stream: bool) -> Scripted {
     if !stream {
         return Scripted::whole(200, completion());
     }
@@ -305,8 +305,8 @@ impl Surroundings {
         }
     }
 
-    /// Releases every withheld answer.
-    pub(super) fn nobody_hangs(&self) -> bool {
+    /// Whether the model withholds no answer.
+    pub(super) fn none_withheld(&self) -> bool {
         self.model.hanging.load(Ordering::SeqCst) == 0
     }
 

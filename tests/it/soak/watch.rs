@@ -50,8 +50,8 @@ const MORE: f64 = 0.05;
 const SOME: u64 = 8;
 
 impl Watch {
-    /// Looks once.
-    pub(super) fn look(&mut self, serving: &Process, model: &LedgerModel) {
+    /// Takes one sample.
+    pub(super) fn sample(&mut self, serving: &Process, model: &LedgerModel) {
         self.figures.push(Figures::of(serving));
         self.read_log(serving, model);
     }
@@ -207,7 +207,7 @@ pub(super) fn files_ending(folder: &Path, end: &str) -> Vec<std::path::PathBuf> 
 }
 
 #[test]
-fn what_grows_is_seen_and_what_is_level_is_not() {
+fn growth_is_detected_and_a_constant_level_is_not() {
     let run = |kib: fn(u64) -> u64| {
         let figure = |second| Figures {
             resident_kib: kib(second),

@@ -18,7 +18,7 @@ fn ids(listed: &Value, of: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_breaks_nothing_and_what_came_later_is_later() {
+async fn a_clock_that_is_set_back_breaks_nothing_and_preserves_the_order() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let admin = server.admin();

@@ -28,7 +28,7 @@ fn overwrite(database: &Path, at: u64, bytes: usize) {
 }
 
 #[tokio::test]
-async fn a_server_on_a_damaged_file_says_that_a_copy_is_to_take_its_place() {
+async fn a_server_on_a_damaged_file_names_the_restore_command() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let server = Process::serve(&database, "");
@@ -45,11 +45,13 @@ async fn a_server_on_a_damaged_file_says_that_a_copy_is_to_take_its_place() {
     for (at, bytes) in [header, schema, keys, reservations] {
         std::fs::write(&database, &good).unwrap();
         overwrite(&database, at, bytes);
-        let (code, told) = refused_start(&database);
-        assert_eq!(code, Some(1), "{told}");
+        let (code, stderr) = refused_start(&database);
+        assert_eq!(code, Some(1), "{stderr}");
         assert!(
-            told.contains("damaged") && told.contains("restore") && !told.contains("panicked"),
-            "{told}"
+            stderr.contains("damaged")
+                && stderr.contains("restore")
+                && !stderr.contains("panicked"),
+            "{stderr}"
         );
         // What it says to do helps.
         assert_eq!(edge(&database, &["restore", name]).0, 0);
@@ -60,7 +62,7 @@ async fn a_server_on_a_damaged_file_says_that_a_copy_is_to_take_its_place() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_damaged_under_a_running_server_is_a_503_for_who_needs_it_and_nobody_else() {
+async fn a_damaged_page_is_a_503_for_requests_that_read_it_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let server = Process::serve(&database, "");
@@ -72,7 +74,7 @@ async fn a_page_that_is_damaged_under_a_running_server_is_a_503_for_who_needs_it
     let admin = server.admin();
     let (at, bytes) = page_of(&database, "ledger");
     overwrite(&database, at, bytes);
-    // A commit makes the readers look at the file anew.
+    // A commit makes the readers read the file again.
     admin
         .post("/users", &json!({ "wallet_address": W2 }))
         .await
@@ -102,7 +104,7 @@ async fn a_page_that_is_damaged_under_a_running_server_is_a_503_for_who_needs_it
 }
 
 #[tokio::test]
-async fn without_the_log_of_a_killed_server_there_is_what_was_in_the_file_and_it_adds_up() {
+async fn without_its_wal_a_database_has_its_last_checkpoint_and_adds_up() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     for index in [true, false] {

@@ -33,8 +33,8 @@ async fn file_alert(admin: &Caller) -> Option<String> {
     Some(alert["summary"].as_str().unwrap().to_owned())
 }
 
-/// Something happened to the file: no write is acknowledged, no copy is made, and the operator hears of it.
-async fn assert_file_fault(admin: &Caller, kept: u64, told: &str) {
+/// Something happened to the file: no write is acknowledged, no copy is made, and an alert is raised.
+async fn assert_file_fault(admin: &Caller, kept: u64, expected: &str) {
     assert!(!granted(admin).await);
     let not_ready = admin.get("/readyz").await;
     not_ready.refused(503, "storage_unavailable");
@@ -43,7 +43,7 @@ async fn assert_file_fault(admin: &Caller, kept: u64, told: &str) {
     let refused = admin.post("/admin/backup", &json!(null)).await;
     refused.refused(503, "storage_unavailable");
     let summary = file_alert(admin).await.expect("no alert");
-    assert!(summary.contains(told), "{summary}");
+    assert!(summary.contains(expected), "{summary}");
 }
 
 async fn assert_writes_again(admin: &Caller) {
@@ -54,7 +54,7 @@ async fn assert_writes_again(admin: &Caller) {
 }
 
 #[tokio::test]
-async fn a_file_that_is_moved_replaced_linked_or_deleted_takes_no_writes_until_it_is_back() {
+async fn a_file_that_is_moved_replaced_linked_or_deleted_rejects_writes_until_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let aside = folder.path().join("aside.db");
@@ -99,7 +99,7 @@ async fn a_file_that_is_moved_replaced_linked_or_deleted_takes_no_writes_until_i
 }
 
 #[tokio::test]
-async fn a_second_server_is_refused_by_whatever_name_it_comes_and_without_the_lock_file_too() {
+async fn a_second_server_is_refused_by_any_path_and_without_the_lock_file() {
     let folder = tempfile::tempdir().unwrap();
     let (real, links) = (folder.path().join("real"), folder.path().join("links"));
     std::fs::create_dir(&real).unwrap();
@@ -130,8 +130,8 @@ async fn a_second_server_is_refused_by_whatever_name_it_comes_and_without_the_lo
     ];
     for name in names {
         let arguments = ["keys", "create", "--wallet", W1, "--scopes", "read"];
-        let (code, made, told) = edge_output(name, &arguments);
-        assert_eq!(code, 0, "{told}");
+        let (code, made, stderr) = edge_output(name, &arguments);
+        assert_eq!(code, 0, "{stderr}");
         let caller = Caller::new(&server.address, Some(made.trim()));
         let me = caller.get("/auth/me").await.expect(200);
         let id = me["key"]["id"].as_str().unwrap();
@@ -148,10 +148,10 @@ async fn a_second_server_is_refused_by_whatever_name_it_comes_and_without_the_lo
             .map(|name| std::thread::spawn(move || refused_start(&name)))
             .collect();
         for start in starts {
-            let (code, told) = start.join().unwrap();
+            let (code, stderr) = start.join().unwrap();
             assert!(
-                code == Some(4) && told.contains("another r3mes-edge"),
-                "{told}"
+                code == Some(4) && stderr.contains("another r3mes-edge"),
+                "{stderr}"
             );
         }
     };
@@ -168,8 +168,11 @@ async fn a_second_server_is_refused_by_whatever_name_it_comes_and_without_the_lo
     let other = real.join("other.db");
     std::fs::hard_link(&database, &other).unwrap();
     for name in [&database, &other] {
-        let (code, told) = refused_start(name);
-        assert!(code == Some(1) && told.contains("2 hard links"), "{told}");
+        let (code, stderr) = refused_start(name);
+        assert!(
+            code == Some(1) && stderr.contains("2 hard links"),
+            "{stderr}"
+        );
     }
     std::fs::remove_file(other).unwrap();
     let server = Process::serve(&link, "");
@@ -245,8 +248,8 @@ async fn nothing_acknowledged_is_lost_while_other_processes_open_and_close_the_f
             let _ = shell.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             drop(shell);
             for arguments in [["db", "check"], ["ledger", "verify"]] {
-                let (code, out, told) = edge_output(&path, &arguments);
-                assert_eq!(code, 0, "{out}{told}");
+                let (code, out, stderr) = edge_output(&path, &arguments);
+                assert_eq!(code, 0, "{out}{stderr}");
             }
             drop(InstanceLock::acquire(&path).unwrap_err());
         }
@@ -278,7 +281,7 @@ fn is_locked_by_sqlite(database: &Path) -> bool {
 /// What names the database for [`another_process`].
 const DATABASE: &str = "R3MES_TEST_DATABASE";
 
-/// No test: what [`nothing_acknowledged_is_lost_while_this_process_meets_its_file_again`] runs in a process of its own.
+/// No test: what [`nothing_acknowledged_is_lost_while_this_process_opens_its_file_again`] runs in a process of its own.
 #[test]
 fn another_process() {
     let Some(database) = std::env::var_os(DATABASE) else {
@@ -294,7 +297,7 @@ fn another_process() {
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_while_this_process_meets_its_file_again() {
+async fn nothing_acknowledged_is_lost_while_this_process_opens_its_file_again() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();
     let database = folder.join("edge.db");

@@ -52,7 +52,7 @@ fn first_sample_in_the_file(database: PathBuf) -> Rest {
 }
 
 #[tokio::test]
-async fn the_page_of_an_r3mes_miner_is_recorded_without_anybody_posting() {
+async fn the_status_page_of_an_r3mes_miner_is_polled_and_recorded() {
     let page = Upstream::start(|_| Scripted::whole(200, fixture("r3mes-miner-stats.json"))).await;
     let mut config = config_with_miner(&page, "/stats", MinerKind::R3mes);
     config.miner.worker = "rig-7".to_owned();

@@ -78,7 +78,7 @@ async fn an_earning_sent_concurrently_counts_once() {
 }
 
 #[tokio::test]
-async fn an_earning_that_cannot_be_is_refused_by_the_name_of_its_field() {
+async fn an_invalid_earning_is_refused_and_its_field_named() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     let far = server.clock.now().plus(6 * MINUTE);

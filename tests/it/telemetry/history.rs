@@ -95,7 +95,7 @@ async fn a_history_is_exact_in_every_resolution_and_weighted_by_how_long_each_sa
 }
 
 #[tokio::test]
-async fn the_history_of_several_workers_is_their_sum_and_unlike_units_are_separate() {
+async fn the_history_of_several_workers_is_their_sum_and_different_units_are_separate() {
     let server = TestServer::start(config()).await;
     let noon = server.wait_for_noon();
     let miner = server.caller(W1, &["miner"]).await;
@@ -139,7 +139,7 @@ async fn a_day_is_the_mean_of_its_samples_and_not_of_its_hours() {
 }
 
 #[tokio::test]
-async fn a_history_that_is_asked_for_wrongly_is_refused_and_unknown_wallets_have_none() {
+async fn an_invalid_history_query_is_refused_and_unknown_wallets_have_no_history() {
     let (server, _) = with_history().await;
     let caller = server.anybody();
     for (query, pointer) in [

@@ -2,7 +2,7 @@ use super::{BODY, NEXT, REFUSED, Wire, write};
 use crate::support::{TestServer, config};
 
 #[tokio::test]
-async fn chunks_that_are_none_are_refused_and_the_connection_closed() {
+async fn invalid_chunks_are_refused_and_the_connection_closed() {
     let server = TestServer::start(config()).await;
     let head = format!("{}Transfer-Encoding: chunked\r\n\r\n", write(&server));
     let extension = "a".repeat(20_000);
@@ -28,7 +28,7 @@ async fn chunks_that_are_none_are_refused_and_the_connection_closed() {
 }
 
 #[tokio::test]
-async fn odd_chunks_that_are_some_are_read_and_trailers_dropped() {
+async fn unusual_valid_chunks_are_accepted_and_trailers_dropped() {
     let server = TestServer::start(config()).await;
     let head = format!("{}Transfer-Encoding: chunked\r\n\r\n", write(&server));
     for body in [
@@ -83,7 +83,7 @@ async fn the_answer_to_a_large_body_reaches_a_client_that_sends_all_of_it_first(
 }
 
 #[tokio::test]
-async fn a_body_that_ends_before_its_length_is_said_to_be_broken_off() {
+async fn a_body_shorter_than_its_length_is_refused_as_incomplete() {
     let server = TestServer::start(config()).await;
     let write = write(&server);
     for body in [
@@ -100,7 +100,7 @@ async fn a_body_that_ends_before_its_length_is_said_to_be_broken_off() {
 }
 
 #[tokio::test]
-async fn a_head_that_ends_before_its_end_is_no_request() {
+async fn an_incomplete_head_is_not_a_request() {
     let server = TestServer::start(config()).await;
     for part in ["", "GET", "GET /livez HTTP/1.1\r\nHost: loc"] {
         let mut wire = Wire::with(&server, part).await;
@@ -110,7 +110,7 @@ async fn a_head_that_ends_before_its_end_is_no_request() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_before_it_sends_its_body_is_told_to_go_on() {
+async fn an_expect_header_is_answered_with_100_continue() {
     let server = TestServer::start(config()).await;
     let expect = "Content-Length: 22\r\nExpect: 100-continue\r\n\r\n";
     let mut wire = Wire::with(&server, format!("{}{expect}", write(&server))).await;
@@ -122,27 +122,27 @@ async fn a_client_that_asks_before_it_sends_its_body_is_told_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_in_vain_gets_its_refusal_and_no_word_to_go_on() {
+async fn a_refused_request_with_an_expect_header_gets_no_100_continue() {
     let server = TestServer::start(config()).await;
     let json = "Content-Type: application/json\r\n";
     let with_key = write(&server);
-    let nobody = format!("POST /users HTTP/1.1\r\nHost: localhost\r\n{json}");
+    let without_key = format!("POST /users HTTP/1.1\r\nHost: localhost\r\n{json}");
     let nowhere = "POST /nothing HTTP/1.1\r\nHost: localhost\r\n".to_owned();
     for (head, length, status, code) in [
-        (&nobody, 22, 401, "missing_credentials"),
+        (&without_key, 22, 401, "missing_credentials"),
         (&nowhere, 22, 404, "not_found"),
         (&with_key, 65_537, 413, "body_too_large"),
     ] {
         let expect = format!("Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n");
         let mut wire = Wire::with(&server, format!("{head}{expect}")).await;
         wire.answer().await.refused(status, code);
-        // Whether the body still comes nobody knows, so what comes is not read.
+        // The client may or may not send the body now, so the connection cannot be used again.
         wire.closed().await;
     }
 }
 
 #[tokio::test]
-async fn other_expectations_and_those_of_http_1_0_are_passed_over() {
+async fn other_expectations_and_those_of_http_1_0_are_ignored() {
     let server = TestServer::start(config()).await;
     let write = write(&server);
     let old = write.replace("HTTP/1.1", "HTTP/1.0");

@@ -7,7 +7,7 @@ fn chunked() -> String {
 }
 
 #[tokio::test]
-async fn a_body_whose_length_is_in_doubt_is_refused_with_its_connection() {
+async fn a_body_with_an_ambiguous_length_is_refused_and_the_connection_closed() {
     let server = TestServer::start(config()).await;
     let write = write(&server);
     for (framing, status) in [
@@ -40,10 +40,10 @@ async fn a_body_whose_length_is_in_doubt_is_refused_with_its_connection() {
 }
 
 #[tokio::test]
-async fn a_length_beside_chunks_does_not_count_and_the_connection_ends_with_the_answer() {
+async fn a_content_length_beside_chunks_is_ignored_and_the_connection_closed() {
     let server = TestServer::start(config()).await;
     let write = write(&server);
-    // RFC 9112, 6.1: the chunks win, and the connection must close after it, as somebody before us may have read it by
+    // RFC 9112, 6.1: the chunks win, and the connection must close after it, as a proxy before us may have read it by
     // the length.
     for framing in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked",
@@ -59,7 +59,7 @@ async fn a_length_beside_chunks_does_not_count_and_the_connection_ends_with_the_
 }
 
 #[tokio::test]
-async fn what_is_said_twice_but_leaves_no_doubt_is_read() {
+async fn repeated_framing_headers_that_agree_are_accepted() {
     let server = TestServer::start(config()).await;
     let write = write(&server);
     // Chunked said twice is chunked once, to hyper; a coding before it is not undone, so its bytes are no JSON. The
@@ -119,7 +119,7 @@ async fn bytes_of_an_unread_body_are_never_a_request() {
             let head_only = head.starts_with("HEAD");
             let first = wire.next_answer(head_only).await.unwrap();
             assert_ne!(first.header("x-request-id"), "smuggled", "{head}");
-            // Either the body was skipped to its end, or nothing after it is looked at.
+            // Either the body was skipped to its end, or nothing after it is read.
             if let Some(second) = wire.next_answer(false).await {
                 second.next();
             }
@@ -162,7 +162,7 @@ async fn pipelined_requests_are_answered_in_order_errors_too() {
 }
 
 #[tokio::test]
-async fn a_small_body_nobody_reads_is_skipped_and_the_connection_kept() {
+async fn a_small_unread_body_is_skipped_and_the_connection_stays_open() {
     let server = TestServer::start(config()).await;
     for head in [
         "POST /nothing HTTP/1.1\r\nHost: localhost\r\n",

@@ -18,7 +18,7 @@ async fn a_head_that_is_not_http_is_refused_without_a_body_and_the_connection_cl
         "GET /livez\r\n\r\n",
         "GET /livez HTTP/1.2\r\n\r\n",
         "GET /livez HTTP/2.0\r\n\r\n",
-        // Somebody speaks TLS to us.
+        // A TLS client hello.
         "\x16\x03\x01\x02\0\x01\0\x01\x7c\x03\x03",
     ] {
         let wire = Wire::with(&server, format!("{bytes}{NEXT}")).await;
@@ -78,7 +78,7 @@ async fn a_target_of_more_than_65534_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn harmless_oddities_of_a_head_are_read() {
+async fn unusual_valid_heads_are_accepted() {
     let server = TestServer::start(config()).await;
     for request in [
         // RFC 9112, 2.2 allows both; bodies are framed by exact bytes all the same.
@@ -97,7 +97,7 @@ async fn harmless_oddities_of_a_head_are_read() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_no_text_is_a_wrong_key() {
+async fn a_key_that_is_not_utf_8_is_invalid() {
     let server = TestServer::start(config()).await;
     for header in ["X-API-Key: ", "Authorization: Bearer ", "Authorization: "] {
         let mut request =

@@ -167,7 +167,7 @@ impl Target {
                 let path = path.split('#').next().unwrap();
                 crate::openapi::check(&method, path, &answer);
             }
-            // What a path is told apart from ends there.
+            // Only the path selects a route.
             let read = part.split(|byte| b"?#".contains(byte)).next();
             let untouched = read.unwrap_or_default().trim_ascii() == self.valid;
             assert!(
@@ -209,7 +209,7 @@ fn answer(raw: Raw, what: &str) -> Option<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_bytes_in_a_request_are_refused_as_documented_and_the_ledger_adds_up() {
+async fn corrupted_requests_are_refused_as_documented_and_the_ledger_adds_up() {
     let upstream = Upstream::inference(|seen| match seen.body.contains("\"stream\":true") {
         true => Scripted::words(&["hello"]),
         false => Scripted::completion("hello"),
@@ -231,7 +231,7 @@ async fn wrong_bytes_in_a_request_are_refused_as_documented_and_the_ledger_adds_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_bytes_anywhere_between_the_first_and_the_last_leave_the_server_alive() {
+async fn corrupted_bytes_anywhere_in_a_request_leave_the_server_running() {
     let mut config = config();
     // For requests that lost their end.
     config.limits.header_timeout = Duration::from_millis(50);

@@ -44,7 +44,7 @@ async fn a_path_is_compared_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn the_part_of_a_path_that_is_no_wallet_is_refused_as_one() {
+async fn an_invalid_wallet_in_a_path_is_refused() {
     let server = TestServer::start(config()).await;
     for part in [
         "%2e%2e",
@@ -62,7 +62,7 @@ async fn the_part_of_a_path_that_is_no_wallet_is_refused_as_one() {
 }
 
 #[tokio::test]
-async fn a_target_that_is_no_text_is_refused() {
+async fn a_target_with_invalid_characters_is_refused() {
     let server = TestServer::start(config()).await;
     for target in [
         &b"/users/\xff"[..],
@@ -81,7 +81,7 @@ async fn a_target_that_is_no_text_is_refused() {
 }
 
 #[tokio::test]
-async fn a_whole_address_as_the_target_is_its_path() {
+async fn an_absolute_form_target_is_routed_by_its_path() {
     let server = TestServer::start(config()).await;
     let base = server.base.clone();
     // RFC 9112, 3.2.2: a server must take it, though only a proxy is sent it.
@@ -97,7 +97,7 @@ async fn a_whole_address_as_the_target_is_its_path() {
 }
 
 #[tokio::test]
-async fn targets_and_methods_of_proxies_lead_nowhere_and_keep_the_connection_in_step() {
+async fn proxy_targets_and_methods_are_refused_and_the_connection_stays_usable() {
     let server = TestServer::start(config()).await;
     for line in [
         "OPTIONS *",
@@ -110,7 +110,7 @@ async fn targets_and_methods_of_proxies_lead_nowhere_and_keep_the_connection_in_
         answer.refused(404, "not_found");
         wire.answer().await.next();
     }
-    // Methods are told apart by case.
+    // Methods are case-sensitive.
     for line in [
         "CONNECT /livez",
         "get /livez",

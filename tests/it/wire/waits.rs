@@ -7,7 +7,7 @@ use crate::support::{TestServer, W1, config, config_with_inference, eventually};
 const SHORT: Duration = Duration::from_millis(50);
 
 #[tokio::test]
-async fn a_head_that_does_not_come_in_time_is_not_waited_for() {
+async fn a_head_that_exceeds_its_timeout_closes_the_connection() {
     let mut config = config();
     config.limits.header_timeout = SHORT;
     let server = TestServer::start(config).await;
@@ -19,7 +19,7 @@ async fn a_head_that_does_not_come_in_time_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn bytes_that_trickle_in_do_not_stretch_the_time_for_a_head() {
+async fn slow_bytes_do_not_extend_the_header_timeout() {
     let mut config = config();
     config.limits.header_timeout = SHORT;
     let server = TestServer::start(config).await;
@@ -35,7 +35,7 @@ async fn bytes_that_trickle_in_do_not_stretch_the_time_for_a_head() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_in_time_is_told_so() {
+async fn a_body_that_exceeds_its_timeout_is_a_408() {
     let mut config = config();
     config.limits.body_timeout = SHORT;
     let server = TestServer::start(config).await;
@@ -54,7 +54,7 @@ async fn a_body_that_does_not_come_in_time_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_connection_that_asks_nothing_more_is_closed() {
+async fn an_idle_connection_is_closed() {
     let mut config = config();
     // Long enough for the first request, on a slow machine too.
     config.limits.header_timeout = Duration::from_millis(400);
@@ -65,7 +65,7 @@ async fn a_connection_that_asks_nothing_more_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_while_it_waits_counts_as_gone_and_pays_nothing() {
+async fn a_half_closed_connection_cancels_its_chat_and_pays_nothing() {
     let (upstream, mut held) = held_inference().await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 3).await;
@@ -91,7 +91,7 @@ async fn a_client_that_closes_its_half_while_it_waits_counts_as_gone_and_pays_no
 }
 
 #[tokio::test]
-async fn bodies_that_take_their_time_keep_nobody_else_out() {
+async fn slow_bodies_hold_no_in_flight_permit() {
     let mut config = config();
     config.limits.in_flight = 2;
     let server = TestServer::start(config).await;

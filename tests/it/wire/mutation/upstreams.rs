@@ -12,7 +12,7 @@ use crate::chat::whole;
 use crate::support::{Scripted, TestServer, Upstream, W1, config_with_inference, fixture};
 
 #[tokio::test]
-async fn wrong_bytes_in_the_answers_of_a_chain_are_a_bad_answer_at_most() {
+async fn corrupted_answers_of_a_chain_are_at_most_a_bad_gateway() {
     let dice = Arc::new(Mutex::new(Dice::new(2000)));
     let chain = Upstream::start(move |seen| {
         let name = if seen.path == "/status" {
@@ -43,7 +43,7 @@ async fn wrong_bytes_in_the_answers_of_a_chain_are_a_bad_answer_at_most() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_bytes_in_a_models_stream_are_paid_exactly_where_a_text_was_handed_on() {
+async fn a_corrupted_model_stream_is_charged_exactly_if_text_was_relayed() {
     let names = [
         "openai-stream.sse",
         "openai-stream-crlf-comments.sse",
