@@ -14,7 +14,7 @@ CREATE TABLE users (
 -- Who earned most of all time? (leaderboard)
 CREATE INDEX idx_users_total_earnings ON users (total_earnings DESC, wallet) WHERE total_earnings > 0;
 
--- How many users and credits are there? One row, kept by triggers, so that nobody counts a table.
+-- How many users and credits are there? One row, maintained by triggers, so that no query counts a table.
 CREATE TABLE totals (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
     users   INTEGER NOT NULL,
@@ -47,9 +47,9 @@ CREATE TRIGGER ledger_is_never_deleted BEFORE DELETE ON ledger BEGIN
     SELECT RAISE(ABORT, 'a ledger entry is never deleted');
 END;
 
--- Credits taken for a chat before it began; id is the ledger entry that took them, refund_id the one that gave them back.
--- state: 0 open, 1 settled, 2 refunded. Written only together with those entries, which hold the references. note: what
--- became known of the chat later, as an entry is never changed: its tokens.
+-- Credits reserved for a chat before it began; id is the ledger entry that debited them, refund_id the one that refunded
+-- them. state: 0 open, 1 settled, 2 refunded. Written only together with those entries, which hold the references. note:
+-- the chat's tokens, which are known only at its end, when the entry cannot be changed any more.
 CREATE TABLE reservations (
     id         INTEGER PRIMARY KEY REFERENCES ledger (id),
     wallet     TEXT NOT NULL,
@@ -64,8 +64,8 @@ CREATE TABLE reservations (
 CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;
 
 -- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
--- wallet login. revoked_at: may be to come, where another key took its place. imported: a key of the R3MES backend; until
--- its first use its hash may be the SHA-256 that is known of it.
+-- wallet login. revoked_at: may be in the future, after a rotation. imported: a key of the R3MES backend; until its
+-- first use its hash may be its SHA-256, which is all that the import knows of it.
 CREATE TABLE api_keys (
     id         TEXT PRIMARY KEY,
     hash       BLOB NOT NULL CHECK (length(hash) = 32),
@@ -84,14 +84,14 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
 -- Which keys has this wallet, newest first?
 CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
--- Which login keys have run out?
+-- Which login keys have expired?
 CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
 -- Were any imported?
 CREATE INDEX idx_api_keys_imported ON api_keys (imported) WHERE imported = 1;
 
--- The miners: what each told last; a figure that its newest sample left out keeps its last value. What is told again and
--- again is kept under the id, a few bytes instead of the wallet's address. unit: 0 gradients/h, 1 H/s. rolled_until: the
--- samples before this moment stand in hashrate_history as well.
+-- The miners, each with its latest values; a value that the newest sample left out is that of an earlier one. Samples refer
+-- to the id, a few bytes instead of the wallet's address. unit: 0 gradients/h, 1 H/s. rolled_until: the samples before this
+-- time are in hashrate_history as well.
 CREATE TABLE workers (
     id                 INTEGER PRIMARY KEY,
     wallet             TEXT NOT NULL REFERENCES users (wallet),
@@ -112,8 +112,8 @@ CREATE INDEX idx_workers_recorded_at ON workers (recorded_at, wallet);
 -- Whose samples are to be rolled up?
 CREATE INDEX idx_workers_unrolled ON workers (rolled_until) WHERE rolled_until <= recorded_at;
 
--- Every sample as the miner told it, until retention.raw has passed. The key answers "this miner's last hours" and "is it
--- there already?", so it needs no index beside it.
+-- Every sample as reported, until retention.raw has passed. The primary key serves "this miner's last hours" and "is it
+-- stored already?", so no other index is needed.
 CREATE TABLE mining_stats (
     worker             INTEGER NOT NULL REFERENCES workers (id),
     recorded_at        INTEGER NOT NULL,
@@ -131,8 +131,8 @@ CREATE TABLE mining_stats (
     PRIMARY KEY (worker, recorded_at)
 ) STRICT, WITHOUT ROWID;
 
--- The hashrate by the minute, the hour and the day (step, in minutes); recorded_at is where the time begins. mean is
--- weighted by how long each sample stood, weight (milliseconds) is their sum. A time without samples has no row.
+-- The hashrate by the minute, the hour and the day (step, in minutes); recorded_at is the start of the period. mean
+-- is weighted by how long each sample was the newest, weight (milliseconds) is their sum. A period without samples has no row.
 CREATE TABLE hashrate_history (
     worker      INTEGER NOT NULL REFERENCES workers (id),
     step        INTEGER NOT NULL CHECK (step IN (1, 60, 1440)),
@@ -166,9 +166,9 @@ CREATE INDEX idx_earnings_history_wallet ON earnings_history (wallet, recorded_a
 -- Who earned most since a moment? (leaderboard of a day, a week, a month)
 CREATE INDEX idx_earnings_history_time ON earnings_history (recorded_at, wallet, earnings);
 
--- What was answered to a request with an Idempotency-Key, stored with the effect itself. principal: its scope, "admin" or a
--- wallet, method and route; key: hash of scope and header; request: hash of what was asked; answer: its body, or where that
--- is not stored the id of what was made.
+-- The response to a request with an Idempotency-Key, stored in the same transaction as its effect. principal: its scope,
+-- "admin" or a wallet, method and route; key: hash of scope and header; request: hash of the request; answer: the body, or
+-- where that is not stored the id of the created row.
 CREATE TABLE idempotency (
     key        BLOB PRIMARY KEY CHECK (length(key) = 32),
     principal  TEXT NOT NULL,
@@ -179,5 +179,5 @@ CREATE TABLE idempotency (
 ) STRICT, WITHOUT ROWID;
 -- Which is the oldest of this scope?
 CREATE INDEX idx_idempotency_principal ON idempotency (principal, expires_at);
--- Which have run out?
+-- Which have expired?
 CREATE INDEX idx_idempotency_expires_at ON idempotency (expires_at);

@@ -4,12 +4,12 @@
 #   .github/release.sh [--target TRIPLE] [--to FOLDER]    x86_64-unknown-linux-musl into target/dist
 #   .github/release.sh --twice                            builds it in another folder as well: one hash, or it fails
 #
-# Two builds of the same sources with the same tools give the same bytes, wherever they stand: no path, no time and no
-# name of a machine gets into the binary. Where the musl target cannot be had, it is built against glibc with everything
-# linked in (--target x86_64-unknown-linux-gnu, whoever wants that), and the name of the file says so. Needs Rust, and
-# musl-tools of Debian for the C in SQLite and ring.
+# Builds are reproducible: the same sources and tools give the same bytes in any folder; no path, time or host name gets
+# into the binary. Where the musl target cannot be installed, it is linked statically against glibc instead (on request:
+# --target x86_64-unknown-linux-gnu), which the file's name shows. Needs Rust, and Debian's musl-tools for the C code in
+# SQLite and ring.
 set -euo pipefail
-# A build that fails inside $(…) ends the script, so that no older binary is taken for its outcome.
+# A build that fails inside $(…) ends the script, so that no older binary is reported as its result.
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source_folder=$PWD
@@ -54,7 +54,7 @@ case $target in *-gnu) statically='-Ctarget-feature=+crt-static'$'\x1f''--cfg=ge
 make() {
   local registry=${CARGO_HOME:-$HOME/.cargo} rust flags c_flags name
   rust=$(rustc --print sysroot)
-  # Places of this machine, each by a name that is the same everywhere.
+  # Paths of this machine are replaced by fixed names.
   flags="--remap-path-prefix=$1=r3mes-edge"$'\x1f'"--remap-path-prefix=$2=target"$'\x1f'"--remap-path-prefix=$registry=cargo"$'\x1f'"--remap-path-prefix=$rust=rust"
   c_flags="-ffile-prefix-map=$1=r3mes-edge -ffile-prefix-map=$2=target -ffile-prefix-map=$registry=cargo"
   # The compiler's headers are glibc's, which have names of their own for the calls on large files, where they are asked for

@@ -1,9 +1,9 @@
-//! A store of the host's own. Whatever is a `Repository` can stand behind the server; here one that hands everything to
-//! SQLite, but keeps a journal of the host's beside it and grants at most 100 credits at a time.
+//! A custom store: any `Repository` can back the server. This one delegates to SQLite, writes a journal of its own, and
+//! grants at most 100 credits at a time.
 //!
-//! A store that does without SQLite writes the same verbs out. What each has to hold is said at the trait; above all,
-//! money moves in one transaction with its ledger entry, and observers hear of a change before its verb returns. The rules
-//! of `tests/it/contract.rs` are held against this store too, and wait for yours.
+//! A store without SQLite implements the same methods. The trait documents what each must guarantee; above all, money
+//! moves in one transaction with its ledger entry, and observers are notified of a change before the method returns.
+//! `tests/it/contract.rs` tests these rules, against this store too; run it against yours.
 //!
 //! `cargo run --example custom_store` serves until Ctrl-C over `custom_store.db` in this folder.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
@@ -24,13 +24,13 @@ pub(crate) struct Journalled {
 impl Journalled {
     const MOST_AT_ONCE: Credits = Credits::from_micro(100_000_000);
 
-    /// After the verb has returned, so that nothing stands here that is not on the disk.
+    /// Called after the method has returned, so that the journal has nothing that is not on the disk.
     fn note(&self, what: impl std::fmt::Display) {
         println!("journal: {what}");
     }
 }
 
-/// The verbs that are only handed on, and the two that are not.
+/// The methods that only delegate, and the two that do not.
 macro_rules! handing_on {
     ($($verb:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
         #[async_trait]
@@ -48,7 +48,7 @@ macro_rules! handing_on {
                     return Err(StoreError::Conflict("at most 100 credits at once".to_owned()));
                 }
                 let done = self.inner.grant(wallet, amount, reason, now, once).await?;
-                // An answer that is given again moved nothing.
+                // A replayed response moved no credits.
                 if let Outcome::New((entry, _)) = &done {
                     self.note(format_args!("{wallet} {} -> {}", entry.amount, entry.balance));
                 }

@@ -109,8 +109,8 @@ impl Builder {
             clock,
             own,
         } = self;
-        if let Some(mistake) = own.iter().find_map(HostRoutes::invalid_prefix) {
-            return Err(StartError::Config(mistake));
+        if let Some(error) = own.iter().find_map(HostRoutes::invalid_prefix) {
+            return Err(StartError::Config(error));
         }
         let valid = config.validate_access();
         valid.map_err(|error| StartError::Config(error.to_string()))?;

@@ -32,7 +32,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// The storage.
 ///
 /// A verb that changes something returns after its change is on the disk, and after the observers were notified of it: a
-/// server caches keys and counts credits, and must learn of a change whoever made it. Verbs that fail leave everything as
+/// server caches keys and counts credits, and must be notified of every change, including those of other callers. Verbs that fail leave everything as
 /// it was.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             let check = check_database(database)?;
             drop(progress);
             output::answer(&serde_json::to_string(&check)?, json, |_| {
-                let errors: String = check.mistakes().map(|error| format!("{error}\n")).collect();
+                let errors: String = check.errors().map(|error| format!("{error}\n")).collect();
                 Ok(format!(
                     "{errors}{}: version {}, {} wallets, {} entries",
                     database.display(),
@@ -40,7 +40,7 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
                     check.ledger.entries
                 ))
             })?;
-            checked("the database", check.mistakes().count())
+            checked("the database", check.errors().count())
         }
         Command::Import { file } => import::run(settings, json, file).await,
     }

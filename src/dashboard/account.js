@@ -27,7 +27,7 @@ function showAccount() {
   by("key-box").hidden = key === null;
   by("wallet").hidden = !wallet();
   set("wallet", wallet());
-  // A wallet's key says whose it is.
+  // A wallet's key identifies its wallet.
   const given = gated || Boolean(holder?.wallet_address);
   by("wallet-form").hidden = given || Boolean(wallet() && !choosing);
   by("wallet-other").hidden = given || !wallet() || choosing;
@@ -45,13 +45,13 @@ function showLeaders() {
   if (wallet() !== before) turnTo();
 }
 
-/** Another wallet: what was heard is another's. */
+/** Another wallet: drops the data of the previous one. */
 function turnTo() {
   for (const feed of walletFeeds) feed.restart();
   showAll();
 }
 
-/** Another key, or none: everything may be answered differently. */
+/** Another key, or none: every response may differ. */
 function useKey(text, me) {
   [key, holder] = [text, me];
   rates.polls = [];
@@ -137,7 +137,7 @@ function showAll() {
   showPanels();
 }
 
-/** What a key may be needed for is asked once it is known whether one is. */
+/** Feeds that may need a key are polled when it is known whether they do. */
 let started = false;
 function startClosed() {
   started = true;
@@ -145,7 +145,7 @@ function startClosed() {
 }
 
 for (const feed of [health, ready, leaders]) feed.poll();
-// Ages grow without news.
+// Ages change without new data.
 setInterval(() => {
   showPanels();
   if (!document.hidden) showMiner();

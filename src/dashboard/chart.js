@@ -40,7 +40,7 @@ function thin(points, most, from, to) {
 }
 
 class Chart {
-  /** `bars` or a line; `name` is what its values are; `reading` is where a chosen point is told. */
+  /** `bars` or a line; `name` names its values; `reading` is the element that shows the selected point. */
   constructor(box, { bars = false, name, reading }) {
     Object.assign(this, { box, bars, name, reading, at: null, shown: null, width: 0 });
     this.plot = make("div", { class: bars ? "plot bars" : "plot" });
@@ -112,10 +112,10 @@ class Chart {
     this.choose(this.at == null ? null : this.nearest(this.at));
   }
 
-  /** Labels of the time, at whole hours or days of whoever looks, or of UTC. */
-  times(svg, room, height) {
+  /** Labels of the time axis, at whole hours or days in the browser's time zone, or in UTC. */
+  times(svg, width, height) {
     const { from, to, tick, utc } = this.shown;
-    const step = STEPS.find((step) => room * step / (to - from) >= 56) ?? STEPS.at(-1);
+    const step = STEPS.find((step) => width * step / (to - from) >= 56) ?? STEPS.at(-1);
     const zone = utc ? 0 : new Date(to).getTimezoneOffset() * MINUTE;
     for (let at = Math.ceil((from - zone) / step) * step + zone; at <= to; at += step) {
       const x = this.x(at + (this.bars && step >= DAY ? DAY / 2 : 0));
@@ -188,7 +188,7 @@ class Chart {
     this.choose(to === null ? null : Math.min(last, Math.max(0, to)));
   }
 
-  /** Marks a point, by its place; `null` none. The newest is what a slider has where none is chosen. */
+  /** Selects a point by its index, or none with `null`. Without a selection the slider's value is the newest. */
   choose(index) {
     const { points } = this;
     if (!points.length) return;

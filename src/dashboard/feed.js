@@ -1,17 +1,17 @@
-// Asking the node: one request in flight per feed, a time-out for each, slower where nobody looks, and never against a
-// refusal's Retry-After. What a feed heard stays until it hears something newer; the page says how old that is.
+// Polls the node: one request in flight per feed, each with a time-out, less often while the page is hidden, and never
+// before a Retry-After has passed. A feed's data stays until newer data arrives; the page shows their age.
 
 const TIMEOUT = 5 * SECOND;
-/** While the page is hidden, everything is asked this much more seldom. */
+/** How many times longer the polling interval is while the page is hidden. */
 const HIDDEN = 10;
 
-/** The API key. It lives here and in no storage, URL or element. */
+/** The API key. Only here: never in storage, a URL or an element. */
 let key = null;
 const feeds = [];
-/** Called when a key that opened something opens nothing any more. */
+/** Called when a key that was valid is refused. */
 let keyRefused = () => {};
 
-/** Why there is no answer: `gone` (no connection, no answer in time), or `refused` with a status. */
+/** Why a request failed: `gone` (no connection, or timed out), or `refused` with a status. */
 class Trouble extends Error {
   constructor(kind, text, status = 0, code = "", wait = 0) {
     super(text);
@@ -38,45 +38,45 @@ async function ask(path, { accept = "application/json", open = false, withKey = 
 }
 
 class Feed {
-  /** `read` asks for the feed's data; it returns `undefined` where there is nothing to ask now. */
+  /** `read` fetches the feed's data, or returns `undefined` if there is nothing to fetch now. */
   constructor(name, every, read) {
     Object.assign(this, { name, every, read });
     this.forget();
     feeds.push(this);
   }
 
-  /** As if nothing had ever been heard. An answer that is under way will not count. */
+  /** Clears all data. The response to a request in flight will be ignored. */
   forget() {
     clearTimeout(this.timer);
     this.turn = (this.turn ?? 0) + 1;
     Object.assign(this, { data: undefined, at: 0, trouble: null, busy: false, next: 0 });
   }
 
-  /** Asks now, unless an answer is awaited or a refusal told to wait. */
+  /** Polls now, unless a request is in flight or a Retry-After has not passed. */
   async poll() {
     clearTimeout(this.timer);
     if (this.busy || performance.now() < this.next) return this.later();
     const turn = this.turn;
     this.busy = true;
-    const { sent, data, trouble } = await this.once();
-    // Somebody forgot this feed meanwhile: the answer is to another question.
+    const { sent, data, trouble } = await this.fetch();
+    // The feed was cleared meanwhile: the response is out of date.
     if (turn !== this.turn) return;
     this.busy = false;
     if (trouble) {
       this.trouble = trouble;
       this.next = performance.now() + trouble.wait;
-      // That starts every feed anew, this one too.
+      // This restarts every feed, this one too.
       if (trouble.status === 401 && sent !== null && sent === key) return keyRefused(trouble);
     } else if (data !== undefined) {
       Object.assign(this, { data, at: performance.now(), trouble: null });
     }
-    // What is heard may change how often it is asked for.
+    // The data may change the polling interval.
     changed(this);
-    // Who was refused for want of a key has to be given one first; that starts the feed anew.
+    // Without a valid key polling is pointless; a new key restarts the feed.
     if (turn === this.turn && ![401, 403].includes(this.trouble?.status)) this.later();
   }
 
-  async once() {
+  async fetch() {
     const sent = key;
     try {
       return { sent, data: await this.read() };
@@ -102,7 +102,7 @@ class Feed {
     return this.at ? performance.now() - this.at : Infinity;
   }
 
-  /** Whether what is shown is older than it should be. */
+  /** Whether the data is older than it should be. */
   get isStale() {
     return this.at > 0 && this.age > 2.5 * this.every + TIMEOUT;
   }

@@ -1,4 +1,4 @@
-// Figures as people read them. Nothing here knows the page.
+// Formats numbers and times for people; independent of the page.
 
 const plain = (most, least = 0) => new Intl.NumberFormat("en", { maximumFractionDigits: most, minimumFractionDigits: least });
 const whole = plain(0), tenths = plain(1), hundredths = plain(2), micro = plain(6);
@@ -11,10 +11,10 @@ const utcDay = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short"
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const none = "–";
 
-/** Credits have at most six places, and all of them count. */
+/** Credits have at most six decimals; all are shown. */
 const credits = (number) => number == null ? none : micro.format(number);
 
-/** H/s grow by the thousand; other units stay as they are told. */
+/** H/s get an SI prefix; other units are shown as reported. */
 function hashrateIn(unit, most) {
   if (unit !== "H/s" || !(most >= 1000)) return { factor: 1, name: unit ?? "" };
   const power = Math.min(5, Math.floor(Math.log10(most) / 3));
@@ -33,7 +33,7 @@ function span(ms) {
 /** How long something has lasted. */
 const lasting = (ms) => ms < 1500 ? "a moment" : span(ms);
 
-/** How long ago something was; clocks that differ a little are no news. */
+/** How long ago something was; small clock differences are ignored. */
 const ago = (ms) => ms < 1500 ? "just now" : `${span(ms)} ago`;
 
 /** A time in seconds, to about two digits. */

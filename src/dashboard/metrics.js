@@ -1,6 +1,6 @@
-// Rates out of the metrics page: counters by their difference between two polls, latencies by that of their buckets.
+// Rates from the metrics page: differences of counters and of histogram buckets between two polls.
 
-/** Rates are over this long, or as long as the page is open. */
+/** The window of rates, or less while the page was not open as long. */
 const WINDOW = 5 * MINUTE;
 const WANTED = /^(chat_requests_total|chat_request_duration_seconds_bucket|r3mes_(?:chat_first_byte_seconds_bucket|http_request_duration_seconds_bucket|credits_(?:reserved|refunded)_total|miner_(?:shares_accepted|shares_rejected|power_watts)))(?:\{(.*)\})? (\S+)$/;
 const HISTOGRAMS = { chat_request_duration_seconds_bucket: "whole", r3mes_chat_first_byte_seconds_bucket: "first", r3mes_http_request_duration_seconds_bucket: "http" };
@@ -9,7 +9,7 @@ const SINGLE = {
   r3mes_miner_shares_accepted: "accepted", r3mes_miner_shares_rejected: "rejected", r3mes_miner_power_watts: "watts",
 };
 
-/** What the page needs of Prometheus' text: sums by name and by the one label that matters. */
+/** Parses the Prometheus text into sums by name and by the one label that the page needs. */
 function readMetrics(text) {
   const read = { ended: {}, whole: {}, first: {}, http: {}, reserved: 0, refunded: 0, accepted: 0, rejected: 0, watts: 0 };
   const add = (to, label, value) => { to[label] = (to[label] ?? 0) + value; };
@@ -28,14 +28,14 @@ function readMetrics(text) {
 
 const sum = (record) => Object.values(record).reduce((all, value) => all + value, 0);
 
-/** The time under which this share of what a histogram counted lies, by even spread within its bucket. */
+/** A quantile of a histogram, by linear interpolation within its bucket. */
 function quantile(buckets, part) {
   const bounds = Object.keys(buckets).map((le) => [le === "+Inf" ? Infinity : Number(le), buckets[le]]).sort((a, b) => a[0] - b[0]);
   const wanted = part * (bounds.at(-1)?.[1] ?? 0);
   if (!(wanted > 0)) return null;
   let [low, below] = [0, 0];
   for (const [bound, upTo] of bounds) {
-    // Longer than the last bound is all that is known there.
+    // Above the last bound nothing more is known.
     if (upTo >= wanted) return bound === Infinity ? low : low + (bound - low) * (wanted - below) / (upTo - below);
     [low, below] = [bound, upTo];
   }
@@ -47,13 +47,13 @@ class Rates {
 
   add(read, at) {
     const last = this.polls.at(-1);
-    // Counters that went back are those of a node that started anew.
+    // Counters that decreased are those of a node that restarted.
     if (last && (sum(read.ended) < sum(last.read.ended) || read.http["+Inf"] < last.read.http["+Inf"])) this.polls = [];
     this.polls.push({ read, at });
     while (this.polls.length > 2 && at - this.polls[1].at >= WINDOW) this.polls.shift();
   }
 
-  /** What happened between the oldest poll and the newest; of the first poll, all since the node started. */
+  /** The difference between the oldest poll and the newest; after the first poll, all since the node started. */
   now() {
     const last = this.polls.at(-1), first = this.polls[0];
     if (!last) return null;

@@ -1,10 +1,10 @@
-// The page itself: what it asks for, and where what it hears stands. Texts are set as text, never as markup.
+// The page: its feeds, and where their data is shown. Texts are set as text, never as markup.
 
 const by = (id) => document.getElementById(id);
 const set = (id, text) => { const element = by(id); if (element.textContent !== text) element.textContent = text; };
 const since = (time) => Date.now() - Date.parse(time);
 
-// What is shown.
+// Element access.
 
 const RANGES = {
   hour: { hours: 1, every: 10 * SECOND, bar: 5 * MINUTE, words: "the last hour" },
@@ -12,9 +12,9 @@ const RANGES = {
   month: { hours: 720, every: 5 * MINUTE, bar: DAY, words: "the last 30 days" },
 };
 let range = "hour";
-/** What `GET /auth/me` says of the key. */
+/** The response of `GET /auth/me` for the key. */
 let holder = null;
-/** The wallet that the reader named; a wallet is no secret and may stand in the address. */
+/** The wallet that was entered; it is not secret and may be in the URL. */
 const asWallet = (text) => /^remes1[02-9ac-hj-np-z]{38}$/.test(text) ? text : "";
 let named = asWallet(location.hash.slice(1));
 /** The only wallet of the leaderboard, where there is only one. */
@@ -22,7 +22,7 @@ let sole = "";
 const wallet = () => holder?.wallet_address ?? (named || sole);
 const mayReadLedger = () => holder !== null && wallet() !== "" && holder.key.scopes.some((scope) => ["read", "admin"].includes(scope));
 
-// What is asked. A wallet's figures are asked for once there is a wallet.
+// The feeds. Those of a wallet are polled only when a wallet is known.
 
 const ofWallet = (path) => async () => wallet() ? ask(path(wallet())) : undefined;
 const health = new Feed("health", 2 * SECOND, () => ask("/health", { open: true }));
@@ -45,12 +45,12 @@ const leaders = new Feed("leaders", MINUTE, () => ask("/leaderboard?limit=100"))
 const miner = new Feed("miner", 3 * SECOND, ofWallet((w) => `/miner/stats/${w}`));
 const hashrate = new Feed("hashrate", RANGES.hour.every, async () => {
   const of = range;
-  // A third of the bytes that JSON would take.
+  // A third of the size of JSON.
   return wallet() ? { range: of, lines: await ask(`/miner/hashrate/${wallet()}?hours=${RANGES[of].hours}`, { accept: "text/csv" }) } : undefined;
 });
 const earnings = new Feed("earnings", 30 * SECOND, ofWallet((w) => `/miner/earnings/${w}?days=30`));
 const ledger = new Feed("ledger", 3 * SECOND, async () => mayReadLedger() ? ask(`/users/${wallet()}/ledger?limit=8`) : undefined);
-/** Ledger entries of a day, as far as some pages reach. */
+/** Ledger entries of a day, from a limited number of pages. */
 const LEDGER_PAGES = 4;
 const mined = new Feed("mined", MINUTE, async () => {
   if (!mayReadLedger() || range === "month") return undefined;
@@ -67,7 +67,7 @@ const mined = new Feed("mined", MINUTE, async () => {
 });
 const walletFeeds = [miner, hashrate, earnings, ledger, mined];
 
-// Is the node well?
+// The node's state.
 
 function well() {
   const now = health.data, firing = alerts.data?.firing ?? [];
@@ -104,7 +104,7 @@ function showWell() {
   document.title = `${{ ok: "Well", warn: "Look", bad: "Trouble", unknown: "…" }[state]} · r3mes-edge`;
 }
 
-// What became of a feed: its data, how old they are, or why there are none.
+// A feed's panel: its data and their age, or why there are none.
 
 const panels = [...document.querySelectorAll("[data-feed]")].map((element) => {
   const of = (selector) => element.querySelector(selector);
@@ -225,7 +225,7 @@ function showMetrics() {
   if (!now) return;
   const { success = 0, cut = 0, failed = 0, client_left: left = 0, refused = 0 } = now.ended;
   const minutes = now.ms / MINUTE, quiet = now.chats === 0;
-  // Where there was no chat lately, earlier ones tell how long one takes.
+  // Without recent chats, the latencies are of earlier ones.
   const { first, whole: answers } = quiet ? now.last : now;
   set("chat-rate", now.ms == null ? none : tenths.format(now.chats / minutes));
   set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `${count(now.chats, "chat")} in the last ${span(now.ms)}${quiet && sum(now.last.ended) ? "; times of all before" : ""}`);
@@ -239,19 +239,19 @@ function showMetrics() {
   const requests = now.http["+Inf"] ?? 0;
   set("requests", now.ms == null ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % in ${seconds(quantile(now.http, 0.95))}`);
   const { accepted, rejected, watts } = now.last;
-  // A miner that tells none leaves them at 0.
+  // They are 0 for a miner that does not report them.
   set("shares", accepted + rejected > 0 ? `${whole.format(accepted)} taken, ${whole.format(rejected)} refused` : none);
   by("shares").dataset.mark = rejected > accepted / 20 ? "warn" : "";
   set("power", watts > 0 ? `${whole.format(watts)} W` : none);
 }
 
-/** A row of a list: a mark with its word, a title, and what else there is to say. */
+/** A row of a list: a mark with its label, a title, and further texts. */
 function row(mark, word, title, ...rest) {
   const texts = rest.filter(Boolean).map((text) => make("p", { class: "quiet" }, text));
   return make("li", { "data-mark": mark }, make("div", { class: "title" }, make("strong", {}, title), make("span", { class: "mark" }, word)), ...texts);
 }
 
-/** Puts rows into a list where they differ from those that stand there, so that nothing under a reader's eye jumps. */
+/** Replaces the rows of a list only if they changed, so that a selection or scroll position is not lost. */
 function list(id, rows) {
   const old = by(id), made = make("ul", {}, ...rows);
   const same = old.children.length === rows.length && rows.every((row, i) => row.isEqualNode(old.children[i]));
@@ -265,8 +265,8 @@ function showUpstreams() {
   if (!now) return;
   const block = now.chain ? chain.data : null;
   set("height", block ? whole.format(block.latest_block_height) : none);
-  const told = block && [block.network, `block ${ago(since(block.latest_block_time))}`, block.catching_up && "catching up", block.halted && "stands still", block.stale && `last good answer, ${span(block.age_seconds * SECOND)} old`];
-  set("chain", told ? told.filter(Boolean).join(" · ") : now.chain ? chain.trouble ? sentence(chain.trouble.message) : "chain height" : "no chain is in use");
+  const facts = block && [block.network, `block ${ago(since(block.latest_block_time))}`, block.catching_up && "catching up", block.halted && "stands still", block.stale && `last good answer, ${span(block.age_seconds * SECOND)} old`];
+  set("chain", facts ? facts.filter(Boolean).join(" · ") : now.chain ? chain.trouble ? sentence(chain.trouble.message) : "chain height" : "no chain is in use");
   by("chain").dataset.mark = block && (block.halted || block.stale || chain.trouble) ? "warn" : "";
   const rows = now.breakers.map((breaker) => {
     const [mark, word] = STATES[breaker.state] ?? ["warn", breaker.state];
@@ -278,7 +278,7 @@ function showUpstreams() {
 const asSeconds = (number) => number < 60 ? seconds(number) : span(number * SECOND);
 const asBytes = (number) => `${whole.format(number / 2 ** 20)} MiB`;
 const asShare = (number) => `${tenths.format(number * 100)} %`;
-/** How a rule's figures are written; of one that holds or does not, there are none. */
+/** How a rule's value is formatted; a rule that is only true or false has none. */
 const FIGURES = {
   response_time: asSeconds, gateway_overhead: asSeconds, miner_silent: asSeconds, earnings_stopped: asSeconds,
   error_rate: asShare, pool_use: asShare, disk_free: asBytes, wal_size: asBytes, temperature: (number) => `${tenths.format(number)} °C`,
@@ -290,7 +290,7 @@ function figures({ name, value, threshold }) {
 }
 const titled = ({ name, subject }) => sentence(String(name).replaceAll("_", " ")) + (subject ? `: ${subject}` : "");
 const marks = { CRITICAL: "bad", WARNING: "warn" };
-/** Told alerts of the past, newest first; more are in the API. */
+/** How many resolved alerts are shown, newest first; the API has more. */
 const RECENT = 8;
 
 function showAlerts() {

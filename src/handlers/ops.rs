@@ -164,8 +164,8 @@ pub(crate) async fn back_up(ctx: Context) -> Result {
 pub(crate) async fn verify_ledger(ctx: Context) -> Result {
     ctx.parameters(&[])?;
     let report = ctx.app.verify_ledger().await?;
-    for mistake in &report.mistakes {
-        log::error!("ledger: {mistake}");
+    for error in &report.mistakes {
+        log::error!("ledger: {error}");
     }
     json(&report)
 }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::route::BodyClass;
 use crate::app::App;
-use crate::body::Unread;
+use crate::body::BodyError;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::InputError;
 
@@ -53,8 +53,8 @@ pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<
     };
     match read {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(Unread::TooLong)) => Err(too_large()),
-        Ok(Err(Unread::Broken(error))) => {
+        Ok(Err(BodyError::TooLong)) => Err(too_large()),
+        Ok(Err(BodyError::Broken(error))) => {
             let incomplete = ApiError::from(InputError::field("", "the body is incomplete"));
             Err(incomplete.for_the_log(error.to_string()))
         }

@@ -56,9 +56,9 @@ impl HashrateUnit {
 /// Its identity is (wallet, worker, moment): the same again changes nothing.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sample {
-    /// Whose miner it is.
+    /// The miner's wallet.
     pub wallet: Wallet,
-    /// Which of the wallet's miners; `default` where nobody said.
+    /// The name of the miner within its wallet; `default` if not given.
     pub worker: String,
     /// When it was read.
     pub recorded_at: Timestamp,
@@ -89,7 +89,7 @@ pub struct Sample {
 impl Sample {
     /// Samples in one request at most.
     pub const MAX_BATCH: usize = 1000;
-    /// A miner's clock may run ahead of ours by this much.
+    /// How far a miner's clock may be ahead of the server's.
     pub const MAX_AHEAD: Duration = Duration::from_secs(300);
 
     /// A sample with nothing but its hashrate.

@@ -72,7 +72,7 @@ impl Listener {
     }
 }
 
-/// The next connection of any listener. `first` rotates, so that a crowd at one does not starve another.
+/// The next connection of any listener. `first` rotates, so that many connections at one do not starve another.
 pub(super) async fn accept(
     listeners: &[Listener],
     first: &mut usize,
@@ -118,7 +118,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener::Unix(file, socket.listen(BACKLOG)?))
 }
 
-/// Removes a socket that a crash left. One that answers, and a file that is no socket, stay.
+/// Removes a socket that a crash left. One that still answers, or a file that is not a socket, is not removed.
 async fn remove_stale_socket(path: &Path) -> io::Result<()> {
     use io::ErrorKind::{AddrInUse, ConnectionRefused, NotFound, WouldBlock};
     match std::fs::symlink_metadata(path) {

@@ -1,5 +1,5 @@
-//! One process writes a database: the lock on its file, and the file beside it that tells commands where that process
-//! serves.
+//! The instance lock: only one process writes to a database. A file beside it holds the address that the process serves,
+//! for the commands.
 
 mod file;
 
@@ -21,7 +21,7 @@ pub(super) use self::file::{FileId, is_locked_here, read_unlocked};
 pub struct InstanceLock {
     database: PathBuf,
     announcement: File,
-    /// The database file, and while one is restored the file that takes its place. Closed last.
+    /// The database file, and during a restore the file that replaces it. Closed last.
     files: Vec<LockedFile>,
     /// `-wal` and `-shm` as SQLite has them open.
     logs: OnceLock<Vec<(PathBuf, FileId)>>,
@@ -50,7 +50,7 @@ fn held_by(address: Option<&str>) -> String {
 }
 
 impl InstanceLock {
-    /// Acquires the lock for `database`. Where there is no such file yet, the lock file alone is locked.
+    /// Acquires the lock for `database`. If there is no such file yet, only the lock file is locked.
     ///
     /// # Errors
     /// [`LockError::Held`] where another process has it, [`LockError::HardLinks`] where the file has other names,
@@ -123,7 +123,7 @@ impl InstanceLock {
         Ok(())
     }
 
-    /// Locks another file too, which is about to take the database's place.
+    /// Locks another file too, which is about to replace the database.
     pub(super) fn add(&mut self, file: &Path) -> Result<(), LockError> {
         self.files.extend(LockedFile::lock(file)?);
         Ok(())

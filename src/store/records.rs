@@ -1,4 +1,4 @@
-//! What the storage is given and gives back.
+//! The arguments and results of the storage's methods.
 
 mod idempotency;
 mod miners;
@@ -12,11 +12,11 @@ use crate::model::{Credits, Timestamp, Wallet};
 /// An account.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct User {
-    /// Whose it is.
+    /// The wallet.
     pub wallet_address: Wallet,
     /// The balance.
     pub credits: Credits,
-    /// Whether a miner of this wallet ever told a sample.
+    /// Whether a miner of this wallet ever reported a sample.
     pub is_miner: bool,
     /// When one last did.
     pub last_mining_at: Option<Timestamp>,
@@ -30,13 +30,13 @@ pub struct LedgerEntry {
     /// `led_…`, rising with time.
     #[serde(serialize_with = "entry_id")]
     pub id: i64,
-    /// What was added; negative where it was taken.
+    /// The amount added; negative for a debit.
     pub amount: Credits,
     /// The balance after it.
     pub balance: Credits,
     /// Why.
     pub reason: String,
-    /// What it belongs to: for a refund, the entry it gives back.
+    /// The entry it belongs to: for a refund, the entry that is refunded.
     pub reference: Option<String>,
     /// What became known of it: for a chat, its tokens.
     pub note: Option<String>,
@@ -45,8 +45,8 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Reasons of entries that the server itself writes, now or in a version to come: by them reports tell what was earned
-    /// and spent, so nobody else gives them.
+    /// Reasons that only the server uses, now or in a later version: reports classify earnings and spending by them, so
+    /// clients may not.
     pub const RESERVED_REASONS: [&str; 6] = [
         "chat",
         "chat_refund",
@@ -56,10 +56,10 @@ impl LedgerEntry {
         "refund",
     ];
 
-    /// Checks a reason that somebody gives.
+    /// Validates a reason from a client.
     ///
     /// # Errors
-    /// A sentence that says what is wrong, fit for the client.
+    /// An error text for the client.
     pub fn reason(text: &str) -> Result<String, &'static str> {
         if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
             return Err("must be 1 to 200 characters, none of them a control character");
@@ -77,22 +77,22 @@ impl LedgerEntry {
     }
 }
 
-/// A ledger entry with whose it is, as a [`LedgerExport`](super::LedgerExport) gives it.
+/// A ledger entry with its wallet, as a [`LedgerExport`](super::LedgerExport) returns it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct ExportedEntry {
-    /// Whose credits moved.
+    /// The account.
     pub wallet_address: Wallet,
     /// How.
     #[serde(flatten)]
     pub entry: LedgerEntry,
 }
 
-/// What became of credits that were given or taken, as it is answered.
+/// The response to a grant or debit.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Granted {
     /// The balance after it.
     pub credits: Credits,
-    /// What the ledger says of it.
+    /// Its ledger entry.
     pub entry: LedgerEntry,
 }
 
@@ -132,7 +132,7 @@ pub struct LedgerReport {
     pub entries: i64,
     /// Reservations that are open.
     pub open_reservations: i64,
-    /// What does not add up, a sentence each, at most a hundred; empty where all is well.
+    /// Errors, a sentence each, at most a hundred; empty if the ledger is consistent.
     pub mistakes: Vec<String>,
 }
 
@@ -145,7 +145,7 @@ pub struct Backup {
     pub path: String,
     /// Its size.
     pub bytes: u64,
-    /// What is in it.
+    /// Its contents.
     pub ledger: LedgerReport,
 }
 
@@ -164,9 +164,9 @@ pub struct StoreGauges {
     pub file_bytes: u64,
     /// Bytes of the write-ahead log.
     pub wal_bytes: u64,
-    /// Bytes free on the database's file system, where that can be told.
+    /// Free bytes on the database's file system, if known.
     pub disk_free_bytes: Option<u64>,
-    /// What is wrong with the database's files, for which it takes no writes.
+    /// The file fault because of which writes are rejected, if any.
     pub file_fault: Option<FileFault>,
 }
 

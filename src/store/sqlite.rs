@@ -79,7 +79,7 @@ impl SqliteStore {
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let path = &real_path(path);
         let lock = Arc::new(connections::lock(path, create)?);
-        // Of a restore that was interrupted: whoever does one has the lock.
+        // Left by an interrupted restore: one that is running would hold the lock.
         backup::delete_database(&path.with_added_extension(connections::RESTORING));
         let open = || {
             let mut connection = connections::connect(path)?;
@@ -127,7 +127,7 @@ impl SqliteStore {
     }
 
     /// How long the writing thread has been at its present work: a group of writes, a step of a copy. `None` while it is
-    /// idle. A storage at fault is no long work; minutes mean a disk that does not answer, or a bug of ours.
+    /// idle. A storage fault is not long work; minutes mean a disk that does not respond, or a bug.
     #[must_use]
     pub fn busy_for(&self) -> Option<Duration> {
         self.writer.busy_for()
@@ -137,7 +137,7 @@ impl SqliteStore {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A read that may take longer than a look-up.
+    /// A read that may take longer than an index look-up.
     async fn read<T: Send + 'static, E: Into<StoreError>>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
@@ -145,7 +145,7 @@ impl SqliteStore {
         self.read_pool.query_blocking(query).await
     }
 
-    /// A look-up by an index.
+    /// An index look-up.
     async fn get<T, E: Into<StoreError>>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, E>,

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connection::{self, Connector};
 use super::{UpstreamError, tls, unreadable};
-use crate::body::{self, Unread};
+use crate::body::{self, BodyError};
 
 type Client = legacy::Client<Connector<tls::Connector>, Full<Bytes>>;
 
@@ -106,8 +106,8 @@ impl HttpClient {
             body::read(body, max_bytes)
                 .await
                 .map_err(|unread| match unread {
-                    Unread::TooLong => unreadable(format_args!("more than {max_bytes} bytes")),
-                    Unread::Broken(error) => UpstreamError::Cut(error.to_string()),
+                    BodyError::TooLong => unreadable(format_args!("more than {max_bytes} bytes")),
+                    BodyError::Broken(error) => UpstreamError::Cut(error.to_string()),
                 })
         };
         let answer = tokio::time::timeout(deadline, whole).await;

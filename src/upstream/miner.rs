@@ -19,11 +19,11 @@ impl MinerPage {
         Self { at, settings }
     }
 
-    pub(crate) async fn read(&self) -> Result<Reading, UpstreamError> {
+    pub(crate) async fn read(&self) -> Result<MinerReport, UpstreamError> {
         self.at.guarded(self.fetch()).await
     }
 
-    pub(super) async fn fetch(&self) -> Result<Reading, UpstreamError> {
+    pub(super) async fn fetch(&self) -> Result<MinerReport, UpstreamError> {
         // Read each time, so that a new token needs no restart; it is a line of a local file.
         let token = self.settings.token_file.as_deref();
         let token = token.map(read_bearer_token).transpose();
@@ -31,18 +31,18 @@ impl MinerPage {
         let request = request(&self.at.url, token.as_ref(), None)?;
         let (deadline, max_bytes) = (Duration::from_secs(2), 256 << 10);
         let body = self.at.client.fetch(request, deadline, max_bytes).await?;
-        Reading::parse(self.settings.kind, &body)
+        MinerReport::parse(self.settings.kind, &body)
     }
 }
 
 /// What a miner's page reports.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct MinerReport {
     kind: MinerKind,
     page: Value,
 }
 
-impl Reading {
+impl MinerReport {
     fn parse(kind: MinerKind, body: &[u8]) -> Result<Self, UpstreamError> {
         let page: Value = serde_json::from_slice(body).map_err(unreadable)?;
         match page.pointer(Self::hashrate(kind)) {
@@ -108,8 +108,8 @@ mod tests {
     fn the_page_of_the_r3mes_engine_is_read() {
         let page = br#"{"hashrate":42.5,"loss":0.83,"gpu_temp":67.0,"uptime_seconds":86412,"training_epoch":3}"#;
         let wallet = Wallet::parse(WALLET).unwrap();
-        let reading = Reading::parse(MinerKind::R3mes, page).unwrap();
-        let read = reading
+        let report = MinerReport::parse(MinerKind::R3mes, page).unwrap();
+        let read = report
             .sample(wallet, "local", Timestamp::from_millis(0))
             .unwrap();
         assert_eq!(
@@ -133,8 +133,8 @@ mod tests {
         };
         let wallet = Wallet::parse(WALLET).unwrap();
         let sample = |total| {
-            let reading = Reading::parse(MinerKind::Xmrig, page(total).as_bytes()).unwrap();
-            reading.sample(wallet, "local", Timestamp::from_millis(0))
+            let report = MinerReport::parse(MinerKind::Xmrig, page(total).as_bytes()).unwrap();
+            report.sample(wallet, "local", Timestamp::from_millis(0))
         };
         let read = sample("1207.19").unwrap();
         assert_eq!(
@@ -149,8 +149,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_page_makes_the_parser_panic(page in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Reading::parse(MinerKind::R3mes, &page);
-            let _ = Reading::parse(MinerKind::Xmrig, &page);
+            let _ = MinerReport::parse(MinerKind::R3mes, &page);
+            let _ = MinerReport::parse(MinerKind::Xmrig, &page);
         }
     }
 }

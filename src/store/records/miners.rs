@@ -1,30 +1,30 @@
-//! What miners tell and earn.
+//! Samples and earnings of miners, as the storage returns them.
 
 use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 
-/// An earning that a miner was paid.
+/// An earning of a miner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Earning {
-    /// Who earned.
+    /// The miner's wallet.
     pub wallet: Wallet,
-    /// How much; positive.
+    /// The amount; positive.
     pub earnings: Credits,
-    /// What the payer calls it: the same again counts once.
+    /// The payer's id for it; an id is counted only once.
     pub source_id: String,
     /// When it was earned.
     pub recorded_at: Timestamp,
 }
 
-/// What came of an [`Earning`].
+/// The result of recording an [`Earning`].
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Counted {
-    /// Who earned.
+    /// The miner's wallet.
     pub wallet_address: Wallet,
-    /// How much.
+    /// The amount.
     pub earnings: Credits,
-    /// Whether it was granted now; `false` where its `source_id` was counted before.
+    /// Whether it was granted; `false` if its `source_id` was counted before.
     pub counted: bool,
-    /// The ledger entry that granted it now.
+    /// The ledger entry of the grant.
     #[serde(skip)]
     pub entry: Option<i64>,
 }
@@ -38,16 +38,16 @@ pub struct EarningsDay {
     pub recorded_at: Timestamp,
 }
 
-/// What is known of a wallet's miners. A figure that no sample ever told is `None`.
+/// The state of a wallet's miners. A value that no sample ever had is `None`.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct MinerStats {
-    /// Whose miners.
+    /// The wallet.
     pub wallet_address: Wallet,
-    /// Everything they ever earned.
+    /// All earnings so far.
     pub total_earnings: Credits,
-    /// The sum over the workers that are active; of the newest where none is.
+    /// The sum over the active workers; if none is active, that of the newest.
     pub hashrate: Option<f64>,
-    /// What `hashrate` counts, as the newest worker says.
+    /// The unit of `hashrate`, from the newest worker.
     pub hashrate_unit: Option<HashrateUnit>,
     /// The hottest, in degrees Celsius.
     pub gpu_temperature: Option<f64>,
@@ -55,15 +55,15 @@ pub struct MinerStats {
     pub blocks_found: Option<i64>,
     /// The mean over the workers, in percent: 0 to 100.
     pub uptime_percentage: Option<f64>,
-    /// As the newest worker sees it.
+    /// From the newest worker.
     pub network_difficulty: Option<f64>,
-    /// Whether a worker told a sample lately.
+    /// Whether a worker reported a sample recently.
     pub is_active: bool,
     /// When the last sample was recorded.
     pub recorded_at: Option<Timestamp>,
 }
 
-/// How finely a hashrate is asked for; finer is less.
+/// The resolution of a hashrate history; finer is less.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Resolution {
     /// Every sample.
@@ -80,7 +80,7 @@ impl Resolution {
     /// Every resolution, the finest first.
     pub const ALL: [Self; 4] = [Self::Raw, Self::Minute, Self::Hour, Self::Day];
 
-    /// The resolution as it stands in a query.
+    /// The value in a query string.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,36 +92,36 @@ impl Resolution {
     }
 }
 
-/// A point of a hashrate history: over all workers, the sum of each one's mean, least and most in that time.
+/// A point of a hashrate history: the sums over all workers of their mean, minimum and maximum in its period.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct HashratePoint {
     /// The UTC date, `2026-11-24`.
     pub date: String,
-    /// The mean by time, in `hashrate_unit`, as are `min` and `max`: a sample stands for the time until the next, a minute at
-    /// most.
+    /// The mean weighted by time, in `hashrate_unit`, as are `min` and `max`: a sample counts until the next one, at most for
+    /// a minute.
     pub hashrate: f64,
-    /// What it counts.
+    /// The unit.
     pub hashrate_unit: HashrateUnit,
-    /// The start of the time it is for.
+    /// The start of the period.
     pub recorded_at: Timestamp,
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
-    /// Samples behind it.
+    /// The number of samples.
     pub samples: i64,
 }
 
-/// A place on the leaderboard.
+/// A row of the leaderboard.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LeaderboardRow {
-    /// Who.
+    /// The wallet.
     pub wallet: Wallet,
-    /// What they earned in the period.
+    /// Earnings in the period.
     pub total_earnings: Credits,
-    /// The sum of what their workers told last.
+    /// The sum of the workers' latest hashrates.
     pub hashrate: Option<f64>,
-    /// The sum of what their workers told last.
+    /// The sum of the workers' latest block counts.
     pub blocks_found: Option<i64>,
 }
 
@@ -132,15 +132,15 @@ pub struct Totals {
     pub users: i64,
     /// Credits in all accounts.
     pub credits: Credits,
-    /// Wallets with a sample since the moment that was asked for.
+    /// Wallets with a sample since the given time.
     pub active_miners: i64,
 }
 
-/// What storing samples changed.
+/// The result of storing samples.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Recorded {
-    /// Samples that were not there before.
+    /// Samples that were new.
     pub new: usize,
-    /// Whether a wallet told its first sample ever or got its account by it.
+    /// Whether it was the first sample of a wallet, or created its account.
     pub first: bool,
 }

@@ -15,9 +15,9 @@ use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
 use crate::store::{Backup, InstanceLock, LedgerReport, StoreError, real_path};
 
-/// Copies `database`, as it is at one moment, to the new file `to`; verified before it gets its name. Others may read and
-/// write the database meanwhile: what they commit after the copy began is not in it, and nobody waits. Blocks until it is
-/// done; [`Repository::back_up`](crate::Repository::back_up) is the way of a server.
+/// Copies a snapshot of `database` to the new file `to`, and verifies it before it gets that name. Others may read and
+/// write the database meanwhile without waiting; what they commit after the start is not in the copy. Blocks until it is
+/// done; a server uses [`Repository::back_up`](crate::Repository::back_up).
 ///
 /// # Errors
 /// Where `database` cannot be read or does not add up, `to` exists already, or the file system refuses.
@@ -81,7 +81,7 @@ fn stamped_files(
     Ok(files)
 }
 
-/// Deletes all backups but the newest `keep`, and what crashes left of others. Those made while the clock was ahead of
+/// Deletes all backups but the newest `keep`, and unfinished ones that crashes left. Those made while the clock was ahead of
 /// `now` count as the oldest: else they would stay, and each new one would be deleted.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ pub(super) fn newest(backups: &[(Timestamp, PathBuf)], now: Timestamp) -> Option
 /// Checks a backup: every page, and every wallet's ledger.
 ///
 /// # Errors
-/// Where it is no database of ours, of another version, or cannot be read. What does not add up is in the report.
+/// If the file is not an r3mes-edge database, has another version or cannot be read. Errors in the ledger are in the report.
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
     stable_read::read(&real_path(file), |c| {
         connections::check_version(c, file)?;
@@ -134,7 +134,7 @@ fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
 
 /// Puts a verified copy of a backup in the place of `database`, which no server may have, and verifies it there; returns
 /// where the old one was moved, if there was one: its own name with `.` and `suffix` added, its `-wal`, `-shm` and
-/// `-journal` beside it. What is left of one whose file is missing is moved away in the same way. The backup stays.
+/// `-journal` beside it. Remaining files of a missing database are moved away as well. The backup is not changed.
 ///
 /// # Errors
 /// Where the backup does not verify, a server has the database, or the file system refuses; then everything is as it was.
@@ -215,7 +215,7 @@ impl MovedFiles {
 fn verify_in_place(database: &Path) -> Result<(), OpenError> {
     let connection = connections::connect(database)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    without_mistakes(database, verify(&connection)?).map(drop)
+    require_intact(database, verify(&connection)?).map(drop)
 }
 
 /// Gives a file that is to be the database to the owner of its folder: root restores for the user that serves.
@@ -261,15 +261,15 @@ fn vacuum_into(c: &Connection, to: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What is in a copy, which must be intact.
+/// Verifies a copy and returns its ledger report; an error if it is not intact.
 fn verified(copy: &Path) -> Result<LedgerReport, OpenError> {
-    without_mistakes(copy, stable_read::read(&real_path(copy), verify)?)
+    require_intact(copy, stable_read::read(&real_path(copy), verify)?)
 }
 
-fn without_mistakes(file: &Path, report: LedgerReport) -> Result<LedgerReport, OpenError> {
+fn require_intact(file: &Path, report: LedgerReport) -> Result<LedgerReport, OpenError> {
     match report.mistakes.first() {
         None => Ok(report),
-        Some(mistake) => Err(OpenError::Damaged(file.to_owned(), mistake.clone())),
+        Some(error) => Err(OpenError::Damaged(file.to_owned(), error.clone())),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Whether a database file is intact: its pages, its schema, what rows refer to, and its ledger.
-//! It is read beside whoever writes it, and nothing in it or beside it changes.
+//! Checks a database file: its pages, schema, foreign keys and ledger. Only reads, also while a server writes to it, and
+//! changes or creates no file.
 
 use std::path::Path;
 
@@ -9,35 +9,35 @@ use super::connections::{self, OpenError};
 use super::{sql, stable_read, verify};
 use crate::store::{LedgerReport, real_path};
 
-/// What [`check_database`] or [`quick_check`] found.
+/// The result of [`check_database`] or [`quick_check`].
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Check {
-    /// The version of its schema.
+    /// The schema version.
     pub version: i64,
-    /// What is wrong with its pages, its schema and its references, a sentence each.
+    /// Errors in its pages, schema and foreign keys, a sentence each.
     pub mistakes: Vec<String>,
-    /// What is in the ledger, and what does not add up there.
+    /// The totals of the ledger and its errors.
     pub ledger: LedgerReport,
 }
 
 impl Check {
-    /// Everything that is wrong.
-    pub fn mistakes(&self) -> impl Iterator<Item = &str> {
+    /// All errors, of the file and of the ledger.
+    pub fn errors(&self) -> impl Iterator<Item = &str> {
         let ledger = self.ledger.mistakes.iter();
         self.mistakes.iter().chain(ledger).map(String::as_str)
     }
 }
 
-/// Checks every page, the schema, what rows refer to, and every wallet's ledger; beside a running server too.
+/// Checks every page, the schema, the foreign keys and every wallet's ledger; also while a server runs.
 ///
 /// # Errors
-/// Where it is no database of ours, of another version, or cannot be read; [`OpenError::Changing`] where others changed it
-/// too often for an answer. What is wrong with it is in the answer.
+/// If the file is not an r3mes-edge database, has another version or cannot be read; [`OpenError::Changing`] if others
+/// changed it too often. Errors in the database are in the result.
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     check(database, true)
 }
 
-/// Checks less than [`check_database`]: not whether indexes hold what their tables do, and no references.
+/// A shorter [`check_database`], without index contents and foreign keys.
 ///
 /// # Errors
 /// As [`check_database`].
@@ -54,21 +54,21 @@ fn check(database: &Path, everything: bool) -> Result<Check, OpenError> {
         } else {
             sql::INTEGRITY_QUICK
         };
-        let mut mistakes = texts(c, integrity)?;
-        mistakes.retain(|mistake| mistake != "ok");
-        mistakes.extend(schema_differences(c)?);
+        let mut errors = texts(c, integrity)?;
+        errors.retain(|error| error != "ok");
+        errors.extend(schema_differences(c)?);
         if everything {
-            mistakes.extend(broken_references(c, 100)?);
+            errors.extend(broken_references(c, 100)?);
         }
         Ok(Check {
             version,
-            mistakes,
+            mistakes: errors,
             ledger: verify::verify(c)?,
         })
     })
 }
 
-/// Rows that refer to what is not there, a sentence each, at most `limit`.
+/// Violated foreign keys, a sentence each, at most `limit`.
 pub(super) fn broken_references(c: &Connection, limit: usize) -> rusqlite::Result<Vec<String>> {
     let mut check = c.prepare(sql::CHECK_REFERENCES)?;
     let broken = check.query_map([], |row| {
@@ -80,7 +80,7 @@ pub(super) fn broken_references(c: &Connection, limit: usize) -> rusqlite::Resul
     broken.take(limit).collect()
 }
 
-/// Where the schema is not that of a new file.
+/// Differences from the schema of a new file.
 fn schema_differences(c: &Connection) -> rusqlite::Result<Vec<String>> {
     let fresh = Connection::open_in_memory()?;
     fresh.execute_batch(connections::SCHEMA)?;
@@ -92,7 +92,7 @@ fn schema_differences(c: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(lacks.chain(foreign).collect())
 }
 
-/// What made each table, index and trigger, without comments and line breaks.
+/// The statements that created each table, index and trigger, without comments and line breaks.
 pub(super) fn schema(c: &Connection) -> rusqlite::Result<Vec<String>> {
     let statements = texts(c, sql::SCHEMA)?;
     let words = statements.iter().map(|text| {

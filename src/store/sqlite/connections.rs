@@ -1,5 +1,5 @@
 //! How a database file is opened to be written: under its lock, with the settings that make a commit durable.
-//! What is no database of ours, or of another version, is refused before anything in it or beside it changes.
+//! A file of another program or another version is refused before anything in it or beside it changes.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -29,10 +29,10 @@ pub enum OpenError {
     /// The file is no database of an R3MES backend; why.
     #[error("{} is not a database of an R3MES backend: {}", .0.display(), .1)]
     NotR3mes(PathBuf, &'static str),
-    /// A development version of this program wrote it, whose schema version is this.
+    /// A development version of this program wrote it, with this schema version.
     #[error("{} was made by development version {}; nothing was changed; start with an empty database", .0.display(), .1)]
     Older(PathBuf, i64),
-    /// A newer version of this program wrote it, whose schema version is this.
+    /// A newer version of this program wrote it, with this schema version.
     #[error("{} has schema version {}, which is newer than this program ({SCHEMA_VERSION}); nothing was changed; use the program that wrote it", .0.display(), .1)]
     Newer(PathBuf, i64),
     /// Its pages or its ledger are not as they were written; the first error.
@@ -53,7 +53,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Says which file an I/O error is about.
+    /// Adds the file to an I/O error.
     pub(super) fn io(path: &Path) -> impl Fn(std::io::Error) -> Self {
         move |error| Self::Io(path.to_owned(), error)
     }
@@ -65,7 +65,7 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
-/// "R3ME", in the file's header: by it `file` and this program know whose database it is.
+/// "R3ME", the application id in the file's header, by which `file` and this program recognise it.
 const APPLICATION_ID: i64 = 0x5233_4D45;
 /// The version of the schema that this program writes, in the file's `PRAGMA user_version`.
 pub const SCHEMA_VERSION: i64 = 3;
@@ -79,7 +79,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements cached per connection; there are about forty.
 pub(super) const CACHED_STATEMENTS: usize = 64;
 
-/// The extension of a restored copy before it takes the database's place.
+/// The extension of a restored copy before it replaces the database.
 pub(super) const RESTORING: &str = "restoring";
 
 /// Locks the database at a real path, which is made where it is missing and `create` is set.
@@ -113,7 +113,7 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
 }
 
 /// Refuses a file of another version by reading alone: a connection that can write would make a log beside it, or move the
-/// pages of one that a crash left. Any other error is left to whoever opens the file.
+/// pages of one that a crash left. Any other error is reported when the file is opened.
 fn refuse_other_version(path: &Path) -> Result<(), OpenError> {
     match stable_read::read(path, |connection| check_version(connection, path)) {
         Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) => Err(error),
@@ -173,7 +173,7 @@ pub(super) fn init_schema(connection: &mut Connection, path: &Path) -> Result<()
     Ok(())
 }
 
-/// Refuses what is no database of ours, or of a version that this program cannot bring to its own; returns the version.
+/// Refuses a file of another program or of a version that cannot be migrated; returns the version.
 pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
     match stamps(connection, path)? {
         (APPLICATION_ID, found) if found > SCHEMA_VERSION => {
@@ -207,11 +207,11 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     configure_statements(connection)
 }
 
-/// What every connection of ours needs that runs the statements of `sql`.
+/// Settings of every connection that runs the statements of `sql`.
 pub(super) fn configure_statements(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    // Else a statement whose plan may depend on its parameters, as for a partial index, is prepared anew each time.
+    // Otherwise a statement whose plan may depend on its parameters, as with a partial index, is prepared again each time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     Ok(())

@@ -1,5 +1,5 @@
-//! A database that is only read: no lock is acquired, nothing in the file or beside it is changed or made, and whoever
-//! writes it meanwhile does not wait.
+//! Read-only access to a database: acquires no lock, changes or creates no file, and does not block a server that writes
+//! to it.
 
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
@@ -18,11 +18,11 @@ use crate::model::Wallet;
 use crate::store::{ExportedEntry, Observers, StoreError, real_path};
 
 impl SqliteStore {
-    /// Opens `database` to be read only and hands it to `query`; again where somebody wrote meanwhile, as what was read may
-    /// then be of two moments. Every write is refused.
+    /// Opens `database` read-only and runs `query`; runs it again if another process wrote meanwhile, as the result may then
+    /// mix two states. Every write is refused.
     ///
     /// # Errors
-    /// Where it is no database of ours, of another version than this program's, cannot be read or does not stop changing;
+    /// If the file is not an r3mes-edge database, has another version, cannot be read or does not stop changing;
     /// and what `query` fails with.
     pub async fn read_only<T, E: From<OpenError>>(
         database: &Path,
@@ -52,8 +52,8 @@ fn last_entry(c: &Connection) -> rusqlite::Result<i64> {
     c.query_row(sql::SELECT_LAST_ENTRY, [], value)
 }
 
-/// The ledger as it was when this was made, the oldest entry first, in short reads: whoever writes does not wait, and the
-/// log can be emptied meanwhile.
+/// The ledger as it was when this was created, oldest entry first. Read in short transactions, so that it neither blocks
+/// writes nor keeps the log from being emptied.
 pub struct LedgerExport {
     reader: StableReader,
     wallet: Option<Wallet>,
@@ -66,10 +66,10 @@ impl LedgerExport {
     /// Entries of a read at most.
     const ROWS: usize = 1000;
 
-    /// Opens `database` to be read, beside a running server too; of `wallet` only where it is given.
+    /// Opens `database` for reading, also while a server runs; only entries of `wallet` if given.
     ///
     /// # Errors
-    /// Where it is no database of ours or cannot be read, or holds no account of `wallet`.
+    /// If the file is not an r3mes-edge database, cannot be read, or has no account for `wallet`.
     pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
         let database = &real_path(database);
         let mut reader = StableReader::open(database)?;

@@ -26,7 +26,7 @@ pub(super) struct ReadPool {
 impl ReadPool {
     /// Connections in the pool.
     pub(super) const SIZE: usize = 4;
-    /// How long a read waits for a connection before the client is told that there is too much to do.
+    /// How long a read waits for a connection before it fails as overloaded.
     const TIMEOUT: Duration = Duration::from_secs(2);
 
     pub(super) fn open(
@@ -66,7 +66,7 @@ impl ReadPool {
         })
     }
 
-    /// Runs a look-up by an index in place: it takes a few microseconds, less than a hop to another thread.
+    /// Runs an index look-up on the calling thread: it takes a few microseconds, less than a hop to another thread.
     pub(super) async fn get_inline<T, E: Into<StoreError>>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, E>,

@@ -1,4 +1,4 @@
-//! Every statement the program runs, in one place, so that a test can ask SQLite how it would run each.
+//! Every SQL statement of the program, so that a test can check the query plan of each.
 //!
 //! The portable subset only: numbered parameters, `ON CONFLICT`, `RETURNING`, moments and amounts passed in as integers.
 
@@ -68,7 +68,7 @@ statements! {
     SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
     SELECT_WORKER = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND worker = ?2";
     INSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, rolled_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
-    // A sample that comes late changes nothing but what no newer one told.
+    // A late sample sets only the values that newer samples left out.
     UPDATE_WORKER = "UPDATE workers SET
                      hashrate = CASE WHEN ?2 >= recorded_at THEN ?3 ELSE hashrate END,
                      unit = CASE WHEN ?2 >= recorded_at THEN ?4 ELSE unit END,
@@ -130,7 +130,7 @@ statements! {
                          WINDOW own AS (PARTITION BY s.worker ORDER BY s.recorded_at))
                      WHERE before IS NOT NULL";
 
-    // what has expired
+    // expired rows
     SELECT_OLDEST = "SELECT w.id, (SELECT min(recorded_at) FROM mining_stats WHERE worker = w.id),
                      (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1),
                      (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 60),
@@ -202,7 +202,7 @@ pub(super) const COUNT_IDEMPOTENCY: &str = "
         DELETE FROM idempotency_usage WHERE scope = OLD.principal AND row_count = 0;
     END;";
 
-/// Of an R3MES backend's database, whose generations differ in their columns.
+/// For the database of an R3MES backend, whose versions differ in their columns.
 pub(super) fn select_for_import(table: &str) -> String {
     format!("SELECT rowid, * FROM {table} ORDER BY rowid")
 }
@@ -215,9 +215,9 @@ pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 
 /// Gives back the memory of pages that were read.
 pub(super) const FORGET_PAGES: &str = "PRAGMA shrink_memory";
-/// Moves pages of the log to their places in the file as far as that goes without waiting for anybody.
+/// Copies pages from the log into the database file as far as possible without waiting.
 pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
-/// Moves all of them and empties the log, which waits for everybody who reads from it.
+/// Copies all of them and truncates the log, which waits for its readers.
 pub(super) const CHECKPOINT_TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 /// So few pages that no request waits for long.
 pub(super) const VACUUM_STEP: &str = "PRAGMA incremental_vacuum(64)";

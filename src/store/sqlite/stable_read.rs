@@ -1,7 +1,7 @@
 //! Reading a file that a server may open, write or close at any moment.
 //!
-//! How a file without a server must be opened, so that nothing is made beside it, takes no lock. What is read that way holds
-//! only if nobody wrote meanwhile, and is read again otherwise: else a server that starts makes a healthy file look damaged.
+//! Opening a file without a server such that no file is created beside it takes no lock. The result is valid only if no
+//! process wrote meanwhile, and is read again otherwise: a server that starts could make a healthy file look damaged.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ impl StableReader {
         })
     }
 
-    /// The connection alone, for who reads one moment of a file that nobody is to write.
+    /// The connection alone, to read one snapshot of a file that no process writes to.
     pub(super) fn into_connection(self) -> Connection {
         self.connection
     }
@@ -158,19 +158,19 @@ pub(super) async fn read_async<S, T, E: From<OpenError>>(
 /// How a file is read.
 #[derive(Clone, Copy)]
 pub(super) enum Mode {
-    /// Beside others, as any SQLite connection. In WAL mode that makes the log and its index where there are none.
+    /// With locks, as any SQLite connection. In WAL mode this creates the log and its index if they are missing.
     Locks,
-    /// It has a log without an index, so whoever wrote it is gone: the index is made anew in memory. That takes a lock of
-    /// the whole file, which cannot be had for reading.
+    /// It has a log without an index, so its writer is gone: the index is rebuilt in memory. With locks this would need an
+    /// exclusive one, which a read-only connection cannot get.
     PrivateIndex,
-    /// It has no log, and none is made.
+    /// It has no log, and none is created.
     Immutable,
 }
 
 impl Mode {
     fn of(path: &Path) -> Self {
         let is_there = |suffix| with_suffix(path, suffix).exists();
-        // What this process has open is not opened without SQLite's own book-keeping of its locks.
+        // A file that this process has open must be opened with SQLite's own bookkeeping of its locks.
         if is_locked_here(path) {
             return Self::Locks;
         }
@@ -249,7 +249,7 @@ mod tests {
         connection.execute(insert, [wallet.to_string()]).unwrap();
     }
 
-    /// What another process does that starts, writes, and ends or goes on.
+    /// Whether the other process, after it started and wrote, ends or keeps running.
     #[derive(Clone, Copy, Debug)]
     enum Other {
         Ends,
@@ -275,7 +275,7 @@ mod tests {
                         serving = Some(server);
                     }
                 }
-                // What a reader makes of pages of two moments may be anything.
+                // Pages of two different states can give any result.
                 let same = entries(connection)? == before;
                 Ok((asked, before, same))
             });

@@ -14,7 +14,7 @@ use super::row::{credits_at, one, unreadable};
 use super::sql;
 use crate::store::{LedgerReport, ledger_id};
 
-/// How far a verification is, and what it found so far.
+/// The progress of a verification, and its findings so far.
 #[derive(Clone)]
 pub(super) struct LedgerVerifier {
     next: Next,
@@ -162,7 +162,7 @@ impl LedgerVerifier {
     }
 }
 
-/// Verifies the whole ledger at once, where nobody waits for the connection.
+/// Verifies the whole ledger in one go, on a connection that no other task needs.
 pub(super) fn verify(c: &Connection) -> rusqlite::Result<LedgerReport> {
     let mut verifier = LedgerVerifier::new();
     loop {

@@ -3,7 +3,7 @@
 //! It owns the only connection that may change the file. Jobs queue in memory; the thread takes whatever is queued, runs
 //! it in one transaction, each job in a savepoint of its own, commits once (one fsync, `synchronous=FULL`), and only then
 //! answers them all. There is no timer: while one group's fsync runs, the next group forms by itself, so a lone write
-//! waits for nobody and a thousand share one flush (group commit; DeWitt et al., SIGMOD 1984).
+//! does not wait and a thousand share one flush (group commit; DeWitt et al., SIGMOD 1984).
 
 mod copy;
 mod health;
@@ -59,7 +59,7 @@ struct Queue {
     closed: bool,
 }
 
-/// What is committed together.
+/// The jobs that are committed together.
 type Group = Vec<Box<dyn Job>>;
 
 /// A copy of the database into an empty file.
@@ -136,7 +136,7 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Copies the database into an empty file, between the writes of others; what they commit until the end is in it. One
+    /// Copies the database into an empty file, between other writes; the copy includes what they commit until its end. One
     /// at a time.
     pub(super) async fn copy(&self, to: PathBuf) -> Result<()> {
         let (reply, answer) = oneshot::channel();
@@ -247,7 +247,7 @@ impl Shared {
             self.write(&connection, &mut tools, group);
             if let Some(CopyRequest { to, reply }) = copy {
                 let copied = self.copy(&connection, &mut tools, &to);
-                // The caller may have left; what it finds is a complete file or none.
+                // The caller may be gone; it finds a complete file or none.
                 let _ = reply.send(copied.and_then(|()| tools.health.check_file()));
             }
         }
@@ -318,7 +318,7 @@ impl Shared {
 }
 
 impl Queue {
-    /// Takes what is queued, at most a group.
+    /// Removes the queued jobs, at most one group.
     fn take_group(&mut self) -> Group {
         self.began = Some(Instant::now());
         let size = self.jobs.len().min(Writer::GROUP);

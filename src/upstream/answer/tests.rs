@@ -316,7 +316,7 @@ fn a_piece_that_begins_as_the_errors_of_r3mes_nodes_do_is_not_text() {
 }
 
 #[test]
-fn a_model_that_quotes_an_error_is_not_cut_off() {
+fn a_model_that_quotes_an_error_is_not_aborted() {
     let honest: [&[&[u8]]; 6] = [
         &[b"the log reads:\n[Error: no]\nand no more"],
         &[b"the log reads:", b"\n", b"[Error", b": no]"],

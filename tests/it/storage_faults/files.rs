@@ -335,7 +335,7 @@ async fn nothing_acknowledged_is_lost_while_this_process_opens_its_file_again() 
                 reader = Some(open.await.unwrap());
             }
             4 => {
-                assert_eq!(check_database(&link).unwrap().mistakes().count(), 0);
+                assert_eq!(check_database(&link).unwrap().errors().count(), 0);
                 assert_eq!(verify_backup(&link).unwrap().entries, 5);
                 back_up(&link, &folder.join("copy.db")).unwrap();
             }

@@ -14,13 +14,13 @@ use super::super::closed;
 use super::{Shared, Tools};
 use crate::store::{Result, StoreError};
 
-/// Pages of one step. While others write there is a step to each of their groups, so that the copy gets its share of the
-/// disk and no more; while nobody does, one follows the other.
+/// Pages per step. With other writes queued there is one step per group, so that the copy does not delay them; otherwise
+/// steps follow each other directly.
 const STEP_PAGES: i32 = 16;
 /// Steps after which the kernel is asked to write what was copied: one flush of everything at the end would keep the
 /// log waiting for the disk.
 const FLUSH_STEPS: u64 = 16;
-/// How long a step is tried that another program's lock keeps from going on.
+/// How long a step that another program's lock blocks is retried.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
@@ -67,7 +67,7 @@ impl Shared {
                 }
                 queue.take_group()
             };
-            // An empty one too: a copy must not keep the end of a fault from being noticed.
+            // Also an empty one: a copy must not delay noticing the end of a fault.
             self.write(c, tools, group);
         }
     }

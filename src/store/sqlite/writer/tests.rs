@@ -132,7 +132,7 @@ async fn a_full_queue_refuses_common_jobs_and_keeps_room_for_those_that_end_a_re
 }
 
 #[tokio::test]
-async fn how_long_the_thread_has_been_at_its_work_is_told_and_rest_is_none() {
+async fn the_run_time_of_the_current_job_is_reported_and_none_when_idle() {
     let (_folder, writer) = writer();
     let open = hold(&writer).await;
     let first = writer.busy_for().unwrap();
@@ -238,7 +238,7 @@ fn pages(count: i64) -> impl FnOnce(&Connection) -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_log_begins_anew_by_itself_while_nobody_reads() {
+async fn the_log_restarts_by_itself_without_readers() {
     let (folder, writer) = writer();
     for _ in 0..40 {
         write(&writer, pages(500)).await.unwrap();

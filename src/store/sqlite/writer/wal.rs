@@ -1,5 +1,5 @@
-//! Keeps the write-ahead log short. SQLite moves its pages to their places as it commits, and begins it anew when nobody
-//! reads from it; where somebody always does, a long log is emptied as soon as the present reads are done.
+//! Keeps the write-ahead log short. SQLite checkpoints it at commits, and restarts it when it has no readers. With constant
+//! readers a long log is truncated explicitly, as soon as the current reads are done.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use super::health::StorageHealth;
 
 pub(super) struct Wal {
     file: PathBuf,
-    /// The length at which it is emptied next.
+    /// The length at which it is truncated next.
     limit: u64,
 }
 
 impl Wal {
-    /// It begins anew by itself at some 4 MiB.
+    /// Without readers it restarts by itself at about 4 MiB.
     const LIMIT: u64 = 32 << 20;
     /// How much it grows between two attempts.
     const RETRY: u64 = 8 << 20;
-    /// How long the present reads are waited for; writes wait too, new reads do not.
+    /// How long to wait for the current reads; writes wait too, new reads do not.
     const TIMEOUT: Duration = Duration::from_millis(700);
 
     pub(super) const fn new(file: PathBuf) -> Self {
@@ -28,8 +28,8 @@ impl Wal {
         Self { file, limit }
     }
 
-    /// Empties the log if it is long; to be called after each commit. Where a long read keeps it from that, it is tried
-    /// again when the log has grown.
+    /// Truncates the log if it is long; called after each commit. If a long read prevents that, it is tried again when the
+    /// log has grown.
     pub(super) fn checkpoint_if_needed(&mut self, c: &Connection) {
         let length = std::fs::metadata(&self.file).map_or(0, |file| file.len());
         if length < self.limit {
@@ -49,7 +49,7 @@ impl Wal {
 
     fn empty(c: &Connection) -> rusqlite::Result<bool> {
         let deadline = Instant::now() + Self::TIMEOUT;
-        // While nothing is written, each new read begins with all of the log, and does not keep its pages from their places.
+        // Without writes each new read starts at the end of the log, and does not block the checkpoint.
         while c.query_row(sql::CHECKPOINT, [], |row| {
             Ok(row.get::<_, i64>(1)? != row.get::<_, i64>(2)?)
         })? {
@@ -58,7 +58,7 @@ impl Wal {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        // From now on new reads do without the log, so that this waits for the others alone.
+        // From now on new reads do not use the log, so this waits only for the earlier ones.
         c.busy_timeout(Self::TIMEOUT)?;
         c.query_row(sql::CHECKPOINT_TRUNCATE, [], |row| {
             Ok(row.get::<_, i64>(0)? == 0)
