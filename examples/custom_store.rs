@@ -41,13 +41,13 @@ macro_rules! handing_on {
                 amount: Credits,
                 reason: String,
                 now: Timestamp,
-                once: Option<IdempotentRequest<(LedgerEntry, bool)>>,
+                idempotency: Option<IdempotentRequest<(LedgerEntry, bool)>>,
             ) -> Result<Outcome<(LedgerEntry, bool)>, StoreError> {
                 if amount > Self::MOST_AT_ONCE {
                     // A conflict is shown to the client in these words; `Unavailable` is for the log only.
                     return Err(StoreError::Conflict("at most 100 credits at once".to_owned()));
                 }
-                let done = self.inner.grant(wallet, amount, reason, now, once).await?;
+                let done = self.inner.grant(wallet, amount, reason, now, idempotency).await?;
                 // A replayed response moved no credits.
                 if let Outcome::New((entry, _)) = &done {
                     self.note(format_args!("{wallet} {} -> {}", entry.amount, entry.balance));
@@ -95,21 +95,21 @@ macro_rules! handing_on {
 }
 
 handing_on! {
-    create_user(wallet: Wallet, now: Timestamp, once: Option<IdempotentRequest<User>>) -> Outcome<User>;
+    create_user(wallet: Wallet, now: Timestamp, idempotency: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> Option<User>;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     reserve_ahead(wallet: Wallet, price: Credits, now: Timestamp, taken: Box<dyn FnOnce() + Send>) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: IdempotentRequest<(i64, String)>) -> ();
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, idempotency: IdempotentRequest<(i64, String)>) -> ();
     note_reservations(notes: Vec<(i64, String)>) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
     verify_ledger() -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize, once: Option<IdempotentRequest<KeyRecord>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, idempotency: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
@@ -122,7 +122,7 @@ handing_on! {
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp, once: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
+    record_earning(earning: Earning, now: Timestamp, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
     earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;

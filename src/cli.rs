@@ -160,13 +160,13 @@ enum Failure {
     Failed(String),
     /// Wrong arguments or configuration.
     Usage(String),
-    /// What it is about does not exist.
+    /// It does not exist.
     NotFound(String),
-    /// The present state does not allow it.
+    /// The current state does not allow it.
     Conflict(String),
     /// The storage or the server cannot be used now.
     Unavailable(String),
-    /// The reader of stdout has seen enough.
+    /// The reader of stdout is gone.
     #[error("standard output is closed")]
     ReaderClosed,
 }
@@ -184,7 +184,7 @@ impl Failure {
     }
 }
 
-/// What needs no exit code of its own.
+/// Errors without an exit code of their own.
 fn failed(error: impl Display) -> Failure {
     Failure::Failed(error.to_string())
 }
@@ -198,7 +198,7 @@ impl From<OpenError> for Failure {
             OpenError::Storage(error) => error.into(),
             OpenError::Changing(_) => Self::Unavailable(text),
             OpenError::Foreign(_) => Self::Failed(format!(
-                "{text}; if it was one, its first page is damaged: put the newest good copy in its place with restore"
+                "{text}; if it was one, its first page is damaged: restore the newest good backup"
             )),
             _ => Self::Failed(text),
         }
@@ -221,21 +221,21 @@ impl From<StoreError> for Failure {
 
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
-        Self::Failed(format!("the answer is not what was asked for: {error}"))
+        Self::Failed(format!("unexpected response: {error}"))
     }
 }
 
-/// The end of a check that found so many errors.
+/// The result of a check that found `n` errors.
 fn checked(what: &str, errors: usize) -> Result<(), Failure> {
     match errors {
         0 => Ok(()),
         n => Err(Failure::Failed(format!(
-            "integrity check of {what} found {n} errors; a good copy takes the database's place with restore"
+            "integrity check of {what} found {n} errors; restore a good backup"
         ))),
     }
 }
 
-/// An argument that is to be one segment of a request's path.
+/// An argument that becomes one segment of a request's path.
 fn path_segment(text: &str) -> Result<String, &'static str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     match !text.is_empty() && text.bytes().all(plain) {
@@ -244,10 +244,9 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Threads that serve, at most: of a machine with a hundred cores the others are the miner's.
+/// The maximum of worker threads; on a machine with many cores the rest is left to the miner.
 const MOST_WORKERS: usize = 8;
-/// Threads for what blocks, at most: scans, of which as many run as there are reading connections, copies, look-ups of
-/// names.
+/// The maximum of blocking threads: for scans, at most one per read connection, copies and name resolution.
 const MOST_BLOCKING: usize = 64;
 
 fn workers() -> usize {
@@ -269,11 +268,11 @@ pub(crate) fn run() -> ExitCode {
         .map_err(|error| Failure::Failed(format!("no threads to run on: {error}")))
         .and_then(|runtime| {
             let done = runtime.block_on(execute(cli));
-            // Dropped, it would wait for what blocks a thread: the system's resolver, say, while no name server answers.
+            // Dropping it would wait for blocked threads, such as the system's resolver while no name server answers.
             runtime.shutdown_background();
             done
         });
-    // Before what is printed below.
+    // Before the output below.
     logging::flush();
     match done.and_then(|()| output::all_written()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -297,7 +296,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         settings.resolve();
         Ok::<_, Failure>(settings)
     };
-    // For commands that make no database.
+    // For commands that create no database.
     let existing = || with_database(settings()?, global.database.is_some());
     match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(settings()?).await,
@@ -327,7 +326,7 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Refuses a database that does not exist, with every place it was looked for; `named` is whether a flag names it.
+/// Refuses a database that does not exist; `named` is whether a flag names it.
 fn with_database(settings: Settings, named: bool) -> Result<Settings, Failure> {
     let database = &settings.config.database;
     if database.exists() {

@@ -1,5 +1,5 @@
-//! The client of a database's server: a command is a request, and prints what is answered. Where no server runs, the same
-//! handlers answer in this process, so that no command is written twice.
+//! The client of the server: a command sends a request and prints the response. If no server runs, the same handlers
+//! respond in this process, so that no command needs two implementations.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,19 +29,19 @@ use super::admin_key::{self, Problem};
 use super::output::{List, Members};
 use super::{Failure, failed, logging};
 
-/// How long a process waits for the database's lock that another one holds.
+/// How long to wait for the instance lock while another process holds it.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What answers a request.
+/// Where a request is handled.
 enum Target {
-    /// The server that runs, at `http://…` or `unix:/…`.
+    /// The running server, at `http://…` or `unix:/…`.
     Server(String),
     /// The handlers in this process, on the database under its lock.
     Store(Arc<SqliteStore>),
-    /// The same, on the file as it is, which may be read-only.
+    /// The same, without the lock, on a file that may be read-only.
     File,
 }
 
@@ -57,7 +57,7 @@ impl Target {
                 opened => Self::Store(opened?),
             },
         };
-        // The log alone holds what a client may not read of an error.
+        // The details of an internal error are only in the log.
         let mut log = config.log.clone();
         log.level = "error".to_owned();
         logging::start(&log);
@@ -65,8 +65,8 @@ impl Target {
     }
 }
 
-/// Opens the database for a command that changes it. Another command may have it for a moment, and so may a server that
-/// starts, before it has an address.
+/// Opens the database for a command that writes. Another command may hold the lock for a moment, as may a server that is
+/// starting and has no address yet.
 pub(super) async fn open(config: &Config) -> Result<Arc<SqliteStore>, OpenError> {
     let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
@@ -79,7 +79,7 @@ pub(super) async fn open(config: &Config) -> Result<Arc<SqliteStore>, OpenError>
     }
 }
 
-/// Where a server serves a database, if one does.
+/// The address of the server of a database, if one is running.
 pub(super) fn server_of(database: &Path) -> Result<Option<String>, Failure> {
     Ok(InstanceLock::server_of(database).map_err(OpenError::Locked)?)
 }
@@ -88,7 +88,7 @@ pub(super) async fn get(config: &Config, path: &str) -> Result<String, Failure> 
     call(config, "GET", path, String::new()).await
 }
 
-/// The body of a successful answer.
+/// The body of a successful response.
 pub(super) async fn call(
     config: &Config,
     method: &str,
@@ -100,13 +100,13 @@ pub(super) async fn call(
     answer(config, &target, request.map_err(failed)?).await
 }
 
-/// Has something done that must not be done twice: where an answer is lost, it is asked for again under the same key.
-pub(super) async fn post_once(
+/// A POST that must not be done twice: if the response is lost, it is retried with the same idempotency key.
+pub(super) async fn post_idempotent(
     config: &Config,
     path: &str,
     body: String,
 ) -> Result<String, Failure> {
-    let request = Request::post(path).header("idempotency-key", new_id("once_"));
+    let request = Request::post(path).header("idempotency-key", new_id("cli_"));
     let request = request.body(body).map_err(failed)?;
     let target = Target::find(config, "POST").await?;
     let mut pauses = [200, 400].into_iter();
@@ -128,7 +128,7 @@ pub(super) async fn post_once(
     }
 }
 
-/// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or `line` of each item.
+/// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or one `line` per item.
 pub(super) async fn list(
     config: &Config,
     name: &str,
@@ -181,7 +181,7 @@ async fn answer(
         return Ok(body);
     }
     let problem: Value = serde_json::from_str(&body).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or("it gave no reason");
+    let detail = problem["detail"].as_str().unwrap_or("no reason given");
     let detail = detail.to_owned();
     Err(match (head.status.as_u16(), target) {
         (401 | 403, Target::Server(address)) => {
@@ -196,7 +196,7 @@ async fn answer(
     })
 }
 
-/// Asks the server at `address` as an admin, again where a rate refuses it for less than the deadline.
+/// Sends a request to the server at `address` as an admin; retries if rate-limited for less than the deadline.
 async fn ask(
     address: &str,
     database: &Path,
@@ -205,7 +205,7 @@ async fn ask(
     let key = admin_key::read(database).map_err(failed)?;
     let key = key.reveal().parse().map_err(failed)?;
     request.headers_mut().insert("x-api-key", key);
-    // What goes over the whole database takes as long as that is large.
+    // The duration of an operation on the whole database depends on its size.
     let is_long = request.uri().path().starts_with("/admin/");
     let deadline = Duration::from_secs(if is_long { 3600 } else { 60 });
     let answered = async {
@@ -214,7 +214,7 @@ async fn ask(
             let wait = response.headers().get(RETRY_AFTER);
             let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
             match wait.map(Duration::from_secs) {
-                // Where all idempotency keys are in use it may be a day.
+                // If all idempotency keys are in use it may be a day.
                 Some(wait) if response.status() == 429 && wait < deadline => sleep(wait).await,
                 _ => return Ok::<_, BoxError>(response),
             }
@@ -228,7 +228,7 @@ async fn ask(
         })
 }
 
-/// Has the library's own handlers answer in this process, as they answer an admin.
+/// Runs the library's handlers in this process, as for an admin.
 async fn local(
     config: &Config,
     store: Arc<SqliteStore>,
@@ -274,7 +274,7 @@ async fn exchange(
     Ok(Response::from_parts(head, body))
 }
 
-/// Where a client on this machine reaches a server that listens there; the lock file holds it.
+/// The address under which a local client reaches a server that listens there; stored in the lock file.
 pub(super) fn local_address(listen: &Listen) -> String {
     let Some(address) = listen.address() else {
         return listen.to_string();
@@ -287,7 +287,7 @@ pub(super) fn local_address(listen: &Listen) -> String {
     format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
-/// The path of the Unix socket that an address names, where it names one.
+/// The path of the Unix socket in an address, if it is one.
 pub(super) fn socket_path(address: &str) -> Option<&Path> {
     address.strip_prefix("unix:").map(Path::new)
 }

@@ -1,4 +1,4 @@
-//! The protocol of the service manager (sd_notify(3)): that the server is ready, how it is, that it stops.
+//! Reports readiness, status and stopping to the service manager (sd_notify(3)).
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use r3mes_edge::{Repository, SqliteStore};
 
-/// The way to the service manager, where one started us and listens.
+/// The socket of the service manager, if it started this process.
 pub(super) struct Notify {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// Without a message in this time the manager ends us and starts us again.
+    /// Without a message in this time the manager restarts the process.
     watchdog: Option<Duration>,
 }
 
 impl Notify {
-    /// As systemd has set the environment.
+    /// From the environment that systemd sets.
     pub(super) fn from_environment() -> Self {
         let name = std::env::var_os("NOTIFY_SOCKET");
         let socket = name.and_then(|name| {
@@ -33,21 +33,21 @@ impl Notify {
         }
     }
 
-    /// It serves.
+    /// Reports that the server is ready.
     pub(super) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// What is under way is finished, and then it ends.
+    /// Reports that the server is stopping.
     pub(super) fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=stopping: what is under way is finished first");
+        self.send("STOPPING=1\nSTATUS=stopping: completing requests in flight");
     }
 
-    /// Reports how it is, for as long as it runs.
+    /// Reports the status, until dropped.
     ///
-    /// The watchdog is notified twice in its time, and only while the worker threads run a task and the writing thread is
-    /// not stuck: what a new start mends. It does not mend a full disk, another program's lock, an upstream that is down or
-    /// many clients, so none of them withholds the message.
+    /// The watchdog is notified twice per period, but only while the worker threads run tasks and the writer thread is not
+    /// stuck: a restart fixes these. It does not fix a full disk, another program's lock, an upstream that is down or high
+    /// load, so none of them withholds the message.
     pub(super) async fn watch(&self, store: &SqliteStore, serving: &str) {
         if self.socket.is_none() {
             return std::future::pending().await;
@@ -73,7 +73,7 @@ impl Notify {
         }
     }
 
-    /// Never waits: a manager that does not listen is no reason to stop serving.
+    /// Never waits: a manager that does not read its socket must not stop the server.
     fn send(&self, message: &str) {
         if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(message.as_bytes(), address)

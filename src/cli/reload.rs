@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, and what can change while the server runs does.
+//! SIGHUP: reloads the configuration and applies the settings that can change while the server runs.
 
 use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
@@ -6,13 +6,13 @@ use r3mes_edge::{Config, EdgeServer};
 use super::settings::{self, Settings};
 use super::{Failure, GlobalArgs, failed, logging};
 
-/// Reads the configuration again and applies what it can; an error in it leaves everything as it is.
+/// Reloads the configuration and applies what it can; with an error in it nothing changes.
 ///
-/// `in_force` is what the server runs with; what needs a restart is logged each time until there was one.
+/// `in_force` is the configuration in use; changes that need a restart are logged at each reload until then.
 pub(super) async fn reload(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) {
     match apply(global, in_force, server).await {
-        // Also where the level has just been set higher: the sender of the signal reads it.
-        Ok(changes) => log::warn!("configuration read again{changes}"),
+        // A warning, so that the sender of the signal sees it at a higher log level too.
+        Ok(changes) => log::warn!("configuration reloaded{changes}"),
         Err(error) => {
             log::error!("the configuration was not reloaded, nothing is changed: {error}");
         }

@@ -7,7 +7,7 @@ use r3mes_edge::store::{LedgerEntry, LedgerReport};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::client::{self, call, get, post_once};
+use super::client::{self, call, get, post_idempotent};
 use super::output::{Members, answer};
 use super::progress::Progress;
 use super::{Failure, checked, path_segment};
@@ -40,7 +40,7 @@ pub(super) struct Account {
 pub(super) async fn users(command: Users, config: &Config, json: bool) -> Result<(), Failure> {
     let user = match command {
         Users::Create(account) => {
-            post_once(config, "/users", serde_json::to_string(&account)?).await?
+            post_idempotent(config, "/users", serde_json::to_string(&account)?).await?
         }
         Users::Show(account) => get(config, &format!("/users/{}", account.wallet_address)).await?,
         Users::List => return client::list(config, "users", "/users?", json, user_line).await,
@@ -89,7 +89,7 @@ pub(super) struct Movement {
 fn amount(text: &str) -> Result<Credits, &'static str> {
     match Credits::parse(text)? {
         amount if amount > Credits::ZERO => Ok(amount),
-        _ => Err("must be more than 0; `credits take` takes what `credits grant` gave"),
+        _ => Err("must be more than 0; use `credits take` to debit"),
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn credits(
     movement.amount = Credits::from_micro(sign * movement.amount.micro());
     let wallet = movement.wallet;
     let path = format!("/users/{wallet}/credits");
-    let granted = post_once(config, &path, serde_json::to_string(&movement)?).await?;
+    let granted = post_idempotent(config, &path, serde_json::to_string(&movement)?).await?;
     answer(&granted, json, |granted| {
         let credits = Members::of(granted)?.get("credits", "");
         Ok(format!("{wallet} has {credits} credits now"))

@@ -1,5 +1,5 @@
 //! `serve`: opens the database, starts the server and waits for signals. SIGTERM and SIGINT stop it, a second one at once;
-//! SIGHUP reads the configuration again.
+//! SIGHUP reloads the configuration.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -83,8 +83,8 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
     log::info!("stopping: requests in flight are completed; a second signal ends them at once");
     tokio::select! {
         () = server.shutdown() => log::info!("stopped"),
-        _ = terminate.recv() => log::warn!("ended at once"),
-        _ = interrupt.recv() => log::warn!("ended at once"),
+        _ = terminate.recv() => log::warn!("second signal: requests in flight are aborted"),
+        _ = interrupt.recv() => log::warn!("second signal: requests in flight are aborted"),
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ function changed(feed) {
 }
 
 function showPanels() {
-  showWell();
+  showStatus();
   panels.forEach(showPanel);
 }
 

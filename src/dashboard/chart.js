@@ -21,22 +21,22 @@ function scale(low, high) {
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * fits);
 }
 
-/** Points put together until there are no more than so many; each stands for a time of the same length. */
-function thin(points, most, from, to) {
+/** Merges points into at most `most` buckets of equal length. */
+function downsample(points, most, from, to) {
   if (points.length <= most) return points;
-  const length = (to - from) / most, kept = new Map();
+  const length = (to - from) / most, buckets = new Map();
   for (const point of points) {
-    const column = Math.floor((point.at - from) / length), there = kept.get(column);
-    if (!there) kept.set(column, { ...point, sum: point.value, count: 1 });
+    const column = Math.floor((point.at - from) / length), bucket = buckets.get(column);
+    if (!bucket) buckets.set(column, { ...point, sum: point.value, count: 1 });
     else {
-      there.sum += point.value;
-      there.count += 1;
-      there.value = there.sum / there.count;
-      there.min = Math.min(there.min, point.min);
-      there.max = Math.max(there.max, point.max);
+      bucket.sum += point.value;
+      bucket.count += 1;
+      bucket.value = bucket.sum / bucket.count;
+      bucket.min = Math.min(bucket.min, point.min);
+      bucket.max = Math.max(bucket.max, point.max);
     }
   }
-  return [...kept.values()];
+  return [...buckets.values()];
 }
 
 class Chart {
@@ -78,7 +78,7 @@ class Chart {
   draw() {
     const { points, from, to, value, summary, empty } = this.shown;
     const { width, height } = this;
-    const drawn = this.drawn = thin(points, Math.max(30, Math.floor(width / 3)), from, to);
+    const drawn = this.drawn = downsample(points, Math.max(30, Math.floor(width / 3)), from, to);
     this.plot.replaceChildren();
     if (drawn.length === 0) {
       for (const name of ["role", "tabindex", "aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow", "aria-valuetext"]) this.plot.removeAttribute(name);
@@ -215,7 +215,7 @@ class Chart {
   table() {
     if (!this.more.open || !this.shown) return;
     const { points, from, to, value, time } = this.shown;
-    const rows = thin(points, MOST_ROWS, from, to).toReversed();
+    const rows = downsample(points, MOST_ROWS, from, to).toReversed();
     const columns = this.bars ? ["value"] : ["value", "min", "max"];
     const titles = { value: this.name, min: "Least", max: "Most" };
     const cell = (point) => (column) => make("td", {}, value(point[column]));

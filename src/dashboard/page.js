@@ -4,7 +4,7 @@ const by = (id) => document.getElementById(id);
 const set = (id, text) => { const element = by(id); if (element.textContent !== text) element.textContent = text; };
 const since = (time) => Date.now() - Date.parse(time);
 
-// Element access.
+// The state of the page.
 
 const RANGES = {
   hour: { hours: 1, every: 10 * SECOND, bar: 5 * MINUTE, words: "the last hour" },
@@ -67,41 +67,41 @@ const mined = new Feed("mined", MINUTE, async () => {
 });
 const walletFeeds = [miner, hashrate, earnings, ledger, mined];
 
-// The node's state.
+// The status line of the node.
 
-function well() {
+function nodeStatus() {
   const now = health.data, firing = alerts.data?.firing ?? [];
   if (!now) {
-    return health.trouble ? ["bad", "The node does not answer", `${sentence(health.trouble.message)}; asked again every 2 s.`] : ["unknown", "Asking the node…", ""];
+    return health.trouble ? ["bad", "The node does not answer", `${sentence(health.trouble.message)}; retried every 2 s.`] : ["unknown", "Asking the node…", ""];
   }
-  if (health.trouble?.status === 429) return ["warn", "The node wants to be asked less often", `What stands here is ${span(health.age)} old.`];
-  if (health.trouble?.kind === "refused") return ["bad", "The node refuses to say how it is", `${sentence(health.trouble.message)}.`];
-  if (health.trouble || health.isStale) return ["bad", "The node does not answer", `Last heard ${ago(health.age)}; what stands below is from then. Asked again every 2 s.`];
+  if (health.trouble?.status === 429) return ["warn", "Too many requests to the node", `The data is ${span(health.age)} old.`];
+  if (health.trouble?.kind === "refused") return ["bad", "The node refuses the health request", `${sentence(health.trouble.message)}.`];
+  if (health.trouble || health.isStale) return ["bad", "The node does not answer", `Last response ${ago(health.age)}; the data below is from then. Retried every 2 s.`];
   const about = [count(now.breakers.length, "upstream"), alerts.data ? "no alert" : "alerts not known"].join(", ");
   const worst = firing.find((alert) => alert.severity === "CRITICAL") ?? firing[0];
-  if (now.draining) return ["warn", "The node is shutting down", "It ends what is under way and takes nothing new."];
-  if (ready.trouble?.status === 503) return ["bad", "The node takes no writes", `${sentence(ready.trouble.message)}.`];
-  if (worst) return [worst.severity === "CRITICAL" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all stand below.` : `One alert fires, for ${lasting(since(worst.since))}.`];
+  if (now.draining) return ["warn", "The node is shutting down", "It completes requests in flight and accepts no new ones."];
+  if (ready.trouble?.status === 503) return ["bad", "The node rejects writes", `${sentence(ready.trouble.message)}.`];
+  if (worst) return [worst.severity === "CRITICAL" ? "bad" : "warn", sentence(worst.summary), firing.length > 1 ? `${firing.length} alerts fire; all are listed below.` : `One alert fires, for ${lasting(since(worst.since))}.`];
   const open = now.breakers.filter((breaker) => breaker.state !== "CLOSED");
   if (open.length) return ["warn", `${open.map((breaker) => breaker.name).join(", ")} ${open.length === 1 ? "is" : "are"} out of use`, open.map(whyOpen).join(" ")];
-  if (now.chain_halted) return ["warn", "The chain stands still", "Its newest block is older than it should be."];
+  if (now.chain_halted) return ["warn", "The chain is halted", "Its newest block is older than it should be."];
   if (now.status !== "ok") return ["warn", "The node is degraded", ""];
-  return ["ok", "All is well", `${sentence(about)}.`];
+  return ["ok", "All systems normal", `${sentence(about)}.`];
 }
 
 function whyOpen(breaker) {
   if (breaker.forced) return `An operator opened ${breaker.name}'s breaker; it stays open until it is reset.`;
-  const again = breaker.retry_after_seconds != null ? ` It is tried again in ${span(breaker.retry_after_seconds * SECOND)}.` : "";
+  const again = breaker.retry_after_seconds != null ? ` Next attempt in ${span(breaker.retry_after_seconds * SECOND)}.` : "";
   return `${sentence(breaker.reason ?? `The breaker of ${breaker.name} is not closed`)}.${again}`;
 }
 
-function showWell() {
-  const [state, line, more] = well();
-  document.body.dataset.well = state;
-  set("well", line);
-  set("well-more", more || "\u00a0");
+function showStatus() {
+  const [state, line, more] = nodeStatus();
+  document.body.dataset.status = state;
+  set("status", line);
+  set("status-more", more || "\u00a0");
   set("about", health.data ? `${health.data.version} · up ${span(health.data.uptime_seconds * SECOND)}` : "");
-  document.title = `${{ ok: "Well", warn: "Look", bad: "Trouble", unknown: "…" }[state]} · r3mes-edge`;
+  document.title = `${{ ok: "OK", warn: "Warning", bad: "Problem", unknown: "…" }[state]} · r3mes-edge`;
 }
 
 // A feed's panel: its data and their age, or why there are none.
@@ -113,12 +113,12 @@ const panels = [...document.querySelectorAll("[data-feed]")].map((element) => {
 
 function why(feed) {
   const { kind, status, code, wait, message } = feed.trouble;
-  if (kind === "gone") return `Nothing heard: ${message}. Asked again in a moment.`;
+  if (kind === "gone") return `No response: ${message}. Retried shortly.`;
   if (status === 401) return "For holders of a key.";
   if (status === 403) return [metrics, alerts].includes(feed) ? "For holders of an admin's key." : "This key may not read this.";
   if (feed === alerts && status === 404) return "This node evaluates no alerts.";
   if (code === "user_not_found") return "This node has no account of this wallet.";
-  if (status === 429) return `Asked too often; asked again in ${span(Math.max(wait, SECOND))}.`;
+  if (status === 429) return `Too many requests; retried in ${span(Math.max(wait, SECOND))}.`;
   return `${sentence(message)}.`;
 }
 
@@ -240,7 +240,7 @@ function showMetrics() {
   set("requests", now.ms == null ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % in ${seconds(quantile(now.http, 0.95))}`);
   const { accepted, rejected, watts } = now.last;
   // They are 0 for a miner that does not report them.
-  set("shares", accepted + rejected > 0 ? `${whole.format(accepted)} taken, ${whole.format(rejected)} refused` : none);
+  set("shares", accepted + rejected > 0 ? `${whole.format(accepted)} accepted, ${whole.format(rejected)} rejected` : none);
   by("shares").dataset.mark = rejected > accepted / 20 ? "warn" : "";
   set("power", watts > 0 ? `${whole.format(watts)} W` : none);
 }
@@ -258,21 +258,21 @@ function list(id, rows) {
   if (!same) old.replaceChildren(...made.children);
 }
 
-const STATES = { CLOSED: ["ok", "in use"], OPEN: ["bad", "open"], HALF_OPEN: ["warn", "being tried"] };
+const STATES = { CLOSED: ["ok", "in use"], OPEN: ["bad", "open"], HALF_OPEN: ["warn", "half-open"] };
 
 function showUpstreams() {
   const now = health.data;
   if (!now) return;
   const block = now.chain ? chain.data : null;
   set("height", block ? whole.format(block.latest_block_height) : none);
-  const facts = block && [block.network, `block ${ago(since(block.latest_block_time))}`, block.catching_up && "catching up", block.halted && "stands still", block.stale && `last good answer, ${span(block.age_seconds * SECOND)} old`];
+  const facts = block && [block.network, `block ${ago(since(block.latest_block_time))}`, block.catching_up && "catching up", block.halted && "halted", block.stale && `last good answer, ${span(block.age_seconds * SECOND)} old`];
   set("chain", facts ? facts.filter(Boolean).join(" · ") : now.chain ? chain.trouble ? sentence(chain.trouble.message) : "chain height" : "no chain is in use");
   by("chain").dataset.mark = block && (block.halted || block.stale || chain.trouble) ? "warn" : "";
   const rows = now.breakers.map((breaker) => {
     const [mark, word] = STATES[breaker.state] ?? ["warn", breaker.state];
     return row(mark, word, breaker.name, mark !== "ok" && whyOpen(breaker));
   });
-  list("breakers", rows.length ? rows : [row("", "", "No upstream is in use", "None is configured, and none was found; looked for again every minute.")]);
+  list("breakers", rows.length ? rows : [row("", "", "No upstream is in use", "None is configured, and discovery found none; it runs again every minute.")]);
 }
 
 const asSeconds = (number) => number < 60 ? seconds(number) : span(number * SECOND);
@@ -299,7 +299,7 @@ function showAlerts() {
   const { firing = [], recent = [] } = now;
   set("firing", whole.format(firing.length));
   by("firing").dataset.mark = firing.some((alert) => marks[alert.severity] === "bad") ? "bad" : firing.length ? "warn" : "";
-  set("firing-under", firing.length ? `the longest for ${lasting(Math.max(...firing.map((alert) => since(alert.since))))}` : "nothing asks for you");
+  set("firing-under", firing.length ? `the longest for ${lasting(Math.max(...firing.map((alert) => since(alert.since))))}` : "no alerts");
   list("firing-list", firing.map((alert) => row(marks[alert.severity] ?? "warn", String(alert.severity).toLowerCase(), titled(alert), `${sentence(alert.summary)}.`,
     sentence(`${figures(alert)}for ${lasting(since(alert.since))}`))));
   by("recent-title").hidden = recent.length === 0;

@@ -49,13 +49,13 @@ pub(crate) async fn create(ctx: Context) -> Result {
     let mut request = ctx.json::<CreateRequest>()?.checked(now)?;
     restrict(ctx.principal()?, &mut request)?;
     // The response holds the key, so it is not stored.
-    let once = ctx.idempotency(None, |key: &KeyRecord| StoredResponse {
+    let idempotency = ctx.idempotency(None, |key: &KeyRecord| StoredResponse {
         status: 201,
         answer: None,
         reference: Some(key.id.clone()),
     })?;
     let max_keys = app.config.auth.max_keys_per_wallet;
-    let issued = issue_key(&*app.store, request, max_keys, now, once).await?;
+    let issued = issue_key(&*app.store, request, max_keys, now, idempotency).await?;
     json_with_status(StatusCode::CREATED, &issued.shown())
 }
 

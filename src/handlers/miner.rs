@@ -17,7 +17,11 @@ use crate::store::{
 pub(crate) async fn post_stats(ctx: Context) -> Result {
     let (app, principal) = (&ctx.app, ctx.principal()?);
     let now = app.clock.now();
-    let oldest = app.config.retention.raw.map(|kept| now.minus(kept));
+    let oldest = app
+        .config
+        .retention
+        .raw
+        .map(|retention| now.minus(retention));
     let samples = Sample::parse_batch(ctx.text()?, principal.wallet, oldest, now)?;
     if samples.iter().any(|sample| !principal.owns(&sample.wallet)) {
         let detail = "a key records samples of its own wallet only";
@@ -66,9 +70,13 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
         answer: serde_json::to_string(counted).ok(),
         reference: counted.entry.map(ledger_id),
     };
-    let once = ctx.idempotency(None, stored)?;
-    let done = ctx.app.store.record_earning(earning, now, once).await?;
-    response::once(done, stored)
+    let idempotency = ctx.idempotency(None, stored)?;
+    let done = ctx
+        .app
+        .store
+        .record_earning(earning, now, idempotency)
+        .await?;
+    response::idempotent(done, stored)
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {

@@ -66,12 +66,12 @@ pub(crate) async fn completions(ctx: Context) -> Result {
                     .retry_after(Duration::from_secs(1))
             })?;
             let now = app.clock.now();
-            if let Some(kept) = app
+            if let Some(stored) = app
                 .store
                 .stored_response(once.key, once.request, now)
                 .await?
             {
-                return response::replayed(kept);
+                return response::replayed(stored);
             }
             let scope = once.scope.clone();
             app.store.check_idempotency_rows(scope, count, now).await?;

@@ -24,10 +24,10 @@ pub(crate) async fn create(ctx: Context) -> Result {
         answer: serde_json::to_string(user).ok(),
         reference: None,
     };
-    let once = ctx.idempotency(None, stored)?;
+    let idempotency = ctx.idempotency(None, stored)?;
     let now = ctx.app.clock.now();
-    let done = ctx.app.store.create_user(wallet, now, once).await?;
-    response::once(done, stored)
+    let done = ctx.app.store.create_user(wallet, now, idempotency).await?;
+    response::idempotent(done, stored)
 }
 
 #[derive(Serialize)]
@@ -71,9 +71,13 @@ pub(crate) async fn grant(ctx: Context) -> Result {
         answer: serde_json::to_string(&Granted::from(entry)).ok(),
         reference: Some(ledger_id(entry.id)),
     };
-    let once = ctx.idempotency(None, stored)?;
+    let idempotency = ctx.idempotency(None, stored)?;
     let now = ctx.app.clock.now();
-    let granted = ctx.app.store.grant(wallet, amount, reason, now, once).await;
+    let granted = ctx
+        .app
+        .store
+        .grant(wallet, amount, reason, now, idempotency)
+        .await;
     let done = granted.map_err(|error| match error {
         // A client that cannot pay gets 402; an admin who would debit too much gets 409.
         StoreError::Insufficient { balance, .. } => ApiError::new(
@@ -82,7 +86,7 @@ pub(crate) async fn grant(ctx: Context) -> Result {
         ),
         other => other.into(),
     })?;
-    response::once(done, stored)
+    response::idempotent(done, stored)
 }
 
 #[derive(Serialize)]

@@ -53,14 +53,14 @@ pub(crate) fn bytes(status: StatusCode, content_type: &'static str, body: Bytes)
     response
 }
 
-/// The response to a write, new or replayed for its `Idempotency-Key`; `stored` makes the one of a new write.
-pub(crate) fn once<T>(
-    done: Outcome<T>,
+/// The response to a write, new or replayed for its `Idempotency-Key`; `stored` creates the one of a new write.
+pub(crate) fn idempotent<T>(
+    outcome: Outcome<T>,
     stored: fn(&T) -> StoredResponse,
 ) -> Result<Response, ApiError> {
-    match done {
+    match outcome {
         Outcome::New(value) => from_stored(stored(&value)),
-        Outcome::Replayed(kept) => replayed(kept),
+        Outcome::Replayed(stored) => replayed(stored),
     }
 }
 

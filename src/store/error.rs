@@ -1,10 +1,10 @@
-//! Why a verb of the storage failed. The texts of the first variants are fit for a client; the others are for the log.
+//! Errors of the storage. The texts of the first variants may be shown to a client; the others are for the log.
 
 use std::time::Duration;
 
 use crate::model::Credits;
 
-/// Why a verb did not do what it was asked.
+/// An error of a [`Repository`](super::Repository) method.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -14,31 +14,31 @@ pub enum StoreError {
     /// No key has this id, or it belongs to another wallet.
     #[error("no key has this id")]
     KeyNotFound,
-    /// What is stored already does not allow it; the sentence is fit for the client.
+    /// It conflicts with the stored state; the text may be shown to the client.
     #[error("{0}")]
     Conflict(String),
     /// The balance would go below zero.
     #[error("{needed} credits are needed, the wallet has {balance}")]
     Insufficient {
-        /// What was asked for.
+        /// The amount requested.
         needed: Credits,
-        /// What there is.
+        /// The amount available.
         balance: Credits,
     },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
-    /// It was done before under this idempotency key and its answer was not stored; the ledger entry or key that it made,
-    /// if any.
+    /// It was done before with this idempotency key and its response was not stored; the ledger entry or key that it
+    /// created, if any.
     #[error("it was done before, and its answer was not stored")]
     AlreadyIssued(Option<String>),
-    /// The scope of the idempotency key has as many answers stored as it may; nothing was done.
+    /// The scope of the idempotency key has the maximum number of stored responses; nothing was done.
     #[error("no further answers can be stored in this idempotency scope")]
     IdempotencyFull {
-        /// How long until the oldest of them expires.
+        /// Time until the oldest of them expires.
         retry_after: Duration,
     },
-    /// One answer cannot hold it; ask for less, or more coarsely.
+    /// Too large for one response; request less, or a coarser resolution.
     #[error("this is more than one answer can hold")]
     TooMuch,
     /// The queue is full; nothing was done.
@@ -48,12 +48,10 @@ pub enum StoreError {
     #[error("the storage cannot be used: {0}")]
     Unavailable(String),
     /// The disk is full.
-    #[error("the disk is full: make room where the database is")]
+    #[error("the disk is full: free space on the database's file system")]
     Full,
-    /// The file is not what was written: only a backup helps. For the log only.
-    #[error(
-        "the database is damaged ({0}): stop the server and put the newest good copy in its place with restore"
-    )]
+    /// The file is damaged: only a backup helps. For the log only.
+    #[error("the database is damaged ({0}): stop the server and restore the newest good backup")]
     Damaged(String),
     /// A bug of this program. For the log only.
     #[error("internal: {0}")]

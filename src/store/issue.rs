@@ -4,22 +4,24 @@ use super::{IdempotentRequest, Repository, StoreError};
 use crate::auth::{IssuedKey, KeyRecord, KeyRequest, PlainKey};
 use crate::model::{Timestamp, new_id};
 
-/// Makes a key and stores its hash. The wallet may then have at most `max_active` active keys. Under an idempotency key
-/// that is known already nothing is made.
+/// Creates a key and stores its hash. The wallet may then have at most `max_active` active keys. A repeated idempotency
+/// key creates nothing.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] where the wallet has too many keys, [`StoreError::AlreadyIssued`] for a repeated `once`, and
-/// whatever the storage fails with.
+/// [`StoreError::Conflict`] if the wallet has too many keys, [`StoreError::AlreadyIssued`] for a repeated idempotency key, and
+/// the errors of the storage.
 pub async fn issue_key(
     store: &dyn Repository,
     request: KeyRequest,
     max_active: usize,
     now: Timestamp,
-    once: Option<IdempotentRequest<KeyRecord>>,
+    idempotency: Option<IdempotentRequest<KeyRecord>>,
 ) -> Result<IssuedKey, StoreError> {
     let key = generate()?;
     let record = request.record(&key, now);
-    let new_account = store.create_key(record.clone(), max_active, once).await?;
+    let new_account = store
+        .create_key(record.clone(), max_active, idempotency)
+        .await?;
     Ok(IssuedKey {
         key,
         record,
@@ -31,7 +33,7 @@ pub async fn issue_key(
 /// key is refused from `until` on; its record is returned as well.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] where the old key is not active, and whatever the storage fails with.
+/// [`StoreError::Conflict`] if the old key is not active, and the errors of the storage.
 pub async fn rotate_key(
     store: &dyn Repository,
     old: &KeyRecord,

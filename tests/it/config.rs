@@ -209,7 +209,7 @@ async fn a_changed_file_is_reloaded_on_sighup_without_a_lost_request_and_an_inva
     server.reload(&text(
         "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\ndisk_free = \"1000000GiB\"\nconfirm = \"0s\"\n",
     ));
-    let entry = logged("configuration read again").await;
+    let entry = logged("configuration reloaded").await;
     let expected = "rates.read = \"3/h\" (was \"off\"), alerts.disk_free = \"1000000GiB\" (was \"500MiB\"), alerts.confirm = \"0s\" (was \"1min\"); needs a restart: limits.body = \"32KiB\" (was \"64KiB\")";
     assert!(entry.ends_with(expected), "{entry}");
     eventually("an alert by the new threshold", async || {

@@ -62,13 +62,13 @@ impl FileId {
     }
 }
 
-/// What is wrong with the files of a database that is open.
+/// A fault of the files of an open database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileFault {
     /// The file has no name any more.
     #[error(
-        "the database file was deleted while it is in use; stop the server and put the newest copy in its place: r3mes-edge restore FILE"
+        "the database file was deleted while it is in use; stop the server and restore the newest backup: r3mes-edge restore FILE"
     )]
     Deleted,
     /// It has another name or is elsewhere.
@@ -137,7 +137,7 @@ impl LockedFile {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             let id = FileId::of(&file.metadata().map_err(failed)?);
-            // The last holder of the lock may have put another file in its place.
+            // The last holder of the lock may have replaced the file.
             if FileId::at(path) != Some(id) {
                 continue;
             }

@@ -74,7 +74,7 @@ pub(super) fn broken_references(c: &Connection, limit: usize) -> rusqlite::Resul
     let broken = check.query_map([], |row| {
         let (table, missing): (String, String) = (row.get(0)?, row.get(2)?);
         Ok(format!(
-            "a row of {table} refers to a row of {missing} that is not there"
+            "a row of {table} refers to a missing row of {missing}"
         ))
     })?;
     broken.take(limit).collect()
@@ -85,11 +85,11 @@ fn schema_differences(c: &Connection) -> rusqlite::Result<Vec<String>> {
     let fresh = Connection::open_in_memory()?;
     fresh.execute_batch(connections::SCHEMA)?;
     let (expected, found) = (schema(&fresh)?, schema(c)?);
-    let lacks = expected.iter().filter(|part| !found.contains(part));
-    let lacks = lacks.map(|part| format!("the schema lacks: {part}"));
-    let foreign = found.iter().filter(|part| !expected.contains(part));
-    let foreign = foreign.map(|part| format!("the schema has what is not ours: {part}"));
-    Ok(lacks.chain(foreign).collect())
+    let missing = expected.iter().filter(|part| !found.contains(part));
+    let missing = missing.map(|part| format!("missing in the schema: {part}"));
+    let unexpected = found.iter().filter(|part| !expected.contains(part));
+    let unexpected = unexpected.map(|part| format!("unexpected in the schema: {part}"));
+    Ok(missing.chain(unexpected).collect())
 }
 
 /// The statements that created each table, index and trigger, without comments and line breaks.

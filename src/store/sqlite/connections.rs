@@ -39,7 +39,7 @@ pub enum OpenError {
     #[error("{} is damaged: {}", .0.display(), .1)]
     Damaged(PathBuf, String),
     /// It was changed again and again while it was read, so that nothing can be said about it.
-    #[error("{} was being changed while it was read, which says nothing about its state; run this again", .0.display())]
+    #[error("{} was changed during the check, so there is no result; run it again", .0.display())]
     Changing(PathBuf),
     /// There is no database, but this file of one, so none is made.
     #[error("{} belongs to a database whose file is missing or empty, so no new one is made: put that file back beside it, or run r3mes-edge restore FILE, which moves it out of the way", .0.display())]

@@ -3,7 +3,7 @@
 //!
 //! A sample holds until the miner's next one, at most a minute, and counts for as long as it held, in the window that it
 //! was measured in. So a mean is weighted by time, hours add up from minutes exactly, and a window without samples has no
-//! point. What is not rolled up yet is added when it is read.
+//! point. Samples that are not rolled up yet are added by reads.
 
 use rusqlite::{Connection, Row, params};
 
@@ -25,7 +25,7 @@ const STEP_MINERS: i64 = 32;
 const STEP_LATE: i64 = 128;
 /// Rows that one step deletes at most.
 const STEP_DELETED: usize = 1000;
-/// Miners whose oldest rows are looked up in one read.
+/// Miners per read of their oldest rows.
 const MINERS: usize = 200;
 /// Rows that one answer may be made from, so that a wallet with ten thousand miners does not hold a connection for long.
 const MAX_ROWS: i64 = 500_000;
@@ -83,7 +83,7 @@ pub(super) fn roll_up_late(c: &Connection) -> rusqlite::Result<bool> {
         |a: &(i64, i64), b: &(i64, i64)| a.0 == b.0 && start(a.1, HOUR) == start(b.1, HOUR);
     for minutes in late.chunk_by(same_hour) {
         let ((worker, begin), (_, last)) = (minutes[0], minutes[minutes.len() - 1]);
-        // Minutes in between are made again too, which changes nothing. Those whose samples are deleted by now stay.
+        // Minutes in between are rolled up again too, with the same result. Those without samples any more are not changed.
         let (reached, _) = roll_up_worker(c, worker, begin, last + MINUTE)?;
         execute(c, sql::DELETE_LATE_MINUTES, [worker, reached])?;
     }
@@ -193,8 +193,8 @@ impl Cutoffs {
             days,
         } = *retention;
         let parts = [(raw, MINUTE), (minutes, HOUR), (hours, DAY), (days, DAY)];
-        Self(parts.map(|(kept, length)| {
-            kept.map_or(i64::MIN, |kept| start(now.minus(kept).millis(), length))
+        Self(parts.map(|(retention, length)| {
+            retention.map_or(i64::MIN, |age| start(now.minus(age).millis(), length))
         }))
     }
 }
@@ -202,7 +202,7 @@ impl Cutoffs {
 /// A miner and which of [`PARTS`] has expired rows.
 pub(super) type Expired = (i64, usize);
 
-/// What has expired of the next miners after `after`, and the last of them; `None` where there are no more.
+/// The expired rows of the next miners after `after`, and the last of these miners; `None` if there are no more.
 pub(super) fn find_expired(
     c: &Connection,
     after: i64,
@@ -223,7 +223,7 @@ pub(super) fn find_expired(
     Ok((expired, oldest.last().map(|(worker, _)| *worker)))
 }
 
-/// Deletes some of what has expired; how many rows that were. 0: nothing is left.
+/// Deletes some expired rows; returns their number. 0: nothing is left.
 pub(super) fn delete_expired(
     c: &Connection,
     expired: &[Expired],
@@ -251,7 +251,7 @@ pub(super) fn delete_expired(
     Ok(deleted)
 }
 
-/// Gives some free pages back to the file system; `false` where none is to be given. Some stay, for what comes next.
+/// Returns some free pages to the file system; `false` if there are too few. Some remain, for later writes.
 pub(super) fn vacuum_step(c: &Connection) -> rusqlite::Result<bool> {
     let number = |pragma| c.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let (pages, free) = (number("page_count")?, number("freelist_count")?);
@@ -259,6 +259,6 @@ pub(super) fn vacuum_step(c: &Connection) -> rusqlite::Result<bool> {
         return Ok(false);
     }
     all(c, sql::VACUUM_STEP, [], |_| Ok(()))?;
-    // A file that was made without auto_vacuum keeps its free pages.
+    // A file created without auto_vacuum cannot shrink.
     Ok(number("freelist_count")? < free)
 }

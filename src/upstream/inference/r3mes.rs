@@ -7,7 +7,7 @@ use crate::upstream::{UpstreamError, unreadable};
 
 pub(super) fn request_body(request: &InferenceRequest) -> Result<String, UpstreamError> {
     let (Prompt::Message(text) | Prompt::Completion(_, Some(text))) = &request.prompt else {
-        return Err(unreadable("a text-only server cannot take this request"));
+        return Err(unreadable("a text-only server cannot serve this request"));
     };
     let mut body = json!({ "message": text });
     if let Some(lora) = &request.lora {
@@ -18,12 +18,12 @@ pub(super) fn request_body(request: &InferenceRequest) -> Result<String, Upstrea
 
 /// Reads the text of a node, piece by piece as the node sent it.
 ///
-/// A node whose inference fails has sent its 200 already. It sends the exception as one more piece of the text and ends the
-/// answer cleanly, so only the beginning of the piece shows it. A model that quotes such a line sends it as several pieces,
-/// or within one, and is not cut off; the first piece is put together, as no answer of a model begins so.
+/// A node whose inference fails has sent its 200 already. It sends the exception as one more piece of text and ends the
+/// response cleanly, so only the beginning of the piece shows it. A model that quotes such a line sends it as several
+/// pieces, or within one, and is not aborted; the first piece is reassembled, as no model output begins like this.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct TextReader {
-    /// Not given out yet: a text that may become an error, or a character that was cut between two pieces.
+    /// Held back: a text that may become an error, or a character split between two pieces.
     held: Vec<u8>,
     /// The text does not begin with an error.
     is_text: bool,

@@ -39,7 +39,7 @@ export async function opened({ width = 1280, height = 900, dark = false, path = 
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }, { name: "prefers-reduced-motion", value: "reduce" }]);
   await page.setCacheEnabled(false);
   await page.goto(EDGE + path, { waitUntil: "load" });
-  if (wait) await until("the page knows how the node is", () => page.$eval("body", (body) => body.dataset.well !== "unknown"));
+  if (wait) await until("the page knows how the node is", () => page.$eval("body", (body) => body.dataset.status !== "unknown"));
   return page;
 }
 

@@ -8,7 +8,7 @@ const EXPECTED = /status of 40[13]|ERR_CONNECTION_REFUSED|ERR_CONNECTION_RESET|E
 const page = await opened();
 await until("it asks for a key first", () => page.$eval("body", (body) => body.hasAttribute("data-gated")));
 assert.equal(await text(page, "#account-title"), "For holders of a key");
-assert.equal(await text(page, "#well"), "All is well");
+assert.equal(await text(page, "#status"), "All systems normal");
 for (const panel of ["hashrate", "miner", "earnings", "metrics", "health", "alerts"]) assert(!(await shown(page, `[data-feed=${panel}]`)), panel);
 const paths = new Set(page.asked.map((request) => new URL(request.url).pathname));
 assert.deepEqual([...paths].filter((path) => !path.startsWith("image")).sort(), ["/", "/health", "/leaderboard", "/page.css", "/page.js", "/readyz"], "it asked for what it may not have");
@@ -27,7 +27,7 @@ await giveKey(page, ADMIN);
 await until("an admin's figures", async () => (await text(page, "#firing")) === "0" && /\d/.test(await text(page, "#requests")));
 
 process.kill(Number(process.env.SERVER), "SIGTERM");
-const took = await until("the node is gone", async () => (await text(page, "#well")) === "The node does not answer" && page.$eval("body", (body) => body.dataset.well === "bad"), 10_000);
+const took = await until("the node is gone", async () => (await text(page, "#status")) === "The node does not answer" && page.$eval("body", (body) => body.dataset.status === "bad"), 10_000);
 await until("how old the figures are", async () => / s old$/.test(await text(page, "[data-feed=metrics] .age")), 15_000);
 console.log(`a node that is gone shows after ${took.toFixed(0)} ms`);
 await picture(page, "broken");

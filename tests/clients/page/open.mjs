@@ -181,7 +181,7 @@ async function somethingIsAmiss(page) {
   const [alert] = (await api("/alerts")).firing;
   const row = await text(page, "#firing-list li");
   assert(row.includes("Breaker open: stand-in") && row.includes(alert.summary.slice(1)), row);
-  await until("the line at the top", () => page.$eval("body", (body) => body.dataset.well === "bad"));
+  await until("the line at the top", () => page.$eval("body", (body) => body.dataset.status === "bad"));
   console.log(`an opened breaker shows after ${took.toFixed(0)} ms, its alert after ${alerted.toFixed(0)} ms`);
   await picture(page, "alert");
   await accessible(page, "an alert");
@@ -220,7 +220,7 @@ async function oldData() {
     return request.respond({ status: 200, contentType: "text/plain", body: changed });
   });
   await rig.goto(EDGE);
-  await until("shares and power", async () => (await text(rig, "#shares")) === "361 taken, 2 refused" && (await text(rig, "#power")) === "255 W");
+  await until("shares and power", async () => (await text(rig, "#shares")) === "361 accepted, 2 rejected" && (await text(rig, "#power")) === "255 W");
   await rig.close();
 }
 
