@@ -84,10 +84,10 @@ fn idle(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// What a process does, looked at now and then.
+/// The resources of a process, sampled at intervals.
 struct Watched {
     process: u32,
-    /// What each thread had done at the last look.
+    /// The processor time of each thread at the last sample.
     known: HashMap<String, Thread>,
     cpu: Duration,
     switches: u64,
@@ -130,7 +130,7 @@ impl Watched {
         self.known = now;
     }
 
-    /// Bytes that it made the disk write, since it was looked at first.
+    /// Bytes that it made the disk write since the first sample.
     fn written(&self) -> u64 {
         let io = std::fs::read_to_string(format!("/proc/{}/io", self.process)).unwrap_or_default();
         number(&io, "write_bytes:") - self.before

@@ -1,4 +1,4 @@
-//! The load: connections that are kept, in a closed loop for the most that can be served, in an open one for how long it
+//! The load: persistent connections, in a closed loop for the throughput, in an open one for how long it
 //! takes.
 
 use std::cell::{Cell, RefCell};
@@ -276,7 +276,7 @@ pub(crate) fn open(
         on_time(job.clone(), number, due, all / 11)
     });
     let both = async { tokio::join!(gather(tasks), pace) };
-    // Who asks comes before those that are asked, where that is allowed: its own lateness would count as theirs.
+    // The client has a higher priority than the servers, where that is allowed: its own delay would count as theirs.
     let usual = getpriority_process(None)?;
     let is_first = setpriority_process(None, usual - 10).is_ok();
     let (waits, paced) = alone()?.block_on(both);

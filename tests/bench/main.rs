@@ -138,7 +138,7 @@ pub(crate) struct Series {
     memory: Option<u64>,
 }
 
-/// What is kept of a round: a rate in answers a second, times in seconds.
+/// The figures of a round: a rate in answers a second, times in seconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) rate: f64,

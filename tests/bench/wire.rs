@@ -45,7 +45,7 @@ pub(crate) fn length(head: &[u8]) -> Option<usize> {
 /// A connection that is kept.
 pub(crate) struct Connection {
     stream: TcpStream,
-    /// What was read and not yet looked at.
+    /// Bytes that were read and not yet parsed.
     raw: Vec<u8>,
     /// The body of the last answer.
     pub(crate) body: Vec<u8>,

@@ -57,14 +57,14 @@ impl Watched {
             .collect()
     }
 
-    /// Lets a minute and a bit pass, with an evaluation at its beginning and at its end.
+    /// Advances the clock by more than a minute, with an evaluation before and after.
     async fn a_minute_later(&self) -> Vec<String> {
         self.firing().await;
         self.server.clock.advance(MINUTE + Duration::from_secs(1));
         self.firing().await
     }
 
-    /// The messages of an alert that the webhook received, as soon as there are so many.
+    /// Waits until the webhook has received this many messages of an alert, and returns them.
     async fn received(&self, name: &str, count: usize) -> Vec<Value> {
         let received = eventually("the webhook receives it", async || {
             let received = self.received_so_far(name);
@@ -311,7 +311,7 @@ async fn missed_backups_fire_an_alert() {
     eventually("a copy is made", async || {
         let failures = figure("r3mes_backup_failures_total").await;
         if failures != failed.replace(failures) {
-            // It is tried again once an hour at most. An attempt that began before there was the folder may fail now.
+            // A backup is retried at most once an hour. An attempt that began before the folder existed may still fail.
             watched.server.clock.advance(61 * MINUTE);
         }
         let made_at = figure("r3mes_backup_timestamp_seconds").await;
@@ -407,7 +407,7 @@ async fn with_miner() -> Watched {
 }
 
 impl Watched {
-    /// The miner sends a sample every minute, for so long; what is firing at the end.
+    /// Sends a sample every minute for this long; returns the alerts that fire at the end.
     async fn samples(&self, minutes: u32, body: impl Fn(u32) -> Value) -> Vec<String> {
         for minute in 0..minutes {
             self.server.clock.advance(MINUTE);
@@ -514,7 +514,7 @@ async fn a_failed_webhook_delivery_is_retried_and_no_request_waits_for_it() {
         .await;
         status.store(200, Ordering::SeqCst);
         let seen = eventually("it was tried again", async || {
-            // Meanwhile others are answered.
+            // Other requests are answered meanwhile.
             server.anybody().get("/livez").await.expect(200);
             let seen = webhook.seen(&path);
             (seen.len() >= 2).then_some(seen)

@@ -1,4 +1,5 @@
-//! Who may name whom. The rules stand in one table; the `use` lines and paths of the source are held against it.
+//! Which module may depend on which. One table has the rules; the `use` lines and paths of the
+//! source are checked against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -138,7 +139,7 @@ fn module_graph() -> BTreeMap<String, BTreeSet<String>> {
 fn the_module_graph_has_no_cycle() {
     let mut graph = module_graph();
     assert!(graph["http"].contains("app"), "{graph:?}");
-    // Modules that name no other are taken away until none is left, or a cycle.
+    // Modules without dependencies are removed until none is left, or a cycle.
     while !graph.is_empty() {
         let leaves: Vec<String> = graph
             .iter()

@@ -1,4 +1,4 @@
-//! Copies of the database: what is in them, what they are checked for, and how one takes the database's place.
+//! Copies of the database: their content, their checks, and how one is restored.
 
 mod minutes;
 mod restore;
@@ -92,7 +92,7 @@ async fn a_copy_takes_the_databases_place_and_the_old_one_is_kept() {
     serving.admin().post(&path, &grant(3)).await.expect(200);
     let then = copy.to_str().unwrap();
     assert_eq!(edge(&database, &["backup", "create", "--to", then]).0, 0);
-    // A name that is taken is left alone.
+    // An existing file is not overwritten.
     let before = std::fs::read(&copy).unwrap();
     assert_eq!(edge(&database, &["backup", "create", "--to", then]).0, 1);
     assert_eq!(std::fs::read(&copy).unwrap(), before);
@@ -152,7 +152,7 @@ async fn an_inconsistent_or_foreign_database_is_neither_copied_nor_restored() {
     assert_eq!(copies(&bad), Vec::<PathBuf>::new());
     assert_eq!(edge(&database, &["restore", name]).0, 1);
 
-    // A page that is no longer what was written.
+    // Corrupts a page.
     let mut torn = good.clone();
     let (page, size): (usize, usize) = rusqlite::Connection::open(&database)
         .unwrap()

@@ -1,4 +1,4 @@
-//! The breaker of an inference server: what opens it, what a client's requests cannot do to it, and what the operator can.
+//! The breaker of an inference server: what opens it, what clients cannot do to it, and what the operator can.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use crate::support::{
     config_with_nodes, edge, eventually,
 };
 
-/// What fails of an inference server.
+/// Which requests an inference server fails.
 #[derive(Clone, Copy)]
 enum Fails {
     /// Requests that hold the word "odd": an image sent to a server that takes text only, a format it does not support.
@@ -29,7 +29,7 @@ fn answer(seen: &Seen, kind: &str, fails: Fails) -> Scripted {
     let is_health = matches!(seen.path.as_str(), "/health" | "/v1/models");
     match fails {
         Fails::Everything => Scripted::whole(500, "{}"),
-        // Of a health check the status counts, not the content.
+        // A health check is judged by its status, not its body.
         _ if is_health => Scripted::whole(200, "fine"),
         Fails::Odd if !seen.body.contains("odd") => match kind {
             "r3mes" => Scripted::whole(200, "hello"),

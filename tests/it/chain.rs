@@ -233,7 +233,7 @@ async fn while_the_chain_is_down_its_last_answer_is_served_for_an_hour_with_its_
         assert_eq!(blocks.header("x-cache"), "stale");
         assert_eq!(blocks.expect(200), fresh_blocks);
     }
-    // An hour old in all: now it is an error. The breaker opened on the way, and is over it.
+    // An hour old: an error now. The breaker has opened and closed meanwhile.
     server.clock.advance(Duration::from_secs(600));
     caller
         .get("/chain/status")
@@ -293,7 +293,7 @@ async fn a_chain_that_makes_no_blocks_is_halted_although_it_does_not_report_it()
     up.store(false, Ordering::SeqCst);
     server.clock.advance(Duration::from_secs(120));
     assert!(!halted().await);
-    // One that is catching up has old blocks by nature.
+    // A node that is catching up has old blocks by design.
     up.store(true, Ordering::SeqCst);
     block(true);
     server.clock.advance(Duration::from_secs(120));
@@ -359,7 +359,7 @@ async fn an_open_breaker_still_serves_the_last_answer() {
         assert_eq!(answer.header("x-cache"), "stale");
         assert_eq!(answer.expect(200)["latest_block_height"], 1_262_196);
     }
-    // One good answer and five bad ones; the rest never left the house.
+    // One successful call and five failed ones; the others were not sent upstream.
     assert_eq!(chain.seen("/status").len(), 6);
     caller.get("/blocks").await.refused(503, "circuit_open");
 }
@@ -446,7 +446,7 @@ async fn an_invalid_answer_of_the_chain_is_refused_and_never_shown() {
             .await
             .refused(502, "upstream_bad_response");
     }
-    // And just small enough is accepted: what was refused before was its size.
+    // A body just below the limit is accepted, so the size was the reason.
     let fits = ask("/chain/status", Scripted::whole(200, status_of(1 << 20))).await;
     assert_eq!(fits.expect(200)["latest_block_height"], 1_262_196);
 }
@@ -494,7 +494,7 @@ async fn a_chain_that_never_answers_is_given_up() {
         let refused = server.anybody().get(path).await;
         refused.refused(504, "upstream_timeout");
     }
-    // Giving up means hanging up.
+    // The connection is closed when the request is given up.
     let frames = std::mem::take(&mut *held.lock().unwrap());
     for frames in frames {
         frames.reader_left().await;

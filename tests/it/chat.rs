@@ -160,7 +160,7 @@ async fn an_r3mes_node_receives_requests_in_its_own_format() {
         bodies[1],
         json!({"message":"write a Function","lora_name":"coding"})
     );
-    // Nothing of the client's request is sent upstream but the message.
+    // Only the message of the client's request is sent upstream.
     let headers = &upstream.seen("/chat")[0].headers;
     assert!(!headers.contains_key("x-api-key") && !headers.contains_key("x-request-id"));
 }
@@ -261,7 +261,7 @@ async fn a_thousand_chats_at_once_on_a_hundred_credits_are_paid_a_hundred_times(
     config.limits.connections = 2000;
     config.limits.in_flight = 2000;
     config.chat.in_flight = 1000;
-    // Named, it is not asked for: of all that is waited for, that has the shortest time on a busy machine.
+    // A configured model is not looked up: the lookup has the shortest timeout, which a busy machine can exceed.
     config.inference[0].model = "tiny".to_owned();
     let server = TestServer::start(config).await;
     let caller = server.payer(W1, 100).await;
@@ -384,7 +384,7 @@ async fn a_client_that_disconnects_after_the_first_text_pays_and_the_upstream_is
     assert_eq!(balance_after_shutdown(server).await, credits(2));
 }
 
-/// The shutdown waits for the money, so what is in the file after it is the end of every chat.
+/// The shutdown waits for every charge, so afterwards the file has the outcome of every chat.
 async fn balance_after_shutdown(server: TestServer) -> Credits {
     let folder = server.shutdown().await;
     let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
@@ -412,7 +412,7 @@ async fn a_stream_that_outlives_the_grace_is_cut_paid_and_the_server_stops() {
     let asking = tokio::spawn(async move { waiting.chat("hello").await });
     let silent = held.recv().await.unwrap();
     let stopped = server.begin_shutdown();
-    // The one that had no text yet is refused and refunded, the one that had is cut and paid.
+    // The chat without text is refused and refunded, the one with text is aborted and charged.
     assert_eq!(asking.await.unwrap().0, 503);
     assert!(next_text(&mut body).await.unwrap().is_err());
     stopped.await.unwrap();

@@ -37,7 +37,7 @@ fn the_first_error_of_file_or_environment_is_shown_with_its_place() {
         (&shown["error"]["key"], &shown["error"]["line"]),
         (&"chat.prize".into(), &2.into())
     );
-    // Every other command refuses it too, and does nothing.
+    // Every other command refuses it too, without any effect.
     assert_eq!(run(folder, &["keys", "list"], &[]).0, 2);
     std::fs::write(&file, "[chat]\nprice = 2\n").unwrap();
     let environment = [("R3MES_EDGE_RATES__CHATS", "1/s")];
@@ -225,7 +225,7 @@ async fn a_changed_file_is_reloaded_on_sighup_without_a_lost_request_and_an_inva
     logged("nothing is changed: ").await;
     logged("rates.read: invalid rate \"many\"").await;
     assert_eq!(policy().await, (429, three_an_hour));
-    // The same again, but for the level of the log: a read that goes well has its line at debug.
+    // The same, except for the log level: a successful read is logged at debug.
     anybody.get("/readyz").await.expect(200);
     server.reload(&format!("log.level = \"debug\"\n{common}read = \"off\"\n"));
     logged("log.level = \"debug\" (was \"info\")").await;

@@ -1,4 +1,4 @@
-//! Connections to inference servers that end when they should not.
+//! Connections to inference servers that close unexpectedly.
 
 use bytes::Bytes;
 use hyper::Method;
@@ -72,7 +72,7 @@ async fn a_request_on_a_pooled_connection_that_closes_before_any_byte_is_retried
         }
         let seen = upstream.seen(CHAT);
         let lost = seen.iter().filter(|request| request.on_connection > 0);
-        // A connection that is made for a request that is sent again ends with it.
+        // A connection that was opened for a retry is not pooled.
         assert_eq!((seen.len(), lost.count()), (4, 1), "{form} {then:?}");
         assert_eq!(server.balance(W1).await.micro(), 0);
         server.assert_ledger_adds_up().await;

@@ -1,4 +1,4 @@
-//! What every `Repository` owes, whatever stands behind it: each rule is held against ours and against the store of
+//! The contract of every `Repository`: each rule is checked against our store and against the store of
 //! `examples/custom_store.rs`. What only a server shows, copies and compaction have tests of their own.
 
 use std::sync::{Arc, Mutex, Weak};
@@ -252,7 +252,7 @@ async fn a_retired_or_revoked_key_is_inactive(store: Store) {
     let issued = make().await.unwrap();
     assert!(issued.new_account, "the account is made with its first key");
     assert!(matches!(make().await, Err(StoreError::Conflict(_))));
-    // One comes, one goes; for a minute there are two.
+    // A rotation: for a minute both keys are active.
     let minute = NOW.plus(Duration::from_secs(60));
     let rotate = async |old, now| rotate_key(&*store, old, minute, None, 10, now).await;
     let (new, old) = rotate(&issued.record, NOW).await.unwrap();
@@ -393,7 +393,7 @@ async fn a_closed_store_fails_instead_of_reporting_not_found(store: Store) {
     assert!(matches!(given, Err(StoreError::Unavailable(_))));
 }
 
-/// How much a wallet can hold is each store's own.
+/// The maximum balance is each store's own.
 #[tokio::test]
 async fn a_refund_beyond_the_maximum_balance_succeeds() {
     let folder = tempfile::tempdir().unwrap();
@@ -413,7 +413,7 @@ async fn a_refund_beyond_the_maximum_balance_succeeds() {
         balance(&store).await,
         Some(Credits::from_micro(MOST.micro() + 2_000_000))
     );
-    // It can be spent, and takes nothing more.
+    // The balance can be spent, and no grant is accepted.
     let full = grant(&store, W1, ONE).await;
     assert!(matches!(full, Err(StoreError::Conflict(_))));
     store.settle(reserve().await, NOW).await.unwrap();

@@ -1,4 +1,4 @@
-//! What survives when the process does not.
+//! Durability across crashes of the process.
 
 mod rounds;
 
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::support::{Caller, Process, Scripted, Upstream, W1, W2, edge, wallet};
 
-/// What the server said it had written.
+/// The writes that the server acknowledged.
 #[derive(Default)]
 struct Acknowledged {
     samples: Mutex<HashSet<i64>>,
@@ -25,7 +25,7 @@ struct Acknowledged {
     enough: Notify,
 }
 
-/// Writes until the server is gone, and notes what was answered with success.
+/// Writes until the server dies, and records the acknowledged writes.
 async fn write(
     caller: Caller,
     writer: u64,
@@ -56,7 +56,7 @@ async fn write(
         };
         match sent {
             Some(200 | 201) => {}
-            // Gone, or about to.
+            // Dead or stopping.
             None | Some(503) => return,
             Some(status) => panic!("a write was answered {status}"),
         }
@@ -66,7 +66,7 @@ async fn write(
     }
 }
 
-fn kept(database: &Path) -> (HashSet<i64>, HashSet<String>) {
+fn stored(database: &Path) -> (HashSet<i64>, HashSet<String>) {
     let connection = rusqlite::Connection::open(database).unwrap();
     let check: String = connection
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
@@ -175,7 +175,7 @@ async fn twenty_kills_in_the_middle_of_64_writers_lose_nothing_that_was_acknowle
         for chat in chats {
             assert_eq!(chat.await.unwrap(), None);
         }
-        let (samples, grants) = kept(&database);
+        let (samples, grants) = stored(&database);
         assert_none_missing(round, &acknowledged.samples, &samples);
         assert_none_missing(round, &acknowledged.grants, &grants);
         let store = SqliteStore::open(&database, false).unwrap();

@@ -56,7 +56,7 @@ async fn two_servers_in_one_process_are_independent() {
         .get(&format!("/users/{W1}"))
         .await
         .refused(404, "user_not_found");
-    // The end of one is not the other's.
+    // Stopping one does not stop the other.
     one.shutdown().await;
     assert!(stores[0].user(wallet(W1)).await.is_err());
     ask_two.get("/readyz").await.expect(200);
@@ -144,7 +144,7 @@ async fn the_listener_of_the_host_is_used() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut config = config();
-    // Would be in use.
+    // Binding this address again would fail.
     config.listen = vec![r3mes_edge::config::Listen::Tcp(address)];
     let store = open(folder.path(), "edge.db");
     let builder = EdgeServer::builder(config, store).listener(listener);
@@ -215,7 +215,7 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
         figure("credits_distributed_total{reason=\"mining\"}").await,
         "5.0"
     );
-    // Counted once, as by HTTP.
+    // Counted once, as over HTTP.
     store.record_earning(earning, now, None).await.unwrap();
     assert_eq!(
         figure("credits_distributed_total{reason=\"mining\"}").await,
@@ -252,7 +252,7 @@ async fn a_key_revoked_by_the_host_is_refused_immediately() {
     .await;
 }
 
-/// What the host's own routes do in these tests.
+/// The host routes of these tests.
 async fn own(seen: Arc<Mutex<Vec<Asking>>>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let asking = request.extensions().get::<Asking>().unwrap().clone();
     seen.lock().unwrap().push(asking);
@@ -305,7 +305,7 @@ async fn serve_own(
     (server, anybody, admin, seen, folder)
 }
 
-/// A body that breaks off after its pieces.
+/// A body that fails after its chunks.
 struct Broken(Vec<&'static str>);
 
 impl Body for Broken {
@@ -351,7 +351,7 @@ async fn host_routes_pass_the_same_checks_as_ours() {
         assert!(seen[0].principal.is_none() && seen[0].address.is_loopback());
         assert!(seen[1].principal.as_ref().unwrap().is_admin());
     }
-    // Ours win, also by a method that they do not have.
+    // Built-in routes win, for any method.
     anybody
         .get(&format!("/users/{W1}"))
         .await
@@ -366,7 +366,7 @@ async fn host_routes_pass_the_same_checks_as_ours() {
         (200, &b"theirs"[..])
     );
     anybody.get("/owner").await.refused(404, "not_found");
-    // What is wrong for all is wrong here, before the host is asked.
+    // Common checks apply before the host is called.
     let asked = seen.lock().unwrap().len();
     anybody
         .get("/own?api_key=x")

@@ -99,7 +99,7 @@ the disk is full at refund             whole   503 overloaded             0  CLO
 
 const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"part\"}}]}\n\n";
 
-/// What the upstream answers by itself, where the row needs no hand on it.
+/// The upstream's scripted answer, where the row does not control it by hand.
 fn script(fault: &str, whole: bool) -> Option<Scripted> {
     let (scripted, frames) = Scripted::held();
     let part = if whole { "{\"choices\":[{\"mess" } else { WORD };
@@ -161,7 +161,7 @@ async fn r3mes_node(fault: &'static str) -> RawUpstream {
     .await
 }
 
-/// What a row asks.
+/// The request of a row.
 enum Node {
     OpenAi(Upstream),
     R3mes(RawUpstream),
@@ -232,7 +232,7 @@ impl Row {
                 config.chat.answer_timeout = short;
                 config.chat.idle_timeout = short;
             }
-            // The same patience is the upstream's, which must not lose it first on a busy machine.
+            // The upstream has the same timeout, which must not expire first on a busy machine.
             "the client reads nothing for too long" => {
                 config.chat.idle_timeout = Duration::from_secs(1);
             }
@@ -281,7 +281,7 @@ impl Row {
         tokio::spawn(async move { caller.open(Method::POST, path, &[], body.to_string()).await })
     }
 
-    /// Lets it happen; what the client saw.
+    /// Runs the fault; returns what the client saw.
     async fn happen(&mut self) -> String {
         match self.fault {
             "the client leaves the queue" => {

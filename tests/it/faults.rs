@@ -23,10 +23,10 @@ use crate::support::{
     config_with_rate, eventually, wallet,
 };
 
-/// An internal text of a failing storage, which no client may read.
+/// An internal error text of the storage, which must not reach a client.
 const INTERNAL: &str = "disk I/O error in SELECT hash FROM api_keys";
 
-/// Which verbs fail, and how often from now on.
+/// Which methods fail, and how many times.
 #[derive(Clone, Default)]
 pub(crate) struct Faults(
     Arc<Mutex<HashMap<&'static str, usize>>>,
@@ -48,17 +48,17 @@ impl Faults {
         self.0.lock().unwrap().clear();
     }
 
-    /// From now on every verb takes so long, by this clock.
+    /// Delays every method by this long on this clock.
     pub(crate) fn slow(&self, clock: &Clock, by: Duration) {
         *self.1.lock().unwrap() = Some((clock.clone(), by));
     }
 
-    /// From now on the storage reports these gauges.
+    /// Makes the storage report these gauges.
     pub(crate) fn say(&self, gauges: StoreGauges) {
         *self.2.lock().unwrap() = Some(gauges);
     }
 
-    /// One commit that was held up goes on.
+    /// Releases one held commit.
     fn release(&self) {
         self.3.notify_one();
     }
@@ -139,21 +139,21 @@ macro_rules! verbs {
 }
 
 verbs! {
-    create_user(wallet: Wallet, now: Timestamp, once: Option<IdempotentRequest<User>>) -> Outcome<User>;
+    create_user(wallet: Wallet, now: Timestamp, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> Option<User>;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
-    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, once: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
+    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, once: IdempotentRequest<(i64, String)>) -> ();
+    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, idempotent: IdempotentRequest<(i64, String)>) -> ();
     note_reservations(notes: Vec<(i64, String)>) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     refund(reservation: i64, now: Timestamp) -> ();
     refund_open(now: Timestamp) -> usize;
     verify_ledger() -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize, once: Option<IdempotentRequest<KeyRecord>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
@@ -167,7 +167,7 @@ verbs! {
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp, once: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
+    record_earning(earning: Earning, now: Timestamp, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
     earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;
@@ -176,7 +176,7 @@ verbs! {
     totals(active_since: Timestamp) -> Totals;
 }
 
-/// A refusal with a time to try again and no internals.
+/// An error with `Retry-After` and without internals.
 #[track_caller]
 fn unavailable(answer: Answer) {
     let body = answer.refused(503, "storage_unavailable").to_string();
@@ -191,7 +191,7 @@ async fn a_failed_lookup_of_a_key_is_not_reported_as_an_invalid_key() {
     let server = faults.serve(config_with_rate(RateClass::Failures)).await;
     let caller = server.caller(W1, &["read", "miner"]).await;
     faults.fail("key_by_hash");
-    // However often: it is no guess.
+    // Any number of times: it does not count as a guess.
     for _ in 0..30 {
         unavailable(caller.get("/auth/me").await);
     }
@@ -199,12 +199,12 @@ async fn a_failed_lookup_of_a_key_is_not_reported_as_an_invalid_key() {
     unavailable(caller.post("/miner/stats", &json!({"hashrate": 1})).await);
     // Open with public reads, but a key was sent and its lookup failed.
     unavailable(caller.get("/network/stats").await);
-    // What needs no lookup is refused as always.
+    // Errors that need no lookup are unchanged.
     let wrong = server.with_key("r3mes_nonsense");
     wrong.get("/auth/me").await.refused(401, "invalid_api_key");
     faults.mend();
     caller.get("/auth/me").await.expect(200);
-    // Known by now.
+    // Cached by now.
     faults.fail("key_by_hash");
     caller.get("/auth/me").await.expect(200);
 }
@@ -322,7 +322,7 @@ async fn a_server_does_not_start_over_a_storage_that_fails() {
     );
 }
 
-/// A server before this inference server, whose storage will fail, and who has three credits there.
+/// A server of this inference server with a storage that can fail, and a caller with three credits.
 async fn chat_with_faults(upstream: &Upstream) -> (Faults, TestServer, Caller) {
     let faults = Faults::default();
     let config = config_with_inference("openai", upstream);
@@ -390,7 +390,7 @@ async fn a_client_that_disconnects_while_the_price_is_being_written_cancels_the_
     let chat = tokio::spawn(async move { caller.chat("hi").await.0 });
     let frames = held.recv().await.unwrap();
     chat.abort();
-    // Nothing of the commit was heard yet.
+    // The commit has not returned yet.
     frames.reader_left().await;
     faults.mend();
     faults.release();

@@ -65,10 +65,10 @@ async fn every_kind_of_wrong_request_has_its_own_code_in_the_one_body() {
 async fn a_plain_request_id_is_adopted_and_any_other_replaced() {
     let server = TestServer::start(config()).await;
     let caller = server.anybody();
-    let kept = caller
+    let adopted = caller
         .send(Method::GET, "/livez", &[("x-request-id", "abc-DEF_1")], "")
         .await;
-    assert_eq!(kept.header("x-request-id"), "abc-DEF_1");
+    assert_eq!(adopted.header("x-request-id"), "abc-DEF_1");
     for odd in ["a b", &"x".repeat(65), "a\"b"] {
         let made = caller
             .send(Method::GET, "/livez", &[("x-request-id", odd)], "")

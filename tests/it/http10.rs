@@ -46,7 +46,7 @@ async fn ask(caller: &Caller, path: &str) -> TcpStream {
     send(address, head + &body).await
 }
 
-/// Reads up to where this text has come.
+/// Reads until this text has arrived.
 async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     while !String::from_utf8_lossy(&read).contains(text) {
@@ -55,7 +55,7 @@ async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     String::from_utf8(read).unwrap()
 }
 
-/// The rest, and how the connection ended.
+/// Reads the rest; returns it and how the connection ended.
 async fn read_to_end(mut stream: TcpStream) -> (String, Result<(), ErrorKind>) {
     let mut read = Vec::new();
     let end = loop {
@@ -166,7 +166,7 @@ async fn an_answer_that_a_kill_cuts_ends_in_a_reset() {
 
 type Piece = Result<Bytes, &'static str>;
 
-/// A body of what the test sends.
+/// A body whose chunks the test sends.
 struct Pieces(mpsc::UnboundedReceiver<Piece>);
 
 impl Body for Pieces {

@@ -1,4 +1,4 @@
-//! Upstreams over TLS: whom we believe, what we show them, where we do not follow.
+//! Upstreams over TLS: trusted authorities, credentials, redirects.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::{
     fixture, next_text,
 };
 
-/// A certificate authority of our own that vouches for `localhost`: its certificate goes to `ca_file`.
+/// A test certificate authority with a certificate for `localhost`; its own certificate goes to `ca_file`.
 fn authority(ca_file: &Path) -> TlsAcceptor {
     let mut own = CertificateParams::new([]).unwrap();
     own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -52,7 +52,7 @@ async fn a_repeated_grant_is_made_once_and_its_response_replayed() {
     post(&admin, "/users", "order-7", &json!({"wallet_address":W2}))
         .await
         .expect(201);
-    // So is another query.
+    // Another query is another request too.
     let query = format!("{path}?a=1");
     post(&admin, &query, "order-7", &body)
         .await
@@ -208,7 +208,7 @@ async fn a_rotated_and_a_second_key_of_the_wallet_get_the_stored_answer() {
         assert_eq!(again.header("idempotency-replayed"), "true");
         assert_eq!(again.body, first.body);
     }
-    // Another wallet that uses the same word has its own answer, and pays for it.
+    // Another wallet with the same key has its own response, and pays for it.
     let others = complete(&other, "once").await;
     assert_eq!(others.header("idempotency-replayed"), "");
     for wallet in [W1, W2] {
@@ -238,7 +238,7 @@ async fn on_a_stream_an_idempotency_key_is_refused_by_name_and_nothing_is_paid()
     assert_eq!(server.balance(W1).await, Credits::parse("1").unwrap());
 }
 
-/// Stores so many answers of this many bytes in the scope of a wallet's completions.
+/// Stores this many responses of this size in the scope of a wallet's completions.
 async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
     const AT_ONCE: u32 = 2000;
     let scope = format!("{owner} POST {COMPLETIONS}");
@@ -248,7 +248,7 @@ async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&n.to_le_bytes());
             key[4..].copy_from_slice(&owner.as_bytes()[16..]);
-            let once = IdempotentRequest {
+            let idempotent = IdempotentRequest {
                 key,
                 scope: scope.clone(),
                 request: [0; 32],
@@ -262,7 +262,9 @@ async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
             let amount = Credits::from_micro(1);
             stores.spawn(async move {
                 let why = "test".to_owned();
-                store.grant(wallet(W3), amount, why, now, Some(once)).await
+                store
+                    .grant(wallet(W3), amount, why, now, Some(idempotent))
+                    .await
             });
         }
         assert!(stores.join_all().await.iter().all(Result::is_ok));
@@ -294,7 +296,7 @@ async fn a_full_scope_refuses_a_new_key_before_any_work_and_replays_known_ones()
     fill(&server, W1, 19_998, 0).await;
     complete(&caller, "known").await.expect(200);
 
-    // The one row that is left belongs to a request that is being answered.
+    // The last free row is reserved by a request in flight.
     let waiting = {
         let (caller, mut body) = (caller.clone(), question());
         body["messages"][0]["content"] = json!("wait");

@@ -22,7 +22,7 @@ pub(crate) fn old_key(number: u8) -> String {
     format!("r3mes_-_{number:041}")
 }
 
-/// What that backend stored of it.
+/// Its hash, as that backend stored it.
 pub(crate) fn sha256(key: &str) -> String {
     let hash = PlainKey::parse_imported(key).unwrap().sha256();
     hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect()

@@ -234,7 +234,7 @@ async fn many_keys_of_one_address_are_no_guesses_where_each_opens_something() {
         admin.delete(&format!("/api/keys/{id}")).await.expect(200);
         revoked.push(caller);
     }
-    // What opens nothing any more is as good as a guess.
+    // A revoked key counts as a guess.
     for caller in &revoked[..20] {
         let answer = caller.get("/auth/me").await;
         answer.refused(401, "invalid_api_key");
@@ -404,7 +404,7 @@ async fn a_rotation_that_is_asked_for_again_makes_a_key_with_the_same_life() {
             let life = |ends: Timestamp| ends.millis() - time("created_at").unwrap().millis();
             assert_eq!(time("expires_at").map(life), days.map(|days| days * DAY));
         }
-        // The first says when the old one ends, and it does.
+        // The first response names the expiry of the old key, which holds.
         let shown = server.with_key(old).get("/auth/me").await.expect(200);
         assert!(shown["key"]["expires_at"].is_string(), "{shown}");
         server.clock.advance(Duration::from_secs(100));
@@ -428,7 +428,7 @@ async fn rotation_with_a_grace_makes_at_most_twice_as_many_keys_as_a_wallet_may_
         let path = format!("/api/keys/{}/rotate", id.as_str().unwrap());
         admin.post(&path, &json!({ "grace_seconds": grace })).await
     };
-    // All that there are, once.
+    // Every key, once.
     for id in &mut ids {
         *id = rotate(id, 60).await.expect(201)["id"].clone();
     }
@@ -569,7 +569,7 @@ async fn a_key_that_ends_makes_none_that_outlasts_it_on_any_path() {
             }
         }
     }
-    // Nothing that was made works any longer than what made it.
+    // No key outlasts the key that made it.
     server.clock.advance(2 * DAY);
     let made = server.admin().get("/api/keys?limit=500").await.expect(200);
     let active = made["keys"].as_array().unwrap().iter();
@@ -583,7 +583,7 @@ async fn rotation_goes_no_further_than_the_key_that_asks_for_it() {
         let path = format!("/api/keys/{id}/rotate");
         caller.post(&path, &json!({ "grace_seconds": 60 })).await
     };
-    // By itself, again and again: never beyond its first end.
+    // Rotating itself repeatedly never extends its first expiry.
     let (mut caller, mut id) = ending(&server, &["read", "keys"], 1).await;
     let end = end_of(&caller).await;
     for _ in 0..3 {
@@ -593,7 +593,7 @@ async fn rotation_goes_no_further_than_the_key_that_asks_for_it() {
         caller = server.with_key(made["api_key"].as_str().unwrap());
         id = made["id"].as_str().unwrap().to_owned();
     }
-    // Another that lasts longer is not made shorter in silence, and stays as it is.
+    // A key that lasts longer is not silently shortened, but left unchanged.
     for days in [Value::Null, json!(30)] {
         let body = json!({ "wallet_address": W1, "scopes": ["read"], "expires_days": days });
         let lasting = server.admin().post("/api/keys", &body).await.expect(201);
@@ -607,7 +607,7 @@ async fn rotation_goes_no_further_than_the_key_that_asks_for_it() {
         );
         let key = server.with_key(lasting["api_key"].as_str().unwrap());
         assert_eq!(end_of(&key).await, lasting["expires_at"]);
-        // It may be revoked.
+        // Revoking it is allowed.
         let path = format!("/api/keys/{lasting_id}");
         caller.delete(&path).await.expect(200);
     }

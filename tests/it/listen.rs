@@ -63,7 +63,7 @@ async fn all_listeners_serve_one_server_and_close_with_it() {
     assert_eq!(listeners[2].to_string(), socket);
     for address in &listeners {
         assert_eq!(get(address, "/readyz", "").await.0, 200, "{address}");
-        // A socket is local too: strangers may read.
+        // A socket is local too: public reads are open.
         assert_eq!(get(address, "/network/stats", "").await.0, 200, "{address}");
     }
 
@@ -136,7 +136,7 @@ async fn unix_socket_clients_count_as_local() {
     ] {
         assert_eq!(get(address, "/livez", "").await.0, 200);
     }
-    // A made-up address changes nothing, and what was passed on is no local read.
+    // A forged address changes nothing, and a proxied request is not a local read.
     let made_up = "X-Forwarded-For: 203.0.113.7\r\n";
     for address in &listeners {
         assert_eq!(get(address, "/livez", made_up).await.0, 429, "{address}");
@@ -152,7 +152,7 @@ async fn unix_socket_clients_count_as_local() {
 async fn hold(address: &Listen) -> Option<Box<dyn Stream>> {
     let mut stream = connect(address).await.unwrap();
     let ask = b"GET /system/time HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    // The write of one that was closed may fail, or only what comes after.
+    // Writing to a closed connection may fail at once or only later.
     let _ = stream.write_all(ask).await;
     stream.read_u8().await.ok()?;
     Some(stream)

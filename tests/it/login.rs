@@ -185,7 +185,7 @@ async fn a_login_makes_no_key_that_outlasts_it_and_does_not_prolong_itself() {
     let rotated = caller.post(&path, &json!({})).await.expect(201);
     assert_eq!(&rotated["expires_at"], end);
 
-    // What it is for: its wallet's keys are its to see and to end.
+    // It may list and revoke its wallet's keys.
     let caller = server.with_key(rotated["api_key"].as_str().unwrap());
     let lasting = server.caller(WALLET, &["read"]).await;
     let lasting_id = &lasting.get("/auth/me").await.expect(200)["key"]["id"];

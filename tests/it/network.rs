@@ -116,7 +116,7 @@ async fn changes_invalidate_the_figures_and_a_second_sample_does_not() {
     let path = format!("/users/{W3}/credits");
     admin.post(&path, &body).await.expect(200);
     assert_eq!(figures(ask(&server).await, "miss"), shown(0, 3, json!(2.5)));
-    // A grant, and one that takes.
+    // A grant and a debit.
     let path = format!("/users/{W1}/credits");
     admin.post(&path, &body).await.expect(200);
     assert_eq!(figures(ask(&server).await, "miss"), shown(0, 3, json!(5)));
@@ -138,7 +138,7 @@ async fn changes_invalidate_the_figures_and_a_second_sample_does_not() {
         figures(ask(&server).await, "hit"),
         shown(0, 3, json!(5.999875))
     );
-    // A wallet's first sample; its second is no news.
+    // A wallet's first sample invalidates; its second does not.
     let sample = |hashrate| json!({"wallet_address": W2, "hashrate": hashrate, "recorded_at": server.clock.now()});
     admin.post("/miner/stats", &sample(1)).await.expect(201);
     assert_eq!(
@@ -151,7 +151,7 @@ async fn changes_invalidate_the_figures_and_a_second_sample_does_not() {
         figures(ask(&server).await, "hit"),
         shown(1, 3, json!(5.999875))
     );
-    // What was refused changes nothing.
+    // A refused request changes nothing.
     let body = json!({"amount": -100, "reason": "test"});
     admin.post(&path, &body).await.refused(409, "conflict");
     let body = json!({"wallet_address": W1});

@@ -1,4 +1,4 @@
-//! What the real binary sends to a service manager, which is a datagram socket of the test's own.
+//! The messages of the real binary to a service manager, which is a datagram socket of the test.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -100,7 +100,7 @@ async fn the_manager_is_notified_of_ready_watchdog_and_stopping() {
 #[test]
 fn a_stopped_process_sends_no_watchdog() {
     let folder = tempfile::tempdir().unwrap();
-    // systemd's sockets had abstract names once, and may have.
+    // systemd's sockets may have abstract names.
     let name = format!("r3mes-edge-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let socket = UnixDatagram::bind_addr(&address).unwrap();

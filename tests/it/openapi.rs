@@ -37,7 +37,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
         let sent = answer.headers.contains_key(name);
         assert!(sent || header["required"] != true, "{what} without {name}");
     }
-    // What says something to a cache or a client is sent only where it is documented.
+    // Headers for caches and clients are sent only where they are documented.
     for name in [
         "Age",
         "ETag",
@@ -71,7 +71,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     }
 }
 
-/// The successes that answers were held against.
+/// The documented successes that were seen.
 static SEEN: Mutex<BTreeSet<(&str, &str, u16)>> = Mutex::new(BTreeSet::new());
 
 #[tokio::test]
@@ -193,7 +193,7 @@ fn request_bodies_are_closed_and_every_operation_names_its_scopes() {
     }
     for (name, schema) in DOCUMENT["components"]["schemas"].as_object().unwrap() {
         if name.ends_with("Request") || ["Sample", "WalletOnly"].contains(&name.as_str()) {
-            // What OpenAI's API grows is between its clients and the inference servers.
+            // New parameters of OpenAI's API are passed through.
             let open = name == "CompletionRequest";
             assert_eq!(schema["additionalProperties"], open, "{name}");
         }

@@ -26,7 +26,7 @@ async fn a_healthy_node_is_alive_ready_and_ok() {
     let mut health = answer.expect(200);
     let uptime = health["uptime_seconds"].take().as_u64().unwrap();
     assert!((5000..5060).contains(&uptime), "{uptime}");
-    // The housekeeping may be at work just now.
+    // The compaction may be running.
     for busy in ["pool_in_use", "write_queue"] {
         health["storage"][busy].take();
     }
@@ -158,7 +158,7 @@ async fn a_stopping_server_refuses_new_requests_and_finishes_those_in_flight() {
     for path in ["/readyz", "/leaderboard", "/livez", "/health"] {
         late.push(half_asked(&server, path).await);
     }
-    // Answered after the halves above were read: they came first, and one thread reads all.
+    // Answered after the partial requests above were read: they came first, and one thread reads all.
     server.anybody().get("/livez").await.expect(200);
     let address = server.base.trim_start_matches("http://").to_owned();
     let stopped = server.begin_shutdown();
@@ -203,7 +203,7 @@ async fn half_sent_requests_do_not_block_shutdown() {
         server.admin().key()
     );
     assert_eq!(half_a_body.try_write(rest.as_bytes()).unwrap(), rest.len());
-    // Answered after the halves above were read: they came first, and one thread reads all.
+    // Answered after the partial requests above were read: they came first, and one thread reads all.
     server.anybody().get("/livez").await.expect(200);
     let stopping = tokio::time::timeout(Duration::from_secs(20), server.shutdown());
     let (stopped, answer) = tokio::join!(stopping, answer_on(half_a_body));

@@ -1,4 +1,4 @@
-//! Proxies, names and pages: who a request really comes from.
+//! Proxies, host names and origins: where a request comes from.
 
 use hyper::Method;
 use r3mes_edge::Config;
@@ -63,7 +63,7 @@ async fn a_foreign_origin_is_refused_and_an_allowed_one_may_read() {
     );
     assert_eq!(allowed.header("vary"), "Origin");
     allowed.expect(200);
-    // Errors too, or the page could not tell what is wrong.
+    // Errors too, or the page could not show them.
     let wrong = caller
         .send(
             Method::GET,
@@ -149,12 +149,12 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_rate() {
     for _ in 0..5 {
         from("203.0.113.7").await.expect(200);
     }
-    // What the client itself wrote on the left changes nothing.
+    // Entries that the client itself sent, on the left, are ignored.
     from("198.51.100.1, 203.0.113.7")
         .await
         .refused(429, "rate_limited");
     from("203.0.113.8").await.expect(200);
-    // A server that trusts a proxy shows strangers nothing, even without a forwarding header.
+    // A server that trusts a proxy has no public reads, even without a forwarding header.
     server
         .anybody()
         .get("/network/stats")

@@ -171,7 +171,7 @@ async fn the_page_is_public_but_only_under_a_host_of_this_server() {
         let elsewhere = caller.send(Method::GET, path, &elsewhere, "").await;
         elsewhere.refused(403, "forbidden");
     }
-    // What it would show, they may not have.
+    // The page needs no key, the data do.
     for path in ["/leaderboard", "/metrics", "/alerts", "/chain/status"] {
         caller.get(path).await.refused(401, "missing_credentials");
     }

@@ -1,4 +1,4 @@
-//! Who may read public figures without a key: by the setting, by the listeners and proxies, by what shows a proxy.
+//! Who may read public figures without a key: by setting, by listeners, by signs of a proxy.
 
 use r3mes_edge::Config;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What of a chat completion is refused by name before any money moves, and how deeply any body may nest.
+//! The parameters of a completion that are refused before any charge, and the nesting limit of bodies.
 
 use hyper::Method;
 use r3mes_edge::model::Credits;

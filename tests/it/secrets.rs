@@ -1,4 +1,4 @@
-//! Where a key must not be.
+//! Where a key must not appear.
 
 use std::sync::Arc;
 

@@ -31,7 +31,7 @@ impl Random {
         (z ^ (z >> 31)) % most
     }
 
-    /// Lets others go on, for some turns of the runtime.
+    /// Yields to the runtime some times.
     async fn pause(&mut self) {
         for _ in 0..self.below(60) {
             tokio::task::yield_now().await;
@@ -39,7 +39,7 @@ impl Random {
     }
 }
 
-/// The upstream does what the message says.
+/// The upstream behaves as the message names.
 fn answer(seen: &Seen) -> Scripted {
     let stream = seen.body.contains("\"stream\":true");
     let does = |what: &str| seen.body.contains(what);
@@ -72,9 +72,9 @@ const MESSAGES: [&str; 6] = [
 /// How a step of a client ended.
 #[derive(Debug, PartialEq)]
 enum Ended {
-    /// A whole answer.
+    /// A complete response.
     Whole,
-    /// An answer that was given before.
+    /// A replayed response.
     Again,
     /// Refused.
     Refused,
@@ -96,8 +96,8 @@ async fn read(body: &mut Incoming) -> bool {
 async fn chat(caller: Caller, mut random: Random) -> Ended {
     let message = MESSAGES[random.below(MESSAGES.len() as u64) as usize];
     let messages = json!([{ "role": "user", "content": message }]);
-    let once = format!("once-{}", random.below(5));
-    let key = [("idempotency-key", once.as_str())];
+    let name = format!("key-{}", random.below(5));
+    let key = [("idempotency-key", name.as_str())];
     let (path, headers, body): (_, &[_], _) = match random.below(4) {
         0 => ("/chat", &[], json!({ "message": message })),
         1 => (
@@ -178,7 +178,7 @@ impl Life {
         }
     }
 
-    /// Every task is gone where it stood.
+    /// Every task is dropped at its current await.
     fn crash(self) {
         let Self {
             runtime,
@@ -223,7 +223,7 @@ impl Life {
     }
 }
 
-/// Some of everything at once; how each ended.
+/// Concurrent steps of every kind; returns how each ended.
 async fn interleaving(
     life: &Life,
     random: &mut Random,

@@ -7,7 +7,7 @@
 //! R3MES_MINUTES=30 cargo test --release --locked --test it soak -- --ignored --nocapture
 //! ```
 //!
-//! What is slept here is the pace of the load and the length of a fault; nothing is slept for that could be waited for.
+//! Sleeps only pace the load and the length of a fault; conditions are awaited.
 //!
 //! `SOAK_SEED` repeats what is drawn: faults, their order and their length, and what each client does in its turn. How
 //! these meet is up to the machine.
@@ -38,10 +38,10 @@ use watch::{Figures, Watch};
 use crate::simulation::Random;
 use crate::support::{Caller, Process};
 
-/// How long a run is and how much goes on in it; else a short one is what a long one is.
+/// The length and the load of a run; short and long runs differ in nothing else.
 struct Shape {
     length: Duration,
-    /// About so long each fault lasts, and the quiet after it half as long.
+    /// The mean length of a fault; the pause after it is half as long.
     fault: Duration,
     backup_every: Duration,
     /// Of the table.
@@ -181,7 +181,7 @@ async fn new_ledger_model(serving: &Process, each: usize) -> LedgerModel {
     LedgerModel::new(accounts, workers)
 }
 
-/// What a client does until it is asked to stop, or what it panicked with.
+/// Runs a client until it is asked to stop; reports its panic.
 type Ended = Result<(), String>;
 
 fn send_clients(
@@ -191,7 +191,7 @@ fn send_clients(
     seed: u64,
 ) -> JoinSet<Ended> {
     let mut clients = JoinSet::new();
-    // Who does much in a turn takes fewer of them.
+    // Clients with many requests in a turn take fewer turns.
     let client = |number: usize, kind: u64, rest: u32| {
         let account = &model.accounts[number % model.accounts.len()];
         Client {
@@ -206,7 +206,7 @@ fn send_clients(
         }
     };
     for n in 0..shape.each {
-        // Who pays and does not leave has a wallet that only those have: what it paid is known to the credit.
+        // Clients that pay and never disconnect share wallets with no others, so their charges are known exactly.
         let (own, leaver) = (n, shape.each + n);
         for (kind, what) in [
             tokio::spawn(client(n, 1, 1).mine()),
@@ -231,7 +231,7 @@ fn send_clients(
     clients
 }
 
-/// Waits until no consequence of a fault is left; how long that took.
+/// Waits until the server has recovered from a fault; returns how long that took.
 async fn recover(serving: &Process, around: &Surroundings, model: &LedgerModel) -> Duration {
     const PATIENCE: Duration = Duration::from_secs(20);
     let began = Instant::now();
@@ -254,7 +254,7 @@ async fn recover(serving: &Process, around: &Surroundings, model: &LedgerModel) 
     began.elapsed()
 }
 
-/// Looks every second, and prints a line of the table now and then.
+/// Samples every second, and prints a row of the table at intervals.
 async fn watch(serving: Arc<Process>, model: Arc<LedgerModel>, line: Duration) -> Watch {
     let mut watch = Watch::default();
     let (began, mut next) = (Instant::now(), line);

@@ -1,4 +1,4 @@
-//! What becomes of a server whose storage fails: a full disk, a file that cannot be written, a stranger's lock, damaged
+//! A server whose storage fails: a full disk, a file that cannot be written, another program's lock, damaged
 //! pages, a lost log, a clock that is set back.
 
 mod clock;
@@ -23,7 +23,7 @@ fn grant(amount: i64) -> Value {
     json!({ "amount": amount, "reason": "test" })
 }
 
-/// Grants a credit; whether it was acknowledged. What is not must be a fault of the storage and nothing else.
+/// Grants a credit; returns whether it was acknowledged. The only other outcome is `storage_unavailable`.
 async fn granted(admin: &Caller) -> bool {
     let answer = admin.post(&format!("/users/{W1}/credits"), &grant(1)).await;
     if answer.status != 200 {
@@ -48,7 +48,7 @@ fn refused_start(database: &Path) -> (Option<i32>, String) {
 }
 
 /// Writes are refused with one code, reads succeed, and `/readyz` is a 503.
-async fn assert_only_reads(admin: &Caller, kept: u64) {
+async fn assert_only_reads(admin: &Caller, balance: u64) {
     let wallet = json!({ "wallet_address": W2 });
     for (path, body) in [
         ("/users", &wallet),
@@ -68,22 +68,22 @@ async fn assert_only_reads(admin: &Caller, kept: u64) {
     admin.get("/livez").await.expect(200);
     let health = admin.get("/health").await.expect(200);
     assert_eq!(health["storage"]["ready"], false);
-    assert_eq!(credits(admin).await, kept);
+    assert_eq!(credits(admin).await, balance);
     let ledger = format!("/users/{W1}/ledger");
     admin.get(&ledger).await.expect(200);
     let unknown = admin.get(&format!("/users/{W2}")).await;
     unknown.refused(404, "user_not_found");
 }
 
-/// It is ready by itself, and takes writes.
-async fn assert_well_again(admin: &Caller, kept: u64) {
+/// The server has recovered and accepts writes.
+async fn assert_recovered(admin: &Caller, balance: u64) {
     eventually("the server is ready again", async || {
         let ready = admin.get("/readyz").await;
         (ready.status == 200).then_some(())
     })
     .await;
     assert!(granted(admin).await);
-    assert_eq!(credits(admin).await, kept + 1);
+    assert_eq!(credits(admin).await, balance + 1);
     let report = admin.get("/admin/ledger/verify").await.expect(200);
     assert_eq!(
         (&report["mistakes"], &report["open_reservations"]),
@@ -119,7 +119,7 @@ fn with_inference(url: &str) -> String {
     format!("[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{url}\"\n")
 }
 
-/// Takes what room there is on a disk.
+/// Fills a disk.
 fn fill(disk: &Path) {
     let mut filler = std::fs::File::create(disk.join("filler")).unwrap();
     for piece in [1 << 20, 4096, 1] {
@@ -139,33 +139,33 @@ async fn a_full_disk_rejects_writes_serves_reads_and_refunds_and_recovers_withou
     let admin = server.admin();
     let disk = server.database.parent().unwrap();
     let ballast = disk.join("edge.db.ballast");
-    let mut kept = 0;
+    let mut balance = 0;
     for round in 0..3 {
         assert!(granted(&admin).await);
-        kept += 1;
+        balance += 1;
         let (chat, frames) = waiting_chat(&admin, &mut held).await;
         assert!(ballast.exists(), "round {round}");
         fill(disk);
-        // What room the log has left is used up first.
+        // The space left in the WAL is used first.
         while granted(&admin).await {
-            kept += 1;
+            balance += 1;
         }
         // An attempt to make it again may be under way.
         let left = std::fs::metadata(&ballast).map_or(0, |file| file.len());
         assert_eq!(left, 0, "round {round}");
-        assert_only_reads(&admin, kept - 1).await;
+        assert_only_reads(&admin, balance - 1).await;
 
         frames.cut();
         let failed = chat.await.unwrap();
         failed.refused(502, "upstream_bad_response");
-        // The refund is on the disk, full as it is.
-        assert_only_reads(&admin, kept).await;
+        // The refund is stored in spite of the full disk.
+        assert_only_reads(&admin, balance).await;
         let health = admin.get("/health").await.expect(200);
         assert_eq!(health["storage"]["reservations_unwritten"], 0);
 
         std::fs::remove_file(disk.join("filler")).unwrap();
-        assert_well_again(&admin, kept).await;
-        kept += 1;
+        assert_recovered(&admin, balance).await;
+        balance += 1;
         assert!(ballast.exists(), "round {round}");
     }
     assert_eq!(server.terminate(), Some(0));
@@ -197,12 +197,12 @@ async fn a_server_that_crashed_on_a_full_disk_starts_and_refunds_open_reservatio
     };
     let admin = server.admin();
     assert_eq!(credits(&admin).await, 1);
-    let mut kept = 1;
+    let mut balance = 1;
     while granted(&admin).await {
-        kept += 1;
+        balance += 1;
     }
     std::fs::remove_file(server.database.with_file_name("filler")).unwrap();
-    assert_well_again(&admin, kept).await;
+    assert_recovered(&admin, balance).await;
     assert_eq!(server.terminate(), Some(0));
 }
 
@@ -214,35 +214,35 @@ async fn files_that_cannot_grow_reject_writes_and_pending_refunds_are_made_when_
     let config = with_inference(&upstream.url());
     let server = Process::serve(&database, &config);
     let admin = server.admin();
-    let mut kept = 0;
+    let mut balance = 0;
     for _ in 0..3 {
         assert!(granted(&admin).await);
-        kept += 1;
+        balance += 1;
         let (chat, frames) = waiting_chat(&admin, &mut held).await;
         server.limit_files(Some(4096));
         assert!(!granted(&admin).await);
-        assert_only_reads(&admin, kept - 1).await;
+        assert_only_reads(&admin, balance - 1).await;
         frames.cut();
         let failed = chat.await.unwrap();
         failed.refused(502, "upstream_bad_response");
         let health = admin.get("/health").await.expect(200);
         assert_eq!(health["storage"]["reservations_unwritten"], 1);
-        assert_only_reads(&admin, kept - 1).await;
+        assert_only_reads(&admin, balance - 1).await;
 
         server.limit_files(None);
         eventually("the refund is written", async || {
-            (credits(&admin).await == kept).then_some(())
+            (credits(&admin).await == balance).then_some(())
         })
         .await;
-        assert_well_again(&admin, kept).await;
-        kept += 1;
+        assert_recovered(&admin, balance).await;
+        balance += 1;
     }
     // Nothing that was acknowledged is lost.
     server.limit_files(Some(4096));
     assert!(!granted(&admin).await);
     server.kill();
     let server = Process::serve(&database, &config);
-    assert_well_again(&server.admin(), kept).await;
+    assert_recovered(&server.admin(), balance).await;
     assert_eq!(server.terminate(), Some(0));
 }
 
@@ -251,7 +251,7 @@ async fn another_programs_lock_rejects_writes_without_a_queue_until_it_is_releas
     let server = TestServer::start(config()).await;
     let admin = server.admin();
     assert!(granted(&admin).await);
-    for (kept, begin) in (1..).zip(["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"]) {
+    for (balance, begin) in (1..).zip(["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"]) {
         let other = Connection::open(server.database()).unwrap();
         other.execute_batch(begin).unwrap();
         assert!(!granted(&admin).await);
@@ -266,9 +266,9 @@ async fn another_programs_lock_rejects_writes_without_a_queue_until_it_is_releas
         );
         let not_ready = admin.get("/readyz").await;
         not_ready.refused(503, "storage_unavailable");
-        assert_eq!(credits(&admin).await, kept);
+        assert_eq!(credits(&admin).await, balance);
         other.execute_batch("ROLLBACK").unwrap();
-        assert_well_again(&admin, kept).await;
+        assert_recovered(&admin, balance).await;
     }
     server.assert_ledger_adds_up().await;
 }

@@ -43,7 +43,7 @@ pub(crate) fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// A configuration for tests: nothing is looked for outside, nothing is limited by rates.
+/// A configuration for tests: no discovery of upstreams, no rate limits.
 pub(crate) fn config() -> Config {
     let mut config = Config::read("listen = \"127.0.0.1:0\"\ndiscover = false", []).unwrap();
     config.rates = RatesConfig::off();
@@ -211,8 +211,8 @@ impl TestServer {
     }
 }
 
-/// Asks again and again until there is what is waited for: for what the server does in its own time. Every round is at
-/// least one turn of the runtime; nothing is slept, and what never happens fails.
+/// Polls until a condition holds, for work that the server does in the background. Every round is at least one turn of
+/// the runtime; it does not sleep, and fails after a timeout.
 pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     // By the clock, as a busy machine may do little else for thousands of rounds.
     let given_up = std::time::Instant::now() + Duration::from_secs(30);
@@ -327,7 +327,7 @@ impl Caller {
         self.try_open(method, path, headers, body).await.unwrap()
     }
 
-    /// The same of a server that may die.
+    /// The same for a server that may die.
     pub(crate) async fn try_open(
         &self,
         method: Method,

@@ -267,7 +267,7 @@ async fn a_figure_that_no_sample_reported_is_null_and_a_reported_one_stays() {
     stored["blocks_found"] = json!(0);
     assert_eq!(stats(&server, W1).await, stored);
 
-    // An older sample that comes late is history, not news.
+    // A late older sample is history and not current.
     let late = json!({"recorded_at": ago(45), "hashrate": 1, "gpu_temperature": 20});
     miner.post("/miner/stats", &late).await.expect(201);
     assert_eq!(stats(&server, W1).await, stored);
@@ -330,7 +330,7 @@ async fn several_workers_are_one_miner_and_a_silent_one_no_longer_counts() {
         figures().await,
         expected(json!([35.0, 71.5, 5, 95.0, true]))
     );
-    // rig-2 has been silent for six minutes: its heat and its speed are over, the blocks it found are not.
+    // rig-2 has been silent for six minutes: its temperature and hashrate no longer count, its blocks do.
     server.clock.advance(2 * MINUTE);
     assert_eq!(
         figures().await,
@@ -373,7 +373,7 @@ async fn a_wallet_is_active_for_five_minutes_after_its_last_sample_and_a_miner_f
             (&json!(true), &json!(at))
         );
     }
-    // An older sample does not bring the moment back.
+    // An older sample does not move the time back.
     let late = sample(at.minus(HOUR), 9.0);
     miner.post("/miner/stats", &late).await.expect(201);
     assert_eq!(user().await["last_mining_at"], json!(at));

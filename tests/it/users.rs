@@ -56,7 +56,7 @@ async fn a_key_is_shown_to_its_owner_and_to_an_admin() {
     );
     let listed = owner.get("/api/keys").await.expect(200);
     let path = format!("/api/keys/{}", listed["keys"][0]["id"].as_str().unwrap());
-    // Asking for it has marked it as used.
+    // The request itself marked the key as used.
     let shown = owner.get(&path).await.expect(200);
     for member in [
         "id",

@@ -1,4 +1,4 @@
-//! What OpenAI's clients call: streamed and not, over servers of both kinds, and what goes wrong there.
+//! The OpenAI-compatible routes: streamed and not, over both kinds of servers, and their errors.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,7 +55,7 @@ async fn a_stream_is_relayed_event_by_event_and_its_tokens_are_in_the_ledger() {
     body["model"] = json!("tiny");
     assert_eq!(sent, body);
 
-    // Asked for by us, the usage is not for a client that did not.
+    // The usage that the server requested is not relayed to a client that did not request it.
     let (_, _, answer) = open(&caller, &asked(true)).await;
     let text = whole(answer).await.unwrap();
     assert!(
@@ -140,7 +140,7 @@ async fn an_answer_with_an_idempotency_key_is_paid_once_and_replayed() {
             .await
     };
 
-    // The first is still being answered while the second comes; it leaves, pays nothing, and the key is free again.
+    // The second request arrives while the first is in flight; the first disconnects, pays nothing and frees the key.
     let first = tokio::spawn({
         let caller = caller.clone();
         async move {
@@ -415,7 +415,7 @@ async fn a_node_that_fails_before_its_first_content_is_followed_by_the_next() {
         );
         assert_eq!(works.seen(PATH).len(), asked);
     }
-    // Its breaker took the broken one out of the way, though its health checks passed.
+    // The breaker excluded the failing node although its health checks passed.
     assert_eq!(broken.seen(PATH).len(), 20);
     assert_eq!(server.balance(W1).await, credits(0));
     server.assert_ledger_adds_up().await;

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::support::TestServer;
 
-/// No test waits this long for anything: it is where a server that hangs becomes a test that fails.
+/// The timeout of a test, so that a server that hangs is a failed test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A request that only asks whether the connection still works.
@@ -48,7 +48,7 @@ impl Wire {
         wire
     }
 
-    /// Sends; a server that has already closed is found out by what comes back.
+    /// Sends; a closed connection is noticed when reading.
     async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let sent = timeout(PATIENCE, self.write(bytes.as_ref())).await;
         let _ = sent.expect("the server does not take the request");
@@ -62,13 +62,13 @@ impl Wire {
         Ok(())
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending half.
     async fn end(&mut self) {
         let end = poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context));
         end.await.unwrap();
     }
 
-    /// Takes more bytes; false at the end, whether by a FIN or, where the server left bytes unread, by a reset.
+    /// Reads more bytes; false at the end, by a FIN or, if the server left bytes unread, by a reset.
     async fn more(&mut self) -> bool {
         let mut piece = vec![0; 64 << 10];
         let read = timeout(PATIENCE, self.read(&mut piece)).await;
@@ -145,7 +145,7 @@ impl Wire {
         Some(answer)
     }
 
-    /// The server closes, and says nothing more before.
+    /// The server closes without sending anything more.
     async fn closed(mut self) {
         while self.more().await {}
         assert_eq!(String::from_utf8_lossy(&self.read), "");

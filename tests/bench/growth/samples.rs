@@ -48,7 +48,7 @@ impl Sized {
         closed(job, 1, length, &|| self.edge.process.used())
     }
 
-    /// The network's figures, each time after a grant that makes the kept ones old. Only their reading counts; what the
+    /// The network's figures, each time after a grant that invalidates the cached ones. Only the read counts; what the
     /// processors did for it cannot be distinguished from what they did for the grant.
     fn network(&self, length: Duration) -> Result<Round> {
         let admin = std::fs::read_to_string(self.edge.database.with_added_extension("admin-key"))?;

@@ -49,8 +49,8 @@ assert.equal(called.choices[0].message.tool_calls[0].function.arguments, '{"city
 charged++
 
 // The same key, the same answer, one price.
-const once = { headers: { 'Idempotency-Key': 'javascript-1' } }
-assert.deepEqual(await ask('once', {}, once), await ask('once', {}, once))
+const headers = { headers: { 'Idempotency-Key': 'javascript-1' } }
+assert.deepEqual(await ask('once', {}, headers), await ask('once', {}, headers))
 charged++
 
 await throws(OpenAI.APIError, 402, 'insufficient_credits', () => ask('hi', {}, { by: poor }))

@@ -48,8 +48,8 @@ assert any(call and call[0].function.name == "local_time" for call in calls)
 charged += 1
 
 # The same key, the same answer, one price.
-once = {"Idempotency-Key": "python-1"}
-assert ask("once", extra_headers=once) == ask("once", extra_headers=once)
+headers = {"Idempotency-Key": "python-1"}
+assert ask("once", extra_headers=headers) == ask("once", extra_headers=headers)
 charged += 1
 
 raises(openai.APIStatusError, 402, "insufficient_credits", lambda: ask("hi", by=poor))

@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Each with a connection of its own, and its next write sent when the last is answered.
 const WRITERS: usize = 64;
 
-/// How long each of some took, in microseconds.
+/// The latencies of a set of requests, in microseconds.
 struct Times(Vec<u64>);
 
 impl Times {
@@ -28,7 +28,7 @@ impl Times {
         self.0[rank.min(self.0.len() - 1)] as f64 / 1000.0
     }
 
-    /// A line of the table, with how many took longer than so many milliseconds.
+    /// A row of the table, with the number of requests that took longer than these milliseconds.
     fn print(&self, what: &str, limit: f64, more: &str) {
         let slower = self.0.iter().filter(|time| **time as f64 / 1000.0 > limit);
         println!(
@@ -43,7 +43,7 @@ impl Times {
     }
 }
 
-/// What the disk itself takes for the least that a durable write is: a page to the end of a file, and it flushed.
+/// The lower bound of a durable write on this disk: appending a page to a file and flushing it.
 fn floor(file: &std::path::Path) -> Times {
     let mut file = std::fs::File::create(file).unwrap();
     let (page, began, mut times) = ([0x5a; 4096], Instant::now(), Vec::new());

@@ -1,4 +1,4 @@
-//! How a copy takes a database's place: what is left of another one, names, interruptions.
+//! Restoring a copy: leftover files of another database, paths, interruptions.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
@@ -44,7 +44,7 @@ async fn a_wal_without_its_database_is_moved_away_and_not_replayed() {
     let log = std::fs::read(with_suffix(&database, "-wal")).unwrap();
     std::fs::rename(&database, folder.path().join("moved.db")).unwrap();
     std::fs::write(with_suffix(&database, "-journal"), "of another time").unwrap();
-    // Nothing is begun beside it either.
+    // The server creates no new database beside it either.
     let (code, _, stderr) = edge_output(&database, &["serve", "--listen", "127.0.0.1:0"]);
     assert!(
         code == 1 && stderr.contains("edge.db-wal belongs"),
@@ -80,8 +80,8 @@ async fn a_restore_moves_the_wal_of_a_damaged_file_with_it() {
     let old = PathBuf::from(parsed(&output)["replaced"].as_str().unwrap());
     assert_eq!(std::fs::read(&old).unwrap(), bad);
     for suffix in ["-wal", "-shm", "-journal"] {
-        let kept = std::fs::read(with_suffix(&old, suffix)).unwrap();
-        assert_eq!(kept, suffix.as_bytes());
+        let moved_files = std::fs::read(with_suffix(&old, suffix)).unwrap();
+        assert_eq!(moved_files, suffix.as_bytes());
     }
     for suffix in ["-wal", "-shm", "-journal"] {
         assert!(!with_suffix(&database, suffix).exists(), "{suffix}");
@@ -102,7 +102,7 @@ async fn a_restore_leaves_nothing_beside_the_copy_and_removes_what_an_interrupte
     let old = PathBuf::from(parsed(&output)["replaced"].as_str().unwrap());
     let old = old.file_name().unwrap().to_str().unwrap();
     let left = names(folder.path());
-    let kept = ["", "-wal", "-shm"].map(|suffix| format!("{old}{suffix}"));
+    let moved_files = ["", "-wal", "-shm"].map(|suffix| format!("{old}{suffix}"));
     let expected = [
         "edge.db",
         "edge.db.admin-key",
@@ -111,7 +111,7 @@ async fn a_restore_leaves_nothing_beside_the_copy_and_removes_what_an_interrupte
         "edge.toml",
         "then.db",
     ];
-    let expected = expected.map(str::to_owned).into_iter().chain(kept);
+    let expected = expected.map(str::to_owned).into_iter().chain(moved_files);
     assert_eq!(left, expected.collect());
     assert_eq!(std::fs::read(&copy).unwrap(), before);
 
@@ -162,7 +162,7 @@ async fn a_copy_dated_in_the_future_is_deleted_first_and_the_path_of_a_new_one_i
     for copy in &future {
         std::fs::write(copy, "of a clock that was ahead").unwrap();
     }
-    // This command knows nothing of the server's configuration.
+    // The command has no configuration; the server's applies.
     let mut made = Vec::new();
     for _ in 0..2 {
         let (code, output) = edge(&database, &["--json", "backup", "create", "--keep", "2"]);

@@ -1,4 +1,4 @@
-//! Copies that the running server makes, and its log, which stays short.
+//! Copies that the running server makes, and the bound on its WAL.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -147,13 +147,17 @@ async fn copies_are_made_by_schedule_and_the_oldest_deleted() {
         })
         .await;
         seen.push(newest);
-        let kept = eventually("the oldest are deleted", async || {
+        let remaining = eventually("the oldest are deleted", async || {
             server.anybody().get("/livez").await.expect(200);
-            let kept = copies(&beside);
-            (kept.len() == seen.len().min(2)).then_some(kept)
+            let remaining = copies(&beside);
+            (remaining.len() == seen.len().min(2)).then_some(remaining)
         })
         .await;
-        assert_eq!(kept, seen[seen.len() - kept.len()..], "round {round}");
+        assert_eq!(
+            remaining,
+            seen[seen.len() - remaining.len()..],
+            "round {round}"
+        );
         server.clock.advance(Duration::from_secs(3601));
     }
 }
@@ -164,7 +168,7 @@ async fn the_command_line_asks_the_server_and_a_restart_repeats_no_copy() {
     let database = folder.path().join("edge.db");
     let every = "[backup]\nevery = \"1h\"\n";
     let serving = Process::serve(&database, every);
-    // By what the server says of it: the file is there a moment before the copy is done with.
+    // From the server's own report: the file exists a moment before the copy is complete.
     let known = async |serving: &Process| {
         eventually("the newest copy is known", async || {
             let page = serving.admin().get("/metrics").await;
@@ -205,7 +209,7 @@ async fn the_wal_stays_short_beside_endless_readers() {
         let samples = (0..1000).map(|n| sample(batch * 10_000 + n * 10)).collect();
         store.record_samples(samples, now).await.unwrap();
     }
-    // There is always one that reads: each begins before another ends.
+    // At least one reader is always active: each begins before another ends.
     let stop = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..6)
         .map(|_| {
@@ -253,7 +257,7 @@ async fn another_program_that_reads_holds_the_wal_but_no_write() {
     for _ in 0..3 {
         longest = longest.min(longest_write_beside_a_reader().await);
     }
-    // As long as another program's lock is waited for.
+    // The busy timeout for another program's lock.
     assert!(longest < Duration::from_secs(1), "{longest:?}");
 }
 
@@ -271,7 +275,7 @@ async fn longest_write_beside_a_reader() -> Duration {
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN; SELECT * FROM users").unwrap();
     let mut longest = Duration::ZERO;
-    // More than may stand in the log, and one after it.
+    // More than the WAL may hold, and one write after it.
     for _ in 0..41 {
         let began = Instant::now();
         grant(1 << 20).await;

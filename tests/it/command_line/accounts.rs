@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{Process, TestServer, W1, W2, config, edge, wallet};
 
-/// What must be so however a command reaches the data.
+/// What must hold through the server and on the file.
 fn the_story_of_an_account(database: &Path) {
     let run = |arguments: &[&str]| edge(database, arguments);
     let json = |arguments: &[&str]| {
@@ -115,7 +115,7 @@ fn a_wrong_amount_is_refused_with_what_would_be_right() {
     assert!(run("0.0000001").contains("a millionth of a credit is the smallest amount"));
 }
 
-/// Passes each connection's one request on to `server`, and its answer back but for the first `lost`.
+/// A proxy that relays each connection's request to `server` but drops the first `lost` responses.
 fn losing(listener: TcpListener, server: &str, lost: usize) {
     let server = server.strip_prefix("http://").unwrap().to_owned();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! The admin key file: whatever makes its key wrong says so, and names the one command that mends it.
+//! The admin key file: every fault of its key is reported with the command that repairs it.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -30,7 +30,7 @@ fn write_file_key(database: &Path, key: &str) {
     std::fs::write(key_file(database), format!("{key}\n")).unwrap();
 }
 
-/// What mends it, as every text names it.
+/// The repair command, as every text names it.
 fn remedy(database: &Path) -> String {
     format!(
         "r3mes-edge keys create --admin --database '{}'",
@@ -99,7 +99,7 @@ async fn rotating_the_key_of_the_file_rewrites_the_file_beside_a_server_and_with
         assert_eq!(edge(&database, &["users", "list"]).0, 0);
         assert_eq!(admin_check(&database).0, "ok");
     }
-    // Another key's rotation is none of the file's.
+    // Rotating another key does not change the file.
     let (_, other) = edge(&database, &["keys", "create", "--wallet", W1]);
     let id = id_of(server.as_ref().unwrap(), other.trim()).await;
     let before = file_key(&database);
@@ -223,7 +223,7 @@ async fn a_copy_of_another_machine_gets_the_key_of_this_one() {
     assert!(line.contains(&id_of(&server, &key).await), "{line}");
     assert_eq!(edge(&database, &["users", "list"]).0, 0);
     assert_eq!(server.terminate(), Some(0));
-    // Its own copy needs no more.
+    // Restoring a copy of its own needs no repair.
     let own = database.with_file_name("own.db");
     let own = own.to_str().unwrap();
     assert_eq!(edge(&database, &["backup", "create", "--to", own]).0, 0);
@@ -286,7 +286,7 @@ async fn a_first_start_ignores_a_key_file_that_others_can_access() {
     server.reload("");
     logged(&server, "adopted the new admin key").await;
     assert!(opens(&server, shown.trim()).await && !opens(&server, key.reveal()).await);
-    // init says the same.
+    // `init` reports the same.
     let database = folder.path().join("other.db");
     write_file_key(&database, key.reveal());
     let (code, _, stderr) = edge_output(&database, &["init"]);

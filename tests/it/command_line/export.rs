@@ -22,7 +22,7 @@ const REASONS: [&str; 6] = [
     "öäü \u{1F600}",
 ];
 
-/// A server whose ledger holds more entries than a read takes.
+/// A server whose ledger has more entries than one page.
 async fn server() -> TestServer {
     let server = TestServer::start(config()).await;
     grant(&server, 2100).await;
@@ -52,10 +52,10 @@ async fn grant(server: &TestServer, times: i64) {
     }
 }
 
-/// One entry: whose, how much, the balance after it, why.
+/// One entry: wallet, amount, balance after it, reason.
 type Entry = (String, Credits, Credits, String);
 
-/// The records of a table, with nothing but what RFC 4180 says.
+/// Parses CSV strictly by RFC 4180.
 fn records(csv: &str) -> Vec<Vec<String>> {
     let (mut records, mut fields, mut text, mut quoted) = (vec![], vec![], String::new(), false);
     let mut rest = csv.chars().peekable();
@@ -156,7 +156,7 @@ async fn an_export_adds_up_to_every_balance_and_is_the_same_in_every_format() {
         own,
         table.iter().filter(others).cloned().collect::<Vec<_>>()
     );
-    // Without a server the same, from a file that nothing else is beside.
+    // Without a server the same, from a file alone in its folder.
     let folder = server.shutdown().await;
     let alone = tempfile::tempdir().unwrap();
     let copy = alone.path().join("edge.db");

@@ -1,4 +1,4 @@
-//! What only reads, where no server serves the file.
+//! Read-only commands on a file without a server.
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -20,7 +20,7 @@ const READING: [&[&str]; 6] = [
     &["ledger", "verify"],
 ];
 
-/// What the commands print, which must go well.
+/// The output of the commands, each of which must succeed.
 fn read(database: &Path, key: &str) -> Vec<String> {
     let filled = |word: &&'static str| if *word == "KEY" { key } else { *word };
     let run = |arguments: &&'static [&'static str]| {
@@ -65,7 +65,7 @@ impl Sealed {
 
 impl Drop for Sealed {
     fn drop(&mut self) {
-        // Else it could not be removed.
+        // Otherwise the folder could not be deleted.
         let _ = std::fs::set_permissions(self.0.path(), Permissions::from_mode(0o755));
     }
 }
@@ -115,7 +115,7 @@ async fn read_commands_do_not_wait_for_the_lock_of_another_command() {
     let server = TestServer::start(config()).await;
     let payer = server.payer(W1, 3).await;
     let me = payer.get("/auth/me").await.expect(200);
-    // It has the lock and has not said where it serves, as one that starts, or a long command.
+    // The lock is held and names no address, as by a server that starts or by a long command.
     read(&server.database(), me["key"]["id"].as_str().unwrap());
 }
 

@@ -14,7 +14,7 @@ struct Row {
     arguments: &'static str,
     /// The exit code where there is no database.
     nowhere: i32,
-    /// The exit code with `--json` on a database that no server has.
+    /// The exit code with `--json` on a database without a server.
     alone: i32,
 }
 
@@ -48,7 +48,7 @@ const ROWS: [Row; 28] = [
     row("restore COPY", 3, 0),
     row("db check", 3, 0),
     row("db import NOTHING", 3, 3),
-    // It says what is wrong, and that something is: the folder has no configuration, the node no upstreams.
+    // It finds problems: the folder has no configuration, the node no upstreams.
     row("doctor", 1, 0),
     row("config check", 0, 0),
     row("config print --origin", 0, 0),
@@ -188,7 +188,7 @@ fn a_command_on_a_missing_database_names_its_path_and_creates_none() {
     );
 }
 
-/// The arguments of a row with what stands for something filled in.
+/// The arguments of a row with its placeholders replaced.
 fn filled(arguments: &str, key: &str, copy: &str, nothing: &str) -> Vec<String> {
     let fill = |word: &str| match word {
         "KEY" => key.to_owned(),

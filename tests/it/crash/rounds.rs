@@ -1,4 +1,4 @@
-//! Kills at random moments, of whatever the process does just then.
+//! Kills at random moments during different kinds of work.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,14 +8,14 @@ use std::time::Duration;
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 
-use super::{Acknowledged, assert_none_missing, kept, write};
+use super::{Acknowledged, assert_none_missing, stored, write};
 use crate::simulation::Random;
 use crate::support::{Process, W1};
 
-/// What the kill is to meet.
+/// The work that the kill interrupts.
 #[derive(Clone, Copy)]
 enum Moment {
-    /// Writers in full swing, what they sampled being rolled up.
+    /// Writers under full load, with their samples being rolled up.
     Writes,
     /// The same, with a copy being made.
     Backup,
@@ -37,12 +37,12 @@ fn command(database: &Path, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Lets something go on for up to so many milliseconds: the moment of a kill is random, nothing is waited for.
+/// Sleeps for up to this many milliseconds, so that the moment of a kill is random.
 async fn a_moment(random: &mut Random, most: u64) {
     tokio::time::sleep(Duration::from_micros(random.below(most * 1000))).await;
 }
 
-/// Every copy that has its name is whole.
+/// Every copy under its final name is complete.
 fn copies_are_whole(database: &Path) -> usize {
     let entries = std::fs::read_dir(database.parent().unwrap()).unwrap();
     let copies = entries
@@ -57,7 +57,7 @@ fn copies_are_whole(database: &Path) -> usize {
         .count()
 }
 
-/// How many rounds there are, and what is drawn in them; both can be asked for.
+/// The number of rounds and the seed, both from the environment.
 fn drawn() -> (u64, Random) {
     let rounds = std::env::var("CRASH_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
     let seed = std::env::var("CRASH_SEED").map_or_else(
@@ -128,7 +128,7 @@ async fn kills_at_any_moment_of_writes_copies_and_the_end_lose_nothing() {
         let report = store.verify_ledger().await.unwrap();
         assert_eq!(report.mistakes, Vec::<String>::new(), "round {round}");
         store.close();
-        let (samples, grants) = kept(&database);
+        let (samples, grants) = stored(&database);
         assert_none_missing(round, &acknowledged.samples, &samples);
         assert_none_missing(round, &acknowledged.grants, &grants);
     }

@@ -8,7 +8,7 @@ use r3mes_edge::error::ErrorCode as E;
 use r3mes_edge::routes::{Auth, BodyClass, Route};
 use serde_json::{Value, json};
 
-/// Brings an operation up to date with its route.
+/// Updates an operation from its route.
 pub(super) fn update(operation: &mut Value, route: &Route) {
     operation["description"] = who(route.auth).into();
     operation["security"] = security(route.auth);
@@ -36,7 +36,7 @@ pub(super) fn update(operation: &mut Value, route: &Route) {
     }
 }
 
-/// Brings the components that follow from the table of errors up to date: one answer for each status.
+/// Updates the components from the table of errors: one response for each status.
 pub(super) fn update_components(components: &mut Value) {
     let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     let mut names: Vec<&str> = Vec::new();
@@ -83,7 +83,7 @@ fn name(status: u16) -> &'static str {
     }
 }
 
-/// The refusals that a route's row brings with it.
+/// The error responses that follow from a route's row.
 fn implied(route: &Route) -> impl Iterator<Item = E> {
     // A Host or an Origin that is not allowed, duplicate headers.
     let mut codes = vec![

@@ -218,7 +218,7 @@ async fn chats_grants_earnings_and_samples_move_the_metrics_by_what_they_are() {
     let body = json!({"amount": 0.5, "reason": "test"});
     let path = format!("/users/{W2}/credits");
     server.admin().post(&path, &body).await.expect(200);
-    // What is taken was not distributed.
+    // A debit is not counted as distributed.
     let body = json!({"amount": -0.25, "reason": "test"});
     server.admin().post(&path, &body).await.expect(200);
     let body = json!({"wallet_address": W2, "earnings": 1.25, "source_id": "a"});

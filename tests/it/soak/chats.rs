@@ -1,4 +1,4 @@
-//! Those who chat and hear their answers to the end.
+//! Clients that chat and read their responses to the end.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -13,10 +13,10 @@ use super::ledger_model::Kind;
 use super::surroundings::{TALE, reply};
 use crate::support::{Answer, next_text};
 
-/// What every chat says beside its question; the log must not.
+/// A text in every chat that must not appear in the log.
 pub(super) const PRIVATE: &str = "between you and me";
 
-/// How a chat is asked for.
+/// The form of a chat request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Form {
     Text,
@@ -56,17 +56,17 @@ impl Client {
                 _ => self.stream(Form::Text, "how are you").await,
             };
             if status == 402 {
-                let once = format!("more-{}-{}", self.name, self.turn);
+                let id = format!("more-{}-{}", self.name, self.turn);
                 let admin = self.admin.clone();
-                self.give(&admin, whose, &once).await;
+                self.give(&admin, whose, &id).await;
             }
         }
     }
 
-    /// An answer that comes whole, and once more under its key, for nothing.
+    /// A completion that is not streamed, and its replay, which must be free.
     async fn complete(&self) -> u16 {
-        let once = format!("{}-{}", self.name, self.turn);
-        let header = [("idempotency-key", once.as_str())];
+        let id = format!("{}-{}", self.name, self.turn);
+        let header = [("idempotency-key", id.as_str())];
         let message = format!("how are you, {PRIVATE}");
         let messages = json!([{ "role": "user", "content": message }]);
         let body = json!({ "messages": messages }).to_string();
@@ -89,27 +89,26 @@ impl Client {
         if first.status == 200 {
             self.account().paid.fetch_add(1, Ordering::SeqCst);
             if let Some(again) = ask(&[200]).await {
-                self.compare(&once, began, &first, &again);
+                self.compare(&id, began, &first, &again);
             }
         }
         first.status
     }
 
-    /// Given again it is the same and costs nothing; but what no disk took could not be stored.
-    fn compare(&self, once: &str, began: Instant, first: &Answer, again: &Answer) {
+    /// A replay is identical and free, unless a full disk kept the response from being stored.
+    fn compare(&self, id: &str, began: Instant, first: &Answer, again: &Answer) {
         if again.header("idempotency-replayed") != "true" {
             self.account().paid.fetch_add(1, Ordering::SeqCst);
             let refused = |fault| fault == Fault::DiskRefuses;
             if !self.model.faults.was(began, refused) {
-                self.model.violation(format!("{once} was not stored"));
+                self.model.violation(format!("{id} was not stored"));
             }
         } else if again.body != first.body {
-            self.model
-                .violation(format!("{once} was answered otherwise"));
+            self.model.violation(format!("{id} was answered otherwise"));
         }
     }
 
-    /// An answer as it comes; the status.
+    /// Reads a stream; returns the status.
     async fn stream(&self, form: Form, message: &str) -> u16 {
         let (began, path) = (Instant::now(), form.path());
         self.model.count(Kind::Chat);
@@ -177,7 +176,7 @@ impl Client {
         }
     }
 
-    /// A stream that broke off after it had begun: the model's fault, or none that may be.
+    /// A stream that was aborted: a violation unless the model had a fault.
     fn cut_short(&self, path: &str, began: Instant) {
         self.model.cut.fetch_add(1, Ordering::Relaxed);
         self.model.refused(200, "cut");

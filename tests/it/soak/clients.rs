@@ -15,14 +15,14 @@ use crate::login::{WALLET, signed};
 use crate::simulation::Random;
 use crate::support::{Answer, Caller};
 
-/// One who calls.
+/// A client.
 pub(super) struct Client {
     pub(super) model: Arc<LedgerModel>,
     pub(super) caller: Caller,
     pub(super) admin: Caller,
-    /// Which of the accounts is his, and which of the workers.
+    /// The index of its account and of its worker.
     pub(super) number: usize,
-    /// His alone.
+    /// Unique among the clients.
     pub(super) name: String,
     pub(super) random: Random,
     /// Between two requests, about.
@@ -39,7 +39,7 @@ impl Client {
         &self.model.workers[self.number]
     }
 
-    /// Waits a moment; whether to go on.
+    /// Pauses; returns whether to continue.
     pub(super) async fn go_on(&mut self) -> bool {
         let most = self.pause.as_micros() as u64 * 2;
         let pause = self.random.below(most.max(1));
@@ -106,7 +106,7 @@ impl Client {
             .await
     }
 
-    /// The same until it is answered as expected: what was refused for a reason is asked again.
+    /// Retries until the status is expected: errors that a fault explains are retried.
     async fn surely(
         &self,
         caller: &Caller,
@@ -236,11 +236,11 @@ impl Client {
             let whose = self.random.below(self.model.accounts.len() as u64) as usize;
             let (wallet, turn, number) =
                 (&self.model.accounts[whose].wallet, self.turn, self.number);
-            let once = format!("{}-{turn}", self.name);
+            let id = format!("{}-{turn}", self.name);
             match self.turn % 40 {
                 0 | 10 | 20 | 30 => {
                     let earning =
-                        json!({ "wallet_address": wallet, "earnings": 2, "source_id": once });
+                        json!({ "wallet_address": wallet, "earnings": 2, "source_id": id });
                     let path = "/miner/earnings";
                     let earned = self.surely(&admin, Kind::Grant, path, &[], &earning, &[201, 200]);
                     if earned.await.is_some() {
@@ -254,7 +254,7 @@ impl Client {
                     let wallet =
                         crate::import::address(1_000_000 + (number as u64) * 1_000_000 + turn);
                     let user = json!({ "wallet_address": wallet });
-                    let header = [("idempotency-key", once.as_str())];
+                    let header = [("idempotency-key", id.as_str())];
                     self.surely(&admin, Kind::Grant, "/users", &header, &user, &[201])
                         .await;
                     self.surely(&admin, Kind::Grant, "/users", &[], &user, &[409])
@@ -270,15 +270,15 @@ impl Client {
                         self.model.violation(report);
                     }
                 }
-                _ => self.give(&admin, whose, &once).await,
+                _ => self.give(&admin, whose, &id).await,
             }
         }
     }
 
-    pub(super) async fn give(&self, admin: &Caller, whose: usize, once: &str) {
+    pub(super) async fn give(&self, admin: &Caller, whose: usize, id: &str) {
         const CREDITS: i64 = 10;
         let path = format!("/users/{}/credits", self.model.accounts[whose].wallet);
-        let header = [("idempotency-key", once)];
+        let header = [("idempotency-key", id)];
         let grant = json!({ "amount": CREDITS, "reason": "soak" });
         let given = self.surely(admin, Kind::Grant, &path, &header, &grant, &[200]);
         let Some(given) = given.await else {
@@ -289,7 +289,7 @@ impl Client {
         if let Some(again) = again.await
             && (again.header("idempotency-replayed") != "true" || again.body != given.body)
         {
-            self.model.violation(format!("{once} was not replayed"));
+            self.model.violation(format!("{id} was not replayed"));
         }
         let other = json!({ "amount": 1, "reason": "soak" }).to_string();
         let asked = (Method::POST, path.as_str());
@@ -302,7 +302,7 @@ impl Client {
         account.granted.fetch_add(credits, Ordering::SeqCst);
     }
 
-    /// Keys come and go; one that is gone opens nothing, from the very next request on.
+    /// Creates and revokes keys; a revoked key is refused on the next request.
     pub(super) async fn change_keys(mut self) {
         while self.go_on().await {
             // Each turn from an address of its own: a key that opens nothing any more draws on what its address may do
@@ -346,7 +346,7 @@ impl Client {
         asked.await;
     }
 
-    /// A wallet signs in and uses what it is given.
+    /// A wallet logs in and uses its key.
     async fn log_in(&self, user: &Caller) {
         let challenge = json!({ "wallet_address": WALLET });
         let path = "/login/challenge";

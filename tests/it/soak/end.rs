@@ -1,4 +1,4 @@
-//! Copies on the way, and what is true at the end.
+//! Copies during the run, and the checks at its end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -130,9 +130,9 @@ pub(super) async fn copy_now_and_then(
     copies
 }
 
-/// Waits until nothing is under way: no reservation open, nothing unwritten, and hardly a file open that was not before.
+/// Waits until the server is idle: no open reservation, no pending write, and few more open files than before.
 pub(super) async fn settle_down(serving: &Process, model: &LedgerModel, before: Figures) {
-    // Connections to upstreams that are stored for the next request, and those of this test.
+    // Pooled connections to upstreams, and those of this test.
     const KEPT: u64 = 40;
     let admin = serving.admin();
     let quiet = eventually("nothing is under way", async || {
@@ -227,7 +227,7 @@ pub(super) async fn add_up(mut serving: Process, model: &LedgerModel, watch: &mu
     }
 }
 
-/// What the whole run was.
+/// The summary of the run.
 pub(super) fn report(model: &LedgerModel, copies: Copies) {
     println!(
         "{} requests, {} streams cut by the model; {} copies of up to {} bytes in at most {:?}, {} refused",

@@ -1,4 +1,4 @@
-//! What is wrong and when, and which refusals that explains.
+//! The faults, their times, and the errors that they explain.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::simulation::Random;
 pub(super) enum Fault {
     /// Nothing listens where the model was.
     ModelDown,
-    /// The model says nothing, or takes its time over each word.
+    /// The model does not answer, or sends each word slowly.
     ModelSlow,
     /// The model breaks off, before its first word or after it.
     ModelCut,
-    /// The model answers something else, errors and refusals among it.
+    /// The model answers with errors or invalid responses.
     ModelRubbish,
     /// Nothing listens where the chain was.
     ChainDown,
@@ -70,7 +70,7 @@ impl Fault {
         }
     }
 
-    /// Whether it concerns who asks for this. What is read is there whatever happens to writes.
+    /// Whether it affects this kind of request. Reads succeed while writes fail.
     fn concerns(self, method: &Method, path: &str) -> bool {
         match self {
             Self::ChainDown => matches!(path, "/chain/status" | "/blocks"),
@@ -81,13 +81,13 @@ impl Fault {
     }
 }
 
-/// A fault from its beginning until all of its consequences were over.
+/// A fault from its beginning until the server has recovered.
 struct FaultPeriod {
     fault: Fault,
     over: Option<Instant>,
 }
 
-/// What was wrong so far.
+/// The faults so far.
 #[derive(Default)]
 pub(super) struct FaultSchedule(Mutex<Vec<FaultPeriod>>);
 
@@ -99,14 +99,14 @@ impl FaultSchedule {
             .push(FaultPeriod { fault, over: None });
     }
 
-    /// Cause and consequences of all that is wrong are over.
+    /// Marks every current fault as over.
     pub(super) fn clear_up(&self) {
         for period in self.0.lock().unwrap().iter_mut() {
             period.over = period.over.or_else(|| Some(Instant::now()));
         }
     }
 
-    /// What is wrong now, in words.
+    /// The current faults as a text.
     pub(super) fn now(&self) -> String {
         let periods = self.0.lock().unwrap();
         let now = periods.iter().filter(|period| period.over.is_none());
@@ -117,7 +117,7 @@ impl FaultSchedule {
         }
     }
 
-    /// Whether something that was wrong at `began` or since is such a fault.
+    /// Whether a fault that matches was active at `began` or since.
     pub(super) fn was(&self, began: Instant, is: impl Fn(Fault) -> bool) -> bool {
         let periods = self.0.lock().unwrap();
         periods
@@ -125,7 +125,7 @@ impl FaultSchedule {
             .any(|period| period.over.is_none_or(|over| over >= began) && is(period.fault))
     }
 
-    /// Whether a refusal with this code of a request that began then has its reason outside the server.
+    /// Whether a fault explains an error with this code of a request that began then.
     pub(super) fn explains(&self, method: &Method, path: &str, code: &str, began: Instant) -> bool {
         let path = path.split('?').next().unwrap();
         self.was(began, |fault| {
@@ -133,7 +133,7 @@ impl FaultSchedule {
         })
     }
 
-    /// Whether a line of the log that is about an error has its reason outside the server.
+    /// Whether a fault explains a logged error.
     pub(super) fn explains_line(&self, line: &str, began: Instant) -> bool {
         const STORAGE: [&str; 5] = [
             "storage fault, rejecting writes",

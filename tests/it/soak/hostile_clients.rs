@@ -1,4 +1,4 @@
-//! Those who make violations, leave, or take their time.
+//! Clients that send invalid requests, disconnect, or are slow.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use super::ledger_model::Kind;
 use super::surroundings::TALE;
 use crate::support::{Caller, next_text};
 
-/// Where they come from: what they do wrong counts against this address.
+/// Their address: their failures count against it.
 const ADDRESS: [u8; 4] = [127, 0, 0, 2];
 
 impl Client {
@@ -195,9 +195,9 @@ impl Client {
 
     async fn refill(&self, status: u16) {
         if status == 402 {
-            let once = format!("more-{}-{}", self.name, self.turn);
+            let id = format!("more-{}-{}", self.name, self.turn);
             let whose = self.number % self.model.accounts.len();
-            self.give(&self.admin.clone(), whose, &once).await;
+            self.give(&self.admin.clone(), whose, &id).await;
         }
     }
 
@@ -220,7 +220,7 @@ impl Client {
                 self.model.violation("/chat was not read");
                 continue;
             }
-            // One in four stops in the middle, for longer than a client is waited for, or for a moment.
+            // One in four pauses, for longer than the write timeout or for a moment.
             let stops = self.random.below(4) == 0;
             let longest = if stops { 200_000 } else { usize::MAX };
             let status = self.take(&mut stream, longest).await;

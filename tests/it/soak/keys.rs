@@ -1,4 +1,4 @@
-//! Keys for a table that has a bound: full before the run begins, it can grow no more in it.
+//! Fills the bounded key cache before the run, so that it cannot grow during it.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -47,7 +47,7 @@ pub(super) async fn make(database: &Path) -> Vec<Vec<String>> {
     keys
 }
 
-/// Uses each once; those of a wallet come from an address of its own, which no rate is too low for.
+/// Uses each key once, from one address per wallet, within every rate limit.
 pub(super) async fn use_each(serving: &Process, keys: Vec<Vec<String>>) {
     let mut used = JoinSet::new();
     for (n, keys) in keys.into_iter().enumerate() {

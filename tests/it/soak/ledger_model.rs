@@ -1,4 +1,4 @@
-//! What the clients note: what was acknowledged, how long it took, what was refused, and what was not as it should be.
+//! The records of the clients: acknowledged writes, latencies, errors and violations.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,11 +87,11 @@ pub(super) struct Span {
     pub(super) times: BTreeMap<Timed, Times>,
     /// By status and code.
     pub(super) refused: BTreeMap<String, u64>,
-    /// What was wrong outside.
+    /// The faults.
     pub(super) faults: Vec<String>,
 }
 
-/// A wallet, by what was acknowledged to its client.
+/// A wallet, by the writes acknowledged to its client.
 pub(super) struct Account {
     pub(super) wallet: String,
     pub(super) key: String,
@@ -99,7 +99,7 @@ pub(super) struct Account {
     pub(super) granted: AtomicI64,
     /// Chats whose first text came, at one credit each.
     pub(super) paid: AtomicI64,
-    /// Chats whose client left before he knew.
+    /// Chats whose client disconnected before their outcome.
     pub(super) perhaps_paid: AtomicI64,
 }
 
@@ -139,7 +139,7 @@ pub(super) struct LedgerModel {
     pub(super) faults: FaultSchedule,
     pub(super) accounts: Vec<Account>,
     pub(super) workers: Vec<Worker>,
-    /// Chats that were charged, of all wallets.
+    /// Since the last row of the table.
     pub(super) span: Mutex<Span>,
     /// Over the whole run: writes by what was wrong, refusals, requests.
     pub(super) writes: Mutex<BTreeMap<String, Times>>,
@@ -168,7 +168,7 @@ impl LedgerModel {
         }
     }
 
-    /// Something is not as it should be. The run goes on: one violation may explain another.
+    /// Records a violation. The run continues: one violation may explain another.
     pub(super) fn violation(&self, what: impl std::fmt::Display) {
         const MOST: usize = 50;
         let at = self.began.elapsed().as_secs_f64();
@@ -267,7 +267,7 @@ impl LedgerModel {
         as_expected
     }
 
-    /// What a client reads never holds an upstream's own words.
+    /// No response to a client contains the internal text of an upstream.
     pub(super) fn holds_no_secret(&self, path: &str, body: &[u8]) {
         let leaked = body
             .windows(SECRET.len())

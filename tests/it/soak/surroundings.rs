@@ -1,4 +1,4 @@
-//! What the server stands among, and how each of it fails: a model, a chain, a disk.
+//! The server's surroundings, each of which can fail: a model, a chain, a disk.
 
 use std::io::{Seek, Write};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(super) const SECRET: &str = "the node's own words";
 const WORDS: [&str; 6] = ["All ", "is ", "well ", "here", ", ", "thanks."];
 const PIECES: usize = 48;
 
-/// What the model says to a message, unless something is wrong with it.
+/// The model's answer to a message, unless a fault is active.
 pub(super) fn reply(message: &str) -> String {
     words(message).concat()
 }
@@ -31,7 +31,7 @@ fn words(message: &str) -> Vec<String> {
     }
 }
 
-/// How the model is.
+/// The current fault of the model.
 struct Model {
     fault: Mutex<Option<Fault>>,
     asked: AtomicU64,
@@ -55,7 +55,7 @@ impl Model {
         }
     }
 
-    /// Every other one says nothing until it is left; the others take their time over each word.
+    /// Every other request is not answered until the client disconnects; the others are answered slowly.
     fn slow(self: &Arc<Self>, turn: u64, stream: bool, asked: &str) -> Scripted {
         let (scripted, frames) = Scripted::held();
         let (model, said) = (Arc::clone(self), words(asked));
@@ -107,7 +107,7 @@ fn cut(turn: u64, stream: bool) -> Scripted {
         _ if stream => frames.send_word(WORDS[0]),
         _ => frames.send("{\"choices\":[{\"mess"),
     }
-    // One in four closes as if it were done.
+    // One in four ends cleanly.
     if turn % 4 != 1 {
         frames.cut();
     }
@@ -243,7 +243,7 @@ impl Neighbour {
     }
 }
 
-/// All of it.
+/// The whole file.
 pub(super) struct Surroundings {
     model: Arc<Model>,
     node: Mortal,
@@ -294,7 +294,7 @@ impl Surroundings {
         }
     }
 
-    /// Takes every cause away.
+    /// Ends every fault.
     pub(super) async fn mend(&mut self, serving: &Process) {
         *self.model.fault.lock().unwrap() = None;
         serving.limit_files(None);
@@ -310,7 +310,7 @@ impl Surroundings {
         self.model.hanging.load(Ordering::SeqCst) == 0
     }
 
-    /// What was asked of them is of no interest here, and there is a lot of it.
+    /// Drops the recorded requests, which would fill the memory.
     pub(super) fn forget(&self) {
         for one in [&self.node, &self.chain] {
             if let Some(upstream) = &one.upstream {

@@ -1,4 +1,4 @@
-//! The server's process from outside: what it uses, second by second, what its log says, and whether it grows.
+//! The server's process from outside: its resources every second, its log, and whether it grows.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,9 +56,9 @@ impl Watch {
         self.read_log(serving, model);
     }
 
-    /// No panic, no key, nothing that was said in a chat, and no error without a reason outside.
+    /// No panic, no key, no text of a chat, and no error that no fault explains.
     pub(super) fn read_log(&mut self, serving: &Process, model: &LedgerModel) {
-        // Since before the last look, a chat's patience ago.
+        // Since before the last sample, by the timeout of a chat.
         let since = Instant::now() - Duration::from_secs(5);
         for line in serving.take_log() {
             self.lines += 1;
@@ -167,7 +167,7 @@ impl Watch {
     }
 }
 
-/// A key, or enough of one.
+/// A key, or most of one.
 fn holds_key(line: &str) -> bool {
     line.match_indices("r3mes_").any(|(at, prefix)| {
         let rest = line[at + prefix.len()..].bytes();

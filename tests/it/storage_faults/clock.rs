@@ -25,11 +25,11 @@ async fn a_clock_that_is_set_back_breaks_nothing_and_preserves_the_order() {
     server.clock.advance(40 * DAY);
     let caller = server.payer(W1, 10).await;
     let grants = format!("/users/{W1}/credits");
-    let once = [("idempotency-key", "one")];
+    let headers = [("idempotency-key", "one")];
     let grant = json!({ "amount": 1, "reason": "once" }).to_string();
     let send = async |body: &str| {
         admin
-            .send(Method::POST, &grants, &once, body.to_owned())
+            .send(Method::POST, &grants, &headers, body.to_owned())
             .await
     };
     send(&grant).await.expect(200);
@@ -50,7 +50,7 @@ async fn a_clock_that_is_set_back_breaks_nothing_and_preserves_the_order() {
             .await
             .expect(200);
         assert_eq!(ids(&listed, "keys")[0], made["id"].as_str().unwrap());
-        // The same key, the same answer; and its grant is not given twice.
+        // The same key is replayed, and its grant is not made twice.
         let again = send(&grant).await;
         assert_eq!(again.header("idempotency-replayed"), "true");
         let (status, _, body) = caller.chat("hi").await;

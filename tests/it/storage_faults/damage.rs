@@ -1,4 +1,4 @@
-//! Pages that are not what was written, and a log that is gone.
+//! Damaged pages, and a missing WAL.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -53,7 +53,7 @@ async fn a_server_on_a_damaged_file_names_the_restore_command() {
                 && !stderr.contains("panicked"),
             "{stderr}"
         );
-        // What it says to do helps.
+        // The named remedy works.
         assert_eq!(edge(&database, &["restore", name]).0, 0);
         let server = Process::serve(&database, "");
         assert_eq!(credits(&server.admin()).await, 1);
@@ -92,7 +92,7 @@ async fn a_damaged_page_is_a_503_for_requests_that_read_it_and_no_others() {
         .await
         .refused(404, "not_found");
     admin.get("/readyz").await.expect(200);
-    // Mended, it goes on where it is.
+    // Once the page is restored the running server recovers.
     let page = &good[at as usize..at as usize + bytes];
     let file = OpenOptions::new().write(true).open(&database).unwrap();
     file.write_all_at(page, at).unwrap();

@@ -22,7 +22,7 @@ fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", database.display()))
 }
 
-/// The server's critical alert of its file, and what it says to do.
+/// The summary of the server's critical alert about its file.
 async fn file_alert(admin: &Caller) -> Option<String> {
     let alerts = admin.get("/alerts").await.expect(200);
     let firing = alerts["firing"].as_array().unwrap();
@@ -34,12 +34,12 @@ async fn file_alert(admin: &Caller) -> Option<String> {
 }
 
 /// Something happened to the file: no write is acknowledged, no copy is made, and an alert is raised.
-async fn assert_file_fault(admin: &Caller, kept: u64, expected: &str) {
+async fn assert_file_fault(admin: &Caller, balance: u64, expected: &str) {
     assert!(!granted(admin).await);
     let not_ready = admin.get("/readyz").await;
     not_ready.refused(503, "storage_unavailable");
     admin.get("/livez").await.expect(200);
-    assert_eq!(credits(admin).await, kept);
+    assert_eq!(credits(admin).await, balance);
     let refused = admin.post("/admin/backup", &json!(null)).await;
     refused.refused(503, "storage_unavailable");
     let summary = file_alert(admin).await.expect("no alert");
@@ -88,7 +88,7 @@ async fn a_file_that_is_moved_replaced_linked_or_deleted_rejects_writes_until_it
     let log = with_suffix(&database, "-wal");
     std::fs::remove_file(&log).unwrap();
     assert_file_fault(&admin, 5, "SIGTERM").await;
-    // As it says, nothing is lost then.
+    // As the alert states, nothing is lost then.
     assert_eq!(server.terminate(), Some(0));
     let server = Process::serve(&database, "");
     let admin = server.admin();
@@ -121,7 +121,7 @@ async fn a_second_server_is_refused_by_any_path_and_without_the_lock_file() {
     let admin = Caller::new(&server.address, Some(key.trim()));
     assert!(granted(&admin).await);
 
-    // Commands reach the server by every name.
+    // Commands reach the server by every path.
     let names = [
         &*link,
         &links.join("again.db"),
@@ -205,7 +205,7 @@ fn a_server_that_starts_waits_for_another_that_is_about_to_end() {
         .spawn()
         .unwrap();
     let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
-    // It says so before it asks for the lock.
+    // This is logged before the lock is requested.
     assert!(log.next().unwrap().unwrap().contains("configuration from"));
     drop(held);
     assert!(log.next().unwrap().unwrap().contains(" serves "));
@@ -264,8 +264,8 @@ async fn nothing_acknowledged_is_lost_while_other_processes_open_and_close_the_f
     }
     server.kill();
     let server = Process::serve(&database, "");
-    let kept = credits(&server.admin()).await.as_u64().unwrap();
-    assert_eq!(kept, acknowledged.load(Ordering::SeqCst));
+    let balance = credits(&server.admin()).await.as_u64().unwrap();
+    assert_eq!(balance, acknowledged.load(Ordering::SeqCst));
     assert_eq!(edge(&database, &["ledger", "verify"]).0, 0);
 }
 

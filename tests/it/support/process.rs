@@ -20,7 +20,7 @@ impl Process {
         Self::serve_on(database, &[], config)
     }
 
-    /// The same on these places.
+    /// The same on these listeners.
     pub(crate) fn serve_on(database: &Path, places: &[&str], config: &str) -> Self {
         let file = write_config(&database.with_extension("toml"), config);
         let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
@@ -73,7 +73,7 @@ impl Process {
         }
     }
 
-    /// What it logged so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
@@ -122,7 +122,7 @@ impl Process {
         self.wait()
     }
 
-    /// SIGTERM, and no more.
+    /// Sends SIGTERM without waiting.
     pub(crate) fn tell_to_end(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -190,7 +190,7 @@ pub(crate) fn edge(database: &Path, arguments: &[&str]) -> (i32, String) {
     (code, out)
 }
 
-/// The same, and what stands on standard error.
+/// The same, and standard error.
 pub(crate) fn edge_output(database: &Path, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
     let command = command

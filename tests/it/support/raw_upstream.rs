@@ -24,7 +24,7 @@ impl RawRequest {
     }
 }
 
-/// What becomes of the connection after an answer.
+/// What happens to the connection after an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Then {
     Keep,
@@ -173,7 +173,7 @@ async fn serve(
         };
         seen.lock().unwrap().push(request.clone());
         let answer = script(&request);
-        // A reader that left is what some tests are about.
+        // Some tests disconnect the reader.
         let _ = stream.write_all(&answer.bytes).await;
         match answer.then {
             Then::Keep => {}

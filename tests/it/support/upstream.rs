@@ -25,7 +25,7 @@ pub(crate) struct Seen {
 
 /// What an upstream answers.
 pub(crate) struct Scripted {
-    /// Without it not even a head comes.
+    /// Whether a head is sent at all.
     head: bool,
     status: u16,
     content_type: &'static str,
@@ -38,7 +38,7 @@ pub(crate) struct Frames(mpsc::UnboundedSender<Result<Bytes, Broken>>);
 
 impl Frames {
     pub(crate) fn send(&self, bytes: impl Into<Bytes>) {
-        // A reader that left is what some tests are about.
+        // Some tests disconnect the reader.
         let _ = self.0.send(Ok(bytes.into()));
     }
 
@@ -58,7 +58,7 @@ impl Frames {
         let _ = self.0.send(Err(Broken));
     }
 
-    /// Returns when the one who asked has left.
+    /// Returns when the client has disconnected.
     pub(crate) async fn reader_left(&self) {
         self.0.closed().await;
     }
@@ -80,7 +80,7 @@ impl Scripted {
         )
     }
 
-    /// Takes the request and says nothing.
+    /// Reads the request and does not answer.
     pub(crate) fn silent() -> Self {
         Self {
             head: false,
@@ -292,7 +292,7 @@ async fn serve(
             };
             match tls.accept(stream).await {
                 Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
-                // A client that does not trust us is what some tests are about.
+                // Some tests have a client that does not trust this certificate.
                 Err(_) => Ok(()),
             }
         });
@@ -301,7 +301,7 @@ async fn serve(
 
 struct ScriptedBody(
     mpsc::UnboundedReceiver<Result<Bytes, Broken>>,
-    /// Let go when the answer is.
+    /// Released with the answer.
     #[expect(dead_code, reason = "held, not read")]
     Option<Arc<()>>,
 );

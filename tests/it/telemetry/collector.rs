@@ -32,7 +32,7 @@ async fn recorded(server: &TestServer) -> Value {
     .await
 }
 
-/// What of a sample no answer shows, from the file: worker, seconds up, shares taken and refused, loss.
+/// The columns of a sample that no response has: worker, uptime, accepted and rejected shares, loss.
 type Rest = (String, Option<i64>, Option<i64>, Option<i64>, Option<f64>);
 
 fn first_sample_in_the_file(database: PathBuf) -> Rest {

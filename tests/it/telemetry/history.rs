@@ -173,7 +173,7 @@ async fn post_all(miner: &Caller, samples: &[Value]) {
     }
 }
 
-/// The resolution that a refusal names, taken at its word.
+/// The resolution that an error names; it must be accepted.
 fn named_resolution(refused: &Value) -> String {
     assert_eq!(refused["errors"][0]["pointer"], "resolution");
     let detail = refused["detail"].as_str().unwrap();
@@ -195,7 +195,7 @@ async fn ten_thousand_points_are_given_and_one_more_is_refused_with_the_resoluti
         10_000
     );
     post_all(&miner, &[sample(noon.plus(MINUTE), 2.0)]).await;
-    // Who names no resolution gets the finest that fits.
+    // Without a resolution the finest that fits is used.
     let minutes = points(&server, "?hours=2").await;
     let counted = minutes
         .iter()

@@ -1,4 +1,4 @@
-//! What becomes of samples: rolled up, cut, and read as if nothing had happened.
+//! Samples after rollup and retention read the same as before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::{TestServer, W1, config, wallet};
 /// A Monday at midnight.
 const EPOCH: i64 = 1_795_392_000_000;
 
-/// What a test does to a storage.
+/// A step of a test.
 #[derive(Clone, Debug)]
 enum Step {
     /// A sample of a worker, so many seconds after the start.
@@ -199,7 +199,7 @@ async fn samples_are_deleted_after_their_retention_and_their_rollups_after_their
     assert_eq!(day[0]["hashrate"], json!(15.0));
     assert_eq!(counts(17).await, [0, 0, 0, 0]);
 
-    // Whether it was stored before is not known any more.
+    // Whether it is a duplicate is unknown by now.
     let now = server.clock.now();
     let old = sample(now.minus(2 * DAY).minus(HOUR), 1.0);
     let refused = miner
@@ -229,7 +229,7 @@ async fn freed_pages_are_given_back_while_others_write() {
         .compact(retention, noon.plus(DAY))
         .await
         .unwrap();
-    // Some of it still stands in the log.
+    // Some of it is still in the WAL.
     let full: i64 = rusqlite::Connection::open(server.database())
         .unwrap()
         .query_row(
@@ -252,7 +252,7 @@ async fn freed_pages_are_given_back_while_others_write() {
     };
     let (compacted, ()) = tokio::join!(compact, write);
     compacted.unwrap();
-    // What is freed shrinks the file when the log is emptied into it.
+    // Freed pages shrink the file at the next checkpoint.
     let folder = server.shutdown().await;
     let left = std::fs::metadata(folder.path().join("edge.db"))
         .unwrap()

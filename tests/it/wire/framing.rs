@@ -81,7 +81,7 @@ async fn repeated_framing_headers_that_agree_are_accepted() {
     }
 }
 
-/// The smuggling question: whatever of a body is left unread when the answer goes out, none of it is a request.
+/// Request smuggling: no unread byte of a body is ever read as a request.
 #[tokio::test]
 async fn bytes_of_an_unread_body_are_never_a_request() {
     let server = TestServer::start(config()).await;

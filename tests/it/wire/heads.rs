@@ -132,7 +132,7 @@ async fn nothing_follows_the_head_of_an_answer_to_head() {
         assert_eq!(head.status(), status);
         assert_ne!(head.header("content-length"), "0", "{path}");
         assert!(head.header("x-request-id").starts_with("req_"));
-        // Were there a body, its bytes would stand where the next status line must.
+        // The bytes of a body would be in the place of the next status line.
         wire.answer().await.next();
     }
 }

@@ -13,7 +13,7 @@ async fn ask(server: &TestServer, line: impl AsRef<[u8]>) -> (super::Raw, Wire) 
 #[tokio::test]
 async fn a_path_is_compared_as_it_was_written() {
     let server = TestServer::start(config()).await;
-    // Nothing is decoded, collapsed or resolved: two spellings of one route are a way around a proxy's rules.
+    // Nothing is decoded, collapsed or resolved: two spellings of one route would bypass a proxy's rules.
     for path in [
         "/%6civez",
         "/livez/",

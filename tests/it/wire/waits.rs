@@ -25,7 +25,7 @@ async fn slow_bytes_do_not_extend_the_header_timeout() {
     let server = TestServer::start(config).await;
     let mut wire = Wire::with(&server, "GET /livez HTTP/1.1\r\nX-A: ").await;
     let closed = async {
-        // Until writing fails; the bound of the test is the patience of the wire.
+        // Until writing fails; the timeout of the test bounds it.
         while wire.write(b"a").await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -81,8 +81,8 @@ async fn a_half_closed_connection_cancels_its_chat_and_pays_nothing() {
     // The model is asked while the price is still being written.
     let paid = async || (server.balance(W1).await < before).then_some(());
     eventually("the price is written", paid).await;
-    // As `nc -N` does. On the wire it looks like leaving, so it is taken for that: the other way round, the upstream
-    // would work for those who left.
+    // As `nc -N` does. It cannot be distinguished from a disconnect and is treated as one: otherwise the upstream
+    // would work for clients that have disconnected.
     wire.end().await;
     wire.closed().await;
     let back = async || (server.balance(W1).await == before).then_some(());

@@ -30,7 +30,7 @@ async fn corrupted_answers_of_a_chain_are_at_most_a_bad_gateway() {
     let server = TestServer::start(config).await;
     for round in 0..rounds() {
         for path in ["/chain/status", "/blocks?limit=20"] {
-            // Past what is kept.
+            // Past the cached answer.
             server.clock.advance(Duration::from_secs(3));
             let answer = server.anybody().get(path).await;
             assert!(
