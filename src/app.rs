@@ -53,7 +53,7 @@ pub(crate) struct App {
     ledger_errors: AtomicUsize,
 }
 
-/// Keys and responses from the store, which reports every commit here, so that none outlives what it was made from.
+/// Cached keys and responses. The store reports every commit here, so that none outlives its source.
 pub(crate) struct Caches {
     pub(crate) keys: KeyCache,
     pub(crate) pages: Cache<CacheKey, Bytes>,
@@ -176,7 +176,7 @@ impl App {
         self.clock.now().minus(Self::ACTIVE)
     }
 
-    /// How long answers of the chain are cached: short against a block's time.
+    /// How long responses of the chain are cached: short compared to the block time.
     pub(crate) fn chain_policy(&self) -> Policy {
         Policy {
             ttl: Duration::from_secs(2),
@@ -208,15 +208,15 @@ impl App {
         Ok(status)
     }
 
-    /// Whether the chain made no block for too long, seen from when it was asked: a halted chain does not report that it
-    /// is catching up.
+    /// Whether the chain made no block for too long at the time of the response: a halted chain does not report that it is
+    /// catching up.
     pub(crate) fn chain_halted(&self, status: &Cached<ChainStatus>) -> bool {
         let asked = self.clock.now().minus(status.age);
         let since = status.value.latest_block_time;
         !status.value.catching_up && since.plus(self.config.chain.max_block_age) < asked
     }
 
-    /// Whether the chain was halted when it was asked last.
+    /// Whether the chain was halted at the last response.
     pub(crate) fn is_chain_halted(&self) -> bool {
         self.chain_halted.load(Ordering::Acquire)
     }
@@ -228,7 +228,7 @@ impl App {
         let made = self.store.back_up(folder, now).await;
         match &made {
             Ok(_) => self.metrics.backed_up(Some(now)),
-            // Another backup is running; that is no failure.
+            // Another backup is running; that is not a failure.
             Err(StoreError::Conflict(_)) => {}
             Err(_) => self.metrics.backed_up(None),
         }
@@ -248,7 +248,7 @@ impl App {
         self.ledger_errors.load(Ordering::Acquire)
     }
 
-    /// Updates the metrics that are read where their values live.
+    /// Updates the gauges of values that are stored elsewhere.
     pub(crate) fn refresh_gauges(&self) {
         let seen_since = self.clock.now().minus(Self::SEEN);
         self.metrics.set_gauges(&Gauges {

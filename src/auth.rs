@@ -1,4 +1,4 @@
-//! Who sends a request: API keys, their scopes, the cache of keys in use, and wallet login.
+//! Authentication: API keys, their scopes, the cache of keys in use, and wallet login.
 //!
 //! Nothing here knows HTTP or the storage; `http` reads the headers, [`store`](crate::store) holds the records.
 
@@ -29,7 +29,7 @@ pub struct KeyRecord {
     pub wallet: Option<Wallet>,
     /// The label its owner gave it.
     pub name: String,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Scopes,
     /// Creation time.
     pub created_at: Timestamp,
@@ -111,14 +111,14 @@ pub struct Principal {
     pub key_id: String,
     /// The key's owner; `None` for an admin key.
     pub wallet: Option<Wallet>,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Scopes,
     /// When the key ends.
     pub expires_at: Option<Timestamp>,
 }
 
 impl Principal {
-    /// The admin that a command is who has the database itself.
+    /// The admin that a command with access to the database acts as.
     pub(crate) fn local_admin() -> Self {
         Self {
             key_id: "local".to_owned(),
@@ -128,7 +128,7 @@ impl Principal {
         }
     }
 
-    /// Whether this is an admin, who may do everything.
+    /// Whether this is an admin, with all permissions.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.scopes.contains(Scope::Admin)

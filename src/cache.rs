@@ -1,7 +1,7 @@
 //! A bounded LRU of responses with a time to live and one computation per key at a time.
 //!
-//! Each key has a slot that its callers share. An invalidation removes the slot, so that a value whose computation began
-//! before it is seen only by the callers that were there before it too.
+//! Each key has a slot that its callers share. An invalidation removes the slot, so that a value whose computation
+//! started before it is returned only to callers that were waiting before it too.
 
 use std::hash::Hash;
 use std::num::NonZeroUsize;
@@ -75,7 +75,7 @@ pub struct Cache<K: Hash + Eq, V> {
 #[derive(Debug)]
 struct Slot<V> {
     value: Mutex<Option<(V, Instant)>>,
-    /// Held by the caller that computes; in it, when the last computation failed.
+    /// Held by the caller that computes; contains the time of the last failure.
     flight: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -93,7 +93,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// others wait for it; a caller that is dropped while computing passes the computation on to the next.
     ///
     /// # Errors
-    /// Those of `compute`, where no value of at most `stale_if_error` is stored.
+    /// Those of `compute`, if no value of at most `stale_if_error` is stored.
     pub async fn get<E, F>(
         &self,
         key: K,
@@ -116,13 +116,13 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         if let Some(hit) = fresh(now()) {
             return Ok(hit);
         }
-        // The callers that waited for a failed computation get the stale value without trying again one after the other.
+        // Callers that waited for a failed computation get the stale value instead of retrying one after the other.
         if failed.is_some_and(|at| at >= started)
             && let Some(stale) = stale(now())
         {
             return Ok(stale);
         }
-        // Boxed, so that a hit does not pay for the size of what would compute it.
+        // Boxed, so that a hit does not pay for the size of the computation's future.
         match Box::pin(compute()).await {
             Ok(value) => {
                 self.counts.misses.fetch_add(1, Ordering::Relaxed);

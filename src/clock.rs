@@ -1,4 +1,4 @@
-//! The clock: everything that expires, waits or is dated reads the time here, so that a test can advance it.
+//! The clock: all code reads the time here, so that a test can advance it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::model::Timestamp;
 
-/// The system's clocks plus an offset that only grows, for tests and simulations; the wall clock alone can be set back, as a
-/// correction does. Clones share both.
+/// The system's clocks plus an offset that only grows, for tests and simulations; only the wall clock can also be set back.
+/// Clones share both.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     ahead_nanos: Arc<AtomicU64>,

@@ -1,12 +1,11 @@
-//! Asks the miner on this machine how it is doing and records its answer as a sample, by the same verb that
-//! `POST /miner/stats` uses.
+//! Polls the miner on this machine and records its report as a sample, by the same method as `POST /miner/stats`.
 
 use std::sync::Arc;
 
 use crate::app::App;
 use crate::upstream::UpstreamError;
 
-/// Polls for ever. A miner that is not there, or has no wallet to record for, is left alone.
+/// Polls for ever; does nothing while there is no miner, or no wallet to record for.
 pub(crate) async fn collect(app: Arc<App>) {
     let Some(page) = app.upstreams.miner.clone() else {
         return;

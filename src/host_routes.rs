@@ -1,4 +1,4 @@
-//! The routes of an embedding program, beside ours: everything below a prefix of its own that matches no row of our table.
+//! The routes of an embedding program: everything below its prefixes that matches no row of the routes table.
 //! They pass the same checks as all requests; who may call them is the host's decision.
 
 use std::net::IpAddr;

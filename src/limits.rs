@@ -1,8 +1,8 @@
 //! Rate limits: one governor limiter per class, with buckets by client address and by key.
 //!
 //! GCRA (ATM Forum TM 4.0) allows a burst of the whole number and then one request every `window / number`. The buckets
-//! live in an LRU of a fixed size instead of governor's own maps, which grow with every new address: a full table forgets
-//! the bucket that was idle longest, which is the one closest to full again.
+//! live in an LRU of a fixed size instead of governor's own maps, which grow with every new address: a full table evicts
+//! the bucket that was idle longest, which is the closest to full again.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -75,11 +75,11 @@ impl RateClass {
 pub struct Rate {
     /// Requests, all of which may come at once.
     pub count: NonZeroU32,
-    /// The time in which a spent burst comes back. The configuration has a text for a second, a minute and an hour.
+    /// The time in which a spent burst is restored. The configuration has a text for a second, a minute and an hour.
     pub per: Duration,
 }
 
-/// The key of a bucket: requests with the same one share its rate.
+/// The key of a bucket, whose requests share a rate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Bucket {
     /// A client address: IPv4 whole, IPv6 by its /64, which is what one customer gets.
@@ -111,7 +111,7 @@ pub(crate) struct Decision {
     limiter: Arc<ClassLimiter>,
     /// Requests left at once.
     pub(crate) remaining: u32,
-    /// `None` where the request may pass; else how long to wait.
+    /// `None` if the request may pass; otherwise how long to wait.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -158,7 +158,7 @@ struct ClassLimiter {
     rate: Rate,
     policy: HeaderValue,
     limiter: RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>,
-    /// Those of the limiter, which does not hand them out.
+    /// A copy of the limiter's quota, which it does not expose.
     buckets: Buckets,
 }
 
@@ -187,7 +187,7 @@ impl Limits {
         unlimited.with_rates(rate_of)
     }
 
-    /// The limiters for other rates: a class whose rate changes begins with full buckets, the others keep theirs.
+    /// The limiters for new rates: a class with another rate starts with full buckets; the buckets of others remain.
     pub(crate) fn with_rates(&self, rate_of: impl Fn(RateClass) -> Option<Rate>) -> Self {
         let classes = RateClass::ALL.map(|class| {
             let rate = rate_of(class)?;
@@ -219,13 +219,13 @@ impl Limits {
         })
     }
 
-    /// Takes back one counted request, which turned out to be none of this class.
+    /// Undoes the count of a request that turned out not to belong to this class.
     pub(crate) fn uncount(&self, class: RateClass, bucket: impl Into<Bucket>) {
         let Some(limiter) = &self.classes[class as usize] else {
             return;
         };
         let Rate { count, per } = limiter.rate;
-        // A bucket that was forgotten meanwhile is full.
+        // A bucket that was evicted meanwhile is full.
         if let Some(arrival) = limiter.buckets.lock().get_mut(&bucket.into()) {
             *arrival = arrival.saturating_sub((per / count.get()).into());
         }

@@ -1,4 +1,4 @@
-//! What the server counts. `table` declares each metric; here is what counts them. Labels come from fixed sets only: route
+//! Metrics. `table` declares each; this module updates them. Labels come from fixed sets only: route
 //! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
 
 mod alert_counters;
@@ -97,7 +97,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// What can be known beforehand is zero from the start, so that the first event is a step a rate can see.
+    /// Known label values are zero from the start, so that a rate sees the first event.
     /// `routes` are path and method of each row of the routes table.
     pub(crate) fn new<'a>(
         adapters: &BTreeSet<String>,
@@ -271,7 +271,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Prometheus knows no integers; this is the one function that makes a float of an amount, on its way out.
+/// Prometheus has no integers; this is the only function that converts an amount to a float, for output.
 fn float(amount: Credits) -> f64 {
     amount.micro() as f64 / 1_000_000.0
 }

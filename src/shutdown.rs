@@ -1,6 +1,6 @@
 //! The stages of a shutdown, as one signal that every part of the server can wait for.
 //!
-//! Draining: nothing new begins, what is under way ends by itself. Aborted: what is still under way is ended now.
+//! Draining: no new requests; those in flight complete. Aborted: requests still in flight are ended now.
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ impl Shutdown {
         self.reached(Stage::Aborted).await;
     }
 
-    /// Returns half a second after the drain began: the rest of a request is not awaited any longer, as a slow or silent
-    /// client would keep the server from stopping.
+    /// Returns half a second after the drain began; then incomplete requests are dropped, as a slow or silent client would
+    /// delay the shutdown.
     pub(crate) async fn drain_grace_elapsed(&self) {
         self.draining().await;
         let _ = timeout(Duration::from_millis(500), self.aborted()).await;

@@ -1,4 +1,4 @@
-//! What the rest of the program may ask of the storage: domain verbs, one verb one transaction.
+//! The interface of the storage: domain operations, each one transaction.
 //!
 //! The trait knows no SQL and no HTTP, so that an embedder can bring a store of their own and a test can wrap one that
 //! fails. [`SqliteStore`] is the one that ships.
@@ -20,27 +20,28 @@ pub use sqlite::*;
 use std::path::PathBuf;
 use std::sync::Weak;
 
-/// What an `impl Repository` is written with, as `examples/custom_store.rs` does.
+/// For an `impl Repository`, as in `examples/custom_store.rs`.
 pub use async_trait::async_trait;
 
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 
-/// What a verb returns.
+/// The result of a method.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// The storage.
 ///
-/// A verb that changes something returns after its change is on the disk, and after the observers were notified of it: a
-/// server caches keys and counts credits, and must be notified of every change, including those of other callers. Verbs that fail leave everything as
-/// it was.
+/// A method that changes something returns after its change is on the disk, and after the observers were notified of it: a
+/// server caches keys and counts credits, and must be notified of every change, including those of other callers. A method
+/// that fails changes nothing.
 ///
 /// # Errors
-/// Any verb may fail with [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::Full`],
-/// [`StoreError::Damaged`] or [`StoreError::Internal`]; what else one refuses is documented there. Any verb that takes an
-/// optional [`IdempotentRequest`] may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before anything is done.
+/// Any method may fail with [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::Full`],
+/// [`StoreError::Damaged`] or [`StoreError::Internal`]; further errors are documented there. Any method that takes an
+/// optional [`IdempotentRequest`] may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before it
+/// changes anything.
 ///
-/// An implementation around ours is `examples/custom_store.rs`; the rules of `tests/it/contract.rs` are held against both.
+/// `examples/custom_store.rs` wraps [`SqliteStore`]; `tests/it/contract.rs` tests the rules for both.
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
@@ -73,10 +74,10 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// ```
 #[async_trait]
 pub trait Repository: Send + Sync + 'static {
-    /// Makes an account with 0 credits.
+    /// Creates an account with 0 credits.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where there is one.
+    /// [`StoreError::Conflict`] if it exists.
     async fn create_user(
         &self,
         wallet: Wallet,
@@ -85,14 +86,14 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<Outcome<User>>;
     /// The account of `wallet`, if there is one.
     async fn user(&self, wallet: Wallet) -> Result<Option<User>>;
-    /// The accounts whose wallets come after this one, in the order of their addresses; from the first where `None`.
+    /// The accounts after this wallet, in the order of their addresses; `None` starts at the first.
     async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>>;
-    /// Adds (or, negative, takes) credits; the account is made if there is none. Returns the entry, its balance in it,
-    /// and whether the account is new.
+    /// Adds credits, or debits them if negative; creates the account if missing. Returns the ledger entry, with the new
+    /// balance, and whether the account is new.
     ///
     /// # Errors
-    /// [`StoreError::Insufficient`] where the balance would go below zero, [`StoreError::UserNotFound`] where there is none
-    /// to take from, [`StoreError::Conflict`] where a wallet cannot hold so much.
+    /// [`StoreError::Insufficient`] if the balance would be negative, [`StoreError::UserNotFound`] for a debit without an
+    /// account, [`StoreError::Conflict`] if the balance would be too large.
     async fn grant(
         &self,
         wallet: Wallet,
@@ -101,7 +102,7 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
         request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
     ) -> Result<Outcome<(LedgerEntry, bool)>>;
-    /// The entries of `wallet` older than the entry `before`, newest first; `None` where there is no account.
+    /// The entries of `wallet` older than the entry `before`, newest first; `None` without an account.
     async fn ledger(
         &self,
         wallet: Wallet,
@@ -149,10 +150,10 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<()>;
     /// Notes what became known of reservations; their ledger entries show it.
     async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<()>;
-    /// The answer that is stored for this idempotency key, if there is one.
+    /// The response that is stored for this idempotency key, if any.
     ///
     /// # Errors
-    /// [`StoreError::KeyReused`] where it answers another request.
+    /// [`StoreError::KeyReused`] if it belongs to another request.
     async fn stored_response(
         &self,
         key: [u8; 32],
@@ -180,12 +181,12 @@ pub trait Repository: Send + Sync + 'static {
     /// Checks every wallet: balance = sum of its entries, every reservation with at most one end.
     async fn verify_ledger(&self) -> Result<LedgerReport>;
 
-    /// Stores a new key; its wallet's account is made if there is none. At most `max_active` keys of a wallet may be
-    /// active. Returns whether the account is new. The key itself is never stored, so asked for again with the same
-    /// idempotency key it is [`StoreError::AlreadyIssued`].
+    /// Stores a new key; creates its wallet's account if missing. At most `max_active` keys of a wallet may be active.
+    /// Returns whether the account is new. The key itself is never stored, so a repeated idempotency key gives
+    /// [`StoreError::AlreadyIssued`].
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where the wallet has `max_active` already; [`StoreError::AlreadyIssued`].
+    /// [`StoreError::Conflict`] if the wallet has `max_active` keys; [`StoreError::AlreadyIssued`].
     async fn create_key(
         &self,
         key: KeyRecord,
@@ -210,7 +211,7 @@ pub trait Repository: Send + Sync + 'static {
         before: Option<String>,
         limit: usize,
     ) -> Result<Vec<KeyRecord>>;
-    /// Revokes a key, of `wallet` only where given; returns it. Again changes nothing.
+    /// Revokes a key, only if it belongs to `wallet` if given; returns it. Idempotent.
     ///
     /// # Errors
     /// [`StoreError::KeyNotFound`].
@@ -222,11 +223,11 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<KeyRecord>;
     /// The key with this id, active or not.
     async fn key(&self, id: String) -> Result<Option<KeyRecord>>;
-    /// Replaces the active key `id`, which is refused from `until` on, with `new`; returns the old key as it is then. Where
-    /// both are active for a while, a wallet may have twice `max_active`.
+    /// Replaces the active key `id`, which expires at `until`, with `new`; returns the updated old key. While both are
+    /// active, a wallet may have up to twice `max_active` keys.
     ///
     /// # Errors
-    /// [`StoreError::KeyNotFound`]; [`StoreError::Conflict`] where it is not active any more, or there are so many.
+    /// [`StoreError::KeyNotFound`]; [`StoreError::Conflict`] if it is not active, or the wallet has too many keys.
     async fn rotate_key(
         &self,
         id: String,
@@ -234,47 +235,47 @@ pub trait Repository: Send + Sync + 'static {
         until: Timestamp,
         max_active: usize,
     ) -> Result<KeyRecord>;
-    /// Deletes what has expired: keys of wallet logins, answers stored for idempotency keys; returns how many.
+    /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
-    /// Copies everything into a new file in `folder`, or beside the original, while others write; verified before it gets
-    /// its name. What was acknowledged before is in it.
+    /// Copies the database into a new file in `folder`, or beside the original, without blocking writes; verified before it
+    /// gets its name. It includes every write acknowledged before the call.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where one is being made; [`StoreError::Unavailable`] where it does not verify.
+    /// [`StoreError::Conflict`] while another backup runs; [`StoreError::Unavailable`] if the copy does not verify.
     async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup>;
-    /// When the newest backup there was made. One that claims to be made after `now` is not it.
+    /// The time of the newest backup there, without those dated after `now`.
     async fn last_backup(
         &self,
         folder: Option<PathBuf>,
         now: Timestamp,
     ) -> Result<Option<Timestamp>>;
-    /// Deletes all backups there but the newest `keep`; those that claim to be made after `now` count as the oldest.
+    /// Deletes all backups there but the newest `keep`; those dated after `now` count as the oldest.
     async fn prune_backups(
         &self,
         folder: Option<PathBuf>,
         keep: usize,
         now: Timestamp,
     ) -> Result<()>;
-    /// Rolls up samples, deletes what its retention has passed, gives free pages back. In steps between which others write.
+    /// Rolls up samples, deletes expired rows, returns free pages. In short steps, so that other writes do not wait.
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<()>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<()>;
 
-    /// Stores samples, all or none; accounts are made where there are none.
+    /// Stores samples, all or none; creates missing accounts.
     async fn record_samples(&self, samples: Vec<Sample>, now: Timestamp) -> Result<Recorded>;
     /// Stores an earning and grants its credits, once for its `source_id`.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where its `source_id` was counted for another wallet or amount.
+    /// [`StoreError::Conflict`] if its `source_id` was recorded for another wallet or amount.
     async fn record_earning(
         &self,
         earning: Earning,
         now: Timestamp,
         request: Option<IdempotentRequest<Counted>>,
     ) -> Result<Outcome<Counted>>;
-    /// What is known of the miners of `wallet`; `None` where there is no account.
+    /// The state of the miners of `wallet`; `None` without an account.
     async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<Option<MinerStats>>;
-    /// The days from `since` on, oldest first, `offset` skipped, at most `limit`; `None` where there is no account.
+    /// The days from `since` on, oldest first, `offset` skipped, at most `limit`; `None` without an account.
     async fn earnings(
         &self,
         wallet: Wallet,
@@ -282,7 +283,7 @@ pub trait Repository: Send + Sync + 'static {
         offset: usize,
         limit: usize,
     ) -> Result<Option<Vec<EarningsDay>>>;
-    /// The hashrate from `since` on, oldest first; `None` where there is no account. More than `limit` points are
+    /// The hashrate from `since` on, oldest first; `None` without an account. More than `limit` points are
     /// [`StoreError::TooMuch`].
     async fn hashrate(
         &self,
@@ -291,10 +292,10 @@ pub trait Repository: Send + Sync + 'static {
         resolution: Resolution,
         limit: usize,
     ) -> Result<Option<Vec<HashratePoint>>>;
-    /// Shares that the pool accepted from the wallet's miners since a moment, as the miners count them, and when the first of
-    /// those counts was recorded; `None` where there are fewer than two. A counter that began anew counts from there.
+    /// Shares that the pool accepted from the wallet's miners since a time, from the miners' counters, and the time of the
+    /// first sample used; `None` with fewer than two samples. A counter that restarted counts from 0.
     async fn shares(&self, wallet: Wallet, since: Timestamp) -> Result<Option<(i64, Timestamp)>>;
-    /// Who earned most since a moment, or of all time.
+    /// The top earners since a time, or of all time.
     async fn leaderboard(
         &self,
         since: Option<Timestamp>,
@@ -305,10 +306,10 @@ pub trait Repository: Send + Sync + 'static {
 
     /// Notifies `observer` of everything from now on, until it is dropped.
     fn observe(&self, observer: Weak<dyn StoreObserver>);
-    /// What the storage is doing.
+    /// The current load of the storage.
     fn gauges(&self) -> StoreGauges;
     /// Whether it accepts writes; reads memory only.
     fn is_ready(&self) -> bool;
-    /// Finishes what is queued and closes cleanly; later verbs fail. Blocks until it is done.
+    /// Completes queued writes and closes cleanly; later calls fail. Blocks until done.
     fn close(&self);
 }

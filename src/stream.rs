@@ -1,4 +1,4 @@
-//! An answer of a model on its way to the client, piece by piece.
+//! The body of a streamed chat response, sent piece by piece.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,25 +7,25 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame};
 use tokio::sync::{mpsc, oneshot};
 
-/// The client's side: what the answer's body is made of.
+/// The receiving side: the body of the response.
 pub(crate) struct ModelStream {
     pieces: mpsc::Receiver<Piece>,
-    /// The pieces of one poll; empty between two.
+    /// The pieces of one poll; empty between polls.
     batch: Vec<Piece>,
     /// Signalled when the first piece is handed to the socket.
     first_sent: Option<oneshot::Sender<()>>,
     ended: bool,
 }
 
-/// What the sender sends. Without an `End` the body is broken off, whatever the reason: no fault of ours can make half
-/// an answer look whole.
+/// A message of the sender. Without an `End` the body is aborted, so that no bug can make an incomplete response look
+/// complete.
 pub(crate) enum Piece {
     Part(Bytes),
     /// The last bytes.
     End(&'static str),
 }
 
-/// The upstream broke off: the connection is cut, so that no client takes the text for whole.
+/// The upstream aborted: the connection is closed, so that no client takes the text for complete.
 #[derive(Debug)]
 pub(crate) struct Aborted;
 
@@ -38,15 +38,15 @@ impl std::fmt::Display for Aborted {
 impl std::error::Error for Aborted {}
 
 impl ModelStream {
-    /// Pieces that may wait: a client that reads slowly slows the model down, not our memory up.
+    /// The capacity of the channel: a slow client slows the model down instead of using memory.
     const ROOM: usize = 8;
 
-    /// A stream that begins with `first`, its sender, and a signal that `first` was handed to the socket. Once that is
-    /// closed, the stream hands out nothing any more.
+    /// A stream that begins with `first`, its sender, and a signal that `first` was handed to the socket. When that is
+    /// closed, the stream ends.
     pub(crate) fn begin(first: Bytes) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>, Self) {
         let (sender, pieces) = mpsc::channel(Self::ROOM);
         let (first_sent, was_sent) = oneshot::channel();
-        // There is room for one.
+        // The channel is empty.
         let _ = sender.try_send(Piece::Part(first));
         let stream = Self {
             pieces,
@@ -57,11 +57,11 @@ impl ModelStream {
         (sender, was_sent, stream)
     }
 
-    /// A stream of one text that was paid already.
+    /// A stream of one text that is paid already.
     pub(crate) fn paid(text: Bytes, last: &'static str) -> Self {
         let (sender, _, mut stream) = Self::begin(text);
         stream.first_sent = None;
-        // There is room for one more.
+        // The channel has capacity for a second.
         let _ = sender.try_send(Piece::End(last));
         stream
     }
@@ -82,7 +82,7 @@ impl ModelStream {
         if let Some(first_sent) = self.first_sent.take()
             && first_sent.send(()).is_err()
         {
-            // The sender gave up on this client, and gave the price back.
+            // The sender gave up on this client and refunded the price.
             self.batch.clear();
             self.ended = true;
             return Poll::Ready(Some(Err(Aborted)));

@@ -20,7 +20,7 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     let app = || Arc::clone(app);
     let mut tasks = JoinSet::new();
 
-    // These pace themselves.
+    // These have their own loop.
     tasks.spawn(discover_upstreams(app()));
     tasks.spawn(collector::collect(app()));
     tasks.spawn(retry_pending_charges(app()));
@@ -64,8 +64,8 @@ async fn evaluate_alerts(app: Arc<App>) {
     watch::evaluate(&app).await;
 }
 
-/// Keeps the chain's status in the cache, so that a halt is noticed and a last answer is there when it goes down, also
-/// while no client asks.
+/// Refreshes the chain's status in the cache, so that a halt is noticed and a last status is available when the chain is
+/// down, even without requests.
 async fn watch_chain(app: Arc<App>) {
     if let Some(chain) = app.upstreams.chain() {
         // The breaker counts and logs a failure.
@@ -81,7 +81,7 @@ async fn compact_samples(app: Arc<App>) {
     }
 }
 
-/// Deletes what has expired and records the last use of keys.
+/// Deletes expired keys and responses, and records the last use of keys.
 async fn purge_expired(app: Arc<App>) {
     app.limits().sweep();
     if let Err(error) = app.store.purge(app.clock.now()).await {
@@ -96,7 +96,7 @@ async fn verify_ledger(app: Arc<App>) {
     }
 }
 
-/// Closes the reservations that could not be closed. Without any it sleeps: an idle timer would keep waking the processor.
+/// Closes reservations that could not be closed before. Sleeps while there are none, as an idle timer would wake the CPU.
 async fn retry_pending_charges(app: Arc<App>) {
     let billing = &app.billing;
     loop {

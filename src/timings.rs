@@ -1,4 +1,4 @@
-//! What is measured of a request on its way: how long it took, and how much of that was not the server's own time.
+//! The timings of a request: its duration, and the time that it waited for an upstream or the client.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ impl RequestTimings {
     }
 }
 
-/// Adds the time of its life to a sum.
+/// Adds its lifetime to a sum.
 pub(crate) struct TimingGuard<'a> {
     nanos: &'a AtomicU64,
     clock: &'a Clock,

@@ -1,8 +1,8 @@
 //! Calls to other programs over HTTP: inference servers, the chain, the miner. Each has an [`Endpoint`]: one pooled client,
 //! a breaker, and a deadline and a size limit on everything that is read.
 //!
-//! Nothing of a client's headers is passed on, redirects are not followed, and a connection whose certificate does not
-//! verify is refused. What a client may read of an [`UpstreamError`] is decided in `error.rs`.
+//! No client headers are passed on, redirects are not followed, and a connection with an invalid certificate is refused.
+//! What a client may read of an [`UpstreamError`] is decided in `error.rs`.
 
 pub(crate) mod answer;
 pub(crate) mod chain;
@@ -31,7 +31,7 @@ use tokio::sync::SetOnce;
 
 use crate::breaker::{Breaker, Outcome};
 
-/// Why an upstream gave no answer, or none that can be used. The texts are for the log, never for a client.
+/// Why an upstream gave no usable response. The texts are for the log, never for a client.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpstreamError {
@@ -44,7 +44,7 @@ pub enum UpstreamError {
     /// No connection.
     #[error("no connection: {0}")]
     Connect(String),
-    /// Too slow; what was waited for.
+    /// Timed out; in which phase.
     #[error("timed out: {0}")]
     Timeout(&'static str),
     /// A status that is not a success.
@@ -53,10 +53,10 @@ pub enum UpstreamError {
     /// The status by which it refused the client's request.
     #[error("the request was refused with status {0}")]
     Refused(u16),
-    /// An answer that cannot be understood, or is too large.
+    /// A response that cannot be parsed, or is too large.
     #[error("unreadable: {0:.500}")]
     Unreadable(String),
-    /// The answer broke off.
+    /// The response was aborted.
     #[error("broke off: {0:.500}")]
     Cut(String),
     /// An R3MES node that is healthy and serves no inference: the status of `POST /chat`. [`probe_all`] finds it.
@@ -65,7 +65,7 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// Whether another upstream may do better.
+    /// Whether another upstream may succeed.
     pub(crate) const fn is_retryable(&self) -> bool {
         match self {
             Self::Refused(_) => false,
@@ -74,7 +74,7 @@ impl UpstreamError {
         }
     }
 
-    /// What it shows of the upstream's health.
+    /// What it implies for the upstream's health.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
@@ -99,7 +99,7 @@ pub(crate) struct Endpoint {
     token: Option<HeaderValue>,
     client: HttpClient,
     breaker: Arc<Breaker>,
-    /// Set for good when it is configured or was found.
+    /// Set permanently when it is configured or found.
     present: SetOnce<()>,
 }
 

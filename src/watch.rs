@@ -61,7 +61,7 @@ async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreErr
     };
     let recent = mean(now.minus(Duration::from_secs(900)), Resolution::Minute).await?;
     let day = mean(now.minus(DAY), Resolution::Hour).await?;
-    // Longer, so that there is a count before that time too, also of a miner with a sample every few minutes.
+    // Longer, so that there is a sample before that time too, also for a miner with one every few minutes.
     let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
     let shares = store.shares(wallet, counted_since).await?;
     let week = now.minus(limits.earnings_stopped + 7 * DAY);

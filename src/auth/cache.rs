@@ -1,7 +1,7 @@
 //! The keys in use, so that a known key costs no read of the database.
 //!
-//! Only this process writes the file, so the cache is exact: a record enters under the generation it was looked up with
-//! and is refused if any key was dropped meanwhile; it is dropped after the commit that changes it and before the answer.
+//! Only this process writes to the file, so the cache is exact: a record is inserted with the generation of its look-up, and
+//! refused if any key was dropped meanwhile; it is dropped after the commit that changes it and before the response.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -31,7 +31,7 @@ pub(crate) struct CachedKey {
 impl CachedKey {
     /// Records a use.
     pub(crate) fn touch(&self, now: Timestamp) {
-        // Read first: a store would take the cache line from the other workers at every request.
+        // Read first: a store would invalidate the cache line of the other workers at every request.
         if self.last_seen.load(Ordering::Relaxed) != now.millis() {
             self.last_seen.store(now.millis(), Ordering::Relaxed);
         }
@@ -50,7 +50,7 @@ impl KeyCache {
         self.lock().get(hash).map(Arc::clone)
     }
 
-    /// The generation to look a key up under; read it before the look-up.
+    /// The generation for a look-up; read it before the look-up.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }

@@ -1,16 +1,16 @@
-//! New keys: what is asked for, and the key with its record. Storing one is `store::issue_key`.
+//! New keys: the request, and the key with its record. `store::issue_key` stores one.
 
 use super::{KeyRecord, PlainKey, Scopes};
 use crate::model::{Timestamp, Wallet, new_id};
 
-/// A key to be made, after its permissions were checked.
+/// A request for a new key, after its permissions were checked.
 #[derive(Clone, Debug)]
 pub struct KeyRequest {
     /// The owner; `None` for an admin key.
     pub wallet: Option<Wallet>,
     /// A label.
     pub name: String,
-    /// What it may do.
+    /// Its scopes.
     pub scopes: Scopes,
     /// Expiry; `None` is never.
     pub expires_at: Option<Timestamp>,
@@ -61,7 +61,7 @@ pub struct IssuedKey {
 }
 
 impl IssuedKey {
-    /// The one answer that shows the key.
+    /// The only response that contains the key.
     #[must_use]
     pub fn shown(&self) -> serde_json::Value {
         serde_json::json!({

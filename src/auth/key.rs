@@ -40,7 +40,7 @@ impl PlainKey {
     /// A new key of 256 random bits.
     ///
     /// # Errors
-    /// Where the operating system gives no random bytes.
+    /// If the operating system provides no random bytes.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut key = Zeroizing::new(String::with_capacity(Self::LENGTH));
         key.push_str(Self::PREFIX);
@@ -85,7 +85,7 @@ impl PlainKey {
         KeyHash(Sha256::digest(self.0.as_bytes()).into())
     }
 
-    /// The key itself, for the one answer that shows it.
+    /// The key itself, for the only response that contains it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -97,8 +97,8 @@ impl PlainKey {
         &self.0[..Self::START]
     }
 
-    /// The hash that is stored and looked up. A fast hash is enough for 256 random bits; the context keeps it apart from
-    /// any other use of BLAKE3 over the same text.
+    /// The hash that is stored and looked up. A fast hash is enough for 256 random bits; the context separates it
+    /// from any other use of BLAKE3 over the same text.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
         KeyHash(blake3::derive_key(
@@ -138,8 +138,8 @@ impl KeyHash {
         Some(Self(*hash.as_bytes()))
     }
 
-    /// The id of an imported key whose SHA-256 this is, derived so that a second import recognises a key that was
-    /// re-hashed since.
+    /// The id of an imported key with this SHA-256, derived so that a second import recognises a key that was re-hashed
+    /// since.
     #[must_use]
     pub fn imported_id(&self, created_at: Timestamp) -> String {
         let mixed = blake3::derive_key("r3mes-edge 2026-11-25 imported key id", &self.0);

@@ -41,7 +41,7 @@ impl Challenges {
     const PROOF: &str = "\nProof: ";
 
     /// # Errors
-    /// Where the operating system gives no random bytes.
+    /// If the operating system provides no random bytes.
     pub(crate) fn new() -> Result<Self, getrandom::Error> {
         let mut mac_key = [0; 32];
         getrandom::fill(&mut mac_key)?;
@@ -51,10 +51,10 @@ impl Challenges {
         })
     }
 
-    /// A text for `wallet` to sign, and its expiry. `server` is what the person who signs is shown.
+    /// A text for `wallet` to sign, and its expiry. `server` is the name shown to the person who signs.
     ///
     /// # Errors
-    /// Where the operating system gives no random bytes.
+    /// If the operating system provides no random bytes.
     pub(crate) fn issue(
         &self,
         wallet: &Wallet,

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::Settings;
 
-/// Failures in a row that open a breaker whatever the health check finds.
+/// Consecutive failures that open a breaker even if the health check passes.
 const MAX_CONSECUTIVE: u32 = 20;
-/// Between two health checks of an upstream that refused its connections.
+/// The interval of health checks of an unreachable upstream.
 const RECHECK: Duration = Duration::from_secs(5);
 
 /// What a breaker does with calls, for health, metrics and log.
@@ -30,15 +30,15 @@ pub enum Phase {
 pub enum Outcome {
     /// The upstream did its work.
     Success,
-    /// It did not; the request may have made it fail.
+    /// It failed; the request may be the cause.
     Failure,
     /// No connection could be made, which no request can cause.
     Unreachable,
-    /// Nothing is known about the upstream: the client left, or the request was at fault.
+    /// Unknown: the client disconnected, or the request was invalid.
     Unknown,
 }
 
-/// The right to make one call or health check. Its result counts only in the generation it was made in.
+/// Permission for one call or health check. Its result counts only in the generation of the ticket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Ticket {
     pub(super) generation: u64,
@@ -141,7 +141,7 @@ impl State {
         Ok(self.ticket(kind, now))
     }
 
-    /// Records how a call or a health check ended. A ticket that is returned is for the health check that is to be made.
+    /// Records the outcome of a call or a health check. A returned ticket is for a health check to run.
     pub(super) fn record(
         &mut self,
         ticket: Ticket,
@@ -162,7 +162,7 @@ impl State {
                 let slow = self.settings.slow.is_some_and(|slow| waited > Some(slow));
                 return self.count(Call { failed, slow }, outcome, now);
             }
-            // However slow: a server that loads its model for the first call after a pause would never come back.
+            // However slow: a server that loads its model for the first call after a pause would never recover otherwise.
             Kind::Probe if !failed => self.reset(),
             Kind::Probe => return self.trip("the probe failed".to_owned(), outcome, now),
         }

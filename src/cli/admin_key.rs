@@ -1,6 +1,6 @@
-//! The admin key file: the one place outside a client where a key stands in plain text, readable by its owner only. Its key
-//! stops working where another database is restored, or the key is revoked, rotated over HTTP, or edited; then everything
-//! that uses it names the command that makes a new one, `keys create --admin`.
+//! The admin key file: the only file of the server with a key in plain text, readable by its owner only. The key becomes
+//! invalid when another database is restored, or when it is revoked, rotated over HTTP, or edited; errors then name the
+//! command that creates a new one, `keys create --admin`.
 
 use std::fmt::Display;
 use std::fs::{Metadata, OpenOptions};
@@ -22,11 +22,11 @@ pub(super) fn path(database: &Path) -> PathBuf {
     database.with_added_extension("admin-key")
 }
 
-/// What is wrong with the key file and what to do: one text for the log, `doctor` and every command.
+/// An error of the key file, with advice: the same text for the log, `doctor` and every command.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}; to mend it: {advice}")]
 pub(super) struct Problem {
-    /// Whether there is a key, or something in its place, that opens nothing.
+    /// Whether the file exists, but without a valid key.
     pub(super) is_refused: bool,
     pub(super) what: String,
     pub(super) advice: String,
@@ -55,16 +55,16 @@ impl Problem {
     }
 }
 
-/// What makes a server read the file again; it adopts a new key.
+/// How to make a server reload the file; it adopts a new key.
 pub(super) const RELOAD: &str =
     "start the server or send it SIGHUP (a service: systemctl reload r3mes-edge)";
 
-/// What a key is to the database.
+/// The status of a key in the database.
 pub(super) enum KeyState {
-    /// It opens everything, until it ends: its id, and when that is.
+    /// A valid admin key: its id and expiry.
     Valid(String, Option<Timestamp>),
     Unknown,
-    /// It opens nothing, and why.
+    /// Not valid; why.
     Refused(&'static str),
 }
 
@@ -82,7 +82,7 @@ impl KeyState {
         }
     }
 
-    /// What is wrong with the file of such a key.
+    /// The error of a file with such a key.
     pub(super) fn check(&self, database: &Path) -> Result<(), Problem> {
         let (is_refused, what) = match self {
             Self::Valid(_, None) => return Ok(()),
@@ -107,7 +107,7 @@ pub(super) fn read(database: &Path) -> Result<PlainKey, Problem> {
 
 fn read_file(database: &Path) -> std::io::Result<(PlainKey, Metadata)> {
     let mut options = OpenOptions::new();
-    // A pipe in the file's place must not make anybody wait.
+    // Opening a pipe must not block.
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path(database))?;
     let about = file.metadata()?;
@@ -121,14 +121,14 @@ fn read_file(database: &Path) -> std::io::Result<(PlainKey, Metadata)> {
     }
 }
 
-/// What a key is to the database, which is read beside a server too.
+/// The status of a key in the database, which is read also while a server runs.
 pub(super) async fn state_of(database: &Path, key: &PlainKey) -> Result<KeyState, Failure> {
     let look_up =
         async |store: Arc<SqliteStore>| Ok(KeyState::of(store.key_by_hash(key.hash()).await?));
     SqliteStore::read_only(database, look_up).await
 }
 
-/// Checks that the file holds a key that opens the database.
+/// Checks that the file holds a valid key.
 pub(super) async fn check(database: &Path) -> Result<(), Problem> {
     match state_of(database, &read(database)?).await {
         Ok(state) => state.check(database),
@@ -136,7 +136,7 @@ pub(super) async fn check(database: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Prints on stderr whether the file's key opens the database.
+/// Prints on stderr whether the file's key is valid.
 pub(super) async fn report(database: &Path) {
     match check(database).await {
         Ok(()) => note(format!(
@@ -147,10 +147,10 @@ pub(super) async fn report(database: &Path) {
     }
 }
 
-/// Makes the first admin key if the database has none; returns its file then. Else adopts a new key in the file.
+/// Creates the first admin key if the database has none, and returns its file; otherwise adopts a new key in the file.
 ///
-/// The file is written and synced before the hash is stored: a crash in between leaves a key that opens nothing yet, and
-/// the next start stores its hash. The other order could leave a database that has no administrator.
+/// The file is written and synced before the hash is stored: a crash in between leaves a key that is not valid yet, and
+/// the next start stores its hash. The other order could leave a database without an administrator.
 pub(super) async fn ensure(
     store: &SqliteStore,
     database: &Path,
@@ -168,7 +168,7 @@ pub(super) async fn ensure(
                 "no admin key was made: {file}: {error}"
             )));
         }
-        // Or made by a start that ended before it stored the hash.
+        // Or created by a start that ended before it stored the hash.
         _ => {}
     }
     match adopt_unknown(store, database, "first admin key").await {
@@ -194,7 +194,7 @@ async fn has_admin_key(store: &SqliteStore) -> Result<bool, StoreError> {
     }
 }
 
-/// Adopts a new key in the file, and logs what else keeps it from working.
+/// Adopts a new key in the file, and logs any other error of the file.
 pub(super) async fn adopt(store: &SqliteStore, database: &Path) {
     let file = path(database);
     match adopt_unknown(store, database, "admin key file").await {
@@ -204,8 +204,8 @@ pub(super) async fn adopt(store: &SqliteStore, database: &Path) {
     }
 }
 
-/// Stores the hash of the file's key where the database does not know it yet; returns its id then. Only the database's owner
-/// can have written a file of mode 0600 that is the owner's, so such a file proves as much as access to the database.
+/// Stores the hash of the file's key if the database does not know it, and returns its id. Only the database's owner can
+/// have written a file of mode 0600 that is the owner's, so such a file proves as much as access to the database.
 async fn adopt_unknown(
     store: &SqliteStore,
     database: &Path,
@@ -244,7 +244,7 @@ async fn adopt_unknown(
     Ok(Some(id))
 }
 
-/// The right to put another key into the file, checked before anything is changed.
+/// Permission to replace the key in the file, checked before anything is changed.
 pub(super) struct Writable {
     file: PathBuf,
     owner: (u32, u32),
@@ -252,7 +252,7 @@ pub(super) struct Writable {
 
 impl Writable {
     /// # Errors
-    /// Where the caller is neither the database's owner nor root, or the folder cannot be written.
+    /// If the caller is neither the database's owner nor root, or the folder is not writable.
     pub(super) fn check(database: &Path) -> Result<Self, Failure> {
         let (file, about) = (path(database), std::fs::metadata(database).map_err(failed)?);
         let (owner, me) = (
@@ -273,7 +273,7 @@ impl Writable {
         Ok(Self { file, owner })
     }
 
-    /// Puts `key` into the file, on the disk when this returns.
+    /// Writes `key` to the file, synced to the disk.
     pub(super) fn write(self, key: &str) -> std::io::Result<PathBuf> {
         files::replace(&self.file, self.owner, format_args!("{key}\n"))?;
         Ok(self.file)

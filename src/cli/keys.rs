@@ -133,7 +133,7 @@ pub(super) async fn run(command: Command, config: &Config, json: bool) -> Result
             let own = is_file_key(config, &id).await?;
             let revoked = revoke(config, &id).await?;
             answer(&revoked, json, |_| Ok(format!("{id} is revoked")))?;
-            // Not refused before, as a leaked key must end at once; a new one needs no working key.
+            // Not refused before, as a leaked key must be revocable; creating a new one needs no valid key.
             let state = KeyState::Refused("it was revoked just now");
             if own && let Err(problem) = state.check(&config.database) {
                 note(problem);
@@ -168,7 +168,7 @@ async fn revoke(config: &Config, id: &str) -> Result<String, Failure> {
     call(config, "DELETE", &format!("/api/keys/{id}"), String::new()).await
 }
 
-/// What the key in the admin key file is to the database; `None` where there is no key.
+/// The status of the key in the admin key file; `None` without a key.
 async fn file_key(database: &Path) -> Result<Option<KeyState>, Failure> {
     match admin_key::read(database) {
         Ok(key) => admin_key::state_of(database, &key).await.map(Some),
@@ -181,8 +181,8 @@ async fn is_file_key(config: &Config, id: &str) -> Result<bool, Failure> {
     Ok(matches!(key, Some(KeyState::Valid(own, _)) if own == id))
 }
 
-/// Makes an admin key and puts it into the admin key file; what was there stays valid. The right to write the file is
-/// enough: a server whose key the file has lost adopts the new one.
+/// Creates an admin key and writes it to the admin key file; an earlier key stays valid. Permission to write the file is
+/// enough: a running server adopts the new key.
 async fn create_admin(config: &Config, json: bool, name: &str) -> Result<(), Failure> {
     let database = &config.database;
     let writable = Writable::check(database)?;
@@ -191,7 +191,7 @@ async fn create_admin(config: &Config, json: bool, name: &str) -> Result<(), Fai
         _ => None,
     };
     let scopes = ["admin"];
-    // A key that ends would make one that ends with it.
+    // A key with an expiry can only create keys with at most the same.
     let is_adopted = old.is_none() && client::server_of(database)?.is_some();
     let mut new = if is_adopted {
         let key = PlainKey::generate().map_err(failed)?;
@@ -225,7 +225,7 @@ async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result<(),
         return print_new(&new, json, None);
     }
     let writable = Writable::check(&config.database)?;
-    // The old key goes on until the new one is on the disk, so that a crash leaves one that works.
+    // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
     let lasting = if grace == 0 { LONGEST } else { grace };
     let new = post(config, &path, &json!({ "grace_seconds": lasting })).await?;
     let file = write(writable, &new)?;
@@ -240,7 +240,7 @@ async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result<(),
     print_new(&new, json, Some(&file))
 }
 
-/// Puts a new key into the admin key file.
+/// Writes a new key to the admin key file.
 fn write(writable: Writable, new: &Value) -> Result<String, Failure> {
     match writable.write(&text(&new["api_key"])) {
         Ok(file) => Ok(file.display().to_string()),
@@ -251,7 +251,7 @@ fn write(writable: Writable, new: &Value) -> Result<String, Failure> {
     }
 }
 
-/// Prints a new key, the one time it can be seen; `file` is where it is stored as well.
+/// Prints a new key, which is not shown again; `file` is where it is stored as well.
 fn print_new(new: &Value, json: bool, file: Option<&str>) -> Result<(), Failure> {
     let (id, scopes) = (text(&new["id"]), text(&new["scopes"]));
     if !json {

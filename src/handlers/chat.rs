@@ -104,12 +104,12 @@ pub(crate) async fn chat(ctx: Context) -> Result {
     Ok(response::chat("text/plain; charset=utf-8", body))
 }
 
-/// What an R3MES node calls an adapter: the default one has no name there.
+/// The name of an adapter at an R3MES node; the default one has none.
 pub(super) fn lora(app: &App, adapter: &str) -> Option<String> {
     (adapter != app.config.chat.default_adapter).then(|| adapter.to_owned())
 }
 
-/// Whose credits are spent: those of the key's wallet.
+/// The wallet that pays: that of the key.
 pub(super) fn payer(ctx: &Context, named: Option<Wallet>) -> Result<Wallet> {
     let Some(principal) = &ctx.principal else {
         return Err(match named {

@@ -1,5 +1,5 @@
-//! The operator's page: static files compiled in. They hold no data, so everybody may have them; what they show they get by
-//! the usual routes, with the key of the person before them.
+//! The operator's page: static files compiled in. They contain no data, so they are public; the page
+//! gets its data from the usual routes, with the user's key.
 
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY};
 
@@ -18,8 +18,8 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/account.js"),
 );
 
-/// Its own script and style, requests to this server, and nothing from anywhere else or inline: an injected text could still
-/// not run.
+/// Only its own script and style, and requests to this server; nothing inline or from elsewhere, so that injected text cannot
+/// run.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

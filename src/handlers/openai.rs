@@ -86,7 +86,7 @@ pub(crate) async fn completions(ctx: Context) -> Result {
     let text = request.as_text();
     let fit = |node: &Node| text.is_ok() || !node.takes_text_only();
     let nodes = match (open_nodes(app, &adapter, fit), &text) {
-        // Only servers of text are left, so what no text can say is the client's to change.
+        // Only text-only servers are left, so the client has to change the request.
         (Err(error), Err(refused))
             if error.code == ErrorCode::InferenceDisabled && is_served(app, &adapter) =>
         {

@@ -21,8 +21,8 @@ pub(super) enum MatchedRoute {
     Host,
 }
 
-/// What is known of a request at its end. Dropped, it counts the request and writes its line: when hyper is done with
-/// the body, or, with the status still 499, when the client disconnected before there was a response.
+/// Counts a request and writes its line when dropped: when hyper is done with the body, or, with the status still 499, when
+/// the client disconnected before there was a response.
 pub(crate) struct AccessLogGuard {
     app: Arc<App>,
     pub(super) timings: Arc<RequestTimings>,
@@ -58,7 +58,7 @@ impl AccessLogGuard {
         })
     }
 
-    /// A successful read is for debugging, as is what matched no route, which anybody can send without end.
+    /// A successful read is logged at debug level, as is an unmatched route, which anyone can send without limit.
     fn level(&self, status: u16) -> log::Level {
         let is_read = match self.matched {
             MatchedRoute::Route(route) => route.method == Method::Get,

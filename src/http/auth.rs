@@ -48,7 +48,7 @@ pub(super) async fn authenticate(
     let key = match cached {
         Some(key) => key,
         None => {
-            // Counted before the look-up, so that guessing costs the guesser and not the file.
+            // Counted before the look-up, so that guesses are limited before they cost a database read.
             let decision = app.limits().check(RateClass::Failures, client);
             if let Some(decision) = decision.filter(|decision| decision.retry_after.is_some()) {
                 app.metrics.limited(RateClass::Failures);
@@ -63,7 +63,7 @@ pub(super) async fn authenticate(
                 }
                 found => found,
             };
-            // A failure of the storage is none of the client's.
+            // A storage error is not a failed authentication.
             let uncount = |_: &_| app.limits().uncount(RateClass::Failures, client);
             let record = found.inspect_err(uncount)?;
             let record = record.ok_or_else(|| invalid("no such key"))?;
@@ -79,7 +79,7 @@ pub(super) async fn authenticate(
         return Err(ApiError::new(ErrorCode::ExpiredApiKey, detail));
     }
     if !is_cached {
-        // A valid key is no guess: a client with many keys is not limited after a restart.
+        // A valid key is not a guess: a client with many keys is not limited after a restart.
         app.limits().uncount(RateClass::Failures, client);
     }
     key.touch(now);
@@ -105,7 +105,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => {
             Ok(HeaderValue::from_str(key.trim()).ok())
         }
-        // Credentials of another scheme are no key of this server.
+        // Credentials of another scheme are ignored.
         _ => Ok(Some(value.clone())),
     }
 }
@@ -113,7 +113,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
 /// Whether a request may read public figures without a key.
 ///
 /// # Errors
-/// Why it may not, for the operator who did not expect it.
+/// Why not, for an operator who did not expect it.
 fn public_reads(config: &Config, head: &Parts) -> Result<(), String> {
     let sign =
         origin::proxy_sign(head).map(|sign| format!("for proxied requests (this one has {sign})"));
@@ -134,7 +134,7 @@ fn public_reads(config: &Config, head: &Parts) -> Result<(), String> {
     ))
 }
 
-/// Refuses a caller whom the route is not for.
+/// Refuses a caller without permission for the route.
 pub(super) fn authorize(
     config: &Config,
     head: &Parts,
@@ -178,7 +178,7 @@ pub(super) fn authorize(
     Ok(())
 }
 
-/// Whether a query holds a key, by the name of a parameter or the prefix of a value, percent-encoded or not.
+/// Whether a query contains a key, by the name of a parameter or the prefix of a value, percent-encoded or not.
 pub(super) fn holds_key(query: &str) -> bool {
     const NAMES: &str = "api_key apikey api-key x-api-key access_token token key";
     let query = decoded(query);
@@ -190,7 +190,7 @@ pub(super) fn holds_key(query: &str) -> bool {
     query.contains(PlainKey::PREFIX) || query.split('&').any(named)
 }
 
-/// Decodes `%XX` (RFC 3986, 2.1); what is no escape stays as it is.
+/// Decodes `%XX` (RFC 3986, 2.1); invalid escapes are left unchanged.
 fn decoded(text: &str) -> String {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();

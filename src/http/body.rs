@@ -1,5 +1,5 @@
-//! The body of a response on its connection: it ends the request's access-log line, and lets what was written before a failure
-//! reach the client.
+//! The body of a response: its end writes the access-log line, and after a failure the bytes written before still reach the
+//! client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::access_log::AccessLogGuard;
 use super::response::Content;
 use crate::stream::Aborted;
 
-/// What a connection's socket has to know of the request that it carries.
+/// State shared between a request and the socket of its connection.
 #[derive(Default)]
 pub(crate) struct Exchange {
     /// Whether the request was refused while its body may still be coming.
@@ -79,7 +79,7 @@ impl Body for ResponseBody {
             self.exchange.awaits_flush.store(true, Ordering::Relaxed);
             self.failed = true;
         }
-        // hyper drops what it has not written yet when a body fails, and writes while a body is pending.
+        // hyper discards unwritten bytes when a body fails, and writes while a body is pending.
         match self.exchange.awaits_flush.load(Ordering::Relaxed) {
             true => Poll::Pending,
             false => Poll::Ready(Some(Err(Aborted))),

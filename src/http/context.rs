@@ -1,4 +1,4 @@
-//! What a handler gets of a request: the server's parts, the path and query parameters, headers, body and caller.
+//! The request context of a handler: the server's state, path and query parameters, headers, body and caller.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::model::{Wallet, check_depth, read_object};
 use crate::store::{IdempotentRequest, StoredResponse};
 use crate::timings::RequestTimings;
 
-/// A request that has passed every check: routed, within its rates, its caller known, its body read.
+/// A request that has passed every check: routed, within its rates, authenticated, its body read.
 pub(crate) struct Context {
     pub(crate) app: Arc<App>,
     pub(crate) route: &'static Route,
@@ -27,7 +27,7 @@ pub(crate) struct Context {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) principal: Option<Principal>,
-    /// One of the requests in flight; what outlives the request keeps a clone.
+    /// The permit of the request; work that outlives the request holds a clone.
     pub(crate) permit: Arc<OwnedSemaphorePermit>,
     pub(crate) timings: Arc<RequestTimings>,
 }
@@ -84,7 +84,7 @@ impl Context {
 
     /// The `Idempotency-Key` of this request, if any. Its scope is the wallet that pays (`payer`; where none pays, that of
     /// the API key, or `admin`) and the route: another API key of the same wallet gets the same answer, and no wallet gets
-    /// another's. `stored` makes what is stored of a success.
+    /// another's. `stored` creates the stored response of a success.
     pub(crate) fn idempotency<T>(
         &self,
         payer: Option<Wallet>,

@@ -37,7 +37,7 @@ pub(super) fn proxy_sign(head: &Parts) -> Option<&str> {
 }
 
 /// The client's address: the peer's, unless the peer is a trusted proxy; then the right-most address of
-/// `X-Forwarded-For` that is none. The client may have made up everything left of that.
+/// `X-Forwarded-For` that is not a trusted proxy. The client can forge everything left of that.
 pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -> IpAddr {
     let mut nearest = peer;
     let lists = headers.get_all(&X_FORWARDED_FOR).iter().rev();
@@ -65,8 +65,8 @@ fn hop_address(text: &str) -> Option<IpAddr> {
         .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// Refuses a Host that is not configured. A page whose own name was made to resolve to this address (DNS rebinding) would
-/// otherwise be of the same origin to its browser.
+/// Refuses a Host that is not configured. Otherwise a page whose name resolves to this address (DNS rebinding) would have the
+/// same origin for a browser.
 pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (head.uri.authority(), hosts.next(), hosts.next()) {

@@ -35,7 +35,7 @@ pub(crate) fn json_with_status(
 
 /// JSON as it is sent: with a final newline, for those who read it in a terminal.
 pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Bytes, ApiError> {
-    // Enough for most.
+    // Large enough for most responses.
     let mut body = Vec::with_capacity(512);
     serde_json::to_writer(&mut body, value)
         .map_err(|error| ApiError::internal(format!("a response was not serialized: {error}")))?;
@@ -82,7 +82,7 @@ fn from_stored(stored: StoredResponse) -> Result<Response, ApiError> {
     Ok(bytes(status, "application/json", body.into()))
 }
 
-/// The answer of a model while it is generated.
+/// The response of a model while it is generated.
 pub(crate) fn chat(content_type: &'static str, body: ModelStream) -> Response {
     let response = bytes(StatusCode::OK, content_type, Bytes::new());
     response.map(|_| body.boxed_unsync())
@@ -121,19 +121,19 @@ pub(crate) fn set_etag(headers: &mut HeaderMap, of: &[u8]) {
     );
 }
 
-/// Sets a header; a text that is no header value is left out, which none of ours is.
+/// Sets a header; an invalid header value is left out, which does not happen for the server's own.
 pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         headers.insert(name, value);
     }
 }
 
-/// Makes the response of an error, and logs what only the log may hold.
+/// Creates the response of an error, and logs its internal details.
 pub(crate) fn error_response(error: &ApiError, request_id: &str) -> Response {
     let status = StatusCode::from_u16(error.code.status());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(internal) = &error.internal {
-        // The client's errors are no news to an operator, and must not fill the log.
+        // Client errors do not concern the operator, and must not fill the log.
         let level = match status.is_server_error() {
             true => log::Level::Error,
             false => log::Level::Debug,

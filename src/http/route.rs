@@ -1,5 +1,5 @@
-//! What a row of the routes table says of its route, and how a path is matched. The rows are in `routes.rs`, which names the
-//! handlers; the request path needs the types alone.
+//! The types of the routes table, and the matching of paths. The rows with their handlers are in `routes.rs`; this module
+//! does not depend on the handlers.
 
 use std::pin::Pin;
 
@@ -11,11 +11,11 @@ use crate::limits::RateClass;
 /// Who may call a [`Route`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Auth {
-    /// Everybody.
+    /// Everyone.
     Open,
-    /// Everybody where public reads are on; else a key that may read, of the path's wallet where the path has one.
+    /// Everyone if public reads are on; otherwise a key that may read, of the path's wallet if the path has one.
     Public,
-    /// Everybody where public reads are on; else an admin.
+    /// Everyone if public reads are on; otherwise an admin.
     PublicElseAdmin,
     /// Any key.
     AnyKey,
@@ -201,7 +201,7 @@ impl Pattern {
     }
 }
 
-/// What a method and a path lead to.
+/// The result of matching a method and a path.
 #[derive(Debug)]
 pub enum RouteMatch<'a> {
     /// A route, with the value of its path parameter.

@@ -1,4 +1,4 @@
-//! Counts what is under way at once, by key: connections by address, requests by idempotency key.
+//! Counts concurrent uses by key: connections by address, requests by idempotency key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimiter<K: Hash + Eq>(Mutex<HashMap<K, usize>>);
 
-/// Counts while it lives.
+/// One use; dropped, it is no longer counted.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyPermit<K: Hash + Eq> {
     limiter: Arc<ConcurrencyLimiter<K>>,

@@ -1,4 +1,4 @@
-//! The counts that alerts compare over five minutes, beside the histograms of the page, whose buckets cannot be read.
+//! The counters that alerts compare over five minutes; the registry's histograms cannot be read back.
 
 use std::array::from_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ const ENDS: [u64; BUCKETS - 1] = [
 const BUCKETS: usize = 15;
 
 impl AlertCounters {
-    /// `took` is left out where the time until the answer was the model's.
+    /// `took` is `None` if the duration was the model's.
     pub(super) fn request(&self, is_error: bool, took: Option<Duration>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if is_error {
@@ -59,7 +59,7 @@ fn count(times: &[AtomicU64; BUCKETS], took: Duration) {
 pub(crate) struct CounterSnapshot {
     /// Requests that ended.
     pub(crate) requests: u64,
-    /// Those of them that a fault of ours, or of an upstream, ended.
+    /// Those that failed because of this server or an upstream.
     pub(crate) errors: u64,
     times: [u64; BUCKETS],
     overheads: [u64; BUCKETS],
@@ -84,7 +84,7 @@ impl CounterSnapshot {
         p99(&self.times)
     }
 
-    /// The same of what chats waited for this server, apart from their model.
+    /// The same for the overhead of chats, without the time of their model.
     pub(crate) fn overhead_p99(&self) -> Option<f64> {
         p99(&self.overheads)
     }

@@ -1,4 +1,4 @@
-//! What is read when the page is asked for, as its value lives elsewhere.
+//! Gauges that are read when the metrics page is requested, as their values are stored elsewhere.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use crate::limits::RateClass;
 use crate::model::Sample;
 use crate::store::StoreGauges;
 
-/// The values of this moment.
+/// The current values.
 pub(crate) struct Gauges {
     pub(crate) active_users: usize,
     pub(crate) in_flight: usize,
@@ -26,7 +26,7 @@ fn set(gauge: &Gauge, value: usize) {
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
-/// A counter whose count lives elsewhere.
+/// A counter whose value is stored elsewhere.
 fn store(counter: &Counter, count: u64) {
     counter.inner().store(count, Ordering::Relaxed);
 }
@@ -50,7 +50,7 @@ impl Metrics {
         process::refresh(table);
     }
 
-    /// Sets the figures of the miner on this machine. One that its sample leaves out stays as it was.
+    /// Sets the gauges of the miner on this machine. Values that its sample leaves out are not changed.
     pub(crate) fn set_miner(&self, sample: &Sample) {
         let table = &self.table;
         let set = |gauge: &Float, value: Option<f64>| {
@@ -78,7 +78,7 @@ impl Metrics {
         }
     }
 
-    /// Sets the state of a breaker, and what it did so far.
+    /// Sets the state of a breaker and its counters.
     pub(crate) fn set_breaker(&self, breaker: &Breaker) {
         let (table, name, status) = (&self.table, breaker.name(), breaker.status());
         let state = match status.state {
@@ -102,7 +102,7 @@ impl Metrics {
         }
     }
 
-    /// Sets what a cache did so far.
+    /// Sets the counters of a cache.
     pub(crate) fn set_cache(&self, cache: &'static str, counts: &Counts) {
         for (result, count) in [
             ("hit", &counts.hits),

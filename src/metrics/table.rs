@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 /// A counter of credits.
 pub(crate) type Amount = Counter<f64, AtomicU64>;
-/// A gauge of what is no whole number.
+/// A gauge with fractional values.
 pub(crate) type Float = Gauge<f64, AtomicU64>;
 type Labels<const N: usize> = [(&'static str, String); N];
 

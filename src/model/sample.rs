@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::input::read_object;
 use super::{InputError, Timestamp, Wallet, Whole};
 
-/// What a hashrate counts.
+/// The unit of a hashrate.
 ///
 /// ```
 /// use r3mes_edge::model::HashrateUnit;
@@ -51,9 +51,9 @@ impl HashrateUnit {
     }
 }
 
-/// One reading of a miner. What the miner did not tell is `None`, never zero.
+/// One sample of a miner. A value that the miner did not report is `None`, never zero.
 ///
-/// Its identity is (wallet, worker, moment): the same again changes nothing.
+/// It is identified by (wallet, worker, time); a duplicate changes nothing.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sample {
     /// The miner's wallet.
@@ -64,7 +64,7 @@ pub struct Sample {
     pub recorded_at: Timestamp,
     /// Work done, in `unit`.
     pub hashrate: f64,
-    /// What `hashrate` counts.
+    /// The unit of `hashrate`.
     pub unit: HashrateUnit,
     /// Degrees Celsius.
     pub gpu_temperature: Option<f64>,
@@ -78,9 +78,9 @@ pub struct Sample {
     pub network_difficulty: Option<f64>,
     /// Watts drawn.
     pub power_watts: Option<f64>,
-    /// Shares the pool took.
+    /// Shares that the pool accepted.
     pub accepted: Option<i64>,
-    /// Shares the pool refused.
+    /// Shares that the pool rejected.
     pub rejected: Option<i64>,
     /// Training loss.
     pub loss: Option<f64>,

@@ -23,7 +23,7 @@ use crate::http::{self, Exchange};
 use crate::limits::{Bucket, ConcurrencyLimiter};
 use crate::routes::ROUTES;
 
-/// Serves until the shutdown, then gives what is under way `limits.shutdown_grace`.
+/// Serves until the shutdown; then requests in flight have `limits.shutdown_grace` to complete.
 pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
     let limits = &app.config.limits;
     let connections = Arc::new(Semaphore::new(limits.connections));
@@ -81,7 +81,7 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
             app.metrics.table.connections.inc();
             tokio::select! {
                 biased;
-                // An error here is the client's: it disconnected, or sent what is not HTTP.
+                // Errors here are the client's: it disconnected, or sent invalid HTTP.
                 _ = connection => {}
                 () = drain_deadline(&app, &requested) => {}
             }

@@ -1,4 +1,4 @@
-//! A connection whose client must read: a write that makes no progress for the time-out fails, and with it the connection.
+//! A write time-out: a write that makes no progress for that long fails, and with it the connection.
 //!
 //! hyper bounds how slowly a client may send, not how slowly it may read; and where it responds without reading a body, it
 //! reads the next request before the response was sent and buffers every response. So nothing is read while a write waits.

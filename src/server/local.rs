@@ -1,4 +1,4 @@
-//! Requests of this process itself: a command answers its own with the server's handlers, where no server runs.
+//! Requests within the process: a command runs the server's handlers itself if no server is running.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::routes::{self, ROUTES};
 use crate::store::Repository;
 use crate::upstream::discovery::Upstreams;
 
-/// Answers the requests of one connection with `store`: without a listener, rates, upstreams or background tasks. What is
-/// asked without a key is asked by an admin.
+/// Answers the requests of one connection with `store`: without a listener, rates, upstreams or background tasks. A
+/// request without a key has admin permissions.
 ///
 /// # Errors
 /// As [`Builder::start`](super::Builder::start).

@@ -1,5 +1,5 @@
 //! Ends a TCP connection with a reset while it carries an unfinished response that only the end of the connection delimits
-//! (HTTP/1.0): closed in order, half of it would look complete.
+//! (HTTP/1.0): after an orderly close, a partial response would look complete.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -11,14 +11,14 @@ use rustix::net::sockopt::set_socket_linger;
 use socket2::SockRef;
 use tokio::time::{sleep, timeout};
 
-/// How long a reset waits for what was written before it.
+/// How long a reset waits for earlier writes to be sent.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Makes every close of the socket a reset while it is set. As this is the kernel's business, it holds after a kill too.
+/// While set, every close of the socket is a reset (SO_LINGER), also when the process is killed.
 /// A Unix socket has no reset.
 #[derive(Default)]
 pub(super) struct ResetOnClose {
-    /// Keeps the socket open after its connection ended, until what was written has been sent.
+    /// Keeps the socket open after its connection ended, until all written bytes are sent.
     socket: Mutex<Option<OwnedFd>>,
 }
 
@@ -30,7 +30,7 @@ impl ResetOnClose {
         Ok(())
     }
 
-    /// Resets the connection, if it is set, after what was written has been sent: the rest is lost with the reset.
+    /// If set, resets the connection after all written bytes are sent, as a reset discards unsent ones.
     pub(super) async fn close(&self) {
         let Some(socket) = self.socket().take() else {
             return;

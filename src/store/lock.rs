@@ -14,9 +14,9 @@ use self::file::LockedFile;
 pub use self::file::{FileFault, real_path};
 pub(super) use self::file::{FileId, is_locked_here, read_unlocked};
 
-/// The right to be the one process that writes a database: a lock (flock) on the file itself, whatever path leads to it,
-/// and on `<database>.lock`, which holds the address of a server, so that commands find out whether one runs without
-/// opening the database. The kernel releases it when the process ends, however it ends.
+/// The exclusive right to write to a database: a lock (flock) on the file itself, by whatever path it was opened, and on
+/// `<database>.lock`, which holds the server's address, so that commands find a running server without opening the
+/// database. The kernel releases it when the process ends.
 #[derive(Debug)]
 pub struct InstanceLock {
     database: PathBuf,
@@ -31,10 +31,10 @@ pub struct InstanceLock {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process has it, or this one already; the address it serves on, where it announced one.
+    /// Another process holds it, or this one already; the address it serves, if announced.
     #[error("another r3mes-edge {}", held_by(.0.as_deref()))]
     Held(Option<String>),
-    /// The database file has so many names.
+    /// The database file has hard links; how many.
     #[error("{path} has {links} hard links, and SQLite keeps a separate -wal for each name, so that commits would be lost: delete the other names (find / -xdev -samefile {path}), or give this database a file of its own with cp and mv", path = .0.display(), links = .1)]
     HardLinks(PathBuf, u64),
     /// The lock file or the database could not be used.
@@ -53,8 +53,8 @@ impl InstanceLock {
     /// Acquires the lock for `database`. If there is no such file yet, only the lock file is locked.
     ///
     /// # Errors
-    /// [`LockError::Held`] where another process has it, [`LockError::HardLinks`] where the file has other names,
-    /// [`LockError::Io`] where it or the lock file cannot be used.
+    /// [`LockError::Held`] if another process holds it, [`LockError::HardLinks`] if the file has other names,
+    /// [`LockError::Io`] if it or the lock file cannot be used.
     pub fn acquire(database: &Path) -> Result<Self, LockError> {
         let database = real_path(database);
         let path = lock_file(&database);
@@ -72,7 +72,7 @@ impl InstanceLock {
         }
         // Not the lock file alone: it may have been deleted while it was held.
         let file = LockedFile::lock(&database)?;
-        // What a crashed holder left in it is no longer true.
+        // The address that a crashed holder left is no longer valid.
         announcement.set_len(0).map_err(failed)?;
         Ok(Self {
             database,
@@ -82,8 +82,8 @@ impl InstanceLock {
         })
     }
 
-    /// Where a server serves `database`, if one does and announced it. Nothing is made or changed, and no server that starts
-    /// finds the lock held, unless one that crashed left its address.
+    /// The address of the server of `database`, if one is running and announced it. Creates or changes nothing; a starting
+    /// server does not find the lock held, unless a crashed one left its address.
     ///
     /// # Errors
     /// Where the lock file cannot be used.
@@ -92,7 +92,7 @@ impl InstanceLock {
         let failed = |error| LockError::Io(path.clone(), error);
         let mut file = match File::open(&path) {
             Ok(file) => file,
-            // Without the right to read it there is none to connect either.
+            // Without permission to read it there is none to connect either.
             Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
@@ -104,7 +104,7 @@ impl InstanceLock {
         }
     }
 
-    /// Writes where the holder serves, for commands that want to ask it.
+    /// Writes the holder's address, for commands that send requests to it.
     ///
     /// # Errors
     /// Where the lock file cannot be written.
@@ -115,7 +115,7 @@ impl InstanceLock {
         file.write_all(address.as_bytes())
     }
 
-    /// Makes the database file where there is none, readable by its owner only.
+    /// Creates the database file if missing, readable by its owner only.
     pub(super) fn create_file(&mut self) -> Result<(), LockError> {
         if self.files.is_empty() {
             self.files.extend(LockedFile::create(&self.database)?);
@@ -129,7 +129,7 @@ impl InstanceLock {
         Ok(())
     }
 
-    /// From now on `-wal` and `-shm` are watched too; to be called once SQLite has made them.
+    /// From now on checks `-wal` and `-shm` too; called when SQLite has created them.
     pub(super) fn watch_logs(&self) {
         let logs = ["-wal", "-shm"].map(|suffix| with_suffix(&self.database, suffix));
         let logs = logs.into_iter();
@@ -137,7 +137,7 @@ impl InstanceLock {
         let _ = self.logs.set(logs.collect());
     }
 
-    /// What happened to the database's files since they were opened. Costs a few calls of stat.
+    /// A fault of the database's files since they were opened. Costs a few calls of stat.
     pub(super) fn fault(&self) -> Option<FileFault> {
         let main = self.files.first()?.fault(&self.database);
         main.or_else(|| {
@@ -159,7 +159,7 @@ fn lock_file(database: &Path) -> PathBuf {
     database.with_added_extension("lock")
 }
 
-/// What the holder announced.
+/// The announced address.
 fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
     let mut address = Vec::new();
     file.read_to_end(&mut address)?;
@@ -172,7 +172,7 @@ impl Drop for InstanceLock {
     fn drop(&mut self) {
         // The address is not served any more.
         let _ = self.announcement.set_len(0);
-        // Not left to the file's end: a child that is just being started has a copy of it until it is another program.
+        // Explicitly, not by closing: a child process that is being spawned has a copy of the descriptor until its exec.
         let _ = self.announcement.unlock();
     }
 }
@@ -239,7 +239,7 @@ mod tests {
         fn the_last_announcement_replaces_all_content_of_the_lock_file(earlier in any::<String>(), last in any::<String>(), junk in prop::collection::vec(any::<u8>(), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
             let database = folder.path().join("edge.db");
-            // What a crash left may be anything.
+            // A crash can leave any content.
             std::fs::write(database.with_added_extension("lock"), junk).unwrap();
             let held = InstanceLock::acquire(&database).unwrap();
             held.announce(&earlier).unwrap();

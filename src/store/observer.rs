@@ -1,4 +1,4 @@
-//! Who is notified of what the storage does: a server counts, and drops what it cached.
+//! Observers of the storage: a server counts changes, and invalidates its caches.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, RwLock, Weak};
@@ -13,45 +13,45 @@ use crate::model::Credits;
 pub enum Change {
     /// There is a new account.
     Account,
-    /// Credits were given, or where negative, taken.
+    /// Credits were granted, or debited if negative.
     Granted(Credits),
-    /// An earning was counted and given.
+    /// An earning was recorded and granted.
     Earned(Credits),
     /// Samples were stored.
     Samples {
-        /// Those that were not there before.
+        /// Those that were new.
         new: usize,
-        /// Whether it was the first sample of a wallet or made its account.
+        /// Whether it was the first sample of a wallet or created its account.
         first: bool,
     },
-    /// The key with this hash is no longer what it was.
+    /// The key with this hash was changed.
     Key(KeyHash),
 }
 
-/// Notified of what the storage does, as it does it; must return at once.
+/// Notified of the storage's work; must not block.
 pub trait StoreObserver: Send + Sync {
     /// A group of `jobs` was committed (or failed to) in `took`.
     fn committed(&self, jobs: usize, took: Duration, ok: bool);
     /// A read took `took`, waiting for a connection included.
     fn read(&self, took: Duration);
-    /// This was changed. Called after the commit and before the verb that changed it returns, so that no answer from before
-    /// the change is given after it.
+    /// A change was committed. Called after the commit and before the method returns, so that no cached response from
+    /// before the change is sent after it.
     fn changed(&self, change: &Change);
 }
 
-/// The observers of a storage. One that is dropped is notified no more.
+/// The observers of a storage; dropped ones are removed.
 #[derive(Default)]
 pub struct Observers(RwLock<Vec<Weak<dyn StoreObserver>>>);
 
 impl Observers {
-    /// Notifies one more from now on.
+    /// Adds an observer.
     pub fn add(&self, observer: Weak<dyn StoreObserver>) {
         let mut observers = self.0.write().unwrap_or_else(PoisonError::into_inner);
         observers.retain(|observer| observer.strong_count() > 0);
         observers.push(observer);
     }
 
-    /// Notifies them all. One that panics stops neither the others nor the storage.
+    /// Notifies all; a panic in one affects neither the others nor the storage.
     pub fn each(&self, notify: impl Fn(&dyn StoreObserver)) {
         let observers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         for observer in observers.iter().filter_map(Weak::upgrade) {

@@ -20,7 +20,7 @@ pub struct User {
     pub is_miner: bool,
     /// When one last did.
     pub last_mining_at: Option<Timestamp>,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Timestamp,
 }
 
@@ -38,7 +38,7 @@ pub struct LedgerEntry {
     pub reason: String,
     /// The entry it belongs to: for a refund, the entry that is refunded.
     pub reference: Option<String>,
-    /// What became known of it: for a chat, its tokens.
+    /// A note added later: for a chat, its tokens.
     pub note: Option<String>,
     /// When.
     pub created_at: Timestamp,
@@ -111,7 +111,7 @@ pub fn ledger_id(id: i64) -> String {
     format!("led_{id:016}")
 }
 
-/// Reads what [`ledger_id`] wrote.
+/// Parses an identifier written by [`ledger_id`].
 #[must_use]
 pub fn parse_ledger_id(text: &str) -> Option<i64> {
     let digits = text.strip_prefix("led_")?;
@@ -123,12 +123,12 @@ fn entry_id<S: serde::Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(&ledger_id(*id))
 }
 
-/// What checking the whole ledger found.
+/// The result of a check of the whole ledger.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LedgerReport {
-    /// Wallets looked at.
+    /// Wallets checked.
     pub wallets: i64,
-    /// Entries looked at.
+    /// Entries checked.
     pub entries: i64,
     /// Reservations that are open.
     pub open_reservations: i64,
@@ -136,12 +136,12 @@ pub struct LedgerReport {
     pub mistakes: Vec<String>,
 }
 
-/// A copy of everything.
+/// A backup of the database.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Backup {
     /// Its name, without the folder.
     pub file: String,
-    /// Where it is, from the root.
+    /// Its absolute path.
     pub path: String,
     /// Its size.
     pub bytes: u64,
@@ -149,7 +149,7 @@ pub struct Backup {
     pub ledger: LedgerReport,
 }
 
-/// What the storage is doing, for metrics and health.
+/// The load of the storage, for metrics and health.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct StoreGauges {
     /// Writes waiting.

@@ -43,9 +43,9 @@ use self::writer::{Priority, StorageHealth, Writer};
 use super::lock::with_suffix;
 use super::{Change, InstanceLock, Observers, Result, StoreError, real_path};
 
-/// A database file, open for this process alone to write: [`SqliteStore::open`] makes one, [`Repository`] documents its
-/// verbs. They need a tokio runtime around them, of any kind, with its time on. A write that was begun is done, and
-/// observers are notified of it, also where its future is dropped.
+/// A database file that only this process writes to: [`SqliteStore::open`] creates one, [`Repository`] documents its
+/// methods. They need a tokio runtime with its timer enabled. A write that was started completes, and observers are
+/// notified of it, even if its future is dropped.
 ///
 /// [`Repository`]: super::Repository
 pub struct SqliteStore {
@@ -53,11 +53,11 @@ pub struct SqliteStore {
     read_pool: ReadPool,
     writer: Writer,
     has_imported_keys: AtomicBool,
-    /// Held while a backup is made.
+    /// Held during a backup.
     backing_up: tokio::sync::Mutex<()>,
     /// When expired rows were last searched.
     expired_at: AtomicI64,
-    /// Shared with all that has the file open, so that it goes last.
+    /// Shared by everything that has the file open, so that it is dropped last.
     lock: Mutex<Option<Arc<InstanceLock>>>,
     observers: Arc<Observers>,
 }
@@ -69,13 +69,13 @@ pub fn sqlite_version() -> &'static str {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path` under its instance lock; makes it (mode 0600) where it is missing and `create` is set,
-    /// and its ballast with it: space for the end of what was begun when the disk is full. Blocks; it is called before
-    /// anything is served.
+    /// Opens the database at `path` under its instance lock; creates it (mode 0600) if it is missing and `create` is set,
+    /// with its ballast: reserved space for ending reservations when the disk is full. Blocks; called before the server
+    /// accepts connections.
     ///
     /// # Errors
-    /// Where another process has the lock, the file has a second hard link, is missing, is no database of ours or of
-    /// another version; or where it is to be made and parts of another one are there.
+    /// If another process holds the lock, or the file has a second hard link, is missing, is not an r3mes-edge database or
+    /// has another version; or if it is to be created and files of another database exist.
     pub fn open(path: &Path, create: bool) -> Result<Self, OpenError> {
         let path = &real_path(path);
         let lock = Arc::new(connections::lock(path, create)?);
@@ -116,18 +116,17 @@ impl SqliteStore {
         })
     }
 
-    /// Writes into the lock file where this process serves, so that commands can ask it, as
-    /// [`InstanceLock::announce`] does.
+    /// Writes the server's address into the lock file, so that commands find it, as [`InstanceLock::announce`] does.
     ///
     /// # Errors
-    /// Where the lock file cannot be written.
+    /// If the lock file cannot be written.
     pub fn announce(&self, address: &str) -> std::io::Result<()> {
         let lock = self.lock();
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
     }
 
-    /// How long the writing thread has been at its present work: a group of writes, a step of a copy. `None` while it is
-    /// idle. A storage fault is not long work; minutes mean a disk that does not respond, or a bug.
+    /// How long the writer thread has been busy with one group of writes or one step of a backup; `None` while it is idle.
+    /// A storage fault does not count as busy; minutes mean a disk that does not respond, or a bug.
     #[must_use]
     pub fn busy_for(&self) -> Option<Duration> {
         self.writer.busy_for()
@@ -153,7 +152,7 @@ impl SqliteStore {
         self.read_pool.get_inline(query).await
     }
 
-    /// A write of which no observer is notified.
+    /// A write without a notification of observers.
     async fn write<T: Send + 'static, E: Into<StoreError>>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
@@ -162,7 +161,7 @@ impl SqliteStore {
         self.writer.write(Priority::Normal, work, |_| None).await
     }
 
-    /// A write that changes what observers may have cached or counted.
+    /// A write with a notification of observers.
     async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,

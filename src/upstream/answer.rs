@@ -1,7 +1,7 @@
-//! A model's answer on its way to the client: each event of the upstream is read, and written in the client's format.
+//! Relays a model's response: reads each event of the upstream, and writes it in the client's format.
 //!
-//! Nothing is given out before there is content: a text, or for a client of `/v1` a tool call, reasoning or a finish
-//! too. Whatever is ready is given out in one piece.
+//! Nothing is sent before there is content: text, or for a client of `/v1` also a tool call, reasoning or a finish reason.
+//! Everything that is ready is sent in one piece.
 
 pub(crate) use super::inference::openai::Usage;
 
@@ -15,12 +15,12 @@ use super::inference::r3mes::TextReader;
 use super::sse::Parser;
 use super::{UpstreamError, unreadable};
 
-/// How the answer is written to the client.
+/// The format of the response to the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ResponseFormat {
     /// The text alone.
     Text,
-    /// Events of OpenAI's streams, with the usage at their end where the client requested it.
+    /// Events of OpenAI's streams, with the usage at their end if the client requested it.
     Events {
         include_usage: bool,
         meta: CompletionMeta,
@@ -29,7 +29,7 @@ pub(crate) enum ResponseFormat {
     Whole { meta: CompletionMeta },
 }
 
-/// The names of a completion whose upstream sends only text.
+/// The metadata of a completion from an upstream that sends only text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CompletionMeta {
     pub(crate) id: String,
@@ -38,7 +38,7 @@ pub(crate) struct CompletionMeta {
     pub(crate) model: String,
 }
 
-/// What the upstream sends, and what was read of it so far.
+/// The format of the upstream, with the state of its parser.
 #[derive(Debug)]
 pub(super) enum UpstreamFormat {
     Text(TextReader),
@@ -46,7 +46,7 @@ pub(super) enum UpstreamFormat {
     Json,
 }
 
-/// An answer under way.
+/// A response being relayed.
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: Incoming,
@@ -60,7 +60,7 @@ struct Relay {
     /// Ready for the client, as soon as there is content.
     out: BytesMut,
     has_content: bool,
-    /// How the answer ended; what is ready is given out before.
+    /// The end of the response; ready pieces are sent first.
     end: Option<Result<(), UpstreamError>>,
     received: usize,
     usage: Option<Usage>,
@@ -68,11 +68,11 @@ struct Relay {
 }
 
 impl Answer {
-    /// Bytes of an answer that is read as a whole, and of what may come before the first content.
+    /// The maximum size of an unstreamed response, and of everything before the first content.
     const MAX_BYTES: usize = 4 << 20;
-    /// Bytes of a stream: more than any model writes in a day.
+    /// The maximum size of a stream: more than any model writes in a day.
     const MAX_STREAMED: usize = 256 << 20;
-    /// Frames that are read together.
+    /// The maximum of frames read in one batch.
     const BATCH: usize = 32;
 
     pub(super) fn new(body: Incoming, upstream: UpstreamFormat, format: ResponseFormat) -> Self {
@@ -89,7 +89,7 @@ impl Answer {
             if let Some(end) = &self.relay.end {
                 return end.clone().map(|()| None);
             }
-            // The first content waits for nothing.
+            // The first content is sent immediately.
             let is_first = !self.relay.has_content;
             self.relay.push(self.body.frame().await);
             if !is_first {
@@ -98,8 +98,8 @@ impl Answer {
         }
     }
 
-    /// Reads what else has arrived. hyper hands over one frame at a time and reads the next in its own task, which is given
-    /// its turn: on a busy machine a whole batch has come meanwhile, and leaves in one write instead of one each.
+    /// Reads further frames that have arrived. hyper delivers one frame at a time and reads the next in its own task, so this
+    /// yields: under load several frames arrive meanwhile, and are sent in one write instead of one each.
     async fn read_batch(&mut self) {
         for _ in 1..Self::BATCH {
             if self.relay.end.is_some() {
@@ -114,12 +114,12 @@ impl Answer {
         }
     }
 
-    /// What the server counted, where it did.
+    /// The usage that the server reported, if it did.
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.relay.usage
     }
 
-    /// Reads the little that follows the end, so that the connection can be used again.
+    /// Reads the few bytes after the end, so that the connection can be reused.
     pub(crate) async fn drain(mut self) {
         let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
         let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
@@ -185,7 +185,7 @@ impl Relay {
                 self.write_text_end();
             }
             UpstreamFormat::Events(parser) => {
-                // Servers end their last event with one line end, or with none.
+                // Some servers end their last event with one line end, or none.
                 parser.push(b"\n\n");
                 self.read_events()?;
                 if self.end.is_none() && !self.choices.all_finished() {
@@ -248,7 +248,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Writes an event, line by line as it came.
+    /// Writes an event, line by line as received.
     fn write_event(&mut self, data: &[u8]) {
         for line in data.split(|byte| *byte == b'\n') {
             self.out.extend_from_slice(b"data: ");
@@ -267,7 +267,7 @@ impl Relay {
                 self.out.extend_from_slice(text.as_bytes());
                 self.has_content = true;
             }
-            // Written at the end, as one.
+            // Sent at the end, in one piece.
             ResponseFormat::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
             ResponseFormat::Events { meta, .. } => {
                 let delta = match self.has_content {

@@ -22,9 +22,9 @@ type Client = legacy::Client<Connector<tls::Connector>, Full<Bytes>>;
 /// The client of all upstreams that trust the same certificate authorities; clones share its idle connections.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpClient {
-    /// Reuses connections; `None` where each request gets its own.
+    /// Reuses connections; `None` if each request gets its own.
     pub(super) pooled: Option<Client>,
-    /// Makes a connection for each request, and reads an answer of HTTP/1.0 as one of HTTP/1.1.
+    /// Opens a connection per request, and reads an HTTP/1.0 response as HTTP/1.1.
     unpooled: Client,
 }
 
@@ -32,7 +32,7 @@ impl HttpClient {
     /// Trusts the authorities in `ca_file` (PEM) and no others, or without one, those that browsers trust.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// If the file cannot be used.
     pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
@@ -75,8 +75,7 @@ impl HttpClient {
         }
     }
 
-    /// `None` where the connection closed before a byte of the answer, while it was idle or as soon as it was used again
-    /// (llama.cpp closes it after most streams).
+    /// `None` if a reused connection closed before the first byte of the response (llama.cpp closes it after most streams).
     async fn dispatch(
         client: &Client,
         mut request: Request<Full<Bytes>>,
@@ -115,7 +114,7 @@ impl HttpClient {
     }
 }
 
-/// hyper's own message is only "client error (Connect)"; why is in its source.
+/// hyper's own message is only "client error (Connect)"; the cause is in its source.
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();

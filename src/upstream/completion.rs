@@ -1,8 +1,7 @@
 //! A request of OpenAI's chat completions API, checked and rewritten for a server that implements it too.
 //!
-//! Members that this server does not know are passed on as they came: what an inference server understands is between it
-//! and the client. Three are ours: which model, whether it streams, and that a stream ends with its usage. `guard` has what
-//! is refused.
+//! Members that this server does not know are passed on unchanged: which ones exist is up to the inference server. Three are
+//! set here: the model, whether to stream, and that a stream ends with its usage. `guard` lists the refused members.
 
 mod guard;
 
@@ -16,7 +15,7 @@ use crate::model::{Fields, InputError, items, text};
 
 #[derive(Debug)]
 pub(crate) struct Completion {
-    /// The requested model: an adapter of ours.
+    /// The requested model, which is an adapter.
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
     /// Whether the client itself requested the usage at the end of the stream.
@@ -27,7 +26,7 @@ pub(crate) struct Completion {
 
 impl Completion {
     /// # Errors
-    /// Not a JSON object, no messages, a member of ours of the wrong type, a member that is refused.
+    /// Not a JSON object, no messages, a known member of the wrong type, or a refused member.
     pub(crate) fn parse(body: &str) -> Result<Self, InputError> {
         let fields = Fields::parse_open(body, "")?;
         guard::check(&fields)?;
@@ -76,10 +75,10 @@ impl Completion {
         body + "}"
     }
 
-    /// The conversation as one text, for an R3MES node, which takes nothing else. Sampling settings are the node's own.
+    /// The conversation as one text, for an R3MES node, which accepts nothing else. Sampling settings are the node's own.
     ///
     /// # Errors
-    /// What no text can express: tools, formats, pictures.
+    /// Content that text cannot express: tools, formats, pictures.
     pub(crate) fn as_text(&self) -> Result<String, InputError> {
         #[derive(Deserialize)]
         struct Message {

@@ -14,13 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tower_service::Service;
 
-/// Makes the connections of another connector [`Tracked`].
+/// Wraps the connections of another connector in [`Tracked`].
 #[derive(Clone, Debug)]
 pub(super) struct Connector<C> {
     pub(super) inner: C,
-    /// Whether an answer's version HTTP/1.0 is read as HTTP/1.1. hyper refuses `Transfer-Encoding: chunked` in an HTTP/1.0
-    /// answer (RFC 9112, 6.1), which is how R3MES nodes stream. Only for connections of one request: nothing else that
-    /// HTTP/1.1 promises is known of such a server.
+    /// Whether an HTTP/1.0 response is read as HTTP/1.1. hyper refuses `Transfer-Encoding: chunked` in an HTTP/1.0 response
+    /// (RFC 9112, 6.1), which is how R3MES nodes stream. Only for connections of one request, as such a server may not
+    /// support the rest of HTTP/1.1.
     pub(super) http10_as_11: bool,
 }
 
@@ -46,8 +46,8 @@ where
     }
 }
 
-/// What is known of a [`Tracked`] stream: whether its last request began after the answer to another, and no byte of its own
-/// answer has come. The channel closes with the stream.
+/// The state of a [`Tracked`] stream: whether its last request was sent on a reused connection, and no byte of the response
+/// has arrived. The channel closes with the stream.
 #[derive(Clone)]
 struct Link(watch::Receiver<bool>);
 
@@ -64,16 +64,16 @@ impl Link {
     }
 }
 
-/// Whether a request failed because the server had closed its reused connection before it answered.
+/// Whether a request failed because the server closed the reused connection before it responded.
 pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
     Link::of(connection).is_some_and(|link| *link.0.borrow())
 }
 
 /// Waits until a request is lost with its connection. hyper hands a request to the task of its connection through a channel;
-/// one that is sent just as the task ends can stay there, unwritten and without an answer or an error, for as long as its
+/// one that is sent just as the task ends can stay there, unsent and without a response or an error, for as long as its
 /// sender waits (hyperium/hyper#2312).
 pub(super) async fn lost(mut connection: CaptureConnection) {
-    /// By then hyper has delivered all that it received of an answer.
+    /// By then hyper has delivered everything that it received of a response.
     const GRACE: Duration = Duration::from_millis(100);
     loop {
         let link = Link::of(connection.wait_for_connection_metadata().await.as_ref());
@@ -94,13 +94,13 @@ pub(super) async fn lost(mut connection: CaptureConnection) {
 pub(super) struct Tracked<S> {
     stream: S,
     stale: watch::Sender<bool>,
-    /// Bytes came since the last request began.
+    /// Whether bytes arrived since the last request began.
     answered: bool,
-    /// How many bytes of [`VERSION`] have come; all of them where nothing is left to rewrite.
+    /// How many bytes of [`VERSION`] have arrived; all of them if nothing is left to rewrite.
     version_bytes: usize,
 }
 
-/// The beginning of an answer whose version is rewritten.
+/// The beginning of a response whose version is rewritten.
 const VERSION: &[u8] = b"HTTP/1.0";
 
 impl<S> Tracked<S> {
@@ -113,7 +113,7 @@ impl<S> Tracked<S> {
         }
     }
 
-    /// What is written after an answer begins another request.
+    /// A write after a response begins another request.
     fn sent(&mut self) {
         if std::mem::take(&mut self.answered) {
             self.stale.send_replace(true);

@@ -1,6 +1,6 @@
-//! Which upstreams there are: those of the configuration, and where it names none of a kind, those that answer at the
-//! addresses where such programs usually listen. Such an address is absent until something answers there; it is probed
-//! every minute, and once found it stays present, as from then on its breaker shows its health.
+//! Finds the upstreams: those of the configuration, and for a kind without any, those that respond at conventional
+//! addresses. Such an address is absent until an upstream responds; it is probed every minute, and remains present from
+//! then on, as its breaker shows its health.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
 const USUAL_CHAIN: &str = "http://127.0.0.1:26657";
 const USUAL_MINER: &str = "http://127.0.0.1:8080/stats";
 
-/// Every upstream there is or may be.
+/// All configured and possible upstreams.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
     pub(crate) nodes: Vec<Arc<Node>>,
@@ -33,7 +33,7 @@ pub(crate) struct Upstreams {
     pub(crate) miner: Option<Arc<MinerPage>>,
 }
 
-/// What kind of upstream a [`ProbeResult`] is about.
+/// The kind of upstream of a [`ProbeResult`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpstreamKind {
     /// An inference server.
@@ -44,18 +44,18 @@ pub enum UpstreamKind {
     Miner,
 }
 
-/// How an upstream answered [`probe_all`].
+/// The result of [`probe_all`] for one upstream.
 #[derive(Clone, Debug)]
 pub struct ProbeResult {
-    /// What it is.
+    /// Its kind.
     pub kind: UpstreamKind,
     /// Its name, as in health and metrics.
     pub name: String,
     /// Its address.
     pub url: String,
-    /// Whether the configuration names it; else it is an address where such a program usually listens.
+    /// Whether it is configured; otherwise it is a conventional address.
     pub configured: bool,
-    /// What went wrong.
+    /// The error, if any.
     pub answered: Result<(), UpstreamError>,
 }
 
@@ -75,7 +75,7 @@ impl Upstream {
         }
     }
 
-    /// Whether it does what it should.
+    /// Whether it is healthy.
     async fn probe(&self) -> Result<(), UpstreamError> {
         match self {
             Self::Inference(node) => node.probe().await,
@@ -87,12 +87,12 @@ impl Upstream {
 
 impl Upstreams {
     /// # Errors
-    /// A sentence that names the setting that cannot be used.
+    /// A text that names the invalid setting.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
         let common = HttpClient::new(None)?;
         let endpoint = |name: &str, url: &str, ca_file: Option<&Path>, configured: bool| {
             let setting = if name == "chain" { "rpc" } else { "url" };
-            // One that is no address at all fails when it is called.
+            // An invalid address fails when it is called.
             let checked = url.parse().map_or(Ok(()), |url| tls::check(&url));
             checked.map_err(|what| format!("{setting}: {what}"))?;
             let client = match ca_file {
@@ -166,7 +166,7 @@ impl Upstreams {
         self.chain.as_ref().filter(|chain| chain.at.is_present())
     }
 
-    /// Logs which upstreams there are, and probes for those not found yet every minute; never returns.
+    /// Logs the upstreams, and probes every minute for those not found yet; never returns.
     pub(crate) async fn discover(&self) {
         for round in 0u32.. {
             for upstream in self.all() {
@@ -188,11 +188,10 @@ impl Upstreams {
     }
 }
 
-/// Probes every upstream that is configured, or that may be where such programs usually listen, all at the same time;
-/// takes a few seconds at most.
+/// Probes all configured upstreams and conventional addresses concurrently; takes a few seconds at most.
 ///
 /// # Errors
-/// A sentence that names the setting that cannot be used.
+/// A text that names the invalid setting.
 ///
 /// # Example
 /// ```

@@ -22,7 +22,7 @@ use crate::config::{InferenceConfig, InferenceKind};
 pub(crate) struct InferenceRequest {
     pub(crate) prompt: Prompt,
     pub(crate) format: ResponseFormat,
-    /// What an R3MES node calls the adapter; the default one has no name there.
+    /// The adapter's name at an R3MES node; the default one has none.
     pub(crate) lora: Option<String>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Node {
     config: InferenceConfig,
     slots: Arc<Semaphore>,
     queue: Semaphore,
-    /// The size of slots and queue together.
+    /// The number of slots plus the length of the queue.
     capacity: usize,
     /// The model to request, if known.
     model: Mutex<Option<String>>,
@@ -48,7 +48,7 @@ pub(crate) struct Node {
 
 impl Node {
     const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-    /// A hub's answer to `/v1/models` may name thousands of models.
+    /// A hub's response to `/v1/models` may list thousands of models.
     const MAX_BYTES: usize = 1 << 20;
 
     pub(super) fn new(at: Endpoint, config: InferenceConfig, slots: usize, queue: usize) -> Self {
@@ -101,7 +101,7 @@ impl Node {
             return self.send(request, &model).await;
         };
         let answer = self.send(request, &model).await;
-        // The statuses of servers that have another model by now.
+        // The statuses of servers that serve another model now.
         let other_model = matches!(
             answer,
             Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422))
@@ -174,12 +174,12 @@ impl Node {
         }
     }
 
-    /// Makes the health checks that the breaker requires, in a task of its own: no client waits for them.
+    /// Runs the health checks that the breaker requires, in a separate task, so that no client waits for them.
     pub(crate) fn run_health_checks(self: &Arc<Self>, check: Option<Permit>) {
         let Some(mut check) = check else {
             return;
         };
-        // A node that is gone for good must not outlive its server.
+        // The task must not outlive the server while a node stays unreachable.
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut level = log::Level::Warn;

@@ -1,7 +1,7 @@
 //! The database file itself: which file a path names, and the lock on it.
 //!
-//! SQLite locks with fcntl(2), and such locks of a whole process go when it closes *any* descriptor of the file. So the
-//! file is opened here once, before SQLite opens it, and closed after SQLite's last connection; all other code uses stat.
+//! SQLite locks with fcntl(2), and a process loses all such locks when it closes *any* descriptor of the file. So the file
+//! is opened here once, before SQLite opens it, and closed after SQLite's last connection; all other code uses stat.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::ErrorKind::{AlreadyExists, InvalidInput, NotFound};
@@ -15,9 +15,9 @@ use super::LockError;
 /// Symbolic links that are followed, as by the kernel.
 const MAX_LINKS: usize = 40;
 
-/// The path of the file that `database` names: absolute, without symbolic links. What is derived from a database's name
-/// (`-wal`, lock file, admin key, copies) is derived from this one. A link to a file that does not exist yet leads to
-/// where it would be made.
+/// The path of the file that `database` names: absolute, without symbolic links. Names derived from the
+/// database's (`-wal`, lock file, admin key, backups) are derived from this one. A link to a missing file resolves to where
+/// it would be created.
 #[must_use]
 pub fn real_path(database: &Path) -> PathBuf {
     let mut path = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
@@ -39,7 +39,7 @@ pub fn real_path(database: &Path) -> PathBuf {
     path
 }
 
-/// Which file it is, whatever it is called.
+/// The identity of a file, independent of its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::store) struct FileId {
     device: u64,
@@ -71,7 +71,7 @@ pub enum FileFault {
         "the database file was deleted while it is in use; stop the server and restore the newest backup: r3mes-edge restore FILE"
     )]
     Deleted,
-    /// It has another name or is elsewhere.
+    /// It was renamed or moved.
     #[error(
         "the database file was renamed or moved while it is in use; move it back, or stop the server"
     )]
@@ -121,7 +121,7 @@ impl LockedFile {
             if locked.contains(&FileId::of(&about)) {
                 return Err(LockError::Held(None));
             }
-            // A pipe would be waited for.
+            // Opening a pipe would block.
             if !about.is_file() {
                 let error = std::io::Error::new(InvalidInput, "it is not a regular file");
                 return Err(failed(error));
@@ -149,7 +149,7 @@ impl LockedFile {
         }
     }
 
-    /// Makes an empty file at `path` that only its owner can read, and locks it; a file that is there already is locked.
+    /// Creates an empty file at `path` that only its owner can read, and locks it; an existing file is locked.
     pub(super) fn create(path: &Path) -> Result<Option<Self>, LockError> {
         let mut options = OpenOptions::new();
         match options.write(true).create_new(true).mode(0o600).open(path) {
@@ -162,7 +162,7 @@ impl LockedFile {
 
     /// Whether `path` still names this file, and nothing else does.
     pub(super) fn fault(&self, path: &Path) -> Option<FileFault> {
-        // Asked again each time: some network file systems give inodes new numbers.
+        // Read each time: some network file systems renumber inodes.
         let open = self.file.metadata().ok()?;
         match std::fs::symlink_metadata(path) {
             Ok(about) if FileId::of(&about) != FileId::of(&open) => Some(FileFault::Replaced),
@@ -177,7 +177,7 @@ impl Drop for LockedFile {
     fn drop(&mut self) {
         let mut locked = locked();
         locked.retain(|id| *id != self.id);
-        // Not left to the file's end: a child that is just being started has a copy of it until it is another program.
+        // Explicitly, not by closing: a child process that is being spawned has a copy of the descriptor until its exec.
         let _ = self.file.unlock();
     }
 }
@@ -227,7 +227,7 @@ mod tests {
                 std::fs::write(&target, "").unwrap();
             }
         }
-        // One that leads to itself fails when it is opened.
+        // A link to itself fails when it is opened.
         std::os::unix::fs::symlink("loop", folder.join("loop")).unwrap();
         assert!(File::open(real_path(&folder.join("loop"))).is_err());
     }

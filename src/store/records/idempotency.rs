@@ -44,29 +44,28 @@
 pub struct IdempotentRequest<T> {
     /// Hash of scope and idempotency key.
     pub key: [u8; 32],
-    /// Whose request it is, and to which route. Each scope has 20,000 answers at most: [`StoreError::IdempotencyFull`]
-    /// before anything is done. Where its answers take 64 MiB, or all scopes' 1 GiB, a further one is stored without its
-    /// body.
+    /// The owner of the key and the route. Each scope has at most 20,000 responses: then [`StoreError::IdempotencyFull`],
+    /// before anything is changed. Above 64 MiB in a scope, or 1 GiB in all, a response is stored without its body.
     ///
     /// [`StoreError::IdempotencyFull`]: crate::store::StoreError::IdempotencyFull
     pub scope: String,
-    /// Hash of what is asked for.
+    /// Hash of the request.
     pub request: [u8; 32],
-    /// What is stored of a success.
+    /// Creates the stored response of a success.
     pub answer: fn(&T) -> StoredResponse,
 }
 
-/// What came of an [`IdempotentRequest`].
+/// The outcome of an [`IdempotentRequest`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome<T> {
-    /// It was done now.
+    /// It was executed now.
     New(T),
-    /// It was done before; this was the answer.
+    /// It was executed before, with this response.
     Replayed(StoredResponse),
 }
 
 impl<T> Outcome<T> {
-    /// The result, where it was done now.
+    /// The result, if it was executed now.
     pub const fn as_new(&self) -> Option<&T> {
         match self {
             Self::New(result) => Some(result),
@@ -75,13 +74,13 @@ impl<T> Outcome<T> {
     }
 }
 
-/// The answer that was stored for an idempotency key.
+/// A response stored for an idempotency key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredResponse {
     /// Its status.
     pub status: u16,
-    /// Its body, in JSON; `None` where that holds a secret, or did not fit.
+    /// Its body, in JSON; `None` if it contains a secret, or did not fit.
     pub answer: Option<String>,
-    /// The ledger entry or key that was made: stored instead of a body that is not.
+    /// The created ledger entry or key, if the body is not stored.
     pub reference: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! Backups: copies of the whole database, each a file of its own that was verified before it got its name.
-//! Here they are made of a file, listed, pruned, verified and restored; a server's are copied by its writer.
+//! Backups: verified copies of the whole database, each a single file.
+//! This module copies a file, and lists, prunes, verifies and restores backups; a server's writer makes its own copies.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -20,7 +20,7 @@ use crate::store::{Backup, InstanceLock, LedgerReport, StoreError, real_path};
 /// done; a server uses [`Repository::back_up`](crate::Repository::back_up).
 ///
 /// # Errors
-/// Where `database` cannot be read or does not add up, `to` exists already, or the file system refuses.
+/// If `database` cannot be read or is inconsistent, if `to` exists, or on an I/O error.
 pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     if to.exists() {
         return Err(OpenError::io(to)(ErrorKind::AlreadyExists.into()));
@@ -34,8 +34,7 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
 /// The extension of a backup.
 const EXTENSION: &str = "backup";
 
-/// The name of a backup of `database` that is made now, in `folder` or beside it; names rise with the time. [`backups`]
-/// finds it again.
+/// The path of a backup of `database` made now, in `folder` or beside it; names sort by time, and [`backups`] finds them.
 #[must_use]
 pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> PathBuf {
     let name = real_path(database).with_added_extension(format!("{}.{EXTENSION}", now.compact()));
@@ -45,7 +44,7 @@ pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> Pa
     }
 }
 
-/// The backups of `database` in `folder`, or beside it, the newest last; only files whose names this program gave.
+/// The backups of `database` in `folder`, or beside it, the newest last; only files named by this program.
 ///
 /// # Errors
 /// Where the folder cannot be read.
@@ -56,7 +55,7 @@ pub fn backups(
     stamped_files(database, folder, EXTENSION)
 }
 
-/// The files that are named after `database`, a moment and an extension, in the order of their moments.
+/// The files named after `database`, a time and an extension, sorted by time.
 fn stamped_files(
     database: &Path,
     folder: Option<&Path>,
@@ -81,8 +80,8 @@ fn stamped_files(
     Ok(files)
 }
 
-/// Deletes all backups but the newest `keep`, and unfinished ones that crashes left. Those made while the clock was ahead of
-/// `now` count as the oldest: else they would stay, and each new one would be deleted.
+/// Deletes all backups but the newest `keep`, and unfinished ones that crashes left. Those dated
+/// after `now` count as the oldest: otherwise they would remain, and each new backup would be deleted.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file cannot be deleted.
@@ -96,7 +95,7 @@ pub fn prune_backups(
     all.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
     let newest = newest(&all, now);
     let unfinished = stamped_files(database, folder, "backup.part")?;
-    // One that was begun an hour before the newest was made is not being written any more.
+    // A copy started an hour before the newest backup is not being written any more.
     let abandoned = unfinished.into_iter().filter(|(begun, _)| {
         newest.is_some_and(|newest| begun.plus(Duration::from_secs(3600)) < newest)
     });
@@ -106,7 +105,7 @@ pub fn prune_backups(
     Ok(())
 }
 
-/// When the newest of some backups was made that is not of the future.
+/// The time of the newest backup that is not in the future.
 pub(super) fn newest(backups: &[(Timestamp, PathBuf)], now: Timestamp) -> Option<Timestamp> {
     let made_at = backups.iter().map(|(made_at, _)| *made_at);
     made_at.filter(|made_at| *made_at <= now).max()
@@ -132,12 +131,12 @@ fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
     Ok(report)
 }
 
-/// Puts a verified copy of a backup in the place of `database`, which no server may have, and verifies it there; returns
-/// where the old one was moved, if there was one: its own name with `.` and `suffix` added, its `-wal`, `-shm` and
-/// `-journal` beside it. Remaining files of a missing database are moved away as well. The backup is not changed.
+/// Replaces `database`, which no server may use, by a verified copy of a backup, and verifies it again; returns the new
+/// path of the old database, if there was one: its name with `.` and `suffix` added, its `-wal`, `-shm` and `-journal`
+/// beside it. Remaining files of a missing database are moved away as well. The backup is not changed.
 ///
 /// # Errors
-/// Where the backup does not verify, a server has the database, or the file system refuses; then everything is as it was.
+/// If the backup does not verify, a server uses the database, or on an I/O error; then nothing is changed.
 pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<PathBuf>, OpenError> {
     let (backup, database) = (&real_path(backup), &real_path(database));
     if !backup.exists() {
@@ -146,11 +145,11 @@ pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<Pa
     let mut lock = InstanceLock::acquire(database)?;
     let part = database.with_added_extension(connections::RESTORING);
     delete_database(&part);
-    // Not the file alone: what a crashed server committed may be in a log beside it.
+    // Not the file alone: commits of a crashed server may be in its log.
     snapshot(backup, &part)?;
     let mut replace = || {
         give_to_folder_owner(&part, database)?;
-        // Before it has its name, so that no server is the first to lock it.
+        // Before the rename, so that no server can lock it first.
         lock.add(&part)?;
         MovedFiles::rename(database, &database.with_added_extension(suffix))
     };
@@ -175,11 +174,11 @@ pub(super) fn delete_database(database: &Path) {
     }
 }
 
-/// The files of a database that were renamed: from where, and where to.
+/// The renamed files of a database: old and new paths.
 struct MovedFiles(Vec<(PathBuf, PathBuf)>);
 
 impl MovedFiles {
-    /// Renames what there is, the file before its logs: a crash in between must not leave it without them.
+    /// Renames the existing files, the database before its logs: a crash in between must not leave it without them.
     fn rename(database: &Path, new: &Path) -> Result<Self, OpenError> {
         let mut moved = Self(Vec::new());
         for suffix in SUFFIXES {
@@ -200,7 +199,7 @@ impl MovedFiles {
         Ok(moved)
     }
 
-    /// The logs first: a file is never without them.
+    /// The logs first: the database must never be without them.
     fn undo(self) {
         for (from, to) in self.0.into_iter().rev() {
             if let Err(error) = std::fs::rename(&to, &from) {
@@ -211,14 +210,14 @@ impl MovedFiles {
     }
 }
 
-/// Verifies a database under its own name, opened as the server does: what SQLite would find beside it counts too.
+/// Verifies a database under its own name, opened as the server does, with the files beside it.
 fn verify_in_place(database: &Path) -> Result<(), OpenError> {
     let connection = connections::connect(database)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     require_intact(database, verify(&connection)?).map(drop)
 }
 
-/// Gives a file that is to be the database to the owner of its folder: root restores for the user that serves.
+/// Changes the owner of a new database file to that of its folder, as root may restore for the server's user.
 fn give_to_folder_owner(part: &Path, database: &Path) -> Result<(), OpenError> {
     let give = || {
         let folder = std::fs::metadata(connections::folder_of(database))?;
@@ -230,7 +229,7 @@ fn give_to_folder_owner(part: &Path, database: &Path) -> Result<(), OpenError> {
     give().map_err(OpenError::io(part))
 }
 
-/// Makes `to` a verified copy of the database at a real path, or nothing.
+/// Creates `to` as a verified copy of the database at a real path, or not at all.
 fn snapshot(from: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     let copied = stable_read::read(from, |c| {
         connections::check_version(c, from)?;
@@ -254,7 +253,7 @@ fn vacuum_into(c: &Connection, to: &Path) -> Result<(), OpenError> {
     let name = to
         .to_str()
         .ok_or_else(|| OpenError::io(to)(ErrorKind::InvalidInput.into()))?;
-    // Left by one that was interrupted, or of a file that changed meanwhile.
+    // Left by an interrupted copy, or by one of a file that changed meanwhile.
     let _ = std::fs::remove_file(to);
     connections::create_empty(to).map_err(OpenError::io(to))?;
     c.execute(sql::VACUUM_INTO, [name])?;
@@ -273,7 +272,7 @@ fn require_intact(file: &Path, report: LedgerReport) -> Result<LedgerReport, Ope
     }
 }
 
-/// Gives a complete file its name, on the disk: a crash leaves it under the one or the other.
+/// Syncs and renames a complete file; after a crash it has either name.
 fn persist(part: &Path, to: &Path) -> Result<(), OpenError> {
     let failed = OpenError::io(to);
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
@@ -282,14 +281,14 @@ fn persist(part: &Path, to: &Path) -> Result<(), OpenError> {
     sync(connections::folder_of(to)).map_err(&failed)
 }
 
-/// A backup that a server is making; deleted when it is dropped before it has its name.
+/// A running backup of a server; its file is deleted if it is dropped before it is complete.
 pub(super) struct PendingBackup {
     to: PathBuf,
     part: PathBuf,
 }
 
 impl PendingBackup {
-    /// Makes the file, empty, under a name that shows that it is not complete.
+    /// Creates the empty file, under a name that marks it as incomplete.
     pub(super) fn create(to: PathBuf) -> Result<Self, OpenError> {
         if to.exists() {
             let conflict = StoreError::Conflict("a backup was made just now".to_owned());
@@ -304,7 +303,7 @@ impl PendingBackup {
         &self.part
     }
 
-    /// Verifies the copy and gives it its name.
+    /// Verifies the copy and renames it.
     pub(super) fn finish(self) -> Result<Backup, OpenError> {
         let ledger = verified(&self.part)?;
         persist(&self.part, &self.to)?;
@@ -325,7 +324,7 @@ impl PendingBackup {
 
 impl Drop for PendingBackup {
     fn drop(&mut self) {
-        // It is gone already where it got its name.
+        // After the rename there is no such file.
         let _ = std::fs::remove_file(&self.part);
     }
 }

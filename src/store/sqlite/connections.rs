@@ -1,4 +1,4 @@
-//! How a database file is opened to be written: under its lock, with the settings that make a commit durable.
+//! Opens a database file for writing: under its lock, with the settings that make a commit durable.
 //! A file of another program or another version is refused before anything in it or beside it changes.
 
 use std::fs::{File, OpenOptions};
@@ -17,7 +17,7 @@ use crate::store::{InstanceLock, LockError, StoreError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another process has it, or its lock file cannot be used.
+    /// Another process holds the lock, or the lock file cannot be used.
     #[error(transparent)]
     Locked(#[from] LockError),
     /// There is no such file.
@@ -26,7 +26,7 @@ pub enum OpenError {
     /// The file is something else.
     #[error("{} is not a database of r3mes-edge", .0.display())]
     Foreign(PathBuf),
-    /// The file is no database of an R3MES backend; why.
+    /// The file is not a database of an R3MES backend; why.
     #[error("{} is not a database of an R3MES backend: {}", .0.display(), .1)]
     NotR3mes(PathBuf, &'static str),
     /// A development version of this program wrote it, with this schema version.
@@ -35,13 +35,13 @@ pub enum OpenError {
     /// A newer version of this program wrote it, with this schema version.
     #[error("{} has schema version {}, which is newer than this program ({SCHEMA_VERSION}); nothing was changed; use the program that wrote it", .0.display(), .1)]
     Newer(PathBuf, i64),
-    /// Its pages or its ledger are not as they were written; the first error.
+    /// It is damaged; the first error in its pages or its ledger.
     #[error("{} is damaged: {}", .0.display(), .1)]
     Damaged(PathBuf, String),
-    /// It was changed again and again while it was read, so that nothing can be said about it.
+    /// It was changed each time it was read, so there is no result.
     #[error("{} was changed during the check, so there is no result; run it again", .0.display())]
     Changing(PathBuf),
-    /// There is no database, but this file of one, so none is made.
+    /// There is no database, but this file of one, so none is created.
     #[error("{} belongs to a database whose file is missing or empty, so no new one is made: put that file back beside it, or run r3mes-edge restore FILE, which moves it out of the way", .0.display())]
     Leftover(PathBuf),
     /// The file system refused.
@@ -82,7 +82,7 @@ pub(super) const CACHED_STATEMENTS: usize = 64;
 /// The extension of a restored copy before it replaces the database.
 pub(super) const RESTORING: &str = "restoring";
 
-/// Locks the database at a real path, which is made where it is missing and `create` is set.
+/// Locks the database at a real path, which is created if it is missing and `create` is set.
 pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError> {
     let exists = || path.symlink_metadata().is_ok();
     if !create && !exists() {
@@ -92,7 +92,7 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
     let mut lock = InstanceLock::acquire(path)?;
     let has_content = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|about| about.len() > 0);
     let [wal, journal] = ["-wal", "-journal"].map(|suffix| with_suffix(path, suffix));
-    // SQLite would begin anew and delete the log, and every commit in it. A new file has a journal before its first page.
+    // SQLite would start over and delete the log with all its commits. A new file has a journal before its first page.
     let leftover = match exists() {
         true if has_content(&path.to_owned()) => None,
         true => Some(wal).filter(has_content),
@@ -104,7 +104,7 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
         return Err(OpenError::Leftover(leftover));
     }
     if create {
-        // -wal and -shm take its mode.
+        // -wal and -shm get its mode.
         lock.create_file()?;
     } else if !exists() {
         return Err(OpenError::Missing(path.to_owned()));
@@ -112,8 +112,8 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
     Ok(lock)
 }
 
-/// Refuses a file of another version by reading alone: a connection that can write would make a log beside it, or move the
-/// pages of one that a crash left. Any other error is reported when the file is opened.
+/// Refuses a file of another version by reading alone: a writable connection would create a log beside it, or checkpoint one
+/// that a crash left. Any other error is reported when the file is opened.
 fn refuse_other_version(path: &Path) -> Result<(), OpenError> {
     match stable_read::read(path, |connection| check_version(connection, path)) {
         Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) => Err(error),
@@ -121,7 +121,7 @@ fn refuse_other_version(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Makes an empty file that only its owner can read; SQLite itself would make it readable for others for a moment.
+/// Creates an empty file that only its owner can read; one created by SQLite would be readable by others for a moment.
 pub(super) fn create_empty(file: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
@@ -140,7 +140,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // SQLite falls back to reading where it cannot write, for as long as the connection lives.
+    // SQLite falls back to a read-only connection if the file is not writable.
     if connection.is_readonly("main")? {
         let error = std::io::ErrorKind::ReadOnlyFilesystem;
         return Err(OpenError::Io(path.to_owned(), error.into()));
@@ -153,7 +153,7 @@ pub(super) fn init_schema(connection: &mut Connection, path: &Path) -> Result<()
     let is_empty = |c: &Connection| c.query_row(sql::IS_EMPTY, [], |row| row.get::<_, bool>(0));
     let is_new = stamps(connection, path)? == (0, 0) && is_empty(connection)?;
     if is_new {
-        // Before there is a table: a file that was made without it cannot give pages back.
+        // Before the first table: a file created without it cannot shrink.
         connection.pragma_update(None, "auto_vacuum", "incremental")?;
     } else {
         check_version(connection, path)?;
@@ -198,7 +198,7 @@ fn stamps(connection: &Connection, path: &Path) -> Result<(i64, i64), OpenError>
     Ok((application, number("user_version")?))
 }
 
-/// What the writing connection needs besides WAL.
+/// Settings of the writing connection besides WAL.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // FULL: an acknowledged change is on the disk. NORMAL would lose the last commits in a power cut.
     connection.pragma_update(None, "synchronous", "full")?;

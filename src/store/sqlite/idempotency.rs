@@ -1,8 +1,8 @@
-//! Requests with an `Idempotency-Key`: the answer is stored in the transaction of its effect, so a crash leaves both or
-//! neither. Writes run one after the other, so the second of two at once finds the first one's answer.
+//! Requests with an `Idempotency-Key`: the response is stored in the transaction of its effect, so a crash leaves both or
+//! neither. Writes are serialized, so the second of two concurrent requests finds the response of the first.
 //!
-//! No answer is deleted within its day to make space for another, as its request would then be done, and paid, again: a
-//! request that finds no free row is refused before it is done. A body that does not fit leaves its status and a reference.
+//! No response is deleted within its day to make space for another, as a retry would then be executed, and paid, again: a
+//! request without a free row is refused before its execution. If a body does not fit, its status and reference are stored.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use super::sql;
 use crate::model::Timestamp;
 use crate::store::{IdempotentRequest, Outcome, Result, StoreError, StoredResponse};
 
-/// How long an answer is stored.
+/// How long a response is stored.
 const LIFETIME: Duration = Duration::from_secs(86_400);
-/// Rows deleted in one transaction: an answer has up to 4 MiB.
+/// Rows deleted per transaction: a response has up to 4 MiB.
 const PURGE_ROWS: usize = 50;
 
-/// What the stored answers may take.
+/// Limits of the stored responses.
 struct Limits {
     rows: i64,
     scope_bytes: i64,
@@ -31,7 +31,7 @@ const LIMITS: Limits = Limits {
     total_bytes: 1 << 30,
 };
 
-/// Runs `effect`, unless it was run for this key before.
+/// Runs `effect`, unless it ran for this key before.
 pub(super) fn run<T>(
     c: &Connection,
     request: Option<IdempotentRequest<T>>,
@@ -50,7 +50,7 @@ pub(super) fn run<T>(
     Ok(Outcome::New(result))
 }
 
-/// The answer stored for a key, which must be to this request.
+/// The response stored for a key, which must belong to this request.
 pub(super) fn find(
     c: &Connection,
     key: &[u8; 32],
@@ -59,7 +59,7 @@ pub(super) fn find(
 ) -> Result<Option<StoredResponse>> {
     let read = |row: &Row<'_>| {
         let text: Option<String> = row.get(2)?;
-        // No JSON begins with a letter of these.
+        // No JSON starts with these letters.
         let is_id = |text: &String| text.starts_with("led_") || text.starts_with("key_");
         let (reference, answer) = match text {
             Some(id) if is_id(&id) => (Some(id), None),
@@ -73,13 +73,13 @@ pub(super) fn find(
         };
         Ok((row.get::<_, [u8; 32]>(0)?, stored))
     };
-    match first(c, sql::SELECT_ONCE, params![key, now.millis()], read)? {
+    match first(c, sql::SELECT_RESPONSE, params![key, now.millis()], read)? {
         Some((other, _)) if other != *request => Err(StoreError::KeyReused),
         found => Ok(found.map(|(_, stored)| stored)),
     }
 }
 
-/// Refuses what would be more answers in a scope than it may have stored.
+/// Refuses a request that would exceed the limit of stored responses of its scope.
 pub(super) fn check_rows(
     c: &Connection,
     scope: &str,
@@ -89,16 +89,16 @@ pub(super) fn check_rows(
     let is_full =
         || Ok::<_, StoreError>(usage(c, scope)?[0].saturating_add(count(answers)) > LIMITS.rows);
     let purge = params![scope, now.millis(), count(PURGE_ROWS)];
-    // What has expired waits up to a minute for the purge of all.
-    if !is_full()? || (execute(c, sql::PURGE_ONCE_OF_SCOPE, purge)? > 0 && !is_full()?) {
+    // Expired rows may wait a minute for the general purge.
+    if !is_full()? || (execute(c, sql::PURGE_RESPONSES_OF_SCOPE, purge)? > 0 && !is_full()?) {
         return Ok(());
     }
-    let oldest: Option<i64> = first(c, sql::SELECT_OLDEST_ONCE, [scope], value)?;
+    let oldest: Option<i64> = first(c, sql::SELECT_OLDEST_EXPIRY, [scope], value)?;
     let wait = oldest
         .unwrap_or_default()
         .saturating_sub(now.millis())
         .max(0);
-    // A clock that was ahead left moments far away; nothing asks a client to wait for longer than a day.
+    // A clock that was ahead can leave times far in the future; a client never has to wait longer than a day.
     let retry_after = Duration::from_millis(wait.unsigned_abs()).min(LIFETIME);
     Err(StoreError::IdempotencyFull { retry_after })
 }
@@ -110,7 +110,7 @@ fn usage(c: &Connection, scope: &str) -> rusqlite::Result<[i64; 3]> {
     })
 }
 
-/// Stores the answer to a request that was done.
+/// Stores the response to an executed request.
 pub(super) fn store<T>(
     c: &Connection,
     request: &IdempotentRequest<T>,
@@ -127,8 +127,8 @@ fn store_within<T>(
     now: Timestamp,
     limits: &Limits,
 ) -> Result<()> {
-    // An older answer under the same key has expired.
-    execute(c, sql::DELETE_ONCE, [request.key])?;
+    // An older response under the same key has expired.
+    execute(c, sql::DELETE_RESPONSE, [request.key])?;
     let [_, scope_bytes, total_bytes] = usage(c, &request.scope)?;
     let fits = |answer: &String| {
         let bytes = count(answer.len());
@@ -142,13 +142,17 @@ fn store_within<T>(
         stored.answer.filter(fits).or(stored.reference),
         now.plus(LIFETIME).millis()
     ];
-    execute(c, sql::INSERT_ONCE, values)?;
+    execute(c, sql::INSERT_RESPONSE, values)?;
     Ok(())
 }
 
-/// Deletes some expired answers; how many.
+/// Deletes some expired responses; returns how many.
 pub(super) fn purge(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
-    execute(c, sql::PURGE_ONCE, params![now.millis(), count(PURGE_ROWS)])
+    execute(
+        c,
+        sql::PURGE_RESPONSES,
+        params![now.millis(), count(PURGE_ROWS)],
+    )
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::auth::{KeyHash, KeyRecord, Scopes};
 use crate::model::{Timestamp, Wallet};
 use crate::store::{Result, StoreError};
 
-/// Stores a key; whether its wallet's account is new.
+/// Stores a key; returns whether its wallet's account is new.
 pub(super) fn create(c: &Connection, key: &KeyRecord, max_active: usize) -> Result<bool> {
     let mut new_account = false;
     if let Some(wallet) = &key.wallet {
@@ -23,7 +23,7 @@ pub(super) fn create(c: &Connection, key: &KeyRecord, max_active: usize) -> Resu
     Ok(new_account)
 }
 
-/// A conflict where a wallet has `max` active keys or more.
+/// A conflict if a wallet has `max` active keys or more.
 fn check_limit(c: &Connection, wallet: &Wallet, max: usize, now: Timestamp) -> Result<()> {
     let values = params![wallet.as_str(), now.millis()];
     let active: i64 = one(c, sql::COUNT_ACTIVE_KEYS, values, value)?;
@@ -70,7 +70,7 @@ pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {
     one(c, sql::HAS_IMPORTED_KEYS, [], value)
 }
 
-/// Replaces the SHA-256 of an imported key with its own hash. Where that was done already, it finds the key all the same.
+/// Replaces the SHA-256 of an imported key with its own hash, and returns the key; also if this was done already.
 pub(super) fn adopt(
     c: &Connection,
     sha256: &KeyHash,
@@ -124,14 +124,14 @@ pub(super) fn revoke(
     revoke_at(c, id, now)
 }
 
-/// Makes a key invalid from `at` on; returns it as it is then.
+/// Revokes a key from `at` on; returns the updated key.
 fn revoke_at(c: &Connection, id: &str, at: Timestamp) -> Result<KeyRecord> {
     execute(c, sql::REVOKE_KEY, params![id, at.millis()])?;
     existing(c, id)
 }
 
-/// Replaces the key `id`, which stays valid until `until`, with `new`; returns the old key as it is then. One comes and
-/// one goes, so a wallet with as many keys as it may have can do this, and with all of them at once.
+/// Replaces the key `id`, which stays valid until `until`, with `new`; returns the updated old key. The number of keys does
+/// not grow in the end, so a wallet at its limit can rotate too, and all of its keys at once.
 pub(super) fn rotate(
     c: &Connection,
     id: &str,
@@ -153,7 +153,7 @@ pub(super) fn rotate(
     revoke_at(c, id, until)
 }
 
-/// Deletes some expired login keys; how many.
+/// Deletes some expired login keys; returns how many.
 pub(super) fn purge_logins(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
     execute(c, sql::PURGE_LOGIN_KEYS, [now.millis(), 500])
 }

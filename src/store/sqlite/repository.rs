@@ -1,4 +1,4 @@
-//! The verbs of [`Repository`], each one read or one write with the functions of its subject.
+//! Implements [`Repository`]: each method is one read or one write.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -106,7 +106,7 @@ repository! { self,
         in_steps(|| self.end_reservation(move |c| accounts::refund_open(c, now, 1000))).await
     }
     verify_ledger() -> LedgerReport {
-        // A read for each step: the log cannot be emptied during one.
+        // One read per step: the log cannot be truncated during a read.
         let mut verifier = LedgerVerifier::new();
         loop {
             verifier = match self.read(move |c| verifier.step(c)).await?.finish() {
@@ -134,7 +134,7 @@ repository! { self,
     }
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord> {
         if self.key_by_hash(sha256).await?.is_none() {
-            // A guess, which must not cost a write; or another first use was quicker.
+            // An invalid key must not cost a write; or another first use was faster.
             return self.key_by_hash(hash).await;
         }
         self.write(move |c| keys::adopt(c, &sha256, &hash, &start)).await
@@ -158,7 +158,7 @@ repository! { self,
         Ok(logins + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
     }
     back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup {
-        // Until it has its name: verifying is part of it.
+        // Held until the backup has its name, verification included.
         let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
         let _one = self.backing_up.try_lock().map_err(conflict)?;
         let to = backup::backup_file(&self.path, folder.as_deref(), now);
@@ -176,7 +176,7 @@ repository! { self,
         blocking(move || backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)).await
     }
     compact(retention: Retention, now: Timestamp) -> () {
-        // A minute is over when the sample that follows it would have come.
+        // A minute is complete when the sample after it would have arrived.
         let until = rollup::start(now.millis() - rollup::MINUTE, rollup::MINUTE);
         while self.write(move |c| rollup::roll_up(c, until)).await? {}
         let last = self.expired_at.load(Ordering::Relaxed);
@@ -259,14 +259,14 @@ impl SqliteStore {
         // The readers first: SQLite removes the -wal and -shm files when its last connection closes cleanly.
         self.read_pool.close();
         self.writer.close();
-        // A read that is still under way keeps the lock to its end.
+        // A running read holds the lock until its end.
         if let Some(lock) = self.lock().take() {
             let _ = lock.announce("");
         }
     }
 }
 
-/// Repeats a step until it finds nothing to do, so that no request waits behind thousands of rows; how many there were.
+/// Repeats a step until it changes nothing, so that no request waits for thousands of rows; returns the total.
 async fn in_steps<F: Future<Output = Result<usize>>>(step: impl Fn() -> F) -> Result<usize> {
     let mut total = 0;
     loop {
@@ -277,7 +277,7 @@ async fn in_steps<F: Future<Output = Result<usize>>>(step: impl Fn() -> F) -> Re
     }
 }
 
-/// Work on files that may block.
+/// Runs blocking file operations.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -286,13 +286,13 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
 }
 
-/// The same on a thread of its own that gives way to others where there are fewer processors than work.
+/// The same on a separate thread of lower priority.
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (reply, answer) = tokio::sync::oneshot::channel();
     let thread = move || {
-        // Of the one thread, as Linux has it (setpriority(2), "C library/kernel differences"); elsewhere of the process.
+        // Of this thread only on Linux (setpriority(2), "C library/kernel differences"); elsewhere of the process.
         if cfg!(target_os = "linux") {
             let _ = rustix::process::setpriority_process(None, 10);
         }

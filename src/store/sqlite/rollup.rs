@@ -1,5 +1,5 @@
-//! The hashrate over time: samples are rolled up into minutes, minutes into hours, hours into days, and read back; what
-//! its retention has passed is deleted. All of it in steps of some milliseconds, between which others write.
+//! The hashrate over time: samples are rolled up into minutes, minutes into hours, hours into days; expired rows are
+//! deleted. All in steps of a few milliseconds, between which other writes run.
 //!
 //! A sample holds until the miner's next one, at most a minute, and counts for as long as it held, in the window that it
 //! was measured in. So a mean is weighted by time, hours add up from minutes exactly, and a window without samples has no
@@ -17,26 +17,26 @@ pub(super) const MINUTE: i64 = 60_000;
 pub(super) const HOUR: i64 = 60 * MINUTE;
 pub(super) const DAY: i64 = 24 * HOUR;
 
-/// Samples that one step rolls up, give or take a minute's.
+/// Samples per step, to within those of a minute.
 const STEP_SAMPLES: i64 = 2000;
 /// Miners that one step rolls up.
 const STEP_MINERS: i64 = 32;
-/// Late minutes that one step rolls up again; most lie side by side.
+/// Late minutes per step; most are adjacent.
 const STEP_LATE: i64 = 128;
 /// Rows that one step deletes at most.
 const STEP_DELETED: usize = 1000;
 /// Miners per read of their oldest rows.
 const MINERS: usize = 200;
-/// Rows that one answer may be made from, so that a wallet with ten thousand miners does not hold a connection for long.
+/// Rows read for one response, so that a wallet with ten thousand miners does not use a connection for long.
 const MAX_ROWS: i64 = 500_000;
 
-/// Where the window of this length begins that `at` lies in.
+/// The start of the window of this length that contains `at`.
 pub(super) const fn start(at: i64, length: i64) -> i64 {
     at - at.rem_euclid(length)
 }
 
-/// Notes which minutes are to be rolled up again after a new sample: its own, and that of the one before it, which held
-/// for less time than it seemed.
+/// Marks the minutes to roll up again after a new sample: its own, and that of the previous sample, which now counts for
+/// less time.
 pub(super) fn note_sample(
     c: &Connection,
     worker: i64,
@@ -48,7 +48,7 @@ pub(super) fn note_sample(
     }
     let minute = start(at, MINUTE);
     if !one(c, sql::SELECT_HAS_WINDOW, [worker], value)? {
-        // Nothing is rolled up yet: it was only the first to arrive that is not the first in time.
+        // Nothing is rolled up yet: the first sample to arrive was not the first in time.
         execute(c, sql::SET_ROLLED_UNTIL, [worker, minute.min(rolled_until)])?;
         return Ok(());
     }
@@ -60,8 +60,7 @@ pub(super) fn note_sample(
     Ok(())
 }
 
-/// Rolls up some of the samples before `until`, the start of a minute, and some that came late; `false` where none is
-/// left.
+/// Rolls up some of the samples before `until`, the start of a minute, and some late ones; `false` if none is left.
 pub(super) fn roll_up(c: &Connection, until: i64) -> rusqlite::Result<bool> {
     let unrolled = all(c, sql::SELECT_UNROLLED, [until, STEP_MINERS], pair)?;
     let mut samples = 0;
@@ -76,7 +75,7 @@ pub(super) fn roll_up(c: &Connection, until: i64) -> rusqlite::Result<bool> {
     Ok(!unrolled.is_empty() || roll_up_late(c)?)
 }
 
-/// Rolls up some of the minutes again that samples came late into; `false` where there are none.
+/// Rolls up some minutes with late samples again; `false` if there are none.
 pub(super) fn roll_up_late(c: &Connection) -> rusqlite::Result<bool> {
     let late = all(c, sql::SELECT_LATE_MINUTES, [STEP_LATE], pair)?;
     let same_hour =
@@ -94,8 +93,8 @@ fn pair(row: &Row<'_>) -> rusqlite::Result<(i64, i64)> {
     Ok((row.get(0)?, row.get(1)?))
 }
 
-/// Rolls up a miner's samples from `from` on: those of one hour at most, and before `until`. Returns up to where, and how
-/// many samples that were.
+/// Rolls up a miner's samples from `from` on: those of one hour at most, and before `until`. Returns the end of the
+/// rolled-up range and the number of samples.
 fn roll_up_worker(
     c: &Connection,
     worker: i64,
@@ -107,7 +106,7 @@ fn roll_up_worker(
         return Ok((until, 0));
     };
     let (minute, hour, day) = (start(begin, MINUTE), start(begin, HOUR), start(begin, DAY));
-    // Not so many that the step takes long, but a minute at least.
+    // A limited number, but at least a minute.
     let many = first(
         c,
         sql::SELECT_SAMPLE_FROM,
@@ -125,7 +124,7 @@ fn roll_up_worker(
     ))
 }
 
-/// The hashrate of a wallet from `since` on, at most `limit` points; `None` where there is no account.
+/// The hashrate of a wallet from `since` on, at most `limit` points; `None` without an account.
 pub(super) fn read(
     c: &Connection,
     wallet: &Wallet,
@@ -174,10 +173,10 @@ pub(super) fn read(
     Ok(Some(points))
 }
 
-/// The moments before which samples, minutes, hours and days are deleted.
+/// The times before which samples, minutes, hours and days are deleted.
 ///
-/// Each is where the next coarser window begins: a sample that comes late, but is young enough to be stored, never finds
-/// half of the samples of its minute, half of the minutes of its hour, or half of the hours of its day.
+/// Each is the start of a window of the next coarser step, so that a late sample that is still accepted never finds its
+/// minute, hour or day partly deleted.
 #[derive(Clone, Copy)]
 pub(super) struct Cutoffs([i64; 4]);
 

@@ -1,4 +1,4 @@
-//! What every statement shares: how it is run, SQLite's errors, and the values in its rows.
+//! Helpers of all statements: running them, SQLite's errors, and values in rows.
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row};
 
@@ -6,7 +6,7 @@ use super::OpenError;
 use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 use crate::store::StoreError;
 
-/// What the machine or another program does to the file is a fault of the storage; the rest is a bug of ours.
+/// Errors caused by the machine or another program are storage faults; all others are bugs.
 impl From<r2d2::Error> for StoreError {
     fn from(error: r2d2::Error) -> Self {
         Self::Unavailable(error.to_string())
@@ -37,7 +37,7 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// For a server that is running: whatever kept a file from being opened, it can be tried again.
+/// For a running server: a file that cannot be opened is a temporary fault.
 impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
         match error {
@@ -47,7 +47,7 @@ impl From<OpenError> for StoreError {
     }
 }
 
-/// Runs a statement; how many rows it changed.
+/// Runs a statement; returns the number of changed rows.
 pub(super) fn execute(c: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
     c.prepare_cached(sql)?.execute(params)
 }
@@ -87,12 +87,12 @@ pub(super) fn value<T: rusqlite::types::FromSql>(row: &Row<'_>) -> rusqlite::Res
     row.get(0)
 }
 
-/// A value in the file that is not what we would have written there.
+/// A value that this program would not have written.
 pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
 }
 
-/// A count or a limit as SQLite takes it.
+/// A count or a limit as an SQLite integer.
 pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -116,7 +116,7 @@ pub(super) fn maybe_time_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Op
     Ok(millis.map(Timestamp::from_millis))
 }
 
-/// A unit as the file has it.
+/// A unit as stored.
 pub(super) const fn code(unit: HashrateUnit) -> i64 {
     match unit {
         HashrateUnit::GradientsPerHour => 0,

@@ -51,15 +51,15 @@ statements! {
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
 
     // answers stored for an Idempotency-Key; the column principal holds the scope
-    SELECT_ONCE = "SELECT request, status, answer FROM idempotency WHERE key = ?1 AND expires_at > ?2";
+    SELECT_RESPONSE = "SELECT request, status, answer FROM idempotency WHERE key = ?1 AND expires_at > ?2";
     SELECT_IDEMPOTENCY_USAGE = "SELECT coalesce((SELECT row_count FROM idempotency_usage WHERE scope = ?1), 0),
                                 coalesce((SELECT bytes FROM idempotency_usage WHERE scope = ?1), 0),
                                 (SELECT bytes FROM idempotency_usage WHERE scope = 0)";
-    SELECT_OLDEST_ONCE = "SELECT expires_at FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1";
-    DELETE_ONCE = "DELETE FROM idempotency WHERE key = ?1";
-    INSERT_ONCE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    PURGE_ONCE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
-    PURGE_ONCE_OF_SCOPE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)";
+    SELECT_OLDEST_EXPIRY = "SELECT expires_at FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1";
+    DELETE_RESPONSE = "DELETE FROM idempotency WHERE key = ?1";
+    INSERT_RESPONSE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    PURGE_RESPONSES = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    PURGE_RESPONSES_OF_SCOPE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)";
 
     // telemetry
     INSERT_SAMPLE = "INSERT INTO mining_stats (worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
@@ -144,7 +144,7 @@ statements! {
     INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
     SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
     ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1";
-    // Of the miners that are active, or where none is of the newest, those with the newest one's unit: unlike units are not added up.
+    // Of the active miners, or the newest if none is, those with the newest one's unit: different units are not added up.
     SELECT_MINER = "SELECT u.total_earnings, n.recorded_at, n.unit, n.network_difficulty, sum(c.hashrate), max(c.gpu_temperature), avg(c.uptime_percentage),
                     CAST((SELECT sum(CAST(blocks_found AS REAL)) FROM workers WHERE wallet = ?1) AS INTEGER)
                     FROM users u

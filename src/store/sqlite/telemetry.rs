@@ -1,5 +1,4 @@
-//! What miners measure and earn: samples with what is derived from them, earnings with their credits, and the figures that
-//! are read of them.
+//! Samples and earnings of miners, the values derived from them, and the queries over them.
 
 use rusqlite::{Connection, Row, params};
 
@@ -18,7 +17,7 @@ pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Resu
         new: 0,
         first: false,
     };
-    // A batch nearly always is one wallet's.
+    // A batch is nearly always of one wallet.
     for of_wallet in samples.chunk_by(|a, b| a.wallet == b.wallet) {
         let wallet = of_wallet[0].wallet;
         accounts::ensure(c, &wallet, now)?;
@@ -28,12 +27,12 @@ pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Resu
             recorded.new += usize::from(insert(c, sample)?);
         }
     }
-    // So that the next read shows those that came late, unless they are very many.
+    // So that the next read includes late samples, unless there are very many.
     rollup::roll_up_late(c)?;
     Ok(recorded)
 }
 
-/// Stores one sample with all that follows from it; `false` where it is stored already.
+/// Stores one sample and updates derived rows; `false` if it is stored already.
 fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
     let (at, unit) = (sample.recorded_at.millis(), code(sample.unit));
     let (wallet, worker) = (sample.wallet.as_str(), &sample.worker);

@@ -1,8 +1,8 @@
-//! Whether the whole ledger adds up, checked in short steps.
+//! Verifies the whole ledger, in short steps.
 //!
-//! Each step is a read of its own, so that no reader holds the write-ahead log for the time of all of them. What must agree
-//! is read in one statement: a wallet's balance with its entries, the totals with all balances, a reservation with its
-//! entries. So every answer is right while others write.
+//! Each step is a separate read, so that the write-ahead log can be truncated in between. Values that must agree are read
+//! in one statement: a wallet's balance and its entries, the totals and all balances, a reservation and its entries. So the
+//! result is correct under concurrent writes.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ enum Next {
 impl LedgerVerifier {
     /// Rows of a step at most.
     const ROWS: i64 = 1000;
-    /// After this time a step ends with the row it is at.
+    /// A step ends at the first row after this time.
     const TIME: Duration = Duration::from_millis(50);
     /// Errors in a report at most.
     const MAX_ERRORS: usize = 100;
@@ -51,7 +51,7 @@ impl LedgerVerifier {
         }
     }
 
-    /// The report, once everything was checked.
+    /// The report, when everything is checked.
     pub(super) fn finish(self) -> Result<LedgerReport, Self> {
         match self.next {
             Next::Done => Ok(self.report),
@@ -81,7 +81,7 @@ impl LedgerVerifier {
         Ok(self)
     }
 
-    /// Checks rows whose first column comes after `after`; the last of them, where there may be more.
+    /// Checks the rows with a first column after `after`; returns the last of them, if there may be more.
     fn check_rows<K: FromSql + ToSql>(
         &mut self,
         c: &Connection,

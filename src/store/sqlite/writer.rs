@@ -1,4 +1,4 @@
-//! The one thread that writes.
+//! The writer thread.
 //!
 //! It owns the only connection that may change the file. Jobs queue in memory; the thread takes whatever is queued, runs
 //! it in one transaction, each job in a savepoint of its own, commits once (one fsync, `synchronous=FULL`), and only then
@@ -29,9 +29,9 @@ use crate::store::{Change, Observers, Result, StoreError};
 /// How a job is queued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Priority {
-    /// Refused when the queue is full, or the storage at fault.
+    /// Refused if the queue is full or the storage has a fault.
     Normal,
-    /// Has capacity of its own: what ends a reservation must get in however many want to begin one.
+    /// Has its own capacity: ending a reservation must succeed under any load of new ones.
     Settlement,
 }
 
@@ -52,9 +52,9 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Box<dyn Job>>,
     copy: Option<CopyRequest>,
-    /// Why normal writes are refused, where the storage is at fault.
+    /// Why normal writes are refused, if the storage has a fault.
     fault: Option<StoreError>,
-    /// When the thread began its present work; `None` while it is idle.
+    /// When the thread started its current group; `None` while it is idle.
     began: Option<Instant>,
     closed: bool,
 }
@@ -68,7 +68,7 @@ struct CopyRequest {
     reply: oneshot::Sender<Result<()>>,
 }
 
-/// What the thread has beside its connection.
+/// The state of the thread besides its connection.
 struct Tools {
     wal: Wal,
     health: StorageHealth,
@@ -79,10 +79,10 @@ impl Writer {
     pub(super) const CAPACITY: usize = 4096;
     /// Further capacity for jobs that end a reservation.
     const SETTLEMENT_CAPACITY: usize = 4096;
-    /// Jobs in one transaction at most, so that the first of a group does not wait for thousands.
+    /// The maximum of jobs per transaction, so that the first of a group does not wait for thousands.
     const GROUP: usize = 512;
 
-    /// Starts the thread on `connection`, whose log is the file `wal`.
+    /// Starts the thread on `connection`; `wal` is its log file.
     pub(super) fn start(
         connection: Connection,
         wal: PathBuf,
@@ -117,8 +117,8 @@ impl Writer {
 
     /// Queues `work` and waits until it is committed, refused or failed. The work goes on if the caller is dropped.
     ///
-    /// `change` is what observers are notified of; the writing thread does that, as the caller may be gone by the time of
-    /// the commit.
+    /// `change` returns the change for observers; the writer thread notifies them, as the caller may be dropped before the
+    /// commit.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         priority: Priority,
@@ -161,12 +161,12 @@ impl Writer {
         self.shared.alive.load(Ordering::Acquire) && self.shared.lock().fault.is_none()
     }
 
-    /// How long the thread has been at one group of writes or one step of a copy; `None` while it is idle.
+    /// How long the thread has been busy with one group of writes or one step of a copy; `None` while it is idle.
     pub(super) fn busy_for(&self) -> Option<Duration> {
         self.shared.lock().began.map(|began| began.elapsed())
     }
 
-    /// Refuses further jobs, finishes those that wait, closes the connection.
+    /// Refuses further jobs, completes the queued ones, closes the connection.
     pub(super) fn close(&self) {
         self.shared.lock().closed = true;
         self.shared.filled.notify_one();
@@ -219,8 +219,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The next group, and the copy that is to be made after it: not only when no job waits, as there may never be such a
-    /// moment. An empty group is to probe whether a fault is over. `None` once the queue is closed and empty.
+    /// The next group, and the copy to advance after it; the copy does not wait for an empty queue, as there may never be
+    /// one. An empty group probes whether a fault is over. `None` when the queue is closed and empty.
     fn next(&self) -> Option<(Group, Option<CopyRequest>)> {
         let mut queue = self.lock();
         queue.began = None;
@@ -252,7 +252,7 @@ impl Shared {
             }
         }
         self.alive.store(false, Ordering::Release);
-        // Everything is in the main file when the last connection closes; doing it here reports what goes wrong.
+        // Closing the last connection checkpoints too; doing it here reports errors.
         if let Err(error) = connection.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
             log::warn!("the write-ahead log was not emptied at the end: {error}");
         }
@@ -269,7 +269,7 @@ impl Shared {
         }
         let started = Instant::now();
         let health = &mut tools.health;
-        // Before it, so that nothing is written into a file that is gone, and after it, so that nothing is acknowledged.
+        // Before the commit, so that nothing is written to a deleted file, and after it, so that nothing is acknowledged.
         let committed = health
             .check_file()
             .and_then(|()| commit(c, &mut group))
@@ -293,7 +293,7 @@ impl Shared {
         }
     }
 
-    /// The jobs of a group that may be tried; the others were queued before a fault was met.
+    /// The jobs of a group that may run; the others were queued before a fault.
     fn admit(&self, group: Group) -> Group {
         let Some(fault) = self.lock().fault.clone() else {
             return group;
@@ -307,7 +307,7 @@ impl Shared {
         settlements
     }
 
-    /// Accepts normal writes again where a fault is over; whether there is none.
+    /// Accepts normal writes again if a fault is over; returns whether there is none.
     fn check_recovery(&self, c: &Connection, tools: &mut Tools) -> bool {
         let recovered = tools.health.recovered(c);
         if recovered {

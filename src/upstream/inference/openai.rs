@@ -1,5 +1,5 @@
 //! The wire format of OpenAI's API: a chat completion, answered by one JSON object or by a stream of chunks, of which the
-//! text, the end and the usage are read. What else a chunk holds is relayed as it came.
+//! text, the end and the usage are read. Everything else in a chunk is relayed unchanged.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub(crate) struct Usage {
     pub(crate) completion_tokens: u64,
 }
 
-/// What matters of a chunk of a stream, or of a whole completion.
+/// The members that are read of a chunk, or of a whole completion.
 #[derive(Deserialize)]
 pub(in crate::upstream) struct Chunk {
     error: Option<Value>,
@@ -126,8 +126,8 @@ impl Chunk {
     }
 }
 
-/// The choices of a stream by their index, and which of them have finished: a stream whose choices all have is whole, also
-/// where no `[DONE]` follows (`transformers serve` sends none).
+/// The choices of a stream by index, and whether each is finished: a stream is complete when all are, even without a
+/// `[DONE]` (`transformers serve` sends none).
 #[derive(Default, Debug)]
 pub(in crate::upstream) struct Choices(BTreeMap<u64, bool>);
 

@@ -1,5 +1,5 @@
-//! Copies the database between the writes of others. SQLite's online backup begins anew when anybody but its own
-//! connection writes, and a copy by a reader would keep the log from being emptied all the while.
+//! Copies the database between other writes. SQLite's online backup restarts when another connection writes, and a copy
+//! within one read transaction would keep the log from being truncated.
 
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -17,20 +17,19 @@ use crate::store::{Result, StoreError};
 /// Pages per step. With other writes queued there is one step per group, so that the copy does not delay them; otherwise
 /// steps follow each other directly.
 const STEP_PAGES: i32 = 16;
-/// Steps after which the kernel is asked to write what was copied: one flush of everything at the end would keep the
-/// log waiting for the disk.
+/// Steps between two requests to the kernel to write the copy: one flush of everything at the end would delay commits.
 const FLUSH_STEPS: u64 = 16;
 /// How long a step that another program's lock blocks is retried.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
-    /// Copies step by step into an empty file; whatever is queued meanwhile goes first.
+    /// Copies step by step into an empty file; queued writes run first.
     pub(super) fn copy(&self, c: &Connection, tools: &mut Tools, to: &Path) -> Result<()> {
         let failed = |error: std::io::Error| StoreError::Unavailable(error.to_string());
         let file = File::open(to).map_err(failed)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut copy = Connection::open_with_flags(to, flags)?;
-        // A copy that is not complete has no name and is thrown away: it needs no journal, and is flushed at its end.
+        // An incomplete copy is discarded: it needs no journal, and is flushed at its end.
         copy.pragma_update(None, "journal_mode", "off")?;
         copy.pragma_update(None, "synchronous", "off")?;
         let backup = Backup::new(c, &mut copy)?;
@@ -55,7 +54,7 @@ impl Shared {
                 let length = file.metadata().map_or(flushed, |about| about.len());
                 let grown = NonZeroU64::new(length.saturating_sub(flushed));
                 if grown.is_some() {
-                    // A wish only. The flush at the end is the one that counts.
+                    // Best effort; the flush at the end is the one that matters.
                     let _ = fadvise(&file, flushed, grown, Advice::DontNeed);
                     flushed = length;
                 }

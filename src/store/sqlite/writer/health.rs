@@ -1,7 +1,7 @@
-//! What the writer does about a fault of the storage.
+//! How the writer handles storage faults.
 //!
-//! From the first write that meets one, normal writes are refused at once and those that end a reservation are still
-//! tried. Now and then it is probed whether a write can be done again; no request is needed for that.
+//! From the first failed write on, normal writes are refused immediately; those that end a reservation are still tried.
+//! Periodic probes detect the recovery, without any request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,9 +23,9 @@ pub(in super::super) struct StorageHealth {
 impl StorageHealth {
     /// Between two probes.
     pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-    /// For a lock that another program holds. All writes wait behind the one that does.
+    /// Waiting time for another program's lock; all other writes wait behind it.
     pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-    /// The same while it is known to be held.
+    /// The same while the lock is known to be held.
     const PROBE_TIMEOUT: Duration = Duration::from_millis(20);
 
     pub(in super::super) fn new(
@@ -42,7 +42,7 @@ impl StorageHealth {
         })
     }
 
-    /// Refuses what must not be written or acknowledged, as the file has lost its name.
+    /// An error if the file was deleted or replaced, so that nothing may be written or acknowledged.
     pub(super) fn check_file(&self) -> Result<()> {
         match self.lock.fault() {
             None => Ok(()),
@@ -50,16 +50,17 @@ impl StorageHealth {
         }
     }
 
-    /// A write met `fault`; whether the next one does too, so that writes are refused until [`StorageHealth::recovered`].
+    /// Records that a write failed with `fault`; returns whether it persists, so that writes are refused until
+    /// [`StorageHealth::recovered`].
     pub(super) fn record_failure(&mut self, c: &Connection, fault: &StoreError) -> bool {
-        // What is written besides pages fails with "I/O error" on a full disk.
+        // Writes other than of pages fail with "I/O error" on a full disk.
         let full = *fault == StoreError::Full || self.ballast.disk_is_full();
         if full && self.ballast.give_up() {
             log::warn!("the ballast was given up: its space is for what ends reservations");
-            // What is in the log goes to its place, so that the log can be written from its start again.
+            // A checkpoint, so that the log can be reused from its start.
             let _ = c.query_row(sql::CHECKPOINT, [], |_| Ok(()));
         } else if let StoreError::Damaged(_) = fault {
-            // A damaged page is not cached: it may be read better the next time.
+            // A damaged page is not cached: the next read may succeed.
             let _ = c.execute_batch(sql::FORGET_PAGES);
         }
         if self.failing_since.is_some() {
@@ -75,7 +76,7 @@ impl StorageHealth {
         true
     }
 
-    /// Whether a write can be done, where it is time to probe; without a fault it can.
+    /// Whether writes work, by a probe if one is due; without a fault they do.
     pub(super) fn recovered(&mut self, c: &Connection) -> bool {
         let Some(since) = self.failing_since else {
             self.ballast.keep();
@@ -103,13 +104,13 @@ impl StorageHealth {
         if written == Err(StoreError::Full) {
             self.ballast.give_up();
         }
-        // Counted from the end, so that this does not keep a slow disk busy.
+        // Counted from the end of the probe, so that probes do not keep a slow disk busy.
         self.next_probe = Instant::now() + Self::PROBE_INTERVAL;
         written.is_ok()
     }
 }
 
-/// A write that goes all the way to the disk and changes nothing.
+/// A synced write that changes nothing.
 fn probe(c: &Connection) -> rusqlite::Result<()> {
     let attempt = Transaction::new_unchecked(c, TransactionBehavior::Immediate)?;
     let version: i64 = attempt.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -117,7 +118,7 @@ fn probe(c: &Connection) -> rusqlite::Result<()> {
     attempt.commit()
 }
 
-/// The fault of the storage that a group of writes met, or that one of them met and the others did not.
+/// The storage fault of a group of writes, or of a single one among them.
 pub(super) fn fault_of(committed: &Result<()>, group: &[Box<dyn Job>]) -> Option<StoreError> {
     use StoreError::{Damaged, Full, Unavailable};
     match committed {

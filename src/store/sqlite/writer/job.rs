@@ -40,7 +40,7 @@ pub(super) fn commit(c: &Connection, group: &mut [Box<dyn Job>]) -> Result<()> {
     };
     let outcome = run();
     if outcome.is_err() && !c.is_autocommit() {
-        // Nothing more can be done where even this fails; the next BEGIN will fail too.
+        // If this fails too, so will the next BEGIN, which reports it.
         let _ = execute(c, "ROLLBACK", []);
     }
     outcome
@@ -51,9 +51,9 @@ pub(super) trait Job: Send {
     fn priority(&self) -> Priority;
     /// Does the work; an error is rolled back.
     fn run(&mut self, c: &Connection) -> Result<()>;
-    /// What went wrong in it.
+    /// Its error.
     fn failure(&self) -> Option<&StoreError>;
-    /// Notifies the observers, then the caller; `committed` is how the whole group ended.
+    /// Notifies the observers, then the caller; `committed` is the result of the group.
     fn answer(self: Box<Self>, committed: &Result<()>, observers: &Observers);
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Typed<F, T> {
     pub(super) priority: Priority,
     pub(super) work: Option<F>,
     pub(super) outcome: Option<Result<T>>,
-    /// What its outcome changed, for observers.
+    /// The change for observers.
     pub(super) change: fn(&T) -> Option<Change>,
     pub(super) reply: oneshot::Sender<Result<T>>,
 }
@@ -101,7 +101,7 @@ where
         if let Some(change) = answer.as_ref().ok().and_then(self.change) {
             observers.each(|observer| observer.changed(&change));
         }
-        // The caller may have left; its work is done all the same.
+        // The caller may have been dropped; the work is done anyway.
         let _ = self.reply.send(answer);
     }
 }
