@@ -158,7 +158,7 @@ struct ClassLimiter {
     rate: Rate,
     policy: HeaderValue,
     limiter: RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>,
-    /// A copy of the limiter's quota, which it does not expose.
+    /// The buckets of the limiter, which does not expose them.
     buckets: Buckets,
 }
 
