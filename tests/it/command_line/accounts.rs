@@ -110,7 +110,7 @@ fn a_wrong_amount_is_refused_with_what_would_be_right() {
         assert_eq!(code, 2);
         stderr
     };
-    assert!(run("-5").contains("must be more than 0; `credits take` takes"));
+    assert!(run("-5").contains("must be more than 0; use `credits take`"));
     assert!(run("1e3").contains("must be a plain decimal number of credits"));
     assert!(run("0.0000001").contains("a millionth of a credit is the smallest amount"));
 }
