@@ -99,12 +99,14 @@ struct Keys<K> {
 pub(crate) async fn list(ctx: Context) -> Result {
     let principal = ctx.principal()?;
     let parameters = ctx.parameters(&["wallet_address", "limit", "cursor"])?;
+    let named = parameters.get("wallet_address").map(Wallet::parse);
+    let named = named
+        .transpose()
+        .map_err(|detail| ApiError::wallet("wallet_address", detail))?;
     // The R3MES backend's path names the wallet in it.
-    let wanted = match parameters.get("wallet_address").map(Wallet::parse) {
-        _ if !ctx.path_param.is_empty() => Some(ctx.wallet()?),
-        Some(Err(detail)) => return Err(ApiError::wallet("wallet_address", detail)),
-        Some(Ok(wallet)) => Some(wallet),
-        None => None,
+    let wanted = match ctx.path_param.is_empty() {
+        true => named,
+        false => Some(ctx.wallet()?),
     };
     let wallet = match principal.is_admin() {
         true => wanted,

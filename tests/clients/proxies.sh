@@ -61,7 +61,7 @@ ask() {
     -o "$scratch/answer" -D "$scratch/head" -w '%{http_code} %{http_version}' "https://edge.example:$port$1" "${@:2}"
 }
 is() { [ "$1" = "$2" ] || { cat "$scratch/log" "$scratch/answer"; fail "$name: $3: $1 instead of $2"; }; }
-received() { grep -qF -- "$1" "$scratch/answer" || { cat "$scratch/answer"; fail "$name: $1 is not in the answer"; }; }
+contains() { grep -qF -- "$1" "$scratch/answer" || { cat "$scratch/answer"; fail "$name: $1 is not in the answer"; }; }
 
 # listening PID: waits until the proxy answers.
 listening() {

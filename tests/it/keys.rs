@@ -483,6 +483,10 @@ async fn the_r3mes_backends_own_paths_do_the_same() {
         .expect(200);
     assert_eq!(listed["keys"][0]["name"], "sdk");
     caller
+        .get(&format!("/api-keys/list/{W1}?wallet_address="))
+        .await
+        .refused(400, "invalid_wallet_address");
+    caller
         .get(&format!("/api-keys/list/{W2}"))
         .await
         .refused(403, "forbidden");

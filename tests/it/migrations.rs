@@ -88,8 +88,8 @@ async fn a_database_is_checked_beside_its_server_and_what_is_wrong_is_named() {
     let (code, text) = edge(&database, &["db", "check"]);
     assert_eq!(code, 1);
     for found in [
-        "lacks: CREATE INDEX idx_ledger_wallet",
-        "not ours: CREATE TABLE theirs",
+        "missing in the schema: CREATE INDEX idx_ledger_wallet",
+        "unexpected in the schema: CREATE TABLE theirs",
         "a row of late_minutes refers",
         "the balance is 3.000001",
     ] {
