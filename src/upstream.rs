@@ -1,4 +1,4 @@
-//! Calls to other programs over HTTP: inference servers, the chain, the miner. Each has an [`Endpoint`]: one pooled client,
+//! Calls to other programs over HTTP: inference servers, the chain, the miner. Each has an `Endpoint`: one pooled client,
 //! a breaker, and a deadline and a size limit on everything that is read.
 //!
 //! No client headers are passed on, redirects are not followed, and a connection with an invalid certificate is refused.
