@@ -25,7 +25,7 @@ mod verify;
 mod writer;
 
 pub use backup::{back_up, backup_file, backups, prune_backups, restore, verify_backup};
-pub use check::{Check, check_database, quick_check};
+pub use check::{Check, check_database};
 pub use connections::{OpenError, SCHEMA_VERSION};
 pub(crate) use import::{ImportSource, ImportTransaction};
 pub use read_only::LedgerExport;

@@ -9,7 +9,7 @@ use super::connections::{self, OpenError};
 use super::{sql, stable_read, verify};
 use crate::store::{LedgerReport, real_path};
 
-/// The result of [`check_database`] or [`quick_check`].
+/// The result of [`check_database`].
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Check {
     /// The schema version.
@@ -34,32 +34,13 @@ impl Check {
 /// If the file is not an r3mes-edge database, has another version or cannot be read; [`OpenError::Changing`] if others
 /// changed it too often. Errors in the database are in the result.
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
-    check(database, true)
-}
-
-/// A shorter [`check_database`], without index contents and foreign keys.
-///
-/// # Errors
-/// As [`check_database`].
-pub fn quick_check(database: &Path) -> Result<Check, OpenError> {
-    check(database, false)
-}
-
-fn check(database: &Path, everything: bool) -> Result<Check, OpenError> {
     let database = &real_path(database);
     stable_read::read(database, |c| {
         let version = connections::check_version(c, database)?;
-        let integrity = if everything {
-            sql::INTEGRITY_ALL
-        } else {
-            sql::INTEGRITY_QUICK
-        };
-        let mut errors = texts(c, integrity)?;
+        let mut errors = texts(c, sql::INTEGRITY_ALL)?;
         errors.retain(|error| error != "ok");
         errors.extend(schema_differences(c)?);
-        if everything {
-            errors.extend(broken_references(c, 100)?);
-        }
+        errors.extend(broken_references(c, 100)?);
         Ok(Check {
             version,
             mistakes: errors,

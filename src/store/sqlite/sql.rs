@@ -225,5 +225,4 @@ pub(super) const CHECK_REFERENCES: &str = "PRAGMA foreign_key_check";
 pub(super) const IS_EMPTY: &str = "SELECT count(*) = 0 FROM sqlite_schema";
 pub(super) const SCHEMA: &str =
     "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
-pub(super) const INTEGRITY_QUICK: &str = "PRAGMA quick_check(100)";
 pub(super) const INTEGRITY_ALL: &str = "PRAGMA integrity_check(100)";
