@@ -1,5 +1,7 @@
 //! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, breakers.
 
+use std::sync::atomic::Ordering;
+
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,7 +46,7 @@ pub(crate) async fn health(ctx: Context) -> Result {
     let (ready, draining, chain_halted) = (
         app.store.is_ready(),
         app.shutdown.is_draining(),
-        app.is_chain_halted(),
+        app.chain_halted.load(Ordering::Acquire),
     );
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
     let closed = breakers
