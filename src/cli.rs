@@ -31,11 +31,12 @@ mod settings;
 mod statics;
 
 use std::fmt::Display;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use r3mes_edge::config::Listen;
+use r3mes_edge::config::{ConfigError, Listen};
 use r3mes_edge::store::{LockError, OpenError, StoreError};
 
 use self::settings::{HERE, SYSTEM, Settings};
@@ -219,6 +220,12 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
         Self::Failed(format!("unexpected response: {error}"))
@@ -244,65 +251,47 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The maximum of worker threads; on a machine with many cores the rest is left to the miner.
-const MOST_WORKERS: usize = 8;
-/// The maximum of blocking threads: for scans, at most one per read connection, copies and name resolution.
-const MOST_BLOCKING: usize = 64;
-
-fn workers() -> usize {
-    let cores = std::thread::available_parallelism();
-    cores.map_or(1, std::num::NonZero::get).min(MOST_WORKERS)
-}
-
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
     // clap ends the process itself, with 2, where the arguments are wrong.
     let cli = Cli::parse();
-    memory::limit_heaps(workers() + 1);
+    // On a machine with many cores the rest is left to the miner.
+    let cores = std::thread::available_parallelism();
+    let workers = cores.map_or(1, NonZero::get).min(8);
+    memory::limit_heaps(workers + 1);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers())
-        .max_blocking_threads(MOST_BLOCKING)
+        .worker_threads(workers)
+        // For scans, at most one per read connection, copies and name resolution.
+        .max_blocking_threads(64)
         .enable_all()
         .build();
-    let done = runtime
-        .map_err(|error| Failure::Failed(format!("no threads to run on: {error}")))
-        .and_then(|runtime| {
-            let done = runtime.block_on(execute(cli));
-            // Dropping it would wait for blocked threads, such as the system's resolver while no name server answers.
-            runtime.shutdown_background();
-            done
-        });
+    let done = runtime.map_err(failed).and_then(|runtime| {
+        let done = runtime.block_on(execute(cli));
+        // Dropping it would wait for blocked threads, such as the system's resolver while no name server answers.
+        runtime.shutdown_background();
+        done
+    });
     // Before the output below.
     logging::flush();
     match done.and_then(|()| output::all_written()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::ReaderClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            if failure.code() != 0 {
-                eprintln!("r3mes-edge: {failure}");
-            }
+            output::note(format_args!("r3mes-edge: {failure}"));
             ExitCode::from(failure.code())
         }
     }
 }
 
 async fn execute(cli: Cli) -> Result<(), Failure> {
-    let Cli {
-        global,
-        json,
-        command,
-    } = cli;
-    let settings = || {
-        let mut settings = settings::load(&global)?;
-        settings.resolve();
-        Ok::<_, Failure>(settings)
-    };
+    let (global, json) = (&cli.global, cli.json);
+    let settings = || Ok::<_, Failure>(settings::load(global)?.resolve());
     // For commands that create no database.
-    let existing = || with_database(settings()?, global.database.is_some());
-    match command.unwrap_or(Command::Serve) {
+    let existing = || settings().and_then(with_database);
+    match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(settings()?).await,
         // These two load the configuration themselves: there is none yet, or it is wrong.
-        Command::Init(args) => init::run(&args, &global, json).await,
-        Command::Config(command) => config::run(&command, &global, json),
+        Command::Init(args) => init::run(&args, global, json).await,
+        Command::Config(command) => config::run(&command, global, json),
         Command::Keys(command) => keys::run(command, &existing()?.config, json).await,
         Command::Users(command) => requests::users(command, &existing()?.config, json).await,
         Command::Credits(command) => requests::credits(command, &existing()?.config, json).await,
@@ -319,15 +308,15 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Restore { file } => backup::run_restore(&settings()?.config, &file, json).await,
         Command::Db(command) => db::run(&command, &existing()?, json).await,
         Command::Doctor => doctor::run(&settings()?, json).await,
-        Command::Metrics(command) => statics::metrics(&command, json),
         Command::Breaker(command) => requests::breakers(command, &existing()?.config, json).await,
+        Command::Metrics(command) => statics::metrics(&command, json),
         Command::Completions { shell } => statics::completions(shell, Cli::command(), json),
         Command::Version => statics::version(json),
     }
 }
 
-/// Refuses a database that does not exist; `named` is whether a flag names it.
-fn with_database(settings: Settings, named: bool) -> Result<Settings, Failure> {
+/// Refuses a database that does not exist.
+fn with_database(settings: Settings) -> Result<Settings, Failure> {
     let database = &settings.config.database;
     if database.exists() {
         return Ok(settings);
@@ -337,7 +326,7 @@ fn with_database(settings: Settings, named: bool) -> Result<Settings, Failure> {
         path.display().to_string()
     };
     let origin = match &settings.file {
-        _ if named => String::new(),
+        _ if settings.global.database.is_some() => String::new(),
         Some(file) => format!(" (configured in {})", absolute(file)),
         None => format!(
             " (and no configuration names another: neither {} nor {SYSTEM} exists)",

@@ -3,21 +3,22 @@
 //! command that creates a new one, `keys create --admin`.
 
 use std::fmt::Display;
-use std::fs::{Metadata, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use r3mes_edge::auth::{KeyRecord, KeyRequest, PlainKey, Scope, Scopes};
-use r3mes_edge::model::Timestamp;
-use r3mes_edge::store::StoreError;
 use r3mes_edge::{Clock, Repository, SqliteStore};
 
 use super::output::note;
 use super::{Failure, failed, files};
 
-/// Where the admin key of `database` is stored.
+/// How to make a server reload the file; it adopts a new key.
+pub(super) const RELOAD: &str =
+    "start the server or send it SIGHUP (a service: systemctl reload r3mes-edge)";
+
+/// The admin key file of `database`.
 pub(super) fn path(database: &Path) -> PathBuf {
     database.with_added_extension("admin-key")
 }
@@ -33,7 +34,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(database: &Path, is_refused: bool, what: &str) -> Self {
+    pub(super) fn new(database: &Path, is_refused: bool, what: impl Display) -> Self {
         let whole = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
         Self {
             is_refused,
@@ -45,94 +46,80 @@ impl Problem {
         }
     }
 
-    fn unread(database: &Path, error: &std::io::Error) -> Self {
+    fn unchecked(database: &Path, error: impl Display) -> Self {
+        Self::new(database, false, format!("was not checked: {error}"))
+    }
+}
+
+/// The key in the file, and the file's metadata.
+pub(super) fn read(database: &Path) -> Result<(PlainKey, Metadata), Problem> {
+    read_file(&path(database)).map_err(|error| {
         let is_refused = error.kind() != ErrorKind::NotFound;
-        Self::new(database, is_refused, &format!("cannot be read: {error}"))
-    }
-
-    fn unchecked(database: &Path, error: &dyn Display) -> Self {
-        Self::new(database, false, &format!("was not checked: {error}"))
-    }
+        Problem::new(database, is_refused, format!("cannot be read: {error}"))
+    })
 }
 
-/// How to make a server reload the file; it adopts a new key.
-pub(super) const RELOAD: &str =
-    "start the server or send it SIGHUP (a service: systemctl reload r3mes-edge)";
-
-/// The status of a key in the database.
-pub(super) enum KeyState {
-    /// A valid admin key: its id and expiry.
-    Valid(String, Option<Timestamp>),
-    Unknown,
-    /// Not valid; why.
-    Refused(&'static str),
-}
-
-impl KeyState {
-    fn of(record: Option<KeyRecord>) -> Self {
-        let now = Clock::default().now();
-        match record {
-            None => Self::Unknown,
-            Some(key) if key.is_revoked(now) => Self::Refused("it was revoked or replaced"),
-            Some(key) if key.is_expired(now) => Self::Refused("it has expired"),
-            Some(key) if !key.scopes.contains(Scope::Admin) => {
-                Self::Refused("it is not an admin key")
-            }
-            Some(key) => Self::Valid(key.id.clone(), key.ends_at()),
-        }
-    }
-
-    /// The error of a file with such a key.
-    pub(super) fn check(&self, database: &Path) -> Result<(), Problem> {
-        let (is_refused, what) = match self {
-            Self::Valid(_, None) => return Ok(()),
-            Self::Valid(_, Some(end)) => (false, format!("works until {end} only")),
-            Self::Unknown => (
-                false,
-                format!(
-                    "is not known to the database; if the file has mode 0600 and the database's owner, {RELOAD}, and it adopts the key"
-                ),
-            ),
-            Self::Refused(why) => (true, format!("does not work: {why}")),
-        };
-        Err(Problem::new(database, is_refused, &what))
-    }
-}
-
-/// The admin key of `database`.
-pub(super) fn read(database: &Path) -> Result<PlainKey, Problem> {
-    let read = read_file(database).map(|(key, _)| key);
-    read.map_err(|error| Problem::unread(database, &error))
-}
-
-fn read_file(database: &Path) -> std::io::Result<(PlainKey, Metadata)> {
+fn read_file(path: &Path) -> io::Result<(PlainKey, Metadata)> {
     let mut options = OpenOptions::new();
     // Opening a pipe must not block.
     options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path(database))?;
-    let about = file.metadata()?;
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
     let mut text = zeroize::Zeroizing::new(String::new());
-    if about.is_file() {
+    if metadata.is_file() {
         file.take(1024).read_to_string(&mut text)?;
     }
-    match PlainKey::parse(text.trim()) {
-        Some(key) => Ok((key, about)),
-        None => Err(std::io::Error::other("the file holds something else")),
-    }
+    let key = PlainKey::parse(text.trim());
+    let key = key.ok_or_else(|| io::Error::other("it does not hold an API key"))?;
+    Ok((key, metadata))
 }
 
-/// The status of a key in the database, which is read also while a server runs.
-pub(super) async fn state_of(database: &Path, key: &PlainKey) -> Result<KeyState, Failure> {
-    let look_up =
-        async |store: Arc<SqliteStore>| Ok(KeyState::of(store.key_by_hash(key.hash()).await?));
-    SqliteStore::read_only(database, look_up).await
+/// Checks the database's record of the file's key.
+fn validate(database: &Path, record: Option<&KeyRecord>) -> Result<(), Problem> {
+    let (is_refused, what) = match record {
+        None => (
+            false,
+            format!(
+                "is not known to the database; if the file has mode 0600 and the database's owner, {RELOAD}, and it adopts the key"
+            ),
+        ),
+        Some(key) if !is_valid(key) => (
+            true,
+            "does not work: it is revoked, replaced, expired or not an admin key".to_owned(),
+        ),
+        Some(key) => match key.ends_at() {
+            None => return Ok(()),
+            Some(end) => (false, format!("works until {end} only")),
+        },
+    };
+    Err(Problem::new(database, is_refused, what))
+}
+
+fn is_valid(key: &KeyRecord) -> bool {
+    key.is_active(Clock::default().now()) && key.scopes.contains(Scope::Admin)
+}
+
+/// The database's record of the key in the file, read also while a server runs.
+async fn record(database: &Path, key: &PlainKey) -> Result<Option<KeyRecord>, Failure> {
+    SqliteStore::read_only(database, async |store| {
+        Ok(store.key_by_hash(key.hash()).await?)
+    })
+    .await
+}
+
+/// The record of the file's key, if it is a valid admin key.
+pub(super) async fn valid_record(database: &Path) -> Result<Option<KeyRecord>, Failure> {
+    match read(database) {
+        Ok((key, _)) => Ok(record(database, &key).await?.filter(is_valid)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Checks that the file holds a valid key.
 pub(super) async fn check(database: &Path) -> Result<(), Problem> {
-    match state_of(database, &read(database)?).await {
-        Ok(state) => state.check(database),
-        Err(failure) => Err(Problem::unchecked(database, &failure)),
+    match record(database, &read(database)?.0).await {
+        Ok(record) => validate(database, record.as_ref()),
+        Err(failure) => Err(Problem::unchecked(database, failure)),
     }
 }
 
@@ -147,7 +134,8 @@ pub(super) async fn report(database: &Path) {
     }
 }
 
-/// Creates the first admin key if the database has none, and returns its file; otherwise adopts a new key in the file.
+/// Creates the first admin key if the database has no key at all, and returns its file; otherwise adopts a new key in the
+/// file.
 ///
 /// The file is written and synced before the hash is stored: a crash in between leaves a key that is not valid yet, and
 /// the next start stores its hash. The other order could leave a database without an administrator.
@@ -155,8 +143,8 @@ pub(super) async fn ensure(
     store: &SqliteStore,
     database: &Path,
 ) -> Result<Option<PathBuf>, Failure> {
-    if has_admin_key(store).await? {
-        adopt(store, database).await;
+    if !store.keys(None, None, 1).await?.is_empty() {
+        adopt(store, database, "admin key file").await;
         return Ok(None);
     }
     let path = path(database);
@@ -165,70 +153,50 @@ pub(super) async fn ensure(
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             let file = path.display();
             return Err(Failure::Failed(format!(
-                "no admin key was made: {file}: {error}"
+                "the first admin key was not created: {file}: {error}"
             )));
         }
         // Or created by a start that ended before it stored the hash.
         _ => {}
     }
-    match adopt_unknown(store, database, "first admin key").await {
-        Ok(_) => Ok(Some(path)),
-        Err(problem) => {
-            log::warn!("{problem}");
-            Ok(None)
-        }
-    }
+    let is_adopted = adopt(store, database, "first admin key").await;
+    Ok(is_adopted.then_some(path))
 }
 
-async fn has_admin_key(store: &SqliteStore) -> Result<bool, StoreError> {
-    let mut before = None;
-    loop {
-        let keys = store.keys(None, before, 500).await?;
-        if keys.iter().any(|key| key.scopes.contains(Scope::Admin)) {
-            return Ok(true);
-        }
-        match keys.last() {
-            Some(last) => before = Some(last.id.clone()),
-            None => return Ok(false),
-        }
-    }
-}
-
-/// Adopts a new key in the file, and logs any other error of the file.
-pub(super) async fn adopt(store: &SqliteStore, database: &Path) {
-    let file = path(database);
-    match adopt_unknown(store, database, "admin key file").await {
+/// Stores the file's key under this name if the database does not know it; logs that, or the file's error.
+pub(super) async fn adopt(store: &SqliteStore, database: &Path, name: &str) -> bool {
+    let adopted = adopt_unknown(store, database, name).await;
+    match &adopted {
         Ok(None) => {}
-        Ok(Some(id)) => log::warn!("adopted the new admin key in {} as {id}", file.display()),
+        Ok(Some(id)) => {
+            let file = path(database);
+            log::info!("adopted the new admin key in {} as {id}", file.display());
+        }
         Err(problem) => log::warn!("{problem}"),
     }
+    adopted.is_ok()
 }
 
-/// Stores the hash of the file's key if the database does not know it, and returns its id. Only the database's owner can
-/// have written a file of mode 0600 that is the owner's, so such a file proves as much as access to the database.
+/// Only the database's owner can have written a file of mode 0600 that is the owner's, so such a file proves as much as
+/// access to the database.
 async fn adopt_unknown(
     store: &SqliteStore,
     database: &Path,
     name: &str,
 ) -> Result<Option<String>, Problem> {
-    let unchecked = |error: &dyn Display| Problem::unchecked(database, error);
-    let shared = database.to_owned();
-    let read = move || Ok((read_file(&shared)?, std::fs::metadata(&shared)?.uid()));
-    let read = tokio::task::spawn_blocking(read).await;
-    let ((key, about), owner) = read
-        .map_err(|error| unchecked(&error))?
-        .map_err(|error| Problem::unread(database, &error))?;
+    let (key, file) = read(database)?;
     let known = store.key_by_hash(key.hash()).await;
-    let state = KeyState::of(known.map_err(|error| unchecked(&error))?);
-    if !matches!(state, KeyState::Unknown) {
-        return state.check(database).map(|()| None);
+    let known = known.map_err(|error| Problem::unchecked(database, error))?;
+    if known.is_some() {
+        return validate(database, known.as_ref()).map(|()| None);
     }
-    let (mode, user) = (about.mode() & 0o7777, about.uid());
+    let (owner, _) = owner_of(database).map_err(|error| Problem::unchecked(database, error))?;
+    let (mode, user) = (file.mode() & 0o7777, file.uid());
     if mode & 0o077 != 0 || user != owner {
         let what = format!(
             "is new and is ignored: the file has mode {mode:04o} and belongs to user {user}; if you wrote it, chmod 600 and chown {owner} it"
         );
-        return Err(Problem::new(database, true, &what));
+        return Err(Problem::new(database, true, what));
     }
     let request = KeyRequest {
         wallet: None,
@@ -240,42 +208,30 @@ async fn adopt_unknown(
     let record = request.record(&key, Clock::default().now());
     let id = record.id.clone();
     let stored = store.create_key(record, usize::MAX, None).await;
-    stored.map_err(|error| unchecked(&error))?;
+    stored.map_err(|error| Problem::unchecked(database, error))?;
     Ok(Some(id))
 }
 
-/// Permission to replace the key in the file, checked before anything is changed.
-pub(super) struct Writable {
-    file: PathBuf,
-    owner: (u32, u32),
+fn owner_of(database: &Path) -> io::Result<(u32, u32)> {
+    let metadata = fs::metadata(database)?;
+    Ok((metadata.uid(), metadata.gid()))
 }
 
-impl Writable {
-    /// # Errors
-    /// If the caller is neither the database's owner nor root, or the folder is not writable.
-    pub(super) fn check(database: &Path) -> Result<Self, Failure> {
-        let (file, about) = (path(database), std::fs::metadata(database).map_err(failed)?);
-        let (owner, me) = (
-            (about.uid(), about.gid()),
-            rustix::process::geteuid().as_raw(),
-        );
-        let refused =
-            |why: String| Failure::Failed(format!("{} cannot be written: {why}", file.display()));
-        if me != 0 && me != owner.0 {
-            let why = format!(
-                "only the owner of the database (user {}) or root may",
-                owner.0
-            );
-            return Err(refused(why));
-        }
-        rustix::fs::access(files::folder_of(&file), rustix::fs::Access::WRITE_OK)
-            .map_err(|error| refused(error.to_string()))?;
-        Ok(Self { file, owner })
+/// Checks, before a key is made for it, that the caller may replace the file: the database's owner or root.
+pub(super) fn check_writable(database: &Path) -> Result<(), Failure> {
+    let (owner, _) = owner_of(database).map_err(failed)?;
+    let me = rustix::process::geteuid().as_raw();
+    if me == 0 || me == owner {
+        return Ok(());
     }
+    Err(Failure::Failed(format!(
+        "only the owner of the database (user {owner}) or root may replace its admin key"
+    )))
+}
 
-    /// Writes `key` to the file, synced to the disk.
-    pub(super) fn write(self, key: &str) -> std::io::Result<PathBuf> {
-        files::replace(&self.file, self.owner, format_args!("{key}\n"))?;
-        Ok(self.file)
-    }
+/// Replaces the key in the file, synced to the disk; returns the file's name.
+pub(super) fn write(database: &Path, key: &str) -> io::Result<String> {
+    let file = path(database);
+    files::replace(&file, owner_of(database)?, format_args!("{key}\n"))?;
+    Ok(file.display().to_string())
 }

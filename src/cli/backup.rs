@@ -49,25 +49,24 @@ struct Copied {
 }
 
 pub(super) async fn create(create: Create, config: &Config, json: bool) -> Result<(), Failure> {
-    let database = &config.database;
+    let (database, clock) = (&config.database, Clock::default());
+    let progress = Progress::start("copying and checking the database", json);
     let copied = if create.to.is_none() && client::server_of(database)?.is_some() {
         // By the server, so that no write waits; in the folder of its own configuration.
-        let _shown = Progress::start("the server copies, and checks the copy", json);
         let made = client::call(config, "POST", "/admin/backup", String::new()).await?;
         serde_json::from_str(&made)?
     } else {
-        let beside = || backup_file(database, config.backup.folder(), Clock::default().now());
+        let beside = || backup_file(database, config.backup.folder(), clock.now());
         let file = create.to.unwrap_or_else(beside);
-        let _shown = Progress::start("copying the database", json);
         let ledger = back_up(database, &file)?;
         Copied { file, ledger }
     };
-    show(&copied, json)?;
+    drop(progress);
+    copied.print(json)?;
     let Some(keep) = create.keep else {
         return Ok(());
     };
-    let (folder, now) = (copied.file.parent(), Clock::default().now());
-    prune_backups(database, folder, keep.into(), now)
+    prune_backups(database, copied.file.parent(), keep.into(), clock.now())
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }
 
@@ -75,16 +74,17 @@ pub(super) fn verify(file: PathBuf, json: bool) -> Result<(), Failure> {
     let progress = Progress::start("checking every page and every wallet", json);
     let ledger = verify_backup(&file)?;
     drop(progress);
-    let errors = ledger.mistakes.len();
-    show(&Copied { file, ledger }, json)?;
-    checked("the copy", errors)
+    let copied = Copied { file, ledger };
+    copied.print(json)?;
+    checked("the copy", copied.ledger.mistakes.len())
 }
 
-fn show(copied: &Copied, json: bool) -> Result<(), Failure> {
-    answer(&serde_json::to_string(copied)?, json, |_| {
-        let summary = ledger_summary(&copied.ledger);
-        Ok(format!("{}: {summary}", copied.file.display()))
-    })
+impl Copied {
+    fn print(&self, json: bool) -> Result<(), Failure> {
+        let summary = ledger_summary(&self.ledger);
+        let text = format!("{}: {summary}", self.file.display());
+        answer(json, serde_json::to_string(self)?, text)
+    }
 }
 
 /// Puts a copy in the database's place.
@@ -94,21 +94,16 @@ pub(super) async fn run_restore(config: &Config, file: &Path, json: bool) -> Res
     let progress = Progress::start("copying the database", json);
     let old = restore(file, database, &suffix)?;
     drop(progress);
-    let done = json!({ "database": database, "replaced": old });
-    answer(&done.to_string(), json, |_| {
-        let mut text = format!(
-            "{} now holds what {} does",
-            database.display(),
-            file.display()
-        );
-        if let Some(old) = old {
-            text += &format!(
-                "\nwhat was there before is now {}; it belongs together with its -wal",
-                old.display()
-            );
-        }
-        Ok(text)
-    })?;
+    let mut text = format!(
+        "{} now holds the copy {}",
+        database.display(),
+        file.display()
+    );
+    if let Some(old) = &old {
+        let old = old.display();
+        text += &format!("\nthe database before is now {old}; it belongs together with its -wal");
+    }
+    answer(json, json!({ "database": database, "replaced": old }), text)?;
     admin_key::report(database).await;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! respond in this process, so that no command needs two implementations.
 
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use r3mes_edge::config::Listen;
 use r3mes_edge::model::new_id;
@@ -26,53 +26,21 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::admin_key::{self, Problem};
-use super::output::{List, Members};
+use super::output::{List, row};
 use super::{Failure, failed, logging};
-
-/// How long to wait for the instance lock while another process holds it.
-pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-pub(super) const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Where a request is handled.
-enum Target {
-    /// The running server, at `http://…` or `unix:/…`.
-    Server(String),
-    /// The handlers in this process, on the database under its lock.
-    Store(Arc<SqliteStore>),
-    /// The same, without the lock, on a file that may be read-only.
-    File,
-}
-
-impl Target {
-    async fn find(config: &Config, method: &str) -> Result<Self, Failure> {
-        let target = match (server_of(&config.database)?, method) {
-            (Some(address), _) => return Ok(Self::Server(address)),
-            (None, "GET") => Self::File,
-            (None, _) => match open(config).await {
-                Err(OpenError::Locked(LockError::Held(Some(address)))) => {
-                    return Ok(Self::Server(address));
-                }
-                opened => Self::Store(opened?),
-            },
-        };
-        // The details of an internal error are only in the log.
-        let mut log = config.log.clone();
-        log.level = "error".to_owned();
-        logging::start(&log);
-        Ok(target)
-    }
-}
-
-/// Opens the database for a command that writes. Another command may hold the lock for a moment, as may a server that is
-/// starting and has no address yet.
-pub(super) async fn open(config: &Config) -> Result<Arc<SqliteStore>, OpenError> {
-    let deadline = Instant::now() + LOCK_TIMEOUT;
+/// Opens the database under its lock, which another process may hold for a moment: a command, or a server that is starting
+/// and has no address yet. With `create`, which is for a server, also one that is stopping.
+pub(super) async fn open(config: &Config, create: bool) -> Result<Arc<SqliteStore>, OpenError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        match SqliteStore::open(&config.database, false) {
-            Err(OpenError::Locked(LockError::Held(None))) if Instant::now() < deadline => {
-                sleep(LOCK_RETRY).await;
+        match SqliteStore::open(&config.database, create) {
+            Err(OpenError::Locked(LockError::Held(address)))
+                if (create || address.is_none()) && Instant::now() < deadline =>
+            {
+                sleep(Duration::from_millis(100)).await;
             }
             opened => return Ok(Arc::new(opened?)),
         }
@@ -88,53 +56,40 @@ pub(super) async fn get(config: &Config, path: &str) -> Result<String, Failure> 
     call(config, "GET", path, String::new()).await
 }
 
-/// The body of a successful response.
+/// The duration of an operation on the whole database depends on its size.
+const LONG: [&str; 2] = ["/admin/backup", "/admin/ledger/verify"];
+
+/// The body of a successful response. If the server cannot be reached or its response is lost, a short request is retried;
+/// its idempotency key keeps a POST from being done twice.
 pub(super) async fn call(
     config: &Config,
     method: &str,
     path: &str,
     body: String,
 ) -> Result<String, Failure> {
-    let request = Request::builder().method(method).uri(path).body(body);
-    let target = Target::find(config, method).await?;
-    answer(config, &target, request.map_err(failed)?).await
-}
-
-/// A POST that must not be done twice: if the response is lost, it is retried with the same idempotency key.
-pub(super) async fn post_idempotent(
-    config: &Config,
-    path: &str,
-    body: String,
-) -> Result<String, Failure> {
-    let request = Request::post(path).header("idempotency-key", new_id("cli_"));
+    let mut request = Request::builder().method(method).uri(path);
+    if method == "POST" {
+        request = request.header("idempotency-key", new_id("cli_"));
+    }
     let request = request.body(body).map_err(failed)?;
-    let target = Target::find(config, "POST").await?;
-    let mut pauses = [200, 400].into_iter();
-    loop {
-        match (
-            answer(config, &target, request.clone()).await,
-            pauses.next(),
-        ) {
-            (Err(Failure::Unavailable(_)), Some(pause)) => {
+    for pause in [200, 400] {
+        match respond(config, request.clone()).await {
+            Err(Failure::Unavailable(_)) if !LONG.contains(&path) => {
                 sleep(Duration::from_millis(pause)).await;
             }
-            (Err(Failure::Unavailable(text)), None) => {
-                return Err(Failure::Unavailable(format!(
-                    "{text}; check whether it was done before you try again"
-                )));
-            }
-            (done, _) => return done,
+            done => return done,
         }
     }
+    respond(config, request).await
 }
 
-/// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or one `line` per item.
+/// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or these columns of each item.
 pub(super) async fn list(
     config: &Config,
     name: &str,
     query: &str,
     json: bool,
-    line: fn(&Members) -> String,
+    columns: &[(&str, usize)],
 ) -> Result<(), Failure> {
     #[derive(Deserialize)]
     struct Page {
@@ -143,17 +98,14 @@ pub(super) async fn list(
         next_cursor: Option<String>,
     }
     let mut list = List::begin(json, &format!("{{\"{name}\":["));
-    let mut cursor = String::new();
-    loop {
-        let page = get(config, &format!("{query}limit=500{cursor}")).await?;
+    let mut cursor = Some(String::new());
+    while let Some(at) = cursor {
+        let page = get(config, &format!("{query}limit=500{at}")).await?;
         let page: Page = serde_json::from_str(&page)?;
         for item in &page.items {
-            list.add(item, || Ok(line(&Members::of(item.get())?)))?;
+            list.add(item, || row(item.get(), columns))?;
         }
-        match page.next_cursor {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
+        cursor = page.next_cursor.map(|next| format!("&cursor={next}"));
     }
     if json {
         println!("],\"next_cursor\":null}}");
@@ -161,37 +113,40 @@ pub(super) async fn list(
     Ok(())
 }
 
-async fn answer(
-    config: &Config,
-    target: &Target,
-    request: Request<String>,
-) -> Result<String, Failure> {
+/// Sends a request to the running server; without one the handlers respond in this process, to a GET on a file that may be
+/// read-only, else under the database's lock.
+async fn respond(config: &Config, request: Request<String>) -> Result<String, Failure> {
     let database = &config.database;
-    let response = match target {
-        Target::Server(address) => ask(address, database, request).await?,
-        Target::Store(store) => local(config, Arc::clone(store), request).await?,
-        Target::File => {
-            let read = async |store| local(config, store, request.clone()).await;
-            SqliteStore::read_only(database, read).await?
+    let response = if let Some(address) = server_of(database)? {
+        ask(&address, database, request).await?
+    } else if request.method() == Method::GET {
+        let read = async |store| local(config, store, request.clone()).await;
+        SqliteStore::read_only(database, read).await?
+    } else {
+        match open(config, false).await {
+            Err(OpenError::Locked(LockError::Held(Some(address)))) => {
+                ask(&address, database, request).await?
+            }
+            opened => local(config, opened?, request).await?,
         }
     };
-    let (head, body) = response.into_parts();
-    let body = String::from_utf8(body.into()).map_err(failed)?;
-    if head.status.is_success() {
-        return Ok(body);
+    let status = response.status();
+    let body = String::from_utf8(response.into_body().into()).map_err(failed)?;
+    if status.is_success() {
+        return Ok(body.trim_end().to_owned());
     }
     let problem: Value = serde_json::from_str(&body).unwrap_or_default();
     let detail = problem["detail"].as_str().unwrap_or("no reason given");
     let detail = detail.to_owned();
-    Err(match (head.status.as_u16(), target) {
-        (401 | 403, Target::Server(address)) => {
-            let what = format!("is refused by the server at {address}: {detail}");
-            failed(Problem::new(database, true, &what))
+    Err(match status.as_u16() {
+        400 => Failure::Usage(detail),
+        401 | 403 => {
+            let what = format!("is refused by the server: {detail}");
+            failed(Problem::new(database, true, what))
         }
-        (404, _) => Failure::NotFound(detail),
-        (402 | 409, _) => Failure::Conflict(detail),
-        (400, _) => Failure::Usage(detail),
-        (429 | 502.., _) => Failure::Unavailable(detail),
+        402 | 409 => Failure::Conflict(detail),
+        404 => Failure::NotFound(detail),
+        429 | 502.. => Failure::Unavailable(detail),
         _ => Failure::Failed(detail),
     })
 }
@@ -202,11 +157,10 @@ async fn ask(
     database: &Path,
     mut request: Request<String>,
 ) -> Result<Response<Bytes>, Failure> {
-    let key = admin_key::read(database).map_err(failed)?;
+    let (key, _) = admin_key::read(database).map_err(failed)?;
     let key = key.reveal().parse().map_err(failed)?;
     request.headers_mut().insert("x-api-key", key);
-    // The duration of an operation on the whole database depends on its size.
-    let is_long = request.uri().path().starts_with("/admin/");
+    let is_long = LONG.contains(&request.uri().path());
     let deadline = Duration::from_secs(if is_long { 3600 } else { 60 });
     let answered = async {
         loop {
@@ -224,7 +178,9 @@ async fn ask(
     answered
         .unwrap_or_else(|_| Err("no answer in time".into()))
         .map_err(|error| {
-            Failure::Unavailable(format!("the server at {address} was not reached: {error}"))
+            Failure::Unavailable(format!(
+                "no answer from the server at {address} ({error}); check whether a change was made before you repeat it"
+            ))
         })
 }
 
@@ -234,6 +190,8 @@ async fn local(
     store: Arc<SqliteStore>,
     request: Request<String>,
 ) -> Result<Response<Bytes>, Failure> {
+    // The details of an internal error are only in the log.
+    logging::start(&config.log, "error");
     let (near, far) = UnixStream::pair().map_err(failed)?;
     let (answer, served) = tokio::join!(
         exchange(near, "localhost", request),
@@ -276,15 +234,16 @@ async fn exchange(
 
 /// The address under which a local client reaches a server that listens there; stored in the lock file.
 pub(super) fn local_address(listen: &Listen) -> String {
-    let Some(address) = listen.address() else {
+    let Some(mut address) = listen.address() else {
         return listen.to_string();
     };
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
 }
 
 /// The path of the Unix socket in an address, if it is one.

@@ -1,13 +1,11 @@
 //! Commands for the configuration: whether it is valid, and what is in force.
 
-use std::path::PathBuf;
-
 use clap::Subcommand;
-use r3mes_edge::config::{ConfigError, Origin, Setting};
-use serde_json::{Value, json};
+use r3mes_edge::config::{ConfigError, Origin};
+use serde_json::{Map, Value, json};
 
 use super::output::answer;
-use super::settings::{self, LoadError, Settings};
+use super::settings::{self, Settings};
 use super::{Failure, GlobalArgs};
 
 #[derive(Subcommand)]
@@ -29,34 +27,29 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(command: &Command, global: &GlobalArgs, json: bool) -> Result<(), Failure> {
-    let loaded = settings::load(global);
     match command {
-        Command::Check => check(loaded, json),
-        Command::Print { origin } => print(&loaded?, *origin, json),
+        Command::Check => check(global, json),
+        Command::Print { origin } => print(&settings::load(global)?, *origin, json),
     }
 }
 
-fn check(loaded: Result<Settings, LoadError>, json: bool) -> Result<(), Failure> {
-    let name = |file: Option<PathBuf>| file.map(|file| file.display().to_string());
-    match loaded {
-        Ok(Settings { file, .. }) => {
-            let file = name(file);
-            let valid = json!({ "valid": true, "file": file });
-            answer(&valid.to_string(), json, |_| {
-                let file = file.as_deref();
-                let file = file.unwrap_or("no file; defaults and environment only");
-                Ok(format!("the configuration is valid: {file}"))
-            })
-        }
-        Err(LoadError::Invalid(file, error)) if json => {
+fn check(global: &GlobalArgs, json: bool) -> Result<(), Failure> {
+    let file = settings::find(global);
+    let name = file.as_ref().map(|file| file.display().to_string());
+    if let Err(error) = settings::read(global, file) {
+        if json {
+            let error = as_json(&error);
             println!(
                 "{}",
-                json!({ "valid": false, "file": name(file), "error": as_json(&error) })
+                json!({ "valid": false, "file": name, "error": error })
             );
-            Err(Failure::Usage(error.to_string()))
         }
-        Err(error) => Err(error.into()),
+        return Err(error.into());
     }
+    let valid = json!({ "valid": true, "file": name });
+    let file = name.as_deref();
+    let file = file.unwrap_or("no file; defaults and environment only");
+    answer(json, valid, format!("the configuration is valid: {file}"))
 }
 
 fn as_json(error: &ConfigError) -> Value {
@@ -74,32 +67,28 @@ fn as_json(error: &ConfigError) -> Value {
 
 fn print(settings: &Settings, with_origin: bool, json: bool) -> Result<(), Failure> {
     if json && !with_origin {
-        return answer(&serde_json::to_string(&settings.config)?, true, |_| {
-            Ok(String::new())
-        });
-    }
-    let all = settings.config.settings().map_err(Failure::Failed)?;
-    if json {
-        let member = |setting: Setting| {
-            let origin = origin(settings, &setting.key);
-            (
-                setting.key,
-                json!({ "value": setting.value, "origin": origin }),
-            )
-        };
-        println!("{}", Value::Object(all.into_iter().map(member).collect()));
+        println!("{}", serde_json::to_string(&settings.config)?);
         return Ok(());
     }
-    let mut table = "";
-    for setting in &all {
+    let (mut table, mut members) = (String::new(), Map::new());
+    for setting in settings.config.settings().map_err(Failure::Failed)? {
+        let origin = origin(settings, &setting.key);
+        if json {
+            let member = json!({ "value": setting.value, "origin": origin });
+            members.insert(setting.key, member);
+            continue;
+        }
         if setting.table != table {
             println!("\n{}", setting.header());
-            table = &setting.table;
+            table.clone_from(&setting.table);
         }
         match with_origin {
             false => println!("{}", setting.toml()),
-            true => println!("{}  # {}", setting.toml(), origin(settings, &setting.key)),
+            true => println!("{}  # {origin}", setting.toml()),
         }
+    }
+    if json {
+        println!("{}", Value::Object(members));
     }
     Ok(())
 }

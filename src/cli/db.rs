@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use r3mes_edge::store::check_database;
 
+use super::output::answer;
 use super::progress::Progress;
 use super::settings::Settings;
-use super::{Failure, checked, import, output};
+use super::{Failure, checked, import};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -30,16 +31,15 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             let progress = Progress::start("checking every page and every wallet", json);
             let check = check_database(database)?;
             drop(progress);
-            output::answer(&serde_json::to_string(&check)?, json, |_| {
-                let errors: String = check.errors().map(|error| format!("{error}\n")).collect();
-                Ok(format!(
-                    "{errors}{}: version {}, {} wallets, {} entries",
-                    database.display(),
-                    check.version,
-                    check.ledger.wallets,
-                    check.ledger.entries
-                ))
-            })?;
+            let errors: String = check.errors().map(|error| format!("{error}\n")).collect();
+            let text = format!(
+                "{errors}{}: version {}, {} wallets, {} entries",
+                database.display(),
+                check.version,
+                check.ledger.wallets,
+                check.ledger.entries
+            );
+            answer(json, serde_json::to_string(&check)?, text)?;
             checked("the database", check.errors().count())
         }
         Command::Import { file } => import::run(settings, json, file).await,

@@ -1,86 +1,275 @@
 //! `doctor`: checks a node's files, disks, listeners, server and upstreams, and gives advice where something is wrong. It
 //! changes nothing, and waits a few seconds at most for an answer.
 
-mod files;
-mod node;
-
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
+use hyper::{Request, Uri};
+use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, probe_all};
+use r3mes_edge::{Config, store};
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
-use self::Status::{Problem, Warning};
-use super::Failure;
+use super::files::folder_of;
 use super::settings::Settings;
+use super::{Failure, admin_key, client};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
-    #[serde(rename = "ok")]
-    Good,
+    Ok,
     Warning,
     Problem,
 }
+use Status::{Ok as Good, Problem, Warning};
 
-/// What a check found, and advice, which is empty where all is good.
-type Finding = (Status, String, String);
+type Finding = (Status, String);
 
-fn good(found: impl Into<String>) -> Finding {
-    (Status::Good, found.into(), String::new())
-}
-
-fn warning(found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    (Warning, found.into(), advice.into())
-}
-
-fn problem(found: impl Into<String>, advice: impl Into<String>) -> Finding {
-    (Problem, found.into(), advice.into())
-}
+/// What to do about the findings of a check.
+const ADVICE: [(&str, &str); 10] = [
+    (
+        "files",
+        "the server creates them, its user's own and of mode 0600",
+    ),
+    ("admin_key", "make a key that works"),
+    ("disk_free", "create the folder, or free disk space"),
+    (
+        "backups",
+        "run r3mes-edge backup create, or set backup.every",
+    ),
+    ("listener", "change the setting, or the mode of the folder"),
+    (
+        "server",
+        "see its log and GET /alerts; restart it if it hangs",
+    ),
+    ("upstreams", "correct the file that the setting names"),
+    (
+        "inference",
+        "start one with POST /chat, or correct its address",
+    ),
+    ("chain", "start a node, or correct its address"),
+    ("miner", "start one, or correct its address"),
+];
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> {
     let config = &settings.config;
-    let (admin_key, server, upstreams) = tokio::join!(
-        files::admin_key(config),
-        node::server(&config.database),
-        node::upstreams(config),
-    );
     let mut checks = vec![
-        ("files", files::modes(config)),
-        ("admin_key", admin_key),
-        ("disk_free", files::disk_free(config)),
-        ("backups", vec![files::backups(config)]),
-        ("listener", node::listeners(config)),
-        ("server", vec![server]),
+        ("files", file_modes(config)),
+        ("admin_key", admin_key(&config.database).await),
+        ("disk_free", disk_free(config)),
+        ("backups", vec![backups(config)]),
+        ("listener", listeners(config)),
+        ("server", vec![server(&config.database).await]),
     ];
-    checks.extend(upstreams);
-    let checks = checks.into_iter();
-    let checks: Vec<_> = checks
-        .flat_map(|(name, findings)| findings.into_iter().map(move |found| (name, found)))
-        .collect();
-    if json {
-        let checks = checks.iter().map(|(name, (status, found, advice))| {
-            let advice = (!advice.is_empty()).then_some(advice);
-            json!({ "name": name, "status": status, "found": found, "advice": advice })
-        });
-        println!("{}", json!({ "checks": checks.collect::<Vec<_>>() }));
-    } else {
-        for (name, (status, found, advice)) in &checks {
+    checks.extend(upstreams(config).await);
+    let mut report = Vec::new();
+    let mut problems = 0;
+    for (name, findings) in checks {
+        for (status, found) in findings {
+            let advice = ADVICE
+                .iter()
+                .find(|advice| advice.0 == name && status != Good);
+            let advice = advice.map(|(_, advice)| advice);
+            problems += usize::from(status == Problem);
+            report
+                .push(json!({ "name": name, "status": status, "found": found, "advice": advice }));
+            if json {
+                continue;
+            }
             let status = match status {
-                Status::Good => "ok",
+                Good => "ok",
                 Warning => "warning",
                 Problem => "PROBLEM",
             };
             println!("{status:8} {name:10} {found}");
-            if !advice.is_empty() {
+            if let Some(advice) = advice {
                 println!("{:19} -> {advice}", "");
             }
         }
     }
-    let problems = checks.iter().filter(|(_, (status, ..))| *status == Problem);
-    match problems.count() {
+    if json {
+        println!("{}", json!({ "checks": report }));
+    }
+    match problems {
         0 => Ok(()),
         n => Err(Failure::Failed(format!("problems found: {n}"))),
     }
+}
+
+/// Whether only their owner, the user of the server, can use the database and its copies.
+fn file_modes(config: &Config) -> Vec<Finding> {
+    let database = &config.database;
+    let Ok(metadata) = std::fs::metadata(database) else {
+        let found = format!("there is no database at {}", database.display());
+        return vec![(Problem, found)];
+    };
+    let mut findings = Vec::new();
+    if metadata.nlink() > 1 {
+        let (shown, links) = (database.display(), metadata.nlink());
+        let found = format!(
+            "{shown} has {links} hard links; delete the others: find / -xdev -samefile '{shown}'"
+        );
+        findings.push((Problem, found));
+    }
+    let mut files = vec![
+        database.clone(),
+        admin_key::path(database),
+        database.with_added_extension("ballast"),
+    ];
+    let copies = store::backups(database, config.backup.folder());
+    files.extend(copies.unwrap_or_default().into_iter().map(|(_, copy)| copy));
+    let (me, right_owner) = (rustix::process::geteuid().as_raw(), metadata.uid());
+    for file in files {
+        let Ok(metadata) = std::fs::metadata(&file) else {
+            continue;
+        };
+        let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
+        let (status, what) = if mode & 0o077 != 0 {
+            (Problem, format!("has mode {mode:04o}: others can use it"))
+        } else if owner != right_owner {
+            let what = format!("belongs to user {owner}, the database to {right_owner}");
+            (Problem, what)
+        } else if me != 0 && me != owner {
+            (
+                Problem,
+                format!("belongs to user {owner}, you are user {me}"),
+            )
+        } else {
+            let size = mebibytes(metadata.len());
+            (Good, format!("has mode {mode:04o} and {size}"))
+        };
+        findings.push((status, format!("{} {what}", file.display())));
+    }
+    findings
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Whether the key in the admin key file works.
+async fn admin_key(database: &Path) -> Vec<Finding> {
+    if !database.exists() {
+        return Vec::new();
+    }
+    vec![match timeout(TIMEOUT, admin_key::check(database)).await {
+        Ok(Ok(())) => (Good, "the key in the file works".to_owned()),
+        Ok(Err(wrong)) if wrong.is_refused => (Problem, wrong.to_string()),
+        Ok(Err(wrong)) => (Warning, wrong.to_string()),
+        Err(_) => (Warning, "not checked: no answer".to_owned()),
+    }]
+}
+
+/// Space for the database and for copies.
+fn disk_free(config: &Config) -> Vec<Finding> {
+    /// Full before an operator reacts.
+    const LOW: u64 = 32 << 20;
+    let folders = [Some(folder_of(&config.database)), config.backup.folder()];
+    let free = |folder: &Path| {
+        let shown = folder.display();
+        let statistics = match rustix::fs::statvfs(folder) {
+            Ok(statistics) => statistics,
+            Err(error) => return (Problem, format!("{shown}: {error}")),
+        };
+        let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+        let status = match free {
+            ..LOW => Problem,
+            _ if free < config.alerts.disk_free as u64 => Warning,
+            _ => Good,
+        };
+        (status, format!("{} at {shown}", mebibytes(free)))
+    };
+    folders.into_iter().flatten().map(free).collect()
+}
+
+/// The newest copy.
+fn backups(config: &Config) -> Finding {
+    match store::backups(&config.database, config.backup.folder()) {
+        Ok(copies) => match copies.last() {
+            Some((newest, _)) => {
+                let found = format!("{} copies, the newest of {newest}", copies.len());
+                (Good, found)
+            }
+            None => (Warning, "there is no copy".to_owned()),
+        },
+        Err(error) => (Problem, error.to_string()),
+    }
+}
+
+/// Who can reach the server, and what they can read.
+fn listeners(config: &Config) -> Vec<Finding> {
+    let listeners = config.listen.iter();
+    let listeners = listeners.map(|listen| match listen.open_folder() {
+        Some(what) => (Problem, what),
+        None if listen.is_local() => (Good, format!("{listen}, for this machine only")),
+        None => (Good, listen.to_string()),
+    });
+    let risks = config.risks().into_iter().map(|risk| {
+        let status = if risk.grave { Problem } else { Warning };
+        (status, format!("{}; {}", risk.what, risk.advice))
+    });
+    listeners.chain(risks).collect()
+}
+
+/// Whether the server that the lock file names is ready. The lock itself is not tried: a server that starts at that moment
+/// would find it held.
+async fn server(database: &Path) -> Finding {
+    let file = database.with_added_extension("lock");
+    let address = std::fs::read_to_string(file).unwrap_or_default();
+    let address = address.trim();
+    if !address.starts_with("http://") && client::socket_path(address).is_none() {
+        return (Good, "none runs on this database".to_owned());
+    }
+    let mut request = Request::new(String::new());
+    *request.uri_mut() = Uri::from_static("/readyz");
+    let answered = timeout(TIMEOUT, client::send(address, request)).await;
+    match answered.unwrap_or_else(|_| Err("no answer".into())) {
+        Ok(answer) if answer.status().is_success() => (Good, format!("ready at {address}")),
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            (Problem, format!("not ready at {address}: status {status}"))
+        }
+        Err(error) => (Warning, format!("not reached at {address}: {error}")),
+    }
+}
+
+/// Whether upstreams answer.
+async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
+    let probed = match probe_all(config).await {
+        Ok(probed) => probed,
+        Err(what) => return vec![("upstreams", vec![(Problem, what)])],
+    };
+    let kinds = [
+        (UpstreamKind::Inference, "inference", "chat is off"),
+        (UpstreamKind::Chain, "chain", "blocks are off"),
+        (UpstreamKind::Miner, "miner", "samples come by HTTP only"),
+    ];
+    let check = |(kind, name, without)| {
+        let of_kind = probed.iter().filter(|probed| probed.kind == kind);
+        let mut findings: Vec<_> = of_kind.filter_map(upstream).collect();
+        if findings.is_empty() {
+            let found = format!("none is configured, and none was found: {without}");
+            findings.push((Warning, found));
+        }
+        (name, findings)
+    };
+    kinds.into_iter().map(check).collect()
+}
+
+/// `None` if nothing answers at a conventional address.
+fn upstream(probed: &ProbeResult) -> Option<Finding> {
+    let (name, url) = (&probed.name, &probed.url);
+    let status = match &probed.answered {
+        Ok(()) => return Some((Good, format!("{name} answers at {url}"))),
+        Err(_) if probed.configured => Problem,
+        // A node at a conventional address gets chats too.
+        Err(UpstreamError::NoChat(_)) => Warning,
+        Err(_) => return None,
+    };
+    let error = probed.answered.as_ref().err()?;
+    Some((status, format!("{name} at {url}: {error}")))
 }

@@ -22,7 +22,7 @@ Exit codes: 0 all rows are imported; 1 some rows were refused, or nothing was im
 Example: r3mes-edge db import r3mes.db";
 
 pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<(), Failure> {
-    let store = client::open(&settings.config).await?;
+    let store = client::open(&settings.config, false).await?;
     let source = R3mesDatabase::open(file)?;
     let report = source.import_into(&store, Clock::default().now()).await?;
     match json {

@@ -2,12 +2,12 @@
 //! they are.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
-use r3mes_edge::SqliteStore;
 use r3mes_edge::model::Wallet;
-use serde_json::{Value, json};
+use r3mes_edge::{Config, SqliteStore};
+use serde_json::json;
 
 use super::{Failure, GlobalArgs, admin_key, files, settings};
 
@@ -20,21 +20,15 @@ pub(super) struct InitArgs {
 }
 
 pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Result<(), Failure> {
-    let found = match &global.config {
-        Some(named) => named.exists().then(|| named.clone()),
-        None => settings::find(None)?,
-    };
+    let found = settings::find(global);
+    let config = found.clone().unwrap_or_else(|| settings::HERE.into());
+    let new_config = !config.exists();
     // Loaded first: an invalid configuration changes nothing.
-    let mut loaded = settings::read(global, found.clone())?;
-    loaded.resolve();
-    let database = loaded.config.database;
-    let flags = flag_settings(args, global)?;
-    let new_config = found.is_none();
-    let config = found.or_else(|| global.config.clone());
-    let config = config.unwrap_or_else(|| PathBuf::from(settings::HERE));
+    let loaded = settings::read(global, found.filter(|_| !new_config))?;
     if new_config {
-        write_config(&config, &config_text(&flags))?;
+        write_config(&config, &config_text(args, global, &loaded.config)?)?;
     }
+    let database = loaded.resolve().config.database;
     let new_database = !database.exists();
     let mut key = None;
     if new_database {
@@ -83,45 +77,31 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
     Ok(())
 }
 
-/// The settings that flags name, as TOML, of which JSON's strings and lists are a part but for one character.
-fn flag_settings(
-    args: &InitArgs,
-    global: &GlobalArgs,
-) -> Result<Vec<(&'static str, String)>, Failure> {
-    let mut settings = Vec::new();
-    let mut set = |name, value: Value| {
-        settings.push((name, value.to_string().replace('\x7f', "\\u007F")));
-    };
-    if !global.listen.is_empty() {
-        let listen: Vec<_> = global.listen.iter().map(ToString::to_string).collect();
-        set("listen", listen.into());
-    }
-    if let Some(database) = &global.database {
-        let not_utf8 = || Failure::Usage("--database is not UTF-8".to_owned());
-        set("database", database.to_str().ok_or_else(not_utf8)?.into());
-    }
-    if let Some(wallet) = args.wallet {
-        set("wallet", wallet.as_str().into());
-    }
-    Ok(settings)
-}
-
-/// The example with these settings, and all others commented out: a default may change with the version.
-fn config_text(settings: &[(&str, String)]) -> String {
+/// The example with the settings that flags name, and all others commented out: a default may change with the version.
+fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<String, Failure> {
+    let mut config = config.clone();
+    config.miner.wallet = args.wallet;
+    let mut settings = config.settings().map_err(Failure::Usage)?;
+    settings.retain(|setting| match &*setting.key {
+        "listen" => !global.listen.is_empty(),
+        "database" => global.database.is_some(),
+        "miner.wallet" => args.wallet.is_some(),
+        _ => false,
+    });
+    let settings: Vec<_> = settings.iter().map(|setting| setting.toml()).collect();
     let (_, example) = EXAMPLE.split_once("\n\n").unwrap_or(("", EXAMPLE));
     let mut text = HEAD.to_owned();
     for line in example.lines() {
-        let key = line.trim_start_matches("# ").split(" = ").next();
-        if let Some((name, value)) = settings.iter().find(|(name, _)| key == Some(*name)) {
-            text += &format!("{name} = {value}");
-        } else if line.is_empty() || line.starts_with(['#', '[']) {
-            text += line;
-        } else {
-            text += &format!("# {line}");
+        let start = line.trim_start_matches("# ").split_inclusive(" = ").next();
+        let start = start.filter(|start| start.ends_with(" = "));
+        let set = start.and_then(|start| settings.iter().find(|set| set.starts_with(start)));
+        if set.is_none() && !line.is_empty() && !line.starts_with(['#', '[']) {
+            text += "# ";
         }
+        text += set.map_or(line, String::as_str);
         text.push('\n');
     }
-    text
+    Ok(text)
 }
 
 const EXAMPLE: &str = include_str!("../../examples/config.toml");
@@ -149,12 +129,14 @@ fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use r3mes_edge::Config;
 
     const W1: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
 
     fn text(wallet: Option<Wallet>, global: &GlobalArgs) -> String {
-        config_text(&flag_settings(&InitArgs { wallet }, global).unwrap())
+        let mut config = Config::default();
+        config.listen.clone_from(&global.listen);
+        config.database = global.database.clone().unwrap_or_default();
+        config_text(&InitArgs { wallet }, global, &config).unwrap()
     }
 
     fn no_flags() -> GlobalArgs {

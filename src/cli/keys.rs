@@ -1,18 +1,18 @@
 //! Commands for API keys. A new key is printed once, alone on stdout; the admin key file's own is replaced there as well.
 
 use std::io::{Write, stdout};
-use std::path::Path;
 
 use clap::{Args, Subcommand};
 use r3mes_edge::Config;
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::config::parse_duration;
 use r3mes_edge::model::Wallet;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::admin_key::{self, KeyState, RELOAD, Writable};
+use super::admin_key::{self, RELOAD};
 use super::client::{self, call, get};
-use super::output::{Members, answer, note, text};
+use super::output::{answer, note};
 use super::{Failure, failed, path_segment};
 
 #[derive(Subcommand)]
@@ -49,10 +49,11 @@ pub(super) enum Command {
     Revoke(Key),
 }
 
-#[derive(Args)]
+#[derive(Args, Serialize)]
 pub(super) struct Create {
     /// Whose key it will be
     #[arg(long, required_unless_present = "admin", conflicts_with = "admin")]
+    #[serde(rename = "wallet_address")]
     wallet: Option<String>,
     /// A name to recognise it by
     #[arg(long, default_value = "")]
@@ -62,10 +63,12 @@ pub(super) struct Create {
     scopes: Option<Vec<String>>,
     /// How long it is valid: whole days, 1d to 365d [default: for ever]
     #[arg(long, value_name = "DAYS", value_parser = days)]
+    #[serde(rename = "expires_days")]
     expires: Option<u64>,
     /// Make an admin key, which belongs to no wallet, and put it into the admin key file, unless it --expires. Needs no
     /// working key, but the database's owner, or root
     #[arg(long)]
+    #[serde(skip)]
     admin: bool,
 }
 
@@ -94,73 +97,54 @@ fn days(text: &str) -> Result<u64, String> {
 
 pub(super) async fn run(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
     match command {
-        Command::Create(create) if create.admin && create.expires.is_none() => {
-            create_admin(config, json, &create.name).await
-        }
-        Command::Create(Create {
-            wallet,
-            name,
-            scopes,
-            expires,
-            admin,
-        }) => {
-            let scopes = if admin {
-                Some(vec!["admin".to_owned()])
-            } else {
-                scopes
-            };
-            let body = json!({ "wallet_address": wallet, "name": name, "scopes": scopes, "expires_days": expires });
-            print_new(&post(config, "/api/keys", &body).await?, json, None)
+        Command::Create(mut create) => {
+            if create.admin {
+                create.scopes = Some(vec!["admin".to_owned()]);
+            }
+            if create.admin && create.expires.is_none() {
+                return create_admin(&create, config, json).await;
+            }
+            post(config, "/api/keys", &create).await?.print(json, None)
         }
         Command::List { wallet } => {
             let of = wallet.map(|wallet| format!("wallet_address={wallet}&"));
             let query = format!("/api/keys?{}", of.unwrap_or_default());
-            client::list(config, "keys", &query, json, line).await
+            client::list(config, "keys", &query, json, &COLUMNS).await
         }
         Command::Show(key) => {
             let key = get(config, &format!("/api/keys/{}", key.id)).await?;
-            answer(&key, json, |key| {
-                let members: Map<String, Value> = serde_json::from_str(key)?;
-                let lines = members
-                    .iter()
-                    .map(|(name, value)| format!("{name:15} {}", text(value)));
-                Ok(lines.collect::<Vec<_>>().join("\n"))
-            })
+            let members: Map<String, Value> = serde_json::from_str(&key)?;
+            let lines = members.iter().map(|(name, value)| {
+                let value = value.to_string();
+                format!("{name:15} {}", value.trim_matches('"'))
+            });
+            answer(json, &key, lines.collect::<Vec<_>>().join("\n"))
         }
         Command::Rotate { key, grace } => rotate(config, json, &key.id, grace).await,
-        Command::Revoke(key) => {
-            let id = key.id;
-            let own = is_file_key(config, &id).await?;
+        Command::Revoke(Key { id }) => {
+            let is_own = is_file_key(config, &id).await?;
             let revoked = revoke(config, &id).await?;
-            answer(&revoked, json, |_| Ok(format!("{id} is revoked")))?;
+            answer(json, revoked, format!("{id} is revoked"))?;
             // Not refused before, as a leaked key must be revocable; creating a new one needs no valid key.
-            let state = KeyState::Refused("it was revoked just now");
-            if own && let Err(problem) = state.check(&config.database) {
-                note(problem);
+            if is_own {
+                admin_key::report(&config.database).await;
             }
             Ok(())
         }
     }
 }
 
-fn line(key: &Members) -> String {
-    format!(
-        "{}  {}…  {:6}  {:24}  {}  {}",
-        key.get("id", ""),
-        key.get("start", ""),
-        if key.get("is_active", "") == "true" {
-            "active"
-        } else {
-            "off"
-        },
-        key.get("scopes", ""),
-        key.get("wallet_address", "admin"),
-        key.get("name", "")
-    )
-}
+const COLUMNS: [(&str, usize); 6] = [
+    ("id", 0),
+    ("start", 0),
+    ("is_active", 6),
+    ("scopes", 17),
+    ("wallet_address", 0),
+    ("name", 0),
+];
 
-async fn post(config: &Config, path: &str, body: &Value) -> Result<Value, Failure> {
-    let made = call(config, "POST", path, body.to_string()).await?;
+async fn post(config: &Config, path: &str, body: &impl Serialize) -> Result<NewKey, Failure> {
+    let made = call(config, "POST", path, serde_json::to_string(body)?).await?;
     Ok(serde_json::from_str(&made)?)
 }
 
@@ -168,50 +152,39 @@ async fn revoke(config: &Config, id: &str) -> Result<String, Failure> {
     call(config, "DELETE", &format!("/api/keys/{id}"), String::new()).await
 }
 
-/// The status of the key in the admin key file; `None` without a key.
-async fn file_key(database: &Path) -> Result<Option<KeyState>, Failure> {
-    match admin_key::read(database) {
-        Ok(key) => admin_key::state_of(database, &key).await.map(Some),
-        Err(_) => Ok(None),
-    }
-}
-
 async fn is_file_key(config: &Config, id: &str) -> Result<bool, Failure> {
-    let key = file_key(&config.database).await?;
-    Ok(matches!(key, Some(KeyState::Valid(own, _)) if own == id))
+    let key = admin_key::valid_record(&config.database).await?;
+    Ok(key.is_some_and(|key| key.id == id))
 }
 
 /// Creates an admin key and writes it to the admin key file; an earlier key stays valid. Permission to write the file is
 /// enough: a running server adopts the new key.
-async fn create_admin(config: &Config, json: bool, name: &str) -> Result<(), Failure> {
+async fn create_admin(create: &Create, config: &Config, json: bool) -> Result<(), Failure> {
     let database = &config.database;
-    let writable = Writable::check(database)?;
-    let old = match file_key(database).await? {
-        Some(KeyState::Valid(id, None)) => Some(id),
-        _ => None,
-    };
-    let scopes = ["admin"];
+    admin_key::check_writable(database)?;
     // A key with an expiry can only create keys with at most the same.
+    let old = admin_key::valid_record(database).await?;
+    let old = old.filter(|key| key.ends_at().is_none());
     let is_adopted = old.is_none() && client::server_of(database)?.is_some();
-    let mut new = if is_adopted {
+    let new = if is_adopted {
         let key = PlainKey::generate().map_err(failed)?;
-        json!({ "id": null, "api_key": key.reveal(), "scopes": scopes })
+        let other = Map::from_iter([("scopes".to_owned(), json!(create.scopes))]);
+        NewKey {
+            id: None,
+            api_key: key.reveal().to_owned(),
+            other,
+        }
     } else {
-        post(
-            config,
-            "/api/keys",
-            &json!({ "name": name, "scopes": scopes }),
-        )
-        .await?
+        post(config, "/api/keys", create).await?
     };
-    let file = write(writable, &new)?;
-    new["file"] = file.clone().into();
-    print_new(&new, json, Some(&file))?;
+    let file = new.write(config)?;
+    new.print(json, Some(&file))?;
     note(match old {
         _ if is_adopted => format!("it is in {file}; {RELOAD}, and it adopts the key"),
         None => format!("it is in {file}, with which commands ask the server"),
         Some(old) => format!(
-            "it is in {file} and replaces {old}, which stays valid: r3mes-edge keys revoke {old}"
+            "it is in {file} and replaces {id}, which stays valid: r3mes-edge keys revoke {id}",
+            id = old.id
         ),
     });
     Ok(())
@@ -222,13 +195,13 @@ async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result<(),
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(config, id).await? {
         let new = post(config, &path, &json!({ "grace_seconds": grace })).await?;
-        return print_new(&new, json, None);
+        return new.print(json, None);
     }
-    let writable = Writable::check(&config.database)?;
+    admin_key::check_writable(&config.database)?;
     // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
     let lasting = if grace == 0 { LONGEST } else { grace };
     let new = post(config, &path, &json!({ "grace_seconds": lasting })).await?;
-    let file = write(writable, &new)?;
+    let file = new.write(config)?;
     if grace == 0
         && let Err(failure) = revoke(config, id).await
     {
@@ -237,39 +210,46 @@ async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result<(),
         )));
     }
     note(format!("{file} holds the new key now"));
-    print_new(&new, json, Some(&file))
+    new.print(json, Some(&file))
 }
 
-/// Writes a new key to the admin key file.
-fn write(writable: Writable, new: &Value) -> Result<String, Failure> {
-    match writable.write(&text(&new["api_key"])) {
-        Ok(file) => Ok(file.display().to_string()),
-        Err(error) => Err(Failure::Failed(format!(
-            "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
-            text(&new["id"])
-        ))),
-    }
+/// A new key as the server answers it: the only time that it is shown.
+#[derive(Deserialize, Serialize)]
+struct NewKey {
+    id: Option<String>,
+    api_key: String,
+    #[serde(flatten)]
+    other: Map<String, Value>,
 }
 
-/// Prints a new key, which is not shown again; `file` is where it is stored as well.
-fn print_new(new: &Value, json: bool, file: Option<&str>) -> Result<(), Failure> {
-    let (id, scopes) = (text(&new["id"]), text(&new["scopes"]));
-    if !json {
-        note(format!(
-            "{id} with {scopes}: store this key, it is shown only now"
-        ));
-    }
-    let shown = if json {
-        new.to_string()
-    } else {
-        text(&new["api_key"])
-    };
-    writeln!(stdout(), "{shown}").map_err(|error| {
-        Failure::Failed(match file {
-            Some(file) => format!("the new key could not be printed ({error}), but it is in {file}"),
-            None => format!(
-                "the new key could not be printed and is lost ({error}): revoke {id} and make another"
-            ),
+impl NewKey {
+    /// Writes it to the admin key file; returns the file's name.
+    fn write(&self, config: &Config) -> Result<String, Failure> {
+        admin_key::write(&config.database, &self.api_key).map_err(|error| {
+            Failure::Failed(format!(
+                "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
+                self.id.as_deref().unwrap_or_default()
+            ))
         })
-    })
+    }
+
+    /// Prints it; `file` is where it is stored as well.
+    fn print(mut self, json: bool, file: Option<&str>) -> Result<(), Failure> {
+        let id = self.id.clone().unwrap_or_else(|| "the new key".to_owned());
+        let shown = if json {
+            let file = file.map(|file| ("file".to_owned(), file.into()));
+            self.other.extend(file);
+            serde_json::to_string(&self)?
+        } else {
+            note(format!("{id}: store this key, it is shown only now"));
+            self.api_key
+        };
+        writeln!(stdout(), "{shown}").map_err(|error| {
+            let what = format!("the new key could not be printed ({error})");
+            Failure::Failed(match file {
+                Some(file) => format!("{what}, but it is in {file}"),
+                None => format!("{what} and is lost: revoke {id} and make another"),
+            })
+        })
+    }
 }

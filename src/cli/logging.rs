@@ -5,10 +5,11 @@ mod queue;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use env_logger::{Builder, Target};
 use log::kv::{Error, Key, Value, VisitSource};
-use log::{LevelFilter, Record};
+use log::{Level, LevelFilter, Record};
 use r3mes_edge::config::{LogConfig, LogFormat};
 use r3mes_edge::model::Timestamp;
 use serde_json::{Map, json};
@@ -17,37 +18,45 @@ use self::queue::LineQueue;
 
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
-/// Logs to stderr. `RUST_LOG` overrides the level.
-pub(super) fn start(settings: &LogConfig) {
-    let mut builder = Builder::from_default_env();
-    if std::env::var_os("RUST_LOG").is_none() {
-        // Our own level is `log::max_level`, which can change at run time.
-        builder.filter_level(LevelFilter::Warn);
-        builder.filter_module("r3mes_edge", LevelFilter::Trace);
+/// Logs to stderr from this level on, unless `RUST_LOG` names another. Does nothing if it was called before.
+pub(super) fn start(settings: &LogConfig, level: &str) {
+    if QUEUE.get().is_some() {
+        return;
     }
     let as_json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
+    let mut builder = Builder::from_default_env();
+    if std::env::var_os("RUST_LOG").is_none() {
+        // Our own level is `log::max_level`, which can change at run time.
+        builder.filter_level(LevelFilter::Warn);
+        builder.filter_module("r3mes_edge", LevelFilter::Trace);
+    }
     builder.format(move |out, record| {
-        let now = std::time::SystemTime::now().into();
-        let line = format_line(as_json, record, now);
+        let line = format_line(as_json, record, SystemTime::now().into());
         out.write_all(line.as_bytes())
     });
+    let dropped = move |lines| {
+        let text = format_args!("dropped {lines} log lines: the reader of stderr is too slow");
+        let mut record = Record::builder();
+        record.level(Level::Warn).target("r3mes_edge").args(text);
+        format_line(as_json, &record.build(), SystemTime::now().into())
+    };
     // Without the queue's thread env_logger writes to stderr itself.
-    if let Ok(queue) = LineQueue::start(io::stderr()) {
+    if let Ok(queue) = LineQueue::start(io::stderr(), dropped) {
         builder.target(Target::Pipe(Box::new(queue.clone())));
         let _ = QUEUE.set(queue);
     }
     if builder.try_init().is_ok() {
-        set_level(settings);
+        set_level(level);
     }
 }
 
-/// Sets `log.level`, unless `RUST_LOG` is set.
-pub(super) fn set_level(settings: &LogConfig) {
-    if let Ok(level) = settings.level.parse()
+/// Sets the level, unless `RUST_LOG` is set.
+pub(super) fn set_level(level: &str) {
+    if let Ok(level) = level.parse()
         && std::env::var_os("RUST_LOG").is_none()
     {
         log::set_max_level(level);
@@ -62,23 +71,25 @@ pub(super) fn flush() {
 }
 
 fn format_line(as_json: bool, record: &Record<'_>, now: Timestamp) -> String {
+    let (level, target, message) = (record.level(), record.target(), record.args());
     let mut fields = Fields(Map::new());
     if as_json {
-        fields.0.insert("time".to_owned(), json!(now));
-        fields
-            .0
-            .insert("level".to_owned(), json!(record.level().as_str()));
-        fields.0.insert("target".to_owned(), json!(record.target()));
-        fields
-            .0
-            .insert("message".to_owned(), json!(record.args().to_string()));
+        let (now, level, message) = (now.to_string(), level.to_string(), message.to_string());
+        let head = [
+            ("time", &*now),
+            ("level", &level),
+            ("target", target),
+            ("message", &message),
+        ];
+        let head = head.map(|(name, text)| (name.to_owned(), text.into()));
+        fields.0.extend(head);
     }
     // The visitor never fails.
     let _ = record.key_values().visit(&mut fields);
     if as_json {
         return format!("{}\n", serde_json::Value::Object(fields.0));
     }
-    let mut line = format!("{now} {:<5} {}", record.level(), record.args());
+    let mut line = format!("{now} {level:<5} {message}");
     for (name, value) in fields.0 {
         // The message of an access line has these.
         let in_message = matches!(&*name, "method" | "route" | "status");
@@ -89,14 +100,14 @@ fn format_line(as_json: bool, record: &Record<'_>, now: Timestamp) -> String {
             line.push_str(&format!(" {name}={text}"));
         }
     }
-    let mut escaped = String::with_capacity(line.len() + 1);
-    for c in line.chars() {
-        match c.is_control() {
-            true => escaped.extend(c.escape_default()),
-            false => escaped.push(c),
-        }
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    if line.contains(char::is_control) {
+        line = line.chars().map(escape).collect();
     }
-    escaped + "\n"
+    line + "\n"
 }
 
 /// Collects the key-value pairs of a record; the first of a name wins.

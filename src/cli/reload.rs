@@ -3,8 +3,7 @@
 use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
 
-use super::settings::{self, Settings};
-use super::{Failure, GlobalArgs, failed, logging};
+use super::{Failure, GlobalArgs, failed, logging, settings};
 
 /// Reloads the configuration and applies what it can; with an error in it nothing changes.
 ///
@@ -12,7 +11,7 @@ use super::{Failure, GlobalArgs, failed, logging};
 pub(super) async fn reload(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) {
     match apply(global, in_force, server).await {
         // A warning, so that the sender of the signal sees it at a higher log level too.
-        Ok(changes) => log::warn!("configuration reloaded{changes}"),
+        Ok(changes) => log::warn!("configuration reloaded: {changes}"),
         Err(error) => {
             log::error!("the configuration was not reloaded, nothing is changed: {error}");
         }
@@ -26,12 +25,10 @@ async fn apply(
 ) -> Result<String, Failure> {
     let global = global.clone();
     let loaded = tokio::task::spawn_blocking(move || settings::load(&global)).await;
-    let mut settings = loaded.map_err(failed)??;
-    settings.resolve();
-    let Settings { config, file, .. } = settings;
+    let config = loaded.map_err(failed)??.resolve().config;
     let changes = in_force.changes(&config).map_err(failed)?;
     server.reload(&config);
-    logging::set_level(&config.log);
+    logging::set_level(&config.log.level);
     in_force.rates = config.rates;
     in_force.alerts = config.alerts;
     in_force.log.level = config.log.level;
@@ -40,12 +37,9 @@ async fn apply(
         let each: Vec<_> = changes.into_iter().map(|change| change.what).collect();
         each.join(", ")
     };
-    let mut text = file.map_or_else(String::new, |file| format!(" from {}", file.display()));
-    text += ": ";
-    text += &if live.is_empty() {
-        "nothing changed".to_owned()
-    } else {
-        list(live)
+    let mut text = match live.is_empty() {
+        true => "nothing changed".to_owned(),
+        false => list(live),
     };
     if !later.is_empty() {
         text += &format!("; needs a restart: {}", list(later));

@@ -4,11 +4,12 @@ use clap::{Args, Subcommand};
 use r3mes_edge::Config;
 use r3mes_edge::model::{Credits, Wallet};
 use r3mes_edge::store::{LedgerEntry, LedgerReport};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::client::{self, call, get, post_idempotent};
-use super::output::{Members, answer};
+use super::client::{self, call, get};
+use super::output::{answer, row};
 use super::progress::Progress;
 use super::{Failure, checked, path_segment};
 
@@ -40,23 +41,20 @@ pub(super) struct Account {
 pub(super) async fn users(command: Users, config: &Config, json: bool) -> Result<(), Failure> {
     let user = match command {
         Users::Create(account) => {
-            post_idempotent(config, "/users", serde_json::to_string(&account)?).await?
+            call(config, "POST", "/users", serde_json::to_string(&account)?).await?
         }
         Users::Show(account) => get(config, &format!("/users/{}", account.wallet_address)).await?,
-        Users::List => return client::list(config, "users", "/users?", json, user_line).await,
+        Users::List => return client::list(config, "users", "/users?", json, &USER).await,
     };
-    answer(&user, json, |user| Ok(user_line(&Members::of(user)?)))
+    answer(json, &user, row(&user, &USER)?)
 }
 
-fn user_line(user: &Members) -> String {
-    format!(
-        "{}  {:>18}  {}  {}",
-        user.get("wallet_address", ""),
-        user.get("credits", ""),
-        user.get("created_at", ""),
-        user.get("last_mining_at", "-")
-    )
-}
+const USER: [(&str, usize); 4] = [
+    ("wallet_address", 0),
+    ("credits", 18),
+    ("created_at", 0),
+    ("last_mining_at", 0),
+];
 
 #[derive(Subcommand)]
 pub(super) enum Movements {
@@ -105,11 +103,13 @@ pub(super) async fn credits(
     movement.amount = Credits::from_micro(sign * movement.amount.micro());
     let wallet = movement.wallet;
     let path = format!("/users/{wallet}/credits");
-    let granted = post_idempotent(config, &path, serde_json::to_string(&movement)?).await?;
-    answer(&granted, json, |granted| {
-        let credits = Members::of(granted)?.get("credits", "");
-        Ok(format!("{wallet} has {credits} credits now"))
-    })
+    let granted = call(config, "POST", &path, serde_json::to_string(&movement)?).await?;
+    let credits = row(&granted, &[("credits", 0)])?;
+    answer(
+        json,
+        &granted,
+        format!("{wallet} has {credits} credits now"),
+    )
 }
 
 pub(super) async fn verify_ledger(config: &Config, json: bool) -> Result<(), Failure> {
@@ -117,7 +117,7 @@ pub(super) async fn verify_ledger(config: &Config, json: bool) -> Result<(), Fai
     let verified = get(config, "/admin/ledger/verify").await?;
     drop(progress);
     let report: LedgerReport = serde_json::from_str(&verified)?;
-    answer(&verified, json, |_| Ok(ledger_summary(&report)))?;
+    answer(json, &verified, ledger_summary(&report))?;
     checked("the ledger", report.mistakes.len())
 }
 
@@ -171,28 +171,24 @@ pub(super) async fn breakers(
         Breakers::Open(upstream) => (upstream, "open"),
         Breakers::Reset(upstream) => (upstream, "reset"),
         Breakers::List => {
+            #[derive(Deserialize)]
+            struct List {
+                breakers: Vec<Box<RawValue>>,
+            }
             let list = get(config, "/admin/breakers").await?;
-            return answer(&list, json, |list| {
-                let list: Value = serde_json::from_str(list)?;
-                let breakers = list["breakers"].as_array().into_iter().flatten();
-                let lines: Result<Vec<_>, _> =
-                    breakers.map(|one| breaker(&one.to_string())).collect();
-                Ok(lines?.join("\n"))
-            });
+            if json {
+                println!("{list}");
+                return Ok(());
+            }
+            for breaker in serde_json::from_str::<List>(&list)?.breakers {
+                println!("{}", row(breaker.get(), &BREAKER)?);
+            }
+            return Ok(());
         }
     };
     let (path, body) = (format!("/admin/breakers/{name}"), json!({ "state": state }));
-    let changed = call(config, "POST", &path, body.to_string()).await?;
-    answer(&changed, json, breaker)
+    let breaker = call(config, "POST", &path, body.to_string()).await?;
+    answer(json, &breaker, row(&breaker, &BREAKER)?)
 }
 
-fn breaker(breaker: &str) -> Result<String, Failure> {
-    let breaker = Members::of(breaker)?;
-    let wait = match &*breaker.get("retry_after_seconds", "") {
-        "" => String::new(),
-        seconds => format!("  for {seconds} s"),
-    };
-    let (name, state) = (breaker.get("name", ""), breaker.get("state", ""));
-    let line = format!("{name:16}  {state:9}{wait}  {}", breaker.get("reason", ""));
-    Ok(line.trim_end().to_owned())
-}
+const BREAKER: [(&str, usize); 3] = [("name", 16), ("state", 9), ("reason", 0)];

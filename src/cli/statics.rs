@@ -27,10 +27,8 @@ const DASHBOARD: &str = include_str!("../../examples/grafana-dashboard.json");
 
 pub(super) fn metrics(command: &Metrics, json: bool) -> Result<(), Failure> {
     match command {
-        Metrics::Rules => answer(&Value::from(RULES).to_string(), json, |_| {
-            Ok(RULES.trim_end().to_owned())
-        }),
-        Metrics::Dashboard => answer(DASHBOARD, true, |_| Ok(String::new())),
+        Metrics::Rules => answer(json, Value::from(RULES), RULES.trim_end()),
+        Metrics::Dashboard => answer(true, DASHBOARD.trim_end(), ""),
     }
 }
 
@@ -43,14 +41,12 @@ pub(super) fn completions(
     generate(shell, &mut command, "r3mes-edge", &mut script);
     let script = String::from_utf8_lossy(&script);
     let shown = json!({ "shell": shell.to_string(), "script": script });
-    answer(&shown.to_string(), json, |_| {
-        Ok(script.trim_end().to_owned())
-    })
+    answer(json, shown, script.trim_end())
 }
 
 pub(super) fn version(json: bool) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    // Set by the one who builds a release; the source may be in no repository.
+    // Set by release.sh; the source may be in no repository.
     let commit = option_env!("R3MES_EDGE_COMMIT");
     let libc = match () {
         () if cfg!(target_env = "musl") => "-musl",
@@ -58,10 +54,9 @@ pub(super) fn version(json: bool) -> Result<(), Failure> {
         () => "",
     };
     let target = format!("{ARCH}-{OS}{libc}");
-    let profile = if cfg!(debug_assertions) {
-        "debug"
-    } else {
-        "release"
+    let profile = match cfg!(debug_assertions) {
+        true => "debug",
+        false => "release",
     };
     let sqlite = sqlite_version();
     let shown = json!({
@@ -72,10 +67,9 @@ pub(super) fn version(json: bool) -> Result<(), Failure> {
         "target": target,
         "profile": profile,
     });
-    answer(&shown.to_string(), json, |_| {
-        let commit = commit.unwrap_or("commit unknown");
-        Ok(format!(
-            "r3mes-edge {version} ({commit})\nschema version {SCHEMA_VERSION}, SQLite {sqlite}\n{target}, {profile}"
-        ))
-    })
+    let commit = commit.unwrap_or("commit unknown");
+    let text = format!(
+        "r3mes-edge {version} ({commit})\nschema version {SCHEMA_VERSION}, SQLite {sqlite}\n{target}, {profile}"
+    );
+    answer(json, shown, text)
 }

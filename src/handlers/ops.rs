@@ -1,7 +1,5 @@
 //! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, breakers.
 
-use std::sync::atomic::Ordering;
-
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -46,7 +44,7 @@ pub(crate) async fn health(ctx: Context) -> Result {
     let (ready, draining, chain_halted) = (
         app.store.is_ready(),
         app.shutdown.is_draining(),
-        app.chain_halted.load(Ordering::Acquire),
+        app.is_chain_halted(),
     );
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
     let closed = breakers

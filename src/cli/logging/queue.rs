@@ -1,10 +1,10 @@
 //! A bounded queue of log lines between the server and stderr. A slow reader of stderr costs lines, which are counted,
 //! and never delays a request.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// The sending side; clones send to the same thread.
@@ -17,26 +17,44 @@ pub(super) struct LineQueue {
 #[derive(Default)]
 struct Counts {
     /// Lines that are not written yet.
-    pending: AtomicU64,
+    pending: AtomicUsize,
     /// Lines dropped since the last note.
-    dropped: AtomicU64,
+    dropped: AtomicUsize,
 }
 
 impl LineQueue {
     const CAPACITY: usize = 4096;
-    const BUFFER: usize = 64 << 10;
+    /// The maximum number of lines that one write takes.
+    const BATCH: usize = 64;
 
-    /// Starts the thread that writes to `out` until the process ends.
+    /// Starts the thread that writes to `out` until the process ends; `note` is the line for a number of dropped ones. A
+    /// closed stderr leaves nowhere to report its errors to.
     ///
     /// # Errors
-    /// Where the system gives no thread.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let (lines, received) = sync_channel(Self::CAPACITY);
-        let counts = Arc::<Counts>::default();
-        let shared = Arc::clone(&counts);
-        std::thread::Builder::new()
-            .name("r3mes-log".to_owned())
-            .spawn(move || write_lines(out, &received, &shared))?;
+    /// If the system gives no thread.
+    pub(super) fn start(
+        mut out: impl Write + Send + 'static,
+        note: impl Fn(usize) -> String + Send + 'static,
+    ) -> io::Result<Self> {
+        let (lines, received) = sync_channel::<Vec<u8>>(Self::CAPACITY);
+        let shared = Arc::<Counts>::default();
+        let counts = Arc::clone(&shared);
+        let write = move || {
+            while let Ok(first) = received.recv() {
+                let mut batch = vec![first];
+                batch.extend(received.try_iter().take(Self::BATCH - 1));
+                let count = batch.len();
+                let dropped = counts.dropped.swap(0, Ordering::Relaxed);
+                if dropped > 0 {
+                    batch.push(note(dropped).into_bytes());
+                }
+                let _ = out.write_all(&batch.concat());
+                counts.pending.fetch_sub(count, Ordering::Release);
+            }
+        };
+        let thread = std::thread::Builder::new().name("r3mes-log".to_owned());
+        thread.spawn(write)?;
+        let counts = shared;
         Ok(Self { lines, counts })
     }
 
@@ -65,29 +83,10 @@ impl Write for LineQueue {
     }
 }
 
-/// Buffers lines while more are pending. A closed stderr leaves nowhere to report its errors to.
-fn write_lines(out: impl Write, lines: &Receiver<Vec<u8>>, counts: &Counts) {
-    let mut out = BufWriter::with_capacity(LineQueue::BUFFER, out);
-    while let Ok(line) = lines.recv() {
-        let _ = out.write_all(&line);
-        let dropped = counts.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let _ = writeln!(
-                out,
-                "dropped {dropped} log lines: the reader of stderr is too slow"
-            );
-        }
-        if counts.pending.load(Ordering::Relaxed) == 1 {
-            let _ = out.flush();
-        }
-        counts.pending.fetch_sub(1, Ordering::Release);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Accepts one write per permit, and all when the sender of permits is dropped.
     struct SlowReader(Receiver<()>, Sender<Vec<u8>>);
@@ -107,7 +106,10 @@ mod tests {
     fn slow() -> (LineQueue, Sender<()>, Receiver<Vec<u8>>) {
         let (permits, permitted) = channel();
         let (sender, written) = channel();
-        let queue = LineQueue::start(SlowReader(permitted, sender)).unwrap();
+        let queue = LineQueue::start(SlowReader(permitted, sender), |count| {
+            format!("dropped {count}\n")
+        })
+        .unwrap();
         (queue, permits, written)
     }
 
@@ -140,11 +142,10 @@ mod tests {
         let notes = text
             .lines()
             .filter_map(|line| line.strip_prefix("dropped "));
-        let counts = notes.map(|note| note.split(' ').next().unwrap());
-        let dropped: usize = counts.map(|count| count.parse::<usize>().unwrap()).sum();
-        // The buffer of the thread is not part of the queue.
-        let in_hand = LineQueue::BUFFER / line.len() + 1;
-        assert!(dropped >= 2 * LineQueue::CAPACITY - in_hand, "{dropped}");
+        let dropped: usize = notes.map(|count| count.parse::<usize>().unwrap()).sum();
+        // The thread has one batch that is not part of the queue.
+        let expected = 2 * LineQueue::CAPACITY - LineQueue::BATCH;
+        assert!(dropped >= expected, "{dropped}");
         assert_eq!(
             text.matches("x\n").count() + dropped,
             3 * LineQueue::CAPACITY
