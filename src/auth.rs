@@ -8,7 +8,7 @@ mod key;
 mod login;
 mod scope;
 
-pub(crate) use cache::KeyCache;
+pub(crate) use cache::{CachedKey, KeyCache};
 pub use issue::{IssuedKey, KeyRequest};
 pub use key::{KeyHash, PlainKey};
 pub(crate) use login::{Challenges, LoginError};
@@ -68,38 +68,20 @@ impl KeyRecord {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// The key as JSON lists it for its owner.
-    #[must_use]
-    pub fn view(&self, now: Timestamp) -> impl serde::Serialize {
-        #[derive(serde::Serialize)]
-        struct View<'a> {
-            id: &'a str,
-            start: &'a str,
-            wallet_address: Option<Wallet>,
-            name: &'a str,
-            scopes: Scopes,
-            is_active: bool,
-            created_at: Timestamp,
-            expires_at: Option<Timestamp>,
-            last_used: Option<Timestamp>,
-        }
-        View {
-            id: &self.id,
-            start: &self.start,
-            wallet_address: self.wallet,
-            name: &self.name,
-            scopes: self.scopes,
-            is_active: self.is_active(now),
-            created_at: self.created_at,
-            expires_at: self.ends_at(),
-            last_used: self.last_used,
-        }
-    }
-
-    /// [`view`](Self::view) as a JSON value.
+    /// The key as its owner sees it, in JSON.
     #[must_use]
     pub fn shown(&self, now: Timestamp) -> serde_json::Value {
-        serde_json::to_value(self.view(now)).unwrap_or_default()
+        serde_json::json!({
+            "id": self.id,
+            "start": self.start,
+            "wallet_address": self.wallet,
+            "name": self.name,
+            "scopes": self.scopes,
+            "is_active": self.is_active(now),
+            "created_at": self.created_at,
+            "expires_at": self.ends_at(),
+            "last_used": self.last_used,
+        })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::limits::{Decision, seconds_up};
 use crate::model::{InputError, InputKind};
@@ -139,18 +139,6 @@ impl ApiError {
         Self::new(ErrorCode::ShuttingDown, "the server is shutting down")
     }
 
-    pub(crate) fn no_route() -> Self {
-        Self::new(ErrorCode::NotFound, "no route has this path")
-    }
-
-    pub(crate) fn method_not_allowed(allow: String) -> Self {
-        let detail = format!("this path answers to {allow}");
-        Self {
-            allow: Some(allow),
-            ..Self::new(ErrorCode::MethodNotAllowed, detail)
-        }
-    }
-
     pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(ErrorCode::Forbidden, detail)
     }
@@ -162,10 +150,6 @@ impl ApiError {
     /// An invalid query parameter or header.
     pub(crate) fn parameter(name: &str, detail: &str) -> Self {
         InputError::field(name, format!("{name} {detail}")).into()
-    }
-
-    pub(crate) fn duplicate_header(name: &str) -> Self {
-        Self::parameter(name, "is a duplicate header; send it once")
     }
 
     /// An invalid wallet address in a path, a parameter or a header.
@@ -195,65 +179,35 @@ impl ApiError {
     }
 
     /// The error as OpenAI's clients read it, in a body or in an event of a stream.
-    pub(crate) fn for_openai(&self) -> OpenAiError<'_> {
+    pub(crate) fn for_openai(&self) -> Value {
         let pointer = self.pointer.as_deref().unwrap_or_default();
         let param = pointer.trim_start_matches('/');
-        OpenAiError {
-            message: &self.detail,
-            r#type: self.code.openai_type(),
-            code: self.code.as_str(),
-            param: (!param.is_empty()).then_some(param),
-        }
+        json!({
+            "message": self.detail,
+            "type": self.code.openai_type(),
+            "code": self.code.as_str(),
+            "param": (!param.is_empty()).then_some(param),
+        })
     }
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
-    pub(crate) fn body(&self, request_id: &str) -> Vec<u8> {
+    pub(crate) fn body(&self, request_id: &str) -> String {
         let (code, detail) = (self.code.as_str(), self.detail.as_str());
-        let pointer = self.pointer.as_deref();
-        let problem = Problem {
-            r#type: format!("urn:r3mes-edge:{code}"),
-            title: self.code.title(),
-            status: self.code.status(),
-            detail,
-            code,
-            message: detail,
-            request_id,
-            error: self.for_openai(),
-            errors: pointer.map(|pointer| [FieldError { pointer, detail }]),
-        };
-        // Neither a map nor anything else that JSON cannot write.
-        let mut text = serde_json::to_vec(&problem).unwrap_or_default();
-        text.push(b'\n');
-        text
+        let mut problem = json!({
+            "type": format!("urn:r3mes-edge:{code}"),
+            "title": self.code.title(),
+            "status": self.code.status(),
+            "detail": detail,
+            "code": code,
+            "message": detail,
+            "request_id": request_id,
+            "error": self.for_openai(),
+        });
+        if let Some(pointer) = &self.pointer {
+            problem["errors"] = json!([{ "pointer": pointer, "detail": detail }]);
+        }
+        format!("{problem}\n")
     }
-}
-
-#[derive(Serialize)]
-pub(crate) struct OpenAiError<'a> {
-    message: &'a str,
-    r#type: &'static str,
-    code: &'static str,
-    param: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    code: &'static str,
-    message: &'a str,
-    request_id: &'a str,
-    error: OpenAiError<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<[FieldError<'a>; 1]>,
-}
-
-#[derive(Serialize)]
-struct FieldError<'a> {
-    pointer: &'a str,
-    detail: &'a str,
 }
 
 impl From<InputError> for ApiError {
@@ -272,69 +226,68 @@ impl From<InputError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
-        let unavailable = "the storage is unavailable";
-        match error {
-            StoreError::Internal(internal) => Self::internal(internal),
+        let code = match error {
+            StoreError::UserNotFound => ErrorCode::UserNotFound,
+            StoreError::KeyNotFound => ErrorCode::NotFound,
+            StoreError::Conflict(_) => ErrorCode::Conflict,
+            StoreError::Insufficient { .. } => ErrorCode::InsufficientCredits,
+            StoreError::KeyReused => ErrorCode::IdempotencyReused,
+            StoreError::Internal(internal) => return Self::internal(internal),
             StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_) => {
-                Self::new(ErrorCode::StorageUnavailable, unavailable).for_the_log(text)
+                let detail = "the storage is unavailable";
+                return Self::new(ErrorCode::StorageUnavailable, detail).for_the_log(text);
             }
-            StoreError::Busy => Self::new(ErrorCode::Overloaded, "write queue full; retry shortly"),
-            StoreError::UserNotFound => Self::new(ErrorCode::UserNotFound, text),
-            StoreError::KeyNotFound => Self::new(ErrorCode::NotFound, text),
-            StoreError::Conflict(_) => Self::new(ErrorCode::Conflict, text),
-            StoreError::Insufficient { .. } => Self::new(ErrorCode::InsufficientCredits, text),
-            StoreError::KeyReused => Self::new(ErrorCode::IdempotencyReused, text),
+            StoreError::Busy => {
+                return Self::new(ErrorCode::Overloaded, "write queue full; retry shortly");
+            }
             StoreError::AlreadyIssued(reference) => {
                 let made = reference.map_or(String::new(), |id| format!(" and made {id}"));
                 let detail =
                     format!("this Idempotency-Key was used before{made}; the answer is not stored");
-                Self::new(ErrorCode::AlreadyIssued, detail)
+                return Self::new(ErrorCode::AlreadyIssued, detail);
             }
             StoreError::IdempotencyFull { retry_after } => {
-                let seconds = seconds_up(retry_after).max(1);
-                let detail = format!(
-                    "too many Idempotency-Keys of this wallet or admin are stored for this route; the oldest expires in {seconds} s"
-                );
-                Self::new(ErrorCode::IdempotencyFull, detail).retry_after(retry_after)
+                let detail =
+                    "too many Idempotency-Keys of this wallet or admin are stored for this route";
+                return Self::new(ErrorCode::IdempotencyFull, detail).retry_after(retry_after);
             }
             StoreError::TooMuch => {
                 let detail = "too much for one answer; ask for less";
-                Self::new(ErrorCode::InvalidRequest, detail)
+                return Self::new(ErrorCode::InvalidRequest, detail);
             }
-        }
+        };
+        Self::new(code, text)
     }
 }
 
 impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
+        use ErrorCode::{Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
             Busy, Connect, Cut, NoChat, Open, Refused, Status, Timeout, Unreadable,
         };
         let internal = error.to_string();
-        let bad_response = |detail: &str| Self::new(ErrorCode::UpstreamBadResponse, detail);
-        let shown = match error {
+        let (code, detail) = match error {
             Open(wait) => {
                 let detail = "the circuit breaker of the upstream is open after repeated failures";
                 return Self::new(ErrorCode::CircuitOpen, detail).retry_after(wait);
             }
-            Busy | Status(429) => {
-                let detail = "inference server at capacity; retry shortly";
-                Self::new(ErrorCode::Overloaded, detail)
+            Refused(status) => {
+                let detail =
+                    format!("the inference server refused this request with status {status}");
+                return Self::from(InputError::field("", detail)).for_the_log(internal);
             }
-            Refused(status) => InputError::field(
-                "",
-                format!("the inference server refused this request with status {status}"),
-            )
-            .into(),
+            Busy | Status(429) => (Overloaded, "inference server at capacity; retry shortly"),
             Status(status) | NoChat(status) => {
-                bad_response(&format!("the upstream answered with status {status}"))
+                let detail = format!("the upstream answered with status {status}");
+                return Self::new(UpstreamBadResponse, detail).for_the_log(internal);
             }
-            Timeout(_) => Self::new(ErrorCode::UpstreamTimeout, "the upstream timed out"),
-            Connect(_) => bad_response("the upstream is unreachable"),
-            Unreadable(_) => bad_response("the upstream's answer is invalid"),
-            Cut(_) => bad_response("the upstream closed its answer early"),
+            Timeout(_) => (UpstreamTimeout, "the upstream timed out"),
+            Connect(_) => (UpstreamBadResponse, "the upstream is unreachable"),
+            Unreadable(_) => (UpstreamBadResponse, "the upstream's answer is invalid"),
+            Cut(_) => (UpstreamBadResponse, "the upstream closed its answer early"),
         };
-        shown.for_the_log(internal)
+        Self::new(code, detail).for_the_log(internal)
     }
 }
 
@@ -361,7 +314,7 @@ mod tests {
             ApiError::internal("SELECT secret"),
             ApiError::from(UpstreamError::Cut("secret".to_owned())),
         ] {
-            let body = String::from_utf8(error.body("req_1")).unwrap();
+            let body = error.body("req_1");
             assert!(!body.contains("secret"), "{body}");
             assert!(error.internal.unwrap().contains("secret"));
         }
@@ -370,7 +323,7 @@ mod tests {
     #[test]
     fn an_invalid_field_is_named_for_every_kind_of_client() {
         let error = ApiError::from(InputError::field("/amount", "amount is required"));
-        let body: serde_json::Value = serde_json::from_slice(&error.body("req_1")).unwrap();
+        let body: Value = serde_json::from_str(&error.body("req_1")).unwrap();
         assert_eq!(body["errors"][0]["pointer"], "/amount");
         assert_eq!(body["error"]["param"], "amount");
         assert_eq!(body["detail"], body["message"]);

@@ -13,10 +13,39 @@ pub(crate) mod openai;
 pub(crate) mod ops;
 pub(crate) mod users;
 
+use serde::Deserialize;
+
 use crate::error::ApiError;
 use crate::http::{Context, Response};
+use crate::model::Whole;
 
 type Result<T = Response> = std::result::Result<T, ApiError>;
+
+/// The query of a route without parameters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParameters {}
+
+/// The query of a list that is read page by page.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    limit: Option<PageSize>,
+    cursor: Option<String>,
+}
+
+type PageSize = Whole<1, 500>;
+
+fn page_size(limit: Option<PageSize>) -> usize {
+    limit.map_or(50, PageSize::count)
+}
+
+/// Where a page of a list begins, read by `parse`.
+fn cursor<T>(text: Option<String>, parse: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>> {
+    let invalid = || ApiError::parameter("cursor", "must be the next_cursor of an earlier page");
+    text.map(|text| parse(&text).ok_or_else(invalid))
+        .transpose()
+}
 
 /// What the storage knows of a wallet.
 fn found<T>(of_wallet: Option<T>) -> Result<T> {

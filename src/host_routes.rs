@@ -2,14 +2,12 @@
 //! They pass the same checks as all requests; who may call them is the host's decision.
 
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -77,62 +75,19 @@ impl HostRoutes {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Runs the host's handler, which is dropped when the client disconnects.
+    /// Runs the host's handler, which is dropped when the client disconnects; `permit` is held until the body is sent.
     pub(crate) async fn call(
         &self,
         request: Request<Incoming>,
         permit: OwnedSemaphorePermit,
-    ) -> Result<Response<HostBody>, Panicked> {
-        let mut response = unwinding(|| (self.handler)(request))?;
-        let response =
-            std::future::poll_fn(
-                |context| match unwinding(|| response.as_mut().poll(context)) {
-                    Ok(polled) => polled.map(Ok),
-                    Err(panicked) => Poll::Ready(Err(panicked)),
-                },
-            );
-        let body = |body| HostBody {
-            body,
-            _permit: permit,
+    ) -> Response<BoxBody> {
+        let response = (self.handler)(request).await;
+        let hold = move |frame| {
+            let _held = &permit;
+            frame
         };
-        Ok(response.await?.map(body))
+        response.map(|body| body.map_frame(hold).boxed_unsync())
     }
-}
-
-/// A body of the host's, with the permit of its request.
-pub(crate) struct HostBody {
-    body: BoxBody,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Body for HostBody {
-    type Data = Bytes;
-    type Error = Aborted;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        unwinding(|| Pin::new(&mut self.body).poll_frame(context)).unwrap_or_else(|Panicked| {
-            log::error!("the body of a host route panicked");
-            Poll::Ready(Some(Err(Aborted)))
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The host's code panicked.
-pub(crate) struct Panicked;
-
-fn unwinding<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked)
 }
 
 #[cfg(test)]

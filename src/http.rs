@@ -17,13 +17,12 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
@@ -37,7 +36,6 @@ use tokio::time::timeout;
 use self::access_log::{AccessLogGuard, MatchedRoute};
 use self::route::{Auth, BodyClass, Route, RouteMatch};
 use crate::app::App;
-use crate::auth::Principal;
 use crate::config::Peer;
 use crate::error::{ApiError, ErrorCode};
 use crate::host_routes::{Caller, HostRoutes};
@@ -139,11 +137,18 @@ async fn respond(
             }
             return Ok(response);
         }
-        RouteMatch::OtherMethods(allow) => return Err(ApiError::method_not_allowed(allow)),
+        RouteMatch::OtherMethods(allow) => {
+            let detail = format!("this path answers to {allow}");
+            return Err(ApiError {
+                allow: Some(allow),
+                ..ApiError::new(ErrorCode::MethodNotAllowed, detail)
+            });
+        }
         RouteMatch::NotFound => {
             let mut hosts = app.own.iter();
             let Some(host) = hosts.find(|host| host.matches(head.uri.path())) else {
-                return Err(ApiError::no_route());
+                let detail = "no route has this path";
+                return Err(ApiError::new(ErrorCode::NotFound, detail));
             };
             log_guard.matched = MatchedRoute::Host;
             return Box::pin(respond_by_host(app, host, client, head, body, log_guard)).await;
@@ -158,7 +163,7 @@ async fn respond(
     // Authentication.
     let principal = match route.auth {
         Auth::Open => None,
-        _ => authenticate(app, &head, route.rate, client, log_guard).await?,
+        _ => auth::authenticate(app, &head, route.rate, client, log_guard).await?,
     };
     auth::authorize(&app.config, &head, route, &path_param, principal.as_ref())?;
 
@@ -189,11 +194,13 @@ async fn respond(
         permit: Arc::new(in_flight_permit(app)?),
         timings: Arc::clone(&log_guard.timings),
     };
-    let response = run_handler(context);
-    if route.unbounded {
-        return response.await;
+    let slot = RouteSlot::of(route.index);
+    let handler = Box::pin(ROUTE.scope(slot, (route.handler)(context)));
+    let response = run_handler(route.detached, handler);
+    match route.unbounded {
+        true => response.await,
+        false => within_timeout(app, response).await,
     }
-    within_timeout(app, response).await
 }
 
 /// A route of the host's passes the same checks, except that the host decides who may call it and reads the body.
@@ -209,19 +216,16 @@ async fn respond_by_host(
         return Err(ApiError::shutting_down());
     }
     admit(app, &head, RateClass::Read, client, log_guard)?;
-    let principal = authenticate(app, &head, RateClass::Read, client, log_guard).await?;
+    let principal = auth::authenticate(app, &head, RateClass::Read, client, log_guard).await?;
     head.extensions.insert(Caller {
         address: client,
         request_id: log_guard.request_id.clone(),
         principal,
     });
     let permit = in_flight_permit(app)?;
-    let call = async {
-        let called = host.call(Request::from_parts(head, body), permit).await;
-        let response = called.map_err(|_| ApiError::internal("a host route panicked"))?;
-        Ok(response.map(BodyExt::boxed_unsync))
-    };
-    within_timeout(app, call).await
+    let request = Request::from_parts(head, body);
+    let response = Box::pin(async move { Ok(host.call(request, permit).await) });
+    within_timeout(app, catch_panic(response)).await
 }
 
 /// Refuses a request by what costs no hash or query: a key in its query string, the rate of its client.
@@ -239,30 +243,6 @@ fn admit(
     limit(app, log_guard, class, client.into())
 }
 
-/// The owner of the key that was sent, if any; a key has a rate of its own.
-async fn authenticate(
-    app: &App,
-    head: &Parts,
-    class: RateClass,
-    client: IpAddr,
-    log_guard: &mut AccessLogGuard,
-) -> Result<Option<Principal>, ApiError> {
-    let key = auth::authenticate(app, &head.headers, client, &mut log_guard.rate).await;
-    let key = key.inspect_err(|error| {
-        if error.code.status() == 401 {
-            app.metrics.table.auth_failures.inc();
-        }
-    })?;
-    let Some(key) = key else {
-        // Only this process can have put it there: a command that answers its own requests.
-        return Ok(head.extensions.get::<Principal>().cloned());
-    };
-    log_guard.key_id = Some(key.principal.key_id.clone());
-    log_guard.wallet = key.principal.wallet;
-    limit(app, log_guard, class, key.bucket)?;
-    Ok(Some(key.principal))
-}
-
 fn limit(
     app: &App,
     log_guard: &mut AccessLogGuard,
@@ -272,12 +252,15 @@ fn limit(
     let Some(decision) = app.limits().check(class, bucket) else {
         return Ok(());
     };
-    let decision = log_guard.rate.insert(decision);
-    if decision.retry_after.is_some() {
-        app.metrics.limited(class);
-        return Err((&*decision).into());
+    let refused = decision.retry_after.is_some();
+    let error = refused.then(|| ApiError::from(&decision));
+    // The budget of failures is shown when it is spent.
+    if refused || class != RateClass::Failures {
+        log_guard.rate = Some(decision);
     }
-    Ok(())
+    let Some(error) = error else { return Ok(()) };
+    app.metrics.limited(class);
+    Err(error)
 }
 
 fn in_flight_permit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -290,37 +273,37 @@ async fn within_timeout(
     app: &App,
     response: impl Future<Output = Result<Response, ApiError>>,
 ) -> Result<Response, ApiError> {
-    let mut response = pin!(response);
-    // Most are ready at once, and need no timer.
-    let first = poll_fn(|context| Poll::Ready(response.as_mut().poll(context)));
-    if let Poll::Ready(response) = first.await {
-        return response;
-    }
     let late = |_| ApiError::new(ErrorCode::Overloaded, "request timed out on the server");
     timeout(app.config.limits.request_timeout, response)
         .await
         .map_err(late)?
 }
 
-/// Runs the handler of a route, in a task of its own where the table says so.
-fn run_handler(
-    context: Context,
-) -> impl Future<Output = Result<Response, ApiError>> + Send + use<> {
-    let route = context.route;
-    let slot = RouteSlot::of(route.index);
-    let mut handler = Box::pin(ROUTE.scope(slot, (route.handler)(context)));
-    let panicked = || ApiError::internal("a handler panicked");
-    async move {
-        if route.detached {
-            let ended = tokio::spawn(handler).await;
-            return ended.unwrap_or_else(|_| Err(panicked()));
-        }
-        poll_fn(|context| {
-            let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
-            polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
-        })
-        .await
+/// Runs a handler, in a task of its own where the table says so.
+async fn run_handler(
+    detached: bool,
+    handler: impl Future<Output = Result<Response, ApiError>> + Send + Unpin + 'static,
+) -> Result<Response, ApiError> {
+    match detached {
+        true => tokio::spawn(handler)
+            .await
+            .unwrap_or_else(|_| Err(panicked())),
+        false => catch_panic(handler).await,
     }
+}
+
+async fn catch_panic(
+    mut handler: impl Future<Output = Result<Response, ApiError>> + Unpin,
+) -> Result<Response, ApiError> {
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut handler).poll(context)));
+        polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    })
+    .await
+}
+
+fn panicked() -> ApiError {
+    ApiError::internal("a handler panicked")
 }
 
 fn request_id(headers: &HeaderMap) -> String {

@@ -26,9 +26,13 @@ macro_rules! routes {
         /// ```
         pub static ROUTES: &[Route] = &route::numbered([$(
             $(#[$only])*
-            Route::new(
-                Method::$method, $path, |context| Box::pin($handler(context)), $auth, RateClass::$rate, BodyClass::$body,
-            )$(.alias($alias))?$(.$flag())*,
+            Route {
+                $(alias: Some($alias),)?
+                $($flag: true,)*
+                ..Route::new(
+                    Method::$method, $path, |context| Box::pin($handler(context)), $auth, RateClass::$rate, BodyClass::$body,
+                )
+            },
         )*]);
     };
 }

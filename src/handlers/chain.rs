@@ -2,53 +2,46 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Result};
+use super::{Context, NoParameters, Result};
 use crate::app::App;
 use crate::cache::Source;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json_bytes};
-use crate::model::Timestamp;
+use crate::model::Whole;
 use crate::upstream::chain::Chain;
 
-#[derive(Serialize)]
-struct Status<'a> {
-    network: &'a str,
-    latest_block_height: i64,
-    latest_block_time: Timestamp,
-    catching_up: bool,
-    halted: bool,
-    stale: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    age_seconds: Option<u64>,
-}
-
 pub(crate) async fn status(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let app = &ctx.app;
     let status = app.cached_chain_status(chain(app)?).await?;
-    let mut body = Status {
-        network: &status.value.network,
-        latest_block_height: status.value.latest_block_height,
-        latest_block_time: status.value.latest_block_time,
-        catching_up: status.value.catching_up,
-        halted: app.chain_halted(&status),
-        stale: status.source == Source::Stale,
-        age_seconds: None,
-    };
+    let mut body = json!({
+        "network": status.value.network,
+        "latest_block_height": status.value.latest_block_height,
+        "latest_block_time": status.value.latest_block_time,
+        "catching_up": status.value.catching_up,
+        "halted": app.chain_halted(&status),
+        "stale": status.source == Source::Stale,
+    });
     // The age is in the header too: an answer that only grew older is the same answer.
     let tagged = json_bytes(&body)?;
-    body.age_seconds = Some(status.age.as_secs());
+    body["age_seconds"] = status.age.as_secs().into();
     let mut response = response::cached(json_bytes(&body)?, &status, app.chain_policy());
     response::set_etag(response.headers_mut(), &tagged);
     Ok(response)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlocksQuery {
+    limit: Option<Whole<1, 100>>,
+}
+
 pub(crate) async fn blocks(ctx: Context) -> Result {
-    let limit = ctx.parameters(&["limit"])?.number("limit", 1..=100)?;
-    let limit = limit.unwrap_or(20);
+    let limit = ctx.query::<BlocksQuery>()?.limit;
+    let limit = limit.map_or(20, Whole::count);
     let (app, policy) = (&ctx.app, ctx.app.chain_policy());
     let chain = chain(app)?;
     let fetch = || async { chain.blocks(limit).await.map(Arc::new) };

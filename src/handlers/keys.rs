@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{Context, Result, cut_page, found};
+use super::{Context, NoParameters, PageSize, Result, cursor, cut_page, found, page_size};
 use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
@@ -90,22 +91,20 @@ fn restrict(principal: &Principal, request: &mut KeyRequest) -> Result<()> {
     Ok(())
 }
 
-#[derive(Serialize)]
-struct Keys<K> {
-    keys: Vec<K>,
-    next_cursor: Option<String>,
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    wallet_address: Option<Wallet>,
+    limit: Option<PageSize>,
+    cursor: Option<String>,
 }
 
 pub(crate) async fn list(ctx: Context) -> Result {
     let principal = ctx.principal()?;
-    let parameters = ctx.parameters(&["wallet_address", "limit", "cursor"])?;
-    let named = parameters.get("wallet_address").map(Wallet::parse);
-    let named = named
-        .transpose()
-        .map_err(|detail| ApiError::wallet("wallet_address", detail))?;
+    let query: ListQuery = ctx.query()?;
     // The R3MES backend's path names the wallet in it.
     let wanted = match ctx.path_param.is_empty() {
-        true => named,
+        true => query.wallet_address,
         false => Some(ctx.wallet()?),
     };
     let wallet = match principal.is_admin() {
@@ -115,9 +114,9 @@ pub(crate) async fn list(ctx: Context) -> Result {
     if wanted.is_some() && wanted != wallet {
         return Err(ApiError::other_wallet());
     }
-    let limit = parameters.limit()?;
-    let is_id = |cursor: &str| cursor.starts_with("key_").then(|| cursor.to_owned());
-    let mut before = parameters.cursor(is_id)?;
+    let limit = page_size(query.limit);
+    let is_id = |text: &str| text.starts_with("key_").then(|| text.to_owned());
+    let mut before = cursor(query.cursor, is_id)?;
     let mut keys = Vec::new();
     // More than one read only where admin keys of the wallet were left out.
     loop {
@@ -131,14 +130,14 @@ pub(crate) async fn list(ctx: Context) -> Result {
     }
     let next_cursor = cut_page(&mut keys, limit, |key| key.id.clone());
     let now = ctx.app.clock.now();
-    let keys = keys.iter().map(|record| record.view(now)).collect();
-    json(&Keys { keys, next_cursor })
+    let keys: Vec<_> = keys.iter().map(|key| key.shown(now)).collect();
+    json(&json!({ "keys": keys, "next_cursor": next_cursor }))
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let key = managed_key(&ctx, ctx.path_param.clone()).await?;
-    json(&key.view(ctx.app.clock.now()))
+    json(&key.shown(ctx.app.clock.now()))
 }
 
 /// Whether the caller may list, show, rotate and revoke a key: an admin any, others those of their wallet that are no
@@ -182,7 +181,7 @@ pub(crate) async fn revoke_named(ctx: Context) -> Result {
 async fn revoke_key(app: &App, key: KeyRecord) -> Result {
     let now = app.clock.now();
     let record = app.store.revoke_key(key.id, key.wallet, now).await?;
-    json(&record.view(now))
+    json(&record.shown(now))
 }
 
 #[derive(Default, Deserialize)]
@@ -220,18 +219,11 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
 }
 
 #[derive(Serialize)]
-struct Me<'a> {
+struct Me {
     wallet_address: Option<Wallet>,
     credits: Credits,
     is_miner: bool,
-    key: OwnKey<'a>,
-}
-
-#[derive(Serialize)]
-struct OwnKey<'a> {
-    id: &'a str,
-    scopes: Scopes,
-    expires_at: Option<Timestamp>,
+    key: Value,
 }
 
 pub(crate) async fn me(ctx: Context) -> Result {
@@ -244,10 +236,10 @@ pub(crate) async fn me(ctx: Context) -> Result {
         wallet_address: principal.wallet,
         credits: user.as_ref().map_or(Credits::ZERO, |user| user.credits),
         is_miner: user.is_some_and(|user| user.is_miner),
-        key: OwnKey {
-            id: &principal.key_id,
-            scopes: principal.scopes,
-            expires_at: principal.expires_at,
-        },
+        key: json!({
+            "id": principal.key_id,
+            "scopes": principal.scopes,
+            "expires_at": principal.expires_at,
+        }),
     })
 }

@@ -1,24 +1,19 @@
 //! Wallet login: a challenge to sign, and a short-lived key for its signature.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Context, Result, found};
 use crate::auth::{KeyRequest, LoginError, Scopes};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::json;
-use crate::model::{Timestamp, Wallet};
+use crate::model::Wallet;
 use crate::store::{User, issue_key};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChallengeRequest {
     wallet_address: Wallet,
-}
-
-#[derive(Serialize)]
-struct Challenge {
-    message: String,
-    expires_at: Timestamp,
 }
 
 pub(crate) async fn challenge(ctx: Context) -> Result {
@@ -28,10 +23,7 @@ pub(crate) async fn challenge(ctx: Context) -> Result {
     let issued = app.challenges.issue(&wallet, &name, app.clock.now());
     let (message, expires_at) =
         issued.map_err(|error| ApiError::internal(format!("no random bytes: {error}")))?;
-    json(&Challenge {
-        message,
-        expires_at,
-    })
+    json(&json!({ "message": message, "expires_at": expires_at }))
 }
 
 #[derive(Deserialize)]

@@ -6,10 +6,10 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Context, Result, found};
+use super::{Context, NoParameters, Result, found};
 use crate::error::ApiError;
 use crate::http::response::{self, json, json_with_status};
-use crate::model::{Credits, InputError, Sample, Timestamp, Wallet, exact_credits};
+use crate::model::{Credits, InputError, Sample, Timestamp, Wallet, Whole, exact_credits};
 use crate::store::{
     Counted, Earning, EarningsDay, HashratePoint, Resolution, StoreError, StoredResponse, ledger_id,
 };
@@ -80,7 +80,7 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let (wallet, active_since) = (ctx.wallet()?, ctx.app.active_since());
     json(&found(ctx.app.store.miner(wallet, active_since).await?)?)
 }
@@ -109,12 +109,20 @@ impl From<EarningsDay> for DayEarnings {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EarningsQuery {
+    days: Option<Whole<1, 365>>,
+    limit: Option<Whole<1, 500>>,
+    offset: Option<Whole<0, 365>>,
+}
+
 pub(crate) async fn earnings(ctx: Context) -> Result {
     let wallet = ctx.wallet()?;
-    let parameters = ctx.parameters(&["days", "limit", "offset"])?;
-    let days = parameters.number("days", 1..=365)?.unwrap_or(7);
-    let limit = parameters.number("limit", 1..=500)?.unwrap_or(365);
-    let offset = parameters.number("offset", 0..=365)?.unwrap_or(0);
+    let query: EarningsQuery = ctx.query()?;
+    let days = query.days.map_or(7, Whole::count);
+    let limit = query.limit.map_or(365, Whole::count);
+    let offset = query.offset.map_or(0, Whole::count);
     // Whole UTC days, today the last of them.
     let today = ctx.app.clock.now().day();
     let since = today.minus(Duration::from_secs(86_400 * (days as u64 - 1)));
@@ -126,26 +134,25 @@ pub(crate) async fn earnings(ctx: Context) -> Result {
 /// Points of one answer at most.
 const MAX_POINTS: usize = 10_000;
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HashrateQuery {
+    days: Option<Whole<1, 365>>,
+    hours: Option<Whole<1, 8760>>,
+    resolution: Option<Resolution>,
+}
+
 pub(crate) async fn hashrate(ctx: Context) -> Result {
     let wallet = ctx.wallet()?;
-    let parameters = ctx.parameters(&["days", "hours", "resolution"])?;
-    let days = parameters.number("days", 1..=365)?;
-    let hours = match (days, parameters.number("hours", 1..=8760)?) {
+    let query: HashrateQuery = ctx.query()?;
+    let hours = match (query.days, query.hours) {
         (Some(_), Some(_)) => {
             return Err(ApiError::parameter("hours", "and days exclude each other"));
         }
-        (None, Some(hours)) => hours,
-        (days, None) => days.unwrap_or(7) * 24,
+        (None, Some(hours)) => hours.count(),
+        (days, None) => days.map_or(7, Whole::count) * 24,
     };
-    let wanted = match parameters.get("resolution") {
-        None => None,
-        Some(name) => {
-            let mut all = Resolution::ALL.into_iter();
-            let known = all.find(|resolution| resolution.as_str() == name);
-            let unknown = || ApiError::parameter("resolution", "must be raw, 1m, 1h or 1d");
-            Some(known.ok_or_else(unknown)?)
-        }
-    };
+    let wanted = query.resolution;
     let finest = wanted.unwrap_or(match hours {
         0..=2 => Resolution::Raw,
         3..=48 => Resolution::Minute,

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Context, Result};
+use super::{Context, NoParameters, Result};
 use crate::app::CacheKey;
 use crate::cache::{Cached, Policy, Source};
 use crate::error::ApiError;
 use crate::http::response::{self, json_bytes};
-use crate::model::{Credits, Timestamp, Wallet};
+use crate::model::{Credits, Timestamp, Wallet, Whole};
 
 /// A new user, a grant, an earning or a miner's first sample drops the figures; a chat's charge does not.
 const STATS: Policy = Policy {
@@ -45,7 +45,7 @@ impl<E: Into<ApiError>> From<E> for Uncached {
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let app = &ctx.app;
     let compute = || async {
         let totals = app.store.totals(app.active_since()).await?;
@@ -95,18 +95,30 @@ struct RankedMiner {
     blocks_found: Option<i64>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeaderboardQuery {
+    limit: Option<Whole<1, 100>>,
+    period: Option<Period>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Period {
+    Day,
+    Week,
+    Month,
+    All,
+}
+
 pub(crate) async fn leaderboard(ctx: Context) -> Result {
-    let parameters = ctx.parameters(&["limit", "period"])?;
-    let limit = parameters.number("limit", 1..=100)?.unwrap_or(10);
-    let days = match parameters.get("period") {
-        Some("day") => Some(1),
-        Some("week") => Some(7),
-        Some("month") => Some(30),
-        None | Some("all") => None,
-        Some(_) => {
-            let detail = "must be day, week, month or all";
-            return Err(ApiError::parameter("period", detail));
-        }
+    let query: LeaderboardQuery = ctx.query()?;
+    let limit = query.limit.map_or(10, Whole::count);
+    let days = match query.period {
+        Some(Period::Day) => Some(1),
+        Some(Period::Week) => Some(7),
+        Some(Period::Month) => Some(30),
+        None | Some(Period::All) => None,
     };
     let app = &ctx.app;
     let compute = || async {

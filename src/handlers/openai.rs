@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::chat::{lora, open_nodes, payer, wallet_header};
-use super::{Context, Result};
+use super::{Context, NoParameters, Result};
 use crate::app::App;
 use crate::billing::{Order, begin};
 use crate::error::{ApiError, ErrorCode};
@@ -19,7 +19,7 @@ use crate::upstream::inference::{InferenceRequest, Node, Prompt};
 
 /// The adapters that an inference server has, as models.
 pub(crate) async fn models(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let app = &ctx.app;
     let created = app.clock.now().millis() / 1000;
     let model = |adapter| json!({ "id": adapter, "object": "model", "created": created, "owned_by": "r3mes-edge" });

@@ -1,81 +1,48 @@
 //! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, breakers.
 
 use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, Result};
-use crate::breaker::{Phase, Status};
+use super::{Context, NoParameters, Result};
+use crate::breaker::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json, json_with_status};
 
 /// The oldest clients that are served: the first ones of the R3MES backend, whose paths and fields are supported.
 const OLDEST_CLIENT: [u32; 3] = [0, 1, 0];
 
-#[derive(Serialize)]
-struct Health {
-    status: &'static str,
-    version: &'static str,
-    uptime_seconds: u64,
-    draining: bool,
-    storage: StorageHealth,
-    inference: bool,
-    chain: bool,
-    chain_halted: bool,
-    miner: bool,
-    breakers: Vec<Status>,
-}
-
-#[derive(Serialize)]
-struct StorageHealth {
-    ready: bool,
-    write_queue: usize,
-    pool_in_use: usize,
-    pool_size: usize,
-    file_bytes: u64,
-    wal_bytes: u64,
-    reservations_unwritten: usize,
-}
-
 /// The state of the server, without paths and addresses: it is public.
 pub(crate) async fn health(ctx: Context) -> Result {
     let app = &ctx.app;
-    let store = app.store.gauges();
-    let (ready, draining, chain_halted) = (
-        app.store.is_ready(),
-        app.shutdown.is_draining(),
-        app.is_chain_halted(),
-    );
+    let (store, ready) = (app.store.gauges(), app.store.is_ready());
+    let (draining, chain_halted) = (app.shutdown.is_draining(), app.is_chain_halted());
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
-    let closed = breakers
-        .iter()
-        .all(|breaker| breaker.state == Phase::Closed);
+    let mut states = breakers.iter().map(|breaker| breaker.state);
+    let closed = states.all(|state| state == Phase::Closed);
     let is_ok = ready && closed && !draining && !chain_halted;
     let uptime = app.clock.instant().saturating_duration_since(app.started);
-    json(&Health {
-        status: if is_ok { "ok" } else { "degraded" },
-        version: env!("CARGO_PKG_VERSION"),
-        uptime_seconds: uptime.as_secs(),
-        draining,
-        storage: StorageHealth {
-            ready,
-            write_queue: store.queue_depth,
-            pool_in_use: store.pool_in_use,
-            pool_size: store.pool_size,
-            file_bytes: store.file_bytes,
-            wal_bytes: store.wal_bytes,
-            reservations_unwritten: app.billing.unwritten.len(),
+    let mut miner = app.upstreams.miner.iter();
+    json(&json!({
+        "status": if is_ok { "ok" } else { "degraded" },
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": uptime.as_secs(),
+        "draining": draining,
+        "storage": {
+            "ready": ready,
+            "write_queue": store.queue_depth,
+            "pool_in_use": store.pool_in_use,
+            "pool_size": store.pool_size,
+            "file_bytes": store.file_bytes,
+            "wal_bytes": store.wal_bytes,
+            "reservations_unwritten": app.billing.unwritten.len(),
         },
-        inference: app.upstreams.nodes.iter().any(|node| node.at.is_present()),
-        chain: app.upstreams.chain().is_some(),
-        chain_halted,
-        miner: app
-            .upstreams
-            .miner
-            .iter()
-            .any(|miner| miner.at.is_present()),
-        breakers,
-    })
+        "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
+        "chain": app.upstreams.chain().is_some(),
+        "chain_halted": chain_halted,
+        "miner": miner.any(|miner| miner.at.is_present()),
+        "breakers": breakers,
+    }))
 }
 
 /// The process answers.
@@ -110,17 +77,19 @@ pub(crate) async fn metrics(ctx: Context) -> Result {
     Ok(response::bytes(StatusCode::OK, content_type, text.into()))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VersionQuery {
+    version: Option<String>,
+}
+
 /// Whether a client of the version in the query is too old for this server.
 pub(crate) async fn version(ctx: Context) -> Result {
-    let client = match ctx.parameters(&["version"])?.get("version") {
-        Some(text) => Some(parse_version(text).ok_or_else(|| {
-            ApiError::parameter(
-                "version",
-                "must be three numbers with dots between them: 1.0.0",
-            )
-        })?),
-        None => None,
-    };
+    let VersionQuery { version } = ctx.query()?;
+    let detail = "must be three numbers with dots between them: 1.0.0";
+    let parse =
+        |text: String| parse_version(&text).ok_or_else(|| ApiError::parameter("version", detail));
+    let client = version.map(parse).transpose()?;
     let [major, minor, patch] = OLDEST_CLIENT;
     json(&json!({
         "current_version": env!("CARGO_PKG_VERSION"),
@@ -141,7 +110,7 @@ fn parse_version(text: &str) -> Option<[u32; 3]> {
 
 /// The server's time, for clients that check their own clock.
 pub(crate) async fn time(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let now = ctx.app.clock.now();
     json(&json!({
         "server_time": now.millis().div_euclid(1000),
@@ -157,12 +126,12 @@ pub(crate) async fn openapi(_: Context) -> Result {
 
 /// Copies the database into the configured folder.
 pub(crate) async fn back_up(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     json_with_status(StatusCode::CREATED, &ctx.app.back_up().await?)
 }
 
 pub(crate) async fn verify_ledger(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let report = ctx.app.verify_ledger().await?;
     for error in &report.mistakes {
         log::error!("ledger: {error}");
@@ -172,7 +141,7 @@ pub(crate) async fn verify_ledger(ctx: Context) -> Result {
 
 /// The state of each upstream's breaker.
 pub(crate) async fn breakers(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     let breakers: Vec<_> = ctx.app.upstreams.breakers().map(|b| b.status()).collect();
     json(&json!({ "breakers": breakers }))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Result, cut_page, found};
+use super::{Context, NoParameters, PageQuery, Result, cursor, cut_page, found, page_size};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json};
 use crate::model::{Credits, InputError, Wallet, exact_credits};
@@ -37,16 +37,16 @@ struct Users {
 }
 
 pub(crate) async fn list(ctx: Context) -> Result {
-    let parameters = ctx.parameters(&["limit", "cursor"])?;
-    let limit = parameters.limit()?;
-    let after = parameters.cursor(|cursor| Wallet::parse(cursor).ok())?;
+    let query: PageQuery = ctx.query()?;
+    let limit = page_size(query.limit);
+    let after = cursor(query.cursor, |text| Wallet::parse(text).ok())?;
     let mut users = ctx.app.store.users(after, limit + 1).await?;
     let next_cursor = cut_page(&mut users, limit, |user| user.wallet_address);
     json(&Users { users, next_cursor })
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
-    ctx.parameters(&[])?;
+    let NoParameters {} = ctx.query()?;
     json(&found(ctx.app.store.user(ctx.wallet()?).await?)?)
 }
 
@@ -99,9 +99,9 @@ struct Ledger {
 
 pub(crate) async fn ledger(ctx: Context) -> Result {
     let wallet_address = ctx.wallet()?;
-    let parameters = ctx.parameters(&["limit", "cursor"])?;
-    let limit = parameters.limit()?;
-    let before = parameters.cursor(parse_ledger_id)?;
+    let query: PageQuery = ctx.query()?;
+    let limit = page_size(query.limit);
+    let before = cursor(query.cursor, parse_ledger_id)?;
     let ledger = ctx.app.store.ledger(wallet_address, before, limit + 1);
     let (credits, mut entries) = found(ledger.await?)?;
     let next_cursor = cut_page(&mut entries, limit, |entry| ledger_id(entry.id));

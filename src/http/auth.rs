@@ -1,47 +1,64 @@
 //! Authentication and authorization: the owner of the key that was sent, and whether the route is for them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::http::request::Parts;
 
-use super::origin;
+use super::access_log::AccessLogGuard;
+use super::context::single;
 use super::route::{Auth, Route};
+use super::{limit, origin};
 use crate::app::App;
-use crate::auth::{PlainKey, Principal, Scope};
+use crate::auth::{CachedKey, PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::{Bucket, Decision, RateClass};
+use crate::limits::{Bucket, RateClass};
 
-static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// A valid key that was sent.
-pub(super) struct AuthenticatedKey {
-    pub(super) principal: Principal,
-    pub(super) bucket: Bucket,
-}
-
-/// Header, checksum, hash, cache, store. `None` where no key was sent; `rate` is set to the limit that refused it.
+/// The owner of the key that was sent, if any; a key has a rate of its own.
 pub(super) async fn authenticate(
     app: &App,
-    headers: &HeaderMap,
+    head: &Parts,
+    class: RateClass,
     client: IpAddr,
-    rate: &mut Option<Decision>,
-) -> Result<Option<AuthenticatedKey>, ApiError> {
-    let Some(text) = credentials(headers)? else {
-        return Ok(None);
+    log_guard: &mut AccessLogGuard,
+) -> Result<Option<Principal>, ApiError> {
+    let Some(text) = credentials(&head.headers)? else {
+        // Only this process can have put it there: a command that answers its own requests.
+        return Ok(head.extensions.get::<Principal>().cloned());
     };
-    let invalid = |detail| ApiError::new(ErrorCode::InvalidApiKey, detail);
     let text = text.to_str().unwrap_or_default();
-    let (sent, is_ours) = match PlainKey::parse(text) {
-        Some(key) => (Some(key), true),
-        None if app.store.has_imported_keys() => (PlainKey::parse_imported(text), false),
-        None => (None, false),
-    };
-    let sent = sent.ok_or_else(|| {
-        invalid("malformed API key: expected `r3mes_` and 49 characters with a valid checksum")
+    let found = find_key(app, text, client, log_guard).await;
+    let key = found.inspect_err(|error| {
+        if error.code.status() == 401 {
+            app.metrics.table.auth_failures.inc();
+        }
     })?;
+    let principal = Principal::from(&key.record);
+    log_guard.key_id = Some(principal.key_id.clone());
+    log_guard.wallet = principal.wallet;
+    limit(app, log_guard, class, Bucket::from(&key.record.hash))?;
+    Ok(Some(principal))
+}
+
+/// Checksum, hash, cache, store.
+async fn find_key(
+    app: &App,
+    text: &str,
+    client: IpAddr,
+    log_guard: &mut AccessLogGuard,
+) -> Result<Arc<CachedKey>, ApiError> {
+    let invalid = |detail| ApiError::new(ErrorCode::InvalidApiKey, detail);
+    let (ours, imported) = (PlainKey::parse(text), app.store.has_imported_keys());
+    let is_ours = ours.is_some();
+    let sent = match imported {
+        true => ours.or_else(|| PlainKey::parse_imported(text)),
+        false => ours,
+    };
+    let malformed = "malformed API key: expected `r3mes_` and 49 characters with a valid checksum";
+    let sent = sent.ok_or_else(|| invalid(malformed))?;
     let hash = sent.hash();
     let cached = app.caches.keys.get(&hash);
     let is_cached = cached.is_some();
@@ -49,11 +66,7 @@ pub(super) async fn authenticate(
         Some(key) => key,
         None => {
             // Counted before the look-up, so that guesses are limited before they cost a database read.
-            let decision = app.limits().check(RateClass::Failures, client);
-            if let Some(decision) = decision.filter(|decision| decision.retry_after.is_some()) {
-                app.metrics.limited(RateClass::Failures);
-                return Err((&*rate.insert(decision)).into());
-            }
+            limit(app, log_guard, RateClass::Failures, client.into())?;
             app.metrics.table.key_lookups.inc();
             let generation = app.caches.keys.generation();
             let found = match app.store.key_by_hash(hash).await {
@@ -83,20 +96,13 @@ pub(super) async fn authenticate(
         app.limits().uncount(RateClass::Failures, client);
     }
     key.touch(now);
-    Ok(Some(AuthenticatedKey {
-        principal: Principal::from(&key.record),
-        bucket: Bucket::from(&hash),
-    }))
+    Ok(key)
 }
 
 /// The key as it was sent; `X-API-Key` wins.
 fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
-    let mut keys = headers.get_all(&X_API_KEY).iter();
-    if let Some(key) = keys.next() {
-        return match keys.next() {
-            None => Ok(Some(key.clone())),
-            Some(_) => Err(ApiError::duplicate_header("X-API-Key")),
-        };
+    if let Some(key) = single(headers, "X-API-Key")? {
+        return Ok(Some(key.clone()));
     }
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Ok(None);
@@ -110,27 +116,24 @@ fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
     }
 }
 
-/// Whether a request may read public figures without a key.
-///
-/// # Errors
-/// Why not, for an operator who did not expect it.
-fn public_reads(config: &Config, head: &Parts) -> Result<(), String> {
-    let sign =
-        origin::proxy_sign(head).map(|sign| format!("for proxied requests (this one has {sign})"));
-    let reason = match (config.auth.public_reads, sign) {
-        (Some(true), _) => return Ok(()),
-        (Some(false), _) => return Err("auth.public_reads is false".to_owned()),
-        _ if !config.auth.trusted_proxies.is_empty() => {
+/// Why a request may not read public figures without a key, for an operator who did not expect it.
+fn closed_reads(config: &Config, head: &Parts) -> Option<String> {
+    let reason = match config.auth.public_reads {
+        Some(true) => return None,
+        Some(false) => return Some(": auth.public_reads is false".to_owned()),
+        None if !config.auth.trusted_proxies.is_empty() => {
             "while auth.trusted_proxies is set".to_owned()
         }
-        _ if config.exposed().next().is_some() => {
+        None if config.exposed().next().is_some() => {
             "while a listener can be reached from other machines".to_owned()
         }
-        (None, Some(sign)) => sign,
-        (None, None) => return Ok(()),
+        None => {
+            let sign = origin::proxy_sign(head)?;
+            format!("for proxied requests (this one has {sign})")
+        }
     };
-    Err(format!(
-        "public reads are closed {reason}; set auth.public_reads = true to open them"
+    Some(format!(
+        ": public reads are closed {reason}; set auth.public_reads = true to open them"
     ))
 }
 
@@ -144,9 +147,9 @@ pub(super) fn authorize(
 ) -> Result<(), ApiError> {
     let mut hint = String::new();
     if matches!(route.auth, Auth::Public | Auth::PublicElseAdmin) {
-        match public_reads(config, head) {
-            Ok(()) => return Ok(()),
-            Err(reason) => hint = format!(": {reason}"),
+        match closed_reads(config, head) {
+            None => return Ok(()),
+            Some(reason) => hint = reason,
         }
     }
     let scope = match route.auth {
@@ -169,10 +172,12 @@ pub(super) fn authorize(
         let detail = format!("this needs a key with the scope {}", scope.as_str());
         return Err(ApiError::forbidden(detail));
     }
-    let of_wallet =
-        matches!(route.auth, Auth::Public | Auth::Own(_)) && route.path.contains("{wallet}");
-    let owns = |wallet: crate::model::Wallet| wallet.as_str() == path_param;
-    if of_wallet && !principal.wallet.is_some_and(owns) {
+    let is_own = match principal.wallet {
+        Some(wallet) => wallet.as_str() == path_param,
+        None => false,
+    };
+    let of_wallet = matches!(route.auth, Auth::Public | Auth::Own(_));
+    if of_wallet && route.path.contains("{wallet}") && !is_own {
         return Err(ApiError::other_wallet());
     }
     Ok(())
@@ -195,13 +200,15 @@ fn decoded(text: &str) -> String {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        let hex = part.get(..2).map(|hex| u8::from_str_radix(hex, 16));
-        if let Some(Ok(byte)) = hex {
-            bytes.push(byte);
-            bytes.extend_from_slice(&part.as_bytes()[2..]);
-        } else {
-            bytes.push(b'%');
-            bytes.extend_from_slice(part.as_bytes());
+        match part.get(..2).map(|hex| u8::from_str_radix(hex, 16)) {
+            Some(Ok(byte)) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            _ => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -10,6 +10,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
 
+use super::context::single;
 use crate::config::{Config, Listen, Peer};
 use crate::error::{ApiError, ErrorCode};
 
@@ -68,14 +69,13 @@ fn hop_address(text: &str) -> Option<IpAddr> {
 /// Refuses a Host that is not configured. Otherwise a page whose name resolves to this address (DNS rebinding) would have the
 /// same origin for a browser.
 pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host = match (head.uri.authority(), hosts.next(), hosts.next()) {
-        (_, _, Some(_)) => return Err(ApiError::duplicate_header("Host")),
+    let sent = single(&head.headers, "Host")?;
+    let host = match (head.uri.authority(), sent) {
         // In absolute form the target names the host (RFC 9112, 3.2.2).
-        (Some(authority), _, None) => authority.as_str(),
-        (None, Some(host), None) => host.to_str().unwrap_or_default(),
-        (None, None, None) if head.version == Version::HTTP_10 => return Ok(()),
-        (None, None, None) => return Err(ApiError::parameter("Host", "is required (RFC 9112)")),
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(host)) => host.to_str().unwrap_or_default(),
+        (None, None) if head.version == Version::HTTP_10 => return Ok(()),
+        (None, None) => return Err(ApiError::parameter("Host", "is required (RFC 9112)")),
     };
     let name = host
         .rsplit_once(':')

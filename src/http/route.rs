@@ -100,7 +100,6 @@ pub struct Route {
     pub(crate) handler: Handler,
     /// Its position in the table.
     pub(crate) index: usize,
-    patterns: [Option<Pattern>; 2],
 }
 
 impl Route {
@@ -124,30 +123,23 @@ impl Route {
             while_draining: false,
             handler,
             index: 0,
-            patterns: [Some(Pattern::new(path)), None],
         }
     }
 
-    pub(crate) const fn alias(mut self, path: &'static str) -> Self {
-        self.alias = Some(path);
-        self.patterns[1] = Some(Pattern::new(path));
-        self
+    /// The value of its parameter in `path`, empty where it has none; `None` where the path does not match.
+    fn param<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let alias = || match_path(self.alias?, path);
+        match_path(self.path, path).or_else(alias)
     }
+}
 
-    pub(crate) const fn detached(mut self) -> Self {
-        self.detached = true;
-        self
-    }
-
-    pub(crate) const fn unbounded(mut self) -> Self {
-        self.unbounded = true;
-        self
-    }
-
-    pub(crate) const fn while_draining(mut self) -> Self {
-        self.while_draining = true;
-        self
-    }
+fn match_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
+    let Some((prefix, rest)) = pattern.split_once('{') else {
+        return (pattern == path).then_some("");
+    };
+    let (_, suffix) = rest.split_once('}')?;
+    let param = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
+    (!param.is_empty() && !param.contains('/')).then_some(param)
 }
 
 /// Gives each row its position.
@@ -158,47 +150,6 @@ pub(crate) const fn numbered<const N: usize>(mut routes: [Route; N]) -> [Route; 
         index += 1;
     }
     routes
-}
-
-/// A path split around its parameter.
-#[derive(Clone, Copy, Debug)]
-struct Pattern {
-    prefix: &'static str,
-    suffix: Option<&'static str>,
-}
-
-impl Pattern {
-    const fn new(path: &'static str) -> Self {
-        let bytes = path.as_bytes();
-        let (mut open, mut close) = (bytes.len(), bytes.len());
-        let mut at = 0;
-        while at < bytes.len() {
-            match bytes[at] {
-                b'{' => open = at,
-                b'}' => close = at,
-                _ => {}
-            }
-            at += 1;
-        }
-        let (prefix, rest) = path.split_at(open);
-        let suffix = if rest.is_empty() {
-            None
-        } else {
-            Some(path.split_at(close + 1).1)
-        };
-        Self { prefix, suffix }
-    }
-
-    /// The value of the parameter in `path`, empty where the pattern has none; `None` where the path does not match.
-    fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let rest = path.strip_prefix(self.prefix)?;
-        match self.suffix {
-            None => rest.is_empty().then_some(""),
-            Some(suffix) => rest
-                .strip_suffix(suffix)
-                .filter(|param| !param.is_empty() && !param.contains('/')),
-        }
-    }
 }
 
 /// The result of matching a method and a path.
@@ -216,8 +167,7 @@ pub enum RouteMatch<'a> {
 pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) -> RouteMatch<'a> {
     let mut others = Vec::new();
     for route in routes {
-        let mut patterns = route.patterns.iter().flatten();
-        let Some(param) = patterns.find_map(|pattern| pattern.matches(path)) else {
+        let Some(param) = route.param(path) else {
             continue;
         };
         if route.method.matches(method) {

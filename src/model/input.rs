@@ -1,7 +1,8 @@
 //! Reads JSON that a client sent into its type, so that every error names the member it is about.
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use super::{Credits, Timestamp};
@@ -70,8 +71,13 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(
     at: &str,
 ) -> Result<T, InputError> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let object = serde_path_to_error::deserialize(&mut deserializer);
-    let object = object.map_err(|error| invalid(text, at, &error))?;
+    let object = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        // serde_json reports some values of the wrong type as errors of syntax.
+        match serde_json::from_str::<IgnoredAny>(text) {
+            Err(error) => InputError::json(&error),
+            Ok(_) => invalid(at, &error),
+        }
+    })?;
     let end = deserializer.end();
     end.map_err(|error| InputError::json(&error))?;
     // serde's derive reads a struct from an array too.
@@ -81,15 +87,35 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(
     }
 }
 
-fn invalid(
-    body: &str,
-    at: &str,
-    error: &serde_path_to_error::Error<serde_json::Error>,
-) -> InputError {
-    // serde_json reports some values of the wrong type as errors of syntax.
-    if let Err(error) = serde_json::from_str::<IgnoredAny>(body) {
-        return InputError::json(&error);
+/// Reads the parameters of a query, each at most once. A value of digits is a number.
+///
+/// # Errors
+/// What serde refuses, with the name of the parameter.
+pub(crate) fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, InputError> {
+    let mut parameters = Map::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse::<u64>().ok().filter(|_| digits);
+        let value = number.map_or_else(|| Value::from(text), Value::from);
+        if parameters.insert(name.to_owned(), value).is_some() {
+            let detail = format!("{name} is a duplicate parameter; give it once");
+            return Err(InputError::field(name, detail));
+        }
     }
+    serde_path_to_error::deserialize(Value::Object(parameters)).map_err(|error| {
+        let error = invalid("", &error);
+        InputError {
+            pointer: error.pointer.trim_start_matches('/').to_owned(),
+            detail: error
+                .detail
+                .replacen("unknown field", "unknown parameter", 1),
+            ..error
+        }
+    })
+}
+
+fn invalid(at: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> InputError {
     let text = error.inner().to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
     let (mut place, mut name) = (at.to_owned(), String::new());
@@ -137,21 +163,13 @@ const MAX_DEPTH: usize = 32;
 /// # Errors
 /// Where it is.
 pub(crate) fn check_depth(body: &str) -> Result<(), InputError> {
-    let mut depth = 0usize;
-    let mut rest = body.as_bytes();
-    while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in body.bytes() {
         match byte {
-            b'"' => {
-                // To the end of the string; what a backslash escapes is part of it.
-                while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
-                    let escape = rest[at] == b'\\';
-                    rest = rest.get(at + 1 + usize::from(escape)..).unwrap_or_default();
-                    if !escape {
-                        break;
-                    }
-                }
-            }
+            _ if escaped => escaped = false,
+            b'"' => in_string = !in_string,
+            b'\\' => escaped = in_string,
+            _ if in_string => {}
             b'{' | b'[' if depth == MAX_DEPTH => {
                 let detail =
                     format!("the body nests objects and arrays deeper than {MAX_DEPTH} levels");
@@ -171,19 +189,24 @@ pub(crate) struct Whole<const MIN: i64, const MAX: i64>(pub(crate) i64);
 
 impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = serde_json::Number::deserialize(deserializer)?;
+        let number = serde_json::Number::deserialize(deserializer).ok();
         // A float holds whole numbers of 15 digits exactly.
-        let from_float = |float: &f64| float.fract() == 0.0 && float.abs() < 1e15;
-        let float = || number.as_f64().filter(from_float);
-        match number
-            .as_i64()
-            .or_else(|| float().map(|float| float as i64))
-        {
-            Some(whole) if (MIN..=MAX).contains(&whole) => Ok(Self(whole)),
-            _ => Err(D::Error::custom(format!(
-                "must be a whole number from {MIN} to {MAX}"
-            ))),
-        }
+        let is_whole = |float: &f64| float.fract() == 0.0 && float.abs() < 1e15;
+        let from_float =
+            |number: serde_json::Number| Some(number.as_f64().filter(is_whole)? as i64);
+        let whole = number.and_then(|number| number.as_i64().or_else(|| from_float(number)));
+        let in_range = whole.filter(|whole| (MIN..=MAX).contains(whole));
+        let refused = || format!("must be a whole number from {MIN} to {MAX}");
+        in_range
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(refused()))
+    }
+}
+
+impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
+    /// A count.
+    pub(crate) fn count(self) -> usize {
+        usize::try_from(self.0).unwrap_or_default()
     }
 }
 
@@ -341,7 +364,58 @@ mod tests {
         }
     }
 
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Query {
+        limit: Option<Whole<1, 100>>,
+        cursor: Option<String>,
+    }
+
+    #[test]
+    fn an_invalid_parameter_is_named() {
+        for (query, pointer, detail) in [
+            ("top=1", "top", "unknown parameter `top`"),
+            ("Limit=1", "Limit", "unknown parameter `Limit`"),
+            (
+                "limit=0",
+                "limit",
+                "limit must be a whole number from 1 to 100",
+            ),
+            (
+                "limit",
+                "limit",
+                "limit must be a whole number from 1 to 100",
+            ),
+            ("limit=1&limit=2", "limit", "limit is a duplicate parameter"),
+        ] {
+            let error = read_query::<Query>(query).err().unwrap();
+            assert_eq!(error.pointer, pointer, "{query}");
+            assert!(error.detail.starts_with(detail), "{}", error.detail);
+        }
+        let read = read_query::<Query>("&limit=007&cursor=key_1=").unwrap();
+        assert_eq!(read.limit.unwrap().count(), 7);
+        assert_eq!(read.cursor.unwrap(), "key_1=");
+    }
+
     proptest! {
+        #[test]
+        fn parameters_are_known_and_not_duplicate(pairs in prop::collection::vec("(limit=[1-9]|cursor(=[a-z=]{0,3})?|top|Limit|)", 0..4), junk in any::<String>()) {
+            let known = ["limit", "cursor"];
+            let names: Vec<&str> = pairs.iter().filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap()).collect();
+            let fine = names.iter().enumerate().all(|(at, name)| known.contains(name) && !names[..at].contains(name));
+            prop_assert_eq!(read_query::<Query>(&pairs.join("&")).is_ok(), fine);
+            let _ = read_query::<Query>(&junk);
+        }
+
+        #[test]
+        fn a_number_is_digits_within_the_range_and_nothing_else(number in 0usize..500, text in "([0-9]{0,25}|[+-]?[0-9]{1,3}|[0-9]+\\.0|\\PC{0,4})") {
+            let read = |text: &str| read_query::<Query>(&format!("limit={text}")).ok().and_then(|query| query.limit).map(Whole::count);
+            prop_assert_eq!(read(&number.to_string()), (1..=100).contains(&number).then_some(number));
+            if let Some(number) = read(&text) {
+                prop_assert_eq!(text.trim_start_matches('0').trim_end_matches('&'), number.to_string());
+            }
+        }
+
         #[test]
         fn no_body_makes_the_reader_panic(body in "[\\[\\]{}\":,a-z0-9\\\\ .e-]{0,60}") {
             let _ = read(&body);

@@ -64,15 +64,19 @@ pub struct MinerStats {
 }
 
 /// The resolution of a hashrate history; finer is less.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Deserialize)]
 pub enum Resolution {
     /// Every sample.
+    #[serde(rename = "raw")]
     Raw,
     /// By the minute.
+    #[serde(rename = "1m")]
     Minute,
     /// By the hour.
+    #[serde(rename = "1h")]
     Hour,
     /// By the UTC day.
+    #[serde(rename = "1d")]
     Day,
 }
 
