@@ -15,7 +15,7 @@ mod state;
 pub use settings::Settings;
 pub use state::{Outcome, Phase};
 
-use state::{Kind, State, Ticket};
+use state::{State, Ticket};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -136,7 +136,10 @@ impl Breaker {
     /// How long to wait before the next try.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Duration> {
         let ticket = self.change(State::admit)?;
-        Ok(Permit::new(self, ticket))
+        Ok(Permit {
+            breaker: Arc::clone(self),
+            ticket: Some(ticket),
+        })
     }
 
     /// Opens it until it is [reset](Breaker::reset).
@@ -184,27 +187,16 @@ pub struct Permit {
 }
 
 impl Permit {
-    fn new(breaker: &Arc<Breaker>, ticket: Ticket) -> Self {
-        Self {
-            breaker: Arc::clone(breaker),
-            ticket: Some(ticket),
-        }
-    }
-
     /// The upstream it is for.
     #[must_use]
     pub fn name(&self) -> &str {
         self.breaker.name()
     }
 
-    /// The upstream began to answer. For a probe that is a success; any other call is judged by its end, and by how long
-    /// this took.
+    /// The upstream began to answer. For a probe that is a success; any other call is judged by its end.
     pub fn answer_started(&mut self) {
-        let now = self.breaker.clock.instant();
-        match &mut self.ticket {
-            Some(ticket) if ticket.kind == Kind::Probe => drop(self.record(Outcome::Success)),
-            Some(ticket) => ticket.answered = ticket.answered.or(Some(now)),
-            None => {}
+        if self.breaker.lock().phase == Phase::HalfOpen {
+            self.record(Outcome::Success);
         }
     }
 
@@ -214,27 +206,31 @@ impl Permit {
         let Some(ticket) = &self.ticket else {
             return false;
         };
-        self.breaker.clock.sleep_until(ticket.start).await;
+        if let Some(check) = &ticket.check {
+            self.breaker.clock.sleep_until(check.due).await;
+        }
         self.breaker.lock().generation == ticket.generation
     }
 
     /// Records how the call ended. A permit that comes back is for a health check, to be made when it is [due](Self::due).
     pub fn end(mut self, outcome: Outcome) -> Option<Self> {
-        let kind = self.ticket.as_ref().map(|ticket| &ticket.kind);
-        if let (Some(Kind::HealthCheck(reason)), Outcome::Success) = (kind, outcome)
-            && self.breaker.phase() == Phase::Closed
-        {
-            let name = self.name();
-            log::warn!("breaker {name}: {reason}, but the health check passed: it stays closed");
-        }
         self.record(outcome)
     }
 
     fn record(&mut self, outcome: Outcome) -> Option<Self> {
         let ticket = self.ticket.take()?;
+        if let (Some(check), Outcome::Success) = (&ticket.check, outcome)
+            && self.breaker.phase() == Phase::Closed
+        {
+            let (name, reason) = (self.name(), &check.reason);
+            log::warn!("breaker {name}: {reason}, but the health check passed: it stays closed");
+        }
         let record = |state: &mut State, now| state.record(ticket, outcome, now);
         let next = self.breaker.change(record)?;
-        Some(Self::new(&self.breaker, next))
+        Some(Self {
+            breaker: Arc::clone(&self.breaker),
+            ticket: Some(next),
+        })
     }
 }
 

@@ -14,11 +14,6 @@ section! {
         consecutive_failures: u32 = 5, in 1..;
         /// Share of failures among the last calls at which the health check is made, 0 to 1.
         failure_rate: f64 = 0.5, in 0.0..=1.0;
-        /// Share of slow calls among the last calls that opens it, 0 to 1, without a health check: that says nothing about how
-        /// fast the upstream is.
-        slow_rate: f64 = 0.5, in 0.0..=1.0;
-        /// A call whose first text takes longer than this is slow; where `None`, no call is.
-        slow: Option<Duration> as "units::duration_or_off" = None;
         /// How many calls are "the last calls"; the shares count only once there were that many.
         last_calls: usize = 20, in 1..=1_000_000;
         /// How long it stays open the first time; doubled each time it opens again without a success in between.

@@ -42,26 +42,15 @@ pub enum Outcome {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Ticket {
     pub(super) generation: u64,
-    pub(super) kind: Kind,
-    /// When it was admitted, or is due.
-    pub(super) start: Instant,
-    /// When the upstream began to answer.
-    pub(super) answered: Option<Instant>,
+    /// `None` for a call, which is the probe while the breaker is half-open.
+    pub(super) check: Option<HealthCheck>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    Call,
-    Probe,
-    /// The breaker opens for this reason unless the check passes.
-    HealthCheck(String),
-}
-
-/// One of the last calls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Call {
-    pub(super) failed: bool,
-    pub(super) slow: bool,
+pub(super) struct HealthCheck {
+    /// Why the breaker opens unless the check passes.
+    pub(super) reason: String,
+    pub(super) due: Instant,
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -72,9 +61,8 @@ pub(super) struct State {
     pub(super) generation: u64,
     /// Failures since the last success.
     pub(super) consecutive: u32,
-    /// How many of them were before a health check that passed.
-    pub(super) exonerated: u32,
-    pub(super) last_calls: VecDeque<Call>,
+    /// Whether each of the last calls failed, those since a health check passed.
+    pub(super) last_calls: VecDeque<bool>,
     /// How often it opened since the last success.
     pub(super) times_opened: u32,
     /// `None` while it is forced open.
@@ -101,7 +89,7 @@ impl State {
     /// The phase at `now`: an open time that has run out shows as half-open.
     pub(super) fn phase(&self, now: Instant) -> Phase {
         match self.open_until {
-            Some(until) if self.phase == Phase::Open && now >= until => Phase::HalfOpen,
+            Some(until) if now >= until => Phase::HalfOpen,
             _ => self.phase,
         }
     }
@@ -116,9 +104,10 @@ impl State {
             Phase::Closed => None,
             Phase::HalfOpen => self.probing.then_some(Duration::from_secs(1)),
             Phase::Open => {
-                let left = |until: Instant| until.saturating_duration_since(now);
-                let wait = self.open_until.map_or(self.settings.open, left);
-                Some(wait.max(Duration::from_millis(1)))
+                let wait = self.open_until.map(|until| until - now);
+                Some(wait.map_or(self.settings.open, |wait| {
+                    wait.max(Duration::from_millis(1))
+                }))
             }
         }
     }
@@ -133,12 +122,10 @@ impl State {
             self.enter(Phase::HalfOpen);
         }
         self.probing = self.phase == Phase::HalfOpen;
-        let kind = if self.probing {
-            Kind::Probe
-        } else {
-            Kind::Call
-        };
-        Ok(self.ticket(kind, now))
+        Ok(Ticket {
+            generation: self.generation,
+            check: None,
+        })
     }
 
     /// Records the outcome of a call or a health check. A returned ticket is for a health check to run.
@@ -151,43 +138,61 @@ impl State {
         if ticket.generation != self.generation {
             return None;
         }
-        let failed = outcome != Outcome::Success;
-        match ticket.kind {
-            Kind::HealthCheck(reason) => return self.record_check(reason, outcome, now),
-            _ if outcome == Outcome::Unknown => self.probing = false,
-            Kind::Call => {
-                // The time to the first text of a success may be unknown; then it was not slow.
-                let first = ticket.answered.or(failed.then_some(now));
-                let waited = first.map(|first| first - ticket.start);
-                let slow = self.settings.slow.is_some_and(|slow| waited > Some(slow));
-                return self.count(Call { failed, slow }, outcome, now);
-            }
-            // However slow: a server that loads its model for the first call after a pause would never recover otherwise.
-            Kind::Probe if !failed => self.reset(),
-            Kind::Probe => return self.trip("the probe failed".to_owned(), outcome, now),
+        if ticket.check.is_some() {
+            self.checking = false;
         }
-        None
+        let passed = outcome == Outcome::Success;
+        match (ticket.check, self.phase) {
+            _ if outcome == Outcome::Unknown => {
+                self.probing = false;
+                None
+            }
+            (Some(check), phase) => {
+                self.health_checks[usize::from(passed)] += 1;
+                match phase {
+                    Phase::Closed if passed => self.last_calls.clear(),
+                    // Not a reset: no call succeeded, so the next time it opens it still waits longer.
+                    _ if passed => self.close(),
+                    Phase::Open => return Some(self.health_check(check.reason, now + RECHECK)),
+                    _ => return self.open(check.reason, outcome, now),
+                }
+                None
+            }
+            (None, Phase::HalfOpen) if passed => {
+                self.reset();
+                None
+            }
+            (None, Phase::HalfOpen) => self.trip("the probe failed".to_owned(), outcome, now),
+            (None, _) => self.record_call(outcome, now),
+        }
     }
 
-    fn record_check(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
-        self.checking = false;
-        let passed = outcome == Outcome::Success;
-        if outcome == Outcome::Unknown {
-            self.probing = false;
+    fn record_call(&mut self, outcome: Outcome, now: Instant) -> Option<Ticket> {
+        let failed = outcome != Outcome::Success;
+        if failed {
+            self.consecutive += 1;
+        } else {
+            (self.times_opened, self.consecutive) = (0, 0);
+        }
+        let window = self.settings.last_calls;
+        self.last_calls.push_back(failed);
+        if self.last_calls.len() > window {
+            self.last_calls.pop_front();
+        }
+        let unverified = self.last_calls.iter().rev().take_while(|failed| **failed);
+        let unverified = unverified.count() as u32;
+        let failures = self.last_calls.iter().filter(|failed| **failed).count();
+        let is_full = self.last_calls.len() == window && failures > 0;
+        let reason = if unverified >= self.settings.consecutive_failures
+            || self.consecutive >= self.max_consecutive
+        {
+            format!("{} failures in a row", self.consecutive)
+        } else if is_full && failures as f64 / window as f64 >= self.settings.failure_rate {
+            format!("{failures} of the last {window} calls failed")
+        } else {
             return None;
-        }
-        self.health_checks[usize::from(passed)] += 1;
-        match self.phase {
-            Phase::Closed if passed => {
-                self.exonerated = self.consecutive;
-                self.last_calls.clear();
-            }
-            // Not a reset: no call succeeded, so the next time it opens it still waits longer.
-            _ if passed => self.close(),
-            Phase::Open => return Some(self.health_check(reason, now + RECHECK)),
-            _ => return self.open(reason, outcome, now),
-        }
-        None
+        };
+        self.trip(reason, outcome, now)
     }
 
     /// Opens it until it is [reset](State::reset).
@@ -202,36 +207,6 @@ impl State {
         self.close();
     }
 
-    fn count(&mut self, call: Call, outcome: Outcome, now: Instant) -> Option<Ticket> {
-        if call.failed {
-            self.consecutive += 1;
-        } else {
-            (self.times_opened, self.consecutive, self.exonerated) = (0, 0, 0);
-        }
-        let window = self.settings.last_calls;
-        if self.last_calls.len() >= window {
-            self.last_calls.pop_front();
-        }
-        self.last_calls.push_back(call);
-        let of = self.last_calls.len();
-        let share = |counts: fn(&&Call) -> bool, rate: f64| {
-            let count = self.last_calls.iter().filter(counts).count();
-            (of >= window && count > 0 && count as f64 / of as f64 >= rate).then_some(count)
-        };
-        if let Some(count) = share(|call| call.slow, self.settings.slow_rate) {
-            let reason = format!("{count} of the last {of} calls were slow");
-            return self.open(reason, outcome, now);
-        }
-        let suspicious = self.consecutive - self.exonerated >= self.settings.consecutive_failures;
-        if suspicious || self.consecutive >= self.max_consecutive {
-            let reason = format!("{} failures in a row", self.consecutive);
-            return self.trip(reason, outcome, now);
-        }
-        let count = share(|call| call.failed, self.settings.failure_rate)?;
-        let reason = format!("{count} of the last {of} calls failed");
-        self.trip(reason, outcome, now)
-    }
-
     /// Opens it, or requires the health check that decides.
     fn trip(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
         if outcome == Outcome::Unreachable || self.consecutive >= self.max_consecutive {
@@ -242,22 +217,15 @@ impl State {
 
     fn health_check(&mut self, reason: String, due: Instant) -> Ticket {
         self.checking = true;
-        self.ticket(Kind::HealthCheck(reason), due)
-    }
-
-    fn ticket(&self, kind: Kind, start: Instant) -> Ticket {
         Ticket {
             generation: self.generation,
-            kind,
-            start,
-            answered: None,
+            check: Some(HealthCheck { reason, due }),
         }
     }
 
     /// Opens it for a while; an upstream that cannot be reached is checked meanwhile.
     fn open(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
         let doubled = (self.settings.open).saturating_mul(1 << self.times_opened.min(16));
-        let wait = doubled.min(self.settings.max_open);
         self.times_opened = self.times_opened.saturating_add(1);
         self.enter(Phase::Open);
         // Where a health check cannot keep it closed, none can close it after a failed probe either.
@@ -265,7 +233,7 @@ impl State {
             self.consecutive = 0;
         }
         self.reason = Some(reason.clone());
-        self.open_until = Some(now + wait);
+        self.open_until = Some(now + doubled.min(self.settings.max_open));
         (outcome == Outcome::Unreachable).then(|| self.health_check(reason, now + RECHECK))
     }
 
@@ -278,7 +246,6 @@ impl State {
         self.entered[phase as usize] += u64::from(phase != self.phase);
         self.phase = phase;
         self.generation += 1;
-        self.exonerated = 0;
         self.last_calls.clear();
         self.open_until = None;
         self.reason = None;
