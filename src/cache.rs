@@ -16,7 +16,7 @@ use lru::LruCache;
 pub struct Policy {
     /// Fresh for this long.
     pub ttl: Duration,
-    /// While computing fails, a value of at most this age is served instead of the error (RFC 5861, `stale-if-error`).
+    /// While computing fails, a value younger than this is served instead of the error (RFC 5861, `stale-if-error`).
     pub stale_if_error: Duration,
 }
 
@@ -54,29 +54,21 @@ pub struct Cached<V> {
     pub source: Source,
 }
 
-/// Totals since the start.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Values served fresh from the cache.
-    pub hits: AtomicU64,
-    /// Values computed.
-    pub misses: AtomicU64,
-    /// Expired values served because computing failed.
-    pub stale: AtomicU64,
-}
-
 /// The cache.
 #[derive(Debug)]
 pub struct Cache<K: Hash + Eq, V> {
     slots: Mutex<LruCache<K, Arc<Slot<V>>>>,
-    counts: Counts,
+    served: [AtomicU64; 3],
 }
 
+/// Locked by the caller that computes, while the others wait.
+type Slot<V> = tokio::sync::Mutex<Stored<V>>;
+
 #[derive(Debug)]
-struct Slot<V> {
-    value: Mutex<Option<(V, Instant)>>,
-    /// Held by the caller that computes; contains the time of the last failure.
-    flight: tokio::sync::Mutex<Option<Instant>>,
+struct Stored<V> {
+    value: Option<(V, Instant)>,
+    /// The last failure to compute it.
+    failed_at: Option<Instant>,
 }
 
 impl<K: Hash + Eq, V: Clone> Cache<K, V> {
@@ -85,7 +77,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     pub fn new(capacity: NonZeroUsize) -> Self {
         Self {
             slots: Mutex::new(LruCache::sparse(capacity)),
-            counts: Counts::default(),
+            served: Default::default(),
         }
     }
 
@@ -93,7 +85,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// others wait for it; a caller that is dropped while computing passes the computation on to the next.
     ///
     /// # Errors
-    /// Those of `compute`, if no value of at most `stale_if_error` is stored.
+    /// Those of `compute`, if no value younger than `stale_if_error` is stored.
     pub async fn get<E, F>(
         &self,
         key: K,
@@ -104,38 +96,37 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     where
         F: Future<Output = Result<V, E>>,
     {
-        let started = now();
-        let slot = Arc::clone(lock(&self.slots).get_or_insert(key, Slot::empty));
-        let fresh = |now| self.count(slot.read(Source::Hit, now, |age| age < policy.ttl)?);
-        let stale =
-            |now| self.count(slot.read(Source::Stale, now, |age| age <= policy.stale_if_error)?);
-        if let Some(hit) = fresh(started) {
-            return Ok(hit);
-        }
-        let mut failed = slot.flight.lock().await;
-        if let Some(hit) = fresh(now()) {
+        let asked_at = now();
+        let slot = Arc::clone(self.slots().get_or_insert(key, || {
+            Arc::new(Slot::new(Stored {
+                value: None,
+                failed_at: None,
+            }))
+        }));
+        let mut stored = slot.lock().await;
+        let read = |stored: &Stored<V>, source, max_age| {
+            let (value, stored_at) = stored.value.as_ref()?;
+            let age = now().saturating_duration_since(*stored_at);
+            (age < max_age).then(|| self.serve(value.clone(), age, source))
+        };
+        if let Some(hit) = read(&stored, Source::Hit, policy.ttl) {
             return Ok(hit);
         }
         // Callers that waited for a failed computation get the stale value instead of retrying one after the other.
-        if failed.is_some_and(|at| at >= started)
-            && let Some(stale) = stale(now())
+        if stored.failed_at.is_some_and(|at| at >= asked_at)
+            && let Some(stale) = read(&stored, Source::Stale, policy.stale_if_error)
         {
             return Ok(stale);
         }
         // Boxed, so that a hit does not pay for the size of the computation's future.
         match Box::pin(compute()).await {
             Ok(value) => {
-                self.counts.misses.fetch_add(1, Ordering::Relaxed);
-                *lock(&slot.value) = Some((value.clone(), now()));
-                Ok(Cached {
-                    value,
-                    age: Duration::ZERO,
-                    source: Source::Miss,
-                })
+                stored.value = Some((value.clone(), now()));
+                Ok(self.serve(value, Duration::ZERO, Source::Miss))
             }
             Err(error) => {
-                *failed = Some(now());
-                stale(now()).ok_or(error)
+                stored.failed_at = Some(now());
+                read(&stored, Source::Stale, policy.stale_if_error).ok_or(error)
             }
         }
     }
@@ -143,52 +134,24 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// Drops the value for `key` and the one being computed for it. Call it between the commit that changed it and the
     /// response to that change.
     pub fn invalidate(&self, key: &K) {
-        lock(&self.slots).pop(key);
+        self.slots().pop(key);
     }
 
-    /// Totals since the start.
+    /// How many values came from each source since the start.
     #[must_use]
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn counts(&self) -> [(Source, u64); 3] {
+        [Source::Hit, Source::Miss, Source::Stale]
+            .map(|source| (source, self.served[source as usize].load(Ordering::Relaxed)))
     }
 
-    fn count(&self, cached: Cached<V>) -> Option<Cached<V>> {
-        let count = match cached.source {
-            Source::Stale => &self.counts.stale,
-            _ => &self.counts.hits,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        Some(cached)
-    }
-}
-
-impl<V: Clone> Slot<V> {
-    fn empty() -> Arc<Self> {
-        Arc::new(Self {
-            value: Mutex::new(None),
-            flight: tokio::sync::Mutex::new(None),
-        })
+    fn serve(&self, value: V, age: Duration, source: Source) -> Cached<V> {
+        self.served[source as usize].fetch_add(1, Ordering::Relaxed);
+        Cached { value, age, source }
     }
 
-    fn read(
-        &self,
-        source: Source,
-        now: Instant,
-        usable: impl FnOnce(Duration) -> bool,
-    ) -> Option<Cached<V>> {
-        let stored = lock(&self.value);
-        let (value, at) = stored.as_ref()?;
-        let age = now.saturating_duration_since(*at);
-        usable(age).then(|| Cached {
-            value: value.clone(),
-            age,
-            source,
-        })
+    fn slots(&self) -> MutexGuard<'_, LruCache<K, Arc<Slot<V>>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::table::Float;
 use super::{Metrics, process};
 use crate::breaker::{Breaker, Phase};
-use crate::cache::Counts;
+use crate::cache::Source;
 use crate::limits::RateClass;
 use crate::model::Sample;
 use crate::store::StoreGauges;
@@ -103,14 +103,10 @@ impl Metrics {
     }
 
     /// Sets the counters of a cache.
-    pub(crate) fn set_cache(&self, cache: &'static str, counts: &Counts) {
-        for (result, count) in [
-            ("hit", &counts.hits),
-            ("miss", &counts.misses),
-            ("stale", &counts.stale),
-        ] {
-            let counter = self.table.cache.with([cache, result]);
-            store(&counter, count.load(Ordering::Relaxed));
+    pub(crate) fn set_cache(&self, cache: &'static str, counts: [(Source, u64); 3]) {
+        for (source, count) in counts {
+            let counter = self.table.cache.with([cache, source.as_str()]);
+            store(&counter, count);
         }
     }
 }
