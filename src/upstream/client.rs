@@ -1,5 +1,5 @@
 //! The HTTP client of all upstreams. A request on a reused connection that the server closed before it answered is
-//! retried on a new one.
+//! retried on a new one: llama.cpp closes a connection after most streams.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connection::{self, Connector};
@@ -24,7 +24,7 @@ type Client = legacy::Client<Connector<tls::Connector>, Full<Bytes>>;
 pub(crate) struct HttpClient {
     /// Reuses connections; `None` if each request gets its own.
     pub(super) pooled: Option<Client>,
-    /// Opens a connection per request, and reads an HTTP/1.0 response as HTTP/1.1.
+    /// Opens a connection per request.
     unpooled: Client,
 }
 
@@ -37,19 +37,15 @@ impl HttpClient {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.set_connect_timeout(Some(Duration::from_secs(2)));
-        let inner = tls::connector(http, ca_file)?;
-        let connector = |http10_as_11| Connector {
-            inner: inner.clone(),
-            http10_as_11,
-        };
+        let connector = Connector(tls::connector(http, ca_file)?);
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder
             .http1_max_buf_size(256 << 10)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(64);
-        let pooled = Some(builder.build(connector(false)));
-        let unpooled = builder.pool_max_idle_per_host(0).build(connector(true));
+        let pooled = Some(builder.build(connector.clone()));
+        let unpooled = builder.pool_max_idle_per_host(0).build(connector);
         Ok(Self { pooled, unpooled })
     }
 
@@ -61,35 +57,22 @@ impl HttpClient {
         tls::check(request.uri()).map_err(|what| UpstreamError::Connect(what.to_owned()))?;
         let mut response = None;
         if let Some(pooled) = &self.pooled {
-            response = Self::dispatch(pooled, request.clone()).await?;
+            response = Some(pooled.request(request.clone()).await);
         }
-        if response.is_none() {
-            let close = HeaderValue::from_static("close");
-            request.headers_mut().insert(CONNECTION, close);
-            response = Self::dispatch(&self.unpooled, request).await?;
-        }
+        let is_stale = |error: &legacy::Error| connection::is_stale(error.connect_info());
+        let response = match response {
+            Some(response) if !response.as_ref().is_err_and(is_stale) => response,
+            _ => {
+                let close = HeaderValue::from_static("close");
+                request.headers_mut().insert(CONNECTION, close);
+                self.unpooled.request(request).await
+            }
+        };
         match response {
-            Some(response) if response.status().is_success() => Ok(response),
-            Some(response) => Err(UpstreamError::Status(response.status().as_u16())),
-            None => Err(UpstreamError::Cut("closed before the request".to_owned())),
-        }
-    }
-
-    /// `None` if a reused connection closed before the first byte of the response (llama.cpp closes it after most streams).
-    async fn dispatch(
-        client: &Client,
-        mut request: Request<Full<Bytes>>,
-    ) -> Result<Option<Response<Incoming>>, UpstreamError> {
-        let captured = capture_connection(&mut request);
-        tokio::select! {
-            biased;
-            result = client.request(request) => match result {
-                Ok(response) => Ok(Some(response)),
-                Err(error) if connection::is_stale(error.connect_info()) => Ok(None),
-                Err(error) if error.is_connect() => Err(UpstreamError::Connect(with_causes(&error))),
-                Err(error) => Err(UpstreamError::Cut(with_causes(&error))),
-            },
-            () = connection::lost(captured) => Ok(None),
+            Ok(response) if response.status().is_success() => Ok(response),
+            Ok(response) => Err(UpstreamError::Status(response.status().as_u16())),
+            Err(error) if error.is_connect() => Err(UpstreamError::Connect(with_causes(&error))),
+            Err(error) => Err(UpstreamError::Cut(with_causes(&error))),
         }
     }
 

@@ -1,101 +1,65 @@
-//! A connection to an upstream that knows whether its last request may be retried.
+//! A connection to an upstream that knows whether its last request may be retried. It reads an HTTP/1.0 response as
+//! HTTP/1.1: hyper refuses `Transfer-Encoding: chunked` in an HTTP/1.0 response (RFC 9112, 6.1), which is how R3MES nodes
+//! stream.
 
-use std::future::pending;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use hyper::Uri;
 use hyper::http::Extensions;
-use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 use tower_service::Service;
 
-/// Wraps the connections of another connector in [`Tracked`].
+/// Wraps the connections of another connector in [`UpstreamStream`].
 #[derive(Clone, Debug)]
-pub(super) struct Connector<C> {
-    pub(super) inner: C,
-    /// Whether an HTTP/1.0 response is read as HTTP/1.1. hyper refuses `Transfer-Encoding: chunked` in an HTTP/1.0 response
-    /// (RFC 9112, 6.1), which is how R3MES nodes stream. Only for connections of one request, as such a server may not
-    /// support the rest of HTTP/1.1.
-    pub(super) http10_as_11: bool,
-}
+pub(super) struct Connector<C>(pub(super) C);
 
 impl<C> Service<Uri> for Connector<C>
 where
     C: Service<Uri, Response: Send, Error: Send, Future: Send + 'static>,
 {
-    type Response = TokioIo<Tracked<TokioIo<C::Response>>>;
+    type Response = TokioIo<UpstreamStream<TokioIo<C::Response>>>;
     type Error = C::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, C::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        self.inner.poll_ready(context)
+        self.0.poll_ready(context)
     }
 
     fn call(&mut self, address: Uri) -> Self::Future {
-        let connecting = self.inner.call(address);
-        let http10_as_11 = self.http10_as_11;
+        let connecting = self.0.call(address);
         Box::pin(async move {
             let stream = TokioIo::new(connecting.await?);
-            Ok(TokioIo::new(Tracked::new(stream, http10_as_11)))
+            Ok(TokioIo::new(UpstreamStream::new(stream)))
         })
     }
 }
 
-/// The state of a [`Tracked`] stream: whether its last request was sent on a reused connection, and no byte of the response
-/// has arrived. The channel closes with the stream.
-#[derive(Clone)]
-struct Link(watch::Receiver<bool>);
-
-impl Link {
-    fn of(connection: Option<&Connected>) -> Option<Self> {
-        let mut extras = Extensions::new();
-        connection?.get_extras(&mut extras);
-        extras.remove()
-    }
-
-    async fn closed(&self) {
-        let mut stale = self.0.clone();
-        while stale.changed().await.is_ok() {}
-    }
-}
+/// Whether the last request was sent on a reused connection, and no byte of its response has arrived.
+#[derive(Clone, Default)]
+struct Stale(Arc<AtomicBool>);
 
 /// Whether a request failed because the server closed the reused connection before it responded.
 pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
-    Link::of(connection).is_some_and(|link| *link.0.borrow())
-}
-
-/// Waits until a request is lost with its connection. hyper hands a request to the task of its connection through a channel;
-/// one that is sent just as the task ends can stay there, unsent and without a response or an error, for as long as its
-/// sender waits (hyperium/hyper#2312).
-pub(super) async fn lost(mut connection: CaptureConnection) {
-    /// By then hyper has delivered everything that it received of a response.
-    const GRACE: Duration = Duration::from_millis(100);
-    loop {
-        let link = Link::of(connection.wait_for_connection_metadata().await.as_ref());
-        let Some(link) = link else {
-            return pending().await;
-        };
-        link.closed().await;
-        tokio::time::sleep(GRACE).await;
-        // hyper may have switched to another connection.
-        let last = Link::of(connection.connection_metadata().as_ref());
-        if last.is_some_and(|last| last.0.same_channel(&link.0)) {
-            return;
-        }
+    let mut extras = Extensions::new();
+    if let Some(connection) = connection {
+        connection.get_extras(&mut extras);
     }
+    let stale = extras.get::<Stale>();
+    stale.is_some_and(|Stale(stale)| stale.load(Ordering::Acquire))
 }
 
 /// A stream between hyper and an upstream.
-pub(super) struct Tracked<S> {
+pub(super) struct UpstreamStream<S> {
     stream: S,
-    stale: watch::Sender<bool>,
+    stale: Stale,
     /// Whether bytes arrived since the last request began.
-    answered: bool,
+    responded: bool,
     /// How many bytes of [`VERSION`] have arrived; all of them if nothing is left to rewrite.
     version_bytes: usize,
 }
@@ -103,29 +67,27 @@ pub(super) struct Tracked<S> {
 /// The beginning of a response whose version is rewritten.
 const VERSION: &[u8] = b"HTTP/1.0";
 
-impl<S> Tracked<S> {
-    fn new(stream: S, http10_as_11: bool) -> Self {
+impl<S> UpstreamStream<S> {
+    fn new(stream: S) -> Self {
         Self {
             stream,
-            stale: watch::Sender::default(),
-            answered: false,
-            version_bytes: if http10_as_11 { 0 } else { VERSION.len() },
+            stale: Stale::default(),
+            responded: false,
+            version_bytes: 0,
         }
     }
 
     /// A write after a response begins another request.
     fn sent(&mut self) {
-        if std::mem::take(&mut self.answered) {
-            self.stale.send_replace(true);
+        if std::mem::take(&mut self.responded) {
+            self.stale.0.store(true, Ordering::Release);
         }
     }
 
     fn received(&mut self, bytes: &mut [u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        if !std::mem::replace(&mut self.answered, true) {
-            self.stale.send_replace(false);
+        if !bytes.is_empty() {
+            self.responded = true;
+            self.stale.0.store(false, Ordering::Release);
         }
         for byte in bytes {
             if VERSION.get(self.version_bytes) != Some(&*byte) {
@@ -140,7 +102,7 @@ impl<S> Tracked<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for UpstreamStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -153,7 +115,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tracked<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -172,9 +134,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tracked<S> {
     }
 }
 
-impl<S: Connection> Connection for Tracked<S> {
+impl<S: Connection> Connection for UpstreamStream<S> {
     fn connected(&self) -> Connected {
-        self.stream.connected().extra(Link(self.stale.subscribe()))
+        self.stream.connected().extra(self.stale.clone())
     }
 }
 
@@ -186,9 +148,9 @@ mod tests {
     #[tokio::test]
     async fn a_request_on_a_reused_connection_is_stale_until_its_answer_begins() {
         let (near, mut far) = duplex(64);
-        let mut stream = Tracked::new(near, false);
-        let link = Link(stream.stale.subscribe());
-        let is_stale = || *link.0.borrow();
+        let mut stream = UpstreamStream::new(near);
+        let stale = stream.stale.clone();
+        let is_stale = || stale.0.load(Ordering::Acquire);
         for reused in [false, true, true] {
             for part in ["POST / HTTP/1.1\r\n", "\r\n"] {
                 stream.write_all(part.as_bytes()).await.unwrap();
@@ -202,12 +164,10 @@ mod tests {
                 assert!(!is_stale());
             }
         }
-        drop(stream);
-        link.closed().await;
     }
 
-    #[tokio::test]
-    async fn http_1_0_is_read_as_1_1_wherever_it_is_cut_and_nothing_else_is_changed() {
+    #[test]
+    fn http_1_0_is_read_as_1_1_wherever_it_is_cut_and_nothing_else_is_changed() {
         for (sent, expected) in [
             ("HTTP/1.0 200 OK\r\nHTTP/1.0", "HTTP/1.1 200 OK\r\nHTTP/1.0"),
             ("HTTP/1.1 200 OK", "HTTP/1.1 200 OK"),
@@ -216,14 +176,12 @@ mod tests {
             ("HTTP", "HTTP"),
         ] {
             for at in 0..=sent.len() {
-                let mut stream = Tracked::new(tokio::io::empty(), true);
-                let (mut first, mut rest) = (
-                    sent.as_bytes()[..at].to_vec(),
-                    sent.as_bytes()[at..].to_vec(),
-                );
-                stream.received(&mut first);
-                stream.received(&mut rest);
-                assert_eq!([first, rest].concat(), expected.as_bytes(), "{at}");
+                let mut stream = UpstreamStream::new(tokio::io::empty());
+                let mut bytes = sent.as_bytes().to_vec();
+                let (first, rest) = bytes.split_at_mut(at);
+                stream.received(first);
+                stream.received(rest);
+                assert_eq!(bytes, expected.as_bytes(), "{at}");
             }
         }
     }
