@@ -7,12 +7,11 @@
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
-use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
 use hyper::header::HeaderValue;
 use lru::LruCache;
@@ -84,8 +83,7 @@ pub struct Rate {
 pub(crate) enum Bucket {
     /// A client address: IPv4 whole, IPv6 by its /64, which is what one customer gets.
     Address(u128),
-    /// An API key.
-    Key(u128),
+    Key(KeyHash),
 }
 
 impl From<IpAddr> for Bucket {
@@ -94,14 +92,6 @@ impl From<IpAddr> for Bucket {
             IpAddr::V4(v4) => Self::Address(v4.to_ipv6_mapped().to_bits()),
             IpAddr::V6(v6) => Self::Address(v6.to_bits() >> 64 << 64),
         }
-    }
-}
-
-impl From<&KeyHash> for Bucket {
-    fn from(hash: &KeyHash) -> Self {
-        let mut first = [0; 16];
-        first.copy_from_slice(&hash.as_bytes()[..16]);
-        Self::Key(u128::from_le_bytes(first))
     }
 }
 
@@ -158,14 +148,15 @@ struct ClassLimiter {
     rate: Rate,
     policy: HeaderValue,
     limiter: RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>,
-    /// The buckets of the limiter, which does not expose them.
+    /// The buckets of the limiter, which does not expose them, and the time from which they count.
     buckets: Buckets,
+    started: Instant,
 }
 
 impl ClassLimiter {
     fn new(class: RateClass, rate: Rate, clock: &Clock) -> Option<Self> {
         let quota = Quota::with_period(rate.per / rate.count.get())?.allow_burst(rate.count);
-        let buckets = Buckets::default();
+        let buckets = Buckets(Arc::new(Mutex::new(LruCache::sparse(CAPACITY))));
         let seconds = rate.per.as_secs().max(1);
         let policy = format!("\"{}\";q={};w={seconds}", class.as_str(), rate.count);
         Some(Self {
@@ -174,6 +165,7 @@ impl ClassLimiter {
             policy: HeaderValue::try_from(policy).ok()?,
             limiter: RateLimiter::new(quota, buckets.clone(), clock.clone()),
             buckets,
+            started: clock.instant(),
         })
     }
 }
@@ -234,33 +226,28 @@ impl Limits {
     /// Drops the buckets that are full again.
     pub(crate) fn sweep(&self) {
         for class in self.classes.iter().flatten() {
-            class.limiter.retain_recent();
+            let now = Nanos::from(self.clock.instant() - class.started);
+            class.buckets.lock().retain(|_, arrival| *arrival >= now);
         }
     }
 
     /// Buckets held by each class, in the order of [`RateClass::ALL`].
     pub(crate) fn entries(&self) -> [usize; RateClass::ALL.len()] {
-        let held =
-            |class: &Option<Arc<ClassLimiter>>| class.as_ref().map_or(0, |c| c.buckets.len());
-        self.classes.each_ref().map(held)
+        let held = |class: &Arc<ClassLimiter>| class.buckets.lock().len();
+        (self.classes.each_ref()).map(|class| class.as_ref().map_or(0, held))
     }
 }
+
+/// The most buckets of a class.
+const CAPACITY: NonZeroUsize = nonzero!(65_536usize);
 
 /// The theoretical arrival time of each bucket.
 #[derive(Clone, Debug)]
 struct Buckets(Arc<Mutex<LruCache<Bucket, Nanos>>>);
 
 impl Buckets {
-    const CAPACITY: NonZeroUsize = nonzero!(65_536usize);
-
     fn lock(&self) -> MutexGuard<'_, LruCache<Bucket, Nanos>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Buckets {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(LruCache::sparse(Self::CAPACITY))))
     }
 }
 
@@ -275,22 +262,6 @@ impl StateStore for Buckets {
         let (answer, arrival) = measure(entries.get(key).copied())?;
         entries.put(*key, arrival);
         Ok(answer)
-    }
-}
-
-impl ShrinkableKeyedStateStore<Bucket> for Buckets {
-    fn retain_recent(&self, drop_below: Nanos) {
-        self.lock().retain(|_, arrival| *arrival >= drop_below);
-    }
-
-    fn shrink_to_fit(&self) {}
-
-    fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

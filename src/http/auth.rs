@@ -39,7 +39,7 @@ pub(super) async fn authenticate(
     let principal = Principal::from(&key.record);
     log_guard.key_id = Some(principal.key_id.clone());
     log_guard.wallet = principal.wallet;
-    limit(app, log_guard, class, Bucket::from(&key.record.hash))?;
+    limit(app, log_guard, class, Bucket::Key(key.record.hash))?;
     Ok(Some(principal))
 }
 

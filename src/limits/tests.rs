@@ -109,7 +109,7 @@ fn the_table_stays_bounded_and_is_swept() {
     for client in 0..100_000u32 {
         limits.check(RateClass::Read, IpAddr::from(Ipv4Addr::from_bits(client)));
     }
-    let most = Buckets::CAPACITY.get();
+    let most = CAPACITY.get();
     let held = || limits.entries()[RateClass::Read as usize];
     assert!(held() <= most && held() > most / 2, "{}", held());
     clock.advance(Duration::from_secs(120));
