@@ -176,16 +176,17 @@ fn request(
         .map_err(|error| unreadable(format_args!("{url:?}: {error}")))
 }
 
-/// The first line of a file as a Bearer token. The error does not hold what the file holds.
-fn read_bearer_token(file: &Path) -> Result<HeaderValue, String> {
-    let text = std::fs::read_to_string(file)
-        .map(zeroize::Zeroizing::new)
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+/// The first line of the file that a setting names, as a Bearer token. The error does not hold what the file holds.
+fn read_bearer_token(setting: &str, file: &Path) -> Result<HeaderValue, String> {
+    let error = |what: &dyn std::fmt::Display| format!("{setting} {}: {what}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|cause| error(&cause))?;
+    let text = zeroize::Zeroizing::new(text);
     let token = text.lines().next().unwrap_or_default().trim();
-    let value = HeaderValue::try_from(format!("Bearer {token}")).ok();
-    let mut value = value
-        .filter(|_| !token.is_empty())
-        .ok_or_else(|| format!("{}: the first line is not a token", file.display()))?;
-    value.set_sensitive(true);
-    Ok(value)
+    match HeaderValue::try_from(format!("Bearer {token}")) {
+        Ok(mut value) if !token.is_empty() => {
+            value.set_sensitive(true);
+            Ok(value)
+        }
+        _ => Err(error(&"the first line is not a token")),
+    }
 }

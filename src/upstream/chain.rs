@@ -63,25 +63,24 @@ impl Chain {
         let mut blocks: Vec<Block> = Vec::with_capacity(limit);
         loop {
             let is_full = page.blocks.len() >= Self::PAGE;
-            for block in page.blocks {
-                let max_height = blocks.last().map_or(total, |last| last.height - 1);
-                if block.height > max_height {
-                    return Err(unreadable(
-                        "the blocks do not go down from the chain's height",
-                    ));
-                }
-                blocks.push(block);
-            }
+            blocks.append(&mut page.blocks);
             blocks.truncate(limit);
             let highest = blocks.last().map_or(0, |lowest| lowest.height - 1);
             if blocks.len() == limit || !is_full || highest < 1 {
-                return Ok(Blocks { blocks, total });
+                break;
             }
             let count = (limit - blocks.len()).min(Self::PAGE) as i64;
             let lowest = (highest - count + 1).max(1);
             let path = format!("/blockchain?minHeight={lowest}&maxHeight={highest}");
             page = parse_blocks(&self.call(&path).await?)?;
         }
+        let is_sorted = blocks.is_sorted_by(|higher, lower| higher.height > lower.height);
+        if !is_sorted || blocks.first().is_some_and(|newest| newest.height > total) {
+            return Err(unreadable(
+                "the blocks do not descend from the chain's height",
+            ));
+        }
+        Ok(Blocks { blocks, total })
     }
 
     async fn call(&self, path: &str) -> Result<Bytes, UpstreamError> {
@@ -92,35 +91,29 @@ impl Chain {
 /// Blocks and total of one answer to `/blockchain`.
 fn parse_blocks(body: &[u8]) -> Result<Blocks, UpstreamError> {
     let page = parse_result(body)?;
-    let metas = page.pointer("/block_metas").and_then(Value::as_array);
-    let blocks = metas
-        .ok_or_else(|| unreadable("no block_metas"))?
-        .iter()
-        .map(|meta| {
-            Ok(Block {
-                height: integer(meta, "/header/height")?,
-                hash: text(meta, "/block_id/hash")?.to_owned(),
-                miner: text(meta, "/header/proposer_address")?.to_owned(),
-                timestamp: time(meta, "/header/time")?,
-                tx_count: integer(meta, "/num_txs")?,
-            })
-        });
+    let metas = member(&page, "/block_metas", |metas| metas.as_array().cloned())?;
+    let blocks = metas.iter().map(|meta| {
+        Ok(Block {
+            height: member(meta, "/header/height", integer)?,
+            hash: member(meta, "/block_id/hash", text)?,
+            miner: member(meta, "/header/proposer_address", text)?,
+            timestamp: member(meta, "/header/time", time)?,
+            tx_count: member(meta, "/num_txs", integer)?,
+        })
+    });
     Ok(Blocks {
         blocks: blocks.collect::<Result<_, _>>()?,
-        total: integer(&page, "/last_height")?,
+        total: member(&page, "/last_height", integer)?,
     })
 }
 
 fn parse_status(body: &[u8]) -> Result<ChainStatus, UpstreamError> {
     let status = parse_result(body)?;
-    let catching_up = status
-        .pointer("/sync_info/catching_up")
-        .and_then(Value::as_bool);
     Ok(ChainStatus {
-        network: text(&status, "/node_info/network")?.to_owned(),
-        latest_block_height: integer(&status, "/sync_info/latest_block_height")?,
-        latest_block_time: time(&status, "/sync_info/latest_block_time")?,
-        catching_up: catching_up.ok_or_else(|| unreadable("no catching_up"))?,
+        network: member(&status, "/node_info/network", text)?,
+        latest_block_height: member(&status, "/sync_info/latest_block_height", integer)?,
+        latest_block_time: member(&status, "/sync_info/latest_block_time", time)?,
+        catching_up: member(&status, "/sync_info/catching_up", Value::as_bool)?,
     })
 }
 
@@ -133,21 +126,27 @@ fn parse_result(body: &[u8]) -> Result<Value, UpstreamError> {
     Ok(answer["result"].take())
 }
 
-fn text<'a>(value: &'a Value, at: &str) -> Result<&'a str, UpstreamError> {
-    let text = value.pointer(at).and_then(Value::as_str);
-    text.ok_or_else(|| unreadable(format_args!("no text at {at}")))
+fn member<T>(
+    page: &Value,
+    pointer: &str,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<T, UpstreamError> {
+    let value = page.pointer(pointer).and_then(read);
+    value.ok_or_else(|| unreadable(format_args!("{pointer} is missing or invalid")))
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
 }
 
 /// CometBFT writes 64-bit numbers as texts, some servers as numbers; none here is negative.
-fn integer(value: &Value, at: &str) -> Result<i64, UpstreamError> {
-    let number = value.pointer(at);
-    let number = number.and_then(|n| n.as_i64().or_else(|| n.as_str()?.parse().ok()));
-    let number = number.filter(|number| *number >= 0);
-    number.ok_or_else(|| unreadable(format_args!("no number at {at}")))
+fn integer(value: &Value) -> Option<i64> {
+    let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    number.filter(|number| *number >= 0)
 }
 
-fn time(value: &Value, at: &str) -> Result<Timestamp, UpstreamError> {
-    Timestamp::parse(text(value, at)?).map_err(unreadable)
+fn time(value: &Value) -> Option<Timestamp> {
+    Timestamp::parse(value.as_str()?).ok()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! addresses. Such an address is absent until an upstream responds; it is probed every minute, and remains present from
 //! then on, as its breaker shows its health.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,59 +90,62 @@ impl Upstreams {
     /// A text that names the invalid setting.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
         let common = HttpClient::new(None)?;
-        let endpoint = |name: &str, url: &str, ca_file: Option<&Path>, configured: bool| {
-            let setting = if name == "chain" { "rpc" } else { "url" };
+        let endpoint = |name: &str, url: &str, ca_file: &Option<PathBuf>, configured: bool| {
             // An invalid address fails when it is called.
-            let checked = url.parse().map_or(Ok(()), |url| tls::check(&url));
-            checked.map_err(|what| format!("{setting}: {what}"))?;
-            let client = match ca_file {
-                Some(_) => HttpClient::new(ca_file)?,
-                None => common.clone(),
-            };
+            if let Ok(address) = url.parse() {
+                let setting = if name == "chain" { "rpc" } else { "url" };
+                tls::check(&address).map_err(|what| format!("{setting}: {what}"))?;
+            }
             Ok(Endpoint {
                 url: url.to_owned(),
                 token: None,
-                client,
+                client: match ca_file {
+                    Some(file) => HttpClient::new(Some(file))?,
+                    None => common.clone(),
+                },
                 breaker: Breaker::new(name, config.breaker.clone(), clock.clone()),
                 present: SetOnce::new_with(configured.then_some(())),
             })
         };
-        let discovers_nodes = config.discover && config.inference.is_empty();
-        let usual = USUAL_NODES.iter().filter(|_| discovers_nodes);
-        let usual = usual.map(|(name, kind, url)| (InferenceConfig::new(name, *kind, url), false));
-        let configured = config.inference.iter().map(|node| (node.clone(), true));
-        let node = |(mut node, configured): (InferenceConfig, bool)| {
-            if node.adapters.is_empty() {
-                node.adapters.push(config.chat.default_adapter.clone());
-            }
+        let configured = !config.inference.is_empty();
+        let mut nodes = config.inference.clone();
+        if config.discover && !configured {
+            nodes
+                .extend(USUAL_NODES.map(|(name, kind, url)| InferenceConfig::new(name, kind, url)));
+        }
+        let node = |mut node: InferenceConfig| {
             let named = |what: String| format!("inference {:?}: {what}", node.name);
-            let ca_file = node.ca_file.as_deref();
-            let mut at = endpoint(&node.name, &node.url, ca_file, configured).map_err(named)?;
+            let at = endpoint(&node.name, &node.url, &node.ca_file, configured);
+            let mut at = at.map_err(named)?;
             if node.kind == InferenceKind::R3mes {
                 at.client.pooled = None;
             }
             if let Some(file) = &node.api_key_file {
-                let token = read_bearer_token(file);
-                at.token = Some(token.map_err(|what| named(format!("api_key_file {what}")))?);
+                at.token = Some(read_bearer_token("api_key_file", file).map_err(named)?);
+            }
+            if node.adapters.is_empty() {
+                node.adapters.push(config.chat.default_adapter.clone());
             }
             let (slots, queue) = (config.chat.in_flight, config.chat.queue);
             Ok(Arc::new(Node::new(at, node, slots, queue)))
         };
-        let nodes = configured.chain(usual).map(node);
         let optional = |name, url: &Option<String>, usual, ca_file: &Option<PathBuf>| {
             let address = url.as_deref().or(config.discover.then_some(usual));
-            let at = address.map(|at| endpoint(name, at, ca_file.as_deref(), url.is_some()));
-            let at = at.transpose();
-            at.map_err(|what: String| format!("{name}.{what}"))
+            let at = address.map(|at| endpoint(name, at, ca_file, url.is_some()));
+            at.transpose()
+                .map_err(|what: String| format!("{name}.{what}"))
         };
         let (chain, miner) = (&config.chain, &config.miner);
         let rpc = optional("chain", &chain.rpc, USUAL_CHAIN, &chain.ca_file)?;
         let page = optional("miner", &miner.url, USUAL_MINER, &miner.ca_file)?;
         let timeout = chain.timeout;
         Ok(Self {
-            nodes: nodes.collect::<Result<_, String>>()?,
+            nodes: nodes.into_iter().map(node).collect::<Result<_, String>>()?,
             chain: rpc.map(|at| Arc::new(Chain { at, timeout })),
-            miner: page.map(|at| Arc::new(MinerPage::new(at, miner.clone()))),
+            miner: page.map(|at| {
+                let settings = miner.clone();
+                Arc::new(MinerPage { at, settings })
+            }),
         })
     }
 

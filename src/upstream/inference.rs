@@ -7,7 +7,6 @@ pub(super) mod r3mes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -58,9 +57,14 @@ impl Node {
             slots: Arc::new(Semaphore::new(slots)),
             queue: Semaphore::new(queue),
             capacity: slots + queue,
-            model: Mutex::new(Some(config.model.clone()).filter(|model| !model.is_empty())),
+            model: Mutex::new((!Self::discovers_model(&config)).then(|| config.model.clone())),
             config,
         }
+    }
+
+    /// Whether the model is the first that the server names.
+    fn discovers_model(config: &InferenceConfig) -> bool {
+        config.kind == InferenceKind::OpenAi && config.model.is_empty()
     }
 
     pub(crate) fn serves(&self, adapter: &str) -> bool {
@@ -92,9 +96,6 @@ impl Node {
         &self,
         request: &InferenceRequest,
     ) -> Result<Answer, UpstreamError> {
-        if self.config.kind == InferenceKind::R3mes {
-            return self.send(request, "").await;
-        }
         let known = self.model().clone();
         let Some(model) = known else {
             let model = self.fetch_model().await?;
@@ -102,11 +103,11 @@ impl Node {
         };
         let answer = self.send(request, &model).await;
         // The statuses of servers that serve another model now.
-        let other_model = matches!(
+        let is_refused = matches!(
             answer,
             Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422))
         );
-        if !other_model || !self.config.model.is_empty() {
+        if !is_refused || !Self::discovers_model(&self.config) {
             return answer;
         }
         match self.fetch_model().await {
@@ -192,27 +193,22 @@ impl Node {
                     log::log!(level, "inference {name}: health check failed: {error}");
                     level = log::Level::Debug;
                 }
-                let outcome = match health {
+                let next = check.end(match health {
                     Ok(()) => Outcome::Success,
                     Err(UpstreamError::Connect(_)) => Outcome::Unreachable,
                     Err(_) => Outcome::Failure,
-                };
-                match check.end(outcome) {
-                    Some(next) => check = next,
-                    None => return,
-                }
+                });
+                let Some(next) = next else { return };
+                check = next;
             }
         });
     }
 
+    /// A server is judged by its status, not its body.
     async fn check_health(&self) -> Result<(), UpstreamError> {
         let request = self.at.request(self.health_path(), None)?;
         let sent = timeout(Self::PROBE_TIMEOUT, self.at.client.send(request)).await;
-        match sent.unwrap_or(Err(UpstreamError::Timeout("the health check"))) {
-            Ok(answer) if answer.status() != StatusCode::OK => {
-                Err(UpstreamError::Status(answer.status().as_u16()))
-            }
-            sent => sent.map(drop),
-        }
+        sent.unwrap_or(Err(UpstreamError::Timeout("the health check")))
+            .map(drop)
     }
 }

@@ -15,19 +15,15 @@ pub(crate) struct MinerPage {
 }
 
 impl MinerPage {
-    pub(super) fn new(at: Endpoint, settings: MinerConfig) -> Self {
-        Self { at, settings }
-    }
-
     pub(crate) async fn read(&self) -> Result<MinerReport, UpstreamError> {
         self.at.guarded(self.fetch()).await
     }
 
     pub(super) async fn fetch(&self) -> Result<MinerReport, UpstreamError> {
         // Read each time, so that a new token needs no restart; it is a line of a local file.
-        let token = self.settings.token_file.as_deref();
-        let token = token.map(read_bearer_token).transpose();
-        let token = token.map_err(|what| unreadable(format_args!("token_file {what}")))?;
+        let file = self.settings.token_file.as_deref();
+        let token = file.map(|file| read_bearer_token("token_file", file));
+        let token = token.transpose().map_err(unreadable)?;
         let request = request(&self.at.url, token.as_ref(), None)?;
         let (deadline, max_bytes) = (Duration::from_secs(2), 256 << 10);
         let body = self.at.client.fetch(request, deadline, max_bytes).await?;
