@@ -252,15 +252,18 @@ fn limit(
     let Some(decision) = app.limits().check(class, bucket) else {
         return Ok(());
     };
-    let refused = decision.retry_after.is_some();
-    let error = refused.then(|| ApiError::from(&decision));
+    let error = decision.retry_after.map(|_| ApiError::from(&decision));
     // The budget of failures is shown when it is spent.
-    if refused || class != RateClass::Failures {
+    if error.is_some() || class != RateClass::Failures {
         log_guard.rate = Some(decision);
     }
-    let Some(error) = error else { return Ok(()) };
-    app.metrics.limited(class);
-    Err(error)
+    match error {
+        None => Ok(()),
+        Some(error) => {
+            app.metrics.limited(class);
+            Err(error)
+        }
+    }
 }
 
 fn in_flight_permit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {

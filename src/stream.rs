@@ -3,15 +3,13 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::sync::{mpsc, oneshot};
 
 /// The receiving side: the body of the response.
 pub(crate) struct ModelStream {
     pieces: mpsc::Receiver<Piece>,
-    /// The pieces of one poll; empty between polls.
-    batch: Vec<Piece>,
     /// Signalled when the first piece is handed to the socket.
     first_sent: Option<oneshot::Sender<()>>,
     ended: bool,
@@ -26,31 +24,23 @@ pub(crate) enum Piece {
 }
 
 /// The upstream aborted: the connection is closed, so that no client takes the text for complete.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was broken off")]
 pub(crate) struct Aborted;
-
-impl std::fmt::Display for Aborted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the answer was broken off")
-    }
-}
-
-impl std::error::Error for Aborted {}
 
 impl ModelStream {
     /// The capacity of the channel: a slow client slows the model down instead of using memory.
-    const ROOM: usize = 8;
+    const CAPACITY: usize = 8;
 
     /// A stream that begins with `first`, its sender, and a signal that `first` was handed to the socket. When that is
     /// closed, the stream ends.
     pub(crate) fn begin(first: Bytes) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>, Self) {
-        let (sender, pieces) = mpsc::channel(Self::ROOM);
+        let (sender, pieces) = mpsc::channel(Self::CAPACITY);
         let (first_sent, was_sent) = oneshot::channel();
         // The channel is empty.
         let _ = sender.try_send(Piece::Part(first));
         let stream = Self {
             pieces,
-            batch: Vec::with_capacity(Self::ROOM),
             first_sent: Some(first_sent),
             ended: false,
         };
@@ -65,44 +55,6 @@ impl ModelStream {
         let _ = sender.try_send(Piece::End(last));
         stream
     }
-
-    /// Everything that is ready, as one.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Aborted>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let count = ready!(
-            self.pieces
-                .poll_recv_many(context, &mut self.batch, Self::ROOM)
-        );
-        if count == 0 {
-            self.ended = true;
-            return Poll::Ready(Some(Err(Aborted)));
-        }
-        if let Some(first_sent) = self.first_sent.take()
-            && first_sent.send(()).is_err()
-        {
-            // The sender gave up on this client and refunded the price.
-            self.batch.clear();
-            self.ended = true;
-            return Poll::Ready(Some(Err(Aborted)));
-        }
-        let mut pieces = self.batch.drain(..).map(|piece| match piece {
-            Piece::Part(part) => part,
-            Piece::End(last) => {
-                self.ended = true;
-                Bytes::from_static(last.as_bytes())
-            }
-        });
-        let first = pieces.next().unwrap_or_default();
-        let mut rest = pieces.peekable();
-        if rest.peek().is_none() {
-            return Poll::Ready(Some(Ok(first)));
-        }
-        let mut joined = BytesMut::from(first);
-        rest.for_each(|part| joined.extend_from_slice(&part));
-        Poll::Ready(Some(Ok(joined.freeze())))
-    }
 }
 
 impl Body for ModelStream {
@@ -113,17 +65,31 @@ impl Body for ModelStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let next = ready!(self.poll_next(context));
-        Poll::Ready(next.map(|part| part.map(Frame::data)))
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.pieces.poll_recv(context));
+        // Where nothing receives the signal, the sender gave up on this client and refunded the price.
+        let refunded = |signal: oneshot::Sender<()>| signal.send(()).is_err();
+        let (data, ended) = match piece {
+            Some(_) if self.first_sent.take().is_some_and(refunded) => (Err(Aborted), true),
+            Some(Piece::Part(part)) => (Ok(part), false),
+            Some(Piece::End(last)) => (Ok(Bytes::from_static(last.as_bytes())), true),
+            None => (Err(Aborted), true),
+        };
+        self.ended = ended;
+        Poll::Ready(Some(data.map(Frame::data)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt;
 
     async fn next(stream: &mut ModelStream) -> Option<Result<Bytes, Aborted>> {
-        std::future::poll_fn(|context| stream.poll_next(context)).await
+        let frame = stream.frame().await?;
+        Some(frame.map(|frame| frame.into_data().unwrap()))
     }
 
     #[tokio::test]
@@ -147,7 +113,9 @@ mod tests {
     #[tokio::test]
     async fn a_stream_of_a_paid_text_yields_all_of_it() {
         let mut stream = ModelStream::paid("paid".into(), "\n");
-        assert_eq!(next(&mut stream).await.unwrap().unwrap(), "paid\n");
+        for piece in ["paid", "\n"] {
+            assert_eq!(next(&mut stream).await.unwrap().unwrap(), piece);
+        }
         assert!(next(&mut stream).await.is_none());
     }
 }

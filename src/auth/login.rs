@@ -1,7 +1,7 @@
 //! Wallet login: the server issues a challenge, the wallet signs it (ADR-036 of the Cosmos SDK), the server checks both.
 //!
 //! Challenges are not stored: the text carries a MAC under a key of this process, so a restart invalidates open ones, which
-//! live five minutes. Only the nonces of used ones are remembered until they expire.
+//! live five minutes. Only the proofs of used ones are remembered until they expire.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +22,7 @@ pub(crate) enum LoginError {
     /// The challenge or its signature is invalid.
     #[error("{0}")]
     Refused(&'static str),
-    /// The table of used nonces is full.
+    /// The table of used challenges is full.
     #[error("too many logins in the last five minutes")]
     Full,
 }
@@ -30,13 +30,14 @@ pub(crate) enum LoginError {
 /// Issues challenges and accepts each of them one time.
 pub(crate) struct Challenges {
     mac_key: [u8; 32],
-    used: Mutex<HashMap<u128, Timestamp>>,
+    /// Proofs of the challenges that were used, with their expiry.
+    used: Mutex<HashMap<blake3::Hash, Timestamp>>,
 }
 
 impl Challenges {
     /// How long a challenge may be answered.
     pub(crate) const LIFETIME: Duration = Duration::from_secs(300);
-    /// Used nonces remembered at most.
+    /// Used challenges remembered at most.
     const MAX_USED: usize = 65_536;
     const PROOF: &str = "\nProof: ";
 
@@ -88,15 +89,10 @@ impl Challenges {
             return Err(unknown);
         }
         // From the end: the name of the server is in front and may hold anything.
-        let line = |name| {
-            let mut lines = text.lines().rev();
-            lines
-                .find_map(|line| line.strip_prefix(name))
-                .ok_or(unknown)
-        };
-        let expires_at = Timestamp::parse(line("Expires: ")?).map_err(|_| unknown)?;
-        let nonce = u128::from_str_radix(line("Nonce: ")?, 16).map_err(|_| unknown)?;
-        if line("Wallet: ")? != wallet.as_str() {
+        let (text, expires) = text.rsplit_once("\nExpires: ").ok_or(unknown)?;
+        let (text, _) = text.rsplit_once("\nNonce: ").ok_or(unknown)?;
+        let expires_at = Timestamp::parse(expires).map_err(|_| unknown)?;
+        if !text.ends_with(&format!("\nWallet: {wallet}")) {
             let detail = "the challenge was made for another wallet";
             return Err(LoginError::Refused(detail));
         }
@@ -105,23 +101,28 @@ impl Challenges {
             return Err(LoginError::Refused(detail));
         }
         verify(wallet, message, pub_key, signature).map_err(LoginError::Refused)?;
-        self.spend(nonce, expires_at, now)
+        self.spend(proof, expires_at, now)
     }
 
-    /// Marks a nonce as used, under one lock: of two concurrent logins one is refused.
-    fn spend(&self, nonce: u128, expires_at: Timestamp, now: Timestamp) -> Result<(), LoginError> {
+    /// Marks a challenge as used, under one lock: of two concurrent logins one is refused.
+    fn spend(
+        &self,
+        proof: blake3::Hash,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), LoginError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if used.len() >= Self::MAX_USED {
             used.retain(|_, expires_at| *expires_at > now);
         }
-        if used.contains_key(&nonce) {
+        if used.contains_key(&proof) {
             let detail = "the challenge was used already; request another";
             return Err(LoginError::Refused(detail));
         }
         if used.len() >= Self::MAX_USED {
             return Err(LoginError::Full);
         }
-        used.insert(nonce, expires_at);
+        used.insert(proof, expires_at);
         Ok(())
     }
 }
@@ -285,18 +286,19 @@ mod tests {
     }
 
     #[test]
-    fn a_full_nonce_table_refuses_logins_until_entries_expire() {
+    fn a_full_table_of_used_challenges_refuses_logins_until_entries_expire() {
         let challenges = Challenges::new().unwrap();
+        let proof = |nonce: usize| blake3::hash(&nonce.to_le_bytes());
         let later = NOW.plus(Challenges::LIFETIME);
-        for nonce in 0..Challenges::MAX_USED as u128 {
-            challenges.spend(nonce, later, NOW).unwrap();
+        for nonce in 0..Challenges::MAX_USED {
+            challenges.spend(proof(nonce), later, NOW).unwrap();
         }
         assert_eq!(
-            challenges.spend(u128::MAX, later, NOW),
+            challenges.spend(proof(usize::MAX), later, NOW),
             Err(LoginError::Full)
         );
         assert_eq!(
-            challenges.spend(u128::MAX, later.plus(Challenges::LIFETIME), later),
+            challenges.spend(proof(usize::MAX), later.plus(Challenges::LIFETIME), later),
             Ok(())
         );
     }

@@ -36,7 +36,8 @@ impl Scope {
 }
 
 /// A set of scopes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(try_from = "Vec<String>")]
 pub struct Scopes(u8);
 
 impl Scopes {
@@ -90,6 +91,14 @@ impl Scopes {
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.names().collect::<Vec<_>>().join(","))
+    }
+}
+
+impl TryFrom<Vec<String>> for Scopes {
+    type Error = &'static str;
+
+    fn try_from(names: Vec<String>) -> Result<Self, &'static str> {
+        Self::parse(names.iter().map(String::as_str))
     }
 }
 

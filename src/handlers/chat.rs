@@ -1,7 +1,6 @@
 //! `POST /chat`: one message of a wallet, answered as plain text. The money is in `billing`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -23,45 +22,20 @@ struct ChatRequest {
     wallet_address: Option<Wallet>,
 }
 
-impl ChatRequest {
-    /// Reads the body, and the headers that may stand for its members.
-    fn parse(ctx: &Context, max_message: usize) -> Result<Self> {
-        let body: Self = ctx.json()?;
-        let invalid = |detail: &str| Err(InputError::member("message", detail).into());
-        match body.message.chars().count() {
-            0 => return invalid("must not be empty"),
-            n if n > max_message => {
-                return invalid(&format!("has {n} characters, more than {max_message}"));
-            }
-            _ => {}
-        }
-        let adapter = ctx.header("x-adapter")?.map(str::to_owned);
-        let wallet = wallet_header(ctx)?;
-        Ok(Self {
-            message: body.message,
-            adapter: agreed(body.adapter, adapter, "adapter", "X-Adapter")?,
-            wallet_address: agreed(
-                body.wallet_address,
-                wallet,
-                "wallet_address",
-                "X-Wallet-Address",
-            )?,
-        })
-    }
-}
+const WALLET_HEADER: &str = "X-Wallet-Address";
 
 /// The wallet that the header names.
 pub(super) fn wallet_header(ctx: &Context) -> Result<Option<Wallet>> {
-    let header = ctx.header("x-wallet-address")?.map(Wallet::parse);
-    let wallet = header.transpose();
-    wallet.map_err(|detail| ApiError::wallet("X-Wallet-Address", detail))
+    let wallet = ctx.header(WALLET_HEADER)?.map(Wallet::parse).transpose();
+    wallet.map_err(|detail| ApiError::wallet(WALLET_HEADER, detail))
 }
 
+/// The value of a member or of the header that may stand for it.
 fn agreed<T: PartialEq>(
-    field: Option<T>,
-    header: Option<T>,
     name: &str,
+    field: Option<T>,
     header_name: &str,
+    header: Option<T>,
 ) -> Result<Option<T>> {
     match (field, header) {
         (Some(field), Some(header)) if field != header => {
@@ -74,10 +48,26 @@ fn agreed<T: PartialEq>(
 
 pub(crate) async fn chat(ctx: Context) -> Result {
     let app = &ctx.app;
-    let request = ChatRequest::parse(&ctx, app.config.chat.max_message)?;
+    let request: ChatRequest = ctx.json()?;
+    let invalid = |detail: &str| Err(InputError::member("message", detail).into());
+    let (length, most) = (request.message.chars().count(), app.config.chat.max_message);
+    if length == 0 {
+        return invalid("must not be empty");
+    }
+    if length > most {
+        return invalid(&format!("has {length} characters, more than {most}"));
+    }
+    let adapter = ctx.header("X-Adapter")?.map(str::to_owned);
+    let adapter = agreed("adapter", request.adapter, "X-Adapter", adapter)?;
+    let wallet = agreed(
+        "wallet_address",
+        request.wallet_address,
+        WALLET_HEADER,
+        wallet_header(&ctx)?,
+    )?;
     ctx.refuse_idempotency_key()?;
-    let wallet = payer(&ctx, request.wallet_address)?;
-    let adapter = match request.adapter {
+    let wallet = payer(&ctx, wallet)?;
+    let adapter = match adapter {
         Some(adapter) if app.adapters.contains(&adapter) => adapter,
         Some(_) => {
             let detail = "unknown adapter; see GET /v1/models";
@@ -153,17 +143,12 @@ pub(super) fn open_nodes(
     adapter: &str,
     fit: impl Fn(&Node) -> bool,
 ) -> Result<Vec<Arc<Node>>> {
-    let mut soonest: Option<Duration> = None;
-    let mut open = Vec::new();
     let nodes = app.upstreams.nodes.iter();
-    for node in nodes.filter(|node| node.serves(adapter) && fit(node)) {
-        match node.at.breaker().refusal() {
-            None => open.push(Arc::clone(node)),
-            Some(wait) => soonest = Some(soonest.map_or(wait, |soonest| soonest.min(wait))),
-        }
-    }
-    match soonest {
-        _ if !open.is_empty() => Ok(open),
+    let nodes = nodes.filter(|node| node.serves(adapter) && fit(node));
+    let refusals = nodes.map(|node| (node, node.at.breaker().refusal()));
+    let (open, refused): (Vec<_>, Vec<_>) = refusals.partition(|(_, wait)| wait.is_none());
+    match refused.iter().filter_map(|(_, wait)| *wait).min() {
+        _ if !open.is_empty() => Ok(open.into_iter().map(|(node, _)| Arc::clone(node)).collect()),
         Some(wait) => Err(UpstreamError::Open(wait).into()),
         None => Err(ApiError::new(
             ErrorCode::InferenceDisabled,

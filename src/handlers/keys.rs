@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
 use crate::http::response::{json, json_with_status};
-use crate::model::{Credits, InputError, Timestamp, Wallet, Whole};
+use crate::model::{Credits, InputError, Wallet, Whole};
 use crate::store::{StoreError, StoredResponse, issue_key, rotate_key};
 
 #[derive(Deserialize)]
@@ -19,25 +19,8 @@ use crate::store::{StoreError, StoredResponse, issue_key, rotate_key};
 struct CreateRequest {
     wallet_address: Option<Wallet>,
     name: Option<String>,
-    scopes: Option<Vec<String>>,
+    scopes: Option<Scopes>,
     expires_days: Option<Whole<1, 365>>,
-}
-
-impl CreateRequest {
-    fn checked(self, now: Timestamp) -> std::result::Result<KeyRequest, InputError> {
-        let name = KeyRequest::name(&self.name.unwrap_or_default());
-        let scopes = self.scopes.map_or(Ok(Scopes::DEFAULT), |names| {
-            Scopes::parse(names.iter().map(String::as_str))
-        });
-        let expires_at = |days: Whole<1, 365>| now.plus(seconds(days.0 * 86_400));
-        Ok(KeyRequest {
-            wallet: self.wallet_address,
-            name: name.map_err(|detail| InputError::member("name", detail))?,
-            scopes: scopes.map_err(|detail| InputError::member("scopes", detail))?,
-            expires_at: self.expires_days.map(expires_at),
-            login: false,
-        })
-    }
 }
 
 fn seconds(count: i64) -> Duration {
@@ -47,7 +30,16 @@ fn seconds(count: i64) -> Duration {
 pub(crate) async fn create(ctx: Context) -> Result {
     let app = &ctx.app;
     let now = app.clock.now();
-    let mut request = ctx.json::<CreateRequest>()?.checked(now)?;
+    let body: CreateRequest = ctx.json()?;
+    let name = KeyRequest::name(&body.name.unwrap_or_default());
+    let expires_at = |days: Whole<1, 365>| now.plus(seconds(days.0 * 86_400));
+    let mut request = KeyRequest {
+        wallet: body.wallet_address,
+        name: name.map_err(|detail| InputError::member("name", detail))?,
+        scopes: body.scopes.unwrap_or(Scopes::DEFAULT),
+        expires_at: body.expires_days.map(expires_at),
+        login: false,
+    };
     restrict(ctx.principal()?, &mut request)?;
     // The response holds the key, so it is not stored.
     let idempotency = ctx.idempotency(None, |key: &KeyRecord| StoredResponse {

@@ -98,14 +98,10 @@ pub(crate) async fn version(ctx: Context) -> Result {
     }))
 }
 
-/// Major, minor and patch of a version, each of at most nine digits.
+/// Major, minor and patch of a version.
 fn parse_version(text: &str) -> Option<[u32; 3]> {
-    let number = |part: &str| {
-        let digits = (1..=9).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-        digits.then(|| part.parse().ok()).flatten()
-    };
-    let numbers: Option<Vec<u32>> = text.split('.').map(number).collect();
-    numbers?.try_into().ok()
+    let numbers = text.split('.').map(|part| part.parse().ok());
+    numbers.collect::<Option<Vec<_>>>()?.try_into().ok()
 }
 
 /// The server's time, for clients that check their own clock.

@@ -1,6 +1,7 @@
 //! The body of a response: its end writes the access-log line, and after a failure the bytes written before still reach the
 //! client.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +67,10 @@ impl Body for ResponseBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         if !self.failed {
-            let next = ready!(Pin::new(&mut self.content).poll_frame(context));
+            // A host's body may panic: it must not end like a whole one.
+            let poll = || Pin::new(&mut self.content).poll_frame(context);
+            let polled = catch_unwind(AssertUnwindSafe(poll));
+            let next = ready!(polled.unwrap_or(Poll::Ready(Some(Err(Aborted)))));
             if !matches!(next, Some(Err(_))) {
                 if let Some(Ok(frame)) = &next {
                     self.log_guard.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);

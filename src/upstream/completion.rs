@@ -5,13 +5,11 @@
 
 mod guard;
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::model::{Fields, InputError, items, text};
+use crate::model::{InputError, items, members, read_object};
 
 #[derive(Debug)]
 pub(crate) struct Completion {
@@ -24,39 +22,46 @@ pub(crate) struct Completion {
     rest: Vec<(String, Box<RawValue>)>,
 }
 
+/// The members that are read here.
+#[derive(Deserialize)]
+struct Known<'a> {
+    model: Option<String>,
+    stream: Option<bool>,
+    stream_options: Option<Map<String, Value>>,
+    #[serde(borrow)]
+    messages: &'a RawValue,
+    n: Option<Value>,
+}
+
 impl Completion {
     /// # Errors
     /// Not a JSON object, no messages, a known member of the wrong type, or a refused member.
     pub(crate) fn parse(body: &str) -> Result<Self, InputError> {
-        let fields = Fields::parse_open(body, "")?;
-        guard::check(&fields)?;
-        let model = fields.optional("model", |value| text(value).map(Cow::into_owned))?;
-        let stream = fields.optional("stream", |value| {
-            serde_json::from_str(value.get()).map_err(|_| "must be true or false")
-        })?;
-        let stream_options: Option<Map<String, Value>> = fields
-            .optional("stream_options", |value| {
-                serde_json::from_str(value.get()).map_err(|_| "must be an object")
-            })?;
-        let stream_options = stream_options.unwrap_or_default();
+        let members = members(body, "")?;
+        guard::check(&members)?;
+        let known: Known<'_> = read_object(body, "")?;
         let is_object = |item: &&RawValue| item.get().starts_with('{');
-        fields.required("messages", |value| match items(value.get()) {
-            Ok(Some(items)) if !items.is_empty() && items.iter().all(is_object) => Ok(()),
-            _ => Err("must be an array of at least one message, each an object"),
-        })?;
-        fields.optional("n", |value| match value.get() {
-            "1" => Ok(()),
-            _ => Err("must be 1: one request has one price and one answer"),
-        })?;
+        match items(known.messages.get()) {
+            Ok(Some(items)) if !items.is_empty() && items.iter().all(is_object) => {}
+            _ => {
+                let detail = "must be an array of at least one message, each an object";
+                return Err(InputError::member("messages", detail));
+            }
+        }
+        if known.n.is_some_and(|n| n != 1) {
+            let detail = "must be 1: one request has one price and one answer";
+            return Err(InputError::member("n", detail));
+        }
+        let stream_options = known.stream_options.unwrap_or_default();
         let is_ours = |name: &str| matches!(name, "model" | "stream" | "stream_options");
-        let rest = fields.members().filter(|(name, _)| !is_ours(name));
+        let rest = members.into_iter().filter(|(name, _)| !is_ours(name));
         Ok(Self {
-            model,
-            stream: stream.unwrap_or(false),
+            model: known.model,
+            stream: known.stream.unwrap_or(false),
             wants_usage: stream_options.get("include_usage") == Some(&Value::Bool(true)),
             stream_options,
             rest: rest
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .map(|(name, value)| (name.into_owned(), value.to_owned()))
                 .collect(),
         })
     }

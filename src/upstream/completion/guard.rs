@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::model::{Fields, InputError, InputKind, items, pointer, text};
+use crate::model::{InputError, InputKind, Member, items, members, pointer, text};
 
 /// The reason, and the members refused for it; inside `chat_template_kwargs` too, which vLLM and SGLang hand to the
 /// template as they come.
@@ -40,14 +40,14 @@ fn is_in(names: &str, name: &str) -> bool {
 
 /// # Errors
 /// The first member that is refused.
-pub(super) fn check(request: &Fields<'_>) -> Result<(), InputError> {
+pub(super) fn check(request: &[Member<'_>]) -> Result<(), InputError> {
     check_names(request, "")?;
-    for (name, value) in request.members() {
-        match name {
+    for (name, value) in request {
+        match name.as_ref() {
             "messages" => check_media(value, "/messages", name, false)?,
             "chat_template_kwargs" if value.get().starts_with('{') => {
                 let at = pointer("", name);
-                check_names(&Fields::parse_open(value.get(), &at)?, &at)?;
+                check_names(&members(value.get(), &at)?, &at)?;
             }
             _ => {}
         }
@@ -55,15 +55,15 @@ pub(super) fn check(request: &Fields<'_>) -> Result<(), InputError> {
     Ok(())
 }
 
-fn check_names(fields: &Fields<'_>, at: &str) -> Result<(), InputError> {
+fn check_names(members: &[Member<'_>], at: &str) -> Result<(), InputError> {
     let refused = |name: &str, reason: &str| InputError {
         kind: InputKind::Parameter,
         pointer: pointer(at, name),
         detail: format!("{name} is not supported: {reason}"),
     };
-    for (name, value) in fields.members() {
+    for (name, value) in members {
         let folded = fold(name);
-        if at.is_empty() && folded != name && is_in(CHECKED, &folded) {
+        if at.is_empty() && folded != *name && is_in(CHECKED, &folded) {
             return Err(refused(name, &format!("write it {folded}")));
         }
         let group = REFUSED.iter().find(|(_, names)| is_in(names, &folded));
@@ -81,12 +81,12 @@ fn check_names(fields: &Fields<'_>, at: &str) -> Result<(), InputError> {
 fn check_media(value: &RawValue, at: &str, key: &str, media: bool) -> Result<(), InputError> {
     match value.get().as_bytes().first() {
         Some(b'{') => {
-            for (name, value) in Fields::parse_open(value.get(), at)?.members() {
-                let key = fold(name);
+            for (name, value) in members(value.get(), at)? {
+                let key = fold(&name);
                 let skipped = if media { DESCRIPTIONS } else { NOT_LOADED };
                 if !is_in(skipped, &key) {
                     let media = media || is_in(MEDIA, &key) || key.ends_with("_url");
-                    check_media(value, &pointer(at, name), &key, media)?;
+                    check_media(value, &pointer(at, &name), &key, media)?;
                 }
             }
         }
@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn refusal(body: &str) -> Option<InputError> {
-        check(&Fields::parse_open(body, "").unwrap()).err()
+        check(&members(body, "").unwrap()).err()
     }
 
     fn parts(parts: &str) -> String {
