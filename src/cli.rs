@@ -197,7 +197,6 @@ impl From<OpenError> for Failure {
             OpenError::Locked(LockError::Held(_)) | OpenError::Older(..) => Self::Conflict(text),
             OpenError::Missing(_) => Self::NotFound(text),
             OpenError::Storage(error) => error.into(),
-            OpenError::Changing(_) => Self::Unavailable(text),
             OpenError::Foreign(_) => Self::Failed(format!(
                 "{text}; if it was one, its first page is damaged: restore the newest good backup"
             )),

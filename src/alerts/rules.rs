@@ -130,7 +130,7 @@ rules! {
     "storage_unavailable", Critical, CONFIRMED: holds(!now.is_ready && now.store.file_fault.is_none(), 1.0),
         "the storage rejects writes; is the disk full, or broken?";
     "database_file", Critical, IMMEDIATE: holds(now.store.file_fault.is_some(), 1.0),
-        "storage fault, rejecting writes: {}", now.store.file_fault.map(|fault| fault.to_string()).unwrap_or_default();
+        "storage fault, rejecting writes: {}", now.store.file_fault.unwrap_or_default();
     "disk_free", Critical, CONFIRMED: below(now.store.disk_free_bytes? as f64, limits.disk_free as f64),
         "{} MiB are free where the database is; free some before writes fail", value as u64 >> 20;
     "wal_size", Warning, CONFIRMED: above(now.store.wal_bytes as f64, limits.wal as f64),

@@ -101,10 +101,8 @@ fn is_valid(key: &KeyRecord) -> bool {
 
 /// The database's record of the key in the file, read also while a server runs.
 async fn record(database: &Path, key: &PlainKey) -> Result<Option<KeyRecord>, Failure> {
-    SqliteStore::read_only(database, async |store| {
-        Ok(store.key_by_hash(key.hash()).await?)
-    })
-    .await
+    let store = SqliteStore::open_read_only(database)?;
+    Ok(store.key_by_hash(key.hash()).await?)
 }
 
 /// The record of the file's key, if it is a valid admin key.

@@ -120,8 +120,8 @@ async fn respond(config: &Config, request: Request<String>) -> Result<String, Fa
     let response = if let Some(address) = server_of(database)? {
         ask(&address, database, request).await?
     } else if request.method() == Method::GET {
-        let read = async |store| local(config, store, request.clone()).await;
-        SqliteStore::read_only(database, read).await?
+        let store = SqliteStore::open_read_only(database)?;
+        local(config, Arc::new(store), request).await?
     } else {
         match open(config, false).await {
             Err(OpenError::Locked(LockError::Held(Some(address)))) => {

@@ -10,9 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use self::file::LockedFile;
-pub use self::file::{FileFault, real_path};
-pub(super) use self::file::{FileId, is_locked_here, read_unlocked};
+use self::file::FileId;
+pub(super) use self::file::LockedFile;
+pub use self::file::real_path;
 
 /// The exclusive right to write to a database: a lock (flock) on the file itself, by whatever path it was opened, and on
 /// `<database>.lock`, which holds the server's address, so that commands find a running server without opening the
@@ -24,7 +24,7 @@ pub struct InstanceLock {
     /// The database file, and during a restore the file that replaces it. Closed last.
     files: Vec<LockedFile>,
     /// `-wal` and `-shm` as SQLite has them open.
-    logs: OnceLock<Vec<(PathBuf, FileId)>>,
+    logs: OnceLock<[Option<FileId>; 2]>,
 }
 
 /// Why the lock was not acquired.
@@ -115,15 +115,7 @@ impl InstanceLock {
         file.write_all(address.as_bytes())
     }
 
-    /// Creates the database file if missing, readable by its owner only.
-    pub(super) fn create_file(&mut self) -> Result<(), LockError> {
-        if self.files.is_empty() {
-            self.files.extend(LockedFile::create(&self.database)?);
-        }
-        Ok(())
-    }
-
-    /// Locks another file too, which is about to replace the database.
+    /// Locks another file too: the database that was created now, or a file that is about to replace it.
     pub(super) fn add(&mut self, file: &Path) -> Result<(), LockError> {
         self.files.extend(LockedFile::lock(file)?);
         Ok(())
@@ -131,20 +123,18 @@ impl InstanceLock {
 
     /// From now on checks `-wal` and `-shm` too; called when SQLite has created them.
     pub(super) fn watch_logs(&self) {
-        let logs = ["-wal", "-shm"].map(|suffix| with_suffix(&self.database, suffix));
-        let logs = logs.into_iter();
-        let logs = logs.filter_map(|path| FileId::at(&path).map(|id| (path, id)));
-        let _ = self.logs.set(logs.collect());
+        let _ = self.logs.set(self.log_ids());
     }
 
-    /// A fault of the database's files since they were opened. Costs a few calls of stat.
-    pub(super) fn fault(&self) -> Option<FileFault> {
+    fn log_ids(&self) -> [Option<FileId>; 2] {
+        ["-wal", "-shm"].map(|suffix| FileId::at(&with_suffix(&self.database, suffix)))
+    }
+
+    /// What happened to the database's files since they were opened, and what to do. Costs a few calls of stat.
+    pub(super) fn fault(&self) -> Option<&'static str> {
         let main = self.files.first()?.fault(&self.database);
-        main.or_else(|| {
-            let mut logs = self.logs.get().into_iter().flatten();
-            let is_other = logs.any(|(path, id)| FileId::at(path) != Some(*id));
-            is_other.then_some(FileFault::Log)
-        })
+        let is_other = || self.logs.get().is_some_and(|ids| *ids != self.log_ids());
+        main.or_else(|| is_other().then_some("the -wal or -shm file of the database was deleted or replaced while it is in use; stop the server with SIGTERM, which writes everything into the database file, and start it again"))
     }
 }
 

@@ -6,7 +6,6 @@ mod miners;
 pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
 
-use super::FileFault;
 use crate::model::{Credits, Timestamp, Wallet};
 
 /// An account.
@@ -167,7 +166,7 @@ pub struct StoreGauges {
     /// Free bytes on the database's file system, if known.
     pub disk_free_bytes: Option<u64>,
     /// The file fault because of which writes are rejected, if any.
-    pub file_fault: Option<FileFault>,
+    pub file_fault: Option<&'static str>,
 }
 
 #[cfg(test)]

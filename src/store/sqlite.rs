@@ -19,7 +19,6 @@ mod repository;
 mod rollup;
 mod row;
 mod sql;
-mod stable_read;
 mod telemetry;
 mod verify;
 mod writer;
@@ -40,7 +39,7 @@ use rusqlite::Connection;
 use self::ballast::Ballast;
 use self::read_pool::ReadPool;
 use self::writer::{Priority, StorageHealth, Writer};
-use super::lock::with_suffix;
+use super::lock::{LockedFile, with_suffix};
 use super::{Change, InstanceLock, Observers, Result, StoreError, real_path};
 
 /// A database file that only this process writes to: [`SqliteStore::open`] creates one, [`Repository`] documents its
@@ -59,6 +58,8 @@ pub struct SqliteStore {
     expired_at: AtomicI64,
     /// Shared by everything that has the file open, so that it is dropped last.
     lock: Mutex<Option<Arc<InstanceLock>>>,
+    /// That of a store that only reads.
+    _read_lock: Option<LockedFile>,
     observers: Arc<Observers>,
 }
 
@@ -112,6 +113,7 @@ impl SqliteStore {
             backing_up: tokio::sync::Mutex::default(),
             expired_at: AtomicI64::new(i64::MIN),
             lock: Mutex::new(Some(lock)),
+            _read_lock: None,
             observers,
         })
     }

@@ -4,9 +4,8 @@
 //! is opened here once, before SQLite opens it, and closed after SQLite's last connection; all other code uses stat.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io::ErrorKind::{AlreadyExists, InvalidInput, NotFound};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::ErrorKind::{InvalidInput, NotFound};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,177 +24,136 @@ pub fn real_path(database: &Path) -> PathBuf {
         if let Ok(real) = path.canonicalize() {
             return real;
         }
-        if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
-            let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-            path = folder.join(name);
-        }
         match path.read_link() {
             // An absolute target replaces the folder.
             Ok(target) => path = path.with_file_name("").join(target),
             Err(_) => break,
         }
     }
-    // Opening it fails with the reason.
-    path
+    // Opening a file that cannot be resolved fails with the reason.
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(folder)), Some(name)) => folder.join(name),
+        _ => path,
+    }
 }
 
-/// The identity of a file, independent of its name.
+/// The identity of a file, independent of its name: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::store) struct FileId {
-    device: u64,
-    inode: u64,
-}
+pub(super) struct FileId(u64, u64);
 
 impl FileId {
     fn of(about: &Metadata) -> Self {
-        Self {
-            device: about.dev(),
-            inode: about.ino(),
-        }
+        Self(about.dev(), about.ino())
     }
 
     /// The file at `path`, if there is one.
-    pub(in crate::store) fn at(path: &Path) -> Option<Self> {
-        std::fs::symlink_metadata(path)
-            .ok()
-            .map(|about| Self::of(&about))
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let about = std::fs::symlink_metadata(path).ok()?;
+        Some(Self::of(&about))
     }
 }
 
-/// A fault of the files of an open database.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FileFault {
-    /// The file has no name any more.
-    #[error(
-        "the database file was deleted while it is in use; stop the server and restore the newest backup: r3mes-edge restore FILE"
-    )]
-    Deleted,
-    /// It was renamed or moved.
-    #[error(
-        "the database file was renamed or moved while it is in use; move it back, or stop the server"
-    )]
-    Moved,
-    /// Another file has its name.
-    #[error(
-        "another file took the path of the database while it is in use; put the one in use back, or stop the server and decide which of the two it is to serve"
-    )]
-    Replaced,
-    /// It has a second name.
-    #[error(
-        "the database file got a second hard link while it is in use; delete the other name (find -samefile finds it)"
-    )]
-    Linked,
-    /// `-wal` or `-shm` is not the one that was opened.
-    #[error(
-        "the -wal or -shm file of the database was deleted or replaced while it is in use; stop the server with SIGTERM, which writes everything into the database file, and start it again"
-    )]
-    Log,
-}
-
-/// The files that this process has locked. One of them is never opened a second time.
+/// The files that this process has locked to write. One of them is never opened a second time.
 static LOCKED: Mutex<Vec<FileId>> = Mutex::new(Vec::new());
 
 fn locked() -> MutexGuard<'static, Vec<FileId>> {
     LOCKED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that only this process uses to write (flock), until this is dropped.
+/// A file that is locked (flock) until this is dropped: only this process uses it to write, or none does.
 #[derive(Debug)]
-pub(super) struct LockedFile {
+pub(in crate::store) struct LockedFile {
     file: File,
     id: FileId,
 }
 
 impl LockedFile {
-    /// Locks the file at `path`; `None` where there is none.
+    /// Locks the file at `path` to write; `None` where there is none.
     pub(super) fn lock(path: &Path) -> Result<Option<Self>, LockError> {
         let failed = |error| LockError::Io(path.to_owned(), error);
         let mut locked = locked();
-        loop {
-            let about = match std::fs::symlink_metadata(path) {
-                Ok(about) => about,
-                Err(error) if error.kind() == NotFound => return Ok(None),
-                Err(error) => return Err(failed(error)),
-            };
-            if locked.contains(&FileId::of(&about)) {
-                return Err(LockError::Held(None));
-            }
+        match std::fs::symlink_metadata(path) {
+            Ok(about) if locked.contains(&FileId::of(&about)) => return Err(LockError::Held(None)),
+            Ok(about) if about.is_file() => {}
             // Opening a pipe would block.
-            if !about.is_file() {
+            Ok(_) => {
                 let error = std::io::Error::new(InvalidInput, "it is not a regular file");
                 return Err(failed(error));
             }
-            let file = match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == NotFound => continue,
-                Err(error) => return Err(failed(error)),
-            };
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(LockError::Held(None)),
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
-            let id = FileId::of(&file.metadata().map_err(failed)?);
-            // The last holder of the lock may have replaced the file.
-            if FileId::at(path) != Some(id) {
-                continue;
-            }
-            if about.nlink() > 1 {
-                return Err(LockError::HardLinks(path.to_owned(), about.nlink()));
-            }
-            locked.push(id);
-            return Ok(Some(Self { file, id }));
+            Err(error) if error.kind() == NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
         }
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(failed)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => LockError::Held(None),
+            TryLockError::Error(error) => failed(error),
+        })?;
+        let about = file.metadata().map_err(failed)?;
+        let id = FileId::of(&about);
+        // The last holder of the lock may have replaced the file.
+        if FileId::at(path) != Some(id) {
+            return Err(LockError::Held(None));
+        }
+        if about.nlink() > 1 {
+            return Err(LockError::HardLinks(path.to_owned(), about.nlink()));
+        }
+        locked.push(id);
+        Ok(Some(Self { file, id }))
     }
 
-    /// Creates an empty file at `path` that only its owner can read, and locks it; an existing file is locked.
-    pub(super) fn create(path: &Path) -> Result<Option<Self>, LockError> {
-        let mut options = OpenOptions::new();
-        match options.write(true).create_new(true).mode(0o600).open(path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == AlreadyExists => {}
-            Err(error) => return Err(LockError::Io(path.to_owned(), error)),
+    /// Locks the file at `path` against writing; `None` where a process has locked it to write, also this one.
+    pub(in crate::store) fn lock_shared(path: &Path) -> std::io::Result<Option<Self>> {
+        let locked = locked();
+        if FileId::at(path).is_some_and(|id| locked.contains(&id)) {
+            return Ok(None);
         }
-        Self::lock(path)
+        let file = File::open(path)?;
+        match file.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let id = FileId::of(&file.metadata()?);
+        // By a restore that ended just now.
+        let is_replaced = FileId::at(path) != Some(id);
+        Ok((!is_replaced).then(|| Self { file, id }))
     }
 
-    /// Whether `path` still names this file, and nothing else does.
-    pub(super) fn fault(&self, path: &Path) -> Option<FileFault> {
+    /// Bytes 18 and 19 of a database's header are 2 in WAL mode (SQLite, "Database File Format", 1.3.3).
+    pub(in crate::store) fn is_in_wal_mode(&self) -> bool {
+        let mut version = [0];
+        self.file.read_exact_at(&mut version, 18).is_ok() && version == [2]
+    }
+
+    /// What is wrong where `path` does not name this file, or something else does too.
+    pub(super) fn fault(&self, path: &Path) -> Option<&'static str> {
         // Read each time: some network file systems renumber inodes.
         let open = self.file.metadata().ok()?;
         match std::fs::symlink_metadata(path) {
-            Ok(about) if FileId::of(&about) != FileId::of(&open) => Some(FileFault::Replaced),
-            Ok(about) => (about.nlink() > 1).then_some(FileFault::Linked),
-            Err(_) if open.nlink() == 0 => Some(FileFault::Deleted),
-            Err(_) => Some(FileFault::Moved),
+            Ok(about) if FileId::of(&about) != FileId::of(&open) => Some(
+                "another file took the path of the database while it is in use; put the one in use back, or stop the server and decide which of the two it is to serve",
+            ),
+            Ok(about) if about.nlink() > 1 => Some(
+                "the database file got a second hard link while it is in use; delete the other name (find -samefile finds it)",
+            ),
+            Ok(_) => None,
+            Err(_) if open.nlink() == 0 => Some(
+                "the database file was deleted while it is in use; stop the server and restore the newest backup: r3mes-edge restore FILE",
+            ),
+            Err(_) => Some(
+                "the database file was renamed or moved while it is in use; move it back, or stop the server",
+            ),
         }
     }
 }
 
 impl Drop for LockedFile {
     fn drop(&mut self) {
-        let mut locked = locked();
-        locked.retain(|id| *id != self.id);
+        locked().retain(|id| *id != self.id);
         // Explicitly, not by closing: a child process that is being spawned has a copy of the descriptor until its exec.
         let _ = self.file.unlock();
     }
-}
-
-/// Whether this process has locked the file at `path`.
-pub(in crate::store) fn is_locked_here(path: &Path) -> bool {
-    FileId::at(path).is_some_and(|id| locked().contains(&id))
-}
-
-/// The first bytes of a file; `None` where this process has locked it, so that it must not be opened.
-pub(in crate::store) fn read_unlocked<const N: usize>(path: &Path) -> Option<[u8; N]> {
-    let locked = locked();
-    if FileId::at(path).is_none_or(|id| locked.contains(&id)) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    File::open(path).ok()?.read_exact(&mut bytes).ok()?;
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -237,17 +195,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
         let other = folder.path().join("other.db");
-        let held = LockedFile::create(&path).unwrap().unwrap();
+        std::fs::write(&path, "").unwrap();
+        let held = LockedFile::lock(&path).unwrap().unwrap();
+        let assert_fault = |expected: &str| {
+            let fault = held.fault(&path).unwrap();
+            assert!(fault.contains(expected), "{fault}");
+        };
         assert_eq!(held.fault(&path), None);
         std::fs::hard_link(&path, &other).unwrap();
-        assert_eq!(held.fault(&path), Some(FileFault::Linked));
+        assert_fault("second hard link");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(held.fault(&path), Some(FileFault::Moved));
+        assert_fault("moved");
         std::fs::write(&path, "another").unwrap();
-        assert_eq!(held.fault(&path), Some(FileFault::Replaced));
+        assert_fault("another file");
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(held.fault(&path), None);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(held.fault(&path), Some(FileFault::Deleted));
+        assert_fault("deleted");
     }
 }

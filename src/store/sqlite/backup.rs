@@ -10,10 +10,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::connections::{self, OpenError};
-use super::{sql, stable_read, verify};
+use super::read_only::ReadOnly;
+use super::{sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
-use crate::store::{Backup, InstanceLock, LedgerReport, StoreError, real_path};
+use crate::store::{Backup, InstanceLock, LedgerReport, real_path};
 
 /// Copies a snapshot of `database` to the new file `to`, and verifies it before it gets that name. Others may read and
 /// write the database meanwhile without waiting; what they commit after the start is not in the copy. Blocks until it is
@@ -22,13 +23,10 @@ use crate::store::{Backup, InstanceLock, LedgerReport, StoreError, real_path};
 /// # Errors
 /// If `database` cannot be read or is inconsistent, if `to` exists, or on an I/O error.
 pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
-    if to.exists() {
-        return Err(OpenError::io(to)(ErrorKind::AlreadyExists.into()));
-    }
-    let part = to.with_added_extension("part");
-    let report = snapshot(&real_path(database), &part)?;
-    persist(&part, to)?;
-    Ok(report)
+    let copy = PartialCopy::create(to.to_owned())?;
+    let source = ReadOnly::open(database)?;
+    copy.fill(&source)?;
+    Ok(copy.finish()?.ledger)
 }
 
 /// The extension of a backup.
@@ -116,10 +114,8 @@ pub(super) fn newest(backups: &[(Timestamp, PathBuf)], now: Timestamp) -> Option
 /// # Errors
 /// If the file is not an r3mes-edge database, has another version or cannot be read. Errors in the ledger are in the report.
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
-    stable_read::read(&real_path(file), |c| {
-        connections::check_version(c, file)?;
-        verify(c)
-    })
+    let backup = ReadOnly::open(file)?;
+    verify(&backup)
 }
 
 fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
@@ -131,37 +127,36 @@ fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
     Ok(report)
 }
 
-/// Replaces `database`, which no server may use, by a verified copy of a backup, and verifies it again; returns the new
-/// path of the old database, if there was one: its name with `.` and `suffix` added, its `-wal`, `-shm` and `-journal`
-/// beside it. Remaining files of a missing database are moved away as well. The backup is not changed.
+/// Replaces `database`, which no server may use, by a verified copy of a backup; returns the new path of the old database,
+/// if there was one: its name with `.` and `suffix` added, its `-wal`, `-shm` and `-journal` beside it. Remaining files of
+/// a missing database are moved away as well. The backup is not changed.
 ///
 /// # Errors
-/// If the backup does not verify, a server uses the database, or on an I/O error; then nothing is changed.
+/// If the backup does not verify, a server uses the database, or on an I/O error; then nothing is changed, unless the files
+/// themselves cannot be renamed: the error names the one.
 pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<PathBuf>, OpenError> {
-    let (backup, database) = (&real_path(backup), &real_path(database));
+    let database = real_path(database);
     if !backup.exists() {
         return Err(OpenError::Missing(backup.to_owned()));
     }
-    let mut lock = InstanceLock::acquire(database)?;
-    let part = database.with_added_extension(connections::RESTORING);
-    delete_database(&part);
-    // Not the file alone: commits of a crashed server may be in its log.
-    snapshot(backup, &part)?;
-    let mut replace = || {
-        give_to_folder_owner(&part, database)?;
-        // Before the rename, so that no server can lock it first.
-        lock.add(&part)?;
-        MovedFiles::rename(database, &database.with_added_extension(suffix))
+    let mut lock = InstanceLock::acquire(&database)?;
+    let old = database.with_added_extension(suffix);
+    let copy = PartialCopy {
+        part: database.with_added_extension(connections::RESTORING),
+        to: database,
     };
-    let moved = replace().inspect_err(|_| delete_database(&part))?;
-    let placed = persist(&part, database).and_then(|()| verify_in_place(database));
-    if let Err(error) = placed {
-        delete_database(&part);
-        delete_database(database);
-        moved.undo();
-        return Err(error);
-    }
-    Ok(moved.0.into_iter().next().map(|(_, to)| to))
+    // With its log, as that may hold commits of a crashed server.
+    let source = ReadOnly::open(backup)?;
+    copy.fill(&source)?;
+    drop(source);
+    copy.verify()?;
+    copy.give_to_folder_owner()
+        .map_err(OpenError::io(&copy.part))?;
+    // Before the rename, so that no server can lock it first.
+    lock.add(&copy.part)?;
+    let moved = move_away(&copy.to, &old)?;
+    copy.persist()?;
+    Ok(moved)
 }
 
 /// The file of a database and those that SQLite has beside it.
@@ -174,157 +169,109 @@ pub(super) fn delete_database(database: &Path) {
     }
 }
 
-/// The renamed files of a database: old and new paths.
-struct MovedFiles(Vec<(PathBuf, PathBuf)>);
-
-impl MovedFiles {
-    /// Renames the existing files, the database before its logs: a crash in between must not leave it without them.
-    fn rename(database: &Path, new: &Path) -> Result<Self, OpenError> {
-        let mut moved = Self(Vec::new());
-        for suffix in SUFFIXES {
-            let (from, to) = (with_suffix(database, suffix), with_suffix(new, suffix));
-            let renamed = match to.symlink_metadata() {
-                Ok(_) => Err(ErrorKind::AlreadyExists.into()),
-                Err(_) => std::fs::rename(&from, &to),
-            };
-            match renamed {
-                Ok(()) => moved.0.push((from, to)),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => {
-                    moved.undo();
-                    return Err(OpenError::Io(to, error));
-                }
-            }
-        }
-        Ok(moved)
-    }
-
-    /// The logs first: the database must never be without them.
-    fn undo(self) {
-        for (from, to) in self.0.into_iter().rev() {
-            if let Err(error) = std::fs::rename(&to, &from) {
-                let (from, to) = (from.display(), to.display());
-                log::error!("{to} could not be moved back to {from}: {error}");
-            }
+/// Renames the existing files of a database; returns the new path of the first. The database goes before its logs: a crash
+/// in between must not leave it without them.
+fn move_away(database: &Path, new: &Path) -> Result<Option<PathBuf>, OpenError> {
+    let mut moved = None;
+    for suffix in SUFFIXES {
+        let to = with_suffix(new, suffix);
+        match std::fs::rename(with_suffix(database, suffix), &to) {
+            Ok(()) => moved = moved.or(Some(to)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(OpenError::Io(to, error)),
         }
     }
+    Ok(moved)
 }
 
-/// Verifies a database under its own name, opened as the server does, with the files beside it.
-fn verify_in_place(database: &Path) -> Result<(), OpenError> {
-    let connection = connections::connect(database)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    require_intact(database, verify(&connection)?).map(drop)
-}
-
-/// Changes the owner of a new database file to that of its folder, as root may restore for the server's user.
-fn give_to_folder_owner(part: &Path, database: &Path) -> Result<(), OpenError> {
-    let give = || {
-        let folder = std::fs::metadata(connections::folder_of(database))?;
-        if std::fs::metadata(part)?.uid() != folder.uid() && rustix::process::geteuid().is_root() {
-            std::os::unix::fs::lchown(part, Some(folder.uid()), Some(folder.gid()))?;
-        }
-        Ok(())
-    };
-    give().map_err(OpenError::io(part))
-}
-
-/// Creates `to` as a verified copy of the database at a real path, or not at all.
-fn snapshot(from: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
-    let copied = stable_read::read(from, |c| {
-        connections::check_version(c, from)?;
-        // The copy is written by the same connection.
-        c.pragma_update(None, "query_only", false)?;
-        vacuum_into(c, to)
-    });
-    let verified = copied.and_then(|()| verified(to));
-    verified.inspect_err(|_| drop(std::fs::remove_file(to)))
-}
-
-/// Copies the database of a connection to the new file `to`, verified before it gets its name.
-pub(super) fn copy_verified(c: &Connection, to: &Path) -> Result<(), OpenError> {
-    let part = to.with_added_extension("part");
-    let copied = vacuum_into(c, &part).and_then(|()| verified(&part));
-    copied.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
-    persist(&part, to)
-}
-
-fn vacuum_into(c: &Connection, to: &Path) -> Result<(), OpenError> {
-    let name = to
-        .to_str()
-        .ok_or_else(|| OpenError::io(to)(ErrorKind::InvalidInput.into()))?;
-    // Left by an interrupted copy, or by one of a file that changed meanwhile.
-    let _ = std::fs::remove_file(to);
-    connections::create_empty(to).map_err(OpenError::io(to))?;
-    c.execute(sql::VACUUM_INTO, [name])?;
-    Ok(())
-}
-
-/// Verifies a copy and returns its ledger report; an error if it is not intact.
-fn verified(copy: &Path) -> Result<LedgerReport, OpenError> {
-    require_intact(copy, stable_read::read(&real_path(copy), verify)?)
-}
-
-fn require_intact(file: &Path, report: LedgerReport) -> Result<LedgerReport, OpenError> {
-    match report.mistakes.first() {
-        None => Ok(report),
-        Some(error) => Err(OpenError::Damaged(file.to_owned(), error.clone())),
-    }
-}
-
-/// Syncs and renames a complete file; after a crash it has either name.
-fn persist(part: &Path, to: &Path) -> Result<(), OpenError> {
-    let failed = OpenError::io(to);
-    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-    sync(part).map_err(&failed)?;
-    std::fs::rename(part, to).map_err(&failed)?;
-    sync(connections::folder_of(to)).map_err(&failed)
-}
-
-/// A running backup of a server; its file is deleted if it is dropped before it is complete.
-pub(super) struct PendingBackup {
-    to: PathBuf,
+/// A copy that is being made, under a name that marks it as incomplete; deleted if it is dropped before it is complete.
+pub(super) struct PartialCopy {
     part: PathBuf,
+    to: PathBuf,
 }
 
-impl PendingBackup {
-    /// Creates the empty file, under a name that marks it as incomplete.
+impl PartialCopy {
+    /// Creates the empty file of a copy that is to be named `to`.
     pub(super) fn create(to: PathBuf) -> Result<Self, OpenError> {
         if to.exists() {
-            let conflict = StoreError::Conflict("a backup was made just now".to_owned());
-            return Err(conflict.into());
+            return Err(OpenError::Io(to, ErrorKind::AlreadyExists.into()));
         }
         let part = to.with_added_extension("part");
-        connections::create_empty(&part).map_err(OpenError::io(&part))?;
-        Ok(Self { to, part })
+        let copy = Self { part, to };
+        copy.clear()?;
+        Ok(copy)
+    }
+
+    /// An empty file, also where an interrupted copy left one.
+    fn clear(&self) -> Result<(), OpenError> {
+        delete_database(&self.part);
+        let created = connections::create_empty(&self.part);
+        created.map(drop).map_err(OpenError::io(&self.part))
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.part
     }
 
-    /// Verifies the copy and renames it.
+    /// Copies the database of a connection.
+    pub(super) fn fill(&self, c: &Connection) -> Result<(), OpenError> {
+        let invalid = || OpenError::io(&self.part)(ErrorKind::InvalidInput.into());
+        let name = self.part.to_str().ok_or_else(invalid)?;
+        self.clear()?;
+        // The copy is written by the same connection.
+        c.pragma_update(None, "query_only", false)?;
+        c.execute(sql::VACUUM_INTO, [name])?;
+        Ok(())
+    }
+
+    /// Verifies the copy and names it.
     pub(super) fn finish(self) -> Result<Backup, OpenError> {
-        let ledger = verified(&self.part)?;
-        persist(&self.part, &self.to)?;
+        let ledger = self.verify()?;
+        self.persist()?;
         let path = std::path::absolute(&self.to).unwrap_or(self.to.clone());
+        let file = path.file_name().unwrap_or_default();
         Ok(Backup {
-            file: self
-                .to
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            file: file.to_string_lossy().into_owned(),
             path: path.to_string_lossy().into_owned(),
-            bytes: std::fs::metadata(&self.to).map_or(0, |file| file.len()),
+            bytes: std::fs::metadata(&path).map_or(0, |file| file.len()),
             ledger,
         })
     }
+
+    /// Verifies and syncs the copy.
+    fn verify(&self) -> Result<LedgerReport, OpenError> {
+        let synced = File::open(&self.part).and_then(|file| file.sync_all());
+        synced.map_err(OpenError::io(&self.part))?;
+        let copy = ReadOnly::open_any(&self.part)?;
+        let report = verify(&copy)?;
+        match report.mistakes.first() {
+            None => Ok(report),
+            Some(error) => Err(OpenError::Damaged(self.part.clone(), error.clone())),
+        }
+    }
+
+    /// Changes the owner to that of the folder, as root may restore for the server's user.
+    fn give_to_folder_owner(&self) -> std::io::Result<()> {
+        let folder = std::fs::metadata(connections::folder_of(&self.part))?;
+        let is_other = std::fs::metadata(&self.part)?.uid() != folder.uid();
+        if is_other && rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(&self.part, Some(folder.uid()), Some(folder.gid()))?;
+        }
+        Ok(())
+    }
+
+    /// Renames the complete file; after a crash it has either name.
+    fn persist(&self) -> Result<(), OpenError> {
+        let renamed = std::fs::rename(&self.part, &self.to)
+            .and_then(|()| File::open(connections::folder_of(&self.to)))
+            .and_then(|folder| folder.sync_all());
+        renamed.map_err(OpenError::io(&self.to))
+    }
 }
 
-impl Drop for PendingBackup {
+impl Drop for PartialCopy {
     fn drop(&mut self) {
-        // After the rename there is no such file.
-        let _ = std::fs::remove_file(&self.part);
+        // Once it is complete there are none of that name.
+        delete_database(&self.part);
     }
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::connections::{self, OpenError};
-use super::{sql, stable_read, verify};
-use crate::store::{LedgerReport, real_path};
+use super::read_only::ReadOnly;
+use super::{sql, verify};
+use crate::store::LedgerReport;
 
 /// The result of [`check_database`].
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -31,21 +32,18 @@ impl Check {
 /// Checks every page, the schema, the foreign keys and every wallet's ledger; also while a server runs.
 ///
 /// # Errors
-/// If the file is not an r3mes-edge database, has another version or cannot be read; [`OpenError::Changing`] if others
-/// changed it too often. Errors in the database are in the result.
+/// If the file is not an r3mes-edge database, has another version or cannot be read. Errors in the database are in the
+/// result.
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
-    let database = &real_path(database);
-    stable_read::read(database, |c| {
-        let version = connections::check_version(c, database)?;
-        let mut errors = texts(c, sql::INTEGRITY_ALL)?;
-        errors.retain(|error| error != "ok");
-        errors.extend(schema_differences(c)?);
-        errors.extend(broken_references(c, 100)?);
-        Ok(Check {
-            version,
-            mistakes: errors,
-            ledger: verify::verify(c)?,
-        })
+    let c = &ReadOnly::open(database)?;
+    let mut errors = texts(c, sql::INTEGRITY_ALL)?;
+    errors.retain(|error| error != "ok");
+    errors.extend(schema_differences(c)?);
+    errors.extend(broken_references(c, 100)?);
+    Ok(Check {
+        version: connections::check_version(c, database)?,
+        mistakes: errors,
+        ledger: verify::verify(c)?,
     })
 }
 

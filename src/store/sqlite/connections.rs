@@ -9,7 +9,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::{migrate, sql, stable_read};
+use super::read_only::ReadOnly;
+use super::{migrate, sql};
 use crate::store::lock::with_suffix;
 use crate::store::{InstanceLock, LockError, StoreError};
 
@@ -38,9 +39,6 @@ pub enum OpenError {
     /// It is damaged; the first error in its pages or its ledger.
     #[error("{} is damaged: {}", .0.display(), .1)]
     Damaged(PathBuf, String),
-    /// It was changed each time it was read, so there is no result.
-    #[error("{} was changed during the check, so there is no result; run it again", .0.display())]
-    Changing(PathBuf),
     /// There is no database, but this file of one, so none is created.
     #[error("{} belongs to a database whose file is missing or empty, so no new one is made: put that file back beside it, or run r3mes-edge restore FILE, which moves it out of the way", .0.display())]
     Leftover(PathBuf),
@@ -103,11 +101,13 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
     if let Some(leftover) = leftover {
         return Err(OpenError::Leftover(leftover));
     }
-    if create {
+    if !exists() {
+        if !create {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
         // -wal and -shm get its mode.
-        lock.create_file()?;
-    } else if !exists() {
-        return Err(OpenError::Missing(path.to_owned()));
+        create_empty(path).map_err(OpenError::io(path))?;
+        lock.add(path)?;
     }
     Ok(lock)
 }
@@ -115,7 +115,7 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
 /// Refuses a file of another version by reading alone: a writable connection would create a log beside it, or checkpoint one
 /// that a crash left. Any other error is reported when the file is opened.
 fn refuse_other_version(path: &Path) -> Result<(), OpenError> {
-    match stable_read::read(path, |connection| check_version(connection, path)) {
+    match ReadOnly::open(path) {
         Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) => Err(error),
         _ => Ok(()),
     }

@@ -6,19 +6,19 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, Row, params};
 
+use super::read_only::ReadOnly;
 use super::row::{credits_at, first};
-use super::stable_read::StableReader;
 use super::{OpenError, SqliteStore, accounts, connections, keys, sql};
 use crate::auth::KeyRecord;
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::{Result, StoreError, real_path};
+use crate::store::{Result, StoreError};
 
 /// A database of another program, opened read-only: nothing in it or beside it is changed.
-pub(crate) struct ImportSource(Connection);
+pub(crate) struct ImportSource(ReadOnly);
 
 impl ImportSource {
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let connection = StableReader::open(&real_path(path))?.into_connection();
+        let connection = ReadOnly::open_any(path)?;
         // One snapshot for all tables: a backend that still runs must not move credits in between.
         connection.execute_batch("BEGIN")?;
         Ok(Self(connection))

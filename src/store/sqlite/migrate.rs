@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::backup::PartialCopy;
+use super::check;
 use super::connections::{OpenError, SCHEMA_VERSION};
-use super::{backup, check};
 use crate::model::Timestamp;
 
 /// A change of the schema from the version below to this one, and what undoes it; each a list of statements.
@@ -40,7 +41,9 @@ pub(super) fn migrate(
     }
     let stamp = Timestamp::from(SystemTime::now()).compact();
     let copy = database.with_added_extension(format!("{stamp}.version-{from}"));
-    backup::copy_verified(connection, &copy)?;
+    let backup = PartialCopy::create(copy.clone())?;
+    backup.fill(connection)?;
+    backup.finish()?;
     // A table that others refer to may be made anew.
     connection.pragma_update(None, "foreign_keys", false)?;
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

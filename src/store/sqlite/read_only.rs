@@ -1,61 +1,133 @@
-//! Read-only access to a database: acquires no lock, changes or creates no file, and does not block a server that writes
-//! to it.
+//! Opens a database file to read it, also while a server writes to it; changes or creates no file.
+//!
+//! In WAL mode SQLite creates `-wal` and `-shm` even to read. Where no process has the file open it is read without them,
+//! under a shared flock(2), so that no server opens it meanwhile.
 
+use std::io::ErrorKind::NotFound;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 
-use rusqlite::{Connection, Row, params};
+use r2d2::ManageConnection;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::accounts::{self, entry_in};
-use super::connections::{self, OpenError};
+use super::connections::{BUSY_TIMEOUT, OpenError, check_version};
 use super::read_pool::ReadPool;
-use super::row::{all, count, value, wallet_at};
-use super::stable_read::{Mode, StableReader, read_async};
+use super::row::{all, one, value, wallet_at};
 use super::writer::Writer;
 use super::{SqliteStore, sql};
 use crate::model::Wallet;
+use crate::store::lock::{LockedFile, with_suffix};
 use crate::store::{ExportedEntry, Observers, StoreError, real_path};
 
-impl SqliteStore {
-    /// Opens `database` read-only and runs `query`; runs it again if another process wrote meanwhile, as the result may then
-    /// mix two states. Every write is refused.
-    ///
-    /// # Errors
-    /// If the file is not an r3mes-edge database, has another version, cannot be read or does not stop changing;
-    /// and what `query` fails with.
-    pub async fn read_only<T, E: From<OpenError>>(
-        database: &Path,
-        query: impl AsyncFn(Arc<Self>) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let path = &real_path(database);
-        read_async(path, |mode| Self::open_read_only(path, mode), query).await
+/// A connection that can only read.
+pub(super) struct ReadOnly {
+    connection: Connection,
+    /// Dropped after the connection.
+    _lock: Option<LockedFile>,
+}
+
+impl Deref for ReadOnly {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl ReadOnly {
+    /// Opens a database of this program and version.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let opened = Self::open_any(path)?;
+        check_version(&opened, path)?;
+        Ok(opened)
     }
 
-    fn open_read_only(path: &Path, mode: Mode) -> Result<Arc<Self>, OpenError> {
-        connections::check_version(&mode.open(path)?, path)?;
+    /// Opens any database.
+    pub(super) fn open_any(path: &Path) -> Result<Self, OpenError> {
+        let (manager, lock) = manager(&real_path(path))?;
+        Ok(Self {
+            connection: manager.connect()?,
+            _lock: lock,
+        })
+    }
+}
+
+/// What opens the file at a real path, and the lock that must be held meanwhile.
+fn manager(path: &Path) -> Result<(SqliteConnectionManager, Option<LockedFile>), OpenError> {
+    match std::fs::metadata(path) {
+        // SQLite deletes the log of an empty file, whatever is in it.
+        Ok(about) if about.len() == 0 => return Err(OpenError::Foreign(path.to_owned())),
+        Ok(_) => {}
+        Err(error) if error.kind() == NotFound => return Err(OpenError::Missing(path.to_owned())),
+        Err(error) => return Err(OpenError::Io(path.to_owned(), error)),
+    }
+    let mut lock = LockedFile::lock_shared(path).map_err(OpenError::io(path))?;
+    let exists = |suffix| with_suffix(path, suffix).exists();
+    let option = match (&lock, exists("-wal"), exists("-shm")) {
+        // The index of the log is made in memory.
+        (Some(_), true, false) => "&vfs=unix-none",
+        (Some(file), false, _) if file.is_in_wal_mode() => "&immutable=1",
+        // SQLite's own locks do: a process has it open, or needs no other files for it.
+        _ => {
+            lock = None;
+            ""
+        }
+    };
+    // https://sqlite.org/uri.html
+    let name = path.to_string_lossy().replace('%', "%25");
+    let name = name.replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let is_private = lock.is_some();
+    let manager = SqliteConnectionManager::file(format!("file:{name}?mode=ro{option}"))
+        .with_flags(flags)
+        .with_init(move |connection| {
+            // A server that starts locks readers out while it recovers its log.
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            if is_private {
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+                connection.pragma_update(None, "locking_mode", "exclusive")?;
+            }
+            connection.pragma_update(None, "query_only", true)?;
+            connection.pragma_update(None, "trusted_schema", false)
+        });
+    Ok((manager, lock))
+}
+
+impl SqliteStore {
+    /// Opens `database` to read; every write is refused. While no server has it open, none can open it until this is dropped.
+    ///
+    /// # Errors
+    /// If the file is not an r3mes-edge database, has another version or cannot be read.
+    pub fn open_read_only(database: &Path) -> Result<Self, OpenError> {
+        let path = real_path(database);
+        let (manager, lock) = manager(&path)?;
+        check_version(&manager.connect()?, &path)?;
         let observers = Arc::new(Observers::default());
-        Ok(Arc::new(Self {
-            path: path.to_owned(),
-            read_pool: ReadPool::new(mode.manager(path), None, Arc::clone(&observers))?,
+        Ok(Self {
+            path,
+            read_pool: ReadPool::new(manager, None, Arc::clone(&observers))?,
             writer: Writer::closed(Arc::clone(&observers)),
             has_imported_keys: false.into(),
             backing_up: tokio::sync::Mutex::default(),
             expired_at: AtomicI64::new(i64::MIN),
             lock: Mutex::default(),
+            _read_lock: lock,
             observers,
-        }))
+        })
     }
 }
 
-fn last_entry(c: &Connection) -> rusqlite::Result<i64> {
-    c.query_row(sql::SELECT_LAST_ENTRY, [], value)
-}
-
-/// The ledger as it was when this was created, oldest entry first. Read in short transactions, so that it neither blocks
+/// The ledger as it was when this was opened, oldest entry first. Read in short transactions, so that it neither blocks
 /// writes nor keeps the log from being emptied.
 pub struct LedgerExport {
-    reader: StableReader,
+    source: ReadOnly,
     wallet: Option<Wallet>,
     /// Entries after this one, up to that one, as ids rise with time and no entry is ever changed.
     after: i64,
@@ -63,27 +135,20 @@ pub struct LedgerExport {
 }
 
 impl LedgerExport {
-    /// Entries of a read at most.
-    const ROWS: usize = 1000;
-
     /// Opens `database` for reading, also while a server runs; only entries of `wallet` if given.
     ///
     /// # Errors
     /// If the file is not an r3mes-edge database, cannot be read, or has no account for `wallet`.
     pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
-        let database = &real_path(database);
-        let mut reader = StableReader::open(database)?;
-        reader.read(|c| connections::check_version(c, database))?;
+        let source = ReadOnly::open(database)?;
         if let Some(wallet) = &wallet
-            && reader
-                .read(|c| Ok(accounts::balance(c, wallet)?))?
-                .is_none()
+            && accounts::balance(&source, wallet)?.is_none()
         {
             return Err(StoreError::UserNotFound.into());
         }
         Ok(Self {
-            last: reader.read(|c| Ok(last_entry(c)?))?,
-            reader,
+            last: one(&source, sql::SELECT_LAST_ENTRY, [], value)?,
+            source,
             wallet,
             after: 0,
         })
@@ -92,7 +157,7 @@ impl LedgerExport {
     /// How much of the ledger was read, in thousandths.
     #[must_use]
     pub fn done(&self) -> u64 {
-        u64::try_from(self.after * 1000 / self.last.max(1)).unwrap_or_default()
+        (self.after * 1000 / self.last.max(1)).unsigned_abs()
     }
 
     /// The next entries, at most a thousand; none at the end.
@@ -106,17 +171,66 @@ impl LedgerExport {
                 entry: entry_in(row)?,
             })
         };
-        let (after, last, rows) = (self.after, self.last, count(Self::ROWS));
-        let page = self.reader.read(|c| match &self.wallet {
-            None => Ok(all(c, sql::SELECT_ENTRIES, [after, last, rows], read)?),
+        let (c, after, last, rows) = (&self.source, self.after, self.last, 1000);
+        let page = match &self.wallet {
+            None => all(c, sql::SELECT_ENTRIES, [after, last, rows], read)?,
             Some(wallet) => {
                 let values = params![after, last, rows, wallet.as_str()];
-                Ok(all(c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?)
+                all(c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?
             }
-        })?;
-        if let Some(last) = page.last() {
-            self.after = last.entry.id;
-        }
+        };
+        self.after = page.last().map_or(last, |entry| entry.entry.id);
         Ok(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::tests::{fresh, writing};
+    use crate::store::{InstanceLock, LockError};
+
+    fn users(c: &Connection) -> i64 {
+        c.query_row("SELECT count(*) FROM users", [], value)
+            .unwrap()
+    }
+
+    #[test]
+    fn no_server_opens_a_file_while_it_is_read_without_its_wal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.db");
+        drop(fresh(&path));
+        // The second copy is one of a crashed server's files.
+        let crashed = folder.path().join("crashed.db");
+        let server = writing(&path).unwrap();
+        let insert = "INSERT INTO users (wallet, created_at) VALUES ('a', 0)";
+        server.execute(insert, []).unwrap();
+        for suffix in ["", "-wal"] {
+            let (from, to) = (with_suffix(&path, suffix), with_suffix(&crashed, suffix));
+            std::fs::copy(from, to).unwrap();
+        }
+        drop(server);
+        for path in [path, crashed] {
+            let files = || folder.path().read_dir().unwrap().count();
+            let before = files();
+            let readers = [(); 2].map(|()| ReadOnly::open(&path).unwrap());
+            assert!(readers.iter().all(|reader| users(reader) == 1));
+            let refused = InstanceLock::acquire(&path);
+            assert!(matches!(refused, Err(LockError::Held(None))), "{refused:?}");
+            drop(readers);
+            std::fs::remove_file(with_suffix(&path, ".lock")).unwrap();
+            assert_eq!(files(), before);
+            drop(InstanceLock::acquire(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_file_that_a_server_has_open_is_read_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edge.db");
+        let store = SqliteStore::open(&path, true).unwrap();
+        assert_eq!(users(&ReadOnly::open(&path).unwrap()), 0);
+        drop(store);
+        assert_eq!(users(&ReadOnly::open(&path).unwrap()), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use rusqlite::Connection;
 
-use super::backup::{self, PendingBackup};
+use super::backup::{self, PartialCopy};
 use super::read_pool::ReadPool;
 use super::verify::LedgerVerifier;
 use super::writer::Writer;
@@ -162,7 +162,7 @@ repository! { self,
         let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
         let _one = self.backing_up.try_lock().map_err(conflict)?;
         let to = backup::backup_file(&self.path, folder.as_deref(), now);
-        let pending = blocking(move || Ok(PendingBackup::create(to)?)).await?;
+        let pending = blocking(move || Ok(PartialCopy::create(to)?)).await?;
         self.writer.copy(pending.path().to_owned()).await?;
         in_background(move || Ok(pending.finish()?)).await
     }
@@ -237,7 +237,7 @@ repository! { self,
 }
 
 impl SqliteStore {
-    fn file_fault(&self) -> Option<FileFault> {
+    fn file_fault(&self) -> Option<&'static str> {
         self.lock().as_ref()?.fault()
     }
 

@@ -331,8 +331,7 @@ async fn nothing_acknowledged_is_lost_while_this_process_opens_its_file_again() 
             }
             2 => drop(InstanceLock::server_of(&link).unwrap()),
             3 => {
-                let open = SqliteStore::read_only(&link, async |store| Ok::<_, OpenError>(store));
-                reader = Some(open.await.unwrap());
+                reader = Some(SqliteStore::open_read_only(&link).unwrap());
             }
             4 => {
                 assert_eq!(check_database(&link).unwrap().errors().count(), 0);

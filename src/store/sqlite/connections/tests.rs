@@ -37,8 +37,8 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
+#[test]
+fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
     for found in [1, 2, SCHEMA_VERSION + 1, 99] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.db");
@@ -75,8 +75,7 @@ async fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
                     assert!(text.contains("newer than this program"), "{text}");
                 }
             }
-            let read = SqliteStore::read_only(&path, async |_| Ok::<_, OpenError>(())).await;
-            assert!(read.is_err() && check_database(&path).is_err());
+            assert!(SqliteStore::open_read_only(&path).is_err() && check_database(&path).is_err());
             assert_eq!(content(&folder), before, "version {found}");
         }
     }

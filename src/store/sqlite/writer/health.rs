@@ -46,7 +46,7 @@ impl StorageHealth {
     pub(super) fn check_file(&self) -> Result<()> {
         match self.lock.fault() {
             None => Ok(()),
-            Some(fault) => Err(StoreError::Unavailable(fault.to_string())),
+            Some(fault) => Err(StoreError::Unavailable(fault.to_owned())),
         }
     }
 
