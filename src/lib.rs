@@ -100,7 +100,6 @@ pub mod error;
 mod handlers;
 mod host_routes;
 mod http;
-pub mod import;
 pub mod limits;
 mod metrics;
 pub mod model;

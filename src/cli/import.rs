@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use r3mes_edge::Clock;
-use r3mes_edge::import::{ImportReport, R3mesDatabase};
+use r3mes_edge::store::ImportReport;
 use serde_json::json;
 
 use super::Failure;
@@ -23,8 +23,7 @@ Example: r3mes-edge db import r3mes.db";
 
 pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<(), Failure> {
     let store = client::open(&settings.config, false).await?;
-    let source = R3mesDatabase::open(file)?;
-    let report = source.import_into(&store, Clock::default().now()).await?;
+    let report = store.import_r3mes(file, Clock::default().now()).await?;
     match json {
         true => println!("{}", json!(report)),
         false => print(&report),
@@ -41,35 +40,24 @@ pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<
 fn print(report: &ImportReport) {
     for note in &report.notes {
         let wallet = note.wallet_address.map(|wallet| format!(" {wallet}"));
+        let wallet = wallet.unwrap_or_default();
         let change = note.new.as_ref().map(|new| {
             let old = note.old.as_deref().unwrap_or("it");
             format!(": {old} becomes {new}")
         });
-        println!(
-            "{} {}{}: {}: {}: {}{}",
-            note.table,
-            note.row,
-            wallet.unwrap_or_default(),
-            note.outcome,
-            note.field,
-            note.reason,
-            change.unwrap_or_default()
-        );
+        let change = change.unwrap_or_default();
+        let (table, row, outcome) = (note.table, note.row, note.outcome);
+        let (field, reason) = (note.field, &note.reason);
+        println!("{table} {row}{wallet}: {outcome}: {field}: {reason}{change}");
     }
     for (table, counts) in &report.tables {
         match counts {
             None => println!("{table}: no such table"),
             Some(counts) => println!(
-                "{table}: {} imported, {} changed, {} refused, {} existing, {} skipped",
-                counts.imported, counts.changed, counts.refused, counts.existing, counts.skipped
+                "{table}: {} imported, {} changed, {} refused, {} existing",
+                counts.imported, counts.changed, counts.refused, counts.existing
             ),
         }
-    }
-    if report.pending_reservations > 0 {
-        println!(
-            "{} pending reservations skipped: their credits are part of the balances",
-            report.pending_reservations
-        );
     }
     println!(
         "{} accounts created for wallets without a row in users",

@@ -26,7 +26,7 @@ mod writer;
 pub use backup::{back_up, backup_file, backups, prune_backups, restore, verify_backup};
 pub use check::{Check, check_database};
 pub use connections::{OpenError, SCHEMA_VERSION};
-pub(crate) use import::{ImportSource, ImportTransaction};
+pub use import::{ImportCounts, ImportNote, ImportReport};
 pub use read_only::LedgerExport;
 
 use std::path::{Path, PathBuf};

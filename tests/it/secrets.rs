@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use r3mes_edge::import::R3mesDatabase;
 use r3mes_edge::{Repository, SqliteStore};
 
 use crate::import::{NEWER, OLDER, backend, old_key, sha256};
@@ -86,20 +85,20 @@ async fn a_key_is_never_in_the_database_the_log_or_the_metrics() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_imported_key_is_never_in_the_database_or_the_log() {
     let log = captured_log();
-    let folder = tempfile::tempdir().unwrap();
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let keys = [old_key(71), old_key(72)];
     let hashed = sha256(&keys[1]);
     let now = r3mes_edge::Clock::default().now();
     // One of each generation.
     let mut backends = Vec::new();
-    for (schema, key) in [(OLDER, &keys[0]), (NEWER, &hashed)] {
+    for (folder, (schema, key)) in folders.iter().zip([(OLDER, &keys[0]), (NEWER, &hashed)]) {
         let row = (key.as_str(), W1, None, true, "2026-01-02 03:04:05", None);
-        backends.push(R3mesDatabase::open(&backend(folder.path(), schema, &[row])).unwrap());
+        backends.push(backend(folder.path(), schema, &[row]));
     }
     let import = |store: SqliteStore| -> Arc<dyn Repository> {
         let runtime = tokio::runtime::Handle::current();
         for backend in backends {
-            let import = || runtime.block_on(backend.import_into(&store, now)).unwrap();
+            let import = || runtime.block_on(store.import_r3mes(&backend, now)).unwrap();
             assert!(tokio::task::block_in_place(import).notes.is_empty());
         }
         Arc::new(store)

@@ -1,106 +1,302 @@
-//! The SQL of an import: reading the tables of another program's database, and writing accounts and keys into ours. The
-//! `import` module maps the rows of the one to the other.
+//! Imports a database of the R3MES backend: its accounts, balances and API keys, in one transaction. A second import adds
+//! what is new, as the opening entry of a ledger and the id of a key identify what was imported before.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
+use serde::Serialize;
 
 use super::read_only::ReadOnly;
 use super::row::{credits_at, first};
 use super::{OpenError, SqliteStore, accounts, connections, keys, sql};
-use crate::auth::KeyRecord;
+use crate::auth::{KeyHash, KeyRecord, KeyRequest, PlainKey, Scopes};
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::{Result, StoreError};
+use crate::store::StoreError;
 
-/// A database of another program, opened read-only: nothing in it or beside it is changed.
-pub(crate) struct ImportSource(ReadOnly);
+/// The tables that are imported; accounts come first, so that they keep their age.
+const TABLES: [&str; 2] = ["users", "api_keys"];
 
-impl ImportSource {
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let connection = ReadOnly::open_any(path)?;
-        // One snapshot for all tables: a backend that still runs must not move credits in between.
-        connection.execute_batch("BEGIN")?;
-        Ok(Self(connection))
-    }
+/// Reason and reference of a ledger entry that comes from a backend.
+const OPENING: (&str, &str) = ("opening", "r3mes:");
 
-    /// Whether r3mes-edge wrote it.
-    pub(crate) fn is_ours(&self, path: &Path) -> bool {
-        !matches!(
-            connections::check_version(&self.0, path),
-            Err(OpenError::Foreign(_) | OpenError::Storage(_))
-        )
-    }
+/// What an import did.
+#[derive(Debug, Default, Serialize)]
+pub struct ImportReport {
+    /// A note of each change and each row refused.
+    #[serde(rename = "rows")]
+    pub notes: Vec<ImportNote>,
+    /// The counts of every table; `None` where the backend has no such table.
+    pub tables: BTreeMap<&'static str, Option<ImportCounts>>,
+    /// Accounts created for keys of wallets without a row in `users`.
+    pub accounts_made: u64,
+}
 
-    pub(crate) fn has_table(&self, table: &str) -> Result<bool> {
-        let mut select = self.0.prepare_cached(sql::SELECT_TABLE)?;
-        Ok(select.exists([table])?)
-    }
+/// The rows of one table by outcome; the numbers add up to the table's.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ImportCounts {
+    /// Imported as they are.
+    pub imported: u64,
+    /// Imported with a change.
+    pub changed: u64,
+    /// Not imported.
+    pub refused: u64,
+    /// Imported before.
+    pub existing: u64,
+}
 
-    /// Calls `each` with every row of a table, by rowid. The first column is the rowid, the others are the table's.
-    pub(crate) fn each_row(
-        &self,
-        table: &str,
-        mut each: impl FnMut(&Row<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let mut select = self.0.prepare(&sql::select_for_import(table))?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            each(row)?;
-        }
-        Ok(())
+/// A change or a refused row, for the operator to read.
+#[derive(Debug, Default, Serialize)]
+pub struct ImportNote {
+    /// The table.
+    pub table: &'static str,
+    /// The rowid, which is the id where the table has one.
+    pub row: i64,
+    /// The wallet, where the row has a valid one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wallet_address: Option<Wallet>,
+    /// `changed` or `refused`.
+    pub outcome: &'static str,
+    /// The column.
+    pub field: &'static str,
+    /// What is wrong with it; never its value.
+    pub reason: String,
+    /// The number in the row; `None` where it is no number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    /// What was imported instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new: Option<String>,
+}
+
+/// Why a row is not imported: a field is invalid, or the import fails.
+enum RowError {
+    Refused(Box<ImportNote>),
+    Store(StoreError),
+}
+
+impl<E: Into<StoreError>> From<E> for RowError {
+    fn from(error: E) -> Self {
+        Self::Store(error.into())
     }
 }
 
-/// The transaction of an import.
-pub(crate) struct ImportTransaction<'c>(&'c Connection);
-
-impl ImportTransaction<'_> {
-    /// Creates an account with a balance, which is the ledger entry `opening` with this reference; returns whether
-    /// anything is new. [`StoreError::Conflict`] where another balance was imported before.
-    pub(crate) fn import_account(
-        &self,
-        wallet: &Wallet,
-        created_at: Timestamp,
-        balance: Credits,
-        reference: &str,
-        now: Timestamp,
-    ) -> Result<bool> {
-        const REASON: &str = "opening";
-        let account_is_new = accounts::ensure(self.0, wallet, created_at)?;
-        let values = params![wallet.as_str(), REASON, reference];
-        let before = first(self.0, sql::SELECT_OPENING, values, |row| {
-            credits_at(row, 0)
-        })?;
-        match before {
-            Some(before) if before != balance => Err(StoreError::Conflict(format!(
-                "was imported before as {before}, which is not changed"
-            ))),
-            None if balance > Credits::ZERO => {
-                let reference = Some(reference.to_owned());
-                accounts::post(self.0, wallet, balance, REASON, reference, now)?;
-                Ok(true)
-            }
-            _ => Ok(account_is_new),
-        }
+fn note(outcome: &'static str, field: &'static str, reason: impl Into<String>) -> ImportNote {
+    ImportNote {
+        outcome,
+        field,
+        reason: reason.into(),
+        ..ImportNote::default()
     }
+}
 
-    /// Stores a key; returns whether its account and the key itself are new.
-    pub(crate) fn import_key(&self, wallet: &Wallet, key: &KeyRecord) -> Result<(bool, bool)> {
-        let account_is_new = accounts::ensure(self.0, wallet, key.created_at)?;
-        Ok((account_is_new, keys::import(self.0, key)?))
-    }
+/// Refuses a row; the reason must not hold the value.
+fn refused(field: &'static str, reason: impl Into<String>) -> RowError {
+    RowError::Refused(Box::new(note("refused", field, reason)))
 }
 
 impl SqliteStore {
-    /// Runs an import as one transaction: where it fails nothing of it is stored.
-    pub(crate) async fn import<T: Send + 'static>(
+    /// Imports every valid row of a database of the R3MES backend in one transaction; nothing in it or beside it is
+    /// changed. `now` replaces times that a row lacks: of the creation of an account, of the revocation of a key.
+    ///
+    /// # Errors
+    /// Where the file is not one of a backend, or a file cannot be read or written; then nothing is imported. An invalid
+    /// row is part of the report.
+    pub async fn import_r3mes(
         &self,
-        work: impl FnOnce(&ImportTransaction<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let work = move |c: &Connection| work(&ImportTransaction(c));
-        let imported = self.write(work).await?;
+        file: &Path,
+        now: Timestamp,
+    ) -> Result<ImportReport, OpenError> {
+        let source = ReadOnly::open_any(file)?;
+        // One snapshot for all tables: a backend that still runs must not move credits in between.
+        source.execute_batch("BEGIN")?;
+        let problem = match connections::check_version(&source, file) {
+            Err(OpenError::Foreign(_) | OpenError::Storage(_)) => {
+                let has_table = |table| has_table(&source, table).unwrap_or(false);
+                let has_none = !TABLES.into_iter().any(has_table);
+                has_none.then_some("none of the backend's tables can be read")
+            }
+            _ => Some("it is one of r3mes-edge; to use a copy run restore"),
+        };
+        if let Some(problem) = problem {
+            return Err(OpenError::NotR3mes(file.to_owned(), problem));
+        }
+        let import = move |c: &Connection| import(&source, c, now);
+        let report = self.write(import).await?;
         self.has_imported_keys.store(true, Ordering::Release);
-        Ok(imported)
+        Ok(report)
+    }
+}
+
+fn has_table(source: &Connection, table: &str) -> rusqlite::Result<bool> {
+    source.prepare(sql::SELECT_TABLE)?.exists([table])
+}
+
+fn import(source: &Connection, c: &Connection, now: Timestamp) -> Result<ImportReport, StoreError> {
+    let mut report = ImportReport::default();
+    for table in TABLES {
+        if !has_table(source, table)? {
+            report.tables.insert(table, None);
+            continue;
+        }
+        let mut counts = ImportCounts::default();
+        let mut select = source.prepare(&sql::select_for_import(table))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut notes = Vec::new();
+            let imported = match table {
+                "users" => import_account(row, c, now, &mut notes),
+                _ => import_key(row, c, now, &mut report.accounts_made),
+            };
+            match imported {
+                Ok(true) if notes.is_empty() => counts.imported += 1,
+                Ok(true) => counts.changed += 1,
+                Ok(false) => {
+                    counts.existing += 1;
+                    notes.clear();
+                }
+                Err(RowError::Refused(note)) => {
+                    counts.refused += 1;
+                    notes = vec![*note];
+                }
+                Err(RowError::Store(error)) => return Err(error),
+            }
+            report
+                .notes
+                .extend(notes.into_iter().map(|note| ImportNote {
+                    table,
+                    row: row.get(0).unwrap_or_default(),
+                    wallet_address: wallet(row).ok(),
+                    ..note
+                }));
+        }
+        report.tables.insert(table, Some(counts));
+    }
+    Ok(report)
+}
+
+/// Imports a row of `users`, whose balance becomes a ledger entry; returns whether anything is new. A balance that is
+/// missing or negative becomes 0, as there is nothing to pay out; another invalid one is refused, as only the operator
+/// knows what it should be. The backend lowers a balance when it confirms a reservation and not before, so every balance is
+/// right whatever becomes of its reservations.
+fn import_account(
+    row: &Row<'_>,
+    c: &Connection,
+    now: Timestamp,
+    notes: &mut Vec<ImportNote>,
+) -> Result<bool, RowError> {
+    let wallet = wallet(row)?;
+    let number: Option<f64> = column(row, "credits")?;
+    let (balance, problem) = match number {
+        None => (Credits::ZERO, Some("there is no number")),
+        Some(number) if number < 0.0 => (Credits::ZERO, Some("a balance is never negative")),
+        Some(number) => {
+            let parsed = Credits::from_float(number);
+            let (balance, exact) = parsed.map_err(|reason| refused("credits", reason))?;
+            let problem = (!exact).then_some("has more than 6 decimal places");
+            (balance, problem)
+        }
+    };
+    if let Some(problem) = problem {
+        notes.push(ImportNote {
+            old: number.map(|number| number.to_string()),
+            new: Some(balance.to_string()),
+            ..note("changed", "credits", problem)
+        });
+    }
+    // The balance must not be lost over a date.
+    let created_at = time(row, "created_at").ok().flatten().unwrap_or_else(|| {
+        notes.push(ImportNote {
+            new: Some(now.to_string()),
+            ..note("changed", "created_at", "there is no time")
+        });
+        now
+    });
+    let account_is_new = accounts::ensure(c, &wallet, created_at)?;
+    let (reason, reference) = OPENING;
+    let values = params![wallet.as_str(), reason, reference];
+    match first(c, sql::SELECT_OPENING, values, |row| credits_at(row, 0))? {
+        Some(before) if before != balance => Err(refused(
+            "credits",
+            format!("was imported before as {before}, which is not changed"),
+        )),
+        None if balance > Credits::ZERO => {
+            accounts::post(c, &wallet, balance, reason, Some(reference.to_owned()), now)
+                .map(|_| true)
+                .map_err(|error| match error {
+                    StoreError::Conflict(reason) => refused("credits", reason),
+                    error => error.into(),
+                })
+        }
+        _ => Ok(account_is_new),
+    }
+}
+
+/// Imports a row of `api_keys`; returns whether it is new. Older backends stored plain keys, which are hashed at once, newer
+/// ones their SHA-256.
+fn import_key(
+    row: &Row<'_>,
+    c: &Connection,
+    now: Timestamp,
+    accounts_made: &mut u64,
+) -> Result<bool, RowError> {
+    let wallet = wallet(row)?;
+    let (sha256, hash, start) = if let Ok(Some(plain)) = column(row, "api_key") {
+        let plain = zeroize::Zeroizing::<String>::new(plain);
+        let reason = "is not a key of the R3MES backend (r3mes_ and 43 characters of base64url)";
+        let key = PlainKey::parse_imported(&plain).ok_or_else(|| refused("api_key", reason))?;
+        (key.sha256(), key.hash(), key.start().to_owned())
+    } else {
+        let hex: Option<String> = column(row, "api_key_hash")?;
+        let hash = hex.and_then(|hex| KeyHash::from_hex(&hex));
+        let reason = "is not a SHA-256 in hexadecimal digits";
+        let hash = hash.ok_or_else(|| refused("api_key_hash", reason))?;
+        (hash, hash, PlainKey::PREFIX.to_owned())
+    };
+    let created_at = time(row, "created_at")?.ok_or_else(|| refused("created_at", "is missing"))?;
+    let name: String = column(row, "name")?.unwrap_or_default();
+    let is_active = column(row, "is_active").ok().flatten().unwrap_or(false);
+    let key = KeyRecord {
+        id: sha256.imported_id(created_at),
+        hash,
+        start,
+        wallet: Some(wallet),
+        name: KeyRequest::name(&name).map_err(|reason| refused("name", reason))?,
+        scopes: Scopes::IMPORTED,
+        created_at,
+        expires_at: time(row, "expires_at")?,
+        revoked_at: (!is_active).then_some(now),
+        last_used: time(row, "last_used")?,
+        login: false,
+    };
+    *accounts_made += u64::from(accounts::ensure(c, &wallet, created_at)?);
+    Ok(keys::import(c, &key)?)
+}
+
+fn wallet(row: &Row<'_>) -> Result<Wallet, RowError> {
+    const FIELD: &str = "wallet_address";
+    let text: Option<String> = column(row, FIELD)?;
+    let text = text.ok_or_else(|| refused(FIELD, "is missing"))?;
+    Wallet::parse(&text).map_err(|reason| refused(FIELD, reason))
+}
+
+/// A time in UTC, unless it names its zone.
+fn time(row: &Row<'_>, field: &'static str) -> Result<Option<Timestamp>, RowError> {
+    let Some(text) = column::<String>(row, field)? else {
+        return Ok(None);
+    };
+    let time = Timestamp::parse(&text).or_else(|_| Timestamp::parse_naive(&text));
+    time.map(Some).map_err(|reason| refused(field, reason))
+}
+
+/// A column's value; `None` for NULL, and where there is no such column, as older tables have fewer. SQLite stores any type
+/// of value in any column.
+fn column<T: FromSql>(row: &Row<'_>, field: &'static str) -> Result<Option<T>, RowError> {
+    match row.get(field) {
+        Ok(value) => Ok(value),
+        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(None),
+        Err(_) => Err(refused(field, "has a value of the wrong type")),
     }
 }
