@@ -132,8 +132,7 @@ pub(super) async fn report(database: &Path) {
     }
 }
 
-/// Creates the first admin key if the database has no key at all, and returns its file; otherwise adopts a new key in the
-/// file.
+/// Creates the first admin key if the database has none, and returns its file; otherwise adopts a new key in the file.
 ///
 /// The file is written and synced before the hash is stored: a crash in between leaves a key that is not valid yet, and
 /// the next start stores its hash. The other order could leave a database without an administrator.
@@ -141,8 +140,8 @@ pub(super) async fn ensure(
     store: &SqliteStore,
     database: &Path,
 ) -> Result<Option<PathBuf>, Failure> {
-    if !store.keys(None, None, 1).await?.is_empty() {
-        adopt(store, database, "admin key file").await;
+    if has_admin_key(store).await? {
+        adopt(store, database).await;
         return Ok(None);
     }
     let path = path(database);
@@ -157,14 +156,29 @@ pub(super) async fn ensure(
         // Or created by a start that ended before it stored the hash.
         _ => {}
     }
-    let is_adopted = adopt(store, database, "first admin key").await;
-    Ok(is_adopted.then_some(path))
+    let adopted = adopt_unknown(store, database, "first admin key").await;
+    let adopted = adopted.inspect_err(|problem| log::warn!("{problem}"));
+    Ok(adopted.is_ok().then_some(path))
 }
 
-/// Stores the file's key under this name if the database does not know it; logs that, or the file's error.
-pub(super) async fn adopt(store: &SqliteStore, database: &Path, name: &str) -> bool {
-    let adopted = adopt_unknown(store, database, name).await;
-    match &adopted {
+/// An imported database has keys and no administrator.
+async fn has_admin_key(store: &SqliteStore) -> Result<bool, Failure> {
+    let mut before = None;
+    loop {
+        let keys = store.keys(None, before, 500).await?;
+        if keys.iter().any(|key| key.scopes.contains(Scope::Admin)) {
+            return Ok(true);
+        }
+        match keys.last() {
+            Some(last) => before = Some(last.id.clone()),
+            None => return Ok(false),
+        }
+    }
+}
+
+/// Stores the file's key if the database does not know it; logs that, or the file's error.
+pub(super) async fn adopt(store: &SqliteStore, database: &Path) {
+    match adopt_unknown(store, database, "admin key file").await {
         Ok(None) => {}
         Ok(Some(id)) => {
             let file = path(database);
@@ -172,7 +186,6 @@ pub(super) async fn adopt(store: &SqliteStore, database: &Path, name: &str) -> b
         }
         Err(problem) => log::warn!("{problem}"),
     }
-    adopted.is_ok()
 }
 
 /// Only the database's owner can have written a file of mode 0600 that is the owner's, so such a file proves as much as

@@ -71,7 +71,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
                 reload::reload(&global, &mut running, &server).await;
-                admin_key::adopt(&store, &database, "admin key file").await;
+                admin_key::adopt(&store, &database).await;
             }
             () = &mut trimming => break,
             () = &mut watching => break,

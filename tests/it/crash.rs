@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use r3mes_edge::auth::{KeyRequest, PlainKey, Scopes};
+use r3mes_edge::model::Timestamp;
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -241,6 +243,27 @@ async fn a_second_server_on_the_same_file_is_refused_and_touches_nothing() {
         .get(&format!("/users/{W1}"))
         .await
         .expect(200);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[tokio::test]
+async fn a_database_with_keys_of_wallets_only_gets_a_first_admin_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let store = SqliteStore::open(&database, true).unwrap();
+    let key = PlainKey::generate().unwrap();
+    let request = KeyRequest {
+        wallet: Some(wallet(W1)),
+        name: "imported".to_owned(),
+        scopes: Scopes::IMPORTED,
+        expires_at: None,
+        login: false,
+    };
+    let record = request.record(&key, Timestamp::from_millis(0));
+    store.create_key(record, 100, None).await.unwrap();
+    store.close();
+    let server = Process::serve(&database, "");
+    server.admin().get("/users").await.expect(200);
     assert_eq!(server.terminate(), Some(0));
 }
 
