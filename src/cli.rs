@@ -32,13 +32,14 @@ mod statics;
 
 use std::fmt::Display;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use r3mes_edge::config::{ConfigError, Listen};
 use r3mes_edge::store::{LockError, OpenError, StoreError};
 
+use self::files::absolute;
 use self::settings::{HERE, SYSTEM, Settings};
 
 #[derive(Parser)]
@@ -153,6 +154,8 @@ enum Command {
     Version,
 }
 
+type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
 /// Why a command failed, by its exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -192,11 +195,12 @@ fn failed(error: impl Display) -> Failure {
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
+        use StoreError::{Busy, Full, Unavailable};
         let text = error.to_string();
         match error {
             OpenError::Locked(LockError::Held(_)) | OpenError::Older(..) => Self::Conflict(text),
             OpenError::Missing(_) => Self::NotFound(text),
-            OpenError::Storage(error) => error.into(),
+            OpenError::Storage(Busy | Full | Unavailable(_)) => Self::Unavailable(text),
             OpenError::Foreign(_) => Self::Failed(format!(
                 "{text}; if it was one, its first page is damaged: restore the newest good backup"
             )),
@@ -207,15 +211,7 @@ impl From<OpenError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        let text = error.to_string();
-        match error {
-            StoreError::UserNotFound | StoreError::KeyNotFound => Self::NotFound(text),
-            StoreError::Conflict(_) | StoreError::Insufficient { .. } => Self::Conflict(text),
-            StoreError::Busy | StoreError::Unavailable(_) | StoreError::Full => {
-                Self::Unavailable(text)
-            }
-            _ => Self::Failed(text),
-        }
+        OpenError::Storage(error).into()
     }
 }
 
@@ -232,7 +228,7 @@ impl From<serde_json::Error> for Failure {
 }
 
 /// The result of a check that found `n` errors.
-fn checked(what: &str, errors: usize) -> Result<(), Failure> {
+fn checked(what: &str, errors: usize) -> Result {
     match errors {
         0 => Ok(()),
         n => Err(Failure::Failed(format!(
@@ -281,7 +277,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-async fn execute(cli: Cli) -> Result<(), Failure> {
+async fn execute(cli: Cli) -> Result {
     let (global, json) = (&cli.global, cli.json);
     let settings = || Ok::<_, Failure>(settings::load(global)?.resolve());
     // For commands that create no database.
@@ -315,25 +311,21 @@ async fn execute(cli: Cli) -> Result<(), Failure> {
 }
 
 /// Refuses a database that does not exist.
-fn with_database(settings: Settings) -> Result<Settings, Failure> {
+fn with_database(settings: Settings) -> Result<Settings> {
     let database = &settings.config.database;
     if database.exists() {
         return Ok(settings);
     }
-    let absolute = |path: &Path| {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        path.display().to_string()
-    };
     let origin = match &settings.file {
         _ if settings.global.database.is_some() => String::new(),
-        Some(file) => format!(" (configured in {})", absolute(file)),
+        Some(file) => format!(" (configured in {})", absolute(file).display()),
         None => format!(
             " (and no configuration names another: neither {} nor {SYSTEM} exists)",
-            absolute(HERE.as_ref())
+            absolute(HERE.as_ref()).display()
         ),
     };
     Err(Failure::NotFound(format!(
         "there is no database at {}{origin}; start the server once, or name one with --database",
-        absolute(database)
+        absolute(database).display()
     )))
 }

@@ -12,7 +12,7 @@ use r3mes_edge::auth::{KeyRecord, KeyRequest, PlainKey, Scope, Scopes};
 use r3mes_edge::{Clock, Repository, SqliteStore};
 
 use super::output::note;
-use super::{Failure, failed, files};
+use super::{Failure, Result, failed, files};
 
 /// How to make a server reload the file; it adopts a new key.
 pub(super) const RELOAD: &str =
@@ -25,25 +25,21 @@ pub(super) fn path(database: &Path) -> PathBuf {
 
 /// An error of the key file, with advice: the same text for the log, `doctor` and every command.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}; to mend it: {advice}")]
+#[error("{text}")]
 pub(super) struct Problem {
     /// Whether the file exists, but without a valid key.
     pub(super) is_refused: bool,
-    pub(super) what: String,
-    pub(super) advice: String,
+    text: String,
 }
 
 impl Problem {
     pub(super) fn new(database: &Path, is_refused: bool, what: impl Display) -> Self {
-        let whole = std::path::absolute(database).unwrap_or_else(|_| database.to_owned());
-        Self {
-            is_refused,
-            what: format!("the admin key in {} {what}", path(database).display()),
-            advice: format!(
-                "as the database's owner or root run r3mes-edge keys create --admin --database {}, then {RELOAD}",
-                files::quoted(&whole)
-            ),
-        }
+        let text = format!(
+            "the admin key in {} {what}; to mend it: as the database's owner or root run r3mes-edge keys create --admin --database {}, then {RELOAD}",
+            path(database).display(),
+            files::quoted(&files::absolute(database))
+        );
+        Self { is_refused, text }
     }
 
     fn unchecked(database: &Path, error: impl Display) -> Self {
@@ -100,13 +96,13 @@ fn is_valid(key: &KeyRecord) -> bool {
 }
 
 /// The database's record of the key in the file, read also while a server runs.
-async fn record(database: &Path, key: &PlainKey) -> Result<Option<KeyRecord>, Failure> {
+async fn record(database: &Path, key: &PlainKey) -> Result<Option<KeyRecord>> {
     let store = SqliteStore::open_read_only(database)?;
     Ok(store.key_by_hash(key.hash()).await?)
 }
 
 /// The record of the file's key, if it is a valid admin key.
-pub(super) async fn valid_record(database: &Path) -> Result<Option<KeyRecord>, Failure> {
+pub(super) async fn valid_record(database: &Path) -> Result<Option<KeyRecord>> {
     match read(database) {
         Ok((key, _)) => Ok(record(database, &key).await?.filter(is_valid)),
         Err(_) => Ok(None),
@@ -136,10 +132,7 @@ pub(super) async fn report(database: &Path) {
 ///
 /// The file is written and synced before the hash is stored: a crash in between leaves a key that is not valid yet, and
 /// the next start stores its hash. The other order could leave a database without an administrator.
-pub(super) async fn ensure(
-    store: &SqliteStore,
-    database: &Path,
-) -> Result<Option<PathBuf>, Failure> {
+pub(super) async fn ensure(store: &SqliteStore, database: &Path) -> Result<Option<PathBuf>> {
     if has_admin_key(store).await? {
         adopt(store, database).await;
         return Ok(None);
@@ -162,7 +155,7 @@ pub(super) async fn ensure(
 }
 
 /// An imported database has keys and no administrator.
-async fn has_admin_key(store: &SqliteStore) -> Result<bool, Failure> {
+async fn has_admin_key(store: &SqliteStore) -> Result<bool> {
     let mut before = None;
     loop {
         let keys = store.keys(None, before, 500).await?;
@@ -229,7 +222,7 @@ fn owner_of(database: &Path) -> io::Result<(u32, u32)> {
 }
 
 /// Checks, before a key is made for it, that the caller may replace the file: the database's owner or root.
-pub(super) fn check_writable(database: &Path) -> Result<(), Failure> {
+pub(super) fn check_writable(database: &Path) -> Result {
     let (owner, _) = owner_of(database).map_err(failed)?;
     let me = rustix::process::geteuid().as_raw();
     if me == 0 || me == owner {

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::output::answer;
 use super::progress::Progress;
 use super::requests::ledger_summary;
-use super::{Failure, admin_key, checked, client};
+use super::{Failure, Result, admin_key, checked, client};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -48,7 +48,7 @@ struct Copied {
     ledger: LedgerReport,
 }
 
-pub(super) async fn create(create: Create, config: &Config, json: bool) -> Result<(), Failure> {
+pub(super) async fn create(create: Create, config: &Config, json: bool) -> Result {
     let (database, clock) = (&config.database, Clock::default());
     let progress = Progress::start("copying and checking the database", json);
     let copied = if create.to.is_none() && client::server_of(database)?.is_some() {
@@ -70,7 +70,7 @@ pub(super) async fn create(create: Create, config: &Config, json: bool) -> Resul
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }
 
-pub(super) fn verify(file: PathBuf, json: bool) -> Result<(), Failure> {
+pub(super) fn verify(file: PathBuf, json: bool) -> Result {
     let progress = Progress::start("checking every page and every wallet", json);
     let ledger = verify_backup(&file)?;
     drop(progress);
@@ -80,7 +80,7 @@ pub(super) fn verify(file: PathBuf, json: bool) -> Result<(), Failure> {
 }
 
 impl Copied {
-    fn print(&self, json: bool) -> Result<(), Failure> {
+    fn print(&self, json: bool) -> Result {
         let summary = ledger_summary(&self.ledger);
         let text = format!("{}: {summary}", self.file.display());
         answer(json, serde_json::to_string(self)?, text)
@@ -88,7 +88,7 @@ impl Copied {
 }
 
 /// Puts a copy in the database's place.
-pub(super) async fn run_restore(config: &Config, file: &Path, json: bool) -> Result<(), Failure> {
+pub(super) async fn run_restore(config: &Config, file: &Path, json: bool) -> Result {
     let database = &config.database;
     let suffix = format!("{}.replaced", Clock::default().now().compact());
     let progress = Progress::start("copying the database", json);

@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use super::admin_key::{self, Problem};
 use super::output::{List, row};
-use super::{Failure, failed, logging};
+use super::{Failure, Result, failed, logging};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -48,11 +48,11 @@ pub(super) async fn open(config: &Config, create: bool) -> Result<Arc<SqliteStor
 }
 
 /// The address of the server of a database, if one is running.
-pub(super) fn server_of(database: &Path) -> Result<Option<String>, Failure> {
+pub(super) fn server_of(database: &Path) -> Result<Option<String>> {
     Ok(InstanceLock::server_of(database).map_err(OpenError::Locked)?)
 }
 
-pub(super) async fn get(config: &Config, path: &str) -> Result<String, Failure> {
+pub(super) async fn get(config: &Config, path: &str) -> Result<String> {
     call(config, "GET", path, String::new()).await
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn call(
     method: &str,
     path: &str,
     body: String,
-) -> Result<String, Failure> {
+) -> Result<String> {
     let mut request = Request::builder().method(method).uri(path);
     if method == "POST" {
         request = request.header("idempotency-key", new_id("cli_"));
@@ -90,7 +90,7 @@ pub(super) async fn list(
     query: &str,
     json: bool,
     columns: &[(&str, usize)],
-) -> Result<(), Failure> {
+) -> Result {
     #[derive(Deserialize)]
     struct Page {
         #[serde(alias = "users", alias = "keys")]
@@ -115,7 +115,7 @@ pub(super) async fn list(
 
 /// Sends a request to the running server; without one the handlers respond in this process, to a GET on a file that may be
 /// read-only, else under the database's lock.
-async fn respond(config: &Config, request: Request<String>) -> Result<String, Failure> {
+async fn respond(config: &Config, request: Request<String>) -> Result<String> {
     let database = &config.database;
     let response = if let Some(address) = server_of(database)? {
         ask(&address, database, request).await?
@@ -156,7 +156,7 @@ async fn ask(
     address: &str,
     database: &Path,
     mut request: Request<String>,
-) -> Result<Response<Bytes>, Failure> {
+) -> Result<Response<Bytes>> {
     let (key, _) = admin_key::read(database).map_err(failed)?;
     let key = key.reveal().parse().map_err(failed)?;
     request.headers_mut().insert("x-api-key", key);
@@ -189,7 +189,7 @@ async fn local(
     config: &Config,
     store: Arc<SqliteStore>,
     request: Request<String>,
-) -> Result<Response<Bytes>, Failure> {
+) -> Result<Response<Bytes>> {
     // The details of an internal error are only in the log.
     logging::start(&config.log, "error");
     let (near, far) = UnixStream::pair().map_err(failed)?;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::answer;
 use super::settings::{self, Settings};
-use super::{Failure, GlobalArgs};
+use super::{Failure, GlobalArgs, Result};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -26,14 +26,14 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(command: &Command, global: &GlobalArgs, json: bool) -> Result<(), Failure> {
+pub(super) fn run(command: &Command, global: &GlobalArgs, json: bool) -> Result {
     match command {
         Command::Check => check(global, json),
         Command::Print { origin } => print(&settings::load(global)?, *origin, json),
     }
 }
 
-fn check(global: &GlobalArgs, json: bool) -> Result<(), Failure> {
+fn check(global: &GlobalArgs, json: bool) -> Result {
     let file = settings::find(global);
     let name = file.as_ref().map(|file| file.display().to_string());
     if let Err(error) = settings::read(global, file) {
@@ -65,7 +65,7 @@ fn as_json(error: &ConfigError) -> Value {
     object
 }
 
-fn print(settings: &Settings, with_origin: bool, json: bool) -> Result<(), Failure> {
+fn print(settings: &Settings, with_origin: bool, json: bool) -> Result {
     if json && !with_origin {
         println!("{}", serde_json::to_string(&settings.config)?);
         return Ok(());

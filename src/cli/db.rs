@@ -8,7 +8,7 @@ use r3mes_edge::store::check_database;
 use super::output::answer;
 use super::progress::Progress;
 use super::settings::Settings;
-use super::{Failure, checked, import};
+use super::{Result, checked, import};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -24,7 +24,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> Result {
     let database = &settings.config.database;
     match command {
         Command::Check => {

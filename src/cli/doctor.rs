@@ -2,7 +2,7 @@
 //! changes nothing, and waits a few seconds at most for an answer.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::{Request, Uri};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::files::folder_of;
 use super::settings::Settings;
-use super::{Failure, admin_key, client};
+use super::{Failure, Result, admin_key, client};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,7 +55,7 @@ const ADVICE: [(&str, &str); 10] = [
     ("miner", "start one, or correct its address"),
 ];
 
-pub(super) async fn run(settings: &Settings, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     let config = &settings.config;
     let mut checks = vec![
         ("files", file_modes(config)),
@@ -107,14 +107,6 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         let found = format!("there is no database at {}", database.display());
         return vec![(Problem, found)];
     };
-    let mut findings = Vec::new();
-    if metadata.nlink() > 1 {
-        let (shown, links) = (database.display(), metadata.nlink());
-        let found = format!(
-            "{shown} has {links} hard links; delete the others: find / -xdev -samefile '{shown}'"
-        );
-        findings.push((Problem, found));
-    }
     let mut files = vec![
         database.clone(),
         admin_key::path(database),
@@ -122,29 +114,24 @@ fn file_modes(config: &Config) -> Vec<Finding> {
     ];
     let copies = store::backups(database, config.backup.folder());
     files.extend(copies.unwrap_or_default().into_iter().map(|(_, copy)| copy));
-    let (me, right_owner) = (rustix::process::geteuid().as_raw(), metadata.uid());
-    for file in files {
-        let Ok(metadata) = std::fs::metadata(&file) else {
-            continue;
-        };
-        let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
-        let (status, what) = if mode & 0o077 != 0 {
-            (Problem, format!("has mode {mode:04o}: others can use it"))
-        } else if owner != right_owner {
-            let what = format!("belongs to user {owner}, the database to {right_owner}");
-            (Problem, what)
-        } else if me != 0 && me != owner {
+    let owner = metadata.uid();
+    let check = |file: PathBuf| {
+        let metadata = std::fs::metadata(&file).ok()?;
+        let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
+        Some(if mode & 0o077 != 0 {
             (
                 Problem,
-                format!("belongs to user {owner}, you are user {me}"),
+                format!("{shown} has mode {mode:04o}: others can use it"),
             )
+        } else if user != owner {
+            let what = format!("{shown} belongs to user {user}, the database to {owner}");
+            (Problem, what)
         } else {
             let size = mebibytes(metadata.len());
-            (Good, format!("has mode {mode:04o} and {size}"))
-        };
-        findings.push((status, format!("{} {what}", file.display())));
-    }
-    findings
+            (Good, format!("{shown} has mode {mode:04o} and {size}"))
+        })
+    };
+    files.into_iter().filter_map(check).collect()
 }
 
 fn mebibytes(bytes: u64) -> String {

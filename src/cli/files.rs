@@ -4,7 +4,7 @@ use std::fmt::Arguments;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Result, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Writes a file that must not exist yet; it and its name are on the disk when this returns.
 ///
@@ -41,6 +41,10 @@ pub(super) fn folder_of(file: &Path) -> &Path {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     }
+}
+
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A path as one word of a shell.

@@ -9,7 +9,7 @@ use r3mes_edge::model::Wallet;
 use r3mes_edge::{Config, SqliteStore};
 use serde_json::json;
 
-use super::{Failure, GlobalArgs, admin_key, files, settings};
+use super::{Failure, GlobalArgs, Result, admin_key, files, settings};
 
 /// What is written into the configuration, besides `--listen` and `--database`.
 #[derive(Args)]
@@ -19,7 +19,7 @@ pub(super) struct InitArgs {
     wallet: Option<Wallet>,
 }
 
-pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Result {
     let found = settings::find(global);
     let config = found.clone().unwrap_or_else(|| settings::HERE.into());
     let new_config = !config.exists();
@@ -42,14 +42,6 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
     let mut next = "r3mes-edge serve".to_owned();
     if global.config.is_some() {
         next += &format!(" --config {}", files::quoted(&config));
-    }
-    if !new_config {
-        if global.database.is_some() {
-            next += &format!(" --database {}", files::quoted(&database));
-        }
-        for listen in &global.listen {
-            next += &format!(" --listen {listen}");
-        }
     }
     if json {
         let made = |file: &Path, made| json!({ "file": file.display().to_string(), "made": made });
@@ -78,7 +70,7 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
 }
 
 /// The example with the settings that flags name, and all others commented out: a default may change with the version.
-fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<String, Failure> {
+fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<String> {
     let mut config = config.clone();
     config.miner.wallet = args.wallet;
     let mut settings = config.settings().map_err(Failure::Usage)?;
@@ -89,9 +81,8 @@ fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<
         _ => false,
     });
     let settings: Vec<_> = settings.iter().map(|setting| setting.toml()).collect();
-    let (_, example) = EXAMPLE.split_once("\n\n").unwrap_or(("", EXAMPLE));
-    let mut text = HEAD.to_owned();
-    for line in example.lines() {
+    let mut text = String::new();
+    for line in EXAMPLE.lines() {
         let start = line.trim_start_matches("# ").split_inclusive(" = ").next();
         let start = start.filter(|start| start.ends_with(" = "));
         let set = start.and_then(|start| settings.iter().find(|set| set.starts_with(start)));
@@ -106,16 +97,7 @@ fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<
 
 const EXAMPLE: &str = include_str!("../../examples/config.toml");
 
-const HEAD: &str = "\
-# The configuration of r3mes-edge. A setting that is commented out has this default; remove the # to change it, then run
-# `r3mes-edge config check`. On SIGHUP a running server reads rates, alerts and log.level again.
-#
-# The environment overrides this file (R3MES_EDGE_LISTEN, R3MES_EDGE_RATES__CHAT), flags override both. Durations are texts
-# like \"500ms\", \"10s\", \"5min\", \"90d\"; sizes like \"64KiB\"; rates like \"10/min\", or \"off\".
-
-";
-
-fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
+fn write_config(file: &Path, text: &str) -> Result {
     // A file that others can write is not read from the working folder.
     files::create(file, 0o644, format_args!("{text}")).map_err(|error| {
         let what = format!("{}: {error}", file.display());

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::admin_key::{self, RELOAD};
 use super::client::{self, call, get};
 use super::output::{answer, note};
-use super::{Failure, failed, path_segment};
+use super::{Failure, Result, failed, path_segment};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -95,7 +95,7 @@ fn days(text: &str) -> Result<u64, String> {
     }
 }
 
-pub(super) async fn run(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(command: Command, config: &Config, json: bool) -> Result {
     match command {
         Command::Create(mut create) => {
             if create.admin {
@@ -143,23 +143,23 @@ const COLUMNS: [(&str, usize); 6] = [
     ("name", 0),
 ];
 
-async fn post(config: &Config, path: &str, body: &impl Serialize) -> Result<NewKey, Failure> {
+async fn post(config: &Config, path: &str, body: &impl Serialize) -> Result<NewKey> {
     let made = call(config, "POST", path, serde_json::to_string(body)?).await?;
     Ok(serde_json::from_str(&made)?)
 }
 
-async fn revoke(config: &Config, id: &str) -> Result<String, Failure> {
+async fn revoke(config: &Config, id: &str) -> Result<String> {
     call(config, "DELETE", &format!("/api/keys/{id}"), String::new()).await
 }
 
-async fn is_file_key(config: &Config, id: &str) -> Result<bool, Failure> {
+async fn is_file_key(config: &Config, id: &str) -> Result<bool> {
     let key = admin_key::valid_record(&config.database).await?;
     Ok(key.is_some_and(|key| key.id == id))
 }
 
 /// Creates an admin key and writes it to the admin key file; an earlier key stays valid. Permission to write the file is
 /// enough: a running server adopts the new key.
-async fn create_admin(create: &Create, config: &Config, json: bool) -> Result<(), Failure> {
+async fn create_admin(create: &Create, config: &Config, json: bool) -> Result {
     let database = &config.database;
     admin_key::check_writable(database)?;
     // A key with an expiry can only create keys with at most the same.
@@ -190,7 +190,7 @@ async fn create_admin(create: &Create, config: &Config, json: bool) -> Result<()
     Ok(())
 }
 
-async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result<(), Failure> {
+async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result {
     const LONGEST: u64 = 30 * 86_400;
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(config, id).await? {
@@ -224,7 +224,7 @@ struct NewKey {
 
 impl NewKey {
     /// Writes it to the admin key file; returns the file's name.
-    fn write(&self, config: &Config) -> Result<String, Failure> {
+    fn write(&self, config: &Config) -> Result<String> {
         admin_key::write(&config.database, &self.api_key).map_err(|error| {
             Failure::Failed(format!(
                 "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
@@ -234,7 +234,7 @@ impl NewKey {
     }
 
     /// Prints it; `file` is where it is stored as well.
-    fn print(mut self, json: bool, file: Option<&str>) -> Result<(), Failure> {
+    fn print(mut self, json: bool, file: Option<&str>) -> Result {
         let id = self.id.clone().unwrap_or_else(|| "the new key".to_owned());
         let shown = if json {
             let file = file.map(|file| ("file".to_owned(), file.into()));

@@ -18,7 +18,7 @@ use self::queue::LineQueue;
 
 static QUEUE: OnceLock<LineQueue> = OnceLock::new();
 
-/// Logs to stderr from this level on, unless `RUST_LOG` names another. Does nothing if it was called before.
+/// Logs to stderr from this level on. Does nothing if it was called before.
 pub(super) fn start(settings: &LogConfig, level: &str) {
     if QUEUE.get().is_some() {
         return;
@@ -28,12 +28,10 @@ pub(super) fn start(settings: &LogConfig, level: &str) {
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let mut builder = Builder::from_default_env();
-    if std::env::var_os("RUST_LOG").is_none() {
-        // Our own level is `log::max_level`, which can change at run time.
-        builder.filter_level(LevelFilter::Warn);
-        builder.filter_module("r3mes_edge", LevelFilter::Trace);
-    }
+    let mut builder = Builder::new();
+    // Our own level is `log::max_level`, which can change at run time.
+    builder.filter_level(LevelFilter::Warn);
+    builder.filter_module("r3mes_edge", LevelFilter::Trace);
     builder.format(move |out, record| {
         let line = format_line(as_json, record, SystemTime::now().into());
         out.write_all(line.as_bytes())
@@ -54,11 +52,8 @@ pub(super) fn start(settings: &LogConfig, level: &str) {
     }
 }
 
-/// Sets the level, unless `RUST_LOG` is set.
 pub(super) fn set_level(level: &str) {
-    if let Ok(level) = level.parse()
-        && std::env::var_os("RUST_LOG").is_none()
-    {
+    if let Ok(level) = level.parse() {
         log::set_max_level(level);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Failure;
+use super::{Failure, Result};
 
 /// Why lines are not written any more.
 static BROKEN: OnceLock<ErrorKind> = OnceLock::new();
@@ -25,7 +25,7 @@ pub(super) fn line(text: Arguments<'_>) {
 }
 
 /// Prints the result of a command: its JSON, or a text for people. Never fails: see [`all_written`].
-pub(super) fn answer(json: bool, value: impl Display, text: impl Display) -> Result<(), Failure> {
+pub(super) fn answer(json: bool, value: impl Display, text: impl Display) -> Result {
     match json {
         true => println!("{value}"),
         false => println!("{text}"),
@@ -39,7 +39,7 @@ pub(super) fn note(text: impl Display) {
 }
 
 /// Whether every line was written.
-pub(super) fn all_written() -> Result<(), Failure> {
+pub(super) fn all_written() -> Result {
     match BROKEN.get() {
         None => Ok(()),
         Some(ErrorKind::BrokenPipe) => Err(Failure::ReaderClosed),
@@ -51,7 +51,7 @@ pub(super) fn all_written() -> Result<(), Failure> {
 
 /// Members of a JSON object as one line, each by its name and minimum width. Numbers stay as they are written: an amount
 /// must not become a float.
-pub(super) fn row(object: &str, columns: &[(&str, usize)]) -> Result<String, Failure> {
+pub(super) fn row(object: &str, columns: &[(&str, usize)]) -> Result<String> {
     let members: HashMap<&str, &RawValue> = serde_json::from_str(object)?;
     let column = |&(name, width): &(&str, usize)| {
         let text = match members.get(name).map_or("null", |raw| raw.get()) {
@@ -86,8 +86,8 @@ impl List {
     pub(super) fn add(
         &mut self,
         item: &impl Serialize,
-        line: impl FnOnce() -> Result<String, Failure>,
-    ) -> Result<(), Failure> {
+        line: impl FnOnce() -> Result<String>,
+    ) -> Result {
         match self.json {
             true => println!("{}{}", self.separator, serde_json::to_string(item)?),
             false => println!("{}", line()?),

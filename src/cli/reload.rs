@@ -3,7 +3,7 @@
 use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
 
-use super::{Failure, GlobalArgs, failed, logging, settings};
+use super::{GlobalArgs, Result, failed, logging, settings};
 
 /// Reloads the configuration and applies what it can; with an error in it nothing changes.
 ///
@@ -18,11 +18,7 @@ pub(super) async fn reload(global: &GlobalArgs, in_force: &mut Config, server: &
     }
 }
 
-async fn apply(
-    global: &GlobalArgs,
-    in_force: &mut Config,
-    server: &EdgeServer,
-) -> Result<String, Failure> {
+async fn apply(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) -> Result<String> {
     let global = global.clone();
     let loaded = tokio::task::spawn_blocking(move || settings::load(&global)).await;
     let config = loaded.map_err(failed)??.resolve().config;

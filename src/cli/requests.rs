@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::client::{self, call, get};
 use super::output::{answer, row};
 use super::progress::Progress;
-use super::{Failure, checked, path_segment};
+use super::{Failure, Result, checked, path_segment};
 
 #[derive(Subcommand)]
 pub(super) enum Users {
@@ -38,7 +38,7 @@ pub(super) struct Account {
     wallet_address: Wallet,
 }
 
-pub(super) async fn users(command: Users, config: &Config, json: bool) -> Result<(), Failure> {
+pub(super) async fn users(command: Users, config: &Config, json: bool) -> Result {
     let user = match command {
         Users::Create(account) => {
             call(config, "POST", "/users", serde_json::to_string(&account)?).await?
@@ -91,11 +91,7 @@ fn amount(text: &str) -> Result<Credits, &'static str> {
     }
 }
 
-pub(super) async fn credits(
-    command: Movements,
-    config: &Config,
-    json: bool,
-) -> Result<(), Failure> {
+pub(super) async fn credits(command: Movements, config: &Config, json: bool) -> Result {
     let (sign, mut movement) = match command {
         Movements::Grant(movement) => (1, movement),
         Movements::Take(movement) => (-1, movement),
@@ -112,7 +108,7 @@ pub(super) async fn credits(
     )
 }
 
-pub(super) async fn verify_ledger(config: &Config, json: bool) -> Result<(), Failure> {
+pub(super) async fn verify_ledger(config: &Config, json: bool) -> Result {
     let progress = Progress::start("checking every wallet", json);
     let verified = get(config, "/admin/ledger/verify").await?;
     drop(progress);
@@ -156,11 +152,7 @@ pub(super) struct Upstream {
     name: String,
 }
 
-pub(super) async fn breakers(
-    command: Breakers,
-    config: &Config,
-    json: bool,
-) -> Result<(), Failure> {
+pub(super) async fn breakers(command: Breakers, config: &Config, json: bool) -> Result {
     if client::server_of(&config.database)?.is_none() {
         return Err(Failure::Unavailable(format!(
             "no server runs on {}: only a running one has breakers",

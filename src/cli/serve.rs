@@ -9,9 +9,9 @@ use r3mes_edge::{EdgeServer, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
-use super::{Failure, admin_key, client, files, logging, memory, notify, reload};
+use super::{Failure, Result, admin_key, client, files, logging, memory, notify, reload};
 
-pub(super) async fn serve(settings: Settings) -> Result<(), Failure> {
+pub(super) async fn serve(settings: Settings) -> Result {
     let Settings {
         config,
         file,

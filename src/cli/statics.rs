@@ -7,7 +7,7 @@ use clap_complete::{Shell, generate};
 use r3mes_edge::store::{SCHEMA_VERSION, sqlite_version};
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::Result;
 use super::output::answer;
 
 #[derive(Subcommand)]
@@ -25,18 +25,14 @@ pub(super) enum Metrics {
 const RULES: &str = include_str!("../../examples/prometheus-rules.yml");
 const DASHBOARD: &str = include_str!("../../examples/grafana-dashboard.json");
 
-pub(super) fn metrics(command: &Metrics, json: bool) -> Result<(), Failure> {
+pub(super) fn metrics(command: &Metrics, json: bool) -> Result {
     match command {
         Metrics::Rules => answer(json, Value::from(RULES), RULES.trim_end()),
         Metrics::Dashboard => answer(true, DASHBOARD.trim_end(), ""),
     }
 }
 
-pub(super) fn completions(
-    shell: Shell,
-    mut command: clap::Command,
-    json: bool,
-) -> Result<(), Failure> {
+pub(super) fn completions(shell: Shell, mut command: clap::Command, json: bool) -> Result {
     let mut script = Vec::new();
     generate(shell, &mut command, "r3mes-edge", &mut script);
     let script = String::from_utf8_lossy(&script);
@@ -44,7 +40,7 @@ pub(super) fn completions(
     answer(json, shown, script.trim_end())
 }
 
-pub(super) fn version(json: bool) -> Result<(), Failure> {
+pub(super) fn version(json: bool) -> Result {
     let version = env!("CARGO_PKG_VERSION");
     // Set by release.sh; the source may be in no repository.
     let commit = option_env!("R3MES_EDGE_COMMIT");
