@@ -39,6 +39,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use r3mes_edge::config::{ConfigError, Listen};
 use r3mes_edge::store::{LockError, OpenError, StoreError};
 
+use self::client::Client;
 use self::files::absolute;
 use self::settings::{HERE, SYSTEM, Settings};
 
@@ -195,11 +196,11 @@ fn failed(error: impl Display) -> Failure {
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
-        use StoreError::{Busy, Full, Unavailable};
+        use StoreError::{Busy, Full, Unavailable, UserNotFound};
         let text = error.to_string();
         match error {
             OpenError::Locked(LockError::Held(_)) | OpenError::Older(..) => Self::Conflict(text),
-            OpenError::Missing(_) => Self::NotFound(text),
+            OpenError::Missing(_) | OpenError::Storage(UserNotFound) => Self::NotFound(text),
             OpenError::Storage(Busy | Full | Unavailable(_)) => Self::Unavailable(text),
             OpenError::Foreign(_) => Self::Failed(format!(
                 "{text}; if it was one, its first page is damaged: restore the newest good backup"
@@ -282,28 +283,30 @@ async fn execute(cli: Cli) -> Result {
     let settings = || Ok::<_, Failure>(settings::load(global)?.resolve());
     // For commands that create no database.
     let existing = || settings().and_then(with_database);
+    let client = || {
+        let config = existing()?.config;
+        Ok::<_, Failure>(Client { config, json })
+    };
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(settings()?).await,
         // These two load the configuration themselves: there is none yet, or it is wrong.
         Command::Init(args) => init::run(&args, global, json).await,
         Command::Config(command) => config::run(&command, global, json),
-        Command::Keys(command) => keys::run(command, &existing()?.config, json).await,
-        Command::Users(command) => requests::users(command, &existing()?.config, json).await,
-        Command::Credits(command) => requests::credits(command, &existing()?.config, json).await,
-        Command::Ledger(export::Ledger::Verify) => {
-            requests::verify_ledger(&existing()?.config, json).await
-        }
+        Command::Keys(command) => keys::run(command, &client()?).await,
+        Command::Users(command) => requests::users(command, &client()?).await,
+        Command::Credits(command) => requests::credits(command, &client()?).await,
+        Command::Ledger(export::Ledger::Verify) => requests::verify_ledger(&client()?).await,
         Command::Ledger(export::Ledger::Export(options)) => {
             export::run(&existing()?.config, &options, json)
         }
         Command::Backup(backup::Command::Create(create)) => {
-            backup::create(create, &existing()?.config, json).await
+            backup::create(create, &client()?).await
         }
         Command::Backup(backup::Command::Verify { file }) => backup::verify(file, json),
         Command::Restore { file } => backup::run_restore(&settings()?.config, &file, json).await,
         Command::Db(command) => db::run(&command, &existing()?, json).await,
         Command::Doctor => doctor::run(&settings()?, json).await,
-        Command::Breaker(command) => requests::breakers(command, &existing()?.config, json).await,
+        Command::Breaker(command) => requests::breakers(command, &client()?).await,
         Command::Metrics(command) => statics::metrics(&command, json),
         Command::Completions { shell } => statics::completions(shell, Cli::command(), json),
         Command::Version => statics::version(json),

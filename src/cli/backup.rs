@@ -10,10 +10,11 @@ use r3mes_edge::{Clock, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::client::{Client, server_of};
 use super::output::answer;
 use super::progress::Progress;
 use super::requests::ledger_summary;
-use super::{Failure, Result, admin_key, checked, client};
+use super::{Failure, Result, admin_key, checked};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -48,13 +49,13 @@ struct Copied {
     ledger: LedgerReport,
 }
 
-pub(super) async fn create(create: Create, config: &Config, json: bool) -> Result {
+pub(super) async fn create(create: Create, client: &Client) -> Result {
+    let Client { config, json } = client;
     let (database, clock) = (&config.database, Clock::default());
-    let progress = Progress::start("copying and checking the database", json);
-    let copied = if create.to.is_none() && client::server_of(database)?.is_some() {
+    let progress = Progress::start("copying and checking the database", *json);
+    let copied = if create.to.is_none() && server_of(database)?.is_some() {
         // By the server, so that no write waits; in the folder of its own configuration.
-        let made = client::call(config, "POST", "/admin/backup", String::new()).await?;
-        serde_json::from_str(&made)?
+        serde_json::from_str(&client.post("/admin/backup", &()).await?)?
     } else {
         let beside = || backup_file(database, config.backup.folder(), clock.now());
         let file = create.to.unwrap_or_else(beside);
@@ -62,7 +63,7 @@ pub(super) async fn create(create: Create, config: &Config, json: bool) -> Resul
         Copied { file, ledger }
     };
     drop(progress);
-    copied.print(json)?;
+    copied.print(*json)?;
     let Some(keep) = create.keep else {
         return Ok(());
     };

@@ -18,7 +18,7 @@ use r3mes_edge::model::new_id;
 use r3mes_edge::server::serve_local;
 use r3mes_edge::store::{InstanceLock, LockError, OpenError};
 use r3mes_edge::{Config, SqliteStore};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -52,65 +52,72 @@ pub(super) fn server_of(database: &Path) -> Result<Option<String>> {
     Ok(InstanceLock::server_of(database).map_err(OpenError::Locked)?)
 }
 
-pub(super) async fn get(config: &Config, path: &str) -> Result<String> {
-    call(config, "GET", path, String::new()).await
-}
-
 /// The duration of an operation on the whole database depends on its size.
 const LONG: [&str; 2] = ["/admin/backup", "/admin/ledger/verify"];
 
-/// The body of a successful response. If the server cannot be reached or its response is lost, a short request is retried;
-/// its idempotency key keeps a POST from being done twice.
-pub(super) async fn call(
-    config: &Config,
-    method: &str,
-    path: &str,
-    body: String,
-) -> Result<String> {
-    let mut request = Request::builder().method(method).uri(path);
-    if method == "POST" {
-        request = request.header("idempotency-key", new_id("cli_"));
-    }
-    let request = request.body(body).map_err(failed)?;
-    for pause in [200, 400] {
-        match respond(config, request.clone()).await {
-            Err(Failure::Unavailable(_)) if !LONG.contains(&path) => {
-                sleep(Duration::from_millis(pause)).await;
-            }
-            done => return done,
-        }
-    }
-    respond(config, request).await
+/// Sends the requests of a command; each method returns the body of a successful response.
+pub(super) struct Client {
+    pub(super) config: Config,
+    /// Whether the command prints JSON.
+    pub(super) json: bool,
 }
 
-/// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or these columns of each item.
-pub(super) async fn list(
-    config: &Config,
-    name: &str,
-    query: &str,
-    json: bool,
-    columns: &[(&str, usize)],
-) -> Result {
-    #[derive(Deserialize)]
-    struct Page {
-        #[serde(alias = "users", alias = "keys")]
-        items: Vec<Box<RawValue>>,
-        next_cursor: Option<String>,
+impl Client {
+    pub(super) async fn get(&self, path: &str) -> Result<String> {
+        self.send(Method::GET, path, String::new()).await
     }
-    let mut list = List::begin(json, &format!("{{\"{name}\":["));
-    let mut cursor = Some(String::new());
-    while let Some(at) = cursor {
-        let page = get(config, &format!("{query}limit=500{at}")).await?;
-        let page: Page = serde_json::from_str(&page)?;
-        for item in &page.items {
-            list.add(item, || row(item.get(), columns))?;
+
+    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<String> {
+        let body = serde_json::to_string(body)?;
+        self.send(Method::POST, path, body).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Result<String> {
+        self.send(Method::DELETE, path, String::new()).await
+    }
+
+    /// If the server cannot be reached or its response is lost, a short request is retried; its idempotency key keeps a POST
+    /// from being done twice.
+    async fn send(&self, method: Method, path: &str, body: String) -> Result<String> {
+        let mut request = Request::builder().method(&method).uri(path);
+        if method == Method::POST {
+            request = request.header("idempotency-key", new_id("cli_"));
         }
-        cursor = page.next_cursor.map(|next| format!("&cursor={next}"));
+        let request = request.body(body).map_err(failed)?;
+        for pause in [200, 400] {
+            match respond(&self.config, request.clone()).await {
+                Err(Failure::Unavailable(_)) if !LONG.contains(&path) => {
+                    sleep(Duration::from_millis(pause)).await;
+                }
+                done => return done,
+            }
+        }
+        respond(&self.config, request).await
     }
-    if json {
-        println!("],\"next_cursor\":null}}");
+
+    /// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or these columns of each item.
+    pub(super) async fn list(&self, name: &str, query: &str, columns: &[(&str, usize)]) -> Result {
+        #[derive(Deserialize)]
+        struct Page {
+            #[serde(alias = "users", alias = "keys")]
+            items: Vec<Box<RawValue>>,
+            next_cursor: Option<String>,
+        }
+        let mut list = List::begin(self.json, &format!("{{\"{name}\":["));
+        let mut cursor = Some(String::new());
+        while let Some(at) = cursor {
+            let page = self.get(&format!("{query}limit=500{at}")).await?;
+            let page: Page = serde_json::from_str(&page)?;
+            for item in &page.items {
+                list.add(item, || row(item.get(), columns))?;
+            }
+            cursor = page.next_cursor.map(|next| format!("&cursor={next}"));
+        }
+        if self.json {
+            println!("],\"next_cursor\":null}}");
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Sends a request to the running server; without one the handlers respond in this process, to a GET on a file that may be

@@ -1,9 +1,9 @@
 //! Commands for API keys. A new key is printed once, alone on stdout; the admin key file's own is replaced there as well.
 
 use std::io::{Write, stdout};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
-use r3mes_edge::Config;
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::config::parse_duration;
 use r3mes_edge::model::Wallet;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::admin_key::{self, RELOAD};
-use super::client::{self, call, get};
+use super::client::{self, Client};
 use super::output::{answer, note};
 use super::{Failure, Result, failed, path_segment};
 
@@ -95,39 +95,41 @@ fn days(text: &str) -> Result<u64, String> {
     }
 }
 
-pub(super) async fn run(command: Command, config: &Config, json: bool) -> Result {
+pub(super) async fn run(command: Command, client: &Client) -> Result {
     match command {
         Command::Create(mut create) => {
             if create.admin {
                 create.scopes = Some(vec!["admin".to_owned()]);
             }
             if create.admin && create.expires.is_none() {
-                return create_admin(&create, config, json).await;
+                return create_admin(&create, client).await;
             }
-            post(config, "/api/keys", &create).await?.print(json, None)
+            post(client, "/api/keys", &create)
+                .await?
+                .print(client, None)
         }
         Command::List { wallet } => {
             let of = wallet.map(|wallet| format!("wallet_address={wallet}&"));
             let query = format!("/api/keys?{}", of.unwrap_or_default());
-            client::list(config, "keys", &query, json, &COLUMNS).await
+            client.list("keys", &query, &COLUMNS).await
         }
         Command::Show(key) => {
-            let key = get(config, &format!("/api/keys/{}", key.id)).await?;
+            let key = client.get(&format!("/api/keys/{}", key.id)).await?;
             let members: Map<String, Value> = serde_json::from_str(&key)?;
             let lines = members.iter().map(|(name, value)| {
                 let value = value.to_string();
                 format!("{name:15} {}", value.trim_matches('"'))
             });
-            answer(json, &key, lines.collect::<Vec<_>>().join("\n"))
+            answer(client.json, &key, lines.collect::<Vec<_>>().join("\n"))
         }
-        Command::Rotate { key, grace } => rotate(config, json, &key.id, grace).await,
+        Command::Rotate { key, grace } => rotate(client, &key.id, grace).await,
         Command::Revoke(Key { id }) => {
-            let is_own = is_file_key(config, &id).await?;
-            let revoked = revoke(config, &id).await?;
-            answer(json, revoked, format!("{id} is revoked"))?;
+            let is_own = is_file_key(client, &id).await?;
+            let revoked = client.delete(&format!("/api/keys/{id}")).await?;
+            answer(client.json, revoked, format!("{id} is revoked"))?;
             // Not refused before, as a leaked key must be revocable; creating a new one needs no valid key.
             if is_own {
-                admin_key::report(&config.database).await;
+                admin_key::report(&client.config.database).await;
             }
             Ok(())
         }
@@ -143,24 +145,19 @@ const COLUMNS: [(&str, usize); 6] = [
     ("name", 0),
 ];
 
-async fn post(config: &Config, path: &str, body: &impl Serialize) -> Result<NewKey> {
-    let made = call(config, "POST", path, serde_json::to_string(body)?).await?;
-    Ok(serde_json::from_str(&made)?)
+async fn post(client: &Client, path: &str, body: &impl Serialize) -> Result<NewKey> {
+    Ok(serde_json::from_str(&client.post(path, body).await?)?)
 }
 
-async fn revoke(config: &Config, id: &str) -> Result<String> {
-    call(config, "DELETE", &format!("/api/keys/{id}"), String::new()).await
-}
-
-async fn is_file_key(config: &Config, id: &str) -> Result<bool> {
-    let key = admin_key::valid_record(&config.database).await?;
+async fn is_file_key(client: &Client, id: &str) -> Result<bool> {
+    let key = admin_key::valid_record(&client.config.database).await?;
     Ok(key.is_some_and(|key| key.id == id))
 }
 
 /// Creates an admin key and writes it to the admin key file; an earlier key stays valid. Permission to write the file is
 /// enough: a running server adopts the new key.
-async fn create_admin(create: &Create, config: &Config, json: bool) -> Result {
-    let database = &config.database;
+async fn create_admin(create: &Create, client: &Client) -> Result {
+    let database = &client.config.database;
     admin_key::check_writable(database)?;
     // A key with an expiry can only create keys with at most the same.
     let old = admin_key::valid_record(database).await?;
@@ -175,10 +172,10 @@ async fn create_admin(create: &Create, config: &Config, json: bool) -> Result {
             other,
         }
     } else {
-        post(config, "/api/keys", create).await?
+        post(client, "/api/keys", create).await?
     };
-    let file = new.write(config)?;
-    new.print(json, Some(&file))?;
+    let file = new.write(database)?;
+    new.print(client, Some(&file))?;
     note(match old {
         _ if is_adopted => format!("it is in {file}; {RELOAD}, and it adopts the key"),
         None => format!("it is in {file}, with which commands ask the server"),
@@ -190,27 +187,28 @@ async fn create_admin(create: &Create, config: &Config, json: bool) -> Result {
     Ok(())
 }
 
-async fn rotate(config: &Config, json: bool, id: &str, grace: u64) -> Result {
+async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     const LONGEST: u64 = 30 * 86_400;
     let path = format!("/api/keys/{id}/rotate");
-    if !is_file_key(config, id).await? {
-        let new = post(config, &path, &json!({ "grace_seconds": grace })).await?;
-        return new.print(json, None);
+    if !is_file_key(client, id).await? {
+        let new = post(client, &path, &json!({ "grace_seconds": grace })).await?;
+        return new.print(client, None);
     }
-    admin_key::check_writable(&config.database)?;
+    let database = &client.config.database;
+    admin_key::check_writable(database)?;
     // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
     let lasting = if grace == 0 { LONGEST } else { grace };
-    let new = post(config, &path, &json!({ "grace_seconds": lasting })).await?;
-    let file = new.write(config)?;
+    let new = post(client, &path, &json!({ "grace_seconds": lasting })).await?;
+    let file = new.write(database)?;
     if grace == 0
-        && let Err(failure) = revoke(config, id).await
+        && let Err(failure) = client.delete(&format!("/api/keys/{id}")).await
     {
         return Err(Failure::Failed(format!(
             "the new key is in {file}, but the old one still works ({failure}): r3mes-edge keys revoke {id}"
         )));
     }
     note(format!("{file} holds the new key now"));
-    new.print(json, Some(&file))
+    new.print(client, Some(&file))
 }
 
 /// A new key as the server answers it: the only time that it is shown.
@@ -224,8 +222,8 @@ struct NewKey {
 
 impl NewKey {
     /// Writes it to the admin key file; returns the file's name.
-    fn write(&self, config: &Config) -> Result<String> {
-        admin_key::write(&config.database, &self.api_key).map_err(|error| {
+    fn write(&self, database: &Path) -> Result<String> {
+        admin_key::write(database, &self.api_key).map_err(|error| {
             Failure::Failed(format!(
                 "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
                 self.id.as_deref().unwrap_or_default()
@@ -234,9 +232,9 @@ impl NewKey {
     }
 
     /// Prints it; `file` is where it is stored as well.
-    fn print(mut self, json: bool, file: Option<&str>) -> Result {
+    fn print(mut self, client: &Client, file: Option<&str>) -> Result {
         let id = self.id.clone().unwrap_or_else(|| "the new key".to_owned());
-        let shown = if json {
+        let shown = if client.json {
             let file = file.map(|file| ("file".to_owned(), file.into()));
             self.other.extend(file);
             serde_json::to_string(&self)?

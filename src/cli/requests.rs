@@ -1,14 +1,13 @@
 //! The commands that are one request and print its answer: accounts, credits, the ledger's check, breakers.
 
 use clap::{Args, Subcommand};
-use r3mes_edge::Config;
 use r3mes_edge::model::{Credits, Wallet};
 use r3mes_edge::store::{LedgerEntry, LedgerReport};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::client::{self, call, get};
+use super::client::{self, Client};
 use super::output::{answer, row};
 use super::progress::Progress;
 use super::{Failure, Result, checked, path_segment};
@@ -38,15 +37,17 @@ pub(super) struct Account {
     wallet_address: Wallet,
 }
 
-pub(super) async fn users(command: Users, config: &Config, json: bool) -> Result {
+pub(super) async fn users(command: Users, client: &Client) -> Result {
     let user = match command {
-        Users::Create(account) => {
-            call(config, "POST", "/users", serde_json::to_string(&account)?).await?
+        Users::Create(account) => client.post("/users", &account).await?,
+        Users::Show(account) => {
+            client
+                .get(&format!("/users/{}", account.wallet_address))
+                .await?
         }
-        Users::Show(account) => get(config, &format!("/users/{}", account.wallet_address)).await?,
-        Users::List => return client::list(config, "users", "/users?", json, &USER).await,
+        Users::List => return client.list("users", "/users?", &USER).await,
     };
-    answer(json, &user, row(&user, &USER)?)
+    answer(client.json, &user, row(&user, &USER)?)
 }
 
 const USER: [(&str, usize); 4] = [
@@ -91,7 +92,7 @@ fn amount(text: &str) -> Result<Credits, &'static str> {
     }
 }
 
-pub(super) async fn credits(command: Movements, config: &Config, json: bool) -> Result {
+pub(super) async fn credits(command: Movements, client: &Client) -> Result {
     let (sign, mut movement) = match command {
         Movements::Grant(movement) => (1, movement),
         Movements::Take(movement) => (-1, movement),
@@ -99,21 +100,21 @@ pub(super) async fn credits(command: Movements, config: &Config, json: bool) -> 
     movement.amount = Credits::from_micro(sign * movement.amount.micro());
     let wallet = movement.wallet;
     let path = format!("/users/{wallet}/credits");
-    let granted = call(config, "POST", &path, serde_json::to_string(&movement)?).await?;
+    let granted = client.post(&path, &movement).await?;
     let credits = row(&granted, &[("credits", 0)])?;
     answer(
-        json,
+        client.json,
         &granted,
         format!("{wallet} has {credits} credits now"),
     )
 }
 
-pub(super) async fn verify_ledger(config: &Config, json: bool) -> Result {
-    let progress = Progress::start("checking every wallet", json);
-    let verified = get(config, "/admin/ledger/verify").await?;
+pub(super) async fn verify_ledger(client: &Client) -> Result {
+    let progress = Progress::start("checking every wallet", client.json);
+    let verified = client.get("/admin/ledger/verify").await?;
     drop(progress);
     let report: LedgerReport = serde_json::from_str(&verified)?;
-    answer(json, &verified, ledger_summary(&report))?;
+    answer(client.json, &verified, ledger_summary(&report))?;
     checked("the ledger", report.mistakes.len())
 }
 
@@ -152,11 +153,11 @@ pub(super) struct Upstream {
     name: String,
 }
 
-pub(super) async fn breakers(command: Breakers, config: &Config, json: bool) -> Result {
-    if client::server_of(&config.database)?.is_none() {
+pub(super) async fn breakers(command: Breakers, client: &Client) -> Result {
+    if client::server_of(&client.config.database)?.is_none() {
         return Err(Failure::Unavailable(format!(
             "no server runs on {}: only a running one has breakers",
-            config.database.display()
+            client.config.database.display()
         )));
     }
     let (Upstream { name }, state) = match command {
@@ -167,8 +168,8 @@ pub(super) async fn breakers(command: Breakers, config: &Config, json: bool) -> 
             struct List {
                 breakers: Vec<Box<RawValue>>,
             }
-            let list = get(config, "/admin/breakers").await?;
-            if json {
+            let list = client.get("/admin/breakers").await?;
+            if client.json {
                 println!("{list}");
                 return Ok(());
             }
@@ -179,8 +180,8 @@ pub(super) async fn breakers(command: Breakers, config: &Config, json: bool) -> 
         }
     };
     let (path, body) = (format!("/admin/breakers/{name}"), json!({ "state": state }));
-    let breaker = call(config, "POST", &path, body.to_string()).await?;
-    answer(json, &breaker, row(&breaker, &BREAKER)?)
+    let breaker = client.post(&path, &body).await?;
+    answer(client.json, &breaker, row(&breaker, &BREAKER)?)
 }
 
 const BREAKER: [(&str, usize); 3] = [("name", 16), ("state", 9), ("reason", 0)];
