@@ -33,7 +33,7 @@ use hyper::{HeaderMap, Request, StatusCode, Version};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use self::access_log::{AccessLogGuard, MatchedRoute};
+use self::access_log::AccessLogGuard;
 use self::route::{Auth, BodyClass, Route, RouteMatch};
 use crate::app::App;
 use crate::config::Peer;
@@ -150,11 +150,11 @@ async fn respond(
                 let detail = "no route has this path";
                 return Err(ApiError::new(ErrorCode::NotFound, detail));
             };
-            log_guard.matched = MatchedRoute::Host;
+            log_guard.is_host = true;
             return Box::pin(respond_by_host(app, host, client, head, body, log_guard)).await;
         }
     };
-    log_guard.matched = MatchedRoute::Route(route);
+    log_guard.route = Some(route);
     if app.shutdown.is_draining() && !route.while_draining {
         return Err(ApiError::shutting_down());
     }

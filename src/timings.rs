@@ -40,12 +40,22 @@ impl RequestTimings {
 
     /// Counts the time until the guard is dropped as a wait for an upstream.
     pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
-        TimingGuard::start(&self.upstream_nanos, clock)
+        let (nanos, started) = (&self.upstream_nanos, clock.instant());
+        TimingGuard {
+            nanos,
+            clock,
+            started,
+        }
     }
 
     /// The same for the client's body.
     pub(crate) fn receiving<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
-        TimingGuard::start(&self.upload_nanos, clock)
+        let (nanos, started) = (&self.upload_nanos, clock.instant());
+        TimingGuard {
+            nanos,
+            clock,
+            started,
+        }
     }
 }
 
@@ -54,16 +64,6 @@ pub(crate) struct TimingGuard<'a> {
     nanos: &'a AtomicU64,
     clock: &'a Clock,
     started: Instant,
-}
-
-impl<'a> TimingGuard<'a> {
-    fn start(nanos: &'a AtomicU64, clock: &'a Clock) -> Self {
-        Self {
-            nanos,
-            clock,
-            started: clock.instant(),
-        }
-    }
 }
 
 impl Drop for TimingGuard<'_> {

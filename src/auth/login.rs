@@ -53,23 +53,18 @@ impl Challenges {
     }
 
     /// A text for `wallet` to sign, and its expiry. `server` is the name shown to the person who signs.
-    ///
-    /// # Errors
-    /// If the operating system provides no random bytes.
     pub(crate) fn issue(
         &self,
         wallet: &Wallet,
         server: &str,
         now: Timestamp,
-    ) -> Result<(String, Timestamp), getrandom::Error> {
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce)?;
-        let (nonce, expires_at) = (u128::from_be_bytes(nonce), now.plus(Self::LIFETIME));
+    ) -> (String, Timestamp) {
+        let (nonce, expires_at) = (uuid::Uuid::now_v7().simple(), now.plus(Self::LIFETIME));
         let text = format!(
-            "Sign in to {server}\n\nWallet: {wallet}\nNonce: {nonce:032x}\nExpires: {expires_at}"
+            "Sign in to {server}\n\nWallet: {wallet}\nNonce: {nonce}\nExpires: {expires_at}"
         );
         let proof = blake3::keyed_hash(&self.mac_key, text.as_bytes());
-        Ok((format!("{text}{}{proof}", Self::PROOF), expires_at))
+        (format!("{text}{}{proof}", Self::PROOF), expires_at)
     }
 
     /// Accepts a signed challenge, one time.
@@ -250,7 +245,7 @@ mod tests {
     fn a_challenge_is_valid_one_time_for_its_wallet_until_it_expires() {
         let challenges = Challenges::new().unwrap();
         let (key, public, wallet) = signer(7);
-        let (message, expires_at) = challenges.issue(&wallet, "the test", NOW).unwrap();
+        let (message, expires_at) = challenges.issue(&wallet, "the test", NOW);
         let signature = sign(&key, &sign_doc(&wallet, &message));
         let redeem = |by: &Challenges, message: &str, now| {
             by.redeem(&wallet, message, &public, &signature, now)
@@ -275,7 +270,7 @@ mod tests {
         assert!(redeem(&challenges, &message, NOW).is_err(), "used");
 
         let (other_key, other_public, other) = signer(8);
-        let (message, _) = challenges.issue(&wallet, "the test", NOW).unwrap();
+        let (message, _) = challenges.issue(&wallet, "the test", NOW);
         let signature = sign(&other_key, &sign_doc(&other, &message));
         assert!(
             challenges

@@ -23,16 +23,14 @@ struct CreateRequest {
     expires_days: Option<Whole<1, 365>>,
 }
 
-fn seconds(count: i64) -> Duration {
-    Duration::from_secs(count.unsigned_abs())
-}
+const DAY: Duration = Duration::from_secs(86_400);
 
 pub(crate) async fn create(ctx: Context) -> Result {
     let app = &ctx.app;
     let now = app.clock.now();
     let body: CreateRequest = ctx.json()?;
     let name = KeyRequest::name(&body.name.unwrap_or_default());
-    let expires_at = |days: Whole<1, 365>| now.plus(seconds(days.0 * 86_400));
+    let expires_at = |days: Whole<1, 365>| now.plus(DAY * days.count() as u32);
     let mut request = KeyRequest {
         wallet: body.wallet_address,
         name: name.map_err(|detail| InputError::member("name", detail))?,
@@ -188,7 +186,7 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
         true => RotateRequest::default(),
         false => ctx.json()?,
     };
-    let grace = body.grace_seconds.map(|grace| seconds(grace.0));
+    let grace = body.grace_seconds.map_or(0, Whole::count);
     let old = managed_key(&ctx, ctx.path_param.clone()).await?;
     // The new key can do what the old one could: that must not be more than its maker can.
     if !principal.scopes.covers(old.scopes) {
@@ -203,7 +201,7 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
         )));
     }
     let now = app.clock.now();
-    let until = now.plus(grace.unwrap_or_default());
+    let until = now.plus(Duration::from_secs(grace as u64));
     let max_keys = app.config.auth.max_keys_per_wallet;
     let rotated = rotate_key(&*app.store, &old, until, ends_by, max_keys, now);
     let (issued, _) = rotated.await?;

@@ -20,9 +20,7 @@ pub(crate) async fn challenge(ctx: Context) -> Result {
     let app = &ctx.app;
     let wallet = ctx.json::<ChallengeRequest>()?.wallet_address;
     let name = app.config.public_name();
-    let issued = app.challenges.issue(&wallet, &name, app.clock.now());
-    let (message, expires_at) =
-        issued.map_err(|error| ApiError::internal(format!("no random bytes: {error}")))?;
+    let (message, expires_at) = app.challenges.issue(&wallet, &name, app.clock.now());
     json(&json!({ "message": message, "expires_at": expires_at }))
 }
 

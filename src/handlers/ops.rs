@@ -98,10 +98,14 @@ pub(crate) async fn version(ctx: Context) -> Result {
     }))
 }
 
-/// Major, minor and patch of a version.
+/// Major, minor and patch of a version, each of at most nine digits.
 fn parse_version(text: &str) -> Option<[u32; 3]> {
-    let numbers = text.split('.').map(|part| part.parse().ok());
-    numbers.collect::<Option<Vec<_>>>()?.try_into().ok()
+    let number = |part: &str| {
+        let digits = part.len() <= 9 && !part.starts_with('+');
+        part.parse().ok().filter(|_| digits)
+    };
+    let numbers: Option<Vec<u32>> = text.split('.').map(number).collect();
+    numbers?.try_into().ok()
 }
 
 /// The server's time, for clients that check their own clock.

@@ -12,22 +12,16 @@ use crate::metrics::RouteSlot;
 use crate::model::Wallet;
 use crate::timings::RequestTimings;
 
-/// The route that a request matched.
-#[derive(Clone, Copy)]
-pub(super) enum MatchedRoute {
-    None,
-    Route(&'static Route),
-    /// One of the host's, whose paths and methods are unknown here.
-    Host,
-}
-
 /// Counts a request and writes its line when dropped: when hyper is done with the body, or, with the status still 499, when
 /// the client disconnected before there was a response.
 pub(crate) struct AccessLogGuard {
     app: Arc<App>,
     pub(super) timings: Arc<RequestTimings>,
     pub(super) request_id: String,
-    pub(super) matched: MatchedRoute,
+    /// The row of the table that it matched.
+    pub(super) route: Option<&'static Route>,
+    /// Whether a route of the host's answers it, whose paths and methods are unknown here.
+    pub(super) is_host: bool,
     pub(super) status: Option<u16>,
     /// How long the server took to make the response.
     pub(super) ready: Option<Duration>,
@@ -47,7 +41,8 @@ impl AccessLogGuard {
             app: Arc::clone(app),
             timings: Arc::new(RequestTimings::start(&app.clock)),
             request_id,
-            matched: MatchedRoute::None,
+            route: None,
+            is_host: false,
             status: None,
             ready: None,
             key_id: None,
@@ -60,12 +55,9 @@ impl AccessLogGuard {
 
     /// A successful read is logged at debug level, as is an unmatched route, which anyone can send without limit.
     fn level(&self, status: u16) -> log::Level {
-        let is_read = match self.matched {
-            MatchedRoute::Route(route) => route.method == Method::Get,
-            MatchedRoute::None => return log::Level::Debug,
-            MatchedRoute::Host => false,
-        };
+        let is_read = self.route.is_some_and(|route| route.method == Method::Get);
         match status {
+            _ if self.route.is_none() && !self.is_host => log::Level::Debug,
             500 => log::Level::Error,
             501.. => log::Level::Warn,
             ..400 if is_read => log::Level::Debug,
@@ -84,19 +76,14 @@ impl Drop for AccessLogGuard {
         let took = self.timings.elapsed(&self.app.clock);
         let ready = self.ready.unwrap_or_else(|| self.server_time());
         // The route's template, never the path: a path sent in error may hold a key.
-        let (method, route, slot, is_bounded) = match self.matched {
-            MatchedRoute::None => ("-", "-", RouteSlot::NONE, true),
-            MatchedRoute::Host => ("-", "own", RouteSlot::HOST, true),
-            MatchedRoute::Route(route) => (
-                route.method.as_str(),
-                route.path,
-                RouteSlot::of(route.index),
-                !route.unbounded,
-            ),
+        let (method, route, slot) = match self.route {
+            Some(row) => (row.method.as_str(), row.path, RouteSlot::of(row.index)),
+            None if self.is_host => ("-", "own", RouteSlot::HOST),
+            None => ("-", "-", RouteSlot::NONE),
         };
-        self.app
-            .metrics
-            .request(slot, self.status, ready, is_bounded);
+        let is_bounded = self.route.is_none_or(|route| !route.unbounded);
+        let metrics = &self.app.metrics;
+        metrics.request(slot, self.status, ready, is_bounded);
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         let wallet = self.wallet.map(|wallet| wallet.short());
         // As nginx logs a client that disconnected.

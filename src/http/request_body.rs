@@ -15,12 +15,13 @@ use crate::model::InputError;
 /// With a key, a body is read as JSON whatever its type, so that `curl -d` works. Without one it must be declared as JSON:
 /// a web page can make a browser send any other type to this address unasked.
 pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<(), ApiError> {
-    let text = headers
+    let declared = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let media_type = text.unwrap_or_default().split(';').next();
-    let media_type = media_type.unwrap_or_default().trim();
-    if has_key || media_type.eq_ignore_ascii_case("application/json") {
+    let media_type = declared
+        .and_then(|text| text.split(';').next())
+        .unwrap_or_default();
+    if has_key || media_type.trim().eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
     Err(ApiError::new(
@@ -38,13 +39,11 @@ pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<
         BodyClass::Chat => limits.chat_body,
         BodyClass::V1 => limits.v1_body,
     };
-    let too_large = || {
-        let detail = format!("the body may have at most {limit} bytes here");
-        ApiError::new(ErrorCode::BodyTooLarge, detail)
-    };
+    let detail = format!("the body may have at most {limit} bytes here");
+    let too_large = ApiError::new(ErrorCode::BodyTooLarge, detail);
     // One whose Content-Length is too large is not read at all.
     if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
+        return Err(too_large);
     }
     let read = tokio::select! {
         biased;
@@ -53,7 +52,7 @@ pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<
     };
     match read {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(BodyError::TooLong)) => Err(too_large()),
+        Ok(Err(BodyError::TooLong)) => Err(too_large),
         Ok(Err(BodyError::Broken(error))) => {
             let incomplete = ApiError::from(InputError::field("", "the body is incomplete"));
             Err(incomplete.for_the_log(error.to_string()))

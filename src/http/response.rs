@@ -112,13 +112,8 @@ pub(crate) fn file(content_type: &'static str, body: &'static [u8]) -> Response 
 
 /// Sets the tag of a representation: a hash of its bytes, or of what matters of them.
 pub(crate) fn set_etag(headers: &mut HeaderMap, of: &[u8]) {
-    let mut first = [0; 8];
-    first.copy_from_slice(&blake3::hash(of).as_bytes()[..8]);
-    set(
-        headers,
-        ETAG,
-        format!("\"{:016x}\"", u64::from_be_bytes(first)),
-    );
+    let hash = blake3::hash(of).to_hex();
+    set(headers, ETAG, format!("\"{}\"", &hash[..16]));
 }
 
 /// Sets a header; an invalid header value is left out, which does not happen for the server's own.
