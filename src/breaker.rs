@@ -9,10 +9,8 @@
 //! health check, and if it passes, the breaker stays closed, up to twenty failures in a row. A refused connection needs no
 //! second opinion: the breaker opens, and a health check every five seconds finds out when the upstream is back.
 
-mod settings;
 mod state;
 
-pub use settings::Settings;
 pub use state::{Outcome, Phase};
 
 use state::{State, Ticket};
@@ -21,6 +19,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::model::section::section;
+use crate::model::units;
+
+section! {
+    /// When a breaker opens and for how long.
+    #[derive(PartialEq)]
+    Settings {
+        /// Failures in a row after which the health check is made. Twenty in a row, or this many if that is more, open the
+        /// breaker even though the health check passes.
+        consecutive_failures: u32 = 5, in 1..;
+        /// Share of failures among the last calls at which the health check is made, 0 to 1.
+        failure_rate: f64 = 0.5, in 0.0..=1.0;
+        /// How many calls are "the last calls"; the shares count only once there were that many.
+        last_calls: usize = 20, in 1..=1_000_000;
+        /// How long it stays open the first time; doubled each time it opens again without a success in between.
+        open: Duration as "units::duration" = Duration::from_secs(60);
+        /// How long it stays open at most.
+        max_open: Duration as "units::duration" = Duration::from_secs(300);
+    }
+}
 
 /// A breaker shared by the requests to one upstream.
 ///
@@ -161,14 +179,10 @@ impl Breaker {
         let result = change(&mut state, now);
         if state.generation != generation {
             let (name, reason) = (&self.name, state.reason.as_deref().unwrap_or_default());
-            match (state.phase, state.open_until) {
-                (Phase::Closed, _) => log::info!("breaker {name}: CLOSED"),
-                (Phase::HalfOpen, _) => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
-                (Phase::Open, None) => log::warn!("breaker {name}: OPEN until reset: {reason}"),
-                (Phase::Open, Some(until)) => {
-                    let wait = (until - now).as_secs();
-                    log::warn!("breaker {name}: OPEN for {wait} s: {reason}");
-                }
+            match state.phase {
+                Phase::Closed => log::info!("breaker {name}: CLOSED"),
+                Phase::HalfOpen => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
+                Phase::Open => log::warn!("breaker {name}: OPEN: {reason}"),
             }
         }
         result

@@ -69,9 +69,8 @@ pub(super) struct State {
     pub(super) open_until: Option<Instant>,
     /// Why it opened, until a probe is admitted.
     pub(super) reason: Option<String>,
-    /// Whether the probe, or the health check after it failed, is under way.
-    pub(super) probing: bool,
-    pub(super) checking: bool,
+    /// Whether a probe or a health check is under way; there is one of them at a time.
+    pub(super) busy: bool,
     pub(super) entered: [u64; 3],
     /// Failed and passed.
     pub(super) health_checks: [u64; 2],
@@ -102,7 +101,11 @@ impl State {
     pub(super) fn refusal(&self, now: Instant) -> Option<Duration> {
         match self.phase(now) {
             Phase::Closed => None,
-            Phase::HalfOpen => self.probing.then_some(Duration::from_secs(1)),
+            Phase::HalfOpen => {
+                // A health check that began while it was open does not delay the probe.
+                let is_probing = self.busy && self.phase == Phase::HalfOpen;
+                is_probing.then_some(Duration::from_secs(1))
+            }
             Phase::Open => {
                 let wait = self.open_until.map(|until| until - now);
                 Some(wait.map_or(self.settings.open, |wait| {
@@ -121,7 +124,7 @@ impl State {
         if self.phase == Phase::Open {
             self.enter(Phase::HalfOpen);
         }
-        self.probing = self.phase == Phase::HalfOpen;
+        self.busy |= self.phase == Phase::HalfOpen;
         Ok(Ticket {
             generation: self.generation,
             check: None,
@@ -138,33 +141,32 @@ impl State {
         if ticket.generation != self.generation {
             return None;
         }
-        if ticket.check.is_some() {
-            self.checking = false;
+        if ticket.check.is_some() || self.phase == Phase::HalfOpen {
+            self.busy = false;
         }
-        let passed = outcome == Outcome::Success;
-        match (ticket.check, self.phase) {
-            _ if outcome == Outcome::Unknown => {
-                self.probing = false;
-                None
-            }
-            (Some(check), phase) => {
-                self.health_checks[usize::from(passed)] += 1;
-                match phase {
-                    Phase::Closed if passed => self.last_calls.clear(),
-                    // Not a reset: no call succeeded, so the next time it opens it still waits longer.
-                    _ if passed => self.close(),
-                    Phase::Open => return Some(self.health_check(check.reason, now + RECHECK)),
-                    _ => return self.open(check.reason, outcome, now),
-                }
-                None
-            }
-            (None, Phase::HalfOpen) if passed => {
+        match (ticket.check, outcome) {
+            (_, Outcome::Unknown) => None,
+            (Some(check), _) => self.record_check(check.reason, outcome, now),
+            (None, _) if self.phase != Phase::HalfOpen => self.record_call(outcome, now),
+            (None, Outcome::Success) => {
                 self.reset();
                 None
             }
-            (None, Phase::HalfOpen) => self.trip("the probe failed".to_owned(), outcome, now),
-            (None, _) => self.record_call(outcome, now),
+            (None, _) => self.trip("the probe failed".to_owned(), outcome, now),
         }
+    }
+
+    fn record_check(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
+        let passed = outcome == Outcome::Success;
+        self.health_checks[usize::from(passed)] += 1;
+        match self.phase {
+            Phase::Closed if passed => self.last_calls.clear(),
+            // Not a reset: no call succeeded, so the next time it opens it still waits longer.
+            _ if passed => self.close(),
+            Phase::Open => return Some(self.health_check(reason, now + RECHECK)),
+            _ => return self.open(reason, outcome, now),
+        }
+        None
     }
 
     fn record_call(&mut self, outcome: Outcome, now: Instant) -> Option<Ticket> {
@@ -212,11 +214,11 @@ impl State {
         if outcome == Outcome::Unreachable || self.consecutive >= self.max_consecutive {
             return self.open(reason, outcome, now);
         }
-        (!self.checking).then(|| self.health_check(reason, now))
+        (!self.busy).then(|| self.health_check(reason, now))
     }
 
     fn health_check(&mut self, reason: String, due: Instant) -> Ticket {
-        self.checking = true;
+        self.busy = true;
         Ticket {
             generation: self.generation,
             check: Some(HealthCheck { reason, due }),
@@ -249,7 +251,6 @@ impl State {
         self.last_calls.clear();
         self.open_until = None;
         self.reason = None;
-        self.probing = false;
-        self.checking = false;
+        self.busy = false;
     }
 }

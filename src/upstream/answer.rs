@@ -262,23 +262,19 @@ impl Relay {
         if text.is_empty() {
             return;
         }
-        match &self.format {
-            ResponseFormat::Text => {
-                self.out.extend_from_slice(text.as_bytes());
-                self.has_content = true;
-            }
-            // Sent at the end, in one piece.
-            ResponseFormat::Whole { .. } => self.out.extend_from_slice(text.as_bytes()),
-            ResponseFormat::Events { meta, .. } => {
-                let delta = match self.has_content {
-                    true => json!({ "content": text }),
-                    false => json!({ "role": "assistant", "content": text }),
-                };
-                let chunk = meta.completion("chat.completion.chunk", "delta", delta, None);
-                self.write_event(chunk.as_bytes());
-                self.has_content = true;
-            }
-        }
+        let ResponseFormat::Events { meta, .. } = &self.format else {
+            self.out.extend_from_slice(text.as_bytes());
+            // A whole completion is written at the end.
+            self.has_content |= self.format == ResponseFormat::Text;
+            return;
+        };
+        let delta = match self.has_content {
+            true => json!({ "content": text }),
+            false => json!({ "role": "assistant", "content": text }),
+        };
+        let chunk = meta.completion("chat.completion.chunk", "delta", delta, None);
+        self.write_event(chunk.as_bytes());
+        self.has_content = true;
     }
 
     fn write_text_end(&mut self) {

@@ -54,7 +54,6 @@ impl HttpClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, UpstreamError> {
-        tls::check(request.uri()).map_err(|what| UpstreamError::Connect(what.to_owned()))?;
         let mut response = None;
         if let Some(pooled) = &self.pooled {
             response = Some(pooled.request(request.clone()).await);

@@ -8,6 +8,7 @@ use super::{UpstreamError, unreadable};
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     buffer: BytesMut,
+    /// The `data` lines of the event, each with an LF after it.
     data: Option<Vec<u8>>,
     /// The last line ended with a CR: an LF right after it belongs to it.
     after_cr: bool,
@@ -29,10 +30,11 @@ impl Parser {
     pub(super) fn next_event(&mut self) -> Result<Option<Vec<u8>>, UpstreamError> {
         while let Some(line) = self.next_line() {
             if line.is_empty() {
-                if self.data.is_some() {
-                    return Ok(self.data.take());
-                }
-                continue;
+                let Some(mut data) = self.data.take() else {
+                    continue;
+                };
+                data.pop();
+                return Ok(Some(data));
             }
             let colon = memchr::memchr(b':', &line).unwrap_or(line.len());
             let (name, value) = line.split_at(colon);
@@ -41,13 +43,9 @@ impl Parser {
             }
             let value = value.strip_prefix(b":").unwrap_or_default();
             let value = value.strip_prefix(b" ").unwrap_or(value);
-            match &mut self.data {
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-                None => self.data = Some(value.to_vec()),
-            }
+            let data = self.data.get_or_insert_default();
+            data.extend_from_slice(value);
+            data.push(b'\n');
         }
         let held = self.data.as_ref().map_or(0, Vec::len) + self.buffer.len();
         if held > Self::MAX_BYTES {

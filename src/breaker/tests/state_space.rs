@@ -68,7 +68,7 @@ impl World {
                 state.open_until.map(left),
                 state.times_opened.min(2),
             ),
-            (state.probing, state.checking, &state.last_calls),
+            (state.busy, &state.last_calls),
             state.consecutive.min(MAX_CONSECUTIVE),
             (self.consecutive.min(MAX_CONSECUTIVE), self.unexonerated),
             (live(&self.tickets), live(&self.checks)),
@@ -108,7 +108,7 @@ impl World {
                     assert!(!certain || opened, "the maximum in a row did not open it");
                     assert!(!opened || certain || outcome == Outcome::Unreachable);
                     let enough = next.unexonerated >= state.settings.consecutive_failures;
-                    assert!(!enough || opened || state.checking, "no health check");
+                    assert!(!enough || opened || state.busy, "no health check");
                 } else if before.phase == Phase::HalfOpen {
                     let closed = state.phase == Phase::Closed;
                     assert_eq!(closed, outcome == Outcome::Success);
@@ -149,22 +149,16 @@ impl World {
     fn assert_invariants(&self) {
         let state = &self.state;
         let is_live = |generation| generation == state.generation;
-        let tickets = self.tickets.iter();
-        let probes = match state.phase {
-            Phase::HalfOpen => tickets.filter(|ticket| is_live(ticket.generation)).count(),
-            Phase::Closed | Phase::Open => 0,
-        };
+        let calls = self.tickets.iter().filter(|call| is_live(call.generation));
         let checks = self.checks.iter().filter(|check| is_live(check.generation));
-        let checks = checks.count();
-        assert_eq!(usize::from(state.checking), checks);
-        match state.phase {
-            Phase::HalfOpen => assert_eq!(usize::from(state.probing), probes + checks),
-            Phase::Closed => assert!(!state.probing),
-            // No call is under way, so that a ticket of this generation is for a health check.
-            Phase::Open => {
-                assert!(!state.probing && !self.tickets.iter().any(|t| is_live(t.generation)))
-            }
-        }
+        let (calls, checks) = (calls.count(), checks.count());
+        let probes = if state.phase == Phase::Closed {
+            0
+        } else {
+            calls
+        };
+        assert_eq!(usize::from(state.busy), probes + checks);
+        assert!(state.phase != Phase::Open || calls == 0);
         // Dropped permits, dropped checks and time lead to a state that admits, and a success from there closes it.
         let mut state = state.clone();
         for ticket in &self.tickets {
