@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
 
-use super::inference::openai::{Choices, Chunk};
+use super::inference::openai::Chunk;
 use super::inference::r3mes::TextReader;
 use super::sse::Parser;
 use super::{UpstreamError, unreadable};
@@ -64,7 +64,8 @@ struct Relay {
     end: Option<Result<(), UpstreamError>>,
     received: usize,
     usage: Option<Usage>,
-    choices: Choices,
+    /// Whether a finish reason was read: the answer is complete even without a `[DONE]`, as `transformers serve` sends none.
+    is_finished: bool,
 }
 
 impl Answer {
@@ -136,7 +137,7 @@ impl Relay {
             end: None,
             received: 0,
             usage: None,
-            choices: Choices::default(),
+            is_finished: false,
         }
     }
 
@@ -188,7 +189,7 @@ impl Relay {
                 // Some servers end their last event with one line end, or none.
                 parser.push(b"\n\n");
                 self.read_events()?;
-                if self.end.is_none() && !self.choices.all_finished() {
+                if self.end.is_none() && !self.is_finished {
                     let what = "the stream ended without [DONE] or a finish reason";
                     return Err(UpstreamError::Cut(what.to_owned()));
                 }
@@ -228,7 +229,7 @@ impl Relay {
 
     fn read_event(&mut self, event: &[u8]) -> Result<(), UpstreamError> {
         let chunk = Chunk::parse(event)?;
-        self.choices.update(&chunk)?;
+        self.is_finished |= chunk.is_finished();
         let usage = chunk.usage();
         self.usage = usage.or(self.usage);
         match &self.format {

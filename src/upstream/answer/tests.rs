@@ -235,20 +235,6 @@ fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
 }
 
 #[test]
-fn every_choice_that_appeared_must_finish() {
-    let choice = |index: usize, finish: &str| event("a", &format!(",\"index\":{index}{finish}"));
-    let finish = ",\"finish_reason\":\"stop\"";
-    let end = |events: String| read(stream(), ResponseFormat::Text, [events.as_bytes()]).1;
-    let begun = choice(0, "") + &choice(1, "");
-    assert!(end(begun.clone() + &choice(0, finish)).is_err());
-    assert!(end(begun.clone() + &choice(0, finish) + &choice(1, finish)).is_ok());
-    // What comes after a finish does not take it back.
-    assert!(end(begun + &choice(1, finish) + &choice(0, finish) + &choice(0, "")).is_ok());
-    let many: String = (0..200).map(|index| choice(index, finish)).collect();
-    assert!(matches!(end(many), Err(UpstreamError::Unreadable(_))));
-}
-
-#[test]
 fn the_last_event_needs_no_blank_line_after_it() {
     let text = event("part", "");
     for done in [

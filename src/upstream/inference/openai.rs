@@ -1,8 +1,6 @@
 //! The wire format of OpenAI's API: a chat completion, answered by one JSON object or by a stream of chunks, of which the
 //! text, the end and the usage are read. Everything else in a chunk is relayed unchanged.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -53,7 +51,6 @@ pub(in crate::upstream) struct Choice {
     /// In a whole completion.
     message: Option<Delta>,
     finish_reason: Option<Value>,
-    index: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -117,41 +114,19 @@ impl Chunk {
         self.choices().first()?.delta.as_ref()?.content.as_deref()
     }
 
+    /// Whether it ends the choice; every request is for one. vLLM and SGLang report "abort" or "error" for what their engine
+    /// gave up.
+    pub(in crate::upstream) fn is_finished(&self) -> bool {
+        let mut reasons = self.choices().iter().filter_map(Choice::finish_reason);
+        reasons.any(|reason| !matches!(reason, "abort" | "error"))
+    }
+
     /// Whether a client of `/v1` reads something in it; a role alone is nothing.
     pub(in crate::upstream) fn has_content(&self) -> bool {
         self.choices().iter().any(|choice| {
             let mut deltas = choice.delta.iter().chain(&choice.message);
             choice.finish_reason().is_some() || deltas.any(Delta::has_content)
         })
-    }
-}
-
-/// The choices of a stream by index, and whether each is finished: a stream is complete when all are, even without a
-/// `[DONE]` (`transformers serve` sends none).
-#[derive(Default, Debug)]
-pub(in crate::upstream) struct Choices(BTreeMap<u64, bool>);
-
-impl Choices {
-    /// OpenAI's API has no more.
-    const MAX: usize = 128;
-
-    pub(in crate::upstream) fn update(&mut self, chunk: &Chunk) -> Result<(), UpstreamError> {
-        for choice in chunk.choices() {
-            // vLLM and SGLang report "abort" or "error" for what their engine gave up.
-            let reason = choice.finish_reason();
-            let finished = reason.is_some_and(|reason| !matches!(reason, "abort" | "error"));
-            // Most servers give only one choice, and some of those do not number it.
-            let index = choice.index.as_ref().and_then(Value::as_u64);
-            *self.0.entry(index.unwrap_or_default()).or_default() |= finished;
-        }
-        if self.0.len() > Self::MAX {
-            return Err(unreadable("too many choices"));
-        }
-        Ok(())
-    }
-
-    pub(in crate::upstream) fn all_finished(&self) -> bool {
-        !self.0.is_empty() && self.0.values().all(|finished| *finished)
     }
 }
 
