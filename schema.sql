@@ -1,4 +1,4 @@
--- The whole schema of an r3mes-edge database as it is now (user_version 3). A fresh file gets exactly this.
+-- The whole schema of an r3mes-edge database as it is now (user_version 4). A fresh file gets exactly this.
 --
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
@@ -144,13 +144,6 @@ CREATE TABLE hashrate_history (
     max         REAL NOT NULL,
     samples     INTEGER NOT NULL,
     PRIMARY KEY (worker, step, recorded_at, unit)
-) STRICT, WITHOUT ROWID;
-
--- Which minutes are to be rolled up again, as a sample came late?
-CREATE TABLE late_minutes (
-    worker      INTEGER NOT NULL REFERENCES workers (id),
-    recorded_at INTEGER NOT NULL,
-    PRIMARY KEY (worker, recorded_at)
 ) STRICT, WITHOUT ROWID;
 
 -- What a miner earned; each earning granted its credits in the same transaction, but for those of an R3MES backend, whose

@@ -123,11 +123,11 @@ handing_on! {
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, now: Timestamp, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
-    miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
-    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;
+    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
+    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Vec<EarningsDay>;
+    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
     shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow>;
+    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
     totals(active_since: Timestamp) -> Totals;
 }
 

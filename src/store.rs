@@ -58,7 +58,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// // Telemetry.
 /// let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
 /// store.record_samples(vec![sample], now).await?;
-/// let miner = store.miner(wallet, now).await?.ok_or("it has an account now")?;
+/// let miner = store.miner(wallet, now).await?;
 /// assert_eq!(miner.hashrate, Some(42.5));
 ///
 /// // Money: granted, reserved for a chat, refunded.
@@ -273,34 +273,39 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
         request: Option<IdempotentRequest<Counted>>,
     ) -> Result<Outcome<Counted>>;
-    /// The state of the miners of `wallet`; `None` without an account.
-    async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<Option<MinerStats>>;
-    /// The days from `since` on, oldest first, `offset` skipped, at most `limit`; `None` without an account.
+    /// The state of the miners of `wallet`.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<MinerStats>;
+    /// The days from `since` on, oldest first, `offset` skipped, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
     async fn earnings(
         &self,
         wallet: Wallet,
         since: Timestamp,
         offset: usize,
         limit: usize,
-    ) -> Result<Option<Vec<EarningsDay>>>;
-    /// The hashrate from `since` on, oldest first; `None` without an account. More than `limit` points are
-    /// [`StoreError::TooMuch`].
+    ) -> Result<Vec<EarningsDay>>;
+    /// The hashrate from `since` on, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`]; [`StoreError::TooMuch`] for more than `limit` points.
     async fn hashrate(
         &self,
         wallet: Wallet,
         since: Timestamp,
         resolution: Resolution,
         limit: usize,
-    ) -> Result<Option<Vec<HashratePoint>>>;
+    ) -> Result<Vec<HashratePoint>>;
     /// Shares that the pool accepted from the wallet's miners since a time, from the miners' counters, and the time of the
     /// first sample used; `None` with fewer than two samples. A counter that restarted counts from 0.
     async fn shares(&self, wallet: Wallet, since: Timestamp) -> Result<Option<(i64, Timestamp)>>;
     /// The top earners since a time, or of all time.
-    async fn leaderboard(
-        &self,
-        since: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<Vec<LeaderboardRow>>;
+    async fn leaderboard(&self, since: Option<Timestamp>, limit: usize)
+    -> Result<Vec<RankedMiner>>;
     /// Figures over all wallets.
     async fn totals(&self, active_since: Timestamp) -> Result<Totals>;
 

@@ -49,12 +49,12 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
 async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreError> {
     const DAY: Duration = Duration::from_secs(86_400);
     let (store, now, limits) = (&app.store, app.clock.now(), app.alerts.settings());
-    let Some(stats) = store.miner(wallet, app.active_since()).await? else {
-        return Ok(None);
+    let stats = match store.miner(wallet, app.active_since()).await {
+        Err(StoreError::UserNotFound) => return Ok(None),
+        stats => stats?,
     };
     let mean = async |since: Timestamp, resolution| -> Result<Option<f64>, StoreError> {
-        let points = store.hashrate(wallet, since, resolution, 10_000).await?;
-        let mut points = points.unwrap_or_default();
+        let mut points = store.hashrate(wallet, since, resolution, 10_000).await?;
         points.retain(|point| Some(point.hashrate_unit) == stats.hashrate_unit);
         let sum: f64 = points.iter().map(|point| point.hashrate).sum();
         Ok((!points.is_empty()).then(|| sum / points.len() as f64))
@@ -72,6 +72,6 @@ async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreErr
         means: recent.zip(day),
         temperature: stats.gpu_temperature,
         shares,
-        last_earning: earned.unwrap_or_default().last().map(|day| day.recorded_at),
+        last_earning: earned.last().map(|day| day.recorded_at),
     }))
 }

@@ -3,25 +3,22 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, NoParameters, Result, found};
+use super::{Context, NoParameters, Result};
 use crate::error::ApiError;
 use crate::http::response::{self, json, json_with_status};
 use crate::model::{Credits, InputError, Sample, Timestamp, Wallet, Whole, exact_credits};
 use crate::store::{
-    Counted, Earning, EarningsDay, HashratePoint, Resolution, StoreError, StoredResponse, ledger_id,
+    Counted, Earning, HashratePoint, Resolution, StoreError, StoredResponse, ledger_id,
 };
 
 pub(crate) async fn post_stats(ctx: Context) -> Result {
     let (app, principal) = (&ctx.app, ctx.principal()?);
     let now = app.clock.now();
-    let oldest = app
-        .config
-        .retention
-        .raw
-        .map(|retention| now.minus(retention));
+    let retention = app.config.retention.raw;
+    let oldest = retention.map(|retention| now.minus(retention));
     let samples = Sample::parse_batch(ctx.text()?, principal.wallet, oldest, now)?;
     if samples.iter().any(|sample| !principal.owns(&sample.wallet)) {
         let detail = "a key records samples of its own wallet only";
@@ -71,42 +68,14 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
         reference: counted.entry.map(ledger_id),
     };
     let idempotency = ctx.idempotency(None, stored)?;
-    let done = ctx
-        .app
-        .store
-        .record_earning(earning, now, idempotency)
-        .await?;
-    response::idempotent(done, stored)
+    let done = ctx.app.store.record_earning(earning, now, idempotency);
+    response::idempotent(done.await?, stored)
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {
     let NoParameters {} = ctx.query()?;
     let (wallet, active_since) = (ctx.wallet()?, ctx.app.active_since());
-    json(&found(ctx.app.store.miner(wallet, active_since).await?)?)
-}
-
-#[derive(Serialize)]
-struct Earnings {
-    earnings: Vec<DayEarnings>,
-}
-
-#[derive(Serialize)]
-struct DayEarnings {
-    date: String,
-    earnings: Credits,
-    amount: Credits,
-    recorded_at: Timestamp,
-}
-
-impl From<EarningsDay> for DayEarnings {
-    fn from(day: EarningsDay) -> Self {
-        Self {
-            date: day.recorded_at.date(),
-            earnings: day.earnings,
-            amount: day.earnings,
-            recorded_at: day.recorded_at,
-        }
-    }
+    json(&ctx.app.store.miner(wallet, active_since).await?)
 }
 
 #[derive(Deserialize)]
@@ -127,8 +96,7 @@ pub(crate) async fn earnings(ctx: Context) -> Result {
     let today = ctx.app.clock.now().day();
     let since = today.minus(Duration::from_secs(86_400 * (days as u64 - 1)));
     let days = ctx.app.store.earnings(wallet, since, offset, limit).await?;
-    let earnings = found(days)?.into_iter().map(DayEarnings::from).collect();
-    json(&Earnings { earnings })
+    json(&json!({ "earnings": days }))
 }
 
 /// Points of one answer at most.
@@ -159,42 +127,29 @@ pub(crate) async fn hashrate(ctx: Context) -> Result {
         49..=1440 => Resolution::Hour,
         _ => Resolution::Day,
     });
-    let now = ctx.app.clock.now();
-    let since = now.minus(Duration::from_secs(hours as u64 * 3600));
-    let (resolution, points) = history(&ctx, wallet, since, finest).await?;
-    if wanted.is_some_and(|wanted| wanted != resolution) {
-        let fitting = resolution.as_str();
-        let detail = format!("gives more than 10,000 points; resolution={fitting} fits");
-        return Err(ApiError::parameter("resolution", &detail));
-    }
-    if ctx.accepts("text/csv") {
-        let csv = csv(&points).into();
-        return Ok(response::bytes(
-            StatusCode::OK,
-            "text/csv; charset=utf-8",
-            csv,
-        ));
-    }
-    json(&json!({ "hashrate": points }))
-}
-
-/// The history at a resolution, or at the next coarser one with few enough points for one answer.
-async fn history(
-    ctx: &Context,
-    wallet: Wallet,
-    since: Timestamp,
-    finest: Resolution,
-) -> Result<(Resolution, Vec<HashratePoint>)> {
-    let resolutions = Resolution::ALL.into_iter();
-    for resolution in resolutions.filter(|resolution| *resolution >= finest) {
-        let points = ctx
-            .app
-            .store
-            .hashrate(wallet, since, resolution, MAX_POINTS);
-        match points.await {
-            Err(StoreError::TooMuch) => {}
-            points => return Ok((resolution, found(points?)?)),
+    let (app, hours) = (&ctx.app, Duration::from_secs(hours as u64 * 3600));
+    let since = app.clock.now().minus(hours);
+    // The next coarser one where there are too many points for one response.
+    let fitting = Resolution::ALL.into_iter();
+    for (resolution, name) in fitting.filter(|(resolution, _)| *resolution >= finest) {
+        let points = app.store.hashrate(wallet, since, resolution, MAX_POINTS);
+        let points = match points.await {
+            Err(StoreError::TooMuch) => continue,
+            points => points?,
+        };
+        if wanted.is_some_and(|wanted| wanted != resolution) {
+            let detail = format!("gives more than 10,000 points; resolution={name} fits");
+            return Err(ApiError::parameter("resolution", &detail));
         }
+        if ctx.accepts("text/csv") {
+            let csv = csv(&points).into();
+            return Ok(response::bytes(
+                StatusCode::OK,
+                "text/csv; charset=utf-8",
+                csv,
+            ));
+        }
+        return json(&json!({ "hashrate": points }));
     }
     let detail = "gives more than 10,000 points at any resolution; ask for fewer";
     Err(ApiError::parameter("days", detail))

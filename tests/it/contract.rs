@@ -92,8 +92,9 @@ async fn adds_up(store: &Store) {
 async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(store: Store) {
     assert_eq!(balance(&store).await, None);
     assert_eq!(store.ledger(wallet(W1), None, 9).await, Ok(None));
-    assert_eq!(store.miner(wallet(W1), NOW).await, Ok(None));
-    assert_eq!(store.earnings(wallet(W1), NOW, 0, 9).await, Ok(None));
+    let unknown = StoreError::UserNotFound;
+    assert_eq!(store.miner(wallet(W1), NOW).await, Err(unknown.clone()));
+    assert_eq!(store.earnings(wallet(W1), NOW, 0, 9).await, Err(unknown));
     let create = async || store.create_user(wallet(W1), NOW, None).await;
     assert!(matches!(create().await, Ok(Outcome::New(user)) if user.created_at == NOW));
     assert_eq!(balance(&store).await, Some(Credits::ZERO));
@@ -288,7 +289,7 @@ async fn duplicate_samples_and_earnings_count_once(store: Store) {
             .hashrate(wallet(W1), NOW, Resolution::Raw, limit)
             .await
     };
-    let points = read(2).await.unwrap().unwrap();
+    let points = read(2).await.unwrap();
     assert!(points.iter().map(|point| point.hashrate).eq([1.0, 2.0]));
     assert_eq!(read(1).await, Err(StoreError::TooMuch));
     let earn = async |text, earnings| {

@@ -9,8 +9,8 @@ use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
-    Backup, Counted, Earning, EarningsDay, HashratePoint, IdempotentRequest, LeaderboardRow,
-    LedgerEntry, LedgerReport, MinerStats, Outcome, Recorded, Resolution, StoreError, StoreGauges,
+    Backup, Counted, Earning, EarningsDay, HashratePoint, IdempotentRequest, LedgerEntry,
+    LedgerReport, MinerStats, Outcome, RankedMiner, Recorded, Resolution, StoreError, StoreGauges,
     StoreObserver, StoredResponse, Totals, User,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
@@ -168,11 +168,11 @@ verbs! {
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, now: Timestamp, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
-    miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats>;
-    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>>;
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>>;
+    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
+    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Vec<EarningsDay>;
+    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
     shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow>;
+    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
     totals(active_since: Timestamp) -> Totals;
 }
 

@@ -37,7 +37,7 @@ fn a_file_of_another_version_is_refused_by_server_and_commands_and_nothing_chang
             4,
             "development version 2; nothing was changed; start with an empty database",
         ),
-        (4, 1, "schema version 4, which is newer than this program"),
+        (5, 1, "schema version 5, which is newer than this program"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
@@ -75,14 +75,14 @@ async fn a_database_is_checked_beside_its_server_and_what_is_wrong_is_named() {
     let check = parsed(edge(&database, &["--json", "db", "check"]));
     assert_eq!(
         (&check["version"], &check["mistakes"]),
-        (&json!(3), &json!([]))
+        (&json!(4), &json!([]))
     );
     assert_eq!(check["ledger"]["entries"], 1);
     assert_eq!(server.terminate(), Some(0));
 
     let connection = Connection::open(&database).unwrap();
     let harm = "DROP INDEX idx_ledger_wallet; CREATE TABLE theirs (n); PRAGMA foreign_keys = OFF;
-        INSERT INTO late_minutes VALUES (77, 0); UPDATE users SET credits = credits + 1";
+        INSERT INTO hashrate_history VALUES (77, 1, 0, 0, 1, 1, 1, 1, 1); UPDATE users SET credits = credits + 1";
     connection.execute_batch(harm).unwrap();
     drop(connection);
     let (code, text) = edge(&database, &["db", "check"]);
@@ -90,7 +90,7 @@ async fn a_database_is_checked_beside_its_server_and_what_is_wrong_is_named() {
     for found in [
         "missing in the schema: CREATE INDEX idx_ledger_wallet",
         "unexpected in the schema: CREATE TABLE theirs",
-        "a row of late_minutes refers",
+        "a row of hashrate_history refers",
         "the balance is 3.000001",
     ] {
         assert!(text.contains(found), "{found}: {text}");

@@ -30,10 +30,14 @@ pub struct Counted {
 }
 
 /// The earnings of one UTC day.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct EarningsDay {
+    /// The UTC date, `2026-11-24`.
+    pub date: String,
     /// Their sum.
     pub earnings: Credits,
+    /// The same, under the name that the R3MES dashboard reads.
+    pub amount: Credits,
     /// When the last of them was earned.
     pub recorded_at: Timestamp,
 }
@@ -81,19 +85,13 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// Every resolution, the finest first.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Minute, Self::Hour, Self::Day];
-
-    /// The value in a query string.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Minute => "1m",
-            Self::Hour => "1h",
-            Self::Day => "1d",
-        }
-    }
+    /// Every resolution and its value in a query string, the finest first.
+    pub const ALL: [(Self, &str); 4] = [
+        (Self::Raw, "raw"),
+        (Self::Minute, "1m"),
+        (Self::Hour, "1h"),
+        (Self::Day, "1d"),
+    ];
 }
 
 /// A point of a hashrate history: the sums over all workers of their mean, minimum and maximum in its period.
@@ -117,10 +115,12 @@ pub struct HashratePoint {
 }
 
 /// A row of the leaderboard.
-#[derive(Clone, PartialEq, Debug)]
-pub struct LeaderboardRow {
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct RankedMiner {
+    /// 1 for the top earner.
+    pub rank: usize,
     /// The wallet.
-    pub wallet: Wallet,
+    pub wallet_address: Wallet,
     /// Earnings in the period.
     pub total_earnings: Credits,
     /// The sum of the workers' latest hashrates.
@@ -141,7 +141,7 @@ pub struct Totals {
 }
 
 /// The result of storing samples.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Recorded {
     /// Samples that were new.
     pub new: usize,

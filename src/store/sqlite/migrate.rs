@@ -150,7 +150,7 @@ mod tests {
         assert!(
             files(folder.path())
                 .iter()
-                .any(|name| name.ends_with(".version-3"))
+                .any(|name| name.ends_with(".version-4"))
         );
     }
 

@@ -1,16 +1,20 @@
 //! Implements [`Repository`]: each method is one read or one write.
 
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 
-use rusqlite::Connection;
+use rusqlite::backup::StepResult;
+use rusqlite::{Connection, OpenFlags};
 
 use super::backup::{self, PartialCopy};
 use super::read_pool::ReadPool;
 use super::verify::LedgerVerifier;
 use super::writer::Writer;
-use super::{SqliteStore, accounts, disk_free, idempotency, keys, rollup, telemetry};
+use super::{
+    SqliteStore, accounts, closed, connections, disk_free, idempotency, keys, rollup, sql,
+    telemetry,
+};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use crate::store::lock::with_suffix;
@@ -161,10 +165,18 @@ repository! { self,
         // Held until the backup has its name, verification included.
         let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
         let _one = self.backing_up.try_lock().map_err(conflict)?;
-        let to = backup::backup_file(&self.path, folder.as_deref(), now);
-        let pending = blocking(move || Ok(PartialCopy::create(to)?)).await?;
-        self.writer.copy(pending.path().to_owned()).await?;
-        in_background(move || Ok(pending.finish()?)).await
+        let (from, to) = (self.path.clone(), backup::backup_file(&self.path, folder.as_deref(), now));
+        let lock = self.lock().clone().ok_or_else(closed)?;
+        in_background(move || {
+            let pending = PartialCopy::create(to)?;
+            copy_database(&from, pending.path())?;
+            // The path may be another file's by now.
+            match lock.fault() {
+                Some(fault) => Err(unavailable(fault)),
+                None => Ok(pending.finish()?),
+            }
+        })
+        .await
     }
     last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp> {
         let path = self.path.clone();
@@ -183,17 +195,10 @@ repository! { self,
         if (last..last.saturating_add(rollup::HOUR)).contains(&now.millis()) {
             return Ok(());
         }
-        let cutoffs = rollup::Cutoffs::new(&retention, now);
-        let mut after = Some(i64::MIN);
-        while let Some(from) = after {
-            let (expired, last) = self.read(move |c| rollup::find_expired(c, from, cutoffs)).await?;
-            after = last;
-            let expired: Arc<[_]> = expired.into();
-            in_steps(|| {
-                let expired = Arc::clone(&expired);
-                self.write(move |c| rollup::delete_expired(c, &expired, cutoffs))
-            })
-            .await?;
+        let cutoffs = rollup::cutoffs(&retention, now);
+        let mut next = Some(0);
+        while let Some(worker) = next {
+            next = self.write(move |c| rollup::delete_expired(c, worker, cutoffs)).await?;
         }
         while self.write(rollup::vacuum_step).await? {}
         self.expired_at.store(now.millis(), Ordering::Relaxed);
@@ -216,19 +221,19 @@ repository! { self,
         };
         self.change(record, change).await
     }
-    miner(wallet: Wallet, active_since: Timestamp) -> Option<MinerStats> {
+    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats {
         self.get(|c| telemetry::miner(c, &wallet, active_since)).await
     }
-    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Option<Vec<EarningsDay>> {
+    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Vec<EarningsDay> {
         self.read(move |c| telemetry::earnings(c, &wallet, since, offset, limit)).await
     }
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Option<Vec<HashratePoint>> {
+    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint> {
         self.read(move |c| rollup::read(c, &wallet, since, resolution, limit)).await
     }
     shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)> {
         self.read(move |c| telemetry::shares(c, &wallet, since)).await
     }
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<LeaderboardRow> {
+    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner> {
         self.read(move |c| telemetry::leaderboard(c, since, limit)).await
     }
     totals(active_since: Timestamp) -> Totals {
@@ -281,12 +286,32 @@ async fn in_steps<F: Future<Output = Result<usize>>>(step: impl Fn() -> F) -> Re
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
 }
 
-/// The same on a separate thread of lower priority.
+/// Pages that are copied between two syncs of the copy: one sync of everything at the end would delay commits.
+const COPY_PAGES: i32 = 4096;
+
+/// Copies a database into an empty file within one read transaction: writes go on meanwhile, and their log grows.
+fn copy_database(from: &Path, to: &Path) -> Result<()> {
+    let file = std::fs::File::open(to).map_err(unavailable)?;
+    let from = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    from.busy_timeout(connections::BUSY_TIMEOUT)?;
+    let from = from.unchecked_transaction()?;
+    from.query_row(sql::IS_EMPTY, [], |_| Ok(()))?;
+    let mut to = Connection::open(to)?;
+    // An incomplete copy is discarded: it needs no journal.
+    to.pragma_update(None, "journal_mode", "off")?;
+    to.pragma_update(None, "synchronous", "off")?;
+    let copy = rusqlite::backup::Backup::new(&from, &mut to)?;
+    while copy.step(COPY_PAGES)? != StepResult::Done {
+        file.sync_data().map_err(unavailable)?;
+    }
+    Ok(())
+}
+
+/// Runs them on a separate thread of lower priority.
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -300,9 +325,8 @@ async fn in_background<T: Send + 'static>(
     };
     let builder = std::thread::Builder::new().name("r3mes-backup".to_owned());
     builder.spawn(thread).map_err(unavailable)?;
-    answer
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+    let done = answer.await;
+    done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
 }
 
 fn unavailable(error: impl std::fmt::Display) -> StoreError {

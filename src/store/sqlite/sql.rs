@@ -63,7 +63,7 @@ statements! {
 
     // telemetry
     INSERT_SAMPLE = "INSERT INTO mining_stats (worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
-                     uptime_seconds, network_difficulty, power_watts, accepted, rejected, loss)
+                     network_difficulty, uptime_seconds, power_watts, accepted, rejected, loss)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (worker, recorded_at) DO NOTHING";
     SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
     SELECT_WORKER = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND worker = ?2";
@@ -77,14 +77,12 @@ statements! {
                      uptime_percentage = CASE WHEN ?2 >= recorded_at THEN coalesce(?7, uptime_percentage) ELSE coalesce(uptime_percentage, ?7) END,
                      network_difficulty = CASE WHEN ?2 >= recorded_at THEN coalesce(?8, network_difficulty) ELSE coalesce(network_difficulty, ?8) END,
                      recorded_at = max(recorded_at, ?2) WHERE id = ?1";
-    INSERT_LATE_MINUTE = "INSERT INTO late_minutes (worker, recorded_at) VALUES (?1, ?2) ON CONFLICT (worker, recorded_at) DO NOTHING";
 
     // the hashrate over time
     SELECT_UNROLLED = "SELECT id, rolled_until FROM workers WHERE rolled_until <= recorded_at AND rolled_until < ?1 ORDER BY rolled_until LIMIT ?2";
     SET_ROLLED_UNTIL = "UPDATE workers SET rolled_until = ?2 WHERE id = ?1";
-    SELECT_LATE_MINUTES = "SELECT worker, recorded_at FROM late_minutes WHERE worker > 0 ORDER BY worker, recorded_at LIMIT ?1";
-    DELETE_LATE_MINUTES = "DELETE FROM late_minutes WHERE worker = ?1 AND recorded_at < ?2";
-    SELECT_HAS_WINDOW = "SELECT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1)";
+    // While nothing is rolled up, as the first sample to arrive need not be the first in time.
+    LOWER_ROLLED_UNTIL = "UPDATE workers SET rolled_until = ?2 WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1)";
     // From the sample before the end to the next one after it is a minute at most that counts.
     ROLL_UP_MINUTES = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples)
                        SELECT ?1, 1, recorded_at / 60000 * 60000, unit, CASE WHEN count(*) = 1 THEN hashrate ELSE sum(hashrate * weight) / sum(weight) END, sum(weight), min(hashrate), max(hashrate), count(*)
@@ -93,8 +91,7 @@ statements! {
                        WHERE recorded_at < ?3 GROUP BY recorded_at / 60000, unit
                        ON CONFLICT (worker, step, recorded_at, unit) DO UPDATE SET mean = excluded.mean, weight = excluded.weight,
                        min = excluded.min, max = excluded.max, samples = excluded.samples";
-    COUNT_SAMPLES = "SELECT count(*) FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 AND recorded_at < ?3";
-    SELECT_SAMPLE_FROM = "SELECT recorded_at FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 ORDER BY recorded_at LIMIT 1 OFFSET ?3";
+    SELECT_SAMPLE_FROM = "SELECT recorded_at FROM mining_stats WHERE worker = ?1 AND recorded_at >= ?2 ORDER BY recorded_at LIMIT 1";
     COMBINE_WINDOWS = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples)
                        SELECT ?1, ?2, ?3, unit, sum(mean * weight) / sum(weight), sum(weight), min(min), max(max), sum(samples)
                        FROM hashrate_history WHERE worker = ?1 AND step = ?5 AND recorded_at >= ?3 AND recorded_at < ?4 GROUP BY unit
@@ -131,14 +128,11 @@ statements! {
                      WHERE before IS NOT NULL";
 
     // expired rows
-    SELECT_OLDEST = "SELECT w.id, (SELECT min(recorded_at) FROM mining_stats WHERE worker = w.id),
-                     (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1),
-                     (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 60),
-                     (SELECT min(recorded_at) FROM hashrate_history WHERE worker = w.id AND step = 1440)
-                     FROM workers w WHERE w.id > ?1 ORDER BY w.id LIMIT ?2";
-    DELETE_SAMPLES = "DELETE FROM mining_stats WHERE worker = ?1 AND recorded_at < ?2";
-    SELECT_WINDOW_AT = "SELECT recorded_at FROM hashrate_history WHERE worker = ?1 AND step = ?2 ORDER BY recorded_at LIMIT 1 OFFSET ?3";
-    DELETE_WINDOWS = "DELETE FROM hashrate_history WHERE worker = ?1 AND step = ?2 AND recorded_at < ?3";
+    SELECT_WORKERS = "SELECT id FROM workers WHERE id >= ?1 ORDER BY id LIMIT ?2";
+    DELETE_SAMPLES = "DELETE FROM mining_stats WHERE worker = ?1 AND recorded_at IN
+                      (SELECT recorded_at FROM mining_stats WHERE worker = ?1 AND recorded_at < ?2 ORDER BY recorded_at LIMIT ?3)";
+    DELETE_WINDOWS = "DELETE FROM hashrate_history WHERE worker = ?1 AND step = ?2 AND recorded_at IN
+                      (SELECT recorded_at FROM hashrate_history WHERE worker = ?1 AND step = ?2 AND recorded_at < ?3 ORDER BY recorded_at LIMIT ?4)";
 
     // earnings
     INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
@@ -167,9 +161,8 @@ statements! {
                                 (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = e.wallet)
                                 FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
     SELECT_SUM_AND_TOTAL = "SELECT (SELECT coalesce(sum(credits), 0) FROM users WHERE wallet >= ''), credits FROM totals WHERE id = 1";
-    SELECT_TOTALS = "SELECT users, credits FROM totals WHERE id = 1";
     // An expression, since for the bare column SQLite walks the whole table in its order instead of the index.
-    COUNT_ACTIVE_MINERS = "SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1";
+    SELECT_TOTALS = "SELECT users, credits, (SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1) FROM totals WHERE id = 1";
     SELECT_USERS_AFTER = "SELECT u.wallet, u.credits, (SELECT coalesce(sum(l.amount), 0) FROM ledger l WHERE l.wallet = u.wallet),
                           (SELECT count(*) FROM ledger l WHERE l.wallet = u.wallet) FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
     SELECT_RESERVATIONS_AFTER = "SELECT r.id, r.wallet, r.amount, r.state, l.wallet, l.amount, f.wallet, f.amount

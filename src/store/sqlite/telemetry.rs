@@ -1,5 +1,7 @@
 //! Samples and earnings of miners, the values derived from them, and the queries over them.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, Row, params};
 
 use super::row::{
@@ -9,14 +11,11 @@ use super::row::{
 use super::{accounts, rollup, sql};
 use crate::model::{Sample, Timestamp, Wallet};
 use crate::store::{
-    Counted, Earning, EarningsDay, LeaderboardRow, MinerStats, Recorded, Result, StoreError, Totals,
+    Counted, Earning, EarningsDay, MinerStats, RankedMiner, Recorded, Result, StoreError, Totals,
 };
 
 pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Result<Recorded> {
-    let mut recorded = Recorded {
-        new: 0,
-        first: false,
-    };
+    let (mut recorded, mut late) = (Recorded::default(), BTreeSet::new());
     // A batch is nearly always of one wallet.
     for of_wallet in samples.chunk_by(|a, b| a.wallet == b.wallet) {
         let wallet = of_wallet[0].wallet;
@@ -24,26 +23,38 @@ pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Resu
         let mines: bool = one(c, sql::SELECT_HAS_WORKER, [wallet.as_str()], value)?;
         recorded.first |= !mines;
         for sample in of_wallet {
-            recorded.new += usize::from(insert(c, sample)?);
+            recorded.new += usize::from(insert(c, sample, &mut late)?);
         }
     }
-    // So that the next read includes late samples, unless there are very many.
-    rollup::roll_up_late(c)?;
+    // By the hour; minutes in between are rolled up again too, with the same result.
+    let late: Vec<(i64, i64)> = late.into_iter().collect();
+    let same_hour = |a: &(i64, i64), b: &(i64, i64)| {
+        a.0 == b.0 && rollup::start(a.1, rollup::HOUR) == rollup::start(b.1, rollup::HOUR)
+    };
+    for minutes in late.chunk_by(same_hour) {
+        let ((worker, begin), (_, last)) = (minutes[0], minutes[minutes.len() - 1]);
+        rollup::roll_up_minutes(c, worker, begin, last + rollup::MINUTE)?;
+    }
     Ok(recorded)
 }
 
-/// Stores one sample and updates derived rows; `false` if it is stored already.
-fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
+/// Stores one sample and updates derived rows; `false` if it is stored already. Adds the miner and the minutes that were
+/// rolled up without it to `late`: its own, and that of the sample before, which now counts for less time.
+fn insert(
+    c: &Connection,
+    sample: &Sample,
+    late: &mut BTreeSet<(i64, i64)>,
+) -> rusqlite::Result<bool> {
     let (at, unit) = (sample.recorded_at.millis(), code(sample.unit));
-    let (wallet, worker) = (sample.wallet.as_str(), &sample.worker);
-    let known = first(c, sql::SELECT_WORKER, params![wallet, worker], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+    let (wallet, name) = (sample.wallet.as_str(), &sample.worker);
+    let minute = rollup::start(at, rollup::MINUTE);
+    let known = first(c, sql::SELECT_WORKER, params![wallet, name], |row| {
+        Ok((row.get(0)?, row.get(1)?))
     })?;
-    let (worker, rolled_until) = match known {
+    let (worker, rolled_until): (i64, i64) = match known {
         Some(known) => known,
         None => {
-            let minute = rollup::start(at, rollup::MINUTE);
-            let values = params![wallet, worker, at, sample.hashrate, unit, minute];
+            let values = params![wallet, name, at, sample.hashrate, unit, minute];
             (one(c, sql::INSERT_WORKER, values, value)?, minute)
         }
     };
@@ -55,8 +66,8 @@ fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
         sample.gpu_temperature,
         sample.blocks_found,
         sample.uptime_percentage,
-        sample.uptime_seconds,
         sample.network_difficulty,
+        sample.uptime_seconds,
         sample.power_watts,
         sample.accepted,
         sample.rejected,
@@ -65,18 +76,18 @@ fn insert(c: &Connection, sample: &Sample) -> rusqlite::Result<bool> {
     if execute(c, sql::INSERT_SAMPLE, values)? == 0 {
         return Ok(false);
     }
-    let values = params![
-        worker,
-        at,
-        sample.hashrate,
-        unit,
-        sample.gpu_temperature,
-        sample.blocks_found,
-        sample.uptime_percentage,
-        sample.network_difficulty,
-    ];
-    execute(c, sql::UPDATE_WORKER, values)?;
-    rollup::note_sample(c, worker, at, rolled_until)?;
+    execute(c, sql::UPDATE_WORKER, &values[..8])?;
+    let changed = [minute - rollup::MINUTE, minute];
+    if changed[0] < rolled_until
+        && execute(
+            c,
+            sql::LOWER_ROLLED_UNTIL,
+            [worker, minute.min(rolled_until)],
+        )? == 0
+    {
+        let rolled = changed.into_iter().filter(|at| *at < rolled_until);
+        late.extend(rolled.map(|at| (worker, at)));
+    }
     Ok(true)
 }
 
@@ -111,9 +122,9 @@ pub(super) fn miner(
     c: &Connection,
     wallet: &Wallet,
     active_since: Timestamp,
-) -> rusqlite::Result<Option<MinerStats>> {
+) -> Result<MinerStats> {
     let values = params![wallet.as_str(), active_since.millis()];
-    first(c, sql::SELECT_MINER, values, |row| {
+    let miner = first(c, sql::SELECT_MINER, values, |row| {
         let recorded_at = maybe_time_at(row, 1)?;
         Ok(MinerStats {
             wallet_address: *wallet,
@@ -127,7 +138,8 @@ pub(super) fn miner(
             is_active: recorded_at >= Some(active_since),
             recorded_at,
         })
-    })
+    })?;
+    miner.ok_or(StoreError::UserNotFound)
 }
 
 pub(super) fn earnings(
@@ -136,18 +148,19 @@ pub(super) fn earnings(
     since: Timestamp,
     offset: usize,
     limit: usize,
-) -> rusqlite::Result<Option<Vec<EarningsDay>>> {
-    if accounts::balance(c, wallet)?.is_none() {
-        return Ok(None);
-    }
+) -> Result<Vec<EarningsDay>> {
+    accounts::balance(c, wallet)?.ok_or(StoreError::UserNotFound)?;
     let values = params![wallet.as_str(), since.millis(), count(limit), count(offset)];
     let days = all(c, sql::SELECT_EARNINGS_BY_DAY, values, |row| {
+        let (earnings, recorded_at) = (credits_at(row, 0)?, time_at(row, 1)?);
         Ok(EarningsDay {
-            earnings: credits_at(row, 0)?,
-            recorded_at: time_at(row, 1)?,
+            date: recorded_at.date(),
+            earnings,
+            amount: earnings,
+            recorded_at,
         })
     })?;
-    Ok(Some(days))
+    Ok(days)
 }
 
 pub(super) fn shares(
@@ -166,34 +179,31 @@ pub(super) fn leaderboard(
     c: &Connection,
     since: Option<Timestamp>,
     limit: usize,
-) -> rusqlite::Result<Vec<LeaderboardRow>> {
+) -> rusqlite::Result<Vec<RankedMiner>> {
+    let mut rank = 0;
     let read = |row: &Row<'_>| {
-        Ok(LeaderboardRow {
-            wallet: wallet_at(row, 0)?,
+        rank += 1;
+        Ok(RankedMiner {
+            rank,
+            wallet_address: wallet_at(row, 0)?,
             total_earnings: credits_at(row, 1)?,
             hashrate: row.get(2)?,
             blocks_found: row.get(3)?,
         })
     };
+    let limit = count(limit);
     match since.map(Timestamp::millis) {
-        None => all(c, sql::SELECT_TOP_EARNERS, [count(limit)], read),
-        Some(since) => all(
-            c,
-            sql::SELECT_TOP_EARNERS_SINCE,
-            [since, count(limit)],
-            read,
-        ),
+        None => all(c, sql::SELECT_TOP_EARNERS, [limit], read),
+        Some(since) => all(c, sql::SELECT_TOP_EARNERS_SINCE, [since, limit], read),
     }
 }
 
 pub(super) fn totals(c: &Connection, active_since: Timestamp) -> rusqlite::Result<Totals> {
-    let c = c.unchecked_transaction()?;
-    let (users, credits) = one(&c, sql::SELECT_TOTALS, [], |row| {
-        Ok((row.get(0)?, credits_at(row, 1)?))
-    })?;
-    Ok(Totals {
-        users,
-        credits,
-        active_miners: one(&c, sql::COUNT_ACTIVE_MINERS, [active_since.millis()], value)?,
+    one(c, sql::SELECT_TOTALS, [active_since.millis()], |row| {
+        Ok(Totals {
+            users: row.get(0)?,
+            credits: credits_at(row, 1)?,
+            active_miners: row.get(2)?,
+        })
     })
 }

@@ -1,28 +1,24 @@
-//! The writer thread.
+//! The writer thread: it owns the only connection that may change the file.
 //!
-//! It owns the only connection that may change the file. Jobs queue in memory; the thread takes whatever is queued, runs
-//! it in one transaction, each job in a savepoint of its own, commits once (one fsync, `synchronous=FULL`), and only then
-//! answers them all. There is no timer: while one group's fsync runs, the next group forms by itself, so a lone write
-//! does not wait and a thousand share one flush (group commit; DeWitt et al., SIGMOD 1984).
+//! Jobs queue in memory; the thread takes whatever is queued, runs it in one transaction, each job in a savepoint of its
+//! own, commits once (one fsync, `synchronous=FULL`), and only then answers them all. There is no timer: while one group's
+//! fsync runs, the next group forms by itself, so a lone write does not wait and a thousand share one flush (group
+//! commit; DeWitt et al., SIGMOD 1984).
 
-mod copy;
 mod health;
-mod job;
-mod wal;
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 pub(super) use self::health::StorageHealth;
-use self::job::{Job, Typed, commit};
-use self::wal::Wal;
+use super::row::execute;
 use super::{closed, sql};
 use crate::store::{Change, Observers, Result, StoreError};
 
@@ -44,14 +40,12 @@ pub(super) struct Writer {
 struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
-    alive: AtomicBool,
     observers: Arc<Observers>,
 }
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Box<dyn Job>>,
-    copy: Option<CopyRequest>,
+    jobs: VecDeque<Job>,
     /// Why normal writes are refused, if the storage has a fault.
     fault: Option<StoreError>,
     /// When the thread started its current group; `None` while it is idle.
@@ -59,20 +53,16 @@ struct Queue {
     closed: bool,
 }
 
-/// The jobs that are committed together.
-type Group = Vec<Box<dyn Job>>;
-
-/// A copy of the database into an empty file.
-struct CopyRequest {
-    to: PathBuf,
+/// One write.
+struct Job {
+    priority: Priority,
+    work: Work,
+    /// Receives the result of the work, if its group was committed.
     reply: oneshot::Sender<Result<()>>,
 }
 
-/// The state of the thread besides its connection.
-struct Tools {
-    wal: Wal,
-    health: StorageHealth,
-}
+/// Changes the database; an error is rolled back. Returns the change for observers.
+type Work = Box<dyn FnOnce(&Connection) -> Result<Option<Change>> + Send>;
 
 impl Writer {
     /// Jobs that may wait.
@@ -82,24 +72,25 @@ impl Writer {
     /// The maximum of jobs per transaction, so that the first of a group does not wait for thousands.
     const GROUP: usize = 512;
 
-    /// Starts the thread on `connection`; `wal` is its log file.
+    /// Starts the thread on `connection`; `log` is its write-ahead log.
     pub(super) fn start(
         connection: Connection,
-        wal: PathBuf,
+        log: PathBuf,
         health: StorageHealth,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::new(Queue::default(), observers));
-        let thread = {
-            let shared = Arc::clone(&shared);
-            let wal = Wal::new(wal);
-            std::thread::Builder::new()
-                .name("r3mes-writer".to_owned())
-                .spawn(move || shared.run(connection, Tools { wal, health }))?
+        let thread = WriterThread {
+            c: connection,
+            shared: Arc::clone(&shared),
+            health,
+            log,
+            log_limit: WriterThread::LOG_LIMIT,
         };
+        let builder = std::thread::Builder::new().name("r3mes-writer".to_owned());
         Ok(Self {
             shared,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(Some(builder.spawn(move || thread.run())?)),
         })
     }
 
@@ -125,30 +116,33 @@ impl Writer {
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
         change: fn(&T) -> Option<Change>,
     ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.shared.push(Box::new(Typed {
-            priority,
-            work: Some(work),
-            outcome: None,
-            change,
-            reply,
-        }))?;
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        self.queue(priority, work, change)?.await
     }
 
-    /// Copies the database into an empty file, between other writes; the copy includes what they commit until its end. One
-    /// at a time.
-    pub(super) async fn copy(&self, to: PathBuf) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        {
-            let mut queue = self.shared.lock();
-            if queue.closed {
-                return Err(closed());
-            }
-            queue.copy = Some(CopyRequest { to, reply });
-        }
-        self.shared.filled.notify_one();
-        answer.await.unwrap_or_else(|_| Err(closed()))
+    fn queue<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static>(
+        &self,
+        priority: Priority,
+        work: W,
+        change: fn(&T) -> Option<Change>,
+    ) -> Result<impl Future<Output = Result<T>> + use<T, W>> {
+        let (send, value) = oneshot::channel();
+        let (reply, committed) = oneshot::channel();
+        let work = Box::new(move |c: &Connection| {
+            let value = work(c)?;
+            let change = change(&value);
+            // The caller may have been dropped; the work is done anyway.
+            let _ = send.send(value);
+            Ok(change)
+        });
+        self.shared.push(Job {
+            priority,
+            work,
+            reply,
+        })?;
+        Ok(async {
+            committed.await.unwrap_or_else(|_| Err(closed()))?;
+            value.await.map_err(|_| closed())
+        })
     }
 
     /// Jobs waiting.
@@ -158,10 +152,10 @@ impl Writer {
 
     /// Whether normal jobs are accepted.
     pub(super) fn is_ready(&self) -> bool {
-        self.shared.alive.load(Ordering::Acquire) && self.shared.lock().fault.is_none()
+        self.shared.lock().fault.is_none()
     }
 
-    /// How long the thread has been busy with one group of writes or one step of a copy; `None` while it is idle.
+    /// How long the thread has been busy with one group of writes; `None` while it is idle.
     pub(super) fn busy_for(&self) -> Option<Duration> {
         self.shared.lock().began.map(|began| began.elapsed())
     }
@@ -189,7 +183,6 @@ impl Shared {
         Self {
             queue: Mutex::new(queue),
             filled: Condvar::new(),
-            alive: AtomicBool::new(true),
             observers,
         }
     }
@@ -198,33 +191,32 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: Box<dyn Job>) -> Result<()> {
+    fn push(&self, job: Job) -> Result<()> {
         let mut queue = self.lock();
-        let capacity = match job.priority() {
-            Priority::Normal => Writer::CAPACITY,
-            Priority::Settlement => Writer::CAPACITY + Writer::SETTLEMENT_CAPACITY,
+        let (capacity, fault) = match job.priority {
+            Priority::Normal => (Writer::CAPACITY, queue.fault.clone()),
+            Priority::Settlement => (Writer::CAPACITY + Writer::SETTLEMENT_CAPACITY, None),
         };
         if queue.closed {
             return Err(closed());
         }
-        if let (Priority::Normal, Some(fault)) = (job.priority(), &queue.fault) {
-            return Err(fault.clone());
+        if let Some(fault) = fault {
+            return Err(fault);
         }
         if queue.jobs.len() >= capacity {
             return Err(StoreError::Busy);
         }
         queue.jobs.push_back(job);
-        drop(queue);
         self.filled.notify_one();
         Ok(())
     }
 
-    /// The next group, and the copy to advance after it; the copy does not wait for an empty queue, as there may never be
-    /// one. An empty group probes whether a fault is over. `None` when the queue is closed and empty.
-    fn next(&self) -> Option<(Group, Option<CopyRequest>)> {
+    /// The jobs to commit together; none when it is time to probe whether a fault is over. `None` when the queue is closed
+    /// and empty.
+    fn next_group(&self) -> Option<Vec<Job>> {
         let mut queue = self.lock();
         queue.began = None;
-        while queue.jobs.is_empty() && queue.copy.is_none() {
+        while queue.jobs.is_empty() {
             if queue.closed {
                 return None;
             }
@@ -239,91 +231,136 @@ impl Shared {
                 break;
             }
         }
-        Some((queue.take_group(), queue.copy.take()))
+        queue.began = Some(Instant::now());
+        let size = queue.jobs.len().min(Writer::GROUP);
+        Some(queue.jobs.drain(..size).collect())
     }
+}
 
-    fn run(&self, connection: Connection, mut tools: Tools) {
-        while let Some((group, copy)) = self.next() {
-            self.write(&connection, &mut tools, group);
-            if let Some(CopyRequest { to, reply }) = copy {
-                let copied = self.copy(&connection, &mut tools, &to);
-                // The caller may be gone; it finds a complete file or none.
-                let _ = reply.send(copied.and_then(|()| tools.health.check_file()));
+/// The state of the thread.
+struct WriterThread {
+    c: Connection,
+    shared: Arc<Shared>,
+    health: StorageHealth,
+    log: PathBuf,
+    /// The length at which the log is truncated next.
+    log_limit: u64,
+}
+
+impl WriterThread {
+    /// Without readers the log restarts by itself at about 4 MiB.
+    const LOG_LIMIT: u64 = 32 << 20;
+    /// How much it grows between two attempts to truncate it.
+    const LOG_RETRY: u64 = 8 << 20;
+    /// How long truncating it waits for the current reads; writes wait too, new reads do not.
+    const LOG_TIMEOUT: Duration = Duration::from_millis(100);
+
+    fn run(mut self) {
+        while let Some(group) = self.shared.next_group() {
+            self.write(group);
+            if self.health.recovered(&self.c) {
+                self.shared.lock().fault = None;
+                self.truncate_log();
             }
         }
-        self.alive.store(false, Ordering::Release);
+        self.shared.lock().fault = Some(closed());
         // Closing the last connection checkpoints too; doing it here reports errors.
-        if let Err(error) = connection.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
+        if let Err(error) = self.c.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
             log::warn!("the write-ahead log was not emptied at the end: {error}");
         }
-        if let Err((_, error)) = connection.close() {
+        if let Err((_, error)) = self.c.close() {
             log::warn!("the database was not closed cleanly: {error}");
         }
     }
 
-    fn write(&self, c: &Connection, tools: &mut Tools, group: Group) {
-        let mut group = self.admit(group);
+    fn write(&mut self, mut group: Vec<Job>) {
+        if let Some(fault) = self.shared.lock().fault.clone() {
+            // Queued before the fault.
+            for job in group.extract_if(.., |job| job.priority == Priority::Normal) {
+                let _ = job.reply.send(Err(fault.clone()));
+            }
+        }
         if group.is_empty() {
-            self.check_recovery(c, tools);
             return;
         }
-        let started = Instant::now();
-        let health = &mut tools.health;
+        let (jobs, started) = (group.len(), Instant::now());
+        let (works, replies): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|job| (job.work, job.reply)).unzip();
         // Before the commit, so that nothing is written to a deleted file, and after it, so that nothing is acknowledged.
-        let committed = health
-            .check_file()
-            .and_then(|()| commit(c, &mut group))
-            .and_then(|()| health.check_file());
+        let checked = self.health.check_file();
+        let committed = checked
+            .and_then(|()| commit(&self.c, works))
+            .and_then(|outcomes| self.health.check_file().map(|()| outcomes));
         if let Err(error) = &committed {
-            log::error!("a group of {} writes failed: {error}", group.len());
+            log::error!("a group of {jobs} writes failed: {error}");
         }
-        if let Some(fault) = health::fault_of(&committed, &group)
-            && health.record_failure(c, &fault)
+        if let Some(fault) = health::fault_of(&committed)
+            && self.health.record_failure(&self.c, &fault)
         {
-            self.lock().fault = Some(fault);
+            self.shared.lock().fault = Some(fault);
         }
-        let took = started.elapsed();
-        self.observers
-            .each(|observer| observer.committed(group.len(), took, committed.is_ok()));
-        for job in group {
-            job.answer(&committed, &self.observers);
-        }
-        if self.check_recovery(c, tools) {
-            tools.wal.checkpoint_if_needed(c);
+        let (took, ok) = (started.elapsed(), committed.is_ok());
+        let observers = &self.shared.observers;
+        observers.each(|observer| observer.committed(jobs, took, ok));
+        let outcomes = committed.unwrap_or_else(|error| vec![Err(error); jobs]);
+        for (outcome, reply) in outcomes.into_iter().zip(replies) {
+            if let Ok(Some(change)) = &outcome {
+                observers.each(|observer| observer.changed(change));
+            }
+            let _ = reply.send(outcome.map(drop));
         }
     }
 
-    /// The jobs of a group that may run; the others were queued before a fault.
-    fn admit(&self, group: Group) -> Group {
-        let Some(fault) = self.lock().fault.clone() else {
-            return group;
-        };
-        let (settlements, normal): (Group, Group) = group
-            .into_iter()
-            .partition(|job| job.priority() == Priority::Settlement);
-        for job in normal {
-            job.answer(&Err(fault.clone()), &self.observers);
+    /// Truncates a long log, as SQLite restarts it only while nothing reads. If a long read prevents that, it is tried again
+    /// when the log has grown.
+    fn truncate_log(&mut self) {
+        let length = std::fs::metadata(&self.log).map_or(0, |file| file.len());
+        if length < self.log_limit {
+            return;
         }
-        settlements
-    }
-
-    /// Accepts normal writes again if a fault is over; returns whether there is none.
-    fn check_recovery(&self, c: &Connection, tools: &mut Tools) -> bool {
-        let recovered = tools.health.recovered(c);
-        if recovered {
-            self.lock().fault = None;
+        let _ = self.c.busy_timeout(Self::LOG_TIMEOUT);
+        let busy: rusqlite::Result<bool> =
+            (self.c).query_row(sql::CHECKPOINT_TRUNCATE, [], |row| row.get(0));
+        let _ = self.c.busy_timeout(StorageHealth::BUSY_TIMEOUT);
+        self.log_limit = Self::LOG_LIMIT;
+        if busy != Ok(false) {
+            self.log_limit = length + Self::LOG_RETRY;
+            log::warn!(
+                "the write-ahead log of {} MiB was not emptied: it is being read",
+                length >> 20
+            );
         }
-        recovered
     }
 }
 
-impl Queue {
-    /// Removes the queued jobs, at most one group.
-    fn take_group(&mut self) -> Group {
-        self.began = Some(Instant::now());
-        let size = self.jobs.len().min(Writer::GROUP);
-        self.jobs.drain(..size).collect()
+/// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own. A job that is
+/// alone needs no savepoint, for which SQLite would copy every page that it changes.
+fn commit(c: &Connection, works: Vec<Work>) -> Result<Vec<Result<Option<Change>>>> {
+    let alone = works.len() == 1;
+    // Rolled back if it is dropped.
+    let transaction = Transaction::new_unchecked(c, TransactionBehavior::Immediate)?;
+    let mut outcomes = Vec::with_capacity(works.len());
+    for work in works {
+        if !alone {
+            execute(c, "SAVEPOINT job", [])?;
+        }
+        let panicked = |_| Err(StoreError::Internal("a write panicked".to_owned()));
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(c))).unwrap_or_else(panicked);
+        // A full disk or an I/O error may have rolled back everything, earlier jobs included.
+        if c.is_autocommit() {
+            let rolled_back = "the transaction was rolled back".to_owned();
+            return outcome.and(Err(StoreError::Unavailable(rolled_back)));
+        }
+        match (&outcome, alone) {
+            (Ok(_), true) => {}
+            (Err(_), true) => return Ok(vec![outcome]),
+            (Ok(_), false) => drop(execute(c, "RELEASE job", [])?),
+            (Err(_), false) => c.execute_batch("ROLLBACK TO job; RELEASE job")?,
+        }
+        outcomes.push(outcome);
     }
+    transaction.commit()?;
+    Ok(outcomes)
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ fn compare(steps: Vec<Step>) {
             }
             for (resolution, length) in resolutions {
                 let points = store.hashrate(wallet(W1), since, resolution, 10_000).await;
-                assert_same(&points.unwrap().unwrap(), &by_definition(&samples, length));
+                assert_same(&points.unwrap(), &by_definition(&samples, length));
             }
         }
     });

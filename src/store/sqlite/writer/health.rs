@@ -1,7 +1,5 @@
-//! How the writer handles storage faults.
-//!
-//! From the first failed write on, normal writes are refused immediately; those that end a reservation are still tried.
-//! Periodic probes detect the recovery, without any request.
+//! How the writer handles storage faults: from the first failed write on, normal writes are refused immediately; those
+//! that end a reservation are still tried. Periodic probes detect the recovery, without any request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +8,6 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::super::ballast::Ballast;
 use super::super::sql;
-use super::job::Job;
 use crate::store::{InstanceLock, Result, StoreError};
 
 pub(in super::super) struct StorageHealth {
@@ -63,16 +60,14 @@ impl StorageHealth {
             // A damaged page is not cached: the next read may succeed.
             let _ = c.execute_batch(sql::FORGET_PAGES);
         }
-        if self.failing_since.is_some() {
-            return true;
+        if self.failing_since.is_none() {
+            let _ = c.busy_timeout(Self::PROBE_TIMEOUT);
+            if self.can_write(c) {
+                return false;
+            }
+            log::error!("storage fault, rejecting writes: {fault}");
+            self.failing_since = Some(Instant::now());
         }
-        let _ = c.busy_timeout(Self::PROBE_TIMEOUT);
-        if self.can_write(c) {
-            let _ = c.busy_timeout(Self::BUSY_TIMEOUT);
-            return false;
-        }
-        log::error!("storage fault, rejecting writes: {fault}");
-        self.failing_since = Some(Instant::now());
         true
     }
 
@@ -85,24 +80,21 @@ impl StorageHealth {
         if Instant::now() < self.next_probe || !self.can_write(c) {
             return false;
         }
-        log::warn!(
-            "storage recovered, accepting writes again after {:?}",
-            since.elapsed()
-        );
+        let lasted = since.elapsed();
+        log::warn!("storage recovered, accepting writes again after {lasted:?}");
         self.failing_since = None;
-        let _ = c.busy_timeout(Self::BUSY_TIMEOUT);
         true
     }
 
     fn can_write(&mut self, c: &Connection) -> bool {
         let written = match self.ballast.regain() {
             true => self.check_file().and_then(|()| Ok(probe(c)?)),
-            false => Err(StoreError::Unavailable(
-                "no space for the ballast".to_owned(),
-            )),
+            false => Err(StoreError::Full),
         };
-        if written == Err(StoreError::Full) {
-            self.ballast.give_up();
+        match written {
+            Ok(()) => drop(c.busy_timeout(Self::BUSY_TIMEOUT)),
+            Err(StoreError::Full) => drop(self.ballast.give_up()),
+            Err(_) => {}
         }
         // Counted from the end of the probe, so that probes do not keep a slow disk busy.
         self.next_probe = Instant::now() + Self::PROBE_INTERVAL;
@@ -119,16 +111,16 @@ fn probe(c: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The storage fault of a group of writes, or of a single one among them.
-pub(super) fn fault_of(committed: &Result<()>, group: &[Box<dyn Job>]) -> Option<StoreError> {
+pub(super) fn fault_of<T>(committed: &Result<Vec<Result<T>>>) -> Option<StoreError> {
     use StoreError::{Damaged, Full, Unavailable};
-    match committed {
-        Ok(()) => {
-            let mut failures = group.iter().filter_map(|job| job.failure());
-            failures
-                .find(|failure| matches!(failure, Full | Damaged(_)))
-                .cloned()
+    let fault = match committed {
+        Ok(outcomes) => {
+            let mut failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+            failures.find(|failure| matches!(failure, Full | Damaged(_)))
         }
-        Err(fault @ (Unavailable(_) | Full | Damaged(_))) => Some(fault.clone()),
-        Err(_) => None,
-    }
+        Err(fault) => {
+            Some(fault).filter(|fault| matches!(fault, Unavailable(_) | Full | Damaged(_)))
+        }
+    };
+    fault.cloned()
 }

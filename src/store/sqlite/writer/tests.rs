@@ -1,6 +1,5 @@
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::row::execute;
 use super::*;
 
 fn writer() -> (tempfile::TempDir, Writer) {
@@ -68,7 +67,7 @@ async fn a_job_that_fails_alone_leaves_nothing_and_the_next_one_works() {
 async fn hold(writer: &Writer) -> std::sync::mpsc::Sender<()> {
     let (open, gate) = std::sync::mpsc::channel();
     let (began, begun) = oneshot::channel();
-    queue(writer, move |_: &Connection| {
+    let _held = queue(writer, move |_: &Connection| {
         let _ = began.send(());
         gate.recv()
             .map_err(|error| StoreError::Internal(error.to_string()))
@@ -77,20 +76,11 @@ async fn hold(writer: &Writer) -> std::sync::mpsc::Sender<()> {
     open
 }
 
-fn queue<T: Send + 'static>(
+fn queue<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static>(
     writer: &Writer,
-    work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
-) -> oneshot::Receiver<Result<T>> {
-    let (reply, answer) = oneshot::channel();
-    let job = Typed {
-        priority: Priority::Normal,
-        work: Some(work),
-        outcome: None,
-        change: |_| None,
-        reply,
-    };
-    writer.shared.push(Box::new(job)).unwrap();
-    answer
+    work: W,
+) -> impl Future<Output = Result<T>> + use<T, W> {
+    writer.queue(Priority::Normal, work, |_| None).unwrap()
 }
 
 #[tokio::test]
@@ -104,14 +94,8 @@ async fn a_transaction_that_is_rolled_back_under_a_job_fails_the_whole_group_and
         Ok(())
     });
     open.send(()).unwrap();
-    assert!(matches!(
-        first.await.unwrap(),
-        Err(StoreError::Unavailable(_))
-    ));
-    assert!(matches!(
-        rolled_back.await.unwrap(),
-        Err(StoreError::Unavailable(_))
-    ));
+    assert!(matches!(first.await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(rolled_back.await, Err(StoreError::Unavailable(_))));
     assert_eq!(write(&writer, insert(2)).await, Ok(1));
 }
 
@@ -127,7 +111,7 @@ async fn a_full_queue_refuses_common_jobs_and_keeps_room_for_those_that_end_a_re
     let (kept, ()) = tokio::join!(kept, async { open.send(()).unwrap() });
     assert_eq!(kept, Ok(Writer::CAPACITY as i64 + 1));
     for job in waiting {
-        assert!(job.await.unwrap().is_ok());
+        assert!(job.await.is_ok());
     }
 }
 
@@ -142,68 +126,11 @@ async fn the_run_time_of_the_current_job_is_reported_and_none_when_idle() {
         tokio::task::yield_now().await;
     }
     open.send(()).unwrap();
-    assert_eq!(waiting.await.unwrap(), Ok(1));
+    assert_eq!(waiting.await, Ok(1));
     // It rests a moment after its last answer.
     while writer.busy_for().is_some() {
         tokio::task::yield_now().await;
     }
-}
-
-/// Queues a job that queues the next one, so that one waits at every moment, `left` times.
-fn chain(shared: Arc<Shared>, left: Arc<AtomicU64>) {
-    let (reply, _) = oneshot::channel();
-    let next = Arc::clone(&shared);
-    let work = move |_: &Connection| {
-        if left.fetch_sub(1, Ordering::SeqCst) > 1 {
-            chain(next, left);
-        }
-        Ok(())
-    };
-    let job = Typed {
-        priority: Priority::Normal,
-        work: Some(work),
-        outcome: None,
-        change: |_| None,
-        reply,
-    };
-    shared.push(Box::new(job)).unwrap();
-}
-
-#[tokio::test]
-async fn a_copy_is_made_although_jobs_wait_at_every_moment() {
-    let (folder, writer) = writer();
-    assert_eq!(write(&writer, insert(1)).await, Ok(1));
-    let to = folder.path().join("copy.db");
-    std::fs::File::create(&to).unwrap();
-    let left = Arc::new(AtomicU64::new(2000));
-    let open = hold(&writer).await;
-    chain(Arc::clone(&writer.shared), Arc::clone(&left));
-    let copy = writer.copy(to);
-    let (copy, ()) = tokio::join!(copy, async { open.send(()).unwrap() });
-    assert_eq!(copy, Ok(()));
-    assert!(left.load(Ordering::SeqCst) > 0, "only once no job waited");
-}
-
-#[tokio::test]
-async fn what_is_queued_before_a_copy_begins_is_in_it() {
-    let (folder, writer) = writer();
-    let open = hold(&writer).await;
-    let file = folder.path().join("copy.db");
-    std::fs::write(&file, "").unwrap();
-    let copy = writer.copy(file.clone());
-    let write = async {
-        // The copy is requested by now: it is polled first.
-        let written = queue(&writer, insert(7));
-        open.send(()).unwrap();
-        written.await.unwrap()
-    };
-    let (copied, written) = tokio::join!(biased; copy, write);
-    assert_eq!((copied, written), (Ok(()), Ok(1)));
-    let copy = Connection::open(&file).unwrap();
-    let copied: i64 = copy
-        .query_row("SELECT n FROM t", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(copied, 7);
 }
 
 #[tokio::test]
