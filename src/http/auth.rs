@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
 use super::access_log::AccessLogGuard;
@@ -29,7 +29,6 @@ pub(super) async fn authenticate(
         // Only this process can have put it there: a command that answers its own requests.
         return Ok(head.extensions.get::<Principal>().cloned());
     };
-    let text = text.to_str().unwrap_or_default();
     let found = find_key(app, text, client, log_guard).await;
     let key = found.inspect_err(|error| {
         if error.code.status() == 401 {
@@ -97,21 +96,19 @@ async fn find_key(
     Ok(key)
 }
 
-/// The key as it was sent; `X-API-Key` wins.
-fn credentials(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
+/// The key as it was sent; `X-API-Key` wins. Credentials of a scheme other than Bearer are read as a malformed key.
+fn credentials(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     if let Some(key) = single(headers, "X-API-Key")? {
-        return Ok(Some(key.clone()));
+        return Ok(Some(key.to_str().unwrap_or_default()));
     }
-    let Some(value) = headers.get(AUTHORIZATION) else {
-        return Ok(None);
-    };
-    match value.to_str().ok().and_then(|text| text.split_once(' ')) {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => {
-            Ok(HeaderValue::from_str(key.trim()).ok())
+    let value = headers.get(AUTHORIZATION);
+    Ok(value.map(|value| {
+        let text = value.to_str().unwrap_or_default();
+        match text.split_once(' ') {
+            Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim(),
+            _ => text,
         }
-        // Credentials of another scheme are ignored.
-        _ => Ok(Some(value.clone())),
-    }
+    }))
 }
 
 /// Why a request may not read public figures without a key, for an operator who did not expect it.
@@ -196,6 +193,7 @@ pub(super) fn holds_key(query: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::header::HeaderValue;
     use proptest::prelude::*;
 
     #[test]
