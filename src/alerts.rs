@@ -11,7 +11,7 @@ pub(crate) use rules::{Miner, Snapshot};
 pub(crate) use tracker::Alert;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -19,12 +19,12 @@ use tokio::sync::{Notify, watch};
 use self::tracker::{IncidentTracker, Severity};
 use crate::clock::Clock;
 use crate::config::AlertsConfig;
-use crate::metrics::CounterSnapshot;
+use crate::metrics::AlertCounts;
 
 /// The alerts of a server.
 pub(crate) struct Alerts {
     /// Replaced when the configuration is reloaded.
-    settings: watch::Sender<Arc<AlertsConfig>>,
+    settings: watch::Sender<AlertsConfig>,
     state: Mutex<State>,
     /// Notified when there may be a message to deliver.
     changed: Notify,
@@ -34,7 +34,7 @@ pub(crate) struct Alerts {
 struct State {
     tracker: IncidentTracker,
     /// The counts at the steps of the last five minutes, the oldest first.
-    history: VecDeque<(Instant, CounterSnapshot)>,
+    history: VecDeque<(Instant, AlertCounts)>,
 }
 
 /// The window of rates.
@@ -45,18 +45,18 @@ pub(crate) const STEP: Duration = Duration::from_secs(5);
 impl Alerts {
     pub(crate) fn new(settings: AlertsConfig) -> Self {
         Self {
-            settings: watch::Sender::new(Arc::new(settings)),
+            settings: watch::Sender::new(settings),
             state: Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    pub(crate) fn settings(&self) -> Arc<AlertsConfig> {
-        Arc::clone(&self.settings.borrow())
+    pub(crate) fn settings(&self) -> AlertsConfig {
+        self.settings.borrow().clone()
     }
 
     pub(crate) fn change(&self, settings: AlertsConfig) {
-        self.settings.send_replace(Arc::new(settings));
+        self.settings.send_replace(settings);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -67,7 +67,7 @@ impl Alerts {
     pub(crate) fn update(&self, snapshot: &Snapshot, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
         let settings = self.settings();
         let mut state = self.lock();
-        let window = state.window(now, snapshot.counters);
+        let window = state.window(now, snapshot.counts);
         let findings = rules::evaluate(snapshot, &window, &settings);
         let (time, confirm) = (snapshot.time, settings.confirm);
         for alert in state.tracker.update(&findings, now, time, confirm) {
@@ -98,17 +98,16 @@ impl Alerts {
         let mut backoff = Duration::ZERO;
         loop {
             let settings = self.settings();
-            let alert = self.lock().tracker.next_message(clock.instant());
+            let alert = self.lock().tracker.next_message();
             let (Some(file), Some(alert)) = (&settings.webhook_file, alert) else {
-                // A message may also become due by time alone.
-                let _ = tokio::time::timeout(STEP, self.changed.notified()).await;
+                self.changed.notified().await;
                 continue;
             };
             let kind = settings.webhook_kind;
             match webhook::deliver(file, kind, &alert, node, clock.now()).await {
                 Ok(()) => {
                     backoff = Duration::ZERO;
-                    self.lock().tracker.delivered(&alert, clock.instant());
+                    self.lock().tracker.delivered(&alert);
                 }
                 Err(error) => {
                     backoff = (backoff * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));
@@ -123,17 +122,21 @@ impl Alerts {
 
 impl State {
     /// What was counted in the last five minutes, or since the first evaluation where that is later.
-    fn window(&mut self, now: Instant, counters: CounterSnapshot) -> CounterSnapshot {
+    fn window(&mut self, now: Instant, counts: AlertCounts) -> AlertCounts {
         let age = |at: Instant| now.saturating_duration_since(at);
         let history = &mut self.history;
         if history.back().is_none_or(|(at, _)| age(*at) >= STEP) {
-            history.push_back((now, counters));
+            history.push_back((now, counts));
         }
         // The last one before the window stays, as the window is counted from it.
         while history.get(1).is_some_and(|(at, _)| age(*at) >= WINDOW) {
             history.pop_front();
         }
-        let (_, earlier) = history.front().copied().unwrap_or((now, counters));
-        counters.since(&earlier)
+        let (_, earlier) = history.front().copied().unwrap_or((now, counts));
+        AlertCounts {
+            errors: counts.errors.since(earlier.errors),
+            slow_answers: counts.slow_answers.since(earlier.slow_answers),
+            slow_chats: counts.slow_chats.since(earlier.slow_chats),
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::host_routes::HostRoutes;
 use crate::limits::Limits;
-use crate::metrics::{Gauges, Metrics};
+use crate::metrics::{self, Metrics};
 use crate::model::Timestamp;
 use crate::shutdown::Shutdown;
 use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
@@ -49,8 +49,10 @@ pub(crate) struct App {
     pub(crate) shutdown: Shutdown,
     /// Replaced when the configuration is reloaded.
     limits: watch::Sender<Limits>,
-    chain_halted: AtomicBool,
-    ledger_errors: AtomicUsize,
+    /// Whether the chain was halted at the last response.
+    pub(crate) chain_halted: AtomicBool,
+    /// Errors that the last check of the ledger found.
+    pub(crate) ledger_errors: AtomicUsize,
 }
 
 /// Cached keys and responses. The store reports every commit here, so that none outlives its source.
@@ -104,8 +106,7 @@ impl App {
     ) -> Result<Self, getrandom::Error> {
         let adapters = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker().name());
-        let metrics = Metrics::new(&adapters, nodes, routes, config.alerts.slow_query);
-        let metrics = Arc::new(metrics);
+        let metrics = Arc::new(Metrics::new(&adapters, nodes, routes, &config.alerts));
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),
             pages: Cache::new(nonzero!(64usize)),
@@ -113,7 +114,6 @@ impl App {
         });
         let observer: Weak<Caches> = Arc::downgrade(&caches);
         store.observe(observer);
-        let limits = Limits::new(|class| config.rates.get(class), &clock);
         let shutdown = Shutdown::default();
         let billing = Arc::new(Billing {
             store: Arc::clone(&store),
@@ -139,7 +139,7 @@ impl App {
             billing,
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
             shutdown,
-            limits: watch::Sender::new(limits),
+            limits: watch::Sender::new(Limits::new(|class| config.rates.get(class), &clock)),
             chain_halted: AtomicBool::new(false),
             ledger_errors: AtomicUsize::new(0),
             store,
@@ -157,7 +157,7 @@ impl App {
     pub(crate) fn reload(&self, config: &Config) {
         self.limits
             .send_modify(|limits| *limits = limits.with_rates(|class| config.rates.get(class)));
-        self.metrics.set_slow_query(config.alerts.slow_query);
+        self.metrics.set_limits(&config.alerts);
         self.alerts.change(config.alerts.clone());
     }
 
@@ -216,11 +216,6 @@ impl App {
         !status.value.catching_up && since.plus(self.config.chain.max_block_age) < asked
     }
 
-    /// Whether the chain was halted at the last response.
-    pub(crate) fn is_chain_halted(&self) -> bool {
-        self.chain_halted.load(Ordering::Acquire)
-    }
-
     /// Makes a backup in the configured folder, and counts its outcome.
     pub(crate) async fn back_up(&self) -> Result<Backup, StoreError> {
         let folder = self.config.backup.folder().map(Path::to_owned);
@@ -238,26 +233,24 @@ impl App {
     /// Checks the ledger of every wallet, and stores the number of errors for the alerts.
     pub(crate) async fn verify_ledger(&self) -> Result<LedgerReport, StoreError> {
         let report = self.store.verify_ledger().await?;
-        let errors = report.mistakes.len();
-        self.ledger_errors.store(errors, Ordering::Release);
+        self.ledger_errors
+            .store(report.mistakes.len(), Ordering::Release);
         Ok(report)
-    }
-
-    /// Errors that the last check of the ledger found.
-    pub(crate) fn ledger_errors(&self) -> usize {
-        self.ledger_errors.load(Ordering::Acquire)
     }
 
     /// Updates the gauges of values that are stored elsewhere.
     pub(crate) fn refresh_gauges(&self) {
         let seen_since = self.clock.now().minus(Self::SEEN);
-        self.metrics.set_gauges(&Gauges {
-            active_users: self.caches.keys.active_wallets(seen_since),
-            in_flight: self.config.limits.in_flight - self.in_flight.available_permits(),
-            limiter_entries: self.limits().entries(),
-            unwritten: self.billing.unwritten.len(),
-            store: self.store.gauges(),
-        });
+        let in_flight = self.config.limits.in_flight - self.in_flight.available_permits();
+        let table = &self.metrics.table;
+        metrics::set(
+            &table.active_users,
+            self.caches.keys.active_wallets(seen_since),
+        );
+        metrics::set(&table.in_flight, in_flight);
+        metrics::set(&table.unwritten, self.billing.unwritten.len());
+        self.metrics.set_limiters(self.limits().entries());
+        self.metrics.set_store(&self.store.gauges());
         for breaker in self.upstreams.breakers() {
             self.metrics.set_breaker(&breaker);
         }

@@ -1,17 +1,14 @@
 //! Metrics. `table` declares each; this module updates them. Labels come from fixed sets only: route
 //! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
 
-mod alert_counters;
 mod gauges;
 mod process;
 mod table;
-mod text_format;
 
-pub(crate) use alert_counters::{AlertCounters, CounterSnapshot};
-pub(crate) use gauges::Gauges;
+pub(crate) use gauges::set;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -19,7 +16,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use self::table::Table;
+use self::table::{Table, with};
+use crate::config::AlertsConfig;
 use crate::limits::RateClass;
 use crate::model::{Credits, Timestamp};
 use crate::store::Change;
@@ -91,9 +89,51 @@ pub(crate) struct Metrics {
     pub(crate) table: Table,
     /// By [`RouteSlot`].
     routes: Vec<RouteMetrics>,
-    /// From when on a read counts as slow, in microseconds.
-    slow_query: AtomicU64,
-    pub(crate) alert_counters: AlertCounters,
+    watched: Mutex<Watched>,
+}
+
+/// What alerts compare, and from when on something counts as slow, which a reload changes.
+struct Watched {
+    limits: AlertsConfig,
+    counts: AlertCounts,
+}
+
+/// The shares that alerts compare over five minutes: since the start, or of such a window.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct AlertCounts {
+    /// Requests that failed because of this server or an upstream.
+    pub(crate) errors: Share,
+    /// Slow ones of the answers that waited for no model.
+    pub(crate) slow_answers: Share,
+    /// Chats that waited long for this server, apart from their model.
+    pub(crate) slow_chats: Share,
+}
+
+/// So many of all.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub(crate) struct Share {
+    pub(crate) part: u64,
+    pub(crate) all: u64,
+}
+
+impl Share {
+    fn count(&mut self, is_part: bool) {
+        self.all += 1;
+        self.part += u64::from(is_part);
+    }
+
+    /// What was counted after `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            part: self.part - earlier.part,
+            all: self.all - earlier.all,
+        }
+    }
+
+    /// `None` of fewer than `least`.
+    pub(crate) fn of_at_least(self, least: u64) -> Option<f64> {
+        (self.all >= least).then(|| self.part as f64 / self.all as f64)
+    }
 }
 
 impl Metrics {
@@ -103,36 +143,49 @@ impl Metrics {
         adapters: &BTreeSet<String>,
         upstreams: impl Iterator<Item = &'a str>,
         routes: impl Iterator<Item = (&'static str, &'static str)>,
-        slow_query: Duration,
+        alerts: &AlertsConfig,
     ) -> Self {
         let mut registry = Registry::default();
         let table = Table::register(&mut registry);
+        with(&table.build_info, [("version", env!("CARGO_PKG_VERSION"))]).set(1);
         for adapter in adapters {
             for end in CHAT_ENDS {
-                table.chats.with([end, adapter]);
+                with(&table.chats, [("status", end), ("adapter", adapter)]);
             }
         }
-        upstreams.for_each(|name| drop(table.upstream_wait.with([name])));
+        for upstream in upstreams {
+            with(&table.upstream_wait, [("upstream", upstream)]);
+        }
         for reason in ["grant", "mining"] {
-            table.distributed.with([reason]);
+            with(&table.distributed, [("reason", reason)]);
         }
         for class in RateClass::ALL {
-            table.limited.with([class.as_str()]);
+            with(&table.limited, [("class", class.as_str())]);
         }
         let others = [("none", "none"), ("own", "any")].into_iter();
-        let routes = others.chain(routes).map(|(route, method)| RouteMetrics {
-            path: route,
-            requests: STATUSES.map(|status| table.http_requests.with([route, method, status])),
-            duration: table.http_duration.with([route]),
-            slow_queries: table.slow_queries.with([route]),
+        let routes = others.chain(routes).map(|(path, method)| {
+            let route = ("route", path);
+            let requests = |status| [route, ("method", method), ("status", status)];
+            RouteMetrics {
+                path,
+                requests: STATUSES.map(|status| with(&table.http_requests, requests(status))),
+                duration: with(&table.http_duration, [route]),
+                slow_queries: with(&table.slow_queries, [route]),
+            }
         });
         Self {
             routes: routes.collect(),
-            slow_query: AtomicU64::new(micros(slow_query)),
-            alert_counters: AlertCounters::default(),
+            watched: Mutex::new(Watched {
+                limits: alerts.clone(),
+                counts: AlertCounts::default(),
+            }),
             registry,
             table,
         }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a request; without a status where its client left before there was one. `took` is without the time of its
@@ -149,13 +202,22 @@ impl Metrics {
             route.requests[status].inc();
             route.duration.observe(took.as_secs_f64());
         }
-        let took = is_bounded.then_some(took);
-        self.alert_counters.request(status == SERVER_ERROR, took);
+        let mut watched = self.watched();
+        watched.counts.errors.count(status == SERVER_ERROR);
+        if is_bounded {
+            let is_slow = took > watched.limits.response_time;
+            watched.counts.slow_answers.count(is_slow);
+        }
     }
 
-    /// From now on a read that takes this long counts as slow.
-    pub(crate) fn set_slow_query(&self, from: Duration) {
-        self.slow_query.store(micros(from), Ordering::Relaxed);
+    /// Sets from when on a read, an answer or a chat counts as slow.
+    pub(crate) fn set_limits(&self, limits: &AlertsConfig) {
+        self.watched().limits.clone_from(limits);
+    }
+
+    /// The counts since the start.
+    pub(crate) fn alert_counts(&self) -> AlertCounts {
+        self.watched().counts
     }
 
     /// A backup was made at this time, or failed.
@@ -177,13 +239,17 @@ impl Metrics {
     }
 
     pub(crate) fn limited(&self, class: RateClass) {
-        self.table.limited.with([class.as_str()]).inc();
+        with(&self.table.limited, [("class", class.as_str())]).inc();
     }
 
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
     pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
-        let label = CHAT_ENDS[end as usize];
-        self.table.chats.with([label, adapter]).inc();
+        let status = CHAT_ENDS[end as usize];
+        with(
+            &self.table.chats,
+            [("status", status), ("adapter", adapter)],
+        )
+        .inc();
         self.table.chat_duration.observe(took.as_secs_f64());
     }
 
@@ -192,12 +258,14 @@ impl Metrics {
     pub(crate) fn chat_began(&self, took: Duration, overhead: Duration) {
         self.table.chat_first_byte.observe(took.as_secs_f64());
         self.table.chat_overhead.observe(overhead.as_secs_f64());
-        self.alert_counters.overhead(overhead);
+        let mut watched = self.watched();
+        let is_slow = overhead > watched.limits.overhead_p99;
+        watched.counts.slow_chats.count(is_slow);
     }
 
     /// An inference server sent its first content after so long. `upstream` is a configured one.
     pub(crate) fn upstream_waited(&self, upstream: &str, took: Duration) {
-        let wait = self.table.upstream_wait.with([upstream]);
+        let wait = with(&self.table.upstream_wait, [("upstream", upstream)]);
         wait.observe(took.as_secs_f64());
     }
 
@@ -228,13 +296,13 @@ impl Metrics {
             return Ok((media_type, text));
         }
         let media_type = "text/plain; version=0.0.4; charset=utf-8";
-        Ok((media_type, text_format::from_open_metrics(&text)))
+        Ok((media_type, text_format(&text)))
     }
 
     pub(crate) fn changed(&self, change: &Change) {
         let distributed = |reason, amount: Credits| {
             if amount > Credits::ZERO {
-                let counter = self.table.distributed.with([reason]);
+                let counter = with(&self.table.distributed, [("reason", reason)]);
                 counter.inc_by(float(amount));
             }
         };
@@ -256,7 +324,7 @@ impl Metrics {
 
     pub(crate) fn read(&self, took: Duration) {
         self.table.read_duration.observe(took.as_secs_f64());
-        if micros(took) >= self.slow_query.load(Ordering::Relaxed) {
+        if took > self.watched().limits.slow_query {
             // A background task has no route.
             let slot = ROUTE.try_with(|slot| *slot).unwrap_or(RouteSlot::NONE);
             if let Some(route) = self.routes.get(slot.0) {
@@ -267,11 +335,55 @@ impl Metrics {
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// Prometheus' text format 0.0.4 from OpenMetrics, which names a counter without its `_total` and ends with `# EOF`.
+fn text_format(open_metrics: &str) -> String {
+    const HELP: &str = "# HELP ";
+    let mut text = String::with_capacity(open_metrics.len() + 1024);
+    for family in open_metrics.trim_end_matches("# EOF\n").split(HELP).skip(1) {
+        let (name, rest) = family.split_once(' ').unwrap_or((family, ""));
+        let counter = format!("# TYPE {name} counter");
+        let total = format!("# TYPE {name}_total counter");
+        text += HELP;
+        text += &match rest.contains(&counter) {
+            true => format!("{name}_total {}", rest.replace(&counter, &total)),
+            false => family.to_owned(),
+        };
+    }
+    text
 }
 
 /// Prometheus has no integers; this is the only function that converts an amount to a float, for output.
 fn float(amount: Credits) -> f64 {
     amount.micro() as f64 / 1_000_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_format_names_counters_whole_and_has_no_end() {
+        let open_metrics = "# HELP chats How many chats counter.\n# TYPE chats counter\nchats_total{status=\"a b\"} 1\n\
+                            # HELP size_bytes Now.\n# TYPE size_bytes gauge\nsize_bytes 7\n# EOF\n";
+        let text = "# HELP chats_total How many chats counter.\n# TYPE chats_total counter\nchats_total{status=\"a b\"} 1\n\
+                    # HELP size_bytes Now.\n# TYPE size_bytes gauge\nsize_bytes 7\n";
+        assert_eq!(text_format(open_metrics), text);
+    }
+
+    #[test]
+    fn what_takes_longer_than_its_threshold_is_counted_as_slow() {
+        let alerts = AlertsConfig::default();
+        let none = std::iter::empty;
+        let metrics = Metrics::new(&BTreeSet::new(), none(), std::iter::empty(), &alerts);
+        metrics.request(RouteSlot::NONE, Some(500), alerts.response_time, true);
+        let before = metrics.alert_counts();
+        metrics.request(RouteSlot::NONE, Some(404), 2 * alerts.response_time, true);
+        metrics.request(RouteSlot::NONE, Some(200), 2 * alerts.response_time, false);
+        metrics.chat_began(alerts.overhead_p99, alerts.overhead_p99);
+        metrics.chat_began(alerts.overhead_p99, 2 * alerts.overhead_p99);
+        let (now, share) = (metrics.alert_counts(), |part, all| Share { part, all });
+        assert_eq!(now.errors.since(before.errors), share(0, 2));
+        assert_eq!(now.slow_answers.since(before.slow_answers), share(1, 1));
+        assert_eq!(now.slow_chats.since(before.slow_chats), share(1, 2));
+    }
 }

@@ -1,5 +1,6 @@
 //! Takes a snapshot of the node and evaluates its alerts, every few seconds and for each `GET /alerts`.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::alerts::{Alert, Miner, Snapshot};
@@ -34,12 +35,12 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
     });
     let snapshot = Snapshot {
         time: now,
-        counters: app.metrics.alert_counters.snapshot(),
+        counts: app.metrics.alert_counts(),
         store: app.store.gauges(),
         is_ready: app.store.is_ready() || app.shutdown.is_draining(),
-        ledger_errors: app.ledger_errors(),
+        ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
-        is_chain_halted: app.is_chain_halted(),
+        is_chain_halted: app.chain_halted.load(Ordering::Acquire),
         backup,
         miner,
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tracker::{Alert, Finding, Level, Severity};
 use crate::config::AlertsConfig;
-use crate::metrics::CounterSnapshot;
+use crate::metrics::AlertCounts;
 use crate::model::Timestamp;
 use crate::store::StoreGauges;
 
@@ -13,7 +13,7 @@ use crate::store::StoreGauges;
 pub(crate) struct Snapshot {
     pub(crate) time: Timestamp,
     /// Counts since the start.
-    pub(crate) counters: CounterSnapshot,
+    pub(crate) counts: AlertCounts,
     pub(crate) store: StoreGauges,
     pub(crate) is_ready: bool,
     pub(crate) ledger_errors: usize,
@@ -59,6 +59,8 @@ impl Snapshot {
 
 /// Requests below which a share of errors means nothing.
 const ENOUGH: u64 = 50;
+/// The share of slow ones above which a 99th percentile is too high.
+const SLOW: f64 = 0.01;
 
 /// The level, the value and the threshold.
 type Condition = (Level, f64, f64);
@@ -92,9 +94,8 @@ struct Rule {
     name: &'static str,
     severity: Severity,
     immediate: bool,
-    /// `None` where nothing is known, which counts as good.
-    condition: fn(&Snapshot, &CounterSnapshot, &AlertsConfig) -> Option<Condition>,
-    summary: fn(&Snapshot, &CounterSnapshot, f64) -> String,
+    /// The condition and its summary; `None` where nothing is known, which counts as good.
+    check: fn(&Snapshot, &AlertCounts, &AlertsConfig) -> Option<(Condition, String)>,
 }
 
 const CONFIRMED: bool = false;
@@ -111,20 +112,23 @@ macro_rules! rules {
             name: $name,
             severity: Severity::$severity,
             immediate: $immediate,
-            condition: |$now, $window, $limits| Some($condition),
-            summary: |$now, $window, $value| format!($summary $(, $argument)*),
+            check: |$now, $window, $limits| {
+                let condition: Condition = $condition;
+                let $value = condition.1;
+                Some((condition, format!($summary $(, $argument)*)))
+            },
         }),*];
     };
 }
 
 rules! {
     |now, window, limits, value|
-    "response_time", Warning, CONFIRMED: above(window.response_p99()?, limits.response_time.as_secs_f64()),
-        "99 of 100 answers that wait for no model take up to {value:.2} s; check the slow reads in the log and the machine's load";
-    "gateway_overhead", Warning, CONFIRMED: above(window.overhead_p99()?, limits.overhead_p99.as_secs_f64()),
-        "99 of 100 chats wait up to {:.0} ms for this server, apart from their model; is the disk slow, or the machine busy?", value * 1000.0;
-    "error_rate", Critical, CONFIRMED: above(share_of_errors(window)?, limits.error_rate),
-        "{} of {} requests failed by a fault on this side; the log names each", window.errors, window.requests;
+    "response_time", Warning, CONFIRMED: above(window.slow_answers.of_at_least(1)?, SLOW),
+        "{} of {} answers that wait for no model took longer than {:?}; check the slow reads in the log and the machine's load", window.slow_answers.part, window.slow_answers.all, limits.response_time;
+    "gateway_overhead", Warning, CONFIRMED: above(window.slow_chats.of_at_least(1)?, SLOW),
+        "{} of {} chats waited longer than {:?} for this server, apart from their model; is the disk slow, or the machine busy?", window.slow_chats.part, window.slow_chats.all, limits.overhead_p99;
+    "error_rate", Critical, CONFIRMED: above(window.errors.of_at_least(ENOUGH)?, limits.error_rate),
+        "{} of {} requests failed by a fault on this side; the log names each", window.errors.part, window.errors.all;
     "pool_use", Warning, CONFIRMED: above(now.store.pool_in_use as f64 / now.store.pool_size.max(1) as f64, limits.pool_use),
         "{} of {} read connections are in use; reads will soon wait", now.store.pool_in_use, now.store.pool_size;
     "storage_unavailable", Critical, CONFIRMED: holds(!now.is_ready && now.store.file_fault.is_none(), 1.0),
@@ -153,10 +157,6 @@ rules! {
         "the miner earned nothing for {:.0} hours, and did in the week before", (value / 3600.0).floor();
 }
 
-fn share_of_errors(window: &CounterSnapshot) -> Option<f64> {
-    (window.requests >= ENOUGH).then(|| window.errors as f64 / window.requests as f64)
-}
-
 fn shares_flat(now: &Snapshot, limits: &AlertsConfig) -> Option<Condition> {
     let miner = now.live_miner(limits)?;
     let (shares, since) = miner.shares?;
@@ -169,48 +169,47 @@ fn shares_flat(now: &Snapshot, limits: &AlertsConfig) -> Option<Condition> {
 /// Evaluates every rule; `window` is what was counted in the last five minutes.
 pub(super) fn evaluate(
     now: &Snapshot,
-    window: &CounterSnapshot,
+    window: &AlertCounts,
     limits: &AlertsConfig,
 ) -> Vec<Finding> {
-    let finding = |rule: &Rule, (level, value, threshold): Condition| Finding {
-        level,
-        immediate: rule.immediate,
-        alert: Alert {
-            name: rule.name,
-            subject: None,
-            severity: rule.severity,
-            summary: (rule.summary)(now, window, value),
-            value,
-            threshold,
-            since: now.time,
-            resolved_at: None,
-        },
-    };
-    let mut findings = Vec::new();
-    for rule in RULES {
-        let condition = (rule.condition)(now, window, limits);
-        findings.extend(condition.map(|condition| finding(rule, condition)));
-    }
+    let rules = RULES.iter().filter_map(|rule| {
+        let (condition, summary) = (rule.check)(now, window, limits)?;
+        Some((rule, None, condition, summary))
+    });
     // The one rule over several things.
-    for (name, forced) in &now.open_breakers {
-        let mut open = finding(&BREAKER_OPEN, holds(true, 1.0));
+    let breakers = now.open_breakers.iter().map(|(name, forced)| {
         let why = match forced {
             true => "an operator took it out of use",
             false => "its calls failed; is it running?",
         };
-        open.alert.summary = format!("{name} gets no calls: {why}");
-        open.alert.subject = Some(name.clone());
-        findings.push(open);
-    }
-    findings
+        let summary = format!("{name} gets no calls: {why}");
+        (&BREAKER_OPEN, Some(name.clone()), holds(true, 1.0), summary)
+    });
+    let finding = |(rule, subject, condition, summary): (&Rule, _, Condition, _)| {
+        let (level, value, threshold) = condition;
+        Finding {
+            level,
+            immediate: rule.immediate,
+            alert: Alert {
+                name: rule.name,
+                subject,
+                severity: rule.severity,
+                summary,
+                value,
+                threshold,
+                since: now.time,
+                resolved_at: None,
+            },
+        }
+    };
+    rules.chain(breakers).map(finding).collect()
 }
 
 const BREAKER_OPEN: Rule = Rule {
     name: "breaker_open",
     severity: Severity::Critical,
     immediate: IMMEDIATE,
-    condition: |_, _, _| None,
-    summary: |_, _, _| String::new(),
+    check: |_, _, _| None,
 };
 
 #[cfg(test)]

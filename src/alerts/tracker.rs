@@ -33,7 +33,7 @@ type Key = (&'static str, Option<String>);
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Finding {
     pub(crate) level: Level,
-    /// Needs no confirmation over time.
+    /// Begins without confirmation over time.
     pub(crate) immediate: bool,
     /// As it would be if it began now.
     pub(crate) alert: Alert,
@@ -80,14 +80,11 @@ pub(crate) struct IncidentTracker {
     recent: VecDeque<Alert>,
     /// Messages to deliver, in order; at most two of each key.
     outbox: Vec<Alert>,
-    delivered_at: BTreeMap<Key, Instant>,
 }
 
 impl IncidentTracker {
     /// How many resolved incidents stay.
     const RECENT: usize = 50;
-    /// From one message of a key to the next beginning.
-    const PAUSE: Duration = Duration::from_secs(60);
 
     /// Applies the findings of one moment; returns the incidents that began and ended. A key without a finding is good.
     pub(crate) fn update(
@@ -107,19 +104,21 @@ impl IncidentTracker {
         let mut changes = Vec::new();
         self.open.retain(|key, incident| {
             let finding = findings.iter().find(|f| f.alert.key() == *key);
-            if let Some(finding) = finding.filter(|f| f.level != Level::Good) {
-                let since = incident.alert.since;
-                incident.alert.clone_from(&finding.alert);
-                incident.alert.since = since;
-            }
             let level = finding.map_or(Level::Good, |finding| finding.level);
-            let immediate = finding.is_none_or(|finding| finding.immediate);
-            let confirmed =
-                |since: Instant| immediate || now.saturating_duration_since(since) >= confirm;
+            if let Some(finding) = finding.filter(|_| level != Level::Good) {
+                let since = incident.alert.since;
+                incident.alert = Alert {
+                    since,
+                    ..finding.alert.clone()
+                };
+            }
+            let confirmed = |since: Instant| now.saturating_duration_since(since) >= confirm;
             match (&mut incident.phase, level) {
-                (Phase::Pending(since), Level::Bad) if confirmed(*since) => {
-                    incident.phase = Phase::Firing(None);
-                    changes.push(incident.alert.clone());
+                (Phase::Pending(since), Level::Bad) => {
+                    if confirmed(*since) || finding.is_some_and(|finding| finding.immediate) {
+                        incident.phase = Phase::Firing(None);
+                        changes.push(incident.alert.clone());
+                    }
                 }
                 (Phase::Pending(_), level) => return level != Level::Good,
                 (Phase::Firing(good), Level::Good) => {
@@ -160,23 +159,13 @@ impl IncidentTracker {
         self.outbox.push(alert);
     }
 
-    /// The next message to deliver: of each key the oldest, and a beginning not too soon after the last message.
-    pub(crate) fn next_message(&self, now: Instant) -> Option<Alert> {
-        let is_due = |(at, alert): &(usize, &Alert)| {
-            let key = alert.key();
-            let is_oldest = self.outbox[..*at].iter().all(|older| older.key() != key);
-            let last = self.delivered_at.get(&key);
-            let paused =
-                last.is_some_and(|last| now.saturating_duration_since(*last) < Self::PAUSE);
-            is_oldest && (alert.resolved_at.is_some() || !paused)
-        };
-        let due = self.outbox.iter().enumerate().find(is_due);
-        due.map(|(_, alert)| alert.clone())
+    /// The next message to deliver.
+    pub(crate) fn next_message(&self) -> Option<Alert> {
+        self.outbox.first().cloned()
     }
 
     /// Records that a message was delivered.
-    pub(crate) fn delivered(&mut self, alert: &Alert, now: Instant) {
-        self.delivered_at.insert(alert.key(), now);
+    pub(crate) fn delivered(&mut self, alert: &Alert) {
         self.outbox.retain(|queued| queued != alert);
     }
 }
@@ -236,8 +225,7 @@ mod tests {
 
     #[test]
     fn each_incident_has_two_messages_unless_the_next_began_before_they_were_delivered() {
-        let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
-        let after = |seconds| begin + Duration::from_secs(seconds);
+        let mut tracker = IncidentTracker::default();
         let beginning = |second| finding(second, Level::Bad, false).alert;
         let end = |second| Alert {
             resolved_at: Some(Timestamp::from_millis(second as i64 * 1000 + 1000)),
@@ -247,20 +235,16 @@ mod tests {
         tracker.enqueue(end(1));
         // Both are delivered, in their order, although it is over already.
         for message in [beginning(1), end(1)] {
-            assert_eq!(tracker.next_message(begin), Some(message.clone()));
-            tracker.delivered(&message, begin);
+            assert_eq!(tracker.next_message(), Some(message.clone()));
+            tracker.delivered(&message);
         }
-        assert_eq!(tracker.next_message(after(100)), None);
-        tracker.delivered(&end(1), after(1));
+        assert_eq!(tracker.next_message(), None);
         for second in [10, 20] {
             tracker.enqueue(beginning(second));
-            // Too soon after the last message, and over before the pause is.
-            assert_eq!(tracker.next_message(after(30)), None);
             tracker.enqueue(end(second));
-            assert_eq!(tracker.next_message(after(30)), None);
         }
         tracker.enqueue(beginning(30));
-        assert_eq!(tracker.next_message(after(61)), Some(beginning(30)));
+        assert_eq!(tracker.next_message(), Some(beginning(30)));
     }
 
     proptest! {
@@ -289,11 +273,11 @@ mod tests {
                 let time = Timestamp::from_millis(second as i64 * 1000);
                 let changes = tracker.update(&[finding(second, level, immediate)], now, time, CONFIRM);
                 prop_assert!(changes.len() <= 1);
-                let long = |since: Option<u64>| since.is_some_and(|since| immediate || second - since >= 60);
+                let long = |since: Option<u64>| since.is_some_and(|since| second - since >= 60);
                 let expected = if firing {
                     (level == Level::Good && long(good_since)).then_some(true)
                 } else {
-                    (level == Level::Bad && long(bad_since)).then_some(false)
+                    (level == Level::Bad && (immediate || long(bad_since))).then_some(false)
                 };
                 prop_assert_eq!(changes.first().map(|change| change.resolved_at.is_some()), expected);
                 match expected {

@@ -52,47 +52,38 @@ fn message(
     at: Timestamp,
 ) -> Result<Request<Full<Bytes>>, String> {
     let resolved = alert.resolved_at.is_some();
-    let status = if resolved { "resolved" } else { "firing" };
-    let name = match &alert.subject {
-        Some(subject) => format!("{} {subject}", alert.name),
-        None => alert.name.to_owned(),
+    let (status, was, tag) = match resolved {
+        true => ("resolved", "it was ", "white_check_mark"),
+        false => ("firing", "", "warning"),
     };
-    let title = format!("{node}: {name} {status}");
-    let was = if resolved { "it was " } else { "" };
+    let subject = alert.subject.as_ref().map(|name| format!(" {name}"));
+    let subject = subject.unwrap_or_default();
+    let title = format!("{node}: {}{subject} {status}", alert.name);
     let line = format!("{title}: {was}{}", alert.summary);
-    let request = Request::post(address);
-    let (request, body) = match kind {
+    let json = match kind {
+        WebhookKind::Slack => json!({ "text": line }),
+        WebhookKind::Discord => json!({ "content": line }),
+        WebhookKind::Json => json!({
+            "status": status, "name": alert.name, "subject": alert.subject, "severity": alert.severity,
+            "summary": alert.summary, "value": alert.value, "threshold": alert.threshold,
+            "since": alert.since, "at": at, "node": node,
+        }),
         WebhookKind::Ntfy => {
             let urgent = !resolved && alert.severity == Severity::Critical;
-            let tag = if resolved {
-                "white_check_mark"
-            } else {
-                "warning"
-            };
-            let request = request
+            let request = Request::post(address)
                 .header(CONTENT_TYPE, "text/plain; charset=utf-8")
                 .header("Title", title)
                 .header("Priority", if urgent { "5" } else { "3" })
                 .header("Tags", tag);
-            (request, alert.summary.clone())
-        }
-        kind => {
-            let body = match kind {
-                WebhookKind::Slack => json!({ "text": line }),
-                WebhookKind::Discord => json!({ "content": line }),
-                WebhookKind::Json | WebhookKind::Ntfy => json!({
-                    "status": status, "name": alert.name, "subject": alert.subject, "severity": alert.severity,
-                    "summary": alert.summary, "value": alert.value, "threshold": alert.threshold,
-                    "since": alert.since, "at": at, "node": node,
-                }),
-            };
-            let request = request.header(CONTENT_TYPE, "application/json");
-            (request, body.to_string())
+            return request.body(alert.summary.clone().into()).map_err(invalid);
         }
     };
-    request
-        .body(Full::from(body))
-        .map_err(|_| "the first line of webhook_file is not an address".to_owned())
+    let request = Request::post(address).header(CONTENT_TYPE, "application/json");
+    request.body(json.to_string().into()).map_err(invalid)
+}
+
+fn invalid(_: hyper::http::Error) -> String {
+    "the first line of webhook_file is not an address".to_owned()
 }
 
 #[cfg(test)]

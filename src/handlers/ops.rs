@@ -1,5 +1,7 @@
 //! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, breakers.
 
+use std::sync::atomic::Ordering;
+
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -16,7 +18,8 @@ const OLDEST_CLIENT: [u32; 3] = [0, 1, 0];
 pub(crate) async fn health(ctx: Context) -> Result {
     let app = &ctx.app;
     let (store, ready) = (app.store.gauges(), app.store.is_ready());
-    let (draining, chain_halted) = (app.shutdown.is_draining(), app.is_chain_halted());
+    let draining = app.shutdown.is_draining();
+    let chain_halted = app.chain_halted.load(Ordering::Acquire);
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
     let mut states = breakers.iter().map(|breaker| breaker.state);
     let closed = states.all(|state| state == Phase::Closed);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::table::Float;
+use super::table::{Float, with};
 use super::{Metrics, process};
 use crate::breaker::{Breaker, Phase};
 use crate::cache::Source;
@@ -13,16 +13,7 @@ use crate::limits::RateClass;
 use crate::model::Sample;
 use crate::store::StoreGauges;
 
-/// The current values.
-pub(crate) struct Gauges {
-    pub(crate) active_users: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) limiter_entries: [usize; RateClass::ALL.len()],
-    pub(crate) unwritten: usize,
-    pub(crate) store: StoreGauges,
-}
-
-fn set(gauge: &Gauge, value: usize) {
+pub(crate) fn set(gauge: &Gauge, value: usize) {
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
@@ -32,22 +23,25 @@ fn store(counter: &Counter, count: u64) {
 }
 
 impl Metrics {
-    pub(crate) fn set_gauges(&self, now: &Gauges) {
+    /// Sets the gauges of the process and the storage.
+    pub(crate) fn set_store(&self, store: &StoreGauges) {
         let table = &self.table;
-        set(&table.active_users, now.active_users);
-        set(&table.in_flight, now.in_flight);
-        for (class, entries) in RateClass::ALL.into_iter().zip(now.limiter_entries) {
-            set(&table.limiter_entries.with([class.as_str()]), entries);
-        }
-        set(&table.unwritten, now.unwritten);
-        set(&table.queue_depth, now.store.queue_depth);
-        set(&table.pool_in_use, now.store.pool_in_use);
-        set(&table.pool_size, now.store.pool_size);
-        set(&table.file_bytes, now.store.file_bytes as usize);
-        set(&table.wal_bytes, now.store.wal_bytes as usize);
-        let free = now.store.disk_free_bytes.unwrap_or_default();
+        set(&table.queue_depth, store.queue_depth);
+        set(&table.pool_in_use, store.pool_in_use);
+        set(&table.pool_size, store.pool_size);
+        set(&table.file_bytes, store.file_bytes as usize);
+        set(&table.wal_bytes, store.wal_bytes as usize);
+        let free = store.disk_free_bytes.unwrap_or_default();
         set(&table.disk_free, free as usize);
         process::refresh(table);
+    }
+
+    /// Sets how many buckets each limiter holds.
+    pub(crate) fn set_limiters(&self, entries: [usize; RateClass::ALL.len()]) {
+        for (class, entries) in RateClass::ALL.into_iter().zip(entries) {
+            let class = [("class", class.as_str())];
+            set(&with(&self.table.limiter_entries, class), entries);
+        }
     }
 
     /// Sets the gauges of the miner on this machine. Values that its sample leaves out are not changed.
@@ -74,7 +68,7 @@ impl Metrics {
     /// Sets how many alerts are firing, by severity.
     pub(crate) fn set_alerts(&self, firing: [(&'static str, usize); 2]) {
         for (severity, count) in firing {
-            set(&self.table.alerts.with([severity]), count);
+            set(&with(&self.table.alerts, [("severity", severity)]), count);
         }
     }
 
@@ -86,18 +80,19 @@ impl Metrics {
             Phase::HalfOpen => 1,
             Phase::Open => 2,
         };
-        table.breaker_state.with([name]).set(state);
-        table.breaker_forced.with([name]).set(status.forced.into());
+        let upstream = ("upstream", name);
+        with(&table.breaker_state, [upstream]).set(state);
+        with(&table.breaker_forced, [upstream]).set(status.forced.into());
         for (phase, to) in [
             (Phase::Closed, "closed"),
             (Phase::Open, "open"),
             (Phase::HalfOpen, "half_open"),
         ] {
-            let counter = table.breaker_transitions.with([name, to]);
+            let counter = with(&table.breaker_transitions, [upstream, ("to", to)]);
             store(&counter, breaker.times_entered(phase));
         }
         for (result, passed) in [("passed", true), ("failed", false)] {
-            let counter = table.breaker_health_checks.with([name, result]);
+            let counter = with(&table.breaker_health_checks, [upstream, ("result", result)]);
             store(&counter, breaker.health_checks(passed));
         }
     }
@@ -105,8 +100,8 @@ impl Metrics {
     /// Sets the counters of a cache.
     pub(crate) fn set_cache(&self, cache: &'static str, counts: [(Source, u64); 3]) {
         for (source, count) in counts {
-            let counter = self.table.cache.with([cache, source.as_str()]);
-            store(&counter, count);
+            let labels = [("cache", cache), ("result", source.as_str())];
+            store(&with(&self.table.cache, labels), count);
         }
     }
 }

@@ -1,52 +1,27 @@
 //! Every metric, one row each: its help as the doc comment, its name, its type and labels. A new metric is a new row here
 //! and the line that counts it.
 
-use std::fmt;
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 /// A counter of credits.
 pub(crate) type Amount = Counter<f64, AtomicU64>;
 /// A gauge with fractional values.
 pub(crate) type Float = Gauge<f64, AtomicU64>;
-type Labels<const N: usize> = [(&'static str, String); N];
-
 /// A metric with labels.
-#[derive(Clone, Debug)]
-pub(crate) struct Labeled<M, const N: usize> {
-    names: [&'static str; N],
-    family: Family<Labels<N>, M, fn() -> M>,
-}
+pub(crate) type Labeled<M, const N: usize> = Family<[(&'static str, String); N], M, fn() -> M>;
 
-impl<M: Clone, const N: usize> Labeled<M, N> {
-    fn new(names: [&'static str; N], constructor: fn() -> M) -> Self {
-        let family = Family::new_with_constructor(constructor);
-        Self { names, family }
-    }
-
-    /// The metric with these values of its labels, which must come from a fixed set.
-    pub(super) fn with(&self, values: [&str; N]) -> M {
-        let label = |at: usize| (self.names[at], values[at].to_owned());
-        self.family.get_or_create_owned(&std::array::from_fn(label))
-    }
-}
-
-impl<M: EncodeMetric + TypedMetric, const N: usize> EncodeMetric for Labeled<M, N> {
-    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
-        self.family.encode(encoder)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        M::TYPE
-    }
+/// The metric with these labels, whose values must come from fixed sets.
+pub(super) fn with<M: Clone, const N: usize>(
+    family: &Labeled<M, N>,
+    labels: [(&'static str, &str); N],
+) -> M {
+    family.get_or_create_owned(&labels.map(|(name, value)| (name, value.to_owned())))
 }
 
 fn seconds() -> Histogram {
@@ -76,8 +51,6 @@ macro_rules! metrics {
             pub(super) fn register(registry: &mut Registry) -> Self {
                 let table = Self { $($field: metrics!(@new $type $(, $new)?),)* };
                 $(registry.register($name, $help.trim(), table.$field.clone());)*
-                let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-                registry.register("r3mes_build", "The running version", version);
                 table
             }
         }
@@ -85,8 +58,10 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// The running version; its value is always 1
+    "r3mes_build_info" build_info: Labeled<Gauge, 1>;
     /// Chats by how they ended
-    "chat_requests" chats: Labeled<Counter, 2> = Labeled::new(["status", "adapter"], Counter::default);
+    "chat_requests" chats: Labeled<Counter, 2>;
     /// Time from a chat's reservation to its end
     "chat_request_duration_seconds" chat_duration: Histogram = chat_seconds();
     /// Time from a chat's request until its first content was handed to the connection
@@ -94,15 +69,15 @@ metrics! {
     /// The part of it that waited neither for the model nor in its queue
     "r3mes_chat_overhead_seconds" chat_overhead: Histogram = seconds();
     /// Time until an inference server sent its first content
-    "r3mes_upstream_first_content_seconds" upstream_wait: Labeled<Histogram, 1> = Labeled::new(["upstream"], chat_seconds);
+    "r3mes_upstream_first_content_seconds" upstream_wait: Labeled<Histogram, 1> = Family::new_with_constructor(chat_seconds);
     /// Wallets with an authenticated request in the last 15 minutes
     "active_users" active_users: Gauge;
     /// Credits given out, by reason
-    "credits_distributed" distributed: Labeled<Amount, 1> = Labeled::new(["reason"], Amount::default);
+    "credits_distributed" distributed: Labeled<Amount, 1>;
     /// Requests by route template, method and the first digit of the status; left is a client that did not wait
-    "r3mes_http_requests" http_requests: Labeled<Counter, 3> = Labeled::new(["route", "method", "status"], Counter::default);
+    "r3mes_http_requests" http_requests: Labeled<Counter, 3>;
     /// Time until the answer, or its first part, was ready; without what the client took to send its body
-    "r3mes_http_request_duration_seconds" http_duration: Labeled<Histogram, 1> = Labeled::new(["route"], seconds);
+    "r3mes_http_request_duration_seconds" http_duration: Labeled<Histogram, 1> = Family::new_with_constructor(seconds);
     /// Connections open
     "r3mes_http_connections" connections: Gauge;
     /// Requests in flight
@@ -112,9 +87,9 @@ metrics! {
     /// Keys looked up in the storage, as they were not cached; bounded by the rate of failures
     "r3mes_key_lookups" key_lookups: Counter;
     /// Requests refused by a rate, by its class
-    "r3mes_rate_limited" limited: Labeled<Counter, 1> = Labeled::new(["class"], Counter::default);
+    "r3mes_rate_limited" limited: Labeled<Counter, 1>;
     /// Buckets held by a limiter, by its class
-    "r3mes_rate_limiter_entries" limiter_entries: Labeled<Gauge, 1> = Labeled::new(["class"], Gauge::default);
+    "r3mes_rate_limiter_entries" limiter_entries: Labeled<Gauge, 1>;
     /// Credits reserved for chats
     "r3mes_credits_reserved" reserved: Amount;
     /// Reserved credits that were spent
@@ -140,15 +115,15 @@ metrics! {
     /// When the miner's page was last read, unix time; 0 where it never was
     "r3mes_miner_read_timestamp_seconds" miner_read_at: Float;
     /// 0 closed, 1 half-open, 2 open
-    "r3mes_breaker_state" breaker_state: Labeled<Gauge, 1> = Labeled::new(["upstream"], Gauge::default);
+    "r3mes_breaker_state" breaker_state: Labeled<Gauge, 1>;
     /// 1 where an operator opened the breaker
-    "r3mes_breaker_forced" breaker_forced: Labeled<Gauge, 1> = Labeled::new(["upstream"], Gauge::default);
+    "r3mes_breaker_forced" breaker_forced: Labeled<Gauge, 1>;
     /// Times a breaker changed to a state; to half-open by its probe
-    "r3mes_breaker_transitions" breaker_transitions: Labeled<Counter, 2> = Labeled::new(["upstream", "to"], Counter::default);
+    "r3mes_breaker_transitions" breaker_transitions: Labeled<Counter, 2>;
     /// Health checks of an upstream, before its breaker opens and while it refuses connections, by result
-    "r3mes_breaker_health_checks" breaker_health_checks: Labeled<Counter, 2> = Labeled::new(["upstream", "result"], Counter::default);
+    "r3mes_breaker_health_checks" breaker_health_checks: Labeled<Counter, 2>;
     /// Look-ups in a cache, by result
-    "r3mes_cache_requests" cache: Labeled<Counter, 2> = Labeled::new(["cache", "result"], Counter::default);
+    "r3mes_cache_requests" cache: Labeled<Counter, 2>;
     /// Time of a group commit
     "r3mes_db_commit_duration_seconds" commit_duration: Histogram = seconds();
     /// Writes in a group commit
@@ -158,7 +133,7 @@ metrics! {
     /// Time of a read, waiting included
     "r3mes_db_read_duration_seconds" read_duration: Histogram = seconds();
     /// Reads that took longer than alerts.slow_query, by the route they were for
-    "r3mes_db_slow_queries" slow_queries: Labeled<Counter, 1> = Labeled::new(["route"], Counter::default);
+    "r3mes_db_slow_queries" slow_queries: Labeled<Counter, 1>;
     /// Writes waiting
     "r3mes_db_write_queue_depth" queue_depth: Gauge;
     /// Read connections in use
@@ -176,7 +151,7 @@ metrics! {
     /// Free space on the file system of the database
     "r3mes_disk_free_bytes" disk_free: Gauge;
     /// Alerts that are firing, by severity
-    "r3mes_alerts_firing" alerts: Labeled<Gauge, 1> = Labeled::new(["severity"], Gauge::default);
+    "r3mes_alerts_firing" alerts: Labeled<Gauge, 1>;
     /// Memory that is in use and not swapped out
     "r3mes_process_resident_memory_bytes" resident_bytes: Gauge;
     /// Processor time used so far, all threads

@@ -142,7 +142,7 @@ async fn the_metrics_come_in_the_accepted_format() {
     assert_eq!(page.matches("# EOF").count(), 1);
     assert!(page.contains("# TYPE chat_requests counter\n"));
     assert!(page.contains("\nchat_requests_total{"));
-    assert!(page.contains("# TYPE r3mes_build info\n"));
+    assert!(page.contains("# TYPE r3mes_build_info gauge\n"));
 }
 
 #[tokio::test]
