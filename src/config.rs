@@ -21,7 +21,7 @@ pub use error::{ConfigError, Origin};
 pub use listen::Listen;
 #[cfg(feature = "toml")]
 pub use load::{Loader, Origins};
-pub use print::{Change, Setting};
+pub use print::Change;
 pub use proxies::{Peer, Proxy};
 pub use rates::RatesConfig;
 pub use risks::Risk;
@@ -158,14 +158,12 @@ impl Config {
     /// What a wallet login signs in to.
     #[must_use]
     pub fn public_name(&self) -> String {
-        let name = &self.auth.public_name;
+        if !self.auth.public_name.is_empty() {
+            return self.auth.public_name.clone();
+        }
         // Not a socket's path, which clients need not know.
         let address = self.listen.iter().find_map(Listen::address);
-        match address {
-            _ if !name.is_empty() => name.clone(),
-            Some(address) => address.to_string(),
-            None => "localhost".to_owned(),
-        }
+        address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
     }
 }
 

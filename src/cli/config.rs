@@ -16,11 +16,11 @@ pub(super) enum Command {
     ///
     /// Example: r3mes-edge config check --config new.toml && mv new.toml r3mes-edge.toml
     Check,
-    /// Print the configuration in force; it reads back as the same
+    /// Print the configuration in force as TOML that reads back as the same
     ///
     /// Example: r3mes-edge config print --origin | grep -v '# default$'
     Print {
-        /// Print of each setting where it comes from
+        /// Print each setting with its whole key and where it comes from
         #[arg(long)]
         origin: bool,
     },
@@ -66,25 +66,19 @@ fn as_json(error: &ConfigError) -> Value {
 }
 
 fn print(settings: &Settings, with_origin: bool, json: bool) -> Result {
-    if json && !with_origin {
-        println!("{}", serde_json::to_string(&settings.config)?);
-        return Ok(());
+    let config = &settings.config;
+    if !with_origin {
+        let toml = config.to_toml().map_err(Failure::Failed)?;
+        return answer(json, serde_json::to_string(config)?, toml);
     }
-    let (mut table, mut members) = (String::new(), Map::new());
-    for setting in settings.config.settings().map_err(Failure::Failed)? {
-        let origin = origin(settings, &setting.key);
-        if json {
-            let member = json!({ "value": setting.value, "origin": origin });
-            members.insert(setting.key, member);
-            continue;
-        }
-        if setting.table != table {
-            println!("\n{}", setting.header());
-            table.clone_from(&setting.table);
-        }
-        match with_origin {
-            false => println!("{}", setting.toml()),
-            true => println!("{}  # {origin}", setting.toml()),
+    let mut members = Map::new();
+    for (key, value) in config.settings().map_err(Failure::Failed)? {
+        let origin = origin(settings, &key);
+        match json {
+            false => println!("{key} = {value}  # {origin}"),
+            true => {
+                members.insert(key, json!({ "value": value, "origin": origin }));
+            }
         }
     }
     if json {

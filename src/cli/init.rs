@@ -73,14 +73,18 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
 fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<String> {
     let mut config = config.clone();
     config.miner.wallet = args.wallet;
-    let mut settings = config.settings().map_err(Failure::Usage)?;
-    settings.retain(|setting| match &*setting.key {
-        "listen" => !global.listen.is_empty(),
-        "database" => global.database.is_some(),
-        "miner.wallet" => args.wallet.is_some(),
-        _ => false,
-    });
-    let settings: Vec<_> = settings.iter().map(|setting| setting.toml()).collect();
+    let mut settings = Vec::new();
+    for (key, value) in config.settings().map_err(Failure::Usage)? {
+        let name = match &*key {
+            "listen" if !global.listen.is_empty() => "listen",
+            "database" if global.database.is_some() => "database",
+            "miner.wallet" if args.wallet.is_some() => "wallet",
+            _ => continue,
+        };
+        // JSON's way to write them is TOML's too, but for one character.
+        let value = value.to_string().replace('\x7f', "\\u007F");
+        settings.push(format!("{name} = {value}"));
+    }
     let mut text = String::new();
     for line in EXAMPLE.lines() {
         let start = line.trim_start_matches("# ").split_inclusive(" = ").next();

@@ -33,7 +33,7 @@ impl fmt::Display for Origin {
 
 /// Why a configuration was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{}{}{message}", prefix(origin, &Origin::Default), prefix(key, &String::new()))]
+#[error("{}{}{message}", prefix(origin, *origin == Origin::Default), prefix(key, key.is_empty()))]
 pub struct ConfigError {
     /// Where the setting comes from; the default for a configuration made in code.
     pub origin: Origin,
@@ -45,18 +45,17 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn new(origin: Origin, key: &str, message: impl Into<String>) -> Self {
-        let (key, message) = (key.to_owned(), message.into());
         Self {
             origin,
-            key,
-            message,
+            key: key.to_owned(),
+            message: message.into(),
         }
     }
 }
 
-fn prefix<T: fmt::Display + PartialEq>(value: &T, none: &T) -> String {
-    match value == none {
+fn prefix(text: impl fmt::Display, is_left_out: bool) -> String {
+    match is_left_out {
         true => String::new(),
-        false => format!("{value}: "),
+        false => format!("{text}: "),
     }
 }

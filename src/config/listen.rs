@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::de::Error;
@@ -50,11 +50,9 @@ impl Listen {
         let folder = path.parent()?;
         // A missing one is an error when the socket is bound.
         let mode = std::fs::metadata(folder).ok()?.mode();
-        let open = mode & OTHERS_MAY_WRITE != 0 && mode & ONLY_OWNERS_DELETE == 0;
-        open.then(|| {
-            let folder = folder.display();
-            format!("{self}: everybody may write to {folder}, and replace the socket")
-        })
+        let folder = folder.display();
+        (mode & (OTHERS_MAY_WRITE | ONLY_OWNERS_DELETE) == OTHERS_MAY_WRITE)
+            .then(|| format!("{self}: everybody may write to {folder}, and replace the socket"))
     }
 }
 
@@ -77,16 +75,15 @@ impl FromStr for Listen {
             return address.map_err(|_| format!("invalid address {text:?}; use {USE}"));
         };
         // A command runs in any folder, and must find the server's socket.
-        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+        if !path.starts_with('/') || path.ends_with('/') {
             return Err(format!(
                 "{text:?} is not the whole path of a file; use {USE}"
             ));
         }
-        let path = Path::new(path);
-        match std::os::unix::net::SocketAddr::from_pathname(path) {
-            Ok(_) => Ok(Self::Unix(path.to_owned())),
-            Err(error) => Err(format!("{text:?}: {error}")),
-        }
+        // Neither too long nor with a zero byte.
+        let valid = std::os::unix::net::SocketAddr::from_pathname(path);
+        let listen = valid.map(|_| Self::Unix(path.into()));
+        listen.map_err(|error| format!("{text:?}: {error}"))
     }
 }
 
@@ -108,12 +105,14 @@ pub(super) fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<List
         More(Vec<String>),
     }
 
-    let parse = |text: &str| text.trim().parse();
-    let listeners: Result<_, String> = match Texts::deserialize(from)? {
-        Texts::One(texts) => texts.split(',').map(parse).collect(),
-        Texts::More(texts) => texts.iter().map(|text| parse(text)).collect(),
+    let texts = match Texts::deserialize(from)? {
+        Texts::One(texts) => texts.split(',').map(str::to_owned).collect(),
+        Texts::More(texts) => texts,
     };
-    listeners.map_err(D::Error::custom)
+    let listeners = texts.iter().map(|text| text.trim().parse());
+    listeners
+        .collect::<Result<_, _>>()
+        .map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_path_to_error::Segment;
-use toml::de::{DeTable, DeValue};
-use toml::{Table, Value};
+use serde::Deserialize;
+use serde_json::Value;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::print::join;
 use super::{Config, ConfigError, Origin};
@@ -29,31 +29,30 @@ impl Origins {
 
     /// The same for an error's key, which may name a section, or what is missing in one.
     fn nearest(&self, key: &str) -> Origin {
-        let inside = || self.0.iter().filter(|(known, _)| is_inside(known, key));
         let found = outward(key).find_map(|outer| self.0.get(outer));
-        let found = found.or_else(|| inside().map(|(_, origin)| origin).max());
+        let inside = || self.0.iter().find(|(known, _)| is_inside(known, key));
+        let found = found.or_else(|| inside().map(|(_, origin)| origin));
         found.cloned().unwrap_or(Origin::Default)
     }
 
-    /// Records every key in a value with its position.
-    fn record(&mut self, key: &str, value: &DeValue<'_>, at: &dyn Fn(Range<usize>) -> Origin) {
-        match value {
-            DeValue::Table(members) => {
-                for (name, value) in members {
-                    let key = join(key, name.get_ref());
-                    self.0.insert(key.clone(), at(name.span()));
-                    self.record(&key, value.get_ref(), at);
+    /// Records every key in a table of the file with its position.
+    fn record(&mut self, table: &str, keys: &DeTable<'_>, at: &dyn Fn(Range<usize>) -> Origin) {
+        for (name, value) in keys {
+            let key = join(table, name.get_ref());
+            self.0.insert(key.clone(), at(name.span()));
+            match value.get_ref() {
+                DeValue::Table(keys) => self.record(&key, keys, at),
+                DeValue::Array(items) => {
+                    for (index, item) in items.iter().enumerate() {
+                        let key = format!("{key}[{index}]");
+                        self.0.insert(key.clone(), at(item.span()));
+                        if let DeValue::Table(keys) = item.get_ref() {
+                            self.record(&key, keys, at);
+                        }
+                    }
                 }
+                _ => {}
             }
-            DeValue::Array(items) => {
-                let tables = items.iter().enumerate();
-                for (index, item) in tables.filter(|(_, item)| item.get_ref().is_table()) {
-                    let key = format!("{key}[{index}]");
-                    self.0.insert(key.clone(), at(item.span()));
-                    self.record(&key, item.get_ref(), at);
-                }
-            }
-            _ => {}
         }
     }
 }
@@ -75,7 +74,7 @@ impl Origins {
 /// ```
 #[derive(Default)]
 pub struct Loader {
-    table: Table,
+    values: Value,
     origins: Origins,
 }
 
@@ -100,9 +99,8 @@ impl Loader {
             ConfigError::new(at(error.span().unwrap_or_default()), "", message)
         };
         let table = DeTable::parse(text).map_err(invalid)?;
-        self.origins
-            .record("", &DeValue::Table(table.into_inner()), &at);
-        self.table = toml::from_str(text).map_err(invalid)?;
+        self.origins.record("", table.get_ref(), &at);
+        self.values = toml::from_str(text).map_err(invalid)?;
         Ok(())
     }
 
@@ -112,19 +110,23 @@ impl Loader {
     /// # Errors
     /// Where the value is not UTF-8.
     pub fn set(&mut self, key: &str, value: &OsStr, origin: &str) -> Result<(), ConfigError> {
-        let lower = key.to_ascii_lowercase();
         // No key is nested deeper than that.
+        let lower = key.to_ascii_lowercase();
         let path: Vec<&str> = lower.splitn(5, "__").collect();
-        let key = path
-            .iter()
-            .fold(String::new(), |key, name| join(&key, name));
-        let origin = Origin::Named(origin.to_owned());
+        let (key, origin) = (path.join("."), Origin::Named(origin.to_owned()));
         let Some(text) = value.to_str() else {
             return Err(ConfigError::new(origin, &key, "must be UTF-8"));
         };
         self.origins.0.retain(|known, _| !is_inside(known, &key));
         self.origins.0.insert(key, origin);
-        insert(&mut self.table, &path, parse(&path, text));
+        let setting = path.iter().fold(&mut self.values, |outer, name| {
+            if !outer.is_object() {
+                *outer = Value::Null;
+            }
+            // Indexing null makes it an object.
+            &mut outer[*name]
+        });
+        *setting = parse(&path, text);
         Ok(())
     }
 
@@ -132,19 +134,14 @@ impl Loader {
     ///
     /// # Errors
     /// The first setting, or combination of them, that is wrong.
-    pub fn finish(self) -> Result<(Config, Origins), ConfigError> {
+    pub fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
+        if self.values.is_null() {
+            self.values = Value::Object(serde_json::Map::new());
+        }
         let error = |key: &str, message| ConfigError::new(self.origins.nearest(key), key, message);
-        let config = serde_path_to_error::deserialize::<_, Config>(Value::Table(self.table));
-        let config = config.map_err(|found| {
-            let mut key = String::new();
-            for segment in found.path() {
-                match segment {
-                    Segment::Map { key: name } => key = join(&key, name),
-                    Segment::Seq { index } => key = format!("{key}[{index}]"),
-                    Segment::Enum { .. } | Segment::Unknown => {}
-                }
-            }
-            let message = describe(found.inner().message(), &key);
+        let config: Config = serde_path_to_error::deserialize(self.values).map_err(|found| {
+            let key = found.path().to_string();
+            let message = describe(&found.inner().to_string(), &key);
             error(&key, message)
         })?;
         match config.validate() {
@@ -159,31 +156,15 @@ fn parse(path: &[&str], text: &str) -> Value {
     let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
     let default = path
         .iter()
-        .try_fold(&defaults, |value, name| value.get(name));
-    let parsed = text.trim().parse::<Value>().ok();
-    let parsed = parsed.filter(|value| match default {
-        Some(serde_json::Value::String(_)) => false,
+        .try_fold(&defaults, |outer, name| outer.get(name));
+    let parsed = ValueDeserializer::parse(text.trim()).and_then(Value::deserialize);
+    let parsed = parsed.ok().filter(|value| match default {
+        Some(Value::String(_)) => false,
         // Not set: a path or an address but for one switch.
-        Some(serde_json::Value::Null) => value.is_bool(),
-        _ => !value.is_str(),
+        Some(Value::Null) => value.is_boolean(),
+        _ => !value.is_string(),
     });
-    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-fn insert(table: &mut Table, path: &[&str], value: Value) {
-    match path {
-        [] => {}
-        [name] => drop(table.insert((*name).to_owned(), value)),
-        [name, rest @ ..] => {
-            let inner = table.entry(*name).or_insert(Value::Boolean(false));
-            if !inner.is_table() {
-                *inner = Value::Table(Table::new());
-            }
-            if let Value::Table(inner) = inner {
-                insert(inner, rest, value);
-            }
-        }
-    }
+    parsed.unwrap_or_else(|| text.into())
 }
 
 /// A key, and the sections and lists around it.
@@ -197,31 +178,18 @@ fn is_inside(key: &str, outer: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-/// serde's message in an operator's words; an unknown key is answered with the nearest known one.
+/// serde's message; that of an unknown key with the nearest known one.
 fn describe(message: &str, key: &str) -> String {
+    if !message.starts_with("unknown field") {
+        return message.to_owned();
+    }
     let mut names = message.split('`').skip(1).step_by(2);
     let (unknown, known) = (names.next().unwrap_or_default(), Vec::from_iter(names));
-    if message.starts_with("unknown field") {
-        let section = key.rfind('.').map_or("", |dot| &key[..dot]);
-        return match nearest(unknown, &known) {
-            Some(near) => format!("unknown key; did you mean {}?", join(section, near)),
-            None => format!("unknown key; known are {}", known.join(", ")),
-        };
+    let section = key.rfind('.').map_or("", |dot| &key[..dot]);
+    match nearest(unknown, &known) {
+        Some(near) => format!("unknown key; did you mean {}?", join(section, near)),
+        None => format!("unknown key; known are {}", known.join(", ")),
     }
-    if message.starts_with("unknown variant") {
-        return format!("must be {}, not {unknown:?}", known.join(" or "));
-    }
-    let Some((found, expected)) = message.split_once(", expected ") else {
-        return message.to_owned();
-    };
-    let expected = match expected {
-        "usize" | "u32" => "a non-negative integer",
-        "f64" => "a number",
-        "path string" => "a string",
-        _ if expected.starts_with("struct ") || expected == "a map" => "a table",
-        other => other,
-    };
-    format!("{found}, expected {expected}")
 }
 
 /// The known word that is most like this one; `None` where none is much like it.

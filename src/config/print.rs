@@ -1,47 +1,10 @@
-//! A configuration as TOML that reads back as the same, and what differs between two of them.
+//! A configuration as TOML that reads back as the same, as a list of its keys, and what differs between two of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::Config;
-
-/// One key of a configuration, as [`Config::settings`] lists them.
-#[derive(Clone, Debug)]
-pub struct Setting {
-    /// The table it is in, as `chat` or `inference[0]`; empty at the top.
-    pub table: String,
-    /// The whole key, as `chat.price` or `inference[0].url`.
-    pub key: String,
-    /// Its value; null where it is not set.
-    pub value: Value,
-}
-
-impl Setting {
-    /// The line that opens its table: `[chat]` or `[[inference]]`.
-    #[must_use]
-    pub fn header(&self) -> String {
-        let list = self
-            .table
-            .strip_suffix(']')
-            .and_then(|table| table.rsplit_once('['));
-        list.map_or_else(
-            || format!("[{}]", self.table),
-            |(list, _)| format!("[[{list}]]"),
-        )
-    }
-
-    /// Its line of TOML; a comment where it is not set.
-    #[must_use]
-    pub fn toml(&self) -> String {
-        let name = self.key.strip_prefix(&*self.table).unwrap_or(&self.key);
-        let name = name.trim_start_matches('.');
-        match &self.value {
-            Value::Null => format!("# {name} is not set"),
-            value => format!("{name} = {}", toml(value)),
-        }
-    }
-}
 
 /// One difference between two configurations, as [`Config::changes`] finds it.
 #[derive(Clone, Debug)]
@@ -62,16 +25,26 @@ impl Change {
 }
 
 impl Config {
-    /// Every key, in the order of the example, the keys of a table together.
+    /// The configuration as TOML; keys that are not set are left out. With the feature `toml`.
     ///
     /// # Errors
     /// A path that is not UTF-8.
-    pub fn settings(&self) -> Result<Vec<Setting>, String> {
-        let mut settings = Vec::new();
+    #[cfg(feature = "toml")]
+    pub fn to_toml(&self) -> Result<String, String> {
+        let mut value = serde_json::to_value(self).map_err(|error| error.to_string())?;
+        remove_nulls(&mut value);
+        toml::to_string(&value).map_err(|error| error.to_string())
+    }
+
+    /// Every key, as `chat.price` or `inference[0].url`, with its value, in the order of the example; null where it is
+    /// not set.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn settings(&self) -> Result<Vec<(String, Value)>, String> {
         let value = serde_json::to_value(self).map_err(|error| error.to_string())?;
-        list("", String::new(), value, &mut settings);
-        // TOML wants the keys outside of any table first.
-        settings.sort_by_key(|setting| !setting.table.is_empty());
+        let mut settings = Vec::new();
+        list(String::new(), value, &mut settings);
         Ok(settings)
     }
 
@@ -80,68 +53,61 @@ impl Config {
     /// # Errors
     /// As [`Config::settings`].
     pub fn changes(&self, newer: &Self) -> Result<Vec<Change>, String> {
-        let is_unset =
-            |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        let shown = |value: &Value| match value {
-            Value::Null => "not set".to_owned(),
-            value => toml(value),
+        let by_key = |config: &Self| -> Result<BTreeMap<String, Value>, String> {
+            let settings = config.settings()?.into_iter();
+            let is_set = |value: &Value| !value.is_null() && value != &Value::Array(Vec::new());
+            Ok(settings.filter(|(_, value)| is_set(value)).collect())
         };
-        let old = self.settings()?.into_iter();
-        let mut old: BTreeMap<_, _> = old.map(|setting| (setting.key, setting.value)).collect();
-        let mut changes = Vec::new();
-        for Setting { key, value, .. } in newer.settings()? {
-            let before = old.remove(&key).unwrap_or_default();
-            if before != value && !(is_unset(&before) && is_unset(&value)) {
-                let what = format!("{key} = {} (was {})", shown(&value), shown(&before));
-                changes.push(Change { key, what });
-            }
-        }
-        // The keys of an inference server or an adapter that is gone.
-        for (key, before) in old.into_iter().filter(|(_, before)| !is_unset(before)) {
-            let what = format!("{key} is gone (was {})", shown(&before));
-            changes.push(Change { key, what });
-        }
-        Ok(changes)
+        let (old, new) = (by_key(self)?, by_key(newer)?);
+        let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        let change = |key: &String| {
+            let (old, new) = (old.get(key), new.get(key));
+            let shown =
+                |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
+            let what = format!("{key} = {} (was {})", shown(new), shown(old));
+            let key = key.clone();
+            (old != new).then_some(Change { key, what })
+        };
+        Ok(keys.into_iter().filter_map(change).collect())
     }
 }
 
-/// Lists the keys at and below this one, which is in a table.
-fn list(table: &str, key: String, value: Value, settings: &mut Vec<Setting>) {
+/// Lists the keys at and below this one.
+fn list(key: String, value: Value, settings: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
-                list(&key, join(&key, &name), value, settings);
+                list(join(&key, &name), value, settings);
             }
         }
         Value::Array(items) if items.first().is_some_and(Value::is_object) => {
             for (at, item) in items.into_iter().enumerate() {
-                list(table, format!("{key}[{at}]"), item, settings);
+                list(format!("{key}[{at}]"), item, settings);
             }
         }
-        value => settings.push(Setting {
-            table: table.to_owned(),
-            key,
-            value,
-        }),
+        value => settings.push((key, value)),
     }
 }
 
-/// A key below another, quoted where TOML needs it.
+/// TOML has no null.
+#[cfg(feature = "toml")]
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, value| !value.is_null());
+            members.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}
+
+/// A key below another.
 pub(super) fn join(table: &str, name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    let name = match !name.is_empty() && name.bytes().all(plain) {
-        true => name.to_owned(),
-        false => toml(&name.into()),
-    };
     match table {
-        "" => name,
+        "" => name.to_owned(),
         table => format!("{table}.{name}"),
     }
-}
-
-/// JSON's way to write texts, numbers and lists is TOML's too, but for one character.
-fn toml(value: &Value) -> String {
-    value.to_string().replace('\x7f', "\\u007F")
 }
 
 #[cfg(test)]
@@ -149,20 +115,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn text(config: &Config) -> String {
-        let (mut text, mut table) = (String::new(), String::new());
-        for setting in config.settings().unwrap() {
-            if setting.table != table {
-                text += &format!("{}\n", setting.header());
-                table.clone_from(&setting.table);
-            }
-            text += &format!("{}\n", setting.toml());
-        }
-        text
-    }
-
     fn read_back(config: &Config) {
-        let text = text(config);
+        let text = config.to_toml().unwrap();
         let again = Config::read(&text, []).unwrap();
         assert_eq!(format!("{again:#?}"), format!("{config:#?}"), "{text}");
     }
@@ -184,18 +138,14 @@ mod tests {
             .iter()
             .map(|change| (&*change.what, change.is_live()))
             .collect();
-        assert_eq!(
-            listed[..3],
-            [
-                ("rates.chat = \"10/min\" (was \"1/s\")", true),
-                ("rates.read = \"off\" (was \"300/min\")", true),
-                ("chain.rpc = \"http://c\" (was not set)", false),
-            ]
-        );
-        assert!(
-            listed[3..].contains(&("inference[0].name is gone (was \"a\")", false)),
-            "{listed:?}"
-        );
+        for change in [
+            ("chain.rpc = \"http://c\" (was not set)", false),
+            ("inference[0].name = not set (was \"a\")", false),
+            ("rates.chat = \"10/min\" (was \"1/s\")", true),
+            ("rates.read = \"off\" (was \"300/min\")", true),
+        ] {
+            assert!(listed.contains(&change), "{change:?}: {listed:?}");
+        }
     }
 
     proptest! {

@@ -91,13 +91,8 @@ fn text(rate: Option<Rate>) -> String {
     let Some(Rate { count, per }) = rate else {
         return "off".to_owned();
     };
-    let unit = UNITS
-        .into_iter()
-        .find(|(_, seconds)| Duration::from_secs(*seconds) == per);
-    unit.map_or_else(
-        || format!("{count}/{per:?}"),
-        |(name, _)| format!("{count}/{name}"),
-    )
+    let unit = UNITS.into_iter().find(|unit| unit.1 == per.as_secs());
+    format!("{count}/{}", unit.map_or("?", |(name, _)| name))
 }
 
 #[cfg(test)]

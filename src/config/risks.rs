@@ -18,53 +18,45 @@ impl Config {
     #[must_use]
     pub fn risks(&self) -> Vec<Risk> {
         let auth = &self.auth;
-        let (proxied, forced) = (
-            !auth.trusted_proxies.is_empty(),
-            auth.public_reads == Some(true),
-        );
+        let proxied = !auth.trusted_proxies.is_empty();
+        let forced = auth.public_reads == Some(true);
         let also = if forced {
             ", and reads need no key"
         } else {
             ""
         };
         let exposed = self.exposed().map(|listener| Risk {
-            what: format!(
-                "{listener} can be reached from other machines: keys go over the network unencrypted{also}"
-            ),
+            what: format!("{listener} can be reached from other machines: keys go over the network unencrypted{also}"),
             advice: "listen on 127.0.0.1 or a Unix socket behind a TLS proxy",
             grave: forced,
         });
-        let mut risks: Vec<_> = exposed.collect();
-        let is_exposed = !risks.is_empty();
-        let mut warn = |applies: bool, what: &str, advice| {
-            if applies {
-                let (what, grave) = (what.to_owned(), false);
-                risks.push(Risk {
-                    what,
-                    advice,
-                    grave,
-                });
-            }
-        };
-        warn(
-            proxied && forced,
-            "auth.public_reads is true behind a proxy: everybody who reaches the proxy reads every wallet's figures without a key",
-            "remove it or set it to false if that is not meant",
-        );
-        warn(
-            proxied && auth.hosts.is_empty(),
-            "auth.hosts is empty: a proxy that passes its own name on as Host is answered 421",
-            "set it to what clients call the proxy",
-        );
-        warn(
-            auth.public_name.is_empty() && (proxied || is_exposed),
-            &format!(
-                "auth.public_name is empty: a wallet login signs in to {}, a name that many servers share",
-                self.public_name()
+        let is_exposed = self.exposed().next().is_some();
+        let name = self.public_name();
+        let others = [
+            (
+                proxied && forced,
+                "auth.public_reads is true behind a proxy: everybody who reaches the proxy reads every wallet's figures without a key".to_owned(),
+                "remove it or set it to false if that is not meant",
             ),
-            "set it to the name that people know the server by",
-        );
-        risks
+            (
+                proxied && auth.hosts.is_empty(),
+                "auth.hosts is empty: a proxy that passes its own name on as Host is answered 421".to_owned(),
+                "set it to what clients call the proxy",
+            ),
+            (
+                auth.public_name.is_empty() && (proxied || is_exposed),
+                format!("auth.public_name is empty: a wallet login signs in to {name}, a name that many servers share"),
+                "set it to the name that people know the server by",
+            ),
+        ];
+        let others = others.into_iter().filter(|(applies, ..)| *applies);
+        exposed
+            .chain(others.map(|(_, what, advice)| Risk {
+                what,
+                advice,
+                grave: false,
+            }))
+            .collect()
     }
 }
 

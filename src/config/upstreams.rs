@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::model::section::section;
 use crate::model::{Wallet, units};
@@ -111,12 +111,5 @@ section! {
         every: Duration as "units::duration" = Duration::from_secs(10), in Duration::from_secs(1)..;
         /// A file whose first line is the page's Bearer token.
         token_file: Option<PathBuf> = None;
-    }
-}
-
-impl<'de> Deserialize<'de> for Wallet {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }

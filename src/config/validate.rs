@@ -42,40 +42,34 @@ impl Config {
         }
         let stored = self.retention;
         let rising = [stored.raw, stored.minutes, stored.hours, stored.days]
-            .map(|time| time.unwrap_or(Duration::MAX))
-            .is_sorted();
+            .is_sorted_by_key(|time| time.unwrap_or(Duration::MAX));
         let message = "raw samples, minutes, hours and days must each be kept at least as long as the one before";
         check(rising, "retention", message)?;
         self.validate_upstreams()
     }
 
     fn validate_upstreams(&self) -> Result<(), ConfigError> {
-        let is_url = |url: &str| {
-            url.parse::<hyper::Uri>().is_ok_and(|url| {
-                matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
-            })
-        };
-        let url = |key: &str, url: &str| {
+        let url = |key: &str, text: &str| {
+            let url = text.parse::<hyper::Uri>().ok();
+            let is_http = |url: &hyper::Uri| matches!(url.scheme_str(), Some("http" | "https"));
+            let valid = url.is_some_and(|url| is_http(&url) && url.host().is_some());
             let message =
-                format!("must be an http:// or https:// address with a host, not {url:?}");
-            check(is_url(url), key, &message)
+                format!("must be an http:// or https:// address with a host, not {text:?}");
+            check(valid, key, &message)
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let mut names = BTreeSet::from(["chain", "miner"]);
         for (at, node) in self.inference.iter().enumerate() {
             let (key, name) = (format!("inference[{at}].name"), node.name.as_str());
-            let message =
-                format!("must be letters, digits, dots, dashes or underscores, not {name:?}");
-            check(!name.is_empty() && name.bytes().all(plain), &key, &message)?;
-            check(
-                names.insert(name),
-                &key,
-                &format!("duplicate name {name:?}"),
-            )?;
+            let valid = !name.is_empty() && name.bytes().all(plain) && names.insert(name);
+            let message = format!(
+                "must be letters, digits, dots, dashes or underscores, and a name of its own, not {name:?}"
+            );
+            check(valid, &key, &message)?;
             url(&format!("inference[{at}].url"), &node.url)?;
         }
-        let chain = self.chain.rpc.iter().map(|rpc| ("chain.rpc", rpc));
-        let miner = self.miner.url.iter().map(|page| ("miner.url", page));
+        let chain = self.chain.rpc.iter().map(|text| ("chain.rpc", text));
+        let miner = self.miner.url.iter().map(|text| ("miner.url", text));
         chain
             .chain(miner)
             .try_for_each(|(key, text)| url(key, text))
@@ -83,29 +77,26 @@ impl Config {
 
     /// Refuses values that open the server to everybody; checked at every start, also of a configuration made in code.
     pub(crate) fn validate_access(&self) -> Result<(), ConfigError> {
-        let refuse = |key: &str, value: Option<String>, why: &str| match value {
-            Some(value) => check(false, key, &format!("{value}: {why}")),
-            None => Ok(()),
-        };
         let auth = &self.auth;
-        let wide = auth.trusted_proxies.iter().find(|proxy| is_wide(proxy));
-        refuse(
-            "auth.trusted_proxies",
-            wide.map(Proxy::to_string),
-            "everybody in there could choose the address that limits go by; name the proxies' own addresses",
-        )?;
-        let origin = auth.cors_origins.iter().find(|origin| !is_origin(origin));
-        refuse(
-            "auth.cors_origins",
-            origin.map(|origin| format!("{origin:?}")),
-            "name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let every page call this server",
-        )?;
-        let host = auth.hosts.iter().find(|host| !is_host(host));
-        refuse(
-            "auth.hosts",
-            host.map(|host| format!("{host:?}")),
-            "name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)",
-        )
+        for proxy in &auth.trusted_proxies {
+            let message = format!(
+                "{proxy}: everybody in there could choose the address that limits go by; name the proxies' own addresses"
+            );
+            check(!is_wide(proxy), "auth.trusted_proxies", &message)?;
+        }
+        for origin in &auth.cors_origins {
+            let message = format!(
+                "{origin:?}: name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let every page call this server"
+            );
+            check(is_origin(origin), "auth.cors_origins", &message)?;
+        }
+        for host in &auth.hosts {
+            let message = format!(
+                "{host:?}: name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)"
+            );
+            check(is_host(host), "auth.hosts", &message)?;
+        }
+        Ok(())
     }
 }
 
@@ -126,24 +117,21 @@ fn is_origin(text: &str) -> bool {
         !part.is_empty() && part.bytes().all(known)
     };
     text.split_once("://").is_some_and(|(scheme, authority)| {
-        let default_port = match scheme {
-            "https" => authority.ends_with(":443"),
-            "http" => authority.ends_with(":80"),
-            _ => false,
-        };
-        plain(scheme, b"+.-") && plain(authority, b"._-:[]") && !default_port
+        let default_port = [("https", ":443"), ("http", ":80")];
+        let has = |(name, port): (&str, &str)| scheme == name && authority.ends_with(port);
+        plain(scheme, b"+.-") && plain(authority, b"._-:[]") && !default_port.into_iter().any(has)
     })
 }
 
 fn is_host(text: &str) -> bool {
-    if let Some(address) = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        return address.parse::<std::net::Ipv6Addr>().is_ok();
-    }
     let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    !text.is_empty() && text.bytes().all(known) && !text.starts_with('.')
+    let ipv6 = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match ipv6 {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !text.is_empty() && text.bytes().all(known) && !text.starts_with('.'),
+    }
 }
 
 #[cfg(test)]

@@ -76,30 +76,21 @@ impl Credits {
         Ok(Self(if negative { -amount } else { amount }))
     }
 
-    /// Converts a float by its shortest decimal text, rounded half to even to six decimals; also returns whether the amount
-    /// is the same.
+    /// Converts a float, rounded half to even to six decimals; also returns whether the amount is the same.
     ///
     /// # Errors
     /// What is wrong.
     pub fn from_float(number: f64) -> Result<(Self, bool), &'static str> {
+        const MICRO: f64 = 1e6;
+        let micro = (number * MICRO).round_ties_even();
         if !number.is_finite() {
             return Err("must be a finite number of credits");
         }
-        let text = number.to_string();
-        let (whole, places) = text.split_once('.').unwrap_or((&text, ""));
-        let (digits, rest) = places.split_at(places.len().min(6));
-        if rest.is_empty() {
-            return Self::parse(&text).map(|amount| (amount, true));
-        }
-        let truncated = Self::parse(&format!("{whole}.{digits}"))?;
-        // Digits compare as texts; half is a 5 and nothing else, as the shortest text ends with no 0.
-        let away = rest > "5" || rest == "5" && truncated.0 % 2 != 0;
-        let step = if text.starts_with('-') { -1 } else { 1 };
-        let rounded = Self(truncated.0 + if away { step } else { 0 });
-        if rounded > Self::MAX_AMOUNT {
+        if micro.abs() > Self::MAX_AMOUNT.0 as f64 {
             return Err(Self::TOO_LARGE);
         }
-        Ok((rounded, false))
+        // Exact, as an amount has less digits than a float.
+        Ok((Self(micro as i64), micro / MICRO == number))
     }
 }
 
@@ -141,14 +132,12 @@ impl<'de> serde::Deserialize<'de> for Credits {
         #[serde(untagged, expecting = "must be a number of credits")]
         enum Written {
             Text(String),
-            Integer(i64),
-            Float(f64),
+            Number(f64),
         }
         let text = match Written::deserialize(deserializer)? {
             Written::Text(text) => text,
-            Written::Integer(number) => number.to_string(),
             // The shortest text of this float is what the file has, up to 15 digits.
-            Written::Float(number) => number.to_string(),
+            Written::Number(number) => number.to_string(),
         };
         Self::parse(&text).map_err(serde::de::Error::custom)
     }

@@ -107,11 +107,9 @@ impl From<SystemTime> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nearest = match self.0 < 0 {
-            true => jiff::Timestamp::MIN,
-            false => jiff::Timestamp::MAX,
-        };
-        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or(nearest);
+        let (first, last) = (jiff::Timestamp::MIN, jiff::Timestamp::MAX);
+        let millis = self.0.clamp(first.as_millisecond(), last.as_millisecond());
+        let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(last);
         write!(f, "{time:.3}")
     }
 }

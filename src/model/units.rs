@@ -5,6 +5,8 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
+use jiff::{Span, SpanRelativeTo, SpanRound, Unit};
+
 /// Declares a module for `#[serde(with)]` from a function that parses a text and one that writes it.
 macro_rules! text_form {
     ($name:ident, $type:ty, $parse:expr, $write:expr) => {
@@ -49,8 +51,8 @@ text_form!(size, usize, parse_size, size_text);
 /// # Errors
 /// A sentence with the accepted forms.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span = text.parse::<jiff::Span>();
-    let exact = span.and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()));
+    let span = text.parse::<Span>();
+    let exact = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
     exact
         .and_then(Duration::try_from)
         .map_err(|_| format!("invalid duration {text:?}; use 500ms, 10s, 5min, 1h or 90d"))
@@ -64,24 +66,13 @@ fn parse_optional(text: &str, none: &str) -> Result<Option<Duration>, String> {
     duration.map(Some)
 }
 
-/// The shortest text that [`parse_duration`] reads back as the same.
+/// A text that [`parse_duration`] reads back as the same: `1h 30m`.
 fn duration_text(duration: Duration) -> String {
-    const UNITS: [(u128, &str); 7] = [
-        (86_400_000_000_000, "d"),
-        (3_600_000_000_000, "h"),
-        (60_000_000_000, "min"),
-        (1_000_000_000, "s"),
-        (1_000_000, "ms"),
-        (1_000, "us"),
-        (1, "ns"),
-    ];
-    let nanos = duration.as_nanos();
-    let unit = UNITS
-        .iter()
-        .find(|(unit, _)| nanos > 0 && nanos.is_multiple_of(*unit));
-    unit.map_or_else(
-        || "0s".to_owned(),
-        |(unit, name)| format!("{}{name}", nanos / unit),
+    let largest = SpanRound::new().largest(Unit::Day).days_are_24_hours();
+    let span = Span::try_from(duration).and_then(|span| span.round(largest));
+    span.map_or_else(
+        |_| format!("{}s", duration.as_secs()),
+        |span| format!("{span:#}"),
     )
 }
 
@@ -104,10 +95,9 @@ fn parse_size(text: &str) -> Result<usize, String> {
 }
 
 fn size_text(bytes: usize) -> String {
-    let unit = SIZES.iter().find(|(scale, _)| bytes.is_multiple_of(*scale));
-    unit.map_or_else(String::new, |(scale, name)| {
-        format!("{}{name}", bytes / scale)
-    })
+    let is_unit = |(scale, _): &&(usize, &str)| bytes.is_multiple_of(*scale);
+    let (scale, name) = SIZES.iter().find(is_unit).unwrap_or(&(1, "B"));
+    format!("{}{name}", bytes / scale)
 }
 
 /// What a value must be to lie in this range.

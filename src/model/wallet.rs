@@ -73,6 +73,13 @@ impl serde::Serialize for Wallet {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Wallet {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text: String = serde::Deserialize::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
