@@ -68,7 +68,7 @@
 //! | `app` | the state that every request shares |
 //! | [`auth`], [`limits`], [`cache`], [`breaker`] | API keys and wallet login; rate limits; responses; circuit breaker |
 //! | `billing` | one paid chat, from the reservation to the charge |
-//! | [`upstream`], `stream`, `collector` | clients of inference servers, chain and miner |
+//! | [`upstream`], `stream` | clients of inference servers, chain and miner |
 //! | [`store`] | the [`Repository`] trait and SQLite behind it |
 //! | [`error`], `metrics`, `alerts`, `watch` | errors for clients; figures; rules over them |
 //! | [`model`], [`clock`] | the types of the domain; the time |
@@ -94,7 +94,6 @@ mod body;
 pub mod breaker;
 pub mod cache;
 pub mod clock;
-mod collector;
 pub mod config;
 pub mod error;
 mod handlers;

@@ -65,16 +65,6 @@ const CHAT_ENDS: [&str; 5] = ["success", "cut", "client_left", "refused", "faile
 const STATUSES: [&str; 5] = ["left", "2xx", "3xx", "4xx", "5xx"];
 const SERVER_ERROR: usize = 4;
 
-fn status_index(status: Option<u16>) -> usize {
-    match status {
-        None => 0,
-        Some(..300) => 1,
-        Some(300..400) => 2,
-        Some(400..500) => 3,
-        Some(500..) => SERVER_ERROR,
-    }
-}
-
 /// The metrics of one route, so that a request looks up no labels.
 struct RouteMetrics {
     path: &'static str,
@@ -197,7 +187,8 @@ impl Metrics {
         took: Duration,
         is_bounded: bool,
     ) {
-        let status = status_index(status);
+        let status = status.map_or(0, |status| usize::from(status / 100) - 1);
+        let status = status.min(SERVER_ERROR);
         if let Some(route) = self.routes.get(route.0) {
             route.requests[status].inc();
             route.duration.observe(took.as_secs_f64());

@@ -102,27 +102,20 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime, or in one without I/O and time.
     pub async fn start(self) -> Result<EdgeServer, StartError> {
-        let Self {
-            mut config,
-            store,
-            listener,
-            clock,
-            own,
-        } = self;
-        if let Some(error) = own.iter().find_map(HostRoutes::invalid_prefix) {
+        let (mut config, store, clock) = (self.config, self.store, self.clock);
+        if let Some(error) = self.own.iter().find_map(HostRoutes::invalid_prefix) {
             return Err(StartError::Config(error));
         }
         let valid = config.validate_access();
         valid.map_err(|error| StartError::Config(error.to_string()))?;
-        let sockets = match listener {
+        let sockets = match self.listener {
             Some(listener) => vec![Listener::Tcp(listener)],
             None => Listener::bind_all(&config.listen).await?,
         };
         // Access rules depend on the addresses that were really bound.
         let listeners: Result<Vec<_>, _> = sockets.iter().map(Listener::address).collect();
-        let listeners = listeners
+        config.listen = listeners
             .map_err(|error| StartError::Config(format!("a listener has no address: {error}")))?;
-        config.listen.clone_from(&listeners);
         for risk in config.risks() {
             log::warn!("{}; {}", risk.what, risk.advice);
         }
@@ -132,12 +125,12 @@ impl Builder {
         }
         let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
         let routes = routes::labels();
-        let app = Arc::new(App::new(config, upstreams, store, clock, own, routes)?);
+        let app = App::new(config, upstreams, store, clock, self.own, routes)?;
+        let app = Arc::new(app);
         Ok(EdgeServer {
             tasks: tasks::start(&app),
             serving: Some(tokio::spawn(connection::serve(Arc::clone(&app), sockets))),
             app,
-            listeners,
         })
     }
 }
@@ -145,7 +138,6 @@ impl Builder {
 /// A running server. [`EdgeServer::shutdown`] stops it gracefully; dropped, it stops immediately.
 pub struct EdgeServer {
     app: Arc<App>,
-    listeners: Vec<Listen>,
     serving: Option<JoinHandle<()>>,
     tasks: JoinSet<()>,
 }
@@ -173,13 +165,13 @@ impl EdgeServer {
     /// Every address it listens on, in the order of the configuration.
     #[must_use]
     pub fn listeners(&self) -> &[Listen] {
-        &self.listeners
+        &self.app.config.listen
     }
 
     /// The first TCP address it listens on; `0.0.0.0:0` where it listens on Unix sockets only.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        let first = self.listeners.iter().find_map(Listen::address);
+        let first = self.listeners().iter().find_map(Listen::address);
         first.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
     }
 

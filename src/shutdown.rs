@@ -53,11 +53,7 @@ impl Shutdown {
     }
 
     fn reach(&self, stage: Stage) {
-        self.0.send_if_modified(|now| {
-            let later = *now < stage;
-            *now = (*now).max(stage);
-            later
-        });
+        self.0.send_modify(|now| *now = (*now).max(stage));
     }
 
     async fn reached(&self, stage: Stage) {

@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
 use crate::app::App;
 use crate::store::StoreError;
-use crate::{alerts, billing, collector, watch};
+use crate::upstream::UpstreamError;
+use crate::{alerts, billing, watch};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -22,7 +23,7 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
 
     // These have their own loop.
     tasks.spawn(discover_upstreams(app()));
-    tasks.spawn(collector::collect(app()));
+    tasks.spawn(poll_miner(app()));
     tasks.spawn(retry_pending_charges(app()));
     tasks.spawn(record_usage(app()));
     tasks.spawn(deliver_webhooks(app()));
@@ -30,7 +31,9 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
 
     // These run at an interval, the first time after a delay.
     let now = Duration::ZERO;
-    tasks.spawn(every(alerts::STEP, now, app(), evaluate_alerts));
+    tasks.spawn(every(alerts::STEP, now, app(), |app| async move {
+        watch::evaluate(&app).await;
+    }));
     tasks.spawn(every(15 * SECOND, 15 * SECOND, app(), watch_chain));
     tasks.spawn(every(MINUTE, now, app(), compact_samples));
     tasks.spawn(every(MINUTE, MINUTE, app(), purge_expired));
@@ -60,8 +63,38 @@ async fn deliver_webhooks(app: Arc<App>) {
     app.alerts.deliver_webhooks(&app.clock, &node).await;
 }
 
-async fn evaluate_alerts(app: Arc<App>) {
-    watch::evaluate(&app).await;
+/// Polls the miner on this machine and records its report as a sample, by the same method as `POST /miner/stats`.
+async fn poll_miner(app: Arc<App>) {
+    let Some(page) = app.upstreams.miner.clone() else {
+        return;
+    };
+    page.at.wait_present().await;
+    let (url, settings) = (&page.at.url, &page.settings);
+    let Some(wallet) = settings.wallet else {
+        return log::warn!(
+            "the miner at {url} is not recorded: set wallet in [miner] to say whose it is"
+        );
+    };
+    let mut ticks = interval(settings.every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let reading = match page.read().await {
+            Ok(reading) => reading,
+            Err(UpstreamError::Open(_)) => continue,
+            Err(error) => {
+                log::warn!("the miner at {url} was not read: {error}");
+                continue;
+            }
+        };
+        let now = app.clock.now();
+        if let Some(sample) = reading.sample(wallet, &settings.worker, now) {
+            app.metrics.set_miner(&sample);
+            if let Err(error) = app.store.record_samples(vec![sample], now).await {
+                log::warn!("a sample of the miner was not recorded: {error}");
+            }
+        }
+    }
 }
 
 /// Refreshes the chain's status in the cache, so that a halt is noticed and a last status is available when the chain is

@@ -25,14 +25,8 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         .map(|breaker| breaker.status())
         .filter(|status| status.state != Phase::Closed)
         .map(|status| (status.name.to_owned(), status.forced));
-    let backup = app.config.backup.every.map(|every| {
-        let since_start = instant.saturating_duration_since(app.started);
-        let age = app.metrics.last_backup().map(|made_at| {
-            let millis = now.millis().saturating_sub(made_at.millis());
-            Duration::from_millis(u64::try_from(millis).unwrap_or(0))
-        });
-        (every, age.unwrap_or(since_start))
-    });
+    let started = now.minus(instant.saturating_duration_since(app.started));
+    let last_backup = app.metrics.last_backup().unwrap_or(started);
     let snapshot = Snapshot {
         time: now,
         counts: app.metrics.alert_counts(),
@@ -41,7 +35,7 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
         is_chain_halted: app.chain_halted.load(Ordering::Acquire),
-        backup,
+        backup: app.config.backup.every.map(|every| (every, last_backup)),
         miner,
     };
     app.alerts.update(&snapshot, instant)

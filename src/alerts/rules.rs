@@ -20,8 +20,8 @@ pub(crate) struct Snapshot {
     /// The breakers that are not closed, and whether an operator opened them.
     pub(crate) open_breakers: Vec<(String, bool)>,
     pub(crate) is_chain_halted: bool,
-    /// Where backups are scheduled: how often, and the age of the last.
-    pub(crate) backup: Option<(Duration, Duration)>,
+    /// Where backups are scheduled: how often, and when the last was made.
+    pub(crate) backup: Option<(Duration, Timestamp)>,
     pub(crate) miner: Option<Miner>,
 }
 
@@ -143,7 +143,7 @@ rules! {
         "the ledger does not add up; run r3mes-edge ledger verify, keep the file, and restore a good backup";
     "chain_halted", Critical, IMMEDIATE: holds(now.is_chain_halted, 1.0),
         "the chain answers but makes no new blocks";
-    "backup_age", Warning, CONFIRMED: now.backup.map(|(every, age)| above(age.as_secs_f64(), (2 * every).as_secs_f64()))?,
+    "backup_age", Warning, CONFIRMED: now.backup.map(|(every, last)| above(now.age(last), (2 * every).as_secs_f64()))?,
         "the last backup of the database is {:.0} hours old; the log has the reason", (value / 3600.0).floor();
     "miner_silent", Critical, CONFIRMED: above(now.silence()?, limits.miner_silent.as_secs_f64()),
         "the miner sent no sample for {:.0} min; is it running, and can its page be reached?", value / 60.0;

@@ -26,22 +26,15 @@ pub(super) async fn deliver(
     node: &str,
     at: Timestamp,
 ) -> Result<(), String> {
-    let request = message(&address(file).await?, kind, alert, node, at)?;
+    // Read each time, so that a new address needs no restart; it is a line of a local file.
+    let text = std::fs::read_to_string(file).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("webhook_file {}: {error}", file.display()))?;
+    let address = text.lines().next().unwrap_or_default().trim();
+    let request = message(address, kind, alert, node, at)?;
     // A new one each time: messages are rare, and most servers have none to send.
     let client = HttpClient::new(None).map_err(|error| error.to_string())?;
     let answer = client.fetch(request, TIMEOUT, MAX_ANSWER).await;
     answer.map(drop).map_err(|error| error.to_string())
-}
-
-/// Read each time, so that a new address needs no restart.
-async fn address(file: &Path) -> Result<Zeroizing<String>, String> {
-    let path = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
-    let text = read.await.map_err(|error| error.to_string())?;
-    let text = text.map(Zeroizing::new);
-    let text = text.map_err(|error| format!("webhook_file {}: {error}", file.display()))?;
-    let line = text.lines().next().unwrap_or_default();
-    Ok(Zeroizing::new(line.trim().to_owned()))
 }
 
 fn message(

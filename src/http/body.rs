@@ -17,6 +17,8 @@ use crate::stream::Aborted;
 /// State shared between a request and the socket of its connection.
 #[derive(Default)]
 pub(crate) struct Exchange {
+    /// Whether a request has come on the connection.
+    pub(crate) requested: AtomicBool,
     /// Whether the request was refused while its body may still be coming.
     pub(crate) refused: AtomicBool,
     /// Whether a response is being written that only the connection's end delimits: HTTP/1.0, without a length.

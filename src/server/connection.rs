@@ -1,8 +1,7 @@
 //! Accepts connections within their limits and serves each in a task of its own, until the server drains.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::Request;
@@ -60,7 +59,6 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
         };
         let exchange = Arc::new(Exchange::default());
         let reset = Arc::new(ResetOnClose::default());
-        let requested = Arc::new(AtomicBool::new(false));
         let stream = WriteTimeoutStream::new(
             stream,
             limits.write_timeout,
@@ -68,9 +66,9 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
             Arc::clone(&reset),
         );
         let service = {
-            let (app, requested) = (Arc::clone(&app), Arc::clone(&requested));
+            let (app, exchange) = (Arc::clone(&app), Arc::clone(&exchange));
             service_fn(move |request: Request<Incoming>| {
-                requested.store(true, Ordering::Relaxed);
+                exchange.requested.store(true, Ordering::Relaxed);
                 let (app, exchange) = (Arc::clone(&app), Arc::clone(&exchange));
                 http::handle(app, ROUTES, peer, exchange, request)
             })
@@ -83,7 +81,7 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
                 biased;
                 // Errors here are the client's: it disconnected, or sent invalid HTTP.
                 _ = connection => {}
-                () = drain_deadline(&app, &requested) => {}
+                () = drain_deadline(&app, &exchange) => {}
             }
             reset.close().await;
             app.metrics.table.connections.dec();
@@ -106,20 +104,17 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
 
 /// When a connection is closed at the latest: soon after the drain began where it has sent no request, as hyper waits for
 /// the rest of a first head; else a little after the abort, for an ended stream's last bytes to be sent.
-async fn drain_deadline(app: &App, requested: &AtomicBool) {
+async fn drain_deadline(app: &App, exchange: &Exchange) {
     app.shutdown.drain_grace_elapsed().await;
-    if requested.load(Ordering::Relaxed) {
+    if exchange.requested.load(Ordering::Relaxed) {
         app.shutdown.aborted().await;
         sleep(Duration::from_secs(1)).await;
     }
 }
 
 async fn accept(listeners: &[Listener], first: &mut usize) -> Option<(Box<dyn Stream>, Peer)> {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
     match listener::accept(listeners, first).await {
         Ok(accepted) => Some(accepted),
-        // The client gave up while it was in the queue.
-        Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset) => None,
         Err(error) => {
             // Likely no file descriptors are left.
             log::error!("a connection was not accepted: {error}");

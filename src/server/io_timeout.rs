@@ -70,19 +70,6 @@ impl WriteTimeoutStream {
         }
     }
 
-    fn write<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut Box<dyn Stream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        // Before the first byte of an unfinished response is sent. Only a flush ends that.
-        if !self.resets {
-            self.update_reset();
-        }
-        let progress = write(Pin::new(&mut self.stream), context);
-        self.limit(progress, context)
-    }
-
     fn limit<T>(
         &mut self,
         progress: Poll<io::Result<T>>,
@@ -118,26 +105,18 @@ impl AsyncRead for WriteTimeoutStream {
 }
 
 impl AsyncWrite for WriteTimeoutStream {
+    // Vectored writes are not passed on: hyper copies a response's head and body into one buffer instead.
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write(context, |stream, context| stream.poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.write(context, |stream, context| {
-            stream.poll_write_vectored(context, parts)
-        })
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        // Before the first byte of an unfinished response is sent. Only a flush ends that.
+        if !self.resets {
+            self.update_reset();
+        }
+        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limit(progress, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -156,30 +135,22 @@ impl AsyncWrite for WriteTimeoutStream {
             // A shutdown would be an orderly end.
             return Poll::Ready(Ok(()));
         }
-        let mut left = match self.lingering {
-            Some(left) => left,
-            None => {
-                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-                if !self.exchange.refused.load(Ordering::Relaxed) {
-                    return Poll::Ready(Ok(()));
-                }
-                self.deadline.as_mut().reset(Instant::now() + LINGER);
-                LINGER_BYTES
-            }
-        };
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            let refused = self.exchange.refused.load(Ordering::Relaxed);
+            self.lingering = Some(if refused { LINGER_BYTES } else { 0 });
+            self.deadline.as_mut().reset(Instant::now() + LINGER);
+        }
         let mut discarded = [0; 8 << 10];
-        while left > 0 && self.deadline.as_mut().poll(context).is_pending() {
+        while let Some(left @ 1..) = self.lingering
+            && self.deadline.as_mut().poll(context).is_pending()
+        {
             let mut buffer = ReadBuf::new(&mut discarded);
-            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    left = left.saturating_sub(buffer.filled().len());
-                }
-                Poll::Ready(_) => break,
-                Poll::Pending => {
-                    self.lingering = Some(left);
-                    return Poll::Pending;
-                }
-            }
+            let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer));
+            self.lingering = Some(match (read, buffer.filled().len()) {
+                (Err(_), _) | (Ok(()), 0) => 0,
+                (Ok(()), read) => left.saturating_sub(read),
+            });
         }
         // Polled again, it is over.
         self.lingering = Some(0);

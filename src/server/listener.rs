@@ -120,22 +120,19 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
 
 /// Removes a socket that a crash left. One that still answers, or a file that is not a socket, is not removed.
 async fn remove_stale_socket(path: &Path) -> io::Result<()> {
-    use io::ErrorKind::{AddrInUse, ConnectionRefused, NotFound, WouldBlock};
-    match std::fs::symlink_metadata(path) {
+    use io::ErrorKind::{AddrInUse, ConnectionRefused, NotFound};
+    let found = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(found) if !found.file_type().is_socket() => {
-            let what = "a file that is no socket has this name; move it away";
-            return Err(io::Error::new(AddrInUse, what));
-        }
-        Ok(_) => {}
+        found => found?,
+    };
+    if !found.file_type().is_socket() {
+        let what = "a file that is no socket has this name; move it away";
+        return Err(io::Error::new(AddrInUse, what));
     }
     match UnixStream::connect(path).await {
+        Ok(_) => Err(io::Error::new(AddrInUse, "another program answers there")),
         Err(error) if error.kind() == ConnectionRefused => std::fs::remove_file(path),
-        Err(error) if error.kind() == NotFound => Ok(()),
-        // A full queue would block.
-        Err(error) if error.kind() != WouldBlock => Err(error),
-        _ => Err(io::Error::new(AddrInUse, "another program answers there")),
+        Err(error) => Err(error),
     }
 }
 
