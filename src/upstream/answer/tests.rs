@@ -99,6 +99,11 @@ fn an_answer_starts_with_its_first_content_and_without_any_is_a_failure() {
     let role: &[u8] = b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
     let call: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n";
     let done: &[u8] = b"data: [DONE]\n\n";
+    let half_an_emoji: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"\\ud83d\"}}]}}]}\n\n";
+    let (sent, end) = read(stream(), events(false), [half_an_emoji, done]);
+    assert_eq!((sent.as_bytes(), end), (half_an_emoji, Ok(None)));
+    let none: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[]}}]}\n\n";
+    assert!(read(stream(), events(false), [none, done]).1.is_err());
     let (sent, end) = read(stream(), events(false), [role, b": still here\n\n", done]);
     assert_eq!(sent, "");
     assert!(matches!(end, Err(UpstreamError::Unreadable(_))));

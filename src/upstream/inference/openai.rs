@@ -2,6 +2,8 @@
 //! text, the end and the usage are read. Everything else in a chunk is relayed unchanged.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{InferenceRequest, Prompt};
@@ -59,8 +61,9 @@ struct Delta {
     reasoning_content: Option<String>,
     reasoning: Option<String>,
     refusal: Option<String>,
-    tool_calls: Option<Value>,
-    function_call: Option<Value>,
+    /// Not parsed: half an emoji in the arguments of a call is for the client to read.
+    tool_calls: Option<Box<RawValue>>,
+    function_call: Option<IgnoredAny>,
 }
 
 impl Delta {
@@ -72,10 +75,8 @@ impl Delta {
             &self.refusal,
         ];
         texts.into_iter().flatten().any(|text| !text.is_empty())
-            || self
-                .tool_calls
-                .as_ref()
-                .is_some_and(|calls| *calls != json!([]))
+            || (self.tool_calls.iter())
+                .any(|calls| !calls.get().trim_matches(['[', ']', ' ']).is_empty())
             || self.function_call.is_some()
     }
 }
