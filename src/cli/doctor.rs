@@ -30,30 +30,21 @@ use Status::{Ok as Good, Problem, Warning};
 type Finding = (Status, String);
 
 /// What to do about the findings of a check.
-const ADVICE: [(&str, &str); 10] = [
-    (
-        "files",
-        "the server creates them, its user's own and of mode 0600",
-    ),
-    ("admin_key", "make a key that works"),
-    ("disk_free", "create the folder, or free disk space"),
-    (
-        "backups",
-        "run r3mes-edge backup create, or set backup.every",
-    ),
-    ("listener", "change the setting, or the mode of the folder"),
-    (
-        "server",
-        "see its log and GET /alerts; restart it if it hangs",
-    ),
-    ("upstreams", "correct the file that the setting names"),
-    (
-        "inference",
-        "start one with POST /chat, or correct its address",
-    ),
-    ("chain", "start a node, or correct its address"),
-    ("miner", "start one, or correct its address"),
-];
+fn advice(check: &str) -> &'static str {
+    match check {
+        "files" => {
+            "start the server, which creates the database, or name the right one with --database"
+        }
+        "admin_key" => "make a key that works",
+        "disk_free" => "create the folder, or free disk space: without it writes are rejected",
+        "backups" => "set backup.every and backup.folder, or run r3mes-edge backup create",
+        "listener" => "change the setting, or chmod o-w the folder",
+        "server" => "its log and GET /alerts give the reason; restart it if it crashed or hangs",
+        "inference" => "start one with POST /chat, or correct its address in the configuration",
+        "chain" | "miner" => "start one, or correct its address in the configuration",
+        _ => "correct the file that the setting names",
+    }
+}
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     let config = &settings.config;
@@ -70,10 +61,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     let mut problems = 0;
     for (name, findings) in checks {
         for (status, found) in findings {
-            let advice = ADVICE
-                .iter()
-                .find(|advice| advice.0 == name && status != Good);
-            let advice = advice.map(|(_, advice)| advice);
+            let advice = (status != Good).then(|| advice(name));
             problems += usize::from(status == Problem);
             report
                 .push(json!({ "name": name, "status": status, "found": found, "advice": advice }));
@@ -121,11 +109,11 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         Some(if mode & 0o077 != 0 {
             (
                 Problem,
-                format!("{shown} has mode {mode:04o}: others can use it"),
+                format!("{shown} has mode {mode:04o}: chmod 600 it"),
             )
         } else if user != owner {
-            let what = format!("{shown} belongs to user {user}, the database to {owner}");
-            (Problem, what)
+            let found = format!("{shown} belongs to user {user}: chown {owner} it");
+            (Problem, found)
         } else {
             let size = mebibytes(metadata.len());
             (Good, format!("{shown} has mode {mode:04o} and {size}"))

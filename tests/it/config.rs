@@ -1,5 +1,7 @@
 //! The configuration on the real binary: printed, initialized, reloaded.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -52,6 +54,31 @@ fn the_first_error_of_file_or_environment_is_shown_with_its_place() {
         (code, text.as_str()),
         (0, "the configuration is valid: r3mes-edge.toml\n")
     );
+}
+
+#[test]
+fn a_file_of_the_working_folder_that_others_can_write_is_skipped_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = folder.join("r3mes-edge.toml");
+    std::fs::write(&file, "chat.queue = 7\n").unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o666)).unwrap();
+    let queue = |arguments: &[&str]| {
+        let print = [&["config", "print", "--json"], arguments].concat();
+        let (code, stdout, stderr) = run(folder, &print, &[]);
+        assert_eq!(code, 0, "{stderr}");
+        let printed: Value = serde_json::from_str(&stdout).unwrap();
+        (printed["chat"]["queue"].as_u64().unwrap(), stderr)
+    };
+    let (set, stderr) = queue(&[]);
+    assert!(
+        set != 7 && stderr.contains("r3mes-edge.toml is skipped"),
+        "{stderr}"
+    );
+    let named = queue(&["--config", "r3mes-edge.toml"]);
+    assert_eq!(named, (7, String::new()));
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(queue(&[]), (7, String::new()));
 }
 
 #[test]
