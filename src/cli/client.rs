@@ -29,6 +29,7 @@ use super::admin_key::{self, Problem};
 use super::output::{List, row};
 use super::{Failure, Result, failed, logging};
 
+type Reply = Response<Bytes>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Opens the database under its lock, which another process may hold for a moment: a command, or a server that is starting
@@ -159,11 +160,7 @@ async fn respond(config: &Config, request: Request<String>) -> Result<String> {
 }
 
 /// Sends a request to the server at `address` as an admin; retries if rate-limited for less than the deadline.
-async fn ask(
-    address: &str,
-    database: &Path,
-    mut request: Request<String>,
-) -> Result<Response<Bytes>> {
+async fn ask(address: &str, database: &Path, mut request: Request<String>) -> Result<Reply> {
     let (key, _) = admin_key::read(database).map_err(failed)?;
     let key = key.reveal().parse().map_err(failed)?;
     request.headers_mut().insert("x-api-key", key);
@@ -182,13 +179,12 @@ async fn ask(
         }
     };
     let answered = timeout(deadline, answered).await;
-    answered
-        .unwrap_or_else(|_| Err("no answer in time".into()))
-        .map_err(|error| {
-            Failure::Unavailable(format!(
-                "no answer from the server at {address} ({error}); check whether a change was made before you repeat it"
-            ))
-        })
+    let answered = answered.unwrap_or_else(|_| Err("no answer in time".into()));
+    answered.map_err(|error| {
+        Failure::Unavailable(format!(
+            "no answer from the server at {address} ({error}); check whether a change was made before you repeat it"
+        ))
+    })
 }
 
 /// Runs the library's handlers in this process, as for an admin.
@@ -196,7 +192,7 @@ async fn local(
     config: &Config,
     store: Arc<SqliteStore>,
     request: Request<String>,
-) -> Result<Response<Bytes>> {
+) -> Result<Reply> {
     // The details of an internal error are only in the log.
     logging::start(&config.log, "error");
     let (near, far) = UnixStream::pair().map_err(failed)?;
@@ -209,10 +205,7 @@ async fn local(
 }
 
 /// Sends a request to the server at `address`, as [`local_address`] wrote it. The deadline is the caller's.
-pub(super) async fn send(
-    address: &str,
-    request: Request<String>,
-) -> Result<Response<Bytes>, BoxError> {
+pub(super) async fn send(address: &str, request: Request<String>) -> Result<Reply, BoxError> {
     match socket_path(address) {
         Some(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
         None => {
@@ -226,7 +219,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     host: &str,
     mut request: Request<String>,
-) -> Result<Response<Bytes>, BoxError> {
+) -> Result<Reply, BoxError> {
     const LONGEST: usize = 64 << 20;
     let headers = request.headers_mut();
     headers.insert(HOST, host.parse()?);
