@@ -62,14 +62,12 @@ impl InstanceLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut announcement = options.mode(0o600).open(&path).map_err(failed)?;
-        match announcement.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let address = address_in(&mut announcement).map_err(failed)?;
-                return Err(LockError::Held(address));
+        announcement.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                address_in(&mut announcement).map_or_else(failed, LockError::Held)
             }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+            TryLockError::Error(error) => failed(error),
+        })?;
         // Not the lock file alone: it may have been deleted while it was held.
         let file = LockedFile::lock(&database)?;
         // The address that a crashed holder left is no longer valid.
@@ -153,9 +151,8 @@ fn lock_file(database: &Path) -> PathBuf {
 fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
     let mut address = Vec::new();
     file.read_to_end(&mut address)?;
-    let address = String::from_utf8_lossy(&address);
-    let address = address.trim();
-    Ok((!address.is_empty()).then(|| address.to_owned()))
+    let address = String::from_utf8_lossy(&address).trim().to_owned();
+    Ok(Some(address).filter(|address| !address.is_empty()))
 }
 
 impl Drop for InstanceLock {

@@ -81,7 +81,7 @@ impl SqliteStore {
         let path = &real_path(path);
         let lock = Arc::new(connections::lock(path, create)?);
         // Left by an interrupted restore: one that is running would hold the lock.
-        backup::delete_database(&path.with_added_extension(connections::RESTORING));
+        backup::delete_database(&with_suffix(path, connections::RESTORING));
         let open = || {
             let mut connection = connections::connect(path)?;
             connections::init_schema(&mut connection, path)?;

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{sql, verify};
+use super::{check, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
 use crate::store::{Backup, InstanceLock, LedgerReport, real_path};
@@ -119,11 +119,8 @@ pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
 }
 
 fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
-    let damage: String = c.query_row(sql::INTEGRITY, [], |row| row.get(0))?;
     let mut report = verify::verify(c)?;
-    if damage != "ok" {
-        report.mistakes.insert(0, damage);
-    }
+    report.mistakes.splice(..0, check::damage(c)?);
     Ok(report)
 }
 
@@ -141,10 +138,7 @@ pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<Pa
     }
     let mut lock = InstanceLock::acquire(&database)?;
     let old = database.with_added_extension(suffix);
-    let copy = PartialCopy {
-        part: database.with_added_extension(connections::RESTORING),
-        to: database,
-    };
+    let copy = PartialCopy::new(with_suffix(&database, connections::RESTORING), database)?;
     // With its log, as that may hold commits of a crashed server.
     let source = ReadOnly::open(backup)?;
     copy.fill(&source)?;
@@ -196,17 +190,14 @@ impl PartialCopy {
         if to.exists() {
             return Err(OpenError::Io(to, ErrorKind::AlreadyExists.into()));
         }
-        let part = to.with_added_extension("part");
-        let copy = Self { part, to };
-        copy.clear()?;
-        Ok(copy)
+        Self::new(to.with_added_extension("part"), to)
     }
 
-    /// An empty file, also where an interrupted copy left one.
-    fn clear(&self) -> Result<(), OpenError> {
-        delete_database(&self.part);
-        let created = connections::create_empty(&self.part);
-        created.map(drop).map_err(OpenError::io(&self.part))
+    fn new(part: PathBuf, to: PathBuf) -> Result<Self, OpenError> {
+        // Left by an interrupted copy.
+        delete_database(&part);
+        connections::create_empty(&part).map_err(OpenError::io(&part))?;
+        Ok(Self { part, to })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -217,7 +208,6 @@ impl PartialCopy {
     pub(super) fn fill(&self, c: &Connection) -> Result<(), OpenError> {
         let invalid = || OpenError::io(&self.part)(ErrorKind::InvalidInput.into());
         let name = self.part.to_str().ok_or_else(invalid)?;
-        self.clear()?;
         // The copy is written by the same connection.
         c.pragma_update(None, "query_only", false)?;
         c.execute(sql::VACUUM_INTO, [name])?;

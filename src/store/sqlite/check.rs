@@ -36,8 +36,7 @@ impl Check {
 /// result.
 pub fn check_database(database: &Path) -> Result<Check, OpenError> {
     let c = &ReadOnly::open(database)?;
-    let mut errors = texts(c, sql::INTEGRITY_ALL)?;
-    errors.retain(|error| error != "ok");
+    let mut errors = damage(c)?;
     errors.extend(schema_differences(c)?);
     errors.extend(broken_references(c, 100)?);
     Ok(Check {
@@ -45,6 +44,13 @@ pub fn check_database(database: &Path) -> Result<Check, OpenError> {
         mistakes: errors,
         ledger: verify::verify(c)?,
     })
+}
+
+/// Errors in the pages, a sentence each, at most a hundred.
+pub(super) fn damage(c: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut errors = texts(c, sql::INTEGRITY)?;
+    errors.retain(|error| error != "ok");
+    Ok(errors)
 }
 
 /// Violated foreign keys, a sentence each, at most `limit`.

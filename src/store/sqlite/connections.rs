@@ -77,8 +77,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements cached per connection; there are about forty.
 pub(super) const CACHED_STATEMENTS: usize = 64;
 
-/// The extension of a restored copy before it replaces the database.
-pub(super) const RESTORING: &str = "restoring";
+/// The suffix of a restored copy before it replaces the database.
+pub(super) const RESTORING: &str = ".restoring";
 
 /// Locks the database at a real path, which is created if it is missing and `create` is set.
 pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError> {
@@ -86,20 +86,21 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
     if !create && !exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
-    refuse_other_version(path)?;
+    // By reading alone: a writable connection would create a log beside a file of another version, or checkpoint one that a
+    // crash left. Any other error is reported when the file is opened.
+    if let Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) = ReadOnly::open(path) {
+        return Err(error);
+    }
     let mut lock = InstanceLock::acquire(path)?;
-    let has_content = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|about| about.len() > 0);
-    let [wal, journal] = ["-wal", "-journal"].map(|suffix| with_suffix(path, suffix));
+    let size = |suffix| std::fs::metadata(with_suffix(path, suffix)).map_or(0, |file| file.len());
     // SQLite would start over and delete the log with all its commits. A new file has a journal before its first page.
-    let leftover = match exists() {
-        true if has_content(&path.to_owned()) => None,
-        true => Some(wal).filter(has_content),
-        false => [wal, journal, path.with_added_extension(RESTORING)]
-            .into_iter()
-            .find(has_content),
+    let leftovers: &[&str] = match exists() {
+        true if size("") > 0 => &[],
+        true => &["-wal"],
+        false => &["-wal", "-journal", RESTORING],
     };
-    if let Some(leftover) = leftover {
-        return Err(OpenError::Leftover(leftover));
+    if let Some(suffix) = leftovers.iter().find(|suffix| size(suffix) > 0) {
+        return Err(OpenError::Leftover(with_suffix(path, suffix)));
     }
     if !exists() {
         if !create {
@@ -110,15 +111,6 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
         lock.add(path)?;
     }
     Ok(lock)
-}
-
-/// Refuses a file of another version by reading alone: a writable connection would create a log beside it, or checkpoint one
-/// that a crash left. Any other error is reported when the file is opened.
-fn refuse_other_version(path: &Path) -> Result<(), OpenError> {
-    match ReadOnly::open(path) {
-        Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Creates an empty file that only its owner can read; one created by SQLite would be readable by others for a moment.

@@ -202,8 +202,8 @@ pub(super) fn select_for_import(table: &str) -> String {
 pub(super) const SELECT_TABLE: &str =
     "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
 
-/// The first thing that is wrong with a file's pages, or `ok`.
-pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(1)";
+/// What is wrong with a file's pages, or `ok`.
+pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(100)";
 pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 
 /// Gives back the memory of pages that were read.
@@ -218,4 +218,3 @@ pub(super) const CHECK_REFERENCES: &str = "PRAGMA foreign_key_check";
 pub(super) const IS_EMPTY: &str = "SELECT count(*) = 0 FROM sqlite_schema";
 pub(super) const SCHEMA: &str =
     "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
-pub(super) const INTEGRITY_ALL: &str = "PRAGMA integrity_check(100)";
