@@ -9,13 +9,6 @@ use super::input::read_object;
 use super::{InputError, Timestamp, Wallet, Whole};
 
 /// The unit of a hashrate.
-///
-/// ```
-/// use r3mes_edge::model::HashrateUnit;
-///
-/// assert_eq!(HashrateUnit::parse("H/s"), Ok(HashrateUnit::HashesPerSecond));
-/// assert_eq!(HashrateUnit::GradientsPerHour.as_str(), "gradients/h");
-/// ```
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, Deserialize,
 )]
@@ -35,18 +28,6 @@ impl HashrateUnit {
         match self {
             Self::GradientsPerHour => "gradients/h",
             Self::HashesPerSecond => "H/s",
-        }
-    }
-
-    /// Reads a unit.
-    ///
-    /// # Errors
-    /// A sentence that names the two units.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        match text {
-            "gradients/h" => Ok(Self::GradientsPerHour),
-            "H/s" => Ok(Self::HashesPerSecond),
-            _ => Err("must be \"gradients/h\" or \"H/s\""),
         }
     }
 }
@@ -182,7 +163,7 @@ struct SampleBody {
     hashrate_unit: Option<HashrateUnit>,
     gpu_temperature: Option<Figure>,
     blocks_found: Option<Count>,
-    uptime_percentage: Option<Percentage>,
+    uptime_percentage: Option<Figure>,
     uptime_seconds: Option<Count>,
     network_difficulty: Option<Figure>,
     power_watts: Option<Figure>,
@@ -221,21 +202,25 @@ impl SampleBody {
             let detail = "must be 1 to 64 letters, digits, dots, dashes or underscores";
             return refused("worker", detail);
         }
+        let figure = |figure: Option<Figure>| figure.map(|figure| figure.0);
+        let count = |count: Option<Count>| count.map(|count| count.0);
+        let uptime_percentage = figure(self.uptime_percentage);
+        if uptime_percentage.is_some_and(|share| share > 100.0) {
+            return refused("uptime_percentage", "must be at most 100");
+        }
+        let unit = self.hashrate_unit.unwrap_or(HashrateUnit::GradientsPerHour);
         Ok(Sample {
-            wallet,
             worker,
-            recorded_at,
-            hashrate: self.hashrate.0,
-            unit: self.hashrate_unit.unwrap_or(HashrateUnit::GradientsPerHour),
-            gpu_temperature: self.gpu_temperature.map(|figure| figure.0),
-            blocks_found: self.blocks_found.map(|count| count.0),
-            uptime_percentage: self.uptime_percentage.map(|share| share.0),
-            uptime_seconds: self.uptime_seconds.map(|count| count.0),
-            network_difficulty: self.network_difficulty.map(|figure| figure.0),
-            power_watts: self.power_watts.map(|figure| figure.0),
-            accepted: self.accepted.map(|count| count.0),
-            rejected: self.rejected.map(|count| count.0),
-            loss: self.loss.map(|figure| figure.0),
+            gpu_temperature: figure(self.gpu_temperature),
+            blocks_found: count(self.blocks_found),
+            uptime_percentage,
+            uptime_seconds: count(self.uptime_seconds),
+            network_difficulty: figure(self.network_difficulty),
+            power_watts: figure(self.power_watts),
+            accepted: count(self.accepted),
+            rejected: count(self.rejected),
+            loss: figure(self.loss),
+            ..Sample::new(wallet, recorded_at, self.hashrate.0, unit)
         })
     }
 }
@@ -260,22 +245,6 @@ impl TryFrom<serde_json::Number> for Figure {
             number if !number.is_finite() => Err("must be a finite number"),
             number if number > MOST_FIGURE => Err("must be at most 1e30"),
             number => Ok(Self(number)),
-        }
-    }
-}
-
-/// A number from 0 to 100.
-#[derive(Deserialize)]
-#[serde(try_from = "Figure")]
-struct Percentage(f64);
-
-impl TryFrom<Figure> for Percentage {
-    type Error = &'static str;
-
-    fn try_from(Figure(number): Figure) -> Result<Self, &'static str> {
-        match number {
-            ..=100.0 => Ok(Self(number)),
-            _ => Err("must be at most 100"),
         }
     }
 }

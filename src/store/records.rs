@@ -123,7 +123,7 @@ fn entry_id<S: serde::Serializer>(id: &i64, serializer: S) -> Result<S::Ok, S::E
 }
 
 /// The result of a check of the whole ledger.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LedgerReport {
     /// Wallets checked.
     pub wallets: i64,

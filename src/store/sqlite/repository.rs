@@ -111,13 +111,12 @@ repository! { self,
     }
     verify_ledger() -> LedgerReport {
         // One read per step: the log cannot be truncated during a read.
-        let mut verifier = LedgerVerifier::new();
-        loop {
-            verifier = match self.read(move |c| verifier.step(c)).await?.finish() {
-                Ok(report) => return Ok(report),
-                Err(verifier) => verifier,
-            };
+        let (mut verifier, mut done) = (LedgerVerifier::new(), false);
+        while !done {
+            let step = move |c: &Connection| verifier.step(c).map(|done| (verifier, done));
+            (verifier, done) = self.read(step).await?;
         }
+        Ok(verifier.report)
     }
     create_key(key: KeyRecord, max_active: usize, request: Option<IdempotentRequest<KeyRecord>>) -> bool {
         let create = move |c: &Connection| {

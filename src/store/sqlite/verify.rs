@@ -15,10 +15,9 @@ use super::sql;
 use crate::store::{LedgerReport, ledger_id};
 
 /// The progress of a verification, and its findings so far.
-#[derive(Clone)]
 pub(super) struct LedgerVerifier {
     next: Next,
-    report: LedgerReport,
+    pub(super) report: LedgerReport,
 }
 
 #[derive(Clone)]
@@ -28,7 +27,6 @@ enum Next {
     Totals,
     /// Reservations after this one.
     Reservations(i64),
-    Done,
 }
 
 impl LedgerVerifier {
@@ -42,29 +40,16 @@ impl LedgerVerifier {
     pub(super) fn new() -> Self {
         Self {
             next: Next::Wallets(String::new()),
-            report: LedgerReport {
-                wallets: 0,
-                entries: 0,
-                open_reservations: 0,
-                mistakes: Vec::new(),
-            },
+            report: LedgerReport::default(),
         }
     }
 
-    /// The report, when everything is checked.
-    pub(super) fn finish(self) -> Result<LedgerReport, Self> {
-        match self.next {
-            Next::Done => Ok(self.report),
-            _ => Err(self),
-        }
-    }
-
-    /// Does the next step.
-    pub(super) fn step(mut self, c: &Connection) -> rusqlite::Result<Self> {
+    /// Does the next step; `true` when everything is checked.
+    pub(super) fn step(&mut self, c: &Connection) -> rusqlite::Result<bool> {
         self.next = match self.next.clone() {
             Next::Wallets(after) => {
-                let last =
-                    self.check_rows(c, sql::SELECT_USERS_AFTER, after, Self::check_wallet)?;
+                let statement = sql::SELECT_USERS_AFTER;
+                let last = self.check_rows(c, statement, after, Self::check_wallet)?;
                 last.map_or(Next::Totals, Next::Wallets)
             }
             Next::Totals => {
@@ -73,12 +58,13 @@ impl LedgerVerifier {
             }
             Next::Reservations(after) => {
                 let statement = sql::SELECT_RESERVATIONS_AFTER;
-                let last = self.check_rows(c, statement, after, Self::check_reservation)?;
-                last.map_or(Next::Done, Next::Reservations)
+                match self.check_rows(c, statement, after, Self::check_reservation)? {
+                    Some(last) => Next::Reservations(last),
+                    None => return Ok(true),
+                }
             }
-            Next::Done => Next::Done,
         };
-        Ok(self)
+        Ok(false)
     }
 
     /// Checks the rows with a first column after `after`; returns the last of them, if there may be more.
@@ -165,10 +151,6 @@ impl LedgerVerifier {
 /// Verifies the whole ledger in one go, on a connection that no other task needs.
 pub(super) fn verify(c: &Connection) -> rusqlite::Result<LedgerReport> {
     let mut verifier = LedgerVerifier::new();
-    loop {
-        verifier = match verifier.step(c)?.finish() {
-            Ok(report) => return Ok(report),
-            Err(verifier) => verifier,
-        };
-    }
+    while !verifier.step(c)? {}
+    Ok(verifier.report)
 }
