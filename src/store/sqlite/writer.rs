@@ -253,7 +253,7 @@ impl WriterThread {
     /// How much it grows between two attempts to truncate it.
     const LOG_RETRY: u64 = 8 << 20;
     /// How long truncating it waits for the current reads; writes wait too, new reads do not.
-    const LOG_TIMEOUT: Duration = Duration::from_millis(100);
+    const LOG_TIMEOUT: Duration = Duration::from_millis(700);
 
     fn run(mut self) {
         while let Some(group) = self.shared.next_group() {
