@@ -1,5 +1,6 @@
 //! Miners: their samples and earnings in, their statistics and histories out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -96,7 +97,8 @@ pub(crate) async fn earnings(ctx: Context) -> Result {
     let today = ctx.app.clock.now().day();
     let since = today.minus(Duration::from_secs(86_400 * (days as u64 - 1)));
     let days = ctx.app.store.earnings(wallet, since, offset, limit).await?;
-    json(&json!({ "earnings": days }))
+    // A JSON value would not hold the digits of an amount.
+    json(&BTreeMap::from([("earnings", days)]))
 }
 
 /// Points of one answer at most.

@@ -1,10 +1,10 @@
 //! Figures of the whole network, cached.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{Context, NoParameters, Result};
 use crate::app::CacheKey;
@@ -94,7 +94,8 @@ pub(crate) async fn leaderboard(ctx: Context) -> Result {
         let now = app.clock.now();
         let since = days.map(|days| now.minus(Duration::from_secs(86_400 * u64::from(days))));
         let miners = app.store.leaderboard(since, limit).await?;
-        json_bytes(&json!({ "miners": miners }))
+        // A JSON value would not hold the digits of an amount.
+        json_bytes(&BTreeMap::from([("miners", miners)]))
     };
     let (pages, now) = (&app.caches.pages, || app.clock.instant());
     let key = CacheKey::Leaderboard { days, limit };
