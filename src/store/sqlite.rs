@@ -127,7 +127,7 @@ impl SqliteStore {
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
     }
 
-    /// How long the writer thread has been busy with one group of writes or one step of a backup; `None` while it is idle.
+    /// How long the writer thread has been busy with one group of writes; `None` while it is idle.
     /// A storage fault does not count as busy; minutes mean a disk that does not respond, or a bug.
     #[must_use]
     pub fn busy_for(&self) -> Option<Duration> {

@@ -1,5 +1,5 @@
-//! Backups: verified copies of the whole database, each a single file.
-//! This module copies a file, and lists, prunes, verifies and restores backups; a server's writer makes its own copies.
+//! Backups: verified copies of the whole database, each a single file. This module makes, lists, prunes, verifies and
+//! restores them.
 
 use std::fs::File;
 use std::io::ErrorKind;
