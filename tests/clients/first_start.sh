@@ -164,7 +164,7 @@ at_a_terminal() {
 }
 at_a_terminal 'checking every wallet' ledger verify
 at_a_terminal 'reading the ledger' ledger export
-at_a_terminal 'copying the database' backup create --to "$scratch/copy.db"
+at_a_terminal 'copying and checking the database' backup create --to "$scratch/copy.db"
 at_a_terminal 'copying the database' restore --database "$scratch/other.db" "$scratch/copy.db"
 at_a_terminal 'checking every page' db check --database "$scratch/other.db"
 
