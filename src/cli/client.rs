@@ -182,7 +182,7 @@ async fn ask(address: &str, database: &Path, mut request: Request<String>) -> Re
     let answered = answered.unwrap_or_else(|_| Err("no answer in time".into()));
     answered.map_err(|error| {
         Failure::Unavailable(format!(
-            "no answer from the server at {address} ({error}); check whether a change was made before you repeat it"
+            "the server at {address} was not reached ({error}); check whether a change was made before you repeat it"
         ))
     })
 }

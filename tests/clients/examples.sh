@@ -76,6 +76,7 @@ name = "node"
 kind = "openai"
 url = "http://127.0.0.1:9"
 [alerts]
+confirm = "1s"
 webhook_file = "webhook"
 END
 "$target/r3mes-edge" > printed 2> log &
