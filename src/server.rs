@@ -106,8 +106,9 @@ impl Builder {
         if let Some(error) = self.own.iter().find_map(HostRoutes::invalid_prefix) {
             return Err(StartError::Config(error));
         }
-        let valid = config.validate_access();
-        valid.map_err(|error| StartError::Config(error.to_string()))?;
+        if let Some((key, message)) = config.auth.invalid() {
+            return Err(StartError::Config(format!("auth.{key}: {message}")));
+        }
         let sockets = match self.listener {
             Some(listener) => vec![Listener::Tcp(listener)],
             None => Listener::bind_all(&config.listen).await?,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 /// One address to listen on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,9 +82,9 @@ impl FromStr for Listen {
             ));
         }
         // Neither too long nor with a zero byte.
-        let valid = std::os::unix::net::SocketAddr::from_pathname(path);
-        let listen = valid.map(|_| Self::Unix(path.into()));
-        listen.map_err(|error| format!("{text:?}: {error}"))
+        std::os::unix::net::SocketAddr::from_pathname(path)
+            .map_err(|error| format!("{text:?}: {error}"))?;
+        Ok(Self::Unix(path.into()))
     }
 }
 
@@ -95,24 +96,17 @@ impl Serialize for Listen {
 
 /// Reads one text, in which commas separate several addresses, or an array.
 pub(super) fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Listen>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(
-        untagged,
-        expecting = "must be a text like \"127.0.0.1:8000\", or an array of them"
-    )]
-    enum Texts {
-        One(String),
-        More(Vec<String>),
-    }
-
-    let texts = match Texts::deserialize(from)? {
-        Texts::One(texts) => texts.split(',').map(str::to_owned).collect(),
-        Texts::More(texts) => texts,
+    let texts = match Value::deserialize(from)? {
+        Value::String(texts) => texts.split(',').map(Value::from).collect(),
+        Value::Array(texts) => texts,
+        _ => Vec::from([Value::Null]),
     };
-    let listeners = texts.iter().map(|text| text.trim().parse());
-    listeners
-        .collect::<Result<_, _>>()
-        .map_err(D::Error::custom)
+    let read = |text: &Value| match text.as_str() {
+        Some(text) => text.trim().parse(),
+        None => Err("must be a text like \"127.0.0.1:8000\", or an array of them".to_owned()),
+    };
+    let listeners: Result<_, String> = texts.iter().map(read).collect();
+    listeners.map_err(D::Error::custom)
 }
 
 #[cfg(test)]

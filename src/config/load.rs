@@ -7,11 +7,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::print::join;
 use super::{Config, ConfigError, Origin};
+
+/// The position of a span in the file.
+type At<'a> = dyn Fn(Range<usize>) -> Origin + 'a;
 
 /// Where the settings of a configuration come from, as a [`Loader`] found them. With the feature `toml`.
 #[derive(Clone, Default, Debug)]
@@ -35,25 +38,24 @@ impl Origins {
         found.cloned().unwrap_or(Origin::Default)
     }
 
-    /// Records every key in a table of the file with its position.
-    fn record(&mut self, table: &str, keys: &DeTable<'_>, at: &dyn Fn(Range<usize>) -> Origin) {
-        for (name, value) in keys {
-            let key = join(table, name.get_ref());
-            self.0.insert(key.clone(), at(name.span()));
-            match value.get_ref() {
-                DeValue::Table(keys) => self.record(&key, keys, at),
-                DeValue::Array(items) => {
-                    for (index, item) in items.iter().enumerate() {
-                        let key = format!("{key}[{index}]");
-                        self.0.insert(key.clone(), at(item.span()));
-                        if let DeValue::Table(keys) = item.get_ref() {
-                            self.record(&key, keys, at);
-                        }
-                    }
+    /// Records the position of a key of the file, and of every key and item in its value.
+    fn record(&mut self, key: String, from: Origin, value: &DeValue<'_>, at: &At<'_>) {
+        match value {
+            DeValue::Table(keys) => {
+                for (name, value) in keys {
+                    let key = join(&key, name.get_ref());
+                    self.record(key, at(name.span()), value.get_ref(), at);
                 }
-                _ => {}
             }
+            DeValue::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let key = format!("{key}[{index}]");
+                    self.record(key, at(item.span()), item.get_ref(), at);
+                }
+            }
+            _ => {}
         }
+        self.0.insert(key, from);
     }
 }
 
@@ -99,7 +101,8 @@ impl Loader {
             ConfigError::new(at(error.span().unwrap_or_default()), "", message)
         };
         let table = DeTable::parse(text).map_err(invalid)?;
-        self.origins.record("", table.get_ref(), &at);
+        let table = DeValue::Table(table.into_inner());
+        self.origins.record(String::new(), at(0..0), &table, &at);
         self.values = toml::from_str(text).map_err(invalid)?;
         Ok(())
     }
@@ -119,13 +122,13 @@ impl Loader {
         };
         self.origins.0.retain(|known, _| !is_inside(known, &key));
         self.origins.0.insert(key, origin);
-        let setting = path.iter().fold(&mut self.values, |outer, name| {
-            if !outer.is_object() {
-                *outer = Value::Null;
+        let mut setting = &mut self.values;
+        for name in &path {
+            if !setting.is_object() {
+                *setting = json!({});
             }
-            // Indexing null makes it an object.
-            &mut outer[*name]
-        });
+            setting = &mut setting[*name];
+        }
         *setting = parse(&path, text);
         Ok(())
     }
@@ -136,34 +139,32 @@ impl Loader {
     /// The first setting, or combination of them, that is wrong.
     pub fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
         if self.values.is_null() {
-            self.values = Value::Object(serde_json::Map::new());
+            self.values = json!({});
         }
         let error = |key: &str, message| ConfigError::new(self.origins.nearest(key), key, message);
         let config: Config = serde_path_to_error::deserialize(self.values).map_err(|found| {
             let key = found.path().to_string();
-            let message = describe(&found.inner().to_string(), &key);
-            error(&key, message)
+            error(&key, describe(&found.inner().to_string(), &key))
         })?;
-        match config.validate() {
-            Ok(()) => Ok((config, self.origins)),
-            Err(found) => Err(error(&found.key, found.message)),
-        }
+        let valid = config.validate();
+        valid.map_err(|found| error(&found.key, found.message))?;
+        Ok((config, self.origins))
     }
 }
 
 /// A setting's text as a value: a string where the default is one, else what it is in TOML.
 fn parse(path: &[&str], text: &str) -> Value {
     let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
-    let default = path
-        .iter()
-        .try_fold(&defaults, |outer, name| outer.get(name));
     let parsed = ValueDeserializer::parse(text.trim()).and_then(Value::deserialize);
-    let parsed = parsed.ok().filter(|value| match default {
-        Some(Value::String(_)) => false,
-        // Not set: a path or an address but for one switch.
-        Some(Value::Null) => value.is_boolean(),
-        _ => !value.is_string(),
-    });
+    let parsed =
+        parsed.ok().filter(
+            |value| match defaults.pointer(&format!("/{}", path.join("/"))) {
+                Some(Value::String(_)) => false,
+                // Not set: a path or an address but for one switch.
+                Some(Value::Null) => value.is_boolean(),
+                _ => !value.is_string(),
+            },
+        );
     parsed.unwrap_or_else(|| text.into())
 }
 
@@ -183,9 +184,8 @@ fn describe(message: &str, key: &str) -> String {
     if !message.starts_with("unknown field") {
         return message.to_owned();
     }
-    let mut names = message.split('`').skip(1).step_by(2);
-    let (unknown, known) = (names.next().unwrap_or_default(), Vec::from_iter(names));
-    let section = key.rfind('.').map_or("", |dot| &key[..dot]);
+    let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+    let (section, unknown) = key.rsplit_once('.').unwrap_or(("", key));
     match nearest(unknown, &known) {
         Some(near) => format!("unknown key; did you mean {}?", join(section, near)),
         None => format!("unknown key; known are {}", known.join(", ")),

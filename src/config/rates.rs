@@ -75,15 +75,12 @@ fn parse(text: &str) -> Result<Option<Rate>, String> {
     if text == "off" {
         return Ok(None);
     }
-    let parsed = || {
-        let (count, unit) = text.split_once('/')?;
+    let rate = text.split_once('/').and_then(|(count, unit)| {
         let (_, seconds) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
         let (count, per) = (count.parse().ok()?, Duration::from_secs(seconds));
-        Some(Rate { count, per })
-    };
-    let rate =
-        parsed().ok_or_else(|| format!("invalid rate {text:?}; use 5/s, 60/min, 100/h or off"));
-    rate.map(Some)
+        Some(Some(Rate { count, per }))
+    });
+    rate.ok_or_else(|| format!("invalid rate {text:?}; use 5/s, 60/min, 100/h or off"))
 }
 
 /// A rate over another time can only be made in code; its text does not read back.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::validate::{is_host, is_narrow, is_origin};
 use super::{Peer, Proxy};
 use crate::model::section::section;
 use crate::model::{Credits, units};
@@ -53,11 +54,14 @@ section! {
         /// loopback or a Unix socket and no proxy is trusted, and only in requests that no proxy passed on.
         public_reads: Option<bool> = None;
         /// Names this server answers to, besides its address and `localhost`.
-        hosts: Vec<String> = Vec::new();
+        hosts: Vec<String> = Vec::new(),
+            each is_host => "name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)";
         /// Origins whose pages may call this server, as browsers write them: `https://app.example`.
-        cors_origins: Vec<String> = Vec::new();
+        cors_origins: Vec<String> = Vec::new(),
+            each is_origin => "name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let every page call this server";
         /// Proxies whose `X-Forwarded-For` is trusted.
-        trusted_proxies: Vec<Proxy> = Vec::new();
+        trusted_proxies: Vec<Proxy> = Vec::new(),
+            each is_narrow => "everybody in there could choose the address that limits go by; name the proxies' own addresses";
         /// What a wallet login signs in to, for the person who signs; where empty, the address listened on.
         public_name: String = String::new(), where |name| !name.contains(char::is_control) => "must be one line";
         /// How long the key of a wallet login is valid.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::validate::{HTTP_URL, is_http};
 use crate::model::section::section;
 use crate::model::{Wallet, units};
 
@@ -72,7 +73,7 @@ section! {
     /// The chain.
     ChainConfig {
         /// The CometBFT RPC, `http://host:port`; where not set, discovery tries the conventional one.
-        rpc: Option<String> = None;
+        rpc: Option<String> = None, each is_http => HTTP_URL;
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
         /// For one answer of the chain.
@@ -98,7 +99,7 @@ section! {
     /// The miner on this machine.
     MinerConfig {
         /// Its statistics page; where not set, discovery tries the conventional one.
-        url: Option<String> = None;
+        url: Option<String> = None, each is_http => HTTP_URL;
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
         /// What the page looks like.

@@ -1,11 +1,15 @@
-//! Values that have the right type and still make no sense: out of range, addresses without a host, combinations that
-//! contradict each other, access that is open to everybody.
+//! Values that have the right type and still make no sense: combinations that contradict each other, and what the rules
+//! of single keys in their sections need.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::print::join;
 use super::{Config, ConfigError, Origin, Proxy};
+
+pub(super) const HTTP_URL: &str = "must be an http:// or https:// address with a host";
 
 fn check(valid: bool, key: &str, message: &str) -> Result<(), ConfigError> {
     match valid {
@@ -21,12 +25,11 @@ impl Config {
     /// # Errors
     /// The first key whose value makes no sense.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.validate_access()?;
         for (section, invalid) in [
+            ("auth", self.auth.invalid()),
             ("", self.invalid()),
             ("limits", self.limits.invalid()),
             ("rates", self.rates.invalid()),
-            ("auth", self.auth.invalid()),
             ("chat", self.chat.invalid()),
             ("chain", self.chain.invalid()),
             ("miner", self.miner.invalid()),
@@ -45,93 +48,62 @@ impl Config {
             .is_sorted_by_key(|time| time.unwrap_or(Duration::MAX));
         let message = "raw samples, minutes, hours and days must each be kept at least as long as the one before";
         check(rising, "retention", message)?;
-        self.validate_upstreams()
-    }
-
-    fn validate_upstreams(&self) -> Result<(), ConfigError> {
-        let url = |key: &str, text: &str| {
-            let url = text.parse::<hyper::Uri>().ok();
-            let is_http = |url: &hyper::Uri| matches!(url.scheme_str(), Some("http" | "https"));
-            let valid = url.is_some_and(|url| is_http(&url) && url.host().is_some());
-            let message =
-                format!("must be an http:// or https:// address with a host, not {text:?}");
-            check(valid, key, &message)
-        };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let mut names = BTreeSet::from(["chain", "miner"]);
         for (at, node) in self.inference.iter().enumerate() {
             let (key, name) = (format!("inference[{at}].name"), node.name.as_str());
-            let valid = !name.is_empty() && name.bytes().all(plain) && names.insert(name);
             let message = format!(
                 "must be letters, digits, dots, dashes or underscores, and a name of its own, not {name:?}"
             );
+            let valid = is_made_of(name, "._-") && names.insert(name);
             check(valid, &key, &message)?;
-            url(&format!("inference[{at}].url"), &node.url)?;
-        }
-        let chain = self.chain.rpc.iter().map(|text| ("chain.rpc", text));
-        let miner = self.miner.url.iter().map(|text| ("miner.url", text));
-        chain
-            .chain(miner)
-            .try_for_each(|(key, text)| url(key, text))
-    }
-
-    /// Refuses values that open the server to everybody; checked at every start, also of a configuration made in code.
-    pub(crate) fn validate_access(&self) -> Result<(), ConfigError> {
-        let auth = &self.auth;
-        for proxy in &auth.trusted_proxies {
-            let message = format!(
-                "{proxy}: everybody in there could choose the address that limits go by; name the proxies' own addresses"
-            );
-            check(!is_wide(proxy), "auth.trusted_proxies", &message)?;
-        }
-        for origin in &auth.cors_origins {
-            let message = format!(
-                "{origin:?}: name each origin as browsers do, \"https://app.example\"; a wildcard or \"null\" would let every page call this server"
-            );
-            check(is_origin(origin), "auth.cors_origins", &message)?;
-        }
-        for host in &auth.hosts {
-            let message = format!(
-                "{host:?}: name each host, \"edge.example\", without scheme, port or wildcard; one that lets in any name lets in a page whose name was made to point here (DNS rebinding)"
-            );
-            check(is_host(host), "auth.hosts", &message)?;
+            check(
+                is_http(&node.url),
+                &format!("inference[{at}].url"),
+                HTTP_URL,
+            )?;
         }
         Ok(())
     }
 }
 
-/// Wider than any network that one operator has: 10.0.0.0/8 and fc00::/7 are the widest private ones.
-fn is_wide(proxy: &Proxy) -> bool {
+/// Whether no network that one operator has is wider: 10.0.0.0/8 and fc00::/7 are the widest private ones.
+pub(super) fn is_narrow(proxy: &Proxy) -> bool {
     match proxy {
-        Proxy::Network(network) => {
-            network.prefix_len() < if network.addr().is_ipv4() { 8 } else { 7 }
-        }
-        Proxy::Unix => false,
+        Proxy::Network(IpNet::V4(network)) => network.prefix_len() >= 8,
+        Proxy::Network(IpNet::V6(network)) => network.prefix_len() >= 7,
+        Proxy::Unix => true,
     }
 }
 
 /// Whether a browser writes an origin like this; no other text would ever match one.
-fn is_origin(text: &str) -> bool {
-    let plain = |part: &str, more: &[u8]| {
-        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || more.contains(&b);
-        !part.is_empty() && part.bytes().all(known)
-    };
-    text.split_once("://").is_some_and(|(scheme, authority)| {
-        let default_port = [("https", ":443"), ("http", ":80")];
-        let has = |(name, port): (&str, &str)| scheme == name && authority.ends_with(port);
-        plain(scheme, b"+.-") && plain(authority, b"._-:[]") && !default_port.into_iter().any(has)
-    })
+pub(super) fn is_origin(text: &str) -> bool {
+    let (scheme, authority) = text.split_once("://").unwrap_or_default();
+    let default_port = if scheme == "https" { ":443" } else { ":80" };
+    is_made_of(scheme, "+.-")
+        && is_made_of(authority, "._-:[]")
+        && text.to_ascii_lowercase() == text
+        && !authority.ends_with(default_port)
 }
 
-fn is_host(text: &str) -> bool {
-    let known = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    let ipv6 = text
+pub(super) fn is_host(text: &str) -> bool {
+    let address = text
         .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    match ipv6 {
+        .and_then(|text| text.strip_suffix(']'));
+    match address {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !text.is_empty() && text.bytes().all(known) && !text.starts_with('.'),
+        None => is_made_of(text, "._-") && !text.starts_with('.'),
     }
+}
+
+pub(super) fn is_http(text: &str) -> bool {
+    text.parse::<hyper::Uri>()
+        .is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some())
+}
+
+/// Whether a text is letters, digits and these other characters, and not empty.
+fn is_made_of(text: &str, others: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+    !text.is_empty() && text.chars().all(known)
 }
 
 #[cfg(test)]

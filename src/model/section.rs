@@ -1,7 +1,7 @@
 //! The macro that declares a section of the configuration, one row a key.
 
 /// Declares a section as a struct: each key with its documentation, type, written form (a module of [`super::units`]),
-/// default, and where it has one its range or another condition.
+/// default, and where it has one its range, another condition, or a condition of each item.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -9,7 +9,8 @@ macro_rules! section {
             $(
                 $(#[$about_key:meta])*
                 $key:ident: $type:ty $(as $form:literal)? = $default:expr
-                    $(, in $range:expr)? $(, where $valid:expr => $message:literal)?;
+                    $(, in $range:expr)? $(, where $valid:expr => $message:literal)?
+                    $(, each $valid_item:expr => $about_item:expr)?;
             )*
         }
     ) => {
@@ -42,6 +43,12 @@ macro_rules! section {
                         let valid: fn(&$type) -> bool = $valid;
                         if !valid(&self.$key) {
                             return Some((stringify!($key), $message.to_owned()));
+                        }
+                    )?
+                    $(
+                        if let Some(item) = self.$key.iter().find(|item| !$valid_item(item)) {
+                            let message = format!("{}: {}", serde_json::json!(item), $about_item);
+                            return Some((stringify!($key), message));
                         }
                     )?
                 )*
