@@ -90,16 +90,11 @@ fn level(bad: bool, near: bool) -> Level {
     }
 }
 
-struct Rule {
-    name: &'static str,
-    severity: Severity,
-    immediate: bool,
-    /// The condition and its summary; `None` where nothing is known, which counts as good.
-    check: fn(&Snapshot, &AlertCounts, &AlertsConfig) -> Option<(Condition, String)>,
-}
-
 const CONFIRMED: bool = false;
 const IMMEDIATE: bool = true;
+
+/// One rule; `None` where nothing is known, which counts as good.
+type Rule = fn(&Snapshot, &AlertCounts, &AlertsConfig) -> Option<Finding>;
 
 /// Declares the table. The first line names what conditions and summaries refer to.
 macro_rules! rules {
@@ -108,15 +103,12 @@ macro_rules! rules {
         $($name:literal, $severity:ident, $immediate:ident: $condition:expr, $summary:literal $(, $argument:expr)*;)*
     ) => {
         #[allow(unused_variables)]
-        const RULES: &[Rule] = &[$(Rule {
-            name: $name,
-            severity: Severity::$severity,
-            immediate: $immediate,
-            check: |$now, $window, $limits| {
-                let condition: Condition = $condition;
-                let $value = condition.1;
-                Some((condition, format!($summary $(, $argument)*)))
-            },
+        const RULES: &[Rule] = &[$(|$now, $window, $limits| {
+            let (level, $value, threshold): Condition = $condition;
+            let summary = format!($summary $(, $argument)*);
+            let (severity, value, since) = (Severity::$severity, $value, $now.time);
+            let alert = Alert { name: $name, severity, summary, value, threshold, since, ..Alert::default() };
+            Some(Finding { level, immediate: $immediate, alert })
         }),*];
     };
 }
@@ -172,45 +164,31 @@ pub(super) fn evaluate(
     window: &AlertCounts,
     limits: &AlertsConfig,
 ) -> Vec<Finding> {
-    let rules = RULES.iter().filter_map(|rule| {
-        let (condition, summary) = (rule.check)(now, window, limits)?;
-        Some((rule, None, condition, summary))
-    });
     // The one rule over several things.
     let breakers = now.open_breakers.iter().map(|(name, forced)| {
         let why = match forced {
             true => "an operator took it out of use",
             false => "its calls failed; is it running?",
         };
-        let summary = format!("{name} gets no calls: {why}");
-        (&BREAKER_OPEN, Some(name.clone()), holds(true, 1.0), summary)
-    });
-    let finding = |(rule, subject, condition, summary): (&Rule, _, Condition, _)| {
-        let (level, value, threshold) = condition;
+        let alert = Alert {
+            name: "breaker_open",
+            subject: Some(name.clone()),
+            severity: Severity::Critical,
+            summary: format!("{name} gets no calls: {why}"),
+            value: 1.0,
+            since: now.time,
+            ..Alert::default()
+        };
         Finding {
-            level,
-            immediate: rule.immediate,
-            alert: Alert {
-                name: rule.name,
-                subject,
-                severity: rule.severity,
-                summary,
-                value,
-                threshold,
-                since: now.time,
-                resolved_at: None,
-            },
+            level: Level::Bad,
+            immediate: IMMEDIATE,
+            alert,
         }
-    };
-    rules.chain(breakers).map(finding).collect()
+    });
+    let rules = RULES.iter();
+    let rules = rules.filter_map(|rule| rule(now, window, limits));
+    rules.chain(breakers).collect()
 }
-
-const BREAKER_OPEN: Rule = Rule {
-    name: "breaker_open",
-    severity: Severity::Critical,
-    immediate: IMMEDIATE,
-    check: |_, _, _| None,
-};
 
 #[cfg(test)]
 mod tests {

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::model::Timestamp;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum Severity {
     /// The operator should act soon.
+    #[default]
     Warning,
     /// It costs users or money now.
     Critical,
@@ -40,7 +41,7 @@ pub(crate) struct Finding {
 }
 
 /// An incident as clients and webhooks see it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub(crate) struct Alert {
     pub(crate) name: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,16 +62,11 @@ impl Alert {
     }
 }
 
-enum Phase {
-    /// Bad, but not for long enough.
-    Pending(Instant),
-    /// Since when it has been good again, if it is.
-    Firing(Option<Instant>),
-}
-
 struct Incident {
     alert: Alert,
-    phase: Phase,
+    is_firing: bool,
+    /// Since when it has been bad, or while it is firing, good again.
+    since: Option<Instant>,
 }
 
 /// The incidents that are open and the recent ones. It has no clock: the time is passed in.
@@ -97,7 +93,8 @@ impl IncidentTracker {
         for finding in findings.iter().filter(|f| f.level == Level::Bad) {
             let begin = || Incident {
                 alert: finding.alert.clone(),
-                phase: Phase::Pending(now),
+                is_firing: false,
+                since: Some(now),
             };
             self.open.entry(finding.alert.key()).or_insert_with(begin);
         }
@@ -112,34 +109,35 @@ impl IncidentTracker {
                     ..finding.alert.clone()
                 };
             }
-            let confirmed = |since: Instant| now.saturating_duration_since(since) >= confirm;
-            match (&mut incident.phase, level) {
-                (Phase::Pending(since), Level::Bad) => {
-                    if confirmed(*since) || finding.is_some_and(|finding| finding.immediate) {
-                        incident.phase = Phase::Firing(None);
-                        changes.push(incident.alert.clone());
-                    }
+            match (incident.is_firing, level) {
+                (false, Level::Good) => return false,
+                (false, Level::Between) => return true,
+                (true, Level::Between | Level::Bad) => {
+                    incident.since = None;
+                    return true;
                 }
-                (Phase::Pending(_), level) => return level != Level::Good,
-                (Phase::Firing(good), Level::Good) => {
-                    if confirmed(*good.get_or_insert(now)) {
-                        incident.alert.resolved_at = Some(time);
-                        changes.push(incident.alert.clone());
-                        self.recent.push_front(incident.alert.clone());
-                        return false;
-                    }
-                }
-                (Phase::Firing(good), Level::Between | Level::Bad) => *good = None,
+                (false, Level::Bad) | (true, Level::Good) => {}
             }
-            true
+            let since = *incident.since.get_or_insert(now);
+            let immediate = !incident.is_firing && finding.is_some_and(|f| f.immediate);
+            if now.saturating_duration_since(since) < confirm && !immediate {
+                return true;
+            }
+            if incident.is_firing {
+                incident.alert.resolved_at = Some(time);
+                self.recent.push_front(incident.alert.clone());
+            }
+            changes.push(incident.alert.clone());
+            incident.since = None;
+            incident.is_firing = !incident.is_firing;
+            incident.is_firing
         });
         self.recent.truncate(Self::RECENT);
         changes
     }
 
     pub(crate) fn firing(&self) -> Vec<Alert> {
-        let firing = |incident: &&Incident| matches!(incident.phase, Phase::Firing(_));
-        let firing = self.open.values().filter(firing);
+        let firing = self.open.values().filter(|incident| incident.is_firing);
         firing.map(|incident| incident.alert.clone()).collect()
     }
 
