@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use self::listener::Listener;
 use crate::app::App;
@@ -128,9 +128,11 @@ impl Builder {
         let routes = routes::labels();
         let app = App::new(config, upstreams, store, clock, self.own, routes)?;
         let app = Arc::new(app);
+        let mut serving = JoinSet::new();
+        serving.spawn(connection::serve(Arc::clone(&app), sockets));
         Ok(EdgeServer {
             tasks: tasks::start(&app),
-            serving: Some(tokio::spawn(connection::serve(Arc::clone(&app), sockets))),
+            serving,
             app,
         })
     }
@@ -139,7 +141,7 @@ impl Builder {
 /// A running server. [`EdgeServer::shutdown`] stops it gracefully; dropped, it stops immediately.
 pub struct EdgeServer {
     app: Arc<App>,
-    serving: Option<JoinHandle<()>>,
+    serving: JoinSet<()>,
     tasks: JoinSet<()>,
 }
 
@@ -187,10 +189,8 @@ impl EdgeServer {
     pub async fn shutdown(mut self) {
         self.app.shutdown.drain();
         self.tasks.abort_all();
-        if let Some(serving) = self.serving.take() {
-            // Bounded by the grace; the runtime has logged a panic.
-            let _ = serving.await;
-        }
+        // Bounded by the grace; the runtime has logged a panic.
+        let _ = self.serving.join_next().await;
         self.app.record_key_use().await;
         billing::write_notes(&self.app.billing).await;
         billing::retry(&self.app.billing).await;
@@ -209,8 +209,5 @@ impl EdgeServer {
 impl Drop for EdgeServer {
     fn drop(&mut self) {
         self.app.shutdown.abort();
-        if let Some(serving) = &self.serving {
-            serving.abort();
-        }
     }
 }

@@ -14,10 +14,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::io_timeout::WriteTimeoutStream;
-use super::listener::{self, Listener, Stream};
+use super::listener::{self, Listener};
 use super::reset::ResetOnClose;
 use crate::app::App;
-use crate::config::Peer;
 use crate::http::{self, Exchange};
 use crate::limits::{Bucket, ConcurrencyLimiter};
 use crate::routes::ROUTES;
@@ -39,24 +38,20 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
     loop {
         // The permit first: what cannot be served yet stays in the kernel's queue.
         let next = async {
-            let permit = Arc::clone(&connections).acquire_owned().await.ok()?;
-            Some((permit, accept(&listeners, &mut first).await?))
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (permit, listener::accept(&listeners, &mut first).await)
         };
-        let accepted = tokio::select! {
+        let (permit, (stream, peer)) = tokio::select! {
             accepted = next => accepted,
             () = app.shutdown.draining() => break,
         };
-        let Some((permit, (stream, peer))) = accepted else {
-            continue;
-        };
         // A trusted proxy carries the connections of many clients.
-        let address_permit = match app.config.auth.trusts(peer) {
-            true => None,
-            false => match limiter.try_acquire(peer.address().into(), limits.per_address) {
-                Some(permit) => Some(permit),
-                None => continue,
-            },
-        };
+        let is_counted = !app.config.auth.trusts(peer);
+        let address_permit =
+            is_counted.then(|| limiter.try_acquire(peer.address().into(), limits.per_address));
+        if let Some(None) = address_permit {
+            continue;
+        }
         let exchange = Arc::new(Exchange::default());
         let reset = Arc::new(ResetOnClose::default());
         let stream = WriteTimeoutStream::new(
@@ -109,17 +104,5 @@ async fn drain_deadline(app: &App, exchange: &Exchange) {
     if exchange.requested.load(Ordering::Relaxed) {
         app.shutdown.aborted().await;
         sleep(Duration::from_secs(1)).await;
-    }
-}
-
-async fn accept(listeners: &[Listener], first: &mut usize) -> Option<(Box<dyn Stream>, Peer)> {
-    match listener::accept(listeners, first).await {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            // Likely no file descriptors are left.
-            log::error!("a connection was not accepted: {error}");
-            sleep(Duration::from_millis(100)).await;
-            None
-        }
     }
 }

@@ -7,9 +7,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
+use tokio::time::sleep;
 
 use super::StartError;
 use crate::config::{Listen, Peer};
@@ -73,21 +75,25 @@ impl Listener {
 }
 
 /// The next connection of any listener. `first` rotates, so that many connections at one do not starve another.
-pub(super) async fn accept(
-    listeners: &[Listener],
-    first: &mut usize,
-) -> io::Result<(Box<dyn Stream>, Peer)> {
-    poll_fn(|context| {
-        for _ in 0..listeners.len() {
-            let listener = &listeners[*first % listeners.len()];
-            *first = first.wrapping_add(1);
-            if let Poll::Ready(accepted) = listener.poll_accept(context) {
-                return Poll::Ready(accepted);
+pub(super) async fn accept(listeners: &[Listener], first: &mut usize) -> (Box<dyn Stream>, Peer) {
+    loop {
+        let accepted = poll_fn(|context| {
+            for _ in 0..listeners.len() {
+                let listener = &listeners[*first % listeners.len()];
+                *first = first.wrapping_add(1);
+                if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                    return Poll::Ready(accepted);
+                }
             }
+            Poll::Pending
+        });
+        match accepted.await {
+            Ok(accepted) => return accepted,
+            // Likely no file descriptors are left.
+            Err(error) => log::error!("a connection was not accepted: {error}"),
         }
-        Poll::Pending
-    })
-    .await
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<Listener> {
@@ -252,7 +258,7 @@ mod tests {
         let _local = UnixStream::connect(&path).await.unwrap();
         let (mut first, mut peers) = (0, Vec::new());
         for _ in 0..2 {
-            peers.push(accept(&listeners, &mut first).await.unwrap().1);
+            peers.push(accept(&listeners, &mut first).await.1);
         }
         assert!(peers.contains(&Peer::Unix), "{peers:?}");
     }
@@ -277,7 +283,7 @@ mod tests {
         for client in ["[::1]", "127.0.0.1"] {
             let address = format!("{client}:{port}");
             let _client = std::net::TcpStream::connect(address).unwrap();
-            accept(&listeners, &mut 0).await.unwrap();
+            accept(&listeners, &mut 0).await;
         }
     }
 }
