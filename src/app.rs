@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::host_routes::HostRoutes;
 use crate::limits::Limits;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::model::Timestamp;
 use crate::shutdown::Shutdown;
 use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
@@ -93,8 +93,6 @@ pub(crate) enum CacheKey {
 impl App {
     /// A wallet mines while its last sample is not older than this.
     pub(crate) const ACTIVE: Duration = Duration::from_secs(300);
-    /// A wallet counts as an active user for this long after an authenticated request.
-    const SEEN: Duration = Duration::from_secs(15 * 60);
 
     pub(crate) fn new(
         config: Config,
@@ -197,13 +195,13 @@ impl App {
         }
         let halted = self.chain_halted(&status);
         if self.chain_halted.swap(halted, Ordering::AcqRel) != halted {
-            let height = status.value.latest_block_height;
-            let time = status.value.latest_block_time;
-            if halted {
-                log::error!("chain halted: its last block is {height} of {time}");
-            } else {
-                log::warn!("chain resumed: block {height} of {time}");
-            }
+            let (level, what) = match halted {
+                true => (log::Level::Error, "halted"),
+                false => (log::Level::Warn, "resumed"),
+            };
+            let block = &status.value;
+            let (height, time) = (block.latest_block_height, block.latest_block_time);
+            log::log!(level, "chain {what}: its last block is {height} of {time}");
         }
         Ok(status)
     }
@@ -222,10 +220,10 @@ impl App {
         let now = self.clock.now();
         let made = self.store.back_up(folder, now).await;
         match &made {
-            Ok(_) => self.metrics.backed_up(Some(now)),
+            Ok(_) => self.metrics.backed_up(now),
             // Another backup is running; that is not a failure.
             Err(StoreError::Conflict(_)) => {}
-            Err(_) => self.metrics.backed_up(None),
+            Err(_) => drop(self.metrics.table.backup_failures.inc()),
         }
         made
     }
@@ -236,28 +234,5 @@ impl App {
         self.ledger_errors
             .store(report.mistakes.len(), Ordering::Release);
         Ok(report)
-    }
-
-    /// Updates the gauges of values that are stored elsewhere.
-    pub(crate) fn refresh_gauges(&self) {
-        let seen_since = self.clock.now().minus(Self::SEEN);
-        let in_flight = self.config.limits.in_flight - self.in_flight.available_permits();
-        let table = &self.metrics.table;
-        metrics::set(
-            &table.active_users,
-            self.caches.keys.active_wallets(seen_since),
-        );
-        metrics::set(&table.in_flight, in_flight);
-        metrics::set(&table.unwritten, self.billing.unwritten.len());
-        self.metrics.set_limiters(self.limits().entries());
-        self.metrics.set_store(&self.store.gauges());
-        for breaker in self.upstreams.breakers() {
-            self.metrics.set_breaker(&breaker);
-        }
-        self.metrics.set_alerts(self.alerts.count());
-        let pages = &self.caches.pages;
-        self.metrics.set_cache("pages", pages.counts());
-        self.metrics.set_cache("chain", self.chain_status.counts());
-        self.metrics.set_cache("blocks", self.blocks.counts());
     }
 }

@@ -102,6 +102,7 @@ mod http;
 pub mod limits;
 mod metrics;
 pub mod model;
+mod monitoring;
 pub mod openapi;
 pub mod routes;
 pub mod server;
@@ -111,7 +112,6 @@ mod stream;
 mod tasks;
 mod timings;
 pub mod upstream;
-mod watch;
 
 pub use clock::Clock;
 pub use config::Config;

@@ -1,11 +1,10 @@
 //! Metrics. `table` declares each; this module updates them. Labels come from fixed sets only: route
 //! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
 
-mod gauges;
-mod process;
+pub(crate) mod process;
 mod table;
 
-pub(crate) use gauges::set;
+pub(crate) use table::{set, store, with};
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,10 +15,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use self::table::{Table, with};
+use self::table::Table;
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
-use crate::model::{Credits, Timestamp};
+use crate::model::{Credits, Sample, Timestamp};
 use crate::store::Change;
 
 tokio::task_local! {
@@ -79,13 +78,8 @@ pub(crate) struct Metrics {
     pub(crate) table: Table,
     /// By [`RouteSlot`].
     routes: Vec<RouteMetrics>,
-    watched: Mutex<Watched>,
-}
-
-/// What alerts compare, and from when on something counts as slow, which a reload changes.
-struct Watched {
-    limits: AlertsConfig,
-    counts: AlertCounts,
+    /// From when on something counts as slow, which a reload changes, and what alerts compare.
+    watched: Mutex<(AlertsConfig, AlertCounts)>,
 }
 
 /// The shares that alerts compare over five minutes: since the start, or of such a window.
@@ -165,16 +159,13 @@ impl Metrics {
         });
         Self {
             routes: routes.collect(),
-            watched: Mutex::new(Watched {
-                limits: alerts.clone(),
-                counts: AlertCounts::default(),
-            }),
+            watched: Mutex::new((alerts.clone(), AlertCounts::default())),
             registry,
             table,
         }
     }
 
-    fn watched(&self) -> MutexGuard<'_, Watched> {
+    fn watched(&self) -> MutexGuard<'_, (AlertsConfig, AlertCounts)> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -193,34 +184,27 @@ impl Metrics {
             route.requests[status].inc();
             route.duration.observe(took.as_secs_f64());
         }
-        let mut watched = self.watched();
-        watched.counts.errors.count(status == SERVER_ERROR);
+        let (limits, counts) = &mut *self.watched();
+        counts.errors.count(status == SERVER_ERROR);
         if is_bounded {
-            let is_slow = took > watched.limits.response_time;
-            watched.counts.slow_answers.count(is_slow);
+            counts.slow_answers.count(took > limits.response_time);
         }
     }
 
     /// Sets from when on a read, an answer or a chat counts as slow.
     pub(crate) fn set_limits(&self, limits: &AlertsConfig) {
-        self.watched().limits.clone_from(limits);
+        self.watched().0.clone_from(limits);
     }
 
     /// The counts since the start.
     pub(crate) fn alert_counts(&self) -> AlertCounts {
-        self.watched().counts
+        self.watched().1
     }
 
-    /// A backup was made at this time, or failed.
-    pub(crate) fn backed_up(&self, made_at: Option<Timestamp>) {
-        match made_at {
-            Some(made_at) => {
-                let seconds = made_at.millis() as f64 / 1000.0;
-                let newest = &self.table.backup_made_at;
-                newest.set(seconds.max(newest.get()));
-            }
-            None => drop(self.table.backup_failures.inc()),
-        }
+    /// A backup was made at this time.
+    pub(crate) fn backed_up(&self, made_at: Timestamp) {
+        let newest = &self.table.backup_made_at;
+        newest.set(seconds(made_at).max(newest.get()));
     }
 
     /// When the newest known backup was made.
@@ -236,11 +220,8 @@ impl Metrics {
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
     pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
         let status = CHAT_ENDS[end as usize];
-        with(
-            &self.table.chats,
-            [("status", status), ("adapter", adapter)],
-        )
-        .inc();
+        let labels = [("status", status), ("adapter", adapter)];
+        with(&self.table.chats, labels).inc();
         self.table.chat_duration.observe(took.as_secs_f64());
     }
 
@@ -249,9 +230,8 @@ impl Metrics {
     pub(crate) fn chat_began(&self, took: Duration, overhead: Duration) {
         self.table.chat_first_byte.observe(took.as_secs_f64());
         self.table.chat_overhead.observe(overhead.as_secs_f64());
-        let mut watched = self.watched();
-        let is_slow = overhead > watched.limits.overhead_p99;
-        watched.counts.slow_chats.count(is_slow);
+        let (limits, counts) = &mut *self.watched();
+        counts.slow_chats.count(overhead > limits.overhead_p99);
     }
 
     /// An inference server sent its first content after so long. `upstream` is a configured one.
@@ -275,6 +255,25 @@ impl Metrics {
         self.table.reservations_open.dec();
     }
 
+    /// Sets the gauges of the miner on this machine. Values that its sample leaves out are not changed.
+    pub(crate) fn set_miner(&self, sample: &Sample) {
+        let table = &self.table;
+        for (gauge, value) in [
+            (&table.miner_hashrate, Some(sample.hashrate)),
+            (&table.miner_gpu_temperature, sample.gpu_temperature),
+            (&table.miner_power_watts, sample.power_watts),
+            (&table.miner_read_at, Some(seconds(sample.recorded_at))),
+        ] {
+            gauge.set(value.unwrap_or_else(|| gauge.get()));
+        }
+        for (gauge, shares) in [
+            (&table.miner_accepted, sample.accepted),
+            (&table.miner_rejected, sample.rejected),
+        ] {
+            gauge.set(shares.unwrap_or_else(|| gauge.get()));
+        }
+    }
+
     /// The page with its content type, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4.
     pub(crate) fn page(
         &self,
@@ -291,17 +290,18 @@ impl Metrics {
     }
 
     pub(crate) fn changed(&self, change: &Change) {
-        let distributed = |reason, amount: Credits| {
-            if amount > Credits::ZERO {
-                let counter = with(&self.table.distributed, [("reason", reason)]);
-                counter.inc_by(float(amount));
+        let (reason, amount) = match change {
+            Change::Granted(amount) => ("grant", *amount),
+            Change::Earned(amount) => ("mining", *amount),
+            Change::Samples { new, .. } => {
+                self.table.samples.inc_by(*new as u64);
+                return;
             }
+            Change::Account | Change::Key(_) => return,
         };
-        match change {
-            Change::Granted(amount) => distributed("grant", *amount),
-            Change::Earned(amount) => distributed("mining", *amount),
-            Change::Samples { new, .. } => drop(self.table.samples.inc_by(*new as u64)),
-            Change::Account | Change::Key(_) => {}
+        if amount > Credits::ZERO {
+            let counter = with(&self.table.distributed, [("reason", reason)]);
+            counter.inc_by(float(amount));
         }
     }
 
@@ -315,7 +315,7 @@ impl Metrics {
 
     pub(crate) fn read(&self, took: Duration) {
         self.table.read_duration.observe(took.as_secs_f64());
-        if took > self.watched().limits.slow_query {
+        if took > self.watched().0.slow_query {
             // A background task has no route.
             let slot = ROUTE.try_with(|slot| *slot).unwrap_or(RouteSlot::NONE);
             if let Some(route) = self.routes.get(slot.0) {
@@ -341,6 +341,11 @@ fn text_format(open_metrics: &str) -> String {
         };
     }
     text
+}
+
+/// A time as Prometheus writes it: unix seconds.
+fn seconds(time: Timestamp) -> f64 {
+    time.millis() as f64 / 1000.0
 }
 
 /// Prometheus has no integers; this is the only function that converts an amount to a float, for output.

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 use crate::app::App;
 use crate::store::StoreError;
 use crate::upstream::UpstreamError;
-use crate::{alerts, billing, watch};
+use crate::{alerts, billing, monitoring};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     // These run at an interval, the first time after a delay.
     let now = Duration::ZERO;
     tasks.spawn(every(alerts::STEP, now, app(), |app| async move {
-        watch::evaluate(&app).await;
+        monitoring::evaluate(&app).await;
     }));
     tasks.spawn(every(15 * SECOND, 15 * SECOND, app(), watch_chain));
     tasks.spawn(every(MINUTE, now, app(), compact_samples));
@@ -163,7 +163,7 @@ async fn back_up(app: Arc<App>) {
     let folder = settings.folder().map(Path::to_owned);
     let newest = app.store.last_backup(folder.clone(), app.clock.now());
     let mut newest = newest.await.unwrap_or(None);
-    if newest.is_some() {
+    if let Some(newest) = newest {
         app.metrics.backed_up(newest);
     }
     let Some(every) = settings.every else {

@@ -67,13 +67,13 @@ pub(crate) async fn readyz(ctx: Context) -> Result {
 
 /// The alerts as of now.
 pub(crate) async fn alerts(ctx: Context) -> Result {
-    let (firing, recent) = crate::watch::evaluate(&ctx.app).await;
+    let (firing, recent) = crate::monitoring::evaluate(&ctx.app).await;
     json(&json!({ "firing": firing, "recent": recent }))
 }
 
 pub(crate) async fn metrics(ctx: Context) -> Result {
     let open_metrics = ctx.accepts("application/openmetrics-text");
-    ctx.app.refresh_gauges();
+    crate::monitoring::refresh_gauges(&ctx.app);
     let page = ctx.app.metrics.page(open_metrics);
     let (content_type, text) =
         page.map_err(|error| ApiError::internal(format!("metrics: {error}")))?;

@@ -3,7 +3,7 @@
 use super::table::Table;
 
 /// Reads the gauges of the process.
-pub(super) fn refresh(table: &Table) {
+pub(crate) fn refresh(table: &Table) {
     // Small files that the kernel makes up: reading them waits for no disk.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {

@@ -1,7 +1,7 @@
 //! Every metric, one row each: its help as the doc comment, its name, its type and labels. A new metric is a new row here
 //! and the line that counts it.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,11 +17,20 @@ pub(crate) type Float = Gauge<f64, AtomicU64>;
 pub(crate) type Labeled<M, const N: usize> = Family<[(&'static str, String); N], M, fn() -> M>;
 
 /// The metric with these labels, whose values must come from fixed sets.
-pub(super) fn with<M: Clone, const N: usize>(
+pub(crate) fn with<M: Clone, const N: usize>(
     family: &Labeled<M, N>,
     labels: [(&'static str, &str); N],
 ) -> M {
     family.get_or_create_owned(&labels.map(|(name, value)| (name, value.to_owned())))
+}
+
+pub(crate) fn set(gauge: &Gauge, value: usize) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// Sets a counter whose value is stored elsewhere.
+pub(crate) fn store(counter: &Counter, count: u64) {
+    counter.inner().store(count, Ordering::Relaxed);
 }
 
 fn seconds() -> Histogram {
