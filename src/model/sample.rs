@@ -8,17 +8,17 @@ use serde_json::value::RawValue;
 use super::input::read_object;
 use super::{InputError, Timestamp, Wallet, Whole};
 
-/// The unit of a hashrate.
+/// The unit of a hashrate, stored as its number.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, Deserialize,
 )]
 pub enum HashrateUnit {
     /// Gradients an hour, as the R3MES miner engine counts its work.
     #[serde(rename = "gradients/h")]
-    GradientsPerHour,
+    GradientsPerHour = 0,
     /// Hashes a second, as XMRig counts.
     #[serde(rename = "H/s")]
-    HashesPerSecond,
+    HashesPerSecond = 1,
 }
 
 impl HashrateUnit {

@@ -2,9 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::row::{
-    all, count, credits_at, execute, first, maybe_time_at, one, time_at, value, wallet_at,
-};
+use super::row::{all, count, execute, first, one, value};
 use super::sql;
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{LedgerEntry, StoreError, User, ledger_id};
@@ -30,14 +28,12 @@ pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
 
 /// Makes the account if there is none; whether it is new.
 pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<bool, StoreError> {
-    let values = params![wallet.as_str(), now.millis()];
+    let values = params![wallet, now];
     Ok(execute(c, sql::INSERT_USER, values)? == 1)
 }
 
 pub(super) fn user(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<User>> {
-    first(c, sql::SELECT_USER, [wallet.as_str()], |row| {
-        user_in(row, *wallet)
-    })
+    first(c, sql::SELECT_USER, [wallet], |row| user_in(row, *wallet))
 }
 
 pub(super) fn users(
@@ -47,25 +43,23 @@ pub(super) fn users(
 ) -> rusqlite::Result<Vec<User>> {
     let after = after.map_or("", Wallet::as_str);
     all(c, sql::SELECT_USERS, params![after, count(limit)], |row| {
-        user_in(row, wallet_at(row, 0)?)
+        user_in(row, row.get(0)?)
     })
 }
 
 fn user_in(row: &Row<'_>, wallet_address: Wallet) -> rusqlite::Result<User> {
-    let last_mining_at = maybe_time_at(row, 3)?;
+    let last_mining_at: Option<Timestamp> = row.get(3)?;
     Ok(User {
         wallet_address,
-        credits: credits_at(row, 1)?,
+        credits: row.get(1)?,
         is_miner: last_mining_at.is_some(),
         last_mining_at,
-        created_at: time_at(row, 2)?,
+        created_at: row.get(2)?,
     })
 }
 
 pub(super) fn balance(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<Credits>> {
-    first(c, sql::SELECT_BALANCE, [wallet.as_str()], |row| {
-        credits_at(row, 0)
-    })
+    first(c, sql::SELECT_BALANCE, [wallet], value)
 }
 
 /// Moves credits, where the wallet can give or hold them.
@@ -95,7 +89,7 @@ fn post_up_to(
     now: Timestamp,
 ) -> Result<LedgerEntry, StoreError> {
     // Asked for afterwards: RETURNING makes a table of its own for its row, which takes longer.
-    let values = params![wallet.as_str(), amount.micro(), most];
+    let values = params![wallet, amount, most];
     let moved = execute(c, sql::MOVE_CREDITS, values)?;
     let after = match balance(c, wallet)? {
         Some(after) if moved > 0 => after,
@@ -111,14 +105,7 @@ fn post_up_to(
         }
         None => return Err(StoreError::UserNotFound),
     };
-    let values = params![
-        wallet.as_str(),
-        amount.micro(),
-        after.micro(),
-        reason,
-        reference,
-        now.millis()
-    ];
+    let values = params![wallet, amount, after, reason, reference, now];
     let id = c.prepare_cached(sql::INSERT_ENTRY)?.insert(values)?;
     Ok(LedgerEntry {
         id,
@@ -154,7 +141,7 @@ pub(super) fn ledger(
     let Some(balance) = balance(&c, wallet)? else {
         return Ok(None);
     };
-    let page = params![wallet.as_str(), before.unwrap_or(i64::MAX), count(limit)];
+    let page = params![wallet, before.unwrap_or(i64::MAX), count(limit)];
     Ok(Some((
         balance,
         all(&c, sql::SELECT_LEDGER, page, entry_in)?,
@@ -165,12 +152,12 @@ pub(super) fn ledger(
 pub(super) fn entry_in(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
     Ok(LedgerEntry {
         id: row.get(0)?,
-        amount: credits_at(row, 1)?,
-        balance: credits_at(row, 2)?,
+        amount: row.get(1)?,
+        balance: row.get(2)?,
         reason: row.get(3)?,
         reference: row.get(4)?,
         note: row.get(5)?,
-        created_at: time_at(row, 6)?,
+        created_at: row.get(6)?,
     })
 }
 
@@ -185,7 +172,7 @@ pub(super) fn reserve(
     now: Timestamp,
 ) -> Result<i64, StoreError> {
     let entry = post(c, wallet, price.negated(), "chat", None, now)?;
-    let values = params![entry.id, wallet.as_str(), price.micro(), now.millis()];
+    let values = params![entry.id, wallet, price, now];
     execute(c, sql::INSERT_RESERVATION, values)?;
     Ok(entry.id)
 }
@@ -223,7 +210,7 @@ pub(super) fn note(c: &Connection, reservation: i64, note: &str) -> Result<(), S
 }
 
 fn state_of(c: &Connection, reservation: i64) -> Result<(Wallet, Credits, i64), StoreError> {
-    let read = |row: &Row<'_>| Ok((wallet_at(row, 0)?, credits_at(row, 1)?, row.get(2)?));
+    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     Ok(one(c, sql::SELECT_RESERVATION, [reservation], read)?)
 }
 
@@ -234,7 +221,7 @@ fn close(
     refund: Option<i64>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let values = params![reservation, state, now.millis(), refund];
+    let values = params![reservation, state, now, refund];
     execute(c, sql::CLOSE_RESERVATION, values)?;
     Ok(())
 }

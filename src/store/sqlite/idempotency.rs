@@ -73,7 +73,7 @@ pub(super) fn find(
         };
         Ok((row.get::<_, [u8; 32]>(0)?, stored))
     };
-    match first(c, sql::SELECT_RESPONSE, params![key, now.millis()], read)? {
+    match first(c, sql::SELECT_RESPONSE, params![key, now], read)? {
         Some((other, _)) if other != *request => Err(StoreError::KeyReused),
         found => Ok(found.map(|(_, stored)| stored)),
     }
@@ -88,7 +88,7 @@ pub(super) fn check_rows(
 ) -> Result<()> {
     let is_full =
         || Ok::<_, StoreError>(usage(c, scope)?[0].saturating_add(count(answers)) > LIMITS.rows);
-    let purge = params![scope, now.millis(), count(PURGE_ROWS)];
+    let purge = params![scope, now, count(PURGE_ROWS)];
     // Expired rows may wait a minute for the general purge.
     if !is_full()? || (execute(c, sql::PURGE_RESPONSES_OF_SCOPE, purge)? > 0 && !is_full()?) {
         return Ok(());
@@ -140,7 +140,7 @@ fn store_within<T>(
         request.request,
         stored.status,
         stored.answer.filter(fits).or(stored.reference),
-        now.plus(LIFETIME).millis()
+        now.plus(LIFETIME)
     ];
     execute(c, sql::INSERT_RESPONSE, values)?;
     Ok(())
@@ -148,11 +148,7 @@ fn store_within<T>(
 
 /// Deletes some expired responses; returns how many.
 pub(super) fn purge(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
-    execute(
-        c,
-        sql::PURGE_RESPONSES,
-        params![now.millis(), count(PURGE_ROWS)],
-    )
+    execute(c, sql::PURGE_RESPONSES, params![now, count(PURGE_ROWS)])
 }
 
 #[cfg(test)]

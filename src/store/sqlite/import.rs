@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
 use super::read_only::ReadOnly;
-use super::row::{credits_at, first};
+use super::row::{first, value};
 use super::{OpenError, SqliteStore, accounts, connections, keys, sql};
 use crate::auth::{KeyHash, KeyRecord, KeyRequest, PlainKey, Scopes};
 use crate::model::{Credits, Timestamp, Wallet};
@@ -216,8 +216,8 @@ fn import_account(
     });
     let account_is_new = accounts::ensure(c, &wallet, created_at)?;
     let (reason, reference) = OPENING;
-    let values = params![wallet.as_str(), reason, reference];
-    match first(c, sql::SELECT_OPENING, values, |row| credits_at(row, 0))? {
+    let values = params![wallet, reason, reference];
+    match first(c, sql::SELECT_OPENING, values, value::<Credits>)? {
         Some(before) if before != balance => Err(refused(
             "credits",
             format!("was imported before as {before}, which is not changed"),

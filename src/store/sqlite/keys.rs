@@ -2,11 +2,9 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::row::{
-    all, count, execute, first, maybe_time_at, one, time_at, unreadable, value, wallet_at,
-};
+use super::row::{all, count, execute, first, one, value};
 use super::{accounts, sql};
-use crate::auth::{KeyHash, KeyRecord, Scopes};
+use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Timestamp, Wallet};
 use crate::store::{Result, StoreError};
 
@@ -25,7 +23,7 @@ pub(super) fn create(c: &Connection, key: &KeyRecord, max_active: usize) -> Resu
 
 /// A conflict if a wallet has `max` active keys or more.
 fn check_limit(c: &Connection, wallet: &Wallet, max: usize, now: Timestamp) -> Result<()> {
-    let values = params![wallet.as_str(), now.millis()];
+    let values = params![wallet, now];
     let active: i64 = one(c, sql::COUNT_ACTIVE_KEYS, values, value)?;
     if active < count(max) {
         return Ok(());
@@ -39,15 +37,15 @@ fn check_limit(c: &Connection, wallet: &Wallet, max: usize, now: Timestamp) -> R
 fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlite::Result<bool> {
     let values = params![
         key.id,
-        key.hash.as_bytes(),
+        key.hash,
         key.start,
-        key.wallet.as_ref().map(Wallet::as_str),
+        key.wallet,
         key.name,
-        key.scopes.to_string(),
-        key.created_at.millis(),
-        key.expires_at.map(Timestamp::millis),
-        key.revoked_at.map(Timestamp::millis),
-        key.last_used.map(Timestamp::millis),
+        key.scopes,
+        key.created_at,
+        key.expires_at,
+        key.revoked_at,
+        key.last_used,
         key.login,
         imported,
     ];
@@ -77,13 +75,13 @@ pub(super) fn adopt(
     hash: &KeyHash,
     start: &str,
 ) -> rusqlite::Result<Option<KeyRecord>> {
-    let values = params![sha256.as_bytes(), hash.as_bytes(), start];
+    let values = params![sha256, hash, start];
     execute(c, sql::ADOPT_KEY, values)?;
     by_hash(c, hash)
 }
 
 pub(super) fn by_hash(c: &Connection, hash: &KeyHash) -> rusqlite::Result<Option<KeyRecord>> {
-    first(c, sql::SELECT_KEY_BY_HASH, [hash.as_bytes()], record)
+    first(c, sql::SELECT_KEY_BY_HASH, [hash], record)
 }
 
 pub(super) fn by_id(c: &Connection, id: &str) -> rusqlite::Result<Option<KeyRecord>> {
@@ -104,7 +102,7 @@ pub(super) fn list(
     let (before, limit) = (before.unwrap_or("~"), count(limit));
     match wallet {
         Some(wallet) => {
-            let values = params![wallet.as_str(), before, limit];
+            let values = params![wallet, before, limit];
             all(c, sql::SELECT_KEYS_OF_WALLET, values, record)
         }
         None => all(c, sql::SELECT_KEYS, params![before, limit], record),
@@ -126,7 +124,7 @@ pub(super) fn revoke(
 
 /// Revokes a key from `at` on; returns the updated key.
 fn revoke_at(c: &Connection, id: &str, at: Timestamp) -> Result<KeyRecord> {
-    execute(c, sql::REVOKE_KEY, params![id, at.millis()])?;
+    execute(c, sql::REVOKE_KEY, params![id, at])?;
     existing(c, id)
 }
 
@@ -155,36 +153,28 @@ pub(super) fn rotate(
 
 /// Deletes some expired login keys; returns how many.
 pub(super) fn purge_logins(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
-    execute(c, sql::PURGE_LOGIN_KEYS, [now.millis(), 500])
+    execute(c, sql::PURGE_LOGIN_KEYS, params![now, 500])
 }
 
 pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> rusqlite::Result<()> {
     for (id, at) in touched {
-        execute(c, sql::TOUCH_KEY, params![id, at.millis()])?;
+        execute(c, sql::TOUCH_KEY, params![id, at])?;
     }
     Ok(())
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
-    let wallet = match row.get_ref(3)? {
-        rusqlite::types::ValueRef::Null => None,
-        _ => Some(wallet_at(row, 3)?),
-    };
-    let scopes = row
-        .get_ref(5)?
-        .as_str()
-        .map_err(|_| unreadable(5, "scopes"))?;
     Ok(KeyRecord {
         id: row.get(0)?,
-        hash: KeyHash::from_bytes(row.get(1)?),
+        hash: row.get(1)?,
         start: row.get(2)?,
-        wallet,
+        wallet: row.get(3)?,
         name: row.get(4)?,
-        scopes: Scopes::parse(scopes.split(',')).map_err(|what| unreadable(5, what))?,
-        created_at: time_at(row, 6)?,
-        expires_at: maybe_time_at(row, 7)?,
-        revoked_at: maybe_time_at(row, 8)?,
-        last_used: maybe_time_at(row, 9)?,
+        scopes: row.get(5)?,
+        created_at: row.get(6)?,
+        expires_at: row.get(7)?,
+        revoked_at: row.get(8)?,
+        last_used: row.get(9)?,
         login: row.get(10)?,
     })
 }

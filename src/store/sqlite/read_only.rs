@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags, Row, params};
 use super::accounts::{self, entry_in};
 use super::connections::{BUSY_TIMEOUT, OpenError, check_version};
 use super::read_pool::ReadPool;
-use super::row::{all, one, value, wallet_at};
+use super::row::{all, one, value};
 use super::writer::Writer;
 use super::{SqliteStore, sql};
 use crate::model::Wallet;
@@ -167,7 +167,7 @@ impl LedgerExport {
     pub fn page(&mut self) -> Result<Vec<ExportedEntry>, OpenError> {
         let read = |row: &Row<'_>| {
             Ok(ExportedEntry {
-                wallet_address: wallet_at(row, 7)?,
+                wallet_address: row.get(7)?,
                 entry: entry_in(row)?,
             })
         };
@@ -175,7 +175,7 @@ impl LedgerExport {
         let page = match &self.wallet {
             None => all(c, sql::SELECT_ENTRIES, [after, last, rows], read)?,
             Some(wallet) => {
-                let values = params![after, last, rows, wallet.as_str()];
+                let values = params![after, last, rows, wallet];
                 all(c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?
             }
         };

@@ -7,7 +7,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::row::{all, count, execute, first, unit_at, value};
+use super::row::{all, count, execute, first, pair, value};
 use super::{accounts, sql};
 use crate::model::{Retention, Timestamp, Wallet};
 use crate::store::{HashratePoint, Resolution, Result, StoreError};
@@ -33,7 +33,6 @@ pub(super) const fn start(at: i64, length: i64) -> i64 {
 
 /// Rolls up some of the samples before `until`, the start of a minute; `false` if none is left.
 pub(super) fn roll_up(c: &Connection, until: i64) -> rusqlite::Result<bool> {
-    let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
     let unrolled = all(c, sql::SELECT_UNROLLED, [until, STEP_MINERS], pair)?;
     for (worker, from) in &unrolled {
         let next: Option<i64> = first(c, sql::SELECT_SAMPLE_FROM, [*worker, *from], value)?;
@@ -88,19 +87,19 @@ pub(super) fn read(
     let since = start(since.millis(), length);
     let mut rows = 0;
     let read = |row: &Row<'_>| {
-        let recorded_at = Timestamp::from_millis(row.get(0)?);
+        let recorded_at: Timestamp = row.get(0)?;
         rows += row.get::<_, i64>(6)?;
         Ok(HashratePoint {
             date: recorded_at.date(),
             hashrate: row.get(2)?,
-            hashrate_unit: unit_at(row, 1)?,
+            hashrate_unit: row.get(1)?,
             recorded_at,
             min: row.get(3)?,
             max: row.get(4)?,
             samples: row.get(5)?,
         })
     };
-    let (wallet, most) = (wallet.as_str(), count(limit) + 1);
+    let most = count(limit) + 1;
     let points = match resolution {
         Resolution::Raw => all(&c, sql::SELECT_RAW, params![wallet, since, most], read)?,
         _ => {

@@ -1,8 +1,10 @@
-//! Helpers of all statements: running them, SQLite's errors, and values in rows.
+//! Helpers of all statements: running them, SQLite's errors, and how the types of the model are stored.
 
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row};
 
 use super::OpenError;
+use crate::auth::{KeyHash, Scopes};
 use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
 use crate::store::StoreError;
 
@@ -83,13 +85,13 @@ pub(super) fn all<T>(
 }
 
 /// The only value of a row.
-pub(super) fn value<T: rusqlite::types::FromSql>(row: &Row<'_>) -> rusqlite::Result<T> {
+pub(super) fn value<T: FromSql>(row: &Row<'_>) -> rusqlite::Result<T> {
     row.get(0)
 }
 
-/// A value that this program would not have written.
-pub(super) fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
+/// The two values of a row.
+pub(super) fn pair<A: FromSql, B: FromSql>(row: &Row<'_>) -> rusqlite::Result<(A, B)> {
+    Ok((row.get(0)?, row.get(1)?))
 }
 
 /// A count or a limit as an SQLite integer.
@@ -97,37 +99,43 @@ pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-pub(super) fn wallet_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Wallet> {
-    let text = row.get_ref(column)?.as_str();
-    let text = text.map_err(|_| unreadable(column, "a wallet"))?;
-    Wallet::parse(text).map_err(|what| unreadable(column, what))
+/// Stores a type of the model as a value of SQLite. One that the program would not have written is damage.
+macro_rules! stored_as {
+    ($type:ty, |$this:ident| $write:expr, |$value:ident| $read:expr) => {
+        impl ToSql for $type {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                let $this = self;
+                Ok(ToSqlOutput::from($write))
+            }
+        }
+
+        impl FromSql for $type {
+            fn column_result($value: ValueRef<'_>) -> FromSqlResult<Self> {
+                $read.map_err(|what: &str| FromSqlError::Other(what.into()))
+            }
+        }
+    };
 }
 
-pub(super) fn credits_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Credits> {
-    row.get(column).map(Credits::from_micro)
-}
-
-pub(super) fn time_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
-    row.get(column).map(Timestamp::from_millis)
-}
-
-pub(super) fn maybe_time_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
-    let millis: Option<i64> = row.get(column)?;
-    Ok(millis.map(Timestamp::from_millis))
-}
-
-/// A unit as stored.
-pub(super) const fn code(unit: HashrateUnit) -> i64 {
-    match unit {
-        HashrateUnit::GradientsPerHour => 0,
-        HashrateUnit::HashesPerSecond => 1,
+stored_as!(Wallet, |wallet| wallet.as_str(), |value| Self::parse(
+    value.as_str()?
+));
+stored_as!(Credits, |amount| amount.micro(), |value| Ok(
+    Self::from_micro(value.as_i64()?)
+));
+stored_as!(Timestamp, |time| time.millis(), |value| Ok(
+    Self::from_millis(value.as_i64()?)
+));
+stored_as!(KeyHash, |hash| hash.as_bytes().as_slice(), |value| Ok(
+    Self::from_bytes(FromSql::column_result(value)?)
+));
+stored_as!(Scopes, |scopes| scopes.to_string(), |value| Self::parse(
+    value.as_str()?.split(',')
+));
+stored_as!(HashrateUnit, |unit| *unit as i64, |value| {
+    match value.as_i64()? {
+        0 => Ok(Self::GradientsPerHour),
+        1 => Ok(Self::HashesPerSecond),
+        _ => Err("a unit"),
     }
-}
-
-pub(super) fn unit_at(row: &Row<'_>, column: usize) -> rusqlite::Result<HashrateUnit> {
-    match row.get(column)? {
-        0 => Ok(HashrateUnit::GradientsPerHour),
-        1 => Ok(HashrateUnit::HashesPerSecond),
-        _ => Err(unreadable(column, "a unit")),
-    }
-}
+});

@@ -4,12 +4,9 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Row, params};
 
-use super::row::{
-    all, code, count, credits_at, execute, first, maybe_time_at, one, time_at, unit_at, value,
-    wallet_at,
-};
+use super::row::{all, count, execute, first, one, pair, value};
 use super::{accounts, rollup, sql};
-use crate::model::{Sample, Timestamp, Wallet};
+use crate::model::{Credits, Sample, Timestamp, Wallet};
 use crate::store::{
     Counted, Earning, EarningsDay, MinerStats, RankedMiner, Recorded, Result, StoreError, Totals,
 };
@@ -20,7 +17,7 @@ pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Resu
     for of_wallet in samples.chunk_by(|a, b| a.wallet == b.wallet) {
         let wallet = of_wallet[0].wallet;
         accounts::ensure(c, &wallet, now)?;
-        let mines: bool = one(c, sql::SELECT_HAS_WORKER, [wallet.as_str()], value)?;
+        let mines: bool = one(c, sql::SELECT_HAS_WORKER, [wallet], value)?;
         recorded.first |= !mines;
         for sample in of_wallet {
             recorded.new += usize::from(insert(c, sample, &mut late)?);
@@ -45,12 +42,10 @@ fn insert(
     sample: &Sample,
     late: &mut BTreeSet<(i64, i64)>,
 ) -> rusqlite::Result<bool> {
-    let (at, unit) = (sample.recorded_at.millis(), code(sample.unit));
-    let (wallet, name) = (sample.wallet.as_str(), &sample.worker);
+    let (at, unit) = (sample.recorded_at.millis(), sample.unit);
+    let (wallet, name) = (&sample.wallet, &sample.worker);
     let minute = rollup::start(at, rollup::MINUTE);
-    let known = first(c, sql::SELECT_WORKER, params![wallet, name], |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })?;
+    let known = first(c, sql::SELECT_WORKER, params![wallet, name], pair)?;
     let (worker, rolled_until): (i64, i64) = match known {
         Some(known) => known,
         None => {
@@ -99,22 +94,19 @@ pub(super) fn record_earning(c: &Connection, earning: &Earning, now: Timestamp) 
         entry,
     };
     accounts::ensure(c, &earning.wallet, now)?;
-    let (wallet, micro) = (earning.wallet.as_str(), earning.earnings.micro());
-    let source = &earning.source_id;
-    let values = params![source, wallet, micro, earning.recorded_at.millis()];
+    let (wallet, amount, source) = (&earning.wallet, earning.earnings, &earning.source_id);
+    let values = params![source, wallet, amount, earning.recorded_at];
     if execute(c, sql::INSERT_EARNING, values)? == 0 {
-        let before = one(c, sql::SELECT_EARNING, [source], |row| {
-            Ok((wallet_at(row, 0)?, credits_at(row, 1)?))
-        })?;
-        if before == (earning.wallet, earning.earnings) {
+        let before = one(c, sql::SELECT_EARNING, [source], pair)?;
+        if before == (earning.wallet, amount) {
             return Ok(counted(None));
         }
         let detail = "this source_id was counted for another wallet or amount";
         return Err(StoreError::Conflict(detail.to_owned()));
     }
-    execute(c, sql::ADD_EARNINGS, params![wallet, micro])?;
-    let (amount, reference) = (earning.earnings, Some(source.clone()));
-    let entry = accounts::post(c, &earning.wallet, amount, "mining", reference, now)?;
+    execute(c, sql::ADD_EARNINGS, params![wallet, amount])?;
+    let reference = Some(source.clone());
+    let entry = accounts::post(c, wallet, amount, "mining", reference, now)?;
     Ok(counted(Some(entry.id)))
 }
 
@@ -123,14 +115,14 @@ pub(super) fn miner(
     wallet: &Wallet,
     active_since: Timestamp,
 ) -> Result<MinerStats> {
-    let values = params![wallet.as_str(), active_since.millis()];
+    let values = params![wallet, active_since];
     let miner = first(c, sql::SELECT_MINER, values, |row| {
-        let recorded_at = maybe_time_at(row, 1)?;
+        let recorded_at: Option<Timestamp> = row.get(1)?;
         Ok(MinerStats {
             wallet_address: *wallet,
-            total_earnings: credits_at(row, 0)?,
+            total_earnings: row.get(0)?,
             hashrate: row.get(4)?,
-            hashrate_unit: recorded_at.map(|_| unit_at(row, 2)).transpose()?,
+            hashrate_unit: row.get(2)?,
             gpu_temperature: row.get(5)?,
             blocks_found: row.get(7)?,
             uptime_percentage: row.get(6)?,
@@ -150,9 +142,9 @@ pub(super) fn earnings(
     limit: usize,
 ) -> Result<Vec<EarningsDay>> {
     accounts::balance(c, wallet)?.ok_or(StoreError::UserNotFound)?;
-    let values = params![wallet.as_str(), since.millis(), count(limit), count(offset)];
+    let values = params![wallet, since, count(limit), count(offset)];
     let days = all(c, sql::SELECT_EARNINGS_BY_DAY, values, |row| {
-        let (earnings, recorded_at) = (credits_at(row, 0)?, time_at(row, 1)?);
+        let (earnings, recorded_at): (Credits, Timestamp) = (row.get(0)?, row.get(1)?);
         Ok(EarningsDay {
             date: recorded_at.date(),
             earnings,
@@ -168,10 +160,10 @@ pub(super) fn shares(
     wallet: &Wallet,
     since: Timestamp,
 ) -> rusqlite::Result<Option<(i64, Timestamp)>> {
-    let values = params![wallet.as_str(), since.millis()];
+    let values = params![wallet, since];
     one(c, sql::SELECT_SHARES, values, |row| {
         let shares = row.get(0)?;
-        Ok(maybe_time_at(row, 1)?.map(|began| (shares, began)))
+        Ok(row.get::<_, Option<_>>(1)?.map(|began| (shares, began)))
     })
 }
 
@@ -185,24 +177,29 @@ pub(super) fn leaderboard(
         rank += 1;
         Ok(RankedMiner {
             rank,
-            wallet_address: wallet_at(row, 0)?,
-            total_earnings: credits_at(row, 1)?,
+            wallet_address: row.get(0)?,
+            total_earnings: row.get(1)?,
             hashrate: row.get(2)?,
             blocks_found: row.get(3)?,
         })
     };
     let limit = count(limit);
-    match since.map(Timestamp::millis) {
+    match since {
         None => all(c, sql::SELECT_TOP_EARNERS, [limit], read),
-        Some(since) => all(c, sql::SELECT_TOP_EARNERS_SINCE, [since, limit], read),
+        Some(since) => all(
+            c,
+            sql::SELECT_TOP_EARNERS_SINCE,
+            params![since, limit],
+            read,
+        ),
     }
 }
 
 pub(super) fn totals(c: &Connection, active_since: Timestamp) -> rusqlite::Result<Totals> {
-    one(c, sql::SELECT_TOTALS, [active_since.millis()], |row| {
+    one(c, sql::SELECT_TOTALS, [active_since], |row| {
         Ok(Totals {
             users: row.get(0)?,
-            credits: credits_at(row, 1)?,
+            credits: row.get(1)?,
             active_miners: row.get(2)?,
         })
     })
