@@ -96,9 +96,9 @@ macro_rules! handing_on {
 
 handing_on! {
     create_user(wallet: Wallet, now: Timestamp, idempotency: Option<IdempotentRequest<User>>) -> Outcome<User>;
-    user(wallet: Wallet) -> Option<User>;
+    user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
-    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
+    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     reserve_ahead(wallet: Wallet, price: Credits, now: Timestamp, taken: Box<dyn FnOnce() + Send>) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();

@@ -47,11 +47,6 @@ fn cursor<T>(text: Option<String>, parse: impl FnOnce(&str) -> Option<T>) -> Res
         .transpose()
 }
 
-/// What the storage knows of a wallet.
-fn found<T>(of_wallet: Option<T>) -> Result<T> {
-    Ok(of_wallet.ok_or(crate::store::StoreError::UserNotFound)?)
-}
-
 /// Cuts a list, which was read one item longer than a page, to the page; the cursor of the next page, if there is one.
 fn cut_page<T, C>(items: &mut Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> C) -> Option<C> {
     let more = items.len() > limit;

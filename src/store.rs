@@ -84,8 +84,11 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
         request: Option<IdempotentRequest<User>>,
     ) -> Result<Outcome<User>>;
-    /// The account of `wallet`, if there is one.
-    async fn user(&self, wallet: Wallet) -> Result<Option<User>>;
+    /// The account of `wallet`.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn user(&self, wallet: Wallet) -> Result<User>;
     /// The accounts after this wallet, in the order of their addresses; `None` starts at the first.
     async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>>;
     /// Adds credits, or debits them if negative; creates the account if missing. Returns the ledger entry, with the new
@@ -102,13 +105,16 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
         request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
     ) -> Result<Outcome<(LedgerEntry, bool)>>;
-    /// The entries of `wallet` older than the entry `before`, newest first; `None` without an account.
+    /// The entries of `wallet` older than the entry `before`, newest first, and its balance.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
     async fn ledger(
         &self,
         wallet: Wallet,
         before: Option<i64>,
         limit: usize,
-    ) -> Result<Option<(Credits, Vec<LedgerEntry>)>>;
+    ) -> Result<(Credits, Vec<LedgerEntry>)>;
 
     /// Takes `price` for a chat, to be settled or refunded; returns the reservation.
     ///

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Context, NoParameters, PageSize, Result, cursor, cut_page, found, page_size};
+use super::{Context, NoParameters, PageSize, Result, cursor, cut_page, page_size};
 use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
@@ -219,7 +219,7 @@ struct Me {
 pub(crate) async fn me(ctx: Context) -> Result {
     let principal = ctx.principal()?;
     let user = match principal.wallet {
-        Some(wallet) => Some(found(ctx.app.store.user(wallet).await?)?),
+        Some(wallet) => Some(ctx.app.store.user(wallet).await?),
         None => None,
     };
     json(&Me {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Context, Result, found};
+use super::{Context, Result};
 use crate::auth::{KeyRequest, LoginError, Scopes};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::json;
@@ -69,6 +69,6 @@ pub(crate) async fn login(ctx: Context) -> Result {
         access_token: issued.key.reveal(),
         token_type: "bearer",
         expires_in: ttl.as_secs(),
-        user: found(app.store.user(wallet).await?)?,
+        user: app.store.user(wallet).await?,
     })
 }

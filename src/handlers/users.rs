@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, NoParameters, PageQuery, Result, cursor, cut_page, found, page_size};
+use super::{Context, NoParameters, PageQuery, Result, cursor, cut_page, page_size};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json};
 use crate::model::{Credits, InputError, Wallet, exact_credits};
@@ -47,7 +47,7 @@ pub(crate) async fn list(ctx: Context) -> Result {
 
 pub(crate) async fn get(ctx: Context) -> Result {
     let NoParameters {} = ctx.query()?;
-    json(&found(ctx.app.store.user(ctx.wallet()?).await?)?)
+    json(&ctx.app.store.user(ctx.wallet()?).await?)
 }
 
 #[derive(Deserialize)]
@@ -103,7 +103,7 @@ pub(crate) async fn ledger(ctx: Context) -> Result {
     let limit = page_size(query.limit);
     let before = cursor(query.cursor, parse_ledger_id)?;
     let ledger = ctx.app.store.ledger(wallet_address, before, limit + 1);
-    let (credits, mut entries) = found(ledger.await?)?;
+    let (credits, mut entries) = ledger.await?;
     let next_cursor = cut_page(&mut entries, limit, |entry| ledger_id(entry.id));
     json(&Ledger {
         wallet_address,

@@ -32,7 +32,7 @@ fn json(output: &str) -> Value {
 
 async fn credits(database: &Path) -> String {
     let store = SqliteStore::open(database, false).unwrap();
-    let user = store.user(wallet(W1)).await.unwrap().unwrap();
+    let user = store.user(wallet(W1)).await.unwrap();
     user.credits.to_string()
 }
 
@@ -67,7 +67,7 @@ async fn a_copy_made_beside_writers_holds_all_that_was_acknowledged_before_it_be
         let (code, _) = edge(&copy, &["backup", "verify", copy.to_str().unwrap()]);
         assert_eq!(code, 0);
         let store = SqliteStore::open(&copy, false).unwrap();
-        let user = store.user(wallet(W1)).await.unwrap().unwrap();
+        let user = store.user(wallet(W1)).await.unwrap();
         assert!(
             user.credits >= acknowledged,
             "{} of {acknowledged}",

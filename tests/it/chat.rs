@@ -394,7 +394,7 @@ async fn balance_after_shutdown(server: TestServer) -> Credits {
         (0, 0),
         "{report:?}"
     );
-    store.user(wallet(W1)).await.unwrap().unwrap().credits
+    store.user(wallet(W1)).await.unwrap().credits
 }
 
 #[tokio::test]
@@ -418,7 +418,7 @@ async fn a_stream_that_outlives_the_grace_is_cut_paid_and_the_server_stops() {
     stopped.await.unwrap();
     drop(silent);
     let store = SqliteStore::open(&server.database(), false).unwrap();
-    let balance = async |text| store.user(wallet(text)).await.unwrap().unwrap().credits;
+    let balance = async |text| store.user(wallet(text)).await.unwrap().credits;
     assert_eq!(
         (balance(W1).await, balance(W2).await),
         (credits(2), credits(3))

@@ -62,8 +62,10 @@ fn open(folder: &tempfile::TempDir) -> SqliteStore {
 }
 
 async fn balance(store: &Store) -> Option<Credits> {
-    let user = store.user(wallet(W1)).await.unwrap();
-    user.map(|user| user.credits)
+    match store.user(wallet(W1)).await {
+        Err(StoreError::UserNotFound) => None,
+        user => Some(user.unwrap().credits),
+    }
 }
 
 async fn grant(store: &Store, to: &str, amount: Credits) -> Result<LedgerEntry, StoreError> {
@@ -91,8 +93,9 @@ async fn adds_up(store: &Store) {
 
 async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(store: Store) {
     assert_eq!(balance(&store).await, None);
-    assert_eq!(store.ledger(wallet(W1), None, 9).await, Ok(None));
     let unknown = StoreError::UserNotFound;
+    let ledger = store.ledger(wallet(W1), None, 9).await;
+    assert_eq!(ledger, Err(unknown.clone()));
     assert_eq!(store.miner(wallet(W1), NOW).await, Err(unknown.clone()));
     assert_eq!(store.earnings(wallet(W1), NOW, 0, 9).await, Err(unknown));
     let create = async || store.create_user(wallet(W1), NOW, None).await;
@@ -118,7 +121,7 @@ async fn credits_move_with_their_entry_and_never_below_zero(store: Store) {
     assert_eq!(store.reserve(wallet(W1), needed, NOW).await, Err(short));
     let taken = grant(&store, W1, FIVE.negated()).await.unwrap();
     let ledger = store.ledger(wallet(W1), None, 9).await.unwrap();
-    assert_eq!(ledger, Some((Credits::ZERO, vec![taken, given])));
+    assert_eq!(ledger, (Credits::ZERO, vec![taken, given]));
     adds_up(&store).await;
 }
 
@@ -153,7 +156,7 @@ async fn a_reservation_ends_once_settled_or_refunded(store: Store) {
     // What a crash left open, and nothing else.
     assert_eq!(store.refund_open(NOW).await, Ok(1));
     assert_eq!(store.refund_open(NOW).await, Ok(0));
-    let (balance, entries) = store.ledger(wallet(W1), None, 2).await.unwrap().unwrap();
+    let (balance, entries) = store.ledger(wallet(W1), None, 2).await.unwrap();
     assert_eq!(balance.to_string(), "4");
     let references = entries.into_iter().filter_map(|entry| entry.reference);
     assert!(references.eq([left, back].map(ledger_id)));
@@ -230,8 +233,8 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
     let names: Vec<_> = users.iter().map(Wallet::as_str).collect();
     assert!(names.len() == 3 && names.is_sorted(), "{names:?}");
     let older = async |id: Option<&i64>| {
-        let page = store.ledger(wallet(W1), id.copied(), 1).await.unwrap();
-        page.unwrap().1.pop()
+        let mut page = store.ledger(wallet(W1), id.copied(), 1).await.unwrap();
+        page.1.pop()
     };
     while let Some(entry) = older(entries.last()).await {
         entries.push(entry.id);
@@ -311,7 +314,8 @@ async fn duplicate_samples_and_earnings_count_once(store: Store) {
         assert!(matches!(other, Err(StoreError::Conflict(_))));
     }
     assert_eq!(balance(&store).await, Some(FIVE));
-    assert_eq!(store.user(wallet(W2)).await, Ok(None), "it left nothing");
+    let user = store.user(wallet(W2)).await;
+    assert_eq!(user, Err(StoreError::UserNotFound), "it left nothing");
     adds_up(&store).await;
 }
 

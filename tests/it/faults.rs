@@ -140,10 +140,10 @@ macro_rules! verbs {
 
 verbs! {
     create_user(wallet: Wallet, now: Timestamp, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
-    user(wallet: Wallet) -> Option<User>;
+    user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
-    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)>;
+    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
     settle(reservation: i64, now: Timestamp) -> ();
     settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, idempotent: IdempotentRequest<(i64, String)>) -> ();
@@ -402,7 +402,7 @@ async fn a_client_that_disconnects_while_the_price_is_being_written_cancels_the_
 pub(crate) async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>) {
     let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
     let report = store.verify_ledger().await.unwrap();
-    let user = store.user(wallet(W1)).await.unwrap().unwrap();
+    let user = store.user(wallet(W1)).await.unwrap();
     (
         user.credits.micro(),
         report.open_reservations,

@@ -210,7 +210,7 @@ impl Life {
     async fn entries(&self) -> i64 {
         let (mut charged, mut before) = (0, None);
         loop {
-            let page = self.store.ledger(wallet(W1), before, 500).await.unwrap();
+            let page = self.store.ledger(wallet(W1), before, 500).await;
             let (_, entries) = page.unwrap();
             for entry in &entries {
                 charged += i64::from(entry.reason == "chat") - i64::from(entry.reason == "refund");

@@ -181,12 +181,7 @@ impl TestServer {
     }
 
     pub(crate) async fn balance(&self, text: &str) -> Credits {
-        self.store
-            .user(wallet(text))
-            .await
-            .unwrap()
-            .unwrap()
-            .credits
+        self.store.user(wallet(text)).await.unwrap().credits
     }
 
     /// Every balance is the sum of its ledger, and nothing is left open.

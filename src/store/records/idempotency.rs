@@ -36,7 +36,7 @@
 /// assert_eq!(stored.map(|stored| stored.status), Some(200));
 /// // Another request under the same key is refused.
 /// assert_eq!(grant(2).await, Err(StoreError::KeyReused));
-/// let user = store.user(wallet).await?.ok_or("an account")?;
+/// let user = store.user(wallet).await?;
 /// assert_eq!(user.credits.to_string(), "5");
 /// # Ok(())
 /// # }

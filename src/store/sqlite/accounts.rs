@@ -32,8 +32,8 @@ pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
     Ok(execute(c, sql::INSERT_USER, values)? == 1)
 }
 
-pub(super) fn user(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<User>> {
-    first(c, sql::SELECT_USER, [wallet], |row| user_in(row, *wallet))
+pub(super) fn user(c: &Connection, wallet: &Wallet) -> Result<User, StoreError> {
+    first(c, sql::SELECT_USER, [wallet], user_in)?.ok_or(StoreError::UserNotFound)
 }
 
 pub(super) fn users(
@@ -42,15 +42,13 @@ pub(super) fn users(
     limit: usize,
 ) -> rusqlite::Result<Vec<User>> {
     let after = after.map_or("", Wallet::as_str);
-    all(c, sql::SELECT_USERS, params![after, count(limit)], |row| {
-        user_in(row, row.get(0)?)
-    })
+    all(c, sql::SELECT_USERS, params![after, count(limit)], user_in)
 }
 
-fn user_in(row: &Row<'_>, wallet_address: Wallet) -> rusqlite::Result<User> {
+fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
     let last_mining_at: Option<Timestamp> = row.get(3)?;
     Ok(User {
-        wallet_address,
+        wallet_address: row.get(0)?,
         credits: row.get(1)?,
         is_miner: last_mining_at.is_some(),
         last_mining_at,
@@ -58,8 +56,8 @@ fn user_in(row: &Row<'_>, wallet_address: Wallet) -> rusqlite::Result<User> {
     })
 }
 
-pub(super) fn balance(c: &Connection, wallet: &Wallet) -> rusqlite::Result<Option<Credits>> {
-    first(c, sql::SELECT_BALANCE, [wallet], value)
+pub(super) fn balance(c: &Connection, wallet: &Wallet) -> Result<Credits, StoreError> {
+    first(c, sql::SELECT_BALANCE, [wallet], value)?.ok_or(StoreError::UserNotFound)
 }
 
 /// Moves credits, where the wallet can give or hold them.
@@ -92,18 +90,17 @@ fn post_up_to(
     let values = params![wallet, amount, most];
     let moved = execute(c, sql::MOVE_CREDITS, values)?;
     let after = match balance(c, wallet)? {
-        Some(after) if moved > 0 => after,
-        Some(balance) if amount.micro() < 0 => {
+        after if moved > 0 => after,
+        balance if amount.micro() < 0 => {
             return Err(StoreError::Insufficient {
                 needed: amount.negated(),
                 balance,
             });
         }
-        Some(_) => {
+        _ => {
             let detail = "the balance would be more than a wallet can hold";
             return Err(StoreError::Conflict(detail.to_owned()));
         }
-        None => return Err(StoreError::UserNotFound),
     };
     let values = params![wallet, amount, after, reason, reference, now];
     let id = c.prepare_cached(sql::INSERT_ENTRY)?.insert(values)?;
@@ -135,17 +132,12 @@ pub(super) fn ledger(
     wallet: &Wallet,
     before: Option<i64>,
     limit: usize,
-) -> rusqlite::Result<Option<(Credits, Vec<LedgerEntry>)>> {
+) -> Result<(Credits, Vec<LedgerEntry>), StoreError> {
     // One transaction, so that the balance belongs to the entries.
     let c = c.unchecked_transaction()?;
-    let Some(balance) = balance(&c, wallet)? else {
-        return Ok(None);
-    };
+    let balance = balance(&c, wallet)?;
     let page = params![wallet, before.unwrap_or(i64::MAX), count(limit)];
-    Ok(Some((
-        balance,
-        all(&c, sql::SELECT_LEDGER, page, entry_in)?,
-    )))
+    Ok((balance, all(&c, sql::SELECT_LEDGER, page, entry_in)?))
 }
 
 /// The entry in the first seven columns.

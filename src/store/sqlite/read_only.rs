@@ -22,7 +22,7 @@ use super::writer::Writer;
 use super::{SqliteStore, sql};
 use crate::model::Wallet;
 use crate::store::lock::{LockedFile, with_suffix};
-use crate::store::{ExportedEntry, Observers, StoreError, real_path};
+use crate::store::{ExportedEntry, Observers, real_path};
 
 /// A connection that can only read.
 pub(super) struct ReadOnly {
@@ -141,10 +141,8 @@ impl LedgerExport {
     /// If the file is not an r3mes-edge database, cannot be read, or has no account for `wallet`.
     pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
         let source = ReadOnly::open(database)?;
-        if let Some(wallet) = &wallet
-            && accounts::balance(&source, wallet)?.is_none()
-        {
-            return Err(StoreError::UserNotFound.into());
+        if let Some(wallet) = &wallet {
+            accounts::balance(&source, wallet)?;
         }
         Ok(Self {
             last: one(&source, sql::SELECT_LAST_ENTRY, [], value)?,

@@ -55,7 +55,7 @@ repository! { self,
         let create = move |c: &Connection| idempotency::run(c, request, now, || accounts::create(c, &wallet, now));
         self.change(create, |done| done.as_new().map(|_| Change::Account)).await
     }
-    user(wallet: Wallet) -> Option<User> {
+    user(wallet: Wallet) -> User {
         self.get(|c| accounts::user(c, &wallet)).await
     }
     users(after: Option<Wallet>, limit: usize) -> Vec<User> {
@@ -68,7 +68,7 @@ repository! { self,
         };
         self.change(grant, |done| done.as_new().map(|(entry, _)| Change::Granted(entry.amount))).await
     }
-    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> Option<(Credits, Vec<LedgerEntry>)> {
+    ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>) {
         self.read(move |c| accounts::ledger(c, &wallet, before, limit)).await
     }
     reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64 {

@@ -76,7 +76,7 @@ pub(super) fn read(
 ) -> Result<Vec<HashratePoint>> {
     // One transaction, so that a sample is either rolled up or not, and never both.
     let c = c.unchecked_transaction()?;
-    accounts::balance(&c, wallet)?.ok_or(StoreError::UserNotFound)?;
+    accounts::balance(&c, wallet)?;
     let length = match resolution {
         Resolution::Raw => 1,
         Resolution::Minute => MINUTE,

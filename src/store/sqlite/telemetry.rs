@@ -141,7 +141,7 @@ pub(super) fn earnings(
     offset: usize,
     limit: usize,
 ) -> Result<Vec<EarningsDay>> {
-    accounts::balance(c, wallet)?.ok_or(StoreError::UserNotFound)?;
+    accounts::balance(c, wallet)?;
     let values = params![wallet, since, count(limit), count(offset)];
     let days = all(c, sql::SELECT_EARNINGS_BY_DAY, values, |row| {
         let (earnings, recorded_at): (Credits, Timestamp) = (row.get(0)?, row.get(1)?);

@@ -143,7 +143,7 @@ async fn writes_at_full_speed_while_a_copy_is_made_every_minute() {
                 .with_file_name(made["file"].as_str().unwrap());
             assert_eq!(verify_backup(&file).unwrap().mistakes, Vec::<String>::new());
             let store = SqliteStore::open(&file, false).unwrap();
-            let user = store.user(wallet(W1)).await.unwrap().unwrap();
+            let user = store.user(wallet(W1)).await.unwrap();
             assert!(user.credits.micro() >= before * 1_000_000);
             store.close();
             std::fs::remove_file(file).unwrap();

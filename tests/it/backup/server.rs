@@ -72,7 +72,7 @@ async fn a_copy_by_the_server_holds_all_that_was_acknowledged_before_and_no_writ
         assert_eq!(about.len(), made["bytes"].as_u64().unwrap());
         assert_eq!(verify_backup(&copy).unwrap().mistakes, Vec::<String>::new());
         let store = SqliteStore::open(&copy, false).unwrap();
-        let user = store.user(wallet(W1)).await.unwrap().unwrap();
+        let user = store.user(wallet(W1)).await.unwrap();
         assert!(user.credits.micro() >= before as i64 * 1_000_000);
     }
     stop.store(true, Ordering::SeqCst);

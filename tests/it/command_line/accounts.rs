@@ -149,12 +149,7 @@ async fn a_grant_whose_response_is_lost_is_retried_and_made_once() {
         std::fs::write(key, server.admin().key()).unwrap();
         let grant = ["credits", "grant", W1, "5", "--reason", "once"];
         assert_eq!(edge(&database, &grant).0, code);
-        let (_, entries) = server
-            .store
-            .ledger(wallet(W1), None, 10)
-            .await
-            .unwrap()
-            .unwrap();
+        let (_, entries) = server.store.ledger(wallet(W1), None, 10).await.unwrap();
         assert_eq!(entries.len(), 1);
     }
 }

@@ -364,7 +364,7 @@ async fn nothing_acknowledged_is_lost_while_this_process_opens_its_file_again() 
         .unwrap();
     }
     let crashed = SqliteStore::open(&crashed, false).unwrap();
-    let user = crashed.user(wallet(W1)).await.unwrap().unwrap();
+    let user = crashed.user(wallet(W1)).await.unwrap();
     assert_eq!(user.credits.to_string(), "6");
     store.close();
 }
