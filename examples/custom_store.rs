@@ -124,7 +124,7 @@ handing_on! {
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, now: Timestamp, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
-    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Vec<EarningsDay>;
+    earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
     shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
     leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;

@@ -131,7 +131,7 @@ async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreErr
     let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
     let shares = store.shares(wallet, counted_since).await?;
     let week = now.minus(limits.earnings_stopped + 7 * DAY);
-    let earned = store.earnings(wallet, week, 0, 500).await?;
+    let earned = store.earnings(wallet, week).await?;
     Ok(Some(Miner {
         newest: stats.recorded_at,
         hashrate: stats.hashrate,

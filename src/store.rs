@@ -284,17 +284,11 @@ pub trait Repository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::UserNotFound`].
     async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<MinerStats>;
-    /// The days from `since` on, oldest first, `offset` skipped, at most `limit`.
+    /// The days with earnings from `since` on, oldest first.
     ///
     /// # Errors
     /// [`StoreError::UserNotFound`].
-    async fn earnings(
-        &self,
-        wallet: Wallet,
-        since: Timestamp,
-        offset: usize,
-        limit: usize,
-    ) -> Result<Vec<EarningsDay>>;
+    async fn earnings(&self, wallet: Wallet, since: Timestamp) -> Result<Vec<EarningsDay>>;
     /// The hashrate from `since` on, oldest first.
     ///
     /// # Errors

@@ -97,7 +97,7 @@ async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(
     let ledger = store.ledger(wallet(W1), None, 9).await;
     assert_eq!(ledger, Err(unknown.clone()));
     assert_eq!(store.miner(wallet(W1), NOW).await, Err(unknown.clone()));
-    assert_eq!(store.earnings(wallet(W1), NOW, 0, 9).await, Err(unknown));
+    assert_eq!(store.earnings(wallet(W1), NOW).await, Err(unknown));
     let create = async || store.create_user(wallet(W1), NOW, None).await;
     assert!(matches!(create().await, Ok(Outcome::New(user)) if user.created_at == NOW));
     assert_eq!(balance(&store).await, Some(Credits::ZERO));

@@ -18,18 +18,11 @@ const LIFETIME: Duration = Duration::from_secs(86_400);
 /// Rows deleted per transaction: a response has up to 4 MiB.
 const PURGE_ROWS: usize = 50;
 
-/// Limits of the stored responses.
-struct Limits {
-    rows: i64,
-    scope_bytes: i64,
-    total_bytes: i64,
-}
-
-const LIMITS: Limits = Limits {
-    rows: 20_000,
-    scope_bytes: 64 << 20,
-    total_bytes: 1 << 30,
-};
+/// Stored responses of a scope.
+const MAX_ROWS: i64 = 20_000;
+/// Bytes of the stored bodies of a scope, and of all.
+const MAX_SCOPE_BYTES: i64 = 64 << 20;
+const MAX_BYTES: i64 = 1 << 30;
 
 /// Runs `effect`, unless it ran for this key before.
 pub(super) fn run<T>(
@@ -61,21 +54,16 @@ pub(super) fn find(
         let text: Option<String> = row.get(2)?;
         // No JSON starts with these letters.
         let is_id = |text: &String| text.starts_with("led_") || text.starts_with("key_");
-        let (reference, answer) = match text {
-            Some(id) if is_id(&id) => (Some(id), None),
-            answer => (None, answer),
-        };
-        let status = row.get(1)?;
         let stored = StoredResponse {
-            status,
-            answer,
-            reference,
+            status: row.get(1)?,
+            reference: text.clone().filter(is_id),
+            answer: text.filter(|text| !is_id(text)),
         };
         Ok((row.get::<_, [u8; 32]>(0)?, stored))
     };
     match first(c, sql::SELECT_RESPONSE, params![key, now], read)? {
         Some((other, _)) if other != *request => Err(StoreError::KeyReused),
-        found => Ok(found.map(|(_, stored)| stored)),
+        stored => Ok(stored.map(|(_, stored)| stored)),
     }
 }
 
@@ -86,18 +74,17 @@ pub(super) fn check_rows(
     answers: usize,
     now: Timestamp,
 ) -> Result<()> {
-    let is_full =
-        || Ok::<_, StoreError>(usage(c, scope)?[0].saturating_add(count(answers)) > LIMITS.rows);
+    let is_full = || -> Result<bool> {
+        let [rows, ..] = usage(c, scope)?;
+        Ok(rows.saturating_add(count(answers)) > MAX_ROWS)
+    };
     let purge = params![scope, now, count(PURGE_ROWS)];
     // Expired rows may wait a minute for the general purge.
     if !is_full()? || (execute(c, sql::PURGE_RESPONSES_OF_SCOPE, purge)? > 0 && !is_full()?) {
         return Ok(());
     }
     let oldest: Option<i64> = first(c, sql::SELECT_OLDEST_EXPIRY, [scope], value)?;
-    let wait = oldest
-        .unwrap_or_default()
-        .saturating_sub(now.millis())
-        .max(0);
+    let wait = oldest.map_or(0, |at| at.saturating_sub(now.millis()).max(0));
     // A clock that was ahead can leave times far in the future; a client never has to wait longer than a day.
     let retry_after = Duration::from_millis(wait.unsigned_abs()).min(LIFETIME);
     Err(StoreError::IdempotencyFull { retry_after })
@@ -117,23 +104,14 @@ pub(super) fn store<T>(
     result: &T,
     now: Timestamp,
 ) -> Result<()> {
-    store_within(c, request, (request.answer)(result), now, &LIMITS)
-}
-
-fn store_within<T>(
-    c: &Connection,
-    request: &IdempotentRequest<T>,
-    stored: StoredResponse,
-    now: Timestamp,
-    limits: &Limits,
-) -> Result<()> {
     // An older response under the same key has expired.
     execute(c, sql::DELETE_RESPONSE, [request.key])?;
     let [_, scope_bytes, total_bytes] = usage(c, &request.scope)?;
     let fits = |answer: &String| {
         let bytes = count(answer.len());
-        scope_bytes + bytes <= limits.scope_bytes && total_bytes + bytes <= limits.total_bytes
+        scope_bytes + bytes <= MAX_SCOPE_BYTES && total_bytes + bytes <= MAX_BYTES
     };
+    let stored = (request.answer)(result);
     let values = params![
         request.key,
         request.scope,

@@ -272,7 +272,7 @@ fn import_key(
         login: false,
     };
     *accounts_made += u64::from(accounts::ensure(c, &wallet, created_at)?);
-    Ok(keys::import(c, &key)?)
+    Ok(keys::insert(c, &key, true)?)
 }
 
 fn wallet(row: &Row<'_>) -> Result<Wallet, RowError> {

@@ -10,31 +10,31 @@ use crate::store::{Result, StoreError};
 
 /// Stores a key; returns whether its wallet's account is new.
 pub(super) fn create(c: &Connection, key: &KeyRecord, max_active: usize) -> Result<bool> {
-    let mut new_account = false;
-    if let Some(wallet) = &key.wallet {
-        new_account = accounts::ensure(c, wallet, key.created_at)?;
-        if !key.login {
-            check_limit(c, wallet, max_active, key.created_at)?;
-        }
-    }
-    insert_new(c, key)?;
+    let new_account = match &key.wallet {
+        Some(wallet) => accounts::ensure(c, wallet, key.created_at)?,
+        None => false,
+    };
+    insert_new(c, key, max_active)?;
     Ok(new_account)
 }
 
-/// A conflict if a wallet has `max` active keys or more.
-fn check_limit(c: &Connection, wallet: &Wallet, max: usize, now: Timestamp) -> Result<()> {
-    let values = params![wallet, now];
+/// Stores a key, whose wallet must have less than `max` active ones.
+fn insert_new(c: &Connection, key: &KeyRecord, max: usize) -> Result<()> {
+    let values = params![key.wallet, key.created_at];
     let active: i64 = one(c, sql::COUNT_ACTIVE_KEYS, values, value)?;
-    if active < count(max) {
-        return Ok(());
+    if key.wallet.is_some() && !key.login && active >= count(max) {
+        return Err(StoreError::Conflict(format!(
+            "the wallet has {active} active keys already; revoke one first"
+        )));
     }
-    Err(StoreError::Conflict(format!(
-        "the wallet has {active} active keys already; revoke one first"
-    )))
+    match insert(c, key, false)? {
+        true => Ok(()),
+        false => Err(StoreError::Internal("two keys are alike".to_owned())),
+    }
 }
 
-/// Stores a key, unless its id or its hash is stored already.
-fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlite::Result<bool> {
+/// Stores a key, unless its id or its hash is stored already, as those of an import may be.
+pub(super) fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlite::Result<bool> {
     let values = params![
         key.id,
         key.hash,
@@ -50,18 +50,6 @@ fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlite::Result<b
         imported,
     ];
     Ok(execute(c, sql::INSERT_KEY, values)? == 1)
-}
-
-fn insert_new(c: &Connection, key: &KeyRecord) -> Result<()> {
-    match insert(c, key, false)? {
-        true => Ok(()),
-        false => Err(StoreError::Internal("two keys are alike".to_owned())),
-    }
-}
-
-/// Stores a key of the R3MES backend whose account exists; returns whether it is new. A wallet may have any number.
-pub(super) fn import(c: &Connection, key: &KeyRecord) -> Result<bool> {
-    Ok(insert(c, key, true)?)
 }
 
 pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {
@@ -141,13 +129,11 @@ pub(super) fn rotate(
         let detail = "the key is not active; make a new one instead";
         return Err(StoreError::Conflict(detail.to_owned()));
     }
-    if let Some(wallet) = &new.wallet
-        && until > new.created_at
-        && !new.login
-    {
-        check_limit(c, wallet, max_active.saturating_mul(2), new.created_at)?;
-    }
-    insert_new(c, new)?;
+    let max = match until > new.created_at {
+        true => max_active.saturating_mul(2),
+        false => usize::MAX,
+    };
+    insert_new(c, new, max)?;
     revoke_at(c, id, until)
 }
 

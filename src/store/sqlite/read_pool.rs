@@ -13,12 +13,16 @@ use super::closed;
 use super::connections::configure_statements;
 use crate::store::{InstanceLock, Observers, Result, StoreError};
 
-type Pool = r2d2::Pool<SqliteConnectionManager>;
+/// The connections. The lock goes after them: closing the file it holds drops their locks.
+type Open = (
+    r2d2::Pool<SqliteConnectionManager>,
+    Option<Arc<InstanceLock>>,
+);
 
 /// The pool; see the module.
 pub(super) struct ReadPool {
-    /// `None` once closed. The lock goes after the connections: closing the file it holds drops their locks.
-    connections: RwLock<Option<(Pool, Option<Arc<InstanceLock>>)>>,
+    /// `None` once closed.
+    open: RwLock<Option<Open>>,
     permits: Arc<Semaphore>,
     observers: Arc<Observers>,
 }
@@ -60,7 +64,7 @@ impl ReadPool {
             .connection_timeout(Self::TIMEOUT)
             .build(manager)?;
         Ok(Self {
-            connections: RwLock::new(Some((pool, lock))),
+            open: RwLock::new(Some((pool, lock))),
             permits: Arc::new(Semaphore::new(Self::SIZE)),
             observers,
         })
@@ -72,9 +76,8 @@ impl ReadPool {
         query: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<T> {
         let started = Instant::now();
-        let permit = self.permit().await?;
-        let answer = self.connections().and_then(|open| run(&open.0, query));
-        drop(permit);
+        let (open, _permit) = self.acquire().await?;
+        let answer = run(&open, query);
         self.observe(started);
         answer
     }
@@ -85,14 +88,11 @@ impl ReadPool {
         query: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T> {
         let started = Instant::now();
-        let permit = self.permit().await?;
-        let open = self.connections()?;
+        // A caller that left must not free the permit while its query runs on.
+        let (open, permit) = self.acquire().await?;
         let work = move || {
-            let answer = run(&open.0, query);
-            drop(open);
-            // Only now: a caller that left must not free the permit while its query runs on.
-            drop(permit);
-            answer
+            let (_permit, open) = (permit, open);
+            run(&open, query)
         };
         let answer = tokio::task::spawn_blocking(work).await;
         self.observe(started);
@@ -102,32 +102,22 @@ impl ReadPool {
 
     /// Connections in use.
     pub(super) fn in_use(&self) -> usize {
-        Self::SIZE.saturating_sub(self.permits.available_permits())
+        Self::SIZE - self.permits.available_permits()
     }
 
     /// Refuses reads from now on, and closes the connections when the last read under way is done.
     pub(super) fn close(&self) {
-        let open = self.connections.write();
+        let open = self.open.write();
         open.unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    fn connections(&self) -> Result<(Pool, Option<Arc<InstanceLock>>)> {
-        let open = self.connections.read();
-        open.unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or_else(closed)
-    }
-
-    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
-        // The usual case, without a timer.
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Ok(permit);
-        }
+    async fn acquire(&self) -> Result<(Open, OwnedSemaphorePermit)> {
         let permit = Arc::clone(&self.permits).acquire_owned();
-        match tokio::time::timeout(Self::TIMEOUT, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(StoreError::Busy),
-        }
+        let Ok(Ok(permit)) = tokio::time::timeout(Self::TIMEOUT, permit).await else {
+            return Err(StoreError::Busy);
+        };
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        Ok((open.clone().ok_or_else(closed)?, permit))
     }
 
     fn observe(&self, started: Instant) {
@@ -137,7 +127,7 @@ impl ReadPool {
 }
 
 fn run<T, E: Into<StoreError>>(
-    pool: &Pool,
+    (pool, _): &Open,
     query: impl FnOnce(&Connection) -> Result<T, E>,
 ) -> Result<T> {
     query(&*pool.get()?).map_err(Into::into)

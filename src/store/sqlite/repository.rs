@@ -223,8 +223,8 @@ repository! { self,
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats {
         self.get(|c| telemetry::miner(c, &wallet, active_since)).await
     }
-    earnings(wallet: Wallet, since: Timestamp, offset: usize, limit: usize) -> Vec<EarningsDay> {
-        self.read(move |c| telemetry::earnings(c, &wallet, since, offset, limit)).await
+    earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay> {
+        self.read(move |c| telemetry::earnings(c, &wallet, since)).await
     }
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint> {
         self.read(move |c| rollup::read(c, &wallet, since, resolution, limit)).await

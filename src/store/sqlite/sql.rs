@@ -146,7 +146,7 @@ statements! {
                     LEFT JOIN workers c ON c.wallet = ?1 AND c.unit = n.unit AND c.recorded_at >= min(n.recorded_at, ?2)
                     WHERE u.wallet = ?1 GROUP BY u.wallet";
     SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2
-                              GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000 LIMIT ?3 OFFSET ?4";
+                              GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000";
 
     // what an import asks besides
     SELECT_OPENING = "SELECT amount FROM ledger WHERE wallet = ?1 AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";

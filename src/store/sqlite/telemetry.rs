@@ -138,20 +138,22 @@ pub(super) fn earnings(
     c: &Connection,
     wallet: &Wallet,
     since: Timestamp,
-    offset: usize,
-    limit: usize,
 ) -> Result<Vec<EarningsDay>> {
     accounts::balance(c, wallet)?;
-    let values = params![wallet, since, count(limit), count(offset)];
-    let days = all(c, sql::SELECT_EARNINGS_BY_DAY, values, |row| {
-        let (earnings, recorded_at): (Credits, Timestamp) = (row.get(0)?, row.get(1)?);
-        Ok(EarningsDay {
-            date: recorded_at.date(),
-            earnings,
-            amount: earnings,
-            recorded_at,
-        })
-    })?;
+    let days = all(
+        c,
+        sql::SELECT_EARNINGS_BY_DAY,
+        params![wallet, since],
+        |row| {
+            let (earnings, recorded_at): (Credits, Timestamp) = (row.get(0)?, row.get(1)?);
+            Ok(EarningsDay {
+                date: recorded_at.date(),
+                earnings,
+                amount: earnings,
+                recorded_at,
+            })
+        },
+    )?;
     Ok(days)
 }
 

@@ -106,25 +106,16 @@ impl Writer {
         }
     }
 
-    /// Queues `work` and waits until it is committed, refused or failed. The work goes on if the caller is dropped.
+    /// Queues `work`; the future waits until it is committed, refused or failed. The work goes on if the future is dropped.
     ///
-    /// `change` returns the change for observers; the writer thread notifies them, as the caller may be dropped before the
+    /// `change` returns the change for observers; the writer thread notifies them, as the future may be dropped before the
     /// commit.
-    pub(super) async fn write<T: Send + 'static>(
-        &self,
-        priority: Priority,
-        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
-        change: fn(&T) -> Option<Change>,
-    ) -> Result<T> {
-        self.queue(priority, work, change)?.await
-    }
-
-    fn queue<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static>(
+    pub(super) fn write<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static>(
         &self,
         priority: Priority,
         work: W,
         change: fn(&T) -> Option<Change>,
-    ) -> Result<impl Future<Output = Result<T>> + use<T, W>> {
+    ) -> impl Future<Output = Result<T>> + use<T, W> {
         let (send, value) = oneshot::channel();
         let (reply, committed) = oneshot::channel();
         let work = Box::new(move |c: &Connection| {
@@ -134,15 +125,16 @@ impl Writer {
             let _ = send.send(value);
             Ok(change)
         });
-        self.shared.push(Job {
+        let queued = self.shared.push(Job {
             priority,
             work,
             reply,
-        })?;
-        Ok(async {
+        });
+        async {
+            queued?;
             committed.await.unwrap_or_else(|_| Err(closed()))?;
             value.await.map_err(|_| closed())
-        })
+        }
     }
 
     /// Jobs waiting.
@@ -197,14 +189,11 @@ impl Shared {
             Priority::Normal => (Writer::CAPACITY, queue.fault.clone()),
             Priority::Settlement => (Writer::CAPACITY + Writer::SETTLEMENT_CAPACITY, None),
         };
-        if queue.closed {
-            return Err(closed());
-        }
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
-        if queue.jobs.len() >= capacity {
-            return Err(StoreError::Busy);
+        match fault {
+            _ if queue.closed => return Err(closed()),
+            Some(fault) => return Err(fault),
+            None if queue.jobs.len() >= capacity => return Err(StoreError::Busy),
+            None => {}
         }
         queue.jobs.push_back(job);
         self.filled.notify_one();

@@ -73,11 +73,11 @@ fn no_answer_is_evicted_and_a_full_scope_refuses_a_new_key_before_its_effect() {
     let (_folder, c) = database();
     let at = |n: u32| NOW.plus(Duration::from_millis(n.into()));
     let transaction = c.unchecked_transaction().unwrap();
-    for n in 0..LIMITS.rows as u32 {
+    for n in 0..MAX_ROWS as u32 {
         assert_eq!(ask(&c, n, 7, at(n)), Ok(Outcome::New(n)));
     }
     transaction.commit().unwrap();
-    let last = at(LIMITS.rows as u32 - 1);
+    let last = at(MAX_ROWS as u32 - 1);
     let new = Some(asked(SCOPE, 20_000, 7));
     let full = run(&c, new, last, || unreachable!());
     let retry_after = LIFETIME - Duration::from_millis(19_999);
@@ -93,28 +93,33 @@ fn no_answer_is_evicted_and_a_full_scope_refuses_a_new_key_before_its_effect() {
 }
 
 #[test]
-fn a_body_that_finds_no_room_leaves_its_status_and_reference() {
-    const LIMITS: Limits = Limits {
-        rows: 10,
-        scope_bytes: 100,
-        total_bytes: 150,
-    };
+fn a_body_over_the_limit_of_its_scope_or_of_all_leaves_its_status_and_reference() {
     let (_folder, c) = database();
-    let stored = |scope, n, length| {
-        let asked = asked(scope, n, 7);
-        let kept = StoredResponse {
-            status: 200,
-            answer: Some("1".repeat(length)),
-            reference: Some(format!("led_{n}")),
+    let stored = |scope, n, length: usize| {
+        let asked = IdempotentRequest {
+            answer: |(n, length): &(u32, usize)| StoredResponse {
+                status: 200,
+                answer: Some("1".repeat(*length)),
+                reference: Some(format!("led_{n}")),
+            },
+            key: asked(scope, n, 7).key,
+            scope: scope.to_owned(),
+            request: [7; 32],
         };
-        store_within(&c, &asked, kept, NOW, &LIMITS).unwrap();
+        store(&c, &asked, &(n, length), NOW).unwrap();
         let found = find(&c, &asked.key, &asked.request, NOW).unwrap().unwrap();
         assert_eq!(found.status, 200);
         (found.answer.map(|answer| answer.len()), found.reference)
     };
     let reference = |n: u32| (None, Some(format!("led_{n}")));
+    // As if others had left 100 bytes of the scope, and 150 of all.
+    assert_eq!(stored("one", 0, 0), (Some(0), None));
+    let set = "UPDATE idempotency_usage SET bytes = ?2 WHERE scope = ?1";
+    let set = |values| execute(&c, set, values).unwrap();
+    set(params!["one", MAX_SCOPE_BYTES - 100]);
+    set(params![0, MAX_BYTES - 150]);
     assert_eq!(stored("one", 1, 94), (Some(94), None));
-    // 94 and 7 are more than the scope's 100; the reference is stored all the same.
+    // 94 and 7 are more than the 100; the reference is stored all the same.
     assert_eq!(stored("one", 2, 7), reference(2));
     // 99 and 52 are more than 150 in all.
     assert_eq!(stored("two", 3, 52), reference(3));

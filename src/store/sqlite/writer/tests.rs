@@ -80,7 +80,7 @@ fn queue<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static
     writer: &Writer,
     work: W,
 ) -> impl Future<Output = Result<T>> + use<T, W> {
-    writer.queue(Priority::Normal, work, |_| None).unwrap()
+    writer.write(Priority::Normal, work, |_| None)
 }
 
 #[tokio::test]
