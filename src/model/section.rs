@@ -47,7 +47,7 @@ macro_rules! section {
                     )?
                     $(
                         if let Some(item) = self.$key.iter().find(|item| !$valid_item(item)) {
-                            let message = format!("{}: {}", serde_json::json!(item), $about_item);
+                            let message = format!("{item}: {}", $about_item);
                             return Some((stringify!($key), message));
                         }
                     )?
