@@ -12,7 +12,7 @@ mod sqlite;
 
 pub use error::StoreError;
 pub use issue::{issue_key, rotate_key};
-pub use lock::{InstanceLock, LockError, real_path};
+pub use lock::{InstanceLock, LockError, folder_of, real_path};
 pub use observer::{Change, Observers, StoreObserver};
 pub use records::*;
 pub use sqlite::*;

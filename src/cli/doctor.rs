@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::{Request, Uri};
+use r3mes_edge::Config;
+use r3mes_edge::store::{self, folder_of};
 use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, probe_all};
-use r3mes_edge::{Config, store};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::files::folder_of;
 use super::settings::Settings;
 use super::{Failure, Result, admin_key, client};
 

@@ -6,6 +6,8 @@ use std::io::{Result, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use r3mes_edge::store::folder_of;
+
 /// Writes a file that must not exist yet; it and its name are on the disk when this returns.
 ///
 /// # Errors
@@ -33,14 +35,6 @@ pub(super) fn replace(path: &Path, owner: (u32, u32), text: Arguments<'_>) -> Re
         .and_then(|()| fs::rename(new, path))
         .inspect_err(|_| drop(fs::remove_file(new)))?;
     File::open(folder_of(path))?.sync_all()
-}
-
-/// The folder that holds a file.
-pub(super) fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 pub(super) fn absolute(path: &Path) -> PathBuf {

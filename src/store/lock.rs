@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use self::file::FileId;
 pub(super) use self::file::LockedFile;
-pub use self::file::real_path;
+pub use self::file::{folder_of, real_path};
 
 /// The exclusive right to write to a database: a lock (flock) on the file itself, by whatever path it was opened, and on
 /// `<database>.lock`, which holds the server's address, so that commands find a running server without opening the

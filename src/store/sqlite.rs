@@ -40,7 +40,7 @@ use self::ballast::Ballast;
 use self::read_pool::ReadPool;
 use self::writer::{Priority, StorageHealth, Writer};
 use super::lock::{LockedFile, with_suffix};
-use super::{Change, InstanceLock, Observers, Result, StoreError, real_path};
+use super::{Change, InstanceLock, Observers, Result, StoreError, folder_of, real_path};
 
 /// A database file that only this process writes to: [`SqliteStore::open`] creates one, [`Repository`] documents its
 /// methods. They need a tokio runtime with its timer enabled. A write that was started completes, and observers are
@@ -189,7 +189,7 @@ fn closed() -> StoreError {
 
 /// Bytes that this process may still write on the file system of a database.
 fn disk_free(path: &Path) -> Option<u64> {
-    let about = rustix::fs::statvfs(connections::folder_of(path)).ok()?;
+    let about = rustix::fs::statvfs(folder_of(path)).ok()?;
     Some(about.f_bavail.saturating_mul(about.f_frsize))
 }
 

@@ -37,6 +37,15 @@ pub fn real_path(database: &Path) -> PathBuf {
     }
 }
 
+/// The folder that holds a file.
+#[must_use]
+pub fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// The identity of a file, independent of its name: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileId(u64, u64);

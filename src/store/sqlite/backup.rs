@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::read_only::ReadOnly;
 use super::{check, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
-use crate::store::{Backup, InstanceLock, LedgerReport, real_path};
+use crate::store::{Backup, InstanceLock, LedgerReport, folder_of, real_path};
 
 /// Copies a snapshot of `database` to the new file `to`, and verifies it before it gets that name. Others may read and
 /// write the database meanwhile without waiting; what they commit after the start is not in the copy. Blocks until it is
@@ -60,7 +60,7 @@ fn stamped_files(
     extension: &str,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
     let database = real_path(database);
-    let folder = folder.unwrap_or(connections::folder_of(&database));
+    let folder = folder.unwrap_or(folder_of(&database));
     let name = database.file_name().unwrap_or_default().to_string_lossy();
     let made_at = |file: &Path| {
         let text = file.file_name()?.to_str()?;
@@ -242,18 +242,17 @@ impl PartialCopy {
 
     /// Changes the owner to that of the folder, as root may restore for the server's user.
     fn give_to_folder_owner(&self) -> std::io::Result<()> {
-        let folder = std::fs::metadata(connections::folder_of(&self.part))?;
-        let is_other = std::fs::metadata(&self.part)?.uid() != folder.uid();
-        if is_other && rustix::process::geteuid().is_root() {
-            std::os::unix::fs::lchown(&self.part, Some(folder.uid()), Some(folder.gid()))?;
+        let folder = std::fs::metadata(folder_of(&self.part))?;
+        match rustix::process::geteuid().is_root() {
+            true => lchown(&self.part, Some(folder.uid()), Some(folder.gid())),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Renames the complete file; after a crash it has either name.
     fn persist(&self) -> Result<(), OpenError> {
         let renamed = std::fs::rename(&self.part, &self.to)
-            .and_then(|()| File::open(connections::folder_of(&self.to)))
+            .and_then(|()| File::open(folder_of(&self.to)))
             .and_then(|folder| folder.sync_all());
         renamed.map_err(OpenError::io(&self.to))
     }
