@@ -1,7 +1,7 @@
 //! Commands for the configuration: whether it is valid, and what is in force.
 
 use clap::Subcommand;
-use r3mes_edge::config::{ConfigError, Origin};
+use r3mes_edge::config::Origin;
 use serde_json::{Map, Value, json};
 
 use super::output::answer;
@@ -38,11 +38,8 @@ fn check(global: &GlobalArgs, json: bool) -> Result {
     let name = file.as_ref().map(|file| file.display().to_string());
     if let Err(error) = settings::read(global, file) {
         if json {
-            let error = as_json(&error);
-            println!(
-                "{}",
-                json!({ "valid": false, "file": name, "error": error })
-            );
+            let report = json!({ "valid": false, "file": name, "error": error });
+            println!("{report}");
         }
         return Err(error.into());
     }
@@ -50,19 +47,6 @@ fn check(global: &GlobalArgs, json: bool) -> Result {
     let file = name.as_deref();
     let file = file.unwrap_or("no file; defaults and environment only");
     answer(json, valid, format!("the configuration is valid: {file}"))
-}
-
-fn as_json(error: &ConfigError) -> Value {
-    let mut object = match &error.origin {
-        Origin::Default => json!({}),
-        Origin::File { name, line, column } => {
-            json!({ "file": &**name, "line": line, "column": column })
-        }
-        Origin::Named(name) => json!({ "origin": name }),
-    };
-    object["key"] = error.key.as_str().into();
-    object["message"] = error.message.as_str().into();
-    object
 }
 
 fn print(settings: &Settings, with_origin: bool, json: bool) -> Result {

@@ -43,7 +43,7 @@ pub(super) fn read(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Setting
     if let Some(file) = &file {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
-            origin: Origin::Named(name.clone()),
+            origin: Origin::Named { name: name.clone() },
             key: String::new(),
             message: error.to_string(),
         })?;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Range;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,7 +24,11 @@ impl Origins {
     #[must_use]
     pub fn of(&self, key: &str) -> &Origin {
         // A variable that holds a list sets everything in it.
-        let named = |outer| self.0.get(outer).filter(|o| matches!(o, Origin::Named(_)));
+        let named = |outer| {
+            self.0
+                .get(outer)
+                .filter(|o| matches!(o, Origin::Named { .. }))
+        };
         let found = self.0.get(key).or_else(|| outward(key).find_map(named));
         found.unwrap_or(&Origin::Default)
     }
@@ -86,12 +89,11 @@ impl Loader {
     /// # Errors
     /// Where it is not TOML.
     pub fn file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
-        let name: Arc<str> = name.into();
         let at = |span: Range<usize>| {
             let before = text.get(..span.start).unwrap_or(text);
             let line = before.rsplit('\n').next().unwrap_or_default();
             Origin::File {
-                name: Arc::clone(&name),
+                name: name.to_owned(),
                 line: before.matches('\n').count() + 1,
                 column: line.chars().count() + 1,
             }
@@ -116,7 +118,12 @@ impl Loader {
         // No key is nested deeper than that.
         let lower = key.to_ascii_lowercase();
         let path: Vec<&str> = lower.splitn(5, "__").collect();
-        let (key, origin) = (path.join("."), Origin::Named(origin.to_owned()));
+        let (key, origin) = (
+            path.join("."),
+            Origin::Named {
+                name: origin.to_owned(),
+            },
+        );
         let Some(text) = value.to_str() else {
             return Err(ConfigError::new(origin, &key, "must be UTF-8"));
         };
