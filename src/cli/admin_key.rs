@@ -133,40 +133,25 @@ pub(super) async fn report(database: &Path) {
 /// The file is written and synced before the hash is stored: a crash in between leaves a key that is not valid yet, and
 /// the next start stores its hash. The other order could leave a database without an administrator.
 pub(super) async fn ensure(store: &SqliteStore, database: &Path) -> Result<Option<PathBuf>> {
-    if has_admin_key(store).await? {
+    if store.has_admin_key().await? {
         adopt(store, database).await;
         return Ok(None);
     }
     let path = path(database);
     let key = PlainKey::generate().map_err(failed)?;
-    match files::create(&path, 0o600, format_args!("{}\n", key.reveal())) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            let file = path.display();
-            return Err(Failure::Failed(format!(
-                "the first admin key was not created: {file}: {error}"
-            )));
-        }
-        // Or created by a start that ended before it stored the hash.
-        _ => {}
+    let created = files::create(&path, 0o600, format_args!("{}\n", key.reveal()));
+    // It exists where a start ended before it stored the hash.
+    if let Err(error) = created
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        let file = path.display();
+        return Err(failed(format_args!(
+            "the first admin key was not created: {file}: {error}"
+        )));
     }
     let adopted = adopt_unknown(store, database, "first admin key").await;
     let adopted = adopted.inspect_err(|problem| log::warn!("{problem}"));
     Ok(adopted.is_ok().then_some(path))
-}
-
-/// An imported database has keys and no administrator.
-async fn has_admin_key(store: &SqliteStore) -> Result<bool> {
-    let mut before = None;
-    loop {
-        let keys = store.keys(None, before, 500).await?;
-        if keys.iter().any(|key| key.scopes.contains(Scope::Admin)) {
-            return Ok(true);
-        }
-        match keys.last() {
-            Some(last) => before = Some(last.id.clone()),
-            None => return Ok(false),
-        }
-    }
 }
 
 /// Stores the file's key if the database does not know it; logs that, or the file's error.

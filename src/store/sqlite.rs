@@ -127,6 +127,14 @@ impl SqliteStore {
         lock.as_ref().map_or(Ok(()), |lock| lock.announce(address))
     }
 
+    /// Whether the database has an admin key, valid or not; an imported one has keys of wallets only.
+    ///
+    /// # Errors
+    /// As any method of [`Repository`](super::Repository).
+    pub async fn has_admin_key(&self) -> Result<bool> {
+        self.get(keys::has_admin).await
+    }
+
     /// How long the writer thread has been busy with one group of writes; `None` while it is idle.
     /// A storage fault does not count as busy; minutes mean a disk that does not respond, or a bug.
     #[must_use]

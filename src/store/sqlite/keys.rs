@@ -52,6 +52,10 @@ pub(super) fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlit
     Ok(execute(c, sql::INSERT_KEY, values)? == 1)
 }
 
+pub(super) fn has_admin(c: &Connection) -> rusqlite::Result<bool> {
+    one(c, sql::HAS_ADMIN_KEY, [], value)
+}
+
 pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {
     one(c, sql::HAS_IMPORTED_KEYS, [], value)
 }

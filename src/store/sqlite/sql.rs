@@ -46,6 +46,8 @@ statements! {
                              WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
     REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND (revoked_at IS NULL OR revoked_at > ?2)";
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    // a key without a wallet is an admin's
+    HAS_ADMIN_KEY = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE wallet IS NULL AND instr(scopes, 'admin') > 0)";
     HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE imported = 1)";
     ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
