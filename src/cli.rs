@@ -23,7 +23,6 @@ mod logging;
 mod memory;
 mod notify;
 mod output;
-mod progress;
 mod reload;
 mod requests;
 mod serve;

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::client::{Client, server_of};
-use super::output::answer;
-use super::progress::Progress;
+use super::output::{answer, progress};
 use super::requests::ledger_summary;
 use super::{Failure, Result, admin_key, checked};
 
@@ -52,7 +51,7 @@ struct Copied {
 pub(super) async fn create(create: Create, client: &Client) -> Result {
     let Client { config, json } = client;
     let (database, clock) = (&config.database, Clock::default());
-    let progress = Progress::start("copying and checking the database", *json);
+    progress("copying and checking the database");
     let copied = if create.to.is_none() && server_of(database)?.is_some() {
         // By the server, so that no write waits; in the folder of its own configuration.
         serde_json::from_str(&client.post("/admin/backup", &()).await?)?
@@ -62,7 +61,6 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
         let ledger = back_up(database, &file)?;
         Copied { file, ledger }
     };
-    drop(progress);
     copied.print(*json)?;
     let Some(keep) = create.keep else {
         return Ok(());
@@ -72,9 +70,8 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
 }
 
 pub(super) fn verify(file: PathBuf, json: bool) -> Result {
-    let progress = Progress::start("checking every page and every wallet", json);
+    progress("checking every page and every wallet");
     let ledger = verify_backup(&file)?;
-    drop(progress);
     let copied = Copied { file, ledger };
     copied.print(json)?;
     checked("the copy", copied.ledger.mistakes.len())
@@ -92,9 +89,8 @@ impl Copied {
 pub(super) async fn run_restore(config: &Config, file: &Path, json: bool) -> Result {
     let database = &config.database;
     let suffix = format!("{}.replaced", Clock::default().now().compact());
-    let progress = Progress::start("copying the database", json);
+    progress("copying the database");
     let old = restore(file, database, &suffix)?;
-    drop(progress);
     let mut text = format!(
         "{} now holds the copy {}",
         database.display(),

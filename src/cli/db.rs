@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use r3mes_edge::store::check_database;
 
-use super::output::answer;
-use super::progress::Progress;
+use super::output::{answer, progress};
 use super::settings::Settings;
 use super::{Result, checked, import};
 
@@ -28,9 +27,8 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
     let database = &settings.config.database;
     match command {
         Command::Check => {
-            let progress = Progress::start("checking every page and every wallet", json);
+            progress("checking every page and every wallet");
             let check = check_database(database)?;
-            drop(progress);
             let errors: String = check.errors().map(|error| format!("{error}\n")).collect();
             let text = format!(
                 "{errors}{}: version {}, {} wallets, {} entries",

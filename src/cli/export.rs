@@ -1,15 +1,12 @@
 //! The ledger as a table or as JSON, written as it is read: from the file itself, so that its size does not matter.
 
-use std::io::{IsTerminal, stdout};
-
 use clap::{Args, Subcommand, ValueEnum};
 use r3mes_edge::Config;
 use r3mes_edge::model::Wallet;
 use r3mes_edge::store::{ExportedEntry, LedgerExport, ledger_id};
 
 use super::Failure;
-use super::output::List;
-use super::progress::Progress;
+use super::output::{List, progress};
 
 #[derive(Subcommand)]
 pub(super) enum Ledger {
@@ -55,8 +52,7 @@ pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), F
         format => json || format == Some(Format::Json),
     };
     let mut export = LedgerExport::open(&config.database, options.wallet)?;
-    // On a terminal the entries themselves are to be seen.
-    let progress = Progress::start("reading the ledger", stdout().is_terminal());
+    progress("reading the ledger");
     let mut list = List::begin(json, "[");
     if !json {
         println!("id,wallet_address,amount,balance,reason,reference,note,created_at\r");
@@ -69,7 +65,6 @@ pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), F
         for entry in &page {
             list.add(entry, || Ok(line(entry)))?;
         }
-        progress.reach(export.done());
     }
     if json {
         println!("]");

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{Arguments, Display};
-use std::io::{self, ErrorKind, Write, stdout};
+use std::io::{self, ErrorKind, IsTerminal, Write, stdout};
 use std::sync::OnceLock;
 
 use serde::Serialize;
@@ -36,6 +36,13 @@ pub(super) fn answer(json: bool, value: impl Display, text: impl Display) -> Res
 /// A line on stderr, which may be closed too: what was done stays done.
 pub(super) fn note(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Shows on a terminal what a long command is doing.
+pub(super) fn progress(what: &str) {
+    if io::stderr().is_terminal() {
+        note(format_args!("{what} …"));
+    }
 }
 
 /// Whether every line was written.

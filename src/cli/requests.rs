@@ -8,8 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::client::{self, Client};
-use super::output::{answer, row};
-use super::progress::Progress;
+use super::output::{answer, progress, row};
 use super::{Failure, Result, checked, path_segment};
 
 #[derive(Subcommand)]
@@ -110,9 +109,8 @@ pub(super) async fn credits(command: Movements, client: &Client) -> Result {
 }
 
 pub(super) async fn verify_ledger(client: &Client) -> Result {
-    let progress = Progress::start("checking every wallet", client.json);
+    progress("checking every wallet");
     let verified = client.get("/admin/ledger/verify").await?;
-    drop(progress);
     let report: LedgerReport = serde_json::from_str(&verified)?;
     answer(client.json, &verified, ledger_summary(&report))?;
     checked("the ledger", report.mistakes.len())

@@ -152,12 +152,6 @@ impl LedgerExport {
         })
     }
 
-    /// How much of the ledger was read, in thousandths.
-    #[must_use]
-    pub fn done(&self) -> u64 {
-        (self.after * 1000 / self.last.max(1)).unsigned_abs()
-    }
-
     /// The next entries, at most a thousand; none at the end.
     ///
     /// # Errors
