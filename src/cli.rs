@@ -39,8 +39,7 @@ use r3mes_edge::config::{ConfigError, Listen};
 use r3mes_edge::store::{LockError, OpenError, StoreError};
 
 use self::client::Client;
-use self::files::absolute;
-use self::settings::{HERE, SYSTEM, Settings};
+use self::settings::Settings;
 
 #[derive(Parser)]
 #[command(name = "r3mes-edge", version, about, long_about = None)]
@@ -287,7 +286,7 @@ async fn execute(cli: Cli) -> Result {
         Ok::<_, Failure>(Client { config, json })
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::serve(settings()?).await,
+        Command::Serve => serve::serve(settings()?, global).await,
         // These two load the configuration themselves: there is none yet, or it is wrong.
         Command::Init(args) => init::run(&args, global, json).await,
         Command::Config(command) => config::run(&command, global, json),
@@ -318,16 +317,9 @@ fn with_database(settings: Settings) -> Result<Settings> {
     if database.exists() {
         return Ok(settings);
     }
-    let origin = match &settings.file {
-        _ if settings.global.database.is_some() => String::new(),
-        Some(file) => format!(" (configured in {})", absolute(file).display()),
-        None => format!(
-            " (and no configuration names another: neither {} nor {SYSTEM} exists)",
-            absolute(HERE.as_ref()).display()
-        ),
-    };
+    let origin = settings.origins.of("database");
     Err(Failure::NotFound(format!(
-        "there is no database at {}{origin}; start the server once, or name one with --database",
-        absolute(database).display()
+        "there is no database at {} ({origin}); start the server, which creates it, or name another with --database",
+        files::absolute(database).display()
     )))
 }

@@ -9,15 +9,12 @@ use r3mes_edge::{EdgeServer, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
-use super::{Failure, Result, admin_key, client, files, logging, memory, notify, reload};
+use super::{
+    Failure, GlobalArgs, Result, admin_key, client, files, logging, memory, notify, reload,
+};
 
-pub(super) async fn serve(settings: Settings) -> Result {
-    let Settings {
-        config,
-        file,
-        global,
-        ..
-    } = settings;
+pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
+    let Settings { config, file, .. } = settings;
     logging::start(&config.log, &config.log.level);
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
@@ -70,7 +67,7 @@ pub(super) async fn serve(settings: Settings) -> Result {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                reload::reload(&global, &mut running, &server).await;
+                reload::reload(global, &mut running, &server).await;
                 admin_key::adopt(&store, &database).await;
             }
             () = &mut trimming => break,

@@ -21,7 +21,6 @@ pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) file: Option<PathBuf>,
     pub(super) origins: Origins,
-    pub(super) global: GlobalArgs,
 }
 
 impl Settings {
@@ -71,7 +70,6 @@ pub(super) fn read(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Setting
         config,
         file,
         origins,
-        global: global.clone(),
     })
 }
 
