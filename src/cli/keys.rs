@@ -2,6 +2,7 @@
 
 use std::io::{Write, stdout};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use r3mes_edge::auth::PlainKey;
@@ -40,8 +41,8 @@ pub(super) enum Command {
         #[command(flatten)]
         key: Key,
         /// How long the old key goes on, at most 30d
-        #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = seconds)]
-        grace: u64,
+        #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+        grace: Duration,
     },
     /// Revoke a key; it fails on its very next request (the admin key file's own: rotate it instead)
     ///
@@ -79,17 +80,8 @@ pub(super) struct Key {
     id: String,
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
-    match parse_duration(text) {
-        Ok(duration) if duration.subsec_nanos() == 0 => Ok(duration.as_secs()),
-        Ok(_) => Err("must be whole seconds".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 fn days(text: &str) -> Result<u64, String> {
-    const DAY: u64 = 86_400;
-    match seconds(text)? {
+    match parse_duration(text)?.as_secs() {
         seconds if seconds % DAY == 0 => Ok(seconds / DAY),
         _ => Err("must be whole days, 1d to 365d".to_owned()),
     }
@@ -122,7 +114,7 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
             });
             answer(client.json, &key, lines.collect::<Vec<_>>().join("\n"))
         }
-        Command::Rotate { key, grace } => rotate(client, &key.id, grace).await,
+        Command::Rotate { key, grace } => rotate(client, &key.id, grace.as_secs()).await,
         Command::Revoke(Key { id }) => {
             let is_own = is_file_key(client, &id).await?;
             let revoked = client.delete(&format!("/api/keys/{id}")).await?;
@@ -135,6 +127,9 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
         }
     }
 }
+
+/// In seconds.
+const DAY: u64 = 86_400;
 
 const COLUMNS: [(&str, usize); 6] = [
     ("id", 0),
@@ -188,7 +183,6 @@ async fn create_admin(create: &Create, client: &Client) -> Result {
 }
 
 async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
-    const LONGEST: u64 = 30 * 86_400;
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(client, id).await? {
         let new = post(client, &path, &json!({ "grace_seconds": grace })).await?;
@@ -197,7 +191,7 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     let database = &client.config.database;
     admin_key::check_writable(database)?;
     // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
-    let lasting = if grace == 0 { LONGEST } else { grace };
+    let lasting = if grace == 0 { 30 * DAY } else { grace };
     let new = post(client, &path, &json!({ "grace_seconds": lasting })).await?;
     let file = new.write(database)?;
     if grace == 0
