@@ -1,12 +1,13 @@
 //! `init`: writes a configuration to fill in, and creates the database and the first admin key. Existing files are left as
 //! they are.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use clap::Args;
+use r3mes_edge::SqliteStore;
 use r3mes_edge::model::Wallet;
-use r3mes_edge::{Config, SqliteStore};
 use serde_json::json;
 
 use super::{Failure, GlobalArgs, Result, admin_key, files, settings};
@@ -26,7 +27,7 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
     // Loaded first: an invalid configuration changes nothing.
     let loaded = settings::read(global, found.filter(|_| !new_config))?;
     if new_config {
-        write_config(&config, &config_text(args, global, &loaded.config)?)?;
+        write_config(&config, &config_text(args, global))?;
     }
     let database = loaded.resolve().config.database;
     let new_database = !database.exists();
@@ -70,33 +71,27 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
 }
 
 /// The example with the settings that flags name, and all others commented out: a default may change with the version.
-fn config_text(args: &InitArgs, global: &GlobalArgs, config: &Config) -> Result<String> {
-    let mut config = config.clone();
-    config.miner.wallet = args.wallet;
-    let mut settings = Vec::new();
-    for (key, value) in config.settings().map_err(Failure::Usage)? {
-        let name = match &*key {
-            "listen" if !global.listen.is_empty() => "listen",
-            "database" if global.database.is_some() => "database",
-            "miner.wallet" if args.wallet.is_some() => "wallet",
-            _ => continue,
-        };
-        // JSON's way to write them is TOML's too, but for one character.
-        let value = value.to_string().replace('\x7f', "\\u007F");
-        settings.push(format!("{name} = {value}"));
+fn config_text(args: &InitArgs, global: &GlobalArgs) -> String {
+    let mut settings = BTreeMap::new();
+    if !global.listen.is_empty() {
+        settings.insert("listen", json!(global.listen));
     }
-    let mut text = String::new();
-    for line in EXAMPLE.lines() {
-        let start = line.trim_start_matches("# ").split_inclusive(" = ").next();
-        let start = start.filter(|start| start.ends_with(" = "));
-        let set = start.and_then(|start| settings.iter().find(|set| set.starts_with(start)));
-        if set.is_none() && !line.is_empty() && !line.starts_with(['#', '[']) {
-            text += "# ";
+    if let Some(database) = &global.database {
+        settings.insert("database", json!(database.to_string_lossy()));
+    }
+    if let Some(wallet) = &args.wallet {
+        settings.insert("wallet", json!(wallet));
+    }
+    let line = |line: &str| {
+        let setting = line.trim_start_matches("# ").split_once(" = ");
+        match setting.and_then(|(name, _)| Some((name, settings.get(name)?))) {
+            // JSON is TOML too, but for one character.
+            Some((name, value)) => format!("{name} = {value}\n").replace('\x7f', "\\u007F"),
+            None if line.is_empty() || line.starts_with(['#', '[']) => format!("{line}\n"),
+            None => format!("# {line}\n"),
         }
-        text += set.map_or(line, String::as_str);
-        text.push('\n');
-    }
-    Ok(text)
+    };
+    EXAMPLE.lines().map(line).collect()
 }
 
 const EXAMPLE: &str = include_str!("../../examples/config.toml");
@@ -115,14 +110,12 @@ fn write_config(file: &Path, text: &str) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use r3mes_edge::Config;
 
     const W1: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
 
     fn text(wallet: Option<Wallet>, global: &GlobalArgs) -> String {
-        let mut config = Config::default();
-        config.listen.clone_from(&global.listen);
-        config.database = global.database.clone().unwrap_or_default();
-        config_text(&InitArgs { wallet }, global, &config).unwrap()
+        config_text(&InitArgs { wallet }, global)
     }
 
     fn no_flags() -> GlobalArgs {
