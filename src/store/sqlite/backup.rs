@@ -67,15 +67,13 @@ fn stamped_files(
         let stamp = text.strip_prefix(&*name)?.strip_prefix('.')?;
         Timestamp::parse_compact(stamp.strip_suffix(extension)?.strip_suffix('.')?)
     };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let file = entry?.path();
-        if let Some(made_at) = made_at(&file) {
-            files.push((made_at, file));
-        }
-    }
-    files.sort();
-    Ok(files)
+    let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let files = files.collect::<std::io::Result<Vec<_>>>()?.into_iter();
+    let mut stamped: Vec<_> = files
+        .filter_map(|file| Some((made_at(&file)?, file)))
+        .collect();
+    stamped.sort();
+    Ok(stamped)
 }
 
 /// Deletes all backups but the newest `keep`, and unfinished ones that crashes left. Those dated
@@ -91,12 +89,12 @@ pub fn prune_backups(
 ) -> std::io::Result<()> {
     let mut all = backups(database, folder)?;
     all.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
-    let newest = newest(&all, now);
     let unfinished = stamped_files(database, folder, "backup.part")?;
-    // A copy started an hour before the newest backup is not being written any more.
-    let abandoned = unfinished.into_iter().filter(|(begun, _)| {
-        newest.is_some_and(|newest| begun.plus(Duration::from_secs(3600)) < newest)
-    });
+    // After an hour a copy is not being written any more.
+    let is_abandoned = |begun: Timestamp| begun.plus(Duration::from_secs(3600)) < now;
+    let abandoned = unfinished
+        .into_iter()
+        .filter(|(begun, _)| is_abandoned(*begun));
     for (_, old) in all.into_iter().rev().skip(keep).chain(abandoned) {
         std::fs::remove_file(old)?;
     }
@@ -144,8 +142,12 @@ pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<Pa
     copy.fill(&source)?;
     drop(source);
     copy.verify()?;
-    copy.give_to_folder_owner()
-        .map_err(OpenError::io(&copy.part))?;
+    if rustix::process::geteuid().is_root() {
+        // For the server's user.
+        std::fs::metadata(folder_of(&copy.part))
+            .and_then(|folder| lchown(&copy.part, Some(folder.uid()), Some(folder.gid())))
+            .map_err(OpenError::io(&copy.part))?;
+    }
     // Before the rename, so that no server can lock it first.
     lock.add(&copy.part)?;
     let moved = move_away(&copy.to, &old)?;
@@ -237,15 +239,6 @@ impl PartialCopy {
         match report.mistakes.first() {
             None => Ok(report),
             Some(error) => Err(OpenError::Damaged(self.part.clone(), error.clone())),
-        }
-    }
-
-    /// Changes the owner to that of the folder, as root may restore for the server's user.
-    fn give_to_folder_owner(&self) -> std::io::Result<()> {
-        let folder = std::fs::metadata(folder_of(&self.part))?;
-        match rustix::process::geteuid().is_root() {
-            true => lchown(&self.part, Some(folder.uid()), Some(folder.gid())),
-            false => Ok(()),
         }
     }
 
