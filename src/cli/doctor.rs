@@ -106,18 +106,13 @@ fn file_modes(config: &Config) -> Vec<Finding> {
     let check = |file: PathBuf| {
         let metadata = std::fs::metadata(&file).ok()?;
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
-        Some(if mode & 0o077 != 0 {
-            (
-                Problem,
-                format!("{shown} has mode {mode:04o}: chmod 600 it"),
-            )
-        } else if user != owner {
-            let found = format!("{shown} belongs to user {user}: chown {owner} it");
-            (Problem, found)
-        } else {
-            let size = mebibytes(metadata.len());
-            (Good, format!("{shown} has mode {mode:04o} and {size}"))
-        })
+        let size = mebibytes(metadata.len());
+        let (status, what) = match mode & 0o077 {
+            0 if user == owner => (Good, format!("has mode {mode:04o} and {size}")),
+            0 => (Problem, format!("belongs to user {user}: chown {owner} it")),
+            _ => (Problem, format!("has mode {mode:04o}: chmod 600 it")),
+        };
+        Some((status, format!("{shown} {what}")))
     };
     files.into_iter().filter_map(check).collect()
 }
@@ -163,14 +158,12 @@ fn disk_free(config: &Config) -> Vec<Finding> {
 
 /// The newest copy.
 fn backups(config: &Config) -> Finding {
-    match store::backups(&config.database, config.backup.folder()) {
-        Ok(copies) => match copies.last() {
-            Some((newest, _)) => {
-                let found = format!("{} copies, the newest of {newest}", copies.len());
-                (Good, found)
-            }
-            None => (Warning, "there is no copy".to_owned()),
-        },
+    match store::backups(&config.database, config.backup.folder()).as_deref() {
+        Ok([]) => (Warning, "there is no copy".to_owned()),
+        Ok(copies @ [.., (newest, _)]) => {
+            let count = copies.len();
+            (Good, format!("{count} copies, the newest of {newest}"))
+        }
         Err(error) => (Problem, error.to_string()),
     }
 }
@@ -238,13 +231,13 @@ async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
 /// `None` if nothing answers at a conventional address.
 fn upstream(probed: &ProbeResult) -> Option<Finding> {
     let (name, url) = (&probed.name, &probed.url);
-    let status = match &probed.answered {
-        Ok(()) => return Some((Good, format!("{name} answers at {url}"))),
-        Err(_) if probed.configured => Problem,
+    match &probed.answered {
+        Ok(()) => Some((Good, format!("{name} answers at {url}"))),
+        Err(error) if probed.configured => Some((Problem, format!("{name} at {url}: {error}"))),
         // A node at a conventional address gets chats too.
-        Err(UpstreamError::NoChat(_)) => Warning,
-        Err(_) => return None,
-    };
-    let error = probed.answered.as_ref().err()?;
-    Some((status, format!("{name} at {url}: {error}")))
+        Err(error @ UpstreamError::NoChat(_)) => {
+            Some((Warning, format!("{name} at {url}: {error}")))
+        }
+        Err(_) => None,
+    }
 }

@@ -39,16 +39,16 @@ pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<
 
 fn print(report: &ImportReport) {
     for note in &report.notes {
-        let wallet = note.wallet_address.map(|wallet| format!(" {wallet}"));
-        let wallet = wallet.unwrap_or_default();
-        let change = note.new.as_ref().map(|new| {
+        let mut text = format!("{} {}", note.table, note.row);
+        if let Some(wallet) = note.wallet_address {
+            text += &format!(" {wallet}");
+        }
+        text += &format!(": {}: {}: {}", note.outcome, note.field, note.reason);
+        if let Some(new) = &note.new {
             let old = note.old.as_deref().unwrap_or("it");
-            format!(": {old} becomes {new}")
-        });
-        let change = change.unwrap_or_default();
-        let (table, row, outcome) = (note.table, note.row, note.outcome);
-        let (field, reason) = (note.field, &note.reason);
-        println!("{table} {row}{wallet}: {outcome}: {field}: {reason}{change}");
+            text += &format!(": {old} becomes {new}");
+        }
+        println!("{text}");
     }
     for (table, counts) in &report.tables {
         match counts {

@@ -32,7 +32,10 @@ pub struct InstanceLock {
 #[non_exhaustive]
 pub enum LockError {
     /// Another process holds it, or this one already; the address it serves, if announced.
-    #[error("another r3mes-edge {}", held_by(.0.as_deref()))]
+    #[error("another r3mes-edge {}", match .0 {
+        Some(address) => format!("serves this database at {address}"),
+        None => "uses this database".to_owned(),
+    })]
     Held(Option<String>),
     /// The database file has hard links; how many.
     #[error("{path} has {links} hard links, and SQLite keeps a separate -wal for each name, so that commits would be lost: delete the other names (find / -xdev -samefile {path}), or give this database a file of its own with cp and mv", path = .0.display(), links = .1)]
@@ -40,13 +43,6 @@ pub enum LockError {
     /// The lock file or the database could not be used.
     #[error("cannot lock {}: {}", .0.display(), .1)]
     Io(PathBuf, std::io::Error),
-}
-
-fn held_by(address: Option<&str>) -> String {
-    match address {
-        Some(address) => format!("serves this database at {address}"),
-        None => "uses this database".to_owned(),
-    }
 }
 
 impl InstanceLock {

@@ -82,15 +82,14 @@ pub(super) const RESTORING: &str = ".restoring";
 
 /// Locks the database at a real path, which is created if it is missing and `create` is set.
 pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError> {
-    let exists = || path.symlink_metadata().is_ok();
-    if !create && !exists() {
-        return Err(OpenError::Missing(path.to_owned()));
-    }
     // By reading alone: a writable connection would create a log beside a file of another version, or checkpoint one that a
     // crash left. Any other error is reported when the file is opened.
-    if let Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) = ReadOnly::open(path) {
-        return Err(error);
+    match ReadOnly::open(path) {
+        Err(error @ (OpenError::Older(..) | OpenError::Newer(..))) => return Err(error),
+        Err(error @ OpenError::Missing(_)) if !create => return Err(error),
+        _ => {}
     }
+    let exists = || path.symlink_metadata().is_ok();
     let mut lock = InstanceLock::acquire(path)?;
     let size = |suffix| std::fs::metadata(with_suffix(path, suffix)).map_or(0, |file| file.len());
     // SQLite would start over and delete the log with all its commits. A new file has a journal before its first page.
@@ -103,9 +102,6 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
         return Err(OpenError::Leftover(with_suffix(path, suffix)));
     }
     if !exists() {
-        if !create {
-            return Err(OpenError::Missing(path.to_owned()));
-        }
         // -wal and -shm get its mode.
         create_empty(path).map_err(OpenError::io(path))?;
         lock.add(path)?;

@@ -112,16 +112,14 @@ impl SqliteStore {
         let source = ReadOnly::open_any(file)?;
         // One snapshot for all tables: a backend that still runs must not move credits in between.
         source.execute_batch("BEGIN")?;
-        let problem = match connections::check_version(&source, file) {
-            Err(OpenError::Foreign(_) | OpenError::Storage(_)) => {
-                let has_table = |table| has_table(&source, table).unwrap_or(false);
-                let has_none = !TABLES.into_iter().any(has_table);
-                has_none.then_some("none of the backend's tables can be read")
-            }
-            _ => Some("it is one of r3mes-edge; to use a copy run restore"),
-        };
-        if let Some(problem) = problem {
-            return Err(OpenError::NotR3mes(file.to_owned(), problem));
+        let refused = |reason| Err(OpenError::NotR3mes(file.to_owned(), reason));
+        match connections::check_version(&source, file) {
+            Err(OpenError::Foreign(_) | OpenError::Storage(_)) => {}
+            _ => return refused("it is one of r3mes-edge; to use a copy run restore"),
+        }
+        let has_table = |table| has_table(&source, table).unwrap_or(false);
+        if !TABLES.into_iter().any(has_table) {
+            return refused("none of the backend's tables can be read");
         }
         let import = move |c: &Connection| import(&source, c, now);
         let report = self.write(import).await?;
@@ -150,27 +148,26 @@ fn import(source: &Connection, c: &Connection, now: Timestamp) -> Result<ImportR
                 "users" => import_account(row, c, now, &mut notes),
                 _ => import_key(row, c, now, &mut report.accounts_made),
             };
-            match imported {
-                Ok(true) if notes.is_empty() => counts.imported += 1,
-                Ok(true) => counts.changed += 1,
+            let count = match imported {
+                Ok(true) if notes.is_empty() => &mut counts.imported,
+                Ok(true) => &mut counts.changed,
                 Ok(false) => {
-                    counts.existing += 1;
                     notes.clear();
+                    &mut counts.existing
                 }
                 Err(RowError::Refused(note)) => {
-                    counts.refused += 1;
                     notes = vec![*note];
+                    &mut counts.refused
                 }
                 Err(RowError::Store(error)) => return Err(error),
+            };
+            *count += 1;
+            for note in &mut notes {
+                note.table = table;
+                note.row = row.get(0).unwrap_or_default();
+                note.wallet_address = wallet(row).ok();
             }
-            report
-                .notes
-                .extend(notes.into_iter().map(|note| ImportNote {
-                    table,
-                    row: row.get(0).unwrap_or_default(),
-                    wallet_address: wallet(row).ok(),
-                    ..note
-                }));
+            report.notes.extend(notes);
         }
         report.tables.insert(table, Some(counts));
     }

@@ -47,19 +47,13 @@ pub(super) fn migrate(
     // A table that others refer to may be made anew.
     connection.pragma_update(None, "foreign_keys", false)?;
     let change = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for step in steps
-        .iter()
-        .filter(|step| (from + 1..=to).contains(&step.version))
-    {
-        change.execute_batch(step.up)?;
-    }
-    for step in steps
-        .iter()
-        .rev()
-        .filter(|step| (to + 1..=from).contains(&step.version))
-    {
-        change.execute_batch(step.down)?;
-    }
+    let is_between = |step: &&Step| (from.min(to) + 1..=from.max(to)).contains(&step.version);
+    let between = steps.iter().filter(is_between);
+    let statements: Vec<_> = match from < to {
+        true => between.map(|step| step.up).collect(),
+        false => between.rev().map(|step| step.down).collect(),
+    };
+    change.execute_batch(&statements.join(";\n"))?;
     if let Some(broken) = check::broken_references(&change, 1)?.pop() {
         return Err(OpenError::Damaged(database.to_owned(), broken));
     }
