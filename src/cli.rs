@@ -155,13 +155,13 @@ enum Command {
 
 type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
-/// Why a command failed, by its exit code.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 enum Failure {
     /// It did not work.
     Failed(String),
-    /// Wrong arguments or configuration.
+    /// Wrong arguments.
     Usage(String),
     /// It does not exist.
     NotFound(String),
@@ -169,20 +169,27 @@ enum Failure {
     Conflict(String),
     /// The storage or the server cannot be used now.
     Unavailable(String),
+    Config(#[from] ConfigError),
+    Database(#[from] OpenError),
+    #[error("unexpected response: {0}")]
+    Response(#[from] serde_json::Error),
     /// The reader of stdout is gone.
     #[error("standard output is closed")]
     ReaderClosed,
 }
 
 impl Failure {
+    /// The exit code.
     const fn code(&self) -> u8 {
+        use OpenError::{Locked, Missing, Older, Storage};
+        use StoreError::{Busy, Full, Unavailable, UserNotFound};
         match self {
             Self::ReaderClosed => 0,
-            Self::Failed(_) => 1,
-            Self::Usage(_) => 2,
-            Self::NotFound(_) => 3,
-            Self::Conflict(_) => 4,
-            Self::Unavailable(_) => 5,
+            Self::Usage(_) | Self::Config(_) => 2,
+            Self::NotFound(_) | Self::Database(Missing(_) | Storage(UserNotFound)) => 3,
+            Self::Conflict(_) | Self::Database(Locked(LockError::Held(_)) | Older(..)) => 4,
+            Self::Unavailable(_) | Self::Database(Storage(Busy | Full | Unavailable(_))) => 5,
+            Self::Failed(_) | Self::Database(_) | Self::Response(_) => 1,
         }
     }
 }
@@ -192,37 +199,9 @@ fn failed(error: impl Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
-impl From<OpenError> for Failure {
-    fn from(error: OpenError) -> Self {
-        use StoreError::{Busy, Full, Unavailable, UserNotFound};
-        let text = error.to_string();
-        match error {
-            OpenError::Locked(LockError::Held(_)) | OpenError::Older(..) => Self::Conflict(text),
-            OpenError::Missing(_) | OpenError::Storage(UserNotFound) => Self::NotFound(text),
-            OpenError::Storage(Busy | Full | Unavailable(_)) => Self::Unavailable(text),
-            OpenError::Foreign(_) => Self::Failed(format!(
-                "{text}; if it was one, its first page is damaged: restore the newest good backup"
-            )),
-            _ => Self::Failed(text),
-        }
-    }
-}
-
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        OpenError::Storage(error).into()
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::Usage(error.to_string())
-    }
-}
-
-impl From<serde_json::Error> for Failure {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Failed(format!("unexpected response: {error}"))
+        Self::Database(error.into())
     }
 }
 

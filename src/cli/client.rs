@@ -87,7 +87,7 @@ impl Client {
         let request = request.body(body).map_err(failed)?;
         for pause in [200, 400] {
             match respond(&self.config, request.clone()).await {
-                Err(Failure::Unavailable(_)) if !LONG.contains(&path) => {
+                Err(failure) if failure.code() == 5 && !LONG.contains(&path) => {
                     sleep(Duration::from_millis(pause)).await;
                 }
                 done => return done,

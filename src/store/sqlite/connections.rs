@@ -25,7 +25,7 @@ pub enum OpenError {
     #[error("there is no database at {}", .0.display())]
     Missing(PathBuf),
     /// The file is something else.
-    #[error("{} is not a database of r3mes-edge", .0.display())]
+    #[error("{} is not a database of r3mes-edge; if it was one, its first page is damaged: restore the newest good backup", .0.display())]
     Foreign(PathBuf),
     /// The file is not a database of an R3MES backend; why.
     #[error("{} is not a database of an R3MES backend: {}", .0.display(), .1)]
