@@ -73,16 +73,15 @@ fn read_file(path: &Path) -> io::Result<(PlainKey, Metadata)> {
 /// Checks the database's record of the file's key.
 fn validate(database: &Path, record: Option<&KeyRecord>) -> Result<(), Problem> {
     let (is_refused, what) = match record {
-        None => (
-            false,
-            format!(
-                "is not known to the database; if the file has mode 0600 and the database's owner, {RELOAD}, and it adopts the key"
-            ),
-        ),
-        Some(key) if !is_valid(key) => (
-            true,
-            "does not work: it is revoked, replaced, expired or not an admin key".to_owned(),
-        ),
+        None => {
+            let what =
+                "is not known to the database; if the file has mode 0600 and the database's owner";
+            (false, format!("{what}, {RELOAD}, and it adopts the key"))
+        }
+        Some(key) if !is_valid(key) => {
+            let what = "does not work: it is revoked, replaced, expired or not an admin key";
+            (true, what.to_owned())
+        }
         Some(key) => match key.ends_at() {
             None => return Ok(()),
             Some(end) => (false, format!("works until {end} only")),

@@ -69,15 +69,11 @@ fn format_line(as_json: bool, record: &Record<'_>, now: Timestamp) -> String {
     let (level, target, message) = (record.level(), record.target(), record.args());
     let mut fields = Fields(Map::new());
     if as_json {
-        let (now, level, message) = (now.to_string(), level.to_string(), message.to_string());
-        let head = [
-            ("time", &*now),
-            ("level", &level),
-            ("target", target),
-            ("message", &message),
-        ];
-        let head = head.map(|(name, text)| (name.to_owned(), text.into()));
-        fields.0.extend(head);
+        let mut head = |name: &str, text: String| fields.0.insert(name.to_owned(), text.into());
+        head("time", now.to_string());
+        head("level", level.to_string());
+        head("target", target.to_owned());
+        head("message", message.to_string());
     }
     // The visitor never fails.
     let _ = record.key_values().visit(&mut fields);
