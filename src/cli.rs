@@ -60,7 +60,7 @@ struct GlobalArgs {
     /// The configuration file [default: r3mes-edge.toml here, then /etc/r3mes-edge/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen, also several times [default: 127.0.0.1:8000]
+    /// The address to listen on; may be repeated [default: 127.0.0.1:8000]
     #[arg(long, global = true, value_name = "ADDR:PORT|unix:PATH")]
     listen: Vec<Listen>,
     /// The database file [default: r3mes-edge.db here]
@@ -70,75 +70,75 @@ struct GlobalArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until a signal ends it (the default)
+    /// Run the server until SIGTERM or SIGINT (the default)
     ///
-    /// SIGHUP reads the configuration again: rates, alerts and the log's level change at once.
+    /// SIGHUP reloads the configuration: rates, alerts and the log level change without a restart.
     ///
     /// Example: r3mes-edge serve --listen 127.0.0.1:8000
     Serve,
-    /// Write a configuration to fill in, make the database and the first admin key; nothing is overwritten
+    /// Create a configuration to edit, the database and the first admin key; existing files are not changed
     ///
     /// Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db
     Init(init::InitArgs),
-    /// Check the configuration, print what is in force
+    /// Check and print the configuration
     ///
     /// Example: r3mes-edge config print --origin
     #[command(subcommand)]
     Config(config::Command),
-    /// Make, list and revoke API keys
+    /// Create, list, rotate and revoke API keys
     ///
     /// Example: r3mes-edge keys list
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Make accounts, show and list them
+    /// Create, show and list accounts
     ///
     /// Example: r3mes-edge users list
     #[command(subcommand)]
     Users(requests::Users),
-    /// Give credits to a wallet, take them
+    /// Add credits to a wallet or deduct them
     ///
     /// Example: r3mes-edge credits grant remes1… 100 --reason welcome
     #[command(subcommand)]
     Credits(requests::Movements),
-    /// Check that every balance is the sum of its ledger, print it
+    /// Verify and export the ledger
     ///
     /// Example: r3mes-edge ledger verify
     #[command(subcommand)]
     Ledger(export::Ledger),
-    /// Copy the database, beside a running server too; check a copy
+    /// Create and verify backups, also while a server runs
     ///
     /// Example: r3mes-edge backup create
     #[command(subcommand)]
     Backup(backup::Command),
-    /// Put a copy in the database's place; the server must not run
+    /// Replace the database with a backup; the server must not run
     ///
     /// Example: r3mes-edge restore r3mes-edge.db.20261125T120000.000Z.backup
     Restore {
-        /// The copy, which is verified first
+        /// The backup, which is verified first
         file: PathBuf,
     },
-    /// Check the database, bring it to another version, take over an R3MES backend's
+    /// Check the database, or import that of an R3MES backend
     ///
     /// Example: r3mes-edge db check
     #[command(subcommand)]
     Db(db::Command),
     /// Check file modes, disk space, listeners, upstreams, the server and its admin key, with advice
     ///
-    /// It changes nothing, and ends with 1 where there is a problem.
+    /// It changes nothing, and exits with 1 if there is a problem.
     ///
     /// Example: r3mes-edge doctor --json
     Doctor,
-    /// Print what Prometheus and Grafana need to watch this version
+    /// Print the alerting rules for Prometheus and the dashboard for Grafana
     ///
     /// Example: r3mes-edge metrics rules > r3mes-edge.rules.yml
     #[command(subcommand)]
     Metrics(statics::Metrics),
-    /// List the breakers of the upstreams, open one by hand, reset it
+    /// List, open and reset the circuit breakers of upstreams
     ///
     /// Example: r3mes-edge breaker list
     #[command(subcommand)]
     Breaker(requests::Breakers),
-    /// Print what completes this command line in a shell
+    /// Print the completion script for a shell
     ///
     /// Example, for bash: r3mes-edge completions bash > ~/.local/share/bash-completion/completions/r3mes-edge
     ///
@@ -147,7 +147,7 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print what this program is, for a bug report
+    /// Print the version and the build, for a bug report
     ///
     /// Example: r3mes-edge version --json
     Version,

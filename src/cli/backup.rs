@@ -17,15 +17,15 @@ use super::{Failure, Result, admin_key, checked};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Copy the whole database, beside a running server or without one
+    /// Create a verified copy of the database, also while a server runs
     ///
     /// Example: r3mes-edge backup create --keep 7
     Create(Create),
-    /// Check every page of a copy, and every wallet's ledger
+    /// Check every page of a backup, and every wallet's ledger
     ///
     /// Example: r3mes-edge backup verify r3mes-edge.db.20261125T120000.000Z.backup
     Verify {
-        /// The copy
+        /// The backup
         file: PathBuf,
     },
 }
@@ -35,7 +35,7 @@ pub(super) struct Create {
     /// The new file [default: in backup.folder or beside the database, named by the time]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Then delete all copies there but the newest so many
+    /// Then delete all backups there but the newest N
     #[arg(long, value_name = "N", conflicts_with = "to", value_parser = clap::value_parser!(u16).range(1..))]
     keep: Option<u16>,
 }

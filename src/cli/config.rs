@@ -10,17 +10,17 @@ use super::{Failure, GlobalArgs, Result};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Check the configuration; the first error is shown with its place
+    /// Check the configuration; the first error is shown with its position
     ///
     /// Exit code 2: the configuration has an error.
     ///
     /// Example: r3mes-edge config check --config new.toml && mv new.toml r3mes-edge.toml
     Check,
-    /// Print the configuration in force as TOML that reads back as the same
+    /// Print the effective configuration as TOML
     ///
     /// Example: r3mes-edge config print --origin | grep -v '# default$'
     Print {
-        /// Print each setting with its whole key and where it comes from
+        /// Print each setting with its full key and its origin
         #[arg(long)]
         origin: bool,
     },

@@ -11,7 +11,7 @@ use super::{Result, checked, import};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Check every page, the schema, what refers to what, and every wallet's ledger; beside a running server too
+    /// Check every page, the schema, the foreign keys and every wallet's ledger, also while a server runs
     ///
     /// Example: r3mes-edge db check
     Check,

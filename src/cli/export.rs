@@ -14,7 +14,7 @@ pub(super) enum Ledger {
     ///
     /// Example: r3mes-edge ledger verify --database r3mes-edge.db
     Verify,
-    /// Print every movement of credits, oldest first
+    /// Print all ledger entries, oldest first
     ///
     /// It reads the file itself, beside a running server too, and ends with the entry that was the newest when it began.
     /// Oldest first: a wallet's amounts up to an entry add up to its balance.
@@ -28,19 +28,19 @@ pub(super) enum Ledger {
 
 #[derive(Args)]
 pub(super) struct Export {
-    /// Only this wallet's
+    /// Only entries of this wallet
     #[arg(long, value_parser = Wallet::parse)]
     wallet: Option<Wallet>,
-    /// How [default: csv, json with --json]
+    /// The format [default: csv, json with --json]
     #[arg(long)]
     format: Option<Format>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// A table with a line of names
+    /// A table with a header line
     Csv,
-    /// One array
+    /// A JSON array
     Json,
 }
 

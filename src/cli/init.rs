@@ -15,7 +15,7 @@ use super::{Failure, GlobalArgs, Result, admin_key, files, settings};
 /// What is written into the configuration, besides `--listen` and `--database`.
 #[derive(Args)]
 pub(super) struct InitArgs {
-    /// Whose miner runs on this machine
+    /// The wallet of the miner on this machine
     #[arg(long, value_parser = Wallet::parse)]
     wallet: Option<Wallet>,
 }

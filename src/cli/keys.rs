@@ -18,7 +18,7 @@ use super::{Failure, Result, failed, path_segment};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Make a key; it is printed once, alone on stdout
+    /// Create a key; it is printed only now, alone on stdout
     ///
     /// Example: KEY=$(r3mes-edge keys create --wallet remes1… --scopes chat,read --expires 90d)
     Create(Create),
@@ -26,7 +26,7 @@ pub(super) enum Command {
     ///
     /// Example: r3mes-edge keys list --wallet remes1…
     List {
-        /// Only this wallet's
+        /// Only keys of this wallet
         #[arg(long, value_parser = Wallet::parse)]
         wallet: Option<Wallet>,
     },
@@ -34,13 +34,13 @@ pub(super) enum Command {
     ///
     /// Example: r3mes-edge keys show key_01J…
     Show(Key),
-    /// Make a key that replaces another; it is printed once, alone on stdout
+    /// Create a key that replaces another; it is printed only now, alone on stdout
     ///
     /// Example: KEY=$(r3mes-edge keys rotate key_01J… --grace 24h)
     Rotate {
         #[command(flatten)]
         key: Key,
-        /// How long the old key goes on, at most 30d
+        /// How long the old key stays valid, at most 30d
         #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
         grace: Duration,
     },
@@ -52,22 +52,22 @@ pub(super) enum Command {
 
 #[derive(Args, Serialize)]
 pub(super) struct Create {
-    /// Whose key it will be
+    /// The wallet that owns the key
     #[arg(long, required_unless_present = "admin", conflicts_with = "admin")]
     #[serde(rename = "wallet_address")]
     wallet: Option<String>,
-    /// A name to recognise it by
+    /// A name for lists
     #[arg(long, default_value = "")]
     name: String,
-    /// What it may do: chat, read, miner, keys
+    /// Its scopes: chat, read, miner, keys
     #[arg(long, value_delimiter = ',', conflicts_with = "admin")]
     scopes: Option<Vec<String>>,
-    /// How long it is valid: whole days, 1d to 365d [default: for ever]
+    /// How long it is valid, in whole days: 1d to 365d [default: unlimited]
     #[arg(long, value_name = "DAYS", value_parser = days)]
     #[serde(rename = "expires_days")]
     expires: Option<u64>,
-    /// Make an admin key, which belongs to no wallet, and put it into the admin key file, unless it --expires. Needs no
-    /// working key, but the database's owner, or root
+    /// Create an admin key, which belongs to no wallet, and write it to the admin key file, unless it --expires. Needs no
+    /// valid key: only the database's owner or root may run it
     #[arg(long)]
     #[serde(skip)]
     admin: bool,

@@ -13,7 +13,7 @@ use super::{Failure, Result, checked, path_segment};
 
 #[derive(Subcommand)]
 pub(super) enum Users {
-    /// Make an account with 0 credits
+    /// Create an account with 0 credits
     ///
     /// Example: r3mes-edge users create remes1…
     Create(Account),
@@ -23,7 +23,7 @@ pub(super) enum Users {
     Show(Account),
     /// List all accounts, in the order of their addresses
     ///
-    /// A line is an account: address, credits, when it was made, when it mined last.
+    /// Each line is an account: address, credits, time of creation, time of the last mining.
     ///
     /// Example: r3mes-edge users list
     List,
@@ -58,13 +58,13 @@ const USER: [(&str, usize); 4] = [
 
 #[derive(Subcommand)]
 pub(super) enum Movements {
-    /// Give credits to a wallet; its account is made where there is none
+    /// Add credits to a wallet; creates its account if missing
     ///
-    /// Should the server's answer be lost, it is asked again in a way that grants once.
+    /// If the response is lost the request is retried with the same idempotency key.
     ///
     /// Example: r3mes-edge credits grant remes1… 12.5 --reason welcome
     Grant(Movement),
-    /// Take credits from a wallet, never more than it has
+    /// Deduct credits from a wallet, at most its balance
     ///
     /// Example: r3mes-edge credits take remes1… 0.25 --reason correction
     Take(Movement),
@@ -76,10 +76,10 @@ pub(super) struct Movement {
     #[arg(value_parser = Wallet::parse)]
     #[serde(skip)]
     wallet: Wallet,
-    /// How many: a plain decimal number of at most 6 places
+    /// A decimal number with at most 6 decimal places
     #[arg(value_parser = amount, allow_hyphen_values = true)]
     amount: Credits,
-    /// Why, for the ledger
+    /// The reason, for the ledger
     #[arg(long, value_parser = LedgerEntry::reason)]
     reason: String,
 }
@@ -138,7 +138,7 @@ pub(super) enum Breakers {
     ///
     /// Example: r3mes-edge breaker open node
     Open(Upstream),
-    /// Close a breaker, forced open or not, and forget what it counted
+    /// Close a breaker and reset its counts
     ///
     /// Example: r3mes-edge breaker reset node
     Reset(Upstream),
