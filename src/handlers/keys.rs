@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
 use crate::http::response::{json, json_with_status};
-use crate::model::{Credits, InputError, Wallet, Whole};
+use crate::model::{Credits, InputError, Timestamp, Wallet, Whole};
 use crate::store::{StoreError, StoredResponse, issue_key, rotate_key};
 
 #[derive(Deserialize)]
@@ -26,19 +26,30 @@ struct CreateRequest {
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(crate) async fn create(ctx: Context) -> Result {
-    let app = &ctx.app;
+    let (app, principal) = (&ctx.app, ctx.principal()?);
     let now = app.clock.now();
     let body: CreateRequest = ctx.json()?;
     let name = KeyRequest::name(&body.name.unwrap_or_default());
     let expires_at = |days: Whole<1, 365>| now.plus(DAY * days.count() as u32);
-    let mut request = KeyRequest {
-        wallet: body.wallet_address,
+    let request = KeyRequest {
+        wallet: match principal.is_admin() {
+            true => body.wallet_address,
+            false => principal.wallet,
+        },
         name: name.map_err(|detail| InputError::member("name", detail))?,
         scopes: body.scopes.unwrap_or(Scopes::DEFAULT),
-        expires_at: body.expires_days.map(expires_at),
+        expires_at: body.expires_days.map(expires_at).or(principal.expires_at),
         login: false,
     };
-    restrict(ctx.principal()?, &mut request)?;
+    if body.wallet_address.is_some() && body.wallet_address != request.wallet {
+        let detail = "a key makes keys for its own wallet only";
+        return Err(ApiError::forbidden(detail));
+    }
+    check_grant(principal, request.scopes, request.expires_at)?;
+    if request.wallet.is_none() && !request.scopes.contains(Scope::Admin) {
+        let detail = "is required, except for an admin key";
+        return Err(InputError::member("wallet_address", detail).into());
+    }
     // The response holds the key, so it is not stored.
     let idempotency = ctx.idempotency(None, |key: &KeyRecord| StoredResponse {
         status: 201,
@@ -50,35 +61,20 @@ pub(crate) async fn create(ctx: Context) -> Result {
     json_with_status(StatusCode::CREATED, &issued.shown())
 }
 
-const MORE_SCOPES: &str = "a key makes keys with scopes that it has itself";
-
-/// A key makes keys for its own wallet only (an admin for any), with scopes it has itself, and none that outlasts it. So the
-/// token of a wallet login, which lasts an hour, cannot be turned into a lasting key.
-fn restrict(principal: &Principal, request: &mut KeyRequest) -> Result<()> {
-    if let Some(end) = principal.expires_at {
-        if request.expires_at.is_some_and(|wanted| wanted > end) {
-            let detail =
-                format!("expires_days must not go beyond the end of the calling key, {end}");
-            return Err(ApiError::forbidden(detail).at("/expires_days"));
-        }
-        request.expires_at.get_or_insert(end);
+/// A key makes keys with scopes that it has itself, and none that outlasts it. So the token of a wallet login, which lasts an
+/// hour, cannot be turned into a lasting key.
+fn check_grant(principal: &Principal, scopes: Scopes, end: Option<Timestamp>) -> Result<()> {
+    if !principal.scopes.covers(scopes) {
+        let detail = "a key makes keys with scopes that it has itself";
+        return Err(ApiError::forbidden(detail));
     }
-    if !principal.is_admin() {
-        let own = principal.wallet;
-        if request.wallet.is_some() && request.wallet != own {
-            let detail = "a key makes keys for its own wallet only";
-            return Err(ApiError::forbidden(detail));
+    match principal.expires_at {
+        Some(own) if end.is_none_or(|end| end > own) => {
+            let detail = format!("the calling key ends at {own}, so no key of it lasts longer");
+            Err(ApiError::forbidden(detail).at("/expires_days"))
         }
-        request.wallet = own;
-        if !principal.scopes.covers(request.scopes) {
-            return Err(ApiError::forbidden(MORE_SCOPES));
-        }
+        _ => Ok(()),
     }
-    if request.wallet.is_none() && !request.scopes.contains(Scope::Admin) {
-        let detail = "is required, except for an admin key";
-        return Err(InputError::member("wallet_address", detail).into());
-    }
-    Ok(())
 }
 
 #[derive(Deserialize)]
@@ -188,21 +184,13 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
     };
     let grace = body.grace_seconds.map_or(0, Whole::count);
     let old = managed_key(&ctx, ctx.path_param.clone()).await?;
-    // The new key can do what the old one could: that must not be more than its maker can.
-    if !principal.scopes.covers(old.scopes) {
-        return Err(ApiError::forbidden(MORE_SCOPES));
-    }
-    let ends_by = principal.expires_at;
-    if let Some(end) = ends_by
-        && old.ends_at().is_none_or(|old_end| old_end > end)
-    {
-        return Err(ApiError::forbidden(format!(
-            "the calling key ends at {end}, so it cannot replace one that lasts longer; rotate it with a key that lasts as long, or revoke it"
-        )));
-    }
+    // The body of a rotation has no such member.
+    let pointer = None;
+    check_grant(principal, old.scopes, old.ends_at())
+        .map_err(|error| ApiError { pointer, ..error })?;
     let now = app.clock.now();
     let until = now.plus(Duration::from_secs(grace as u64));
-    let max_keys = app.config.auth.max_keys_per_wallet;
+    let (ends_by, max_keys) = (principal.expires_at, app.config.auth.max_keys_per_wallet);
     let rotated = rotate_key(&*app.store, &old, until, ends_by, max_keys, now);
     let (issued, _) = rotated.await?;
     json_with_status(StatusCode::CREATED, &issued.shown())
