@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
 use serde::Deserialize;
 
 use super::{Context, Result};
 use crate::app::App;
-use crate::billing::{Order, begin};
+use crate::billing::{InFlightGuard, Order, begin};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response;
 use crate::model::{InputError, Wallet};
+use crate::store::IdempotentRequest;
 use crate::upstream::UpstreamError;
 use crate::upstream::answer::ResponseFormat;
 use crate::upstream::inference::{InferenceRequest, Node, Prompt};
@@ -75,28 +79,58 @@ pub(crate) async fn chat(ctx: Context) -> Result {
         }
         None => adapter_for(app, &request.message),
     };
-    let ask = InferenceRequest {
-        lora: lora(app, &adapter),
-        prompt: Prompt::Message(request.message),
-        format: ResponseFormat::Text,
+    let nodes = open_nodes(app, &adapter, |_| true)?;
+    let prompt = Prompt::Message(request.message);
+    answer(
+        &ctx,
+        wallet,
+        adapter,
+        nodes,
+        prompt,
+        ResponseFormat::Text,
+        None,
+    )
+    .await
+}
+
+/// The paid response of a model.
+pub(super) async fn answer(
+    ctx: &Context,
+    wallet: Wallet,
+    adapter: String,
+    nodes: Vec<Arc<Node>>,
+    prompt: Prompt,
+    format: ResponseFormat,
+    once: Option<(IdempotentRequest<(i64, String)>, InFlightGuard)>,
+) -> Result {
+    let (app, chat) = (&ctx.app, &ctx.app.config.chat);
+    let content_type = match format {
+        ResponseFormat::Text => "text/plain; charset=utf-8",
+        ResponseFormat::Events { .. } => "text/event-stream; charset=utf-8",
+        ResponseFormat::Whole { .. } => "application/json",
     };
     let order = Order {
         wallet,
-        price: app.config.chat.price,
-        nodes: open_nodes(app, &adapter, |_| true)?,
-        ask,
+        price: chat.price,
+        ask: InferenceRequest {
+            // An R3MES node has no name for the default adapter.
+            lora: (adapter != chat.default_adapter).then(|| adapter.clone()),
+            prompt,
+            format,
+        },
         adapter,
-        once: None,
+        nodes,
+        once,
         trace: Arc::clone(&ctx.timings),
         place: Arc::clone(&ctx.permit),
     };
     let body = begin(&app.billing, order).await?;
-    Ok(response::chat("text/plain; charset=utf-8", body))
+    let response = response::bytes(StatusCode::OK, content_type, Bytes::new());
+    Ok(response.map(|_| body.boxed_unsync()))
 }
 
-/// The name of an adapter at an R3MES node; the default one has none.
-pub(super) fn lora(app: &App, adapter: &str) -> Option<String> {
-    (adapter != app.config.chat.default_adapter).then(|| adapter.to_owned())
+pub(super) fn is_served(app: &App, adapter: &str) -> bool {
+    app.upstreams.nodes.iter().any(|node| node.serves(adapter))
 }
 
 /// The wallet that pays: that of the key.
@@ -127,13 +161,11 @@ pub(super) fn payer(ctx: &Context, named: Option<Wallet>) -> Result<Wallet> {
 fn adapter_for(app: &App, message: &str) -> String {
     let message = message.to_lowercase();
     let is_named = |word: &String| message.contains(&word.to_lowercase());
-    let is_served = |adapter: &str| app.upstreams.nodes.iter().any(|node| node.serves(adapter));
     let mut adapters = app.config.adapters.iter();
-    let found =
-        adapters.find(|(name, adapter)| adapter.keywords.iter().any(is_named) && is_served(name));
-    found
-        .map_or(&app.config.chat.default_adapter, |(name, _)| name)
-        .clone()
+    let found = adapters
+        .find(|(name, adapter)| adapter.keywords.iter().any(is_named) && is_served(app, name));
+    let default = &app.config.chat.default_adapter;
+    found.map_or(default, |(name, _)| name).clone()
 }
 
 /// The servers of an adapter that are `fit` and whose breakers are not open. Checked before any money moves: where there is

@@ -1,21 +1,18 @@
 //! The routes of OpenAI's API, for its clients.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::chat::{lora, open_nodes, payer, wallet_header};
+use super::chat::{answer, is_served, open_nodes, payer, wallet_header};
 use super::{Context, NoParameters, Result};
-use crate::app::App;
-use crate::billing::{Order, begin};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response;
 use crate::model::new_id;
 use crate::store::{StoredResponse, ledger_id};
 use crate::upstream::answer::{CompletionMeta, ResponseFormat};
 use crate::upstream::completion::Completion;
-use crate::upstream::inference::{InferenceRequest, Node, Prompt};
+use crate::upstream::inference::{Node, Prompt};
 
 /// The adapters that an inference server has, as models.
 pub(crate) async fn models(ctx: Context) -> Result {
@@ -27,10 +24,6 @@ pub(crate) async fn models(ctx: Context) -> Result {
     let served = adapters.filter(|adapter| is_served(app, adapter));
     let models: Vec<_> = served.map(model).collect();
     response::json(&json!({ "object": "list", "data": models }))
-}
-
-fn is_served(app: &App, adapter: &str) -> bool {
-    app.upstreams.nodes.iter().any(|node| node.serves(adapter))
 }
 
 pub(crate) async fn completions(ctx: Context) -> Result {
@@ -45,8 +38,7 @@ pub(crate) async fn completions(ctx: Context) -> Result {
             return Err(ApiError::new(ErrorCode::NotFound, detail).at("/model"));
         }
     };
-    let stream = request.stream;
-    if stream {
+    if request.stream {
         ctx.refuse_idempotency_key()?;
     }
     let once = ctx.idempotency(Some(wallet), |(entry, answer): &(i64, String)| {
@@ -56,33 +48,22 @@ pub(crate) async fn completions(ctx: Context) -> Result {
             reference: Some(ledger_id(*entry)),
         }
     })?;
-    let once = match once {
-        None => None,
-        Some(once) => {
-            let entered = app.billing.in_flight_keys.enter(&once.scope, once.key);
-            let (running, count) = entered.ok_or_else(|| {
-                let detail = "a request with this Idempotency-Key is being answered";
-                ApiError::new(ErrorCode::IdempotencyRunning, detail)
-                    .retry_after(Duration::from_secs(1))
-            })?;
-            let now = app.clock.now();
-            if let Some(stored) = app
-                .store
-                .stored_response(once.key, once.request, now)
-                .await?
-            {
-                return response::replayed(stored);
-            }
-            let scope = once.scope.clone();
-            app.store.check_idempotency_rows(scope, count, now).await?;
-            Some((once, running))
+    let now = app.clock.now();
+    let mut stored_once = None;
+    if let Some(once) = once {
+        let entered = app.billing.in_flight_keys.enter(&once.scope, once.key);
+        let (running, count) = entered.ok_or_else(|| {
+            let detail = "a request with this Idempotency-Key is being answered";
+            ApiError::new(ErrorCode::IdempotencyRunning, detail).retry_after(Duration::from_secs(1))
+        })?;
+        let earlier = app.store.stored_response(once.key, once.request, now);
+        if let Some(stored) = earlier.await? {
+            return response::replayed(stored);
         }
-    };
-    let meta = CompletionMeta {
-        id: new_id("chatcmpl-"),
-        created: app.clock.now().millis() / 1000,
-        model: adapter.clone(),
-    };
+        let scope = once.scope.clone();
+        app.store.check_idempotency_rows(scope, count, now).await?;
+        stored_once = Some((once, running));
+    }
     let text = request.as_text();
     let fit = |node: &Node| text.is_ok() || !node.takes_text_only();
     let nodes = match (open_nodes(app, &adapter, fit), &text) {
@@ -94,33 +75,19 @@ pub(crate) async fn completions(ctx: Context) -> Result {
         }
         (nodes, _) => nodes?,
     };
-    let format = if stream {
-        ResponseFormat::Events {
-            include_usage: request.wants_usage,
+    let meta = CompletionMeta {
+        id: new_id("chatcmpl-"),
+        created: now.millis() / 1000,
+        model: adapter.clone(),
+    };
+    let include_usage = request.wants_usage;
+    let format = match request.stream {
+        true => ResponseFormat::Events {
+            include_usage,
             meta,
-        }
-    } else {
-        ResponseFormat::Whole { meta }
-    };
-    let order = Order {
-        wallet,
-        price: app.config.chat.price,
-        ask: InferenceRequest {
-            lora: lora(app, &adapter),
-            prompt: Prompt::Completion(request, text.ok()),
-            format,
         },
-        adapter,
-        nodes,
-        once,
-        trace: Arc::clone(&ctx.timings),
-        place: Arc::clone(&ctx.permit),
+        false => ResponseFormat::Whole { meta },
     };
-    let body = begin(&app.billing, order).await?;
-    let content_type = if stream {
-        "text/event-stream; charset=utf-8"
-    } else {
-        "application/json"
-    };
-    Ok(response::chat(content_type, body))
+    let prompt = Prompt::Completion(request, text.ok());
+    answer(&ctx, wallet, adapter, nodes, prompt, format, stored_once).await
 }

@@ -14,7 +14,7 @@ use crate::cache::{Cached, Policy};
 use crate::error::ApiError;
 use crate::limits::seconds_up;
 use crate::store::{Outcome, StoreError, StoredResponse};
-use crate::stream::{Aborted, ModelStream};
+use crate::stream::Aborted;
 
 /// The body of a response, before it carries the guards of its request.
 pub(crate) type Content = UnsyncBoxBody<Bytes, Aborted>;
@@ -80,12 +80,6 @@ fn from_stored(stored: StoredResponse) -> Result<Response, ApiError> {
     let mut body = answer.ok_or(StoreError::AlreadyIssued(stored.reference))?;
     body.push('\n');
     Ok(bytes(status, "application/json", body.into()))
-}
-
-/// The response of a model while it is generated.
-pub(crate) fn chat(content_type: &'static str, body: ModelStream) -> Response {
-    let response = bytes(StatusCode::OK, content_type, Bytes::new());
-    response.map(|_| body.boxed_unsync())
 }
 
 /// JSON from a cache, with the headers of RFC 9111.
