@@ -12,6 +12,7 @@ use hyper::{Request, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::auth::Principal;
+use crate::error::ApiError;
 use crate::stream::Aborted;
 
 /// The caller of one of the host's routes; in the request's extensions, as `examples/own_routes.rs` shows.
@@ -80,13 +81,13 @@ impl HostRoutes {
         &self,
         request: Request<Incoming>,
         permit: OwnedSemaphorePermit,
-    ) -> Response<BoxBody> {
+    ) -> Result<Response<BoxBody>, ApiError> {
         let response = (self.handler)(request).await;
         let hold = move |frame| {
             let _held = &permit;
             frame
         };
-        response.map(|body| body.map_frame(hold).boxed_unsync())
+        Ok(response.map(|body| body.map_frame(hold).boxed_unsync()))
     }
 }
 

@@ -15,7 +15,6 @@ pub(crate) use response::Response;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,8 +69,7 @@ pub(crate) fn handle(
         let refused = has_body && !response.status().is_success();
         exchange.refused.store(refused, Ordering::Relaxed);
         let bodiless = matches!(response.status().as_u16(), 204 | 304);
-        let body = response.body();
-        if is_http_1_0 && !bodiless && !body.is_end_stream() && body.size_hint().exact().is_none() {
+        if is_http_1_0 && !bodiless && response.body().size_hint().exact().is_none() {
             exchange.unfinished.store(true, Ordering::Relaxed);
         }
         Ok(response.map(|body| ResponseBody::new(body, log_guard, exchange)))
@@ -125,8 +123,11 @@ async fn respond(
     log_guard.origin = origin::check_origin(&app.config, &head)?;
 
     // Route.
-    let (route, path_param) = match route::find(routes, head.method.as_str(), head.uri.path()) {
-        RouteMatch::Route(route, path_param) => (route, path_param.to_owned()),
+    let target = match route::find(routes, head.method.as_str(), head.uri.path()) {
+        RouteMatch::Route(route, path_param) => {
+            log_guard.route = Some(route);
+            Target::Row(route, path_param.to_owned())
+        }
         RouteMatch::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
             let mut response = response::bytes(StatusCode::NO_CONTENT, "", Bytes::new());
             let headers = response.headers_mut();
@@ -151,19 +152,42 @@ async fn respond(
                 return Err(ApiError::new(ErrorCode::NotFound, detail));
             };
             log_guard.is_host = true;
-            return Box::pin(respond_by_host(app, host, client, head, body, log_guard)).await;
+            Target::Host(host)
         }
     };
-    log_guard.route = Some(route);
-    if app.shutdown.is_draining() && !route.while_draining {
+    let (rate, is_open, while_draining) = match &target {
+        Target::Row(route, _) => (route.rate, route.auth == Auth::Open, route.while_draining),
+        Target::Host(_) => (RateClass::Read, false, false),
+    };
+    if app.shutdown.is_draining() && !while_draining {
         return Err(ApiError::shutting_down());
     }
-    admit(app, &head, route.rate, client, log_guard)?;
+    // Before anything that costs a hash or a query.
+    if head.uri.query().is_some_and(auth::holds_key) {
+        let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
+        return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
+    }
+    limit(app, log_guard, rate, client.into())?;
 
     // Authentication.
-    let principal = match route.auth {
-        Auth::Open => None,
-        _ => auth::authenticate(app, &head, route.rate, client, log_guard).await?,
+    let principal = match is_open {
+        true => None,
+        false => auth::authenticate(app, &head, rate, client, log_guard).await?,
+    };
+    let (route, path_param) = match target {
+        Target::Row(route, path_param) => (route, path_param),
+        // The host decides who may call it, and reads the body.
+        Target::Host(host) => {
+            let caller = Caller {
+                address: client,
+                request_id: log_guard.request_id.clone(),
+                principal,
+            };
+            let mut request = Request::from_parts(head, body);
+            request.extensions_mut().insert(caller);
+            let response = Box::pin(host.call(request, in_flight_permit(app)?));
+            return within_timeout(app, catch_panic(response)).await;
+        }
     };
     auth::authorize(&app.config, &head, route, &path_param, principal.as_ref())?;
 
@@ -203,44 +227,11 @@ async fn respond(
     }
 }
 
-/// A route of the host's passes the same checks, except that the host decides who may call it and reads the body.
-async fn respond_by_host(
-    app: &Arc<App>,
-    host: &HostRoutes,
-    client: IpAddr,
-    mut head: Parts,
-    body: Incoming,
-    log_guard: &mut AccessLogGuard,
-) -> Result<Response, ApiError> {
-    if app.shutdown.is_draining() {
-        return Err(ApiError::shutting_down());
-    }
-    admit(app, &head, RateClass::Read, client, log_guard)?;
-    let principal = auth::authenticate(app, &head, RateClass::Read, client, log_guard).await?;
-    head.extensions.insert(Caller {
-        address: client,
-        request_id: log_guard.request_id.clone(),
-        principal,
-    });
-    let permit = in_flight_permit(app)?;
-    let request = Request::from_parts(head, body);
-    let response = Box::pin(async move { Ok(host.call(request, permit).await) });
-    within_timeout(app, catch_panic(response)).await
-}
-
-/// Refuses a request by what costs no hash or query: a key in its query string, the rate of its client.
-fn admit(
-    app: &App,
-    head: &Parts,
-    class: RateClass,
-    client: IpAddr,
-    log_guard: &mut AccessLogGuard,
-) -> Result<(), ApiError> {
-    if head.uri.query().is_some_and(auth::holds_key) {
-        let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
-        return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
-    }
-    limit(app, log_guard, class, client.into())
+/// What answers a request.
+enum Target<'a> {
+    /// A row of the routes table, with the value of its path parameter.
+    Row(&'static Route, String),
+    Host(&'a HostRoutes),
 }
 
 fn limit(
@@ -257,13 +248,10 @@ fn limit(
     if error.is_some() || class != RateClass::Failures {
         log_guard.rate = Some(decision);
     }
-    match error {
-        None => Ok(()),
-        Some(error) => {
-            app.metrics.limited(class);
-            Err(error)
-        }
-    }
+    error.map_or(Ok(()), |error| {
+        app.metrics.limited(class);
+        Err(error)
+    })
 }
 
 fn in_flight_permit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
