@@ -232,28 +232,16 @@ impl From<StoreError> for ApiError {
             StoreError::Conflict(_) => ErrorCode::Conflict,
             StoreError::Insufficient { .. } => ErrorCode::InsufficientCredits,
             StoreError::KeyReused => ErrorCode::IdempotencyReused,
+            StoreError::AlreadyIssued(_) => ErrorCode::AlreadyIssued,
+            StoreError::TooMuch => ErrorCode::InvalidRequest,
+            StoreError::Busy => ErrorCode::Overloaded,
+            StoreError::IdempotencyFull { retry_after } => {
+                return Self::new(ErrorCode::IdempotencyFull, text).retry_after(retry_after);
+            }
             StoreError::Internal(internal) => return Self::internal(internal),
             StoreError::Unavailable(_) | StoreError::Full | StoreError::Damaged(_) => {
                 let detail = "the storage is unavailable";
                 return Self::new(ErrorCode::StorageUnavailable, detail).for_the_log(text);
-            }
-            StoreError::Busy => {
-                return Self::new(ErrorCode::Overloaded, "write queue full; retry shortly");
-            }
-            StoreError::AlreadyIssued(reference) => {
-                let made = reference.map_or(String::new(), |id| format!(" and made {id}"));
-                let detail =
-                    format!("this Idempotency-Key was used before{made}; the answer is not stored");
-                return Self::new(ErrorCode::AlreadyIssued, detail);
-            }
-            StoreError::IdempotencyFull { retry_after } => {
-                let detail =
-                    "too many Idempotency-Keys of this wallet or admin are stored for this route";
-                return Self::new(ErrorCode::IdempotencyFull, detail).retry_after(retry_after);
-            }
-            StoreError::TooMuch => {
-                let detail = "too much for one answer; ask for less";
-                return Self::new(ErrorCode::InvalidRequest, detail);
             }
         };
         Self::new(code, text)

@@ -87,8 +87,7 @@ fn finalize_response(
     response::set(headers, X_REQUEST_ID.clone(), request_id);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(rate) = &log_guard.rate {
-        let policy = HeaderName::from_static("ratelimit-policy");
-        headers.insert(policy, rate.policy().clone());
+        headers.insert("ratelimit-policy", rate.policy().clone());
         response::set(headers, HeaderName::from_static("ratelimit"), rate.state());
     }
     if let Some(origin) = log_guard.origin.take() {

@@ -87,15 +87,14 @@ impl Challenges {
         let (text, expires) = text.rsplit_once("\nExpires: ").ok_or(unknown)?;
         let (text, _) = text.rsplit_once("\nNonce: ").ok_or(unknown)?;
         let expires_at = Timestamp::parse(expires).map_err(|_| unknown)?;
+        let refused = |detail| Err(LoginError::Refused(detail));
         if !text.ends_with(&format!("\nWallet: {wallet}")) {
-            let detail = "the challenge was made for another wallet";
-            return Err(LoginError::Refused(detail));
+            return refused("the challenge was made for another wallet");
         }
         if expires_at <= now {
-            let detail = "the challenge has expired; request another";
-            return Err(LoginError::Refused(detail));
+            return refused("the challenge has expired; request another");
         }
-        verify(wallet, message, pub_key, signature).map_err(LoginError::Refused)?;
+        verify(wallet, message, pub_key, signature).or_else(refused)?;
         self.spend(proof, expires_at, now)
     }
 

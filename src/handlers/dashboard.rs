@@ -1,7 +1,7 @@
 //! The operator's page: static files compiled in. They contain no data, so they are public; the page
 //! gets its data from the usual routes, with the user's key.
 
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY};
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY};
 
 use super::{Context, Result};
 use crate::http::response;
@@ -42,9 +42,7 @@ fn file(content_type: &'static str, text: &'static str) -> Result {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        HeaderName::from_static("cross-origin-resource-policy"),
-        HeaderValue::from_static("same-origin"),
-    );
+    let same_origin = HeaderValue::from_static("same-origin");
+    headers.insert("cross-origin-resource-policy", same_origin);
     Ok(response)
 }

@@ -67,17 +67,17 @@ pub(crate) fn idempotent<T>(
 /// The response that was stored for the request's `Idempotency-Key` before.
 pub(crate) fn replayed(stored: StoredResponse) -> Result<Response, ApiError> {
     let mut response = from_stored(stored)?;
-    let name = HeaderName::from_static("idempotency-replayed");
-    let value = HeaderValue::from_static("true");
-    response.headers_mut().insert(name, value);
+    let replayed = HeaderValue::from_static("true");
+    response
+        .headers_mut()
+        .insert("idempotency-replayed", replayed);
     Ok(response)
 }
 
 fn from_stored(stored: StoredResponse) -> Result<Response, ApiError> {
-    let status = StatusCode::from_u16(stored.status)
-        .map_err(|error| ApiError::internal(error.to_string()))?;
-    let answer = stored.answer;
-    let mut body = answer.ok_or(StoreError::AlreadyIssued(stored.reference))?;
+    let status = StatusCode::from_u16(stored.status).unwrap_or_default();
+    let reference = stored.reference;
+    let mut body = stored.answer.ok_or(StoreError::AlreadyIssued(reference))?;
     body.push('\n');
     Ok(bytes(status, "application/json", body.into()))
 }
@@ -91,7 +91,7 @@ pub(crate) fn cached<V>(body: Bytes, cached: &Cached<V>, policy: Policy) -> Resp
     headers.insert(AGE, cached.age.as_secs().into());
     set(headers, CACHE_CONTROL, format!("public, max-age={left}"));
     let source = HeaderValue::from_static(cached.source.as_str());
-    headers.insert(HeaderName::from_static("x-cache"), source);
+    headers.insert("x-cache", source);
     response
 }
 

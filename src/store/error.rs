@@ -30,19 +30,22 @@ pub enum StoreError {
     KeyReused,
     /// It was done before with this idempotency key and its response was not stored; the ledger entry or key that it
     /// created, if any.
-    #[error("it was done before, and its answer was not stored")]
+    #[error(
+        "this Idempotency-Key was used before{}; the answer is not stored",
+        .0.as_ref().map_or_else(String::new, |id| format!(" and made {id}"))
+    )]
     AlreadyIssued(Option<String>),
     /// The scope of the idempotency key has the maximum number of stored responses; nothing was done.
-    #[error("no further answers can be stored in this idempotency scope")]
+    #[error("too many Idempotency-Keys of this wallet or admin are stored for this route")]
     IdempotencyFull {
         /// Time until the oldest of them expires.
         retry_after: Duration,
     },
     /// Too large for one response; request less, or a coarser resolution.
-    #[error("this is more than one answer can hold")]
+    #[error("too much for one answer; ask for less")]
     TooMuch,
     /// The queue is full; nothing was done.
-    #[error("the write queue is full")]
+    #[error("write queue full; retry shortly")]
     Busy,
     /// The storage could not be used: I/O error, another program's lock, closed. For the log only.
     #[error("the storage cannot be used: {0}")]
