@@ -32,19 +32,12 @@ pub(crate) async fn create(ctx: Context) -> Result {
     let name = KeyRequest::name(&body.name.unwrap_or_default());
     let expires_at = |days: Whole<1, 365>| now.plus(DAY * days.count() as u32);
     let request = KeyRequest {
-        wallet: match principal.is_admin() {
-            true => body.wallet_address,
-            false => principal.wallet,
-        },
+        wallet: ctx.named_or_own(body.wallet_address)?,
         name: name.map_err(|detail| InputError::member("name", detail))?,
         scopes: body.scopes.unwrap_or(Scopes::DEFAULT),
         expires_at: body.expires_days.map(expires_at).or(principal.expires_at),
         login: false,
     };
-    if body.wallet_address.is_some() && body.wallet_address != request.wallet {
-        let detail = "a key makes keys for its own wallet only";
-        return Err(ApiError::forbidden(detail));
-    }
     check_grant(principal, request.scopes, request.expires_at)?;
     if request.wallet.is_none() && !request.scopes.contains(Scope::Admin) {
         let detail = "is required, except for an admin key";
@@ -93,13 +86,7 @@ pub(crate) async fn list(ctx: Context) -> Result {
         true => query.wallet_address,
         false => Some(ctx.wallet()?),
     };
-    let wallet = match principal.is_admin() {
-        true => wanted,
-        false => principal.wallet,
-    };
-    if wanted.is_some() && wanted != wallet {
-        return Err(ApiError::other_wallet());
-    }
+    let wallet = ctx.named_or_own(wanted)?;
     let limit = page_size(query.limit);
     let is_id = |text: &str| text.starts_with("key_").then(|| text.to_owned());
     let mut before = cursor(query.cursor, is_id)?;

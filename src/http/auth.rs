@@ -16,6 +16,7 @@ use crate::auth::{CachedKey, PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Bucket, RateClass};
+use crate::model::Wallet;
 
 /// The owner of the key that was sent, if any; a key has a rate of its own.
 pub(super) async fn authenticate(
@@ -167,12 +168,9 @@ pub(super) fn authorize(
         let detail = format!("this needs a key with the scope {}", scope.as_str());
         return Err(ApiError::forbidden(detail));
     }
-    let is_own = match principal.wallet {
-        Some(wallet) => wallet.as_str() == path_param,
-        None => false,
-    };
     let of_wallet = matches!(route.auth, Auth::Public | Auth::Own(_));
-    if of_wallet && route.path.contains("{wallet}") && !is_own {
+    let own = principal.wallet.as_ref().map(Wallet::as_str);
+    if of_wallet && route.path.contains("{wallet}") && own != Some(path_param) {
         return Err(ApiError::other_wallet());
     }
     Ok(())

@@ -53,6 +53,16 @@ impl Context {
         }
     }
 
+    /// The wallet that the request names, if the caller may act for it; else the caller's own. An admin has none.
+    pub(crate) fn named_or_own(&self, named: Option<Wallet>) -> Result<Option<Wallet>, ApiError> {
+        let principal = self.principal()?;
+        match named {
+            Some(wallet) => self.check_owner(&wallet).map(|()| named),
+            None if principal.is_admin() => Ok(None),
+            None => Ok(principal.wallet),
+        }
+    }
+
     /// The body as text, to be read as JSON.
     pub(crate) fn text(&self) -> Result<&str, ApiError> {
         let text = std::str::from_utf8(&self.body)
