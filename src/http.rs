@@ -72,7 +72,12 @@ pub(crate) fn handle(
         if is_http_1_0 && !bodiless && response.body().size_hint().exact().is_none() {
             exchange.unfinished.store(true, Ordering::Relaxed);
         }
-        Ok(response.map(|body| ResponseBody::new(body, log_guard, exchange)))
+        Ok(response.map(|content| ResponseBody {
+            content,
+            log_guard,
+            exchange,
+            failed: false,
+        }))
     }
 }
 
@@ -298,13 +303,9 @@ fn panicked() -> ApiError {
 
 fn request_id(headers: &HeaderMap) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    let sent = headers
-        .get(&X_REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
-    match sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain)) {
-        Some(id) => id.to_owned(),
-        None => new_id("req_"),
-    }
+    let sent = headers.get(&X_REQUEST_ID).and_then(|id| id.to_str().ok());
+    let valid = sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain));
+    valid.map_or_else(|| new_id("req_"), str::to_owned)
 }
 
 /// `If-None-Match` (RFC 9110, 13.1.2): a list of tags, compared weakly, or `*`.

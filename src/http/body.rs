@@ -38,26 +38,11 @@ impl Exchange {
 
 /// The body of every response.
 pub(crate) struct ResponseBody {
-    content: Content,
+    pub(super) content: Content,
     /// Dropped when hyper is done with the body.
-    log_guard: Box<AccessLogGuard>,
-    exchange: Arc<Exchange>,
-    failed: bool,
-}
-
-impl ResponseBody {
-    pub(super) fn new(
-        content: Content,
-        log_guard: Box<AccessLogGuard>,
-        exchange: Arc<Exchange>,
-    ) -> Self {
-        Self {
-            content,
-            log_guard,
-            exchange,
-            failed: false,
-        }
-    }
+    pub(super) log_guard: Box<AccessLogGuard>,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) failed: bool,
 }
 
 impl Body for ResponseBody {
@@ -68,28 +53,32 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        if !self.failed {
-            // A host's body may panic: it must not end like a whole one.
-            let poll = || Pin::new(&mut self.content).poll_frame(context);
-            let polled = catch_unwind(AssertUnwindSafe(poll));
-            let next = ready!(polled.unwrap_or(Poll::Ready(Some(Err(Aborted)))));
-            if !matches!(next, Some(Err(_))) {
-                if let Some(Ok(frame)) = &next {
-                    self.log_guard.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                }
-                if next.is_none() || self.is_end_stream() {
-                    self.exchange.unfinished.store(false, Ordering::Relaxed);
-                }
-                return Poll::Ready(next);
-            }
-            self.exchange.awaits_flush.store(true, Ordering::Relaxed);
-            self.failed = true;
-        }
         // hyper discards unwritten bytes when a body fails, and writes while a body is pending.
-        match self.exchange.awaits_flush.load(Ordering::Relaxed) {
-            true => Poll::Pending,
-            false => Poll::Ready(Some(Err(Aborted))),
+        if self.failed {
+            return match self.exchange.awaits_flush.load(Ordering::Relaxed) {
+                true => Poll::Pending,
+                false => Poll::Ready(Some(Err(Aborted))),
+            };
         }
+        // A host's body may panic: it must not end like a whole one.
+        let poll = || Pin::new(&mut self.content).poll_frame(context);
+        let polled = catch_unwind(AssertUnwindSafe(poll));
+        let next = ready!(polled.unwrap_or(Poll::Ready(Some(Err(Aborted)))));
+        match &next {
+            Some(Err(_)) => {
+                self.exchange.awaits_flush.store(true, Ordering::Relaxed);
+                self.failed = true;
+                return Poll::Pending;
+            }
+            Some(Ok(frame)) => {
+                self.log_guard.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+            }
+            None => {}
+        }
+        if next.is_none() || self.is_end_stream() {
+            self.exchange.unfinished.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(next)
     }
 
     fn is_end_stream(&self) -> bool {

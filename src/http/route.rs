@@ -167,20 +167,15 @@ pub enum RouteMatch<'a> {
 pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) -> RouteMatch<'a> {
     let mut others = Vec::new();
     for route in routes {
-        let Some(param) = route.param(path) else {
-            continue;
-        };
-        if route.method.matches(method) {
-            return RouteMatch::Route(route, param);
-        }
-        others.push(route.method.as_str());
-        if route.method == Method::Get {
-            others.push("HEAD");
+        match route.param(path) {
+            Some(param) if route.method.matches(method) => return RouteMatch::Route(route, param),
+            Some(_) if route.method == Method::Get => others.push("GET, HEAD"),
+            Some(_) => others.push(route.method.as_str()),
+            None => {}
         }
     }
-    if others.is_empty() {
-        RouteMatch::NotFound
-    } else {
-        RouteMatch::OtherMethods(others.join(", "))
+    match others.is_empty() {
+        true => RouteMatch::NotFound,
+        false => RouteMatch::OtherMethods(others.join(", ")),
     }
 }
