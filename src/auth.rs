@@ -56,18 +56,6 @@ impl KeyRecord {
         self.expires_at.into_iter().chain(self.revoked_at).min()
     }
 
-    /// Whether it is revoked or replaced at `now`.
-    #[must_use]
-    pub fn is_revoked(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_some_and(|at| at <= now)
-    }
-
-    /// Whether it is expired at `now`.
-    #[must_use]
-    pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
-    }
-
     /// The key as its owner sees it, in JSON.
     #[must_use]
     pub fn shown(&self, now: Timestamp) -> serde_json::Value {

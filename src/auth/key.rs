@@ -45,13 +45,13 @@ impl PlainKey {
         let mut key = Zeroizing::new(String::with_capacity(Self::LENGTH));
         key.push_str(Self::PREFIX);
         let end = Self::PREFIX.len() + Self::RANDOM;
-        let mut pool = Zeroizing::new([0u8; 64]);
+        let mut byte = Zeroizing::new([0u8]);
         while key.len() < end {
-            getrandom::fill(pool.as_mut_slice())?;
-            // 248 is the largest multiple of 62 that fits a byte: taking the rest would favour the first characters.
-            let fair = pool.iter().filter(|byte| **byte < 248);
-            let missing = end - key.len();
-            key.extend(fair.take(missing).map(|byte| base62((*byte).into())));
+            getrandom::fill(byte.as_mut_slice())?;
+            // 248 is the largest multiple of 62 that fits a byte: the rest would favour the first characters.
+            if byte[0] < 248 {
+                key.push(base62(byte[0].into()));
+            }
         }
         let check = checksum(&key[Self::PREFIX.len()..]);
         key.extend(check);

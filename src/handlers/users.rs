@@ -72,13 +72,9 @@ pub(crate) async fn grant(ctx: Context) -> Result {
         reference: Some(ledger_id(entry.id)),
     };
     let idempotency = ctx.idempotency(None, stored)?;
-    let now = ctx.app.clock.now();
-    let granted = ctx
-        .app
-        .store
-        .grant(wallet, amount, reason, now, idempotency)
-        .await;
-    let done = granted.map_err(|error| match error {
+    let (store, now) = (&ctx.app.store, ctx.app.clock.now());
+    let granted = store.grant(wallet, amount, reason, now, idempotency);
+    let done = granted.await.map_err(|error| match error {
         // A client that cannot pay gets 402; an admin who would debit too much gets 409.
         StoreError::Insufficient { balance, .. } => ApiError::new(
             ErrorCode::Conflict,

@@ -82,10 +82,10 @@ async fn find_key(
         }
     };
     let now = app.clock.now();
-    if key.record.is_revoked(now) {
+    if key.record.revoked_at.is_some_and(|at| at <= now) {
         return Err(invalid("this key was revoked or replaced"));
     }
-    if key.record.is_expired(now) {
+    if !key.record.is_active(now) {
         let detail = "this key has expired";
         return Err(ApiError::new(ErrorCode::ExpiredApiKey, detail));
     }

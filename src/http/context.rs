@@ -160,9 +160,6 @@ pub(super) fn single<'a>(
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),
-        _ => Err(ApiError::parameter(
-            name,
-            "is a duplicate header; send it once",
-        )),
+        _ => Err(ApiError::parameter(name, "is a duplicate header")),
     }
 }
