@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connection::{self, Connector};
@@ -54,11 +54,17 @@ impl HttpClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        let is_stale = |error: &legacy::Error| connection::is_stale(error.connect_info());
         let mut response = None;
         if let Some(pooled) = &self.pooled {
-            response = Some(pooled.request(request.clone()).await);
+            let mut request = request.clone();
+            let connection = capture_connection(&mut request);
+            response = tokio::select! {
+                biased;
+                response = pooled.request(request) => Some(response),
+                Some(()) = connection::lost(connection) => None,
+            };
         }
-        let is_stale = |error: &legacy::Error| connection::is_stale(error.connect_info());
         let response = match response {
             Some(response) if !response.as_ref().is_err_and(is_stale) => response,
             _ => {

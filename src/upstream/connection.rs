@@ -4,15 +4,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::Uri;
 use hyper::http::Extensions;
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tower_service::Service;
 
 /// Wraps the connections of another connector in [`UpstreamStream`].
@@ -40,24 +40,45 @@ where
     }
 }
 
-/// Whether the last request was sent on a reused connection, and no byte of its response has arrived.
-#[derive(Clone, Default)]
-struct Stale(Arc<AtomicBool>);
+/// Whether the last request was sent on a reused connection, and no byte of its response has arrived. The channel closes with
+/// the stream.
+#[derive(Clone)]
+struct Stale(watch::Receiver<bool>);
+
+impl Stale {
+    fn of(connection: Option<&Connected>) -> Option<Self> {
+        let mut extras = Extensions::new();
+        connection?.get_extras(&mut extras);
+        extras.remove()
+    }
+}
 
 /// Whether a request failed because the server closed the reused connection before it responded.
 pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
-    let mut extras = Extensions::new();
-    if let Some(connection) = connection {
-        connection.get_extras(&mut extras);
+    Stale::of(connection).is_some_and(|Stale(stale)| *stale.borrow())
+}
+
+/// Waits until a request is lost with its connection. hyper hands a request to the task of its connection through a channel;
+/// one that is sent just as the task ends stays there, without a response or an error (hyperium/hyper#2312).
+pub(super) async fn lost(mut connection: CaptureConnection) -> Option<()> {
+    /// By then hyper has returned what it received, or chosen another connection.
+    const GRACE: Duration = Duration::from_millis(100);
+    let mut closed = None::<Stale>;
+    loop {
+        let mut link = Stale::of(connection.wait_for_connection_metadata().await.as_ref())?;
+        if closed.is_some_and(|closed| closed.0.same_channel(&link.0)) {
+            return Some(());
+        }
+        while link.0.changed().await.is_ok() {}
+        tokio::time::sleep(GRACE).await;
+        closed = Some(link);
     }
-    let stale = extras.get::<Stale>();
-    stale.is_some_and(|Stale(stale)| stale.load(Ordering::Acquire))
 }
 
 /// A stream between hyper and an upstream.
 pub(super) struct UpstreamStream<S> {
     stream: S,
-    stale: Stale,
+    stale: watch::Sender<bool>,
     /// Whether bytes arrived since the last request began.
     responded: bool,
     /// How many bytes of [`VERSION`] have arrived; all of them if nothing is left to rewrite.
@@ -71,7 +92,7 @@ impl<S> UpstreamStream<S> {
     fn new(stream: S) -> Self {
         Self {
             stream,
-            stale: Stale::default(),
+            stale: watch::Sender::default(),
             responded: false,
             version_bytes: 0,
         }
@@ -80,14 +101,13 @@ impl<S> UpstreamStream<S> {
     /// A write after a response begins another request.
     fn sent(&mut self) {
         if std::mem::take(&mut self.responded) {
-            self.stale.0.store(true, Ordering::Release);
+            self.stale.send_replace(true);
         }
     }
 
     fn received(&mut self, bytes: &mut [u8]) {
-        if !bytes.is_empty() {
-            self.responded = true;
-            self.stale.0.store(false, Ordering::Release);
+        if !bytes.is_empty() && !std::mem::replace(&mut self.responded, true) {
+            self.stale.send_replace(false);
         }
         for byte in bytes {
             if VERSION.get(self.version_bytes) != Some(&*byte) {
@@ -136,7 +156,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamStream<S> {
 
 impl<S: Connection> Connection for UpstreamStream<S> {
     fn connected(&self) -> Connected {
-        self.stream.connected().extra(self.stale.clone())
+        self.stream.connected().extra(Stale(self.stale.subscribe()))
     }
 }
 
@@ -149,8 +169,8 @@ mod tests {
     async fn a_request_on_a_reused_connection_is_stale_until_its_answer_begins() {
         let (near, mut far) = duplex(64);
         let mut stream = UpstreamStream::new(near);
-        let stale = stream.stale.clone();
-        let is_stale = || stale.0.load(Ordering::Acquire);
+        let stale = stream.stale.subscribe();
+        let is_stale = || *stale.borrow();
         for reused in [false, true, true] {
             for part in ["POST / HTTP/1.1\r\n", "\r\n"] {
                 stream.write_all(part.as_bytes()).await.unwrap();
@@ -164,6 +184,9 @@ mod tests {
                 assert!(!is_stale());
             }
         }
+        assert!(stale.has_changed().is_ok());
+        drop(stream);
+        assert!(stale.has_changed().is_err());
     }
 
     #[test]
