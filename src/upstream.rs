@@ -17,7 +17,7 @@ mod sse;
 mod tls;
 
 pub(crate) use client::HttpClient;
-pub use discovery::{ProbeResult, UpstreamKind, probe_all};
+pub use discovery::{ProbeResult, probe_all};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::{Request, Uri};
 use r3mes_edge::Config;
 use r3mes_edge::store::{self, folder_of};
-use r3mes_edge::upstream::{ProbeResult, UpstreamError, UpstreamKind, probe_all};
+use r3mes_edge::upstream::{ProbeResult, UpstreamError, probe_all};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -212,18 +212,18 @@ async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
         Err(what) => return vec![("upstreams", vec![(Problem, what)])],
     };
     let kinds = [
-        (UpstreamKind::Inference, "inference", "chat is off"),
-        (UpstreamKind::Chain, "chain", "blocks are off"),
-        (UpstreamKind::Miner, "miner", "samples come by HTTP only"),
+        ("inference", "chat is off"),
+        ("chain", "blocks are off"),
+        ("miner", "samples come by HTTP only"),
     ];
-    let check = |(kind, name, without)| {
+    let check = |(kind, without)| {
         let of_kind = probed.iter().filter(|probed| probed.kind == kind);
         let mut findings: Vec<_> = of_kind.filter_map(upstream).collect();
         if findings.is_empty() {
             let found = format!("none is configured, and none was found: {without}");
             findings.push((Warning, found));
         }
-        (name, findings)
+        (kind, findings)
     };
     kinds.into_iter().map(check).collect()
 }

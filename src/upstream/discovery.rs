@@ -33,22 +33,11 @@ pub(crate) struct Upstreams {
     pub(crate) miner: Option<Arc<MinerPage>>,
 }
 
-/// The kind of upstream of a [`ProbeResult`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum UpstreamKind {
-    /// An inference server.
-    Inference,
-    /// The chain's RPC.
-    Chain,
-    /// The miner's statistics page.
-    Miner,
-}
-
 /// The result of [`probe_all`] for one upstream.
 #[derive(Clone, Debug)]
 pub struct ProbeResult {
-    /// Its kind.
-    pub kind: UpstreamKind,
+    /// Its kind: `inference`, `chain` or `miner`.
+    pub kind: &'static str,
     /// Its name, as in health and metrics.
     pub name: String,
     /// Its address.
@@ -67,11 +56,11 @@ enum Upstream {
 }
 
 impl Upstream {
-    fn parts(&self) -> (UpstreamKind, &Endpoint) {
+    fn parts(&self) -> (&'static str, &Endpoint) {
         match self {
-            Self::Inference(node) => (UpstreamKind::Inference, &node.at),
-            Self::Chain(chain) => (UpstreamKind::Chain, &chain.at),
-            Self::Miner(miner) => (UpstreamKind::Miner, &miner.at),
+            Self::Inference(node) => ("inference", &node.at),
+            Self::Chain(chain) => ("chain", &chain.at),
+            Self::Miner(miner) => ("miner", &miner.at),
         }
     }
 
@@ -200,7 +189,7 @@ impl Upstreams {
 /// ```
 /// use r3mes_edge::Config;
 /// use r3mes_edge::config::{InferenceConfig, InferenceKind};
-/// use r3mes_edge::upstream::{UpstreamError, UpstreamKind, probe_all};
+/// use r3mes_edge::upstream::{UpstreamError, probe_all};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -211,7 +200,7 @@ impl Upstreams {
 /// let node = InferenceConfig::new("llama", InferenceKind::OpenAi, &format!("http://{gone}"));
 /// config.inference.push(node);
 /// let found = probe_all(&config).await?;
-/// assert_eq!((found.len(), found[0].kind, found[0].configured), (1, UpstreamKind::Inference, true));
+/// assert_eq!((found.len(), found[0].kind, found[0].configured), (1, "inference", true));
 /// assert!(matches!(found[0].answered, Err(UpstreamError::Connect(_))));
 /// # Ok(())
 /// # }
