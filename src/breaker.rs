@@ -1,5 +1,5 @@
 //! A circuit breaker: it stops calls to an upstream that keeps failing, and lets one probe at a time find out whether it
-//! has recovered. `State` is the state machine, with the time passed in; [`Breaker`] puts it behind a lock.
+//! has recovered. `State` is the state machine, with the time passed in; [`Breaker`] locks it and reads the clock.
 //!
 //! CLOSED admits every call and counts failures; OPEN refuses all; HALF_OPEN admits exactly one probe. Every transition
 //! starts a new generation, and the result of a call of an older one is ignored (Nygard, "Release It!"; the generation
@@ -16,7 +16,7 @@ pub use state::{Outcome, Phase};
 use state::{State, Ticket};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::model::section::section;
@@ -72,7 +72,7 @@ section! {
 /// ```
 #[derive(Debug)]
 pub struct Breaker {
-    name: String,
+    name: Arc<str>,
     clock: Clock,
     state: Mutex<State>,
 }
@@ -90,17 +90,21 @@ pub struct Status {
     pub reason: Option<String>,
     /// When the next call may pass; `None` where one may now, or an operator opened it.
     pub retry_after_seconds: Option<u64>,
+    /// How often it entered each [`Phase`], in their order. Half-open is entered by the probe.
+    #[serde(skip)]
+    pub entered: [u64; 3],
+    /// How many health checks failed, and how many passed.
+    #[serde(skip)]
+    pub health_checks: [u64; 2],
 }
 
 impl Breaker {
     /// A closed breaker for the upstream `name`.
     #[must_use]
     pub fn new(name: &str, settings: Settings, clock: Clock) -> Arc<Self> {
-        Arc::new(Self {
-            name: name.to_owned(),
-            clock,
-            state: Mutex::new(State::new(settings)),
-        })
+        let name: Arc<str> = name.into();
+        let state = Mutex::new(State::new(Arc::clone(&name), settings));
+        Arc::new(Self { name, clock, state })
     }
 
     /// The upstream it guards.
@@ -122,24 +126,14 @@ impl Breaker {
         let forced = state.is_forced();
         let wait = state.refusal(now).filter(|_| !forced);
         Status {
-            name: self.name.clone(),
+            name: self.name.to_string(),
             state: state.phase(now),
             forced,
             reason: state.reason.clone(),
             retry_after_seconds: wait.map(|wait| wait.as_secs()),
+            entered: state.entered,
+            health_checks: state.health_checks,
         }
-    }
-
-    /// How often it entered `phase`. Half-open is entered by the probe.
-    #[must_use]
-    pub fn times_entered(&self, phase: Phase) -> u64 {
-        self.lock().entered[phase as usize]
-    }
-
-    /// How many health checks passed, or failed.
-    #[must_use]
-    pub fn health_checks(&self, passed: bool) -> u64 {
-        self.lock().health_checks[usize::from(passed)]
     }
 
     /// Whether a call would be refused now, and for how long, without asking for a permit.
@@ -153,39 +147,26 @@ impl Breaker {
     /// # Errors
     /// How long to wait before the next try.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Duration> {
-        let ticket = self.change(State::admit)?;
-        Ok(Permit {
-            breaker: Arc::clone(self),
+        let ticket = self.lock().admit(self.clock.instant())?;
+        Ok(self.permit(ticket))
+    }
+
+    fn permit(self: &Arc<Self>, ticket: Ticket) -> Permit {
+        let breaker = Arc::clone(self);
+        Permit {
+            breaker,
             ticket: Some(ticket),
-        })
+        }
     }
 
     /// Opens it until it is [reset](Breaker::reset).
     pub fn force_open(&self) {
-        self.change(|state, _| state.force_open());
+        self.lock().force_open();
     }
 
     /// Closes it and clears all counts.
     pub fn reset(&self) {
-        log::info!("breaker {}: reset by the operator", self.name);
-        self.change(|state, _| state.reset());
-    }
-
-    /// Changes the state, and logs a transition.
-    fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
-        let now = self.clock.instant();
-        let mut state = self.lock();
-        let generation = state.generation;
-        let result = change(&mut state, now);
-        if state.generation != generation {
-            let (name, reason) = (&self.name, state.reason.as_deref().unwrap_or_default());
-            match state.phase {
-                Phase::Closed => log::info!("breaker {name}: CLOSED"),
-                Phase::HalfOpen => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
-                Phase::Open => log::warn!("breaker {name}: OPEN: {reason}"),
-            }
-        }
-        result
+        self.lock().reset();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -220,8 +201,8 @@ impl Permit {
         let Some(ticket) = &self.ticket else {
             return false;
         };
-        if let Some(check) = &ticket.check {
-            self.breaker.clock.sleep_until(check.due).await;
+        if let Some((_, due)) = ticket.check {
+            self.breaker.clock.sleep_until(due).await;
         }
         self.breaker.lock().generation == ticket.generation
     }
@@ -233,18 +214,9 @@ impl Permit {
 
     fn record(&mut self, outcome: Outcome) -> Option<Self> {
         let ticket = self.ticket.take()?;
-        if let (Some(check), Outcome::Success) = (&ticket.check, outcome)
-            && self.breaker.phase() == Phase::Closed
-        {
-            let (name, reason) = (self.name(), &check.reason);
-            log::warn!("breaker {name}: {reason}, but the health check passed: it stays closed");
-        }
-        let record = |state: &mut State, now| state.record(ticket, outcome, now);
-        let next = self.breaker.change(record)?;
-        Some(Self {
-            breaker: Arc::clone(&self.breaker),
-            ticket: Some(next),
-        })
+        let now = self.breaker.clock.instant();
+        let next = self.breaker.lock().record(ticket, outcome, now)?;
+        Some(self.breaker.permit(next))
     }
 }
 

@@ -61,11 +61,11 @@ pub(crate) fn refresh_gauges(app: &App) {
                 with(&table.breaker_state, [upstream]).set(value);
             }
             let counter = with(&table.breaker_transitions, [upstream, ("to", to)]);
-            store(&counter, breaker.times_entered(phase));
+            store(&counter, status.entered[phase as usize]);
         }
         for (result, passed) in [("passed", true), ("failed", false)] {
             let counter = with(&table.breaker_health_checks, [upstream, ("result", result)]);
-            store(&counter, breaker.health_checks(passed));
+            store(&counter, status.health_checks[usize::from(passed)]);
         }
     }
     for (cache, counts) in [

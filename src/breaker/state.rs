@@ -1,6 +1,7 @@
 //! The state machine of a breaker. It reads no clock and takes no lock, so every transition can be tested without waiting.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -42,19 +43,14 @@ pub enum Outcome {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Ticket {
     pub(super) generation: u64,
-    /// `None` for a call, which is the probe while the breaker is half-open.
-    pub(super) check: Option<HealthCheck>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct HealthCheck {
-    /// Why the breaker opens unless the check passes.
-    pub(super) reason: String,
-    pub(super) due: Instant,
+    /// Of a health check: why the breaker opens unless it passes, and when it is due. `None` for a call, which is the probe
+    /// while the breaker is half-open.
+    pub(super) check: Option<(String, Instant)>,
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct State {
+    pub(super) name: Arc<str>,
     pub(super) settings: Settings,
     pub(super) max_consecutive: u32,
     pub(super) phase: Phase,
@@ -77,8 +73,9 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(name: Arc<str>, settings: Settings) -> Self {
         Self {
+            name,
             max_consecutive: MAX_CONSECUTIVE.max(settings.consecutive_failures),
             settings,
             ..Self::default()
@@ -101,16 +98,14 @@ impl State {
     pub(super) fn refusal(&self, now: Instant) -> Option<Duration> {
         match self.phase(now) {
             Phase::Closed => None,
-            Phase::HalfOpen => {
-                // A health check that began while it was open does not delay the probe.
-                let is_probing = self.busy && self.phase == Phase::HalfOpen;
-                is_probing.then_some(Duration::from_secs(1))
+            // A health check that began while it was open does not delay the probe.
+            Phase::HalfOpen if self.phase == Phase::HalfOpen && self.busy => {
+                Some(Duration::from_secs(1))
             }
+            Phase::HalfOpen => None,
             Phase::Open => {
-                let wait = self.open_until.map(|until| until - now);
-                Some(wait.map_or(self.settings.open, |wait| {
-                    wait.max(Duration::from_millis(1))
-                }))
+                let wait = (self.open_until).map_or(self.settings.open, |until| until - now);
+                Some(wait.max(Duration::from_millis(1)))
             }
         }
     }
@@ -122,7 +117,7 @@ impl State {
             return Err(wait);
         }
         if self.phase == Phase::Open {
-            self.enter(Phase::HalfOpen);
+            self.enter(Phase::HalfOpen, None);
         }
         self.busy |= self.phase == Phase::HalfOpen;
         Ok(Ticket {
@@ -144,27 +139,30 @@ impl State {
         if ticket.check.is_some() || self.phase == Phase::HalfOpen {
             self.busy = false;
         }
-        match (ticket.check, outcome) {
-            (_, Outcome::Unknown) => None,
-            (Some(check), _) => self.record_check(check.reason, outcome, now),
-            (None, _) if self.phase != Phase::HalfOpen => self.record_call(outcome, now),
-            (None, Outcome::Success) => {
-                self.reset();
-                None
-            }
-            (None, _) => self.trip("the probe failed".to_owned(), outcome, now),
+        if outcome == Outcome::Unknown {
+            return None;
         }
-    }
-
-    fn record_check(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
         let passed = outcome == Outcome::Success;
-        self.health_checks[usize::from(passed)] += 1;
-        match self.phase {
-            Phase::Closed if passed => self.last_calls.clear(),
+        self.health_checks[usize::from(passed)] += u64::from(ticket.check.is_some());
+        match (ticket.check, self.phase, passed) {
+            (None, Phase::HalfOpen, true) => self.reset(),
+            (None, Phase::HalfOpen, false) => {
+                return self.trip("the probe failed".to_owned(), outcome, now);
+            }
+            (None, _, _) => return self.record_call(outcome, now),
+            (Some((reason, _)), Phase::Closed, true) => {
+                let name = &self.name;
+                log::warn!(
+                    "breaker {name}: {reason}, but the health check passed: it stays closed"
+                );
+                self.last_calls.clear();
+            }
             // Not a reset: no call succeeded, so the next time it opens it still waits longer.
-            _ if passed => self.close(),
-            Phase::Open => return Some(self.health_check(reason, now + RECHECK)),
-            _ => return self.open(reason, outcome, now),
+            (Some(_), _, true) => self.close(),
+            (Some((reason, _)), Phase::Open, false) => {
+                return Some(self.health_check(reason, now + RECHECK));
+            }
+            (Some((reason, _)), _, false) => return self.open(reason, outcome, now),
         }
         None
     }
@@ -181,9 +179,9 @@ impl State {
         if self.last_calls.len() > window {
             self.last_calls.pop_front();
         }
-        let unverified = self.last_calls.iter().rev().take_while(|failed| **failed);
-        let unverified = unverified.count() as u32;
-        let failures = self.last_calls.iter().filter(|failed| **failed).count();
+        let calls = self.last_calls.iter();
+        let unverified = calls.clone().rev().take_while(|failed| **failed).count() as u32;
+        let failures = calls.filter(|failed| **failed).count();
         let is_full = self.last_calls.len() == window && failures > 0;
         let reason = if unverified >= self.settings.consecutive_failures
             || self.consecutive >= self.max_consecutive
@@ -199,8 +197,7 @@ impl State {
 
     /// Opens it until it is [reset](State::reset).
     pub(super) fn force_open(&mut self) {
-        self.enter(Phase::Open);
-        self.reason = Some("forced by the operator".to_owned());
+        self.enter(Phase::Open, Some("forced by the operator".to_owned()));
     }
 
     /// Closes it and clears all counts.
@@ -221,7 +218,7 @@ impl State {
         self.busy = true;
         Ticket {
             generation: self.generation,
-            check: Some(HealthCheck { reason, due }),
+            check: Some((reason, due)),
         }
     }
 
@@ -229,28 +226,33 @@ impl State {
     fn open(&mut self, reason: String, outcome: Outcome, now: Instant) -> Option<Ticket> {
         let doubled = (self.settings.open).saturating_mul(1 << self.times_opened.min(16));
         self.times_opened = self.times_opened.saturating_add(1);
-        self.enter(Phase::Open);
+        self.enter(Phase::Open, Some(reason.clone()));
         // Where a health check cannot keep it closed, none can close it after a failed probe either.
         if self.consecutive < self.max_consecutive {
             self.consecutive = 0;
         }
-        self.reason = Some(reason.clone());
         self.open_until = Some(now + doubled.min(self.settings.max_open));
         (outcome == Outcome::Unreachable).then(|| self.health_check(reason, now + RECHECK))
     }
 
     fn close(&mut self) {
         self.consecutive = 0;
-        self.enter(Phase::Closed);
+        self.enter(Phase::Closed, None);
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn enter(&mut self, phase: Phase, reason: Option<String>) {
+        let name = &self.name;
+        match &reason {
+            Some(reason) => log::warn!("breaker {name}: OPEN: {reason}"),
+            None if phase == Phase::Closed => log::info!("breaker {name}: CLOSED"),
+            None => log::info!("breaker {name}: HALF_OPEN, one probe is sent"),
+        }
         self.entered[phase as usize] += u64::from(phase != self.phase);
         self.phase = phase;
         self.generation += 1;
         self.last_calls.clear();
         self.open_until = None;
-        self.reason = None;
+        self.reason = reason;
         self.busy = false;
     }
 }

@@ -190,7 +190,7 @@ fn every_reachable_state_has_at_most_one_probe_and_one_check_and_can_close_again
         max_open: 4 * SECOND,
         ..Settings::default()
     };
-    let mut state = State::new(settings);
+    let mut state = State::new("test".into(), settings);
     state.max_consecutive = MAX_CONSECUTIVE;
     let start = World {
         state,
