@@ -128,7 +128,7 @@ async fn run(
         // Kept and paid in one transaction, before anybody sees it: asked again, it is there. Only an answer that comes
         // whole has a `once`, so this is all of it.
         reservation
-            .settle_kept(once, &first, conversation.answer.usage())
+            .settle_kept(once, &first, conversation.answer.usage)
             .await;
         drop(running);
         let given = answer.send(Ok(ModelStream::paid(first, "\n"))).is_ok();
@@ -318,7 +318,7 @@ impl Conversation {
                 let waiting = trace.waiting(&billing.clock);
                 let next = tokio::select! {
                     biased;
-                    () = &mut client_left => return (ChatEnd::ClientLeft, self.answer.usage()),
+                    () = &mut client_left => return (ChatEnd::ClientLeft, self.answer.usage),
                     () = &mut aborted => break Some((Outcome::Unknown, ApiError::shutting_down())),
                     next = timeout(patience, self.answer.next()) => next.unwrap_or(Err(UpstreamError::Timeout("the next piece"))),
                 };
@@ -328,7 +328,7 @@ impl Conversation {
                         let taken = timeout(patience, pieces.send(Piece::Part(part))).await;
                         // A client that takes nothing for so long has left in all but name.
                         if !matches!(taken, Ok(Ok(()))) {
-                            return (ChatEnd::ClientLeft, self.answer.usage());
+                            return (ChatEnd::ClientLeft, self.answer.usage);
                         }
                     }
                     Ok(None) => break None,
@@ -341,7 +341,7 @@ impl Conversation {
         };
         // What a client takes for the end comes after the commit.
         let _ = settled.await;
-        let usage = self.answer.usage();
+        let usage = self.answer.usage;
         let Some((blame, error)) = broken else {
             let last = match form {
                 ResponseFormat::Events { .. } => "data: [DONE]\n\n",

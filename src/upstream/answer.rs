@@ -5,9 +5,11 @@
 
 pub(crate) use super::inference::openai::Usage;
 
+use std::fmt::Display;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use serde_json::{Value, json};
 
 use super::inference::openai::Chunk;
@@ -48,13 +50,8 @@ pub(super) enum UpstreamFormat {
 
 /// A response being relayed.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    body: Incoming,
-    relay: Relay,
-}
-
-#[derive(Debug)]
-struct Relay {
+pub(crate) struct Answer<B = Incoming> {
+    body: B,
     upstream: UpstreamFormat,
     format: ResponseFormat,
     /// Ready for the client, as soon as there is content.
@@ -63,73 +60,23 @@ struct Relay {
     /// The end of the response; ready pieces are sent first.
     end: Option<Result<(), UpstreamError>>,
     received: usize,
-    usage: Option<Usage>,
+    /// The usage that the server reported, if it did.
+    pub(crate) usage: Option<Usage>,
     /// Whether a finish reason was read: the answer is complete even without a `[DONE]`, as `transformers serve` sends none.
     is_finished: bool,
 }
 
-impl Answer {
-    /// The maximum size of an unstreamed response, and of everything before the first content.
-    const MAX_BYTES: usize = 4 << 20;
-    /// The maximum size of a stream: more than any model writes in a day.
-    const MAX_STREAMED: usize = 256 << 20;
-    /// The maximum of frames read in one batch.
-    const BATCH: usize = 32;
+/// The maximum size of an unstreamed response, and of everything before the first content.
+const MAX_BYTES: usize = 4 << 20;
+/// The maximum size of a stream: more than any model writes in a day.
+const MAX_STREAMED: usize = 256 << 20;
+/// The maximum of frames read in one batch.
+const BATCH: usize = 32;
 
-    pub(super) fn new(body: Incoming, upstream: UpstreamFormat, format: ResponseFormat) -> Self {
-        let relay = Relay::new(upstream, format);
-        Self { body, relay }
-    }
-
-    /// The next piece for the client, never empty; `None` at the clean end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        loop {
-            if let Some(piece) = self.relay.ready() {
-                return Ok(Some(piece));
-            }
-            if let Some(end) = &self.relay.end {
-                return end.clone().map(|()| None);
-            }
-            // The first content is sent immediately.
-            let is_first = !self.relay.has_content;
-            self.relay.push(self.body.frame().await);
-            if !is_first {
-                self.read_batch().await;
-            }
-        }
-    }
-
-    /// Reads further frames that have arrived. hyper delivers one frame at a time and reads the next in its own task, so this
-    /// yields: under load several frames arrive meanwhile, and are sent in one write instead of one each.
-    async fn read_batch(&mut self) {
-        for _ in 1..Self::BATCH {
-            if self.relay.end.is_some() {
-                return;
-            }
-            tokio::task::yield_now().await;
-            tokio::select! {
-                biased;
-                frame = self.body.frame() => self.relay.push(frame),
-                () = std::future::ready(()) => return,
-            }
-        }
-    }
-
-    /// The usage that the server reported, if it did.
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        self.relay.usage
-    }
-
-    /// Reads the few bytes after the end, so that the connection can be reused.
-    pub(crate) async fn drain(mut self) {
-        let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
-    }
-}
-
-impl Relay {
-    fn new(upstream: UpstreamFormat, format: ResponseFormat) -> Self {
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
+    pub(super) fn new(body: B, upstream: UpstreamFormat, format: ResponseFormat) -> Self {
         Self {
+            body,
             upstream,
             format,
             out: BytesMut::new(),
@@ -141,12 +88,47 @@ impl Relay {
         }
     }
 
-    fn ready(&mut self) -> Option<Bytes> {
-        let is_ready = self.has_content && !self.out.is_empty();
-        is_ready.then(|| self.out.split().freeze())
+    /// The next piece for the client, never empty; `None` at the clean end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            if self.has_content && !self.out.is_empty() {
+                return Ok(Some(self.out.split().freeze()));
+            }
+            if let Some(end) = &self.end {
+                return end.clone().map(|()| None);
+            }
+            // The first content is sent immediately.
+            let is_first = !self.has_content;
+            let frame = self.body.frame().await;
+            self.push(frame);
+            if !is_first {
+                self.read_batch().await;
+            }
+        }
     }
 
-    fn push(&mut self, frame: Option<hyper::Result<Frame<Bytes>>>) {
+    /// Reads further frames that have arrived. hyper delivers one frame at a time and reads the next in its own task, so this
+    /// yields: under load several frames arrive meanwhile, and are sent in one write instead of one each.
+    async fn read_batch(&mut self) {
+        for _ in 1..BATCH {
+            if self.end.is_some() {
+                return;
+            }
+            tokio::task::yield_now().await;
+            tokio::select! {
+                biased;
+                frame = self.body.frame() => self.push(frame),
+                () = std::future::ready(()) => return,
+            }
+        }
+    }
+
+    /// Reads the few bytes after the end, so that the connection can be reused.
+    pub(crate) async fn drain(mut self) {
+        let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
+    }
+    fn push(&mut self, frame: Option<Result<Frame<Bytes>, B::Error>>) {
         let read = match frame {
             Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| self.read(data)),
             Some(Err(error)) => Err(UpstreamError::Cut(error.to_string())),
@@ -170,8 +152,8 @@ impl Relay {
             UpstreamFormat::Json => self.out.extend_from_slice(data),
         }
         self.received += data.len();
-        let is_endless = !self.has_content && self.out.len() > Answer::MAX_BYTES;
-        if is_endless || self.received > Answer::MAX_STREAMED {
+        let is_endless = !self.has_content && self.out.len() > MAX_BYTES;
+        if is_endless || self.received > MAX_STREAMED {
             return Err(unreadable("an endless answer"));
         }
         Ok(())
@@ -197,8 +179,8 @@ impl Relay {
             UpstreamFormat::Json => {
                 let whole = self.out.split();
                 let chunk = Chunk::parse(&whole)?;
-                self.has_content = chunk.has_content();
-                self.usage = chunk.usage();
+                self.has_content = chunk.has_content;
+                self.usage = chunk.usage;
                 self.out.extend_from_slice(whole.trim_ascii());
             }
         }
@@ -229,20 +211,15 @@ impl Relay {
 
     fn read_event(&mut self, event: &[u8]) -> Result<(), UpstreamError> {
         let chunk = Chunk::parse(event)?;
-        self.is_finished |= chunk.is_finished();
-        let usage = chunk.usage();
-        self.usage = usage.or(self.usage);
+        self.is_finished |= chunk.is_finished;
+        self.usage = chunk.usage.or(self.usage);
         match &self.format {
-            ResponseFormat::Text | ResponseFormat::Whole { .. } => {
-                self.write_text(chunk.text().unwrap_or_default());
-            }
+            ResponseFormat::Text | ResponseFormat::Whole { .. } => self.write_text(&chunk.text),
             // Requested by this server, not by the client.
-            ResponseFormat::Events {
-                include_usage: false,
-                ..
-            } if usage.is_some() && chunk.choices().is_empty() => {}
+            ResponseFormat::Events { include_usage, .. }
+                if !include_usage && chunk.usage.is_some() && !chunk.has_choices => {}
             ResponseFormat::Events { .. } => {
-                self.has_content |= chunk.has_content();
+                self.has_content |= chunk.has_content;
                 self.write_event(event);
             }
         }
@@ -281,8 +258,8 @@ impl Relay {
     fn write_text_end(&mut self) {
         match &self.format {
             ResponseFormat::Events { meta, .. } => {
-                let stop = Some("stop");
-                let chunk = meta.completion("chat.completion.chunk", "delta", json!({}), stop);
+                let chunk =
+                    meta.completion("chat.completion.chunk", "delta", json!({}), Some("stop"));
                 self.write_event(chunk.as_bytes());
             }
             ResponseFormat::Whole { meta } if !self.out.is_empty() => {

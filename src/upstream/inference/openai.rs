@@ -38,35 +38,50 @@ pub(crate) struct Usage {
     pub(crate) completion_tokens: u64,
 }
 
-/// The members that are read of a chunk, or of a whole completion.
-#[derive(Deserialize)]
+/// What is read of a chunk of a stream, or of a whole completion.
+#[derive(Debug, Default)]
 pub(in crate::upstream) struct Chunk {
+    /// Of the first choice; every request is for one.
+    pub(in crate::upstream) text: String,
+    pub(in crate::upstream) usage: Option<Usage>,
+    pub(in crate::upstream) has_choices: bool,
+    /// Whether a client of `/v1` reads something in it; a role alone is nothing.
+    pub(in crate::upstream) has_content: bool,
+    /// Whether it ends the choice.
+    pub(in crate::upstream) is_finished: bool,
+}
+
+#[derive(Deserialize)]
+struct Members<'a> {
     error: Option<Value>,
-    choices: Option<Vec<Choice>>,
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
     usage: Option<Value>,
 }
 
 #[derive(Deserialize)]
-pub(in crate::upstream) struct Choice {
+struct Choice<'a> {
     /// In a chunk of a stream.
-    delta: Option<Delta>,
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
     /// In a whole completion.
-    message: Option<Delta>,
+    message: Option<Delta<'a>>,
     finish_reason: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Delta {
+struct Delta<'a> {
     content: Option<String>,
     reasoning_content: Option<String>,
     reasoning: Option<String>,
     refusal: Option<String>,
     /// Not parsed: half an emoji in the arguments of a call is for the client to read.
-    tool_calls: Option<Box<RawValue>>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
     function_call: Option<IgnoredAny>,
 }
 
-impl Delta {
+impl Delta<'_> {
     fn has_content(&self) -> bool {
         let texts = [
             &self.content,
@@ -74,18 +89,10 @@ impl Delta {
             &self.reasoning,
             &self.refusal,
         ];
+        let calls = self.tool_calls.map_or("", RawValue::get);
         texts.into_iter().flatten().any(|text| !text.is_empty())
-            || (self.tool_calls.iter())
-                .any(|calls| !calls.get().trim_matches(['[', ']', ' ']).is_empty())
+            || !calls.trim_matches(['[', ']', ' ']).is_empty()
             || self.function_call.is_some()
-    }
-}
-
-impl Choice {
-    /// Why it ended. Some servers have `""` or `"null"` in every chunk instead of null.
-    pub(in crate::upstream) fn finish_reason(&self) -> Option<&str> {
-        let reason = self.finish_reason.as_ref()?.as_str()?;
-        Some(reason).filter(|reason| !matches!(reason.trim(), "" | "null"))
     }
 }
 
@@ -93,41 +100,34 @@ impl Chunk {
     pub(in crate::upstream) fn parse(event: &[u8]) -> Result<Self, UpstreamError> {
         // As text first: serde_json does not check the bytes of members that it skips.
         let text = std::str::from_utf8(event).map_err(unreadable)?;
-        let chunk: Self = serde_json::from_str(text).map_err(unreadable)?;
-        match chunk.error {
-            None => Ok(chunk),
-            Some(error) => Err(UpstreamError::Cut(format!(
-                "an error inside the answer: {error}"
-            ))),
+        let members: Members<'_> = serde_json::from_str(text).map_err(unreadable)?;
+        if let Some(error) = members.error {
+            let what = format!("an error inside the answer: {error}");
+            return Err(UpstreamError::Cut(what));
         }
-    }
-
-    pub(in crate::upstream) fn choices(&self) -> &[Choice] {
-        self.choices.as_deref().unwrap_or_default()
-    }
-
-    pub(in crate::upstream) fn usage(&self) -> Option<Usage> {
-        Usage::deserialize(self.usage.as_ref()?).ok()
-    }
-
-    /// The text of the first choice.
-    pub(in crate::upstream) fn text(&self) -> Option<&str> {
-        self.choices().first()?.delta.as_ref()?.content.as_deref()
-    }
-
-    /// Whether it ends the choice; every request is for one. vLLM and SGLang report "abort" or "error" for what their engine
-    /// gave up.
-    pub(in crate::upstream) fn is_finished(&self) -> bool {
-        let mut reasons = self.choices().iter().filter_map(Choice::finish_reason);
-        reasons.any(|reason| !matches!(reason, "abort" | "error"))
-    }
-
-    /// Whether a client of `/v1` reads something in it; a role alone is nothing.
-    pub(in crate::upstream) fn has_content(&self) -> bool {
-        self.choices().iter().any(|choice| {
+        let mut chunk = Self {
+            usage: members
+                .usage
+                .and_then(|usage| Usage::deserialize(usage).ok()),
+            ..Self::default()
+        };
+        for choice in members.choices.unwrap_or_default() {
+            let reason = choice.finish_reason.as_ref().and_then(Value::as_str);
+            match reason.unwrap_or_default().trim() {
+                // In every chunk of some servers instead of null.
+                "" | "null" => {}
+                // What the engine of vLLM or SGLang gave up.
+                "abort" | "error" => chunk.has_content = true,
+                _ => (chunk.has_content, chunk.is_finished) = (true, true),
+            }
             let mut deltas = choice.delta.iter().chain(&choice.message);
-            choice.finish_reason().is_some() || deltas.any(Delta::has_content)
-        })
+            chunk.has_content |= deltas.any(Delta::has_content);
+            let text = choice.delta.and_then(|delta| delta.content);
+            if !std::mem::replace(&mut chunk.has_choices, true) {
+                chunk.text = text.unwrap_or_default();
+            }
+        }
+        Ok(chunk)
     }
 }
 
