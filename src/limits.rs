@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
@@ -148,9 +148,8 @@ struct ClassLimiter {
     rate: Rate,
     policy: HeaderValue,
     limiter: RateLimiter<Bucket, Buckets, Clock, StateInformationMiddleware>,
-    /// The buckets of the limiter, which does not expose them, and the time from which they count.
+    /// The buckets of the limiter, which does not expose them.
     buckets: Buckets,
-    started: Instant,
 }
 
 impl ClassLimiter {
@@ -165,7 +164,6 @@ impl ClassLimiter {
             policy: HeaderValue::try_from(policy).ok()?,
             limiter: RateLimiter::new(quota, buckets.clone(), clock.clone()),
             buckets,
-            started: clock.instant(),
         })
     }
 }
@@ -220,14 +218,6 @@ impl Limits {
         // A bucket that was evicted meanwhile is full.
         if let Some(arrival) = limiter.buckets.lock().get_mut(&bucket.into()) {
             *arrival = arrival.saturating_sub((per / count.get()).into());
-        }
-    }
-
-    /// Drops the buckets that are full again.
-    pub(crate) fn sweep(&self) {
-        for class in self.classes.iter().flatten() {
-            let now = Nanos::from(self.clock.instant() - class.started);
-            class.buckets.lock().retain(|_, arrival| *arrival >= now);
         }
     }
 

@@ -116,7 +116,6 @@ async fn compact_samples(app: Arc<App>) {
 
 /// Deletes expired keys and responses, and records the last use of keys.
 async fn purge_expired(app: Arc<App>) {
-    app.limits().sweep();
     if let Err(error) = app.store.purge(app.clock.now()).await {
         log::warn!("expired rows were not deleted: {error}");
     }

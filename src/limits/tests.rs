@@ -103,16 +103,12 @@ fn an_ipv6_64_prefix_shares_a_bucket() {
 }
 
 #[test]
-fn the_table_stays_bounded_and_is_swept() {
-    let clock = Clock::default();
-    let limits = limits(1, &clock);
+fn the_table_stays_bounded() {
+    let limits = limits(1, &Clock::default());
     for client in 0..100_000u32 {
         limits.check(RateClass::Read, IpAddr::from(Ipv4Addr::from_bits(client)));
     }
     let most = CAPACITY.get();
     let held = || limits.entries()[RateClass::Read as usize];
     assert!(held() <= most && held() > most / 2, "{}", held());
-    clock.advance(Duration::from_secs(120));
-    limits.sweep();
-    assert_eq!(held(), 0);
 }
