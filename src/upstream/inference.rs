@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::answer::{Answer, ResponseFormat, UpstreamFormat};
 use super::completion::Completion;
@@ -204,11 +203,9 @@ impl Node {
         });
     }
 
-    /// A server is judged by its status, not its body.
     async fn check_health(&self) -> Result<(), UpstreamError> {
-        let request = self.at.request(self.health_path(), None)?;
-        let sent = timeout(Self::PROBE_TIMEOUT, self.at.client.send(request)).await;
-        sent.unwrap_or(Err(UpstreamError::Timeout("the health check")))
-            .map(drop)
+        let (deadline, max_bytes) = (Self::PROBE_TIMEOUT, Self::MAX_BYTES);
+        let answer = self.at.get(self.health_path(), deadline, max_bytes);
+        answer.await.map(drop)
     }
 }
