@@ -20,7 +20,7 @@ pub use sample::{HashrateUnit, Sample};
 pub use time::Timestamp;
 pub use wallet::Wallet;
 
-pub(crate) use fields::{Member, items, members, text};
+pub(crate) use fields::{Member, items, members};
 pub(crate) use input::{Whole, check_depth, exact_credits, pointer, read_object, read_query};
 pub(crate) use sample::{MOST_COUNT, MOST_FIGURE};
 

@@ -29,7 +29,7 @@ struct Known<'a> {
     stream: Option<bool>,
     stream_options: Option<Map<String, Value>>,
     #[serde(borrow)]
-    messages: &'a RawValue,
+    messages: Vec<&'a RawValue>,
     n: Option<Value>,
 }
 
@@ -40,13 +40,10 @@ impl Completion {
         let members = members(body, "")?;
         guard::check(&members)?;
         let known: Known<'_> = read_object(body, "")?;
-        let is_object = |item: &&RawValue| item.get().starts_with('{');
-        match items(known.messages.get()) {
-            Ok(Some(items)) if !items.is_empty() && items.iter().all(is_object) => {}
-            _ => {
-                let detail = "must be an array of at least one message, each an object";
-                return Err(InputError::member("messages", detail));
-            }
+        let is_object = |message: &&RawValue| message.get().starts_with('{');
+        if known.messages.is_empty() || !known.messages.iter().all(is_object) {
+            let detail = "must be an array of at least one message, each an object";
+            return Err(InputError::member("messages", detail));
         }
         if known.n.is_some_and(|n| n != 1) {
             let detail = "must be 1: one request has one price and one answer";
@@ -60,9 +57,7 @@ impl Completion {
             stream: known.stream.unwrap_or(false),
             wants_usage: stream_options.get("include_usage") == Some(&Value::Bool(true)),
             stream_options,
-            rest: rest
-                .map(|(name, value)| (name.into_owned(), value.to_owned()))
-                .collect(),
+            rest: rest.map(|(name, value)| (name, value.to_owned())).collect(),
         })
     }
 
@@ -101,35 +96,32 @@ impl Completion {
             text: String,
         }
         const NO_TEXT: &str = "tools tool_choice functions function_call response_format";
-        let member = |name: &str| self.rest.iter().find(|(member, _)| member == name);
-        for name in NO_TEXT.split(' ') {
-            if member(name).is_some_and(|(_, value)| value.get() != "null") {
-                let detail =
-                    format!("{name} is not supported: the inference server takes text only");
+        const TEXT_ONLY: &str = "the inference server takes text only";
+        let mut messages = Vec::new();
+        for (name, value) in &self.rest {
+            if name == "messages" {
+                messages = items(value)?;
+            } else if NO_TEXT.split(' ').any(|refused| refused == name) && value.get() != "null" {
+                let detail = format!("{name} is not supported: {TEXT_ONLY}");
                 return Err(InputError::field(format!("/{name}"), detail));
             }
         }
-        let messages = member("messages").and_then(|(_, value)| items(value.get()).ok().flatten());
         let mut turns = Vec::new();
-        for (at, message) in messages.unwrap_or_default().into_iter().enumerate() {
-            let message: Message = serde_json::from_str(message.get()).map_err(|_| {
-                let detail =
-                    "a message must have a role and a text: the inference server takes text only";
-                InputError::field(format!("/messages/{at}"), detail)
-            })?;
-            let content = match message.content {
+        for (at, message) in messages.iter().enumerate() {
+            let Ok(Message { role, content }) = serde_json::from_str(message.get()) else {
+                let detail = format!("a message must have a role and a text: {TEXT_ONLY}");
+                return Err(InputError::field(format!("/messages/{at}"), detail));
+            };
+            let text = match content {
                 Content::Text(text) => text,
                 Content::Parts(parts) => parts.into_iter().map(|part| part.text).collect(),
             };
-            turns.push((message.role, content));
+            if messages.len() == 1 {
+                return Ok(text);
+            }
+            turns.push(format!("{role}: {text}"));
         }
-        if let [(_, content)] = &mut turns[..] {
-            return Ok(std::mem::take(content));
-        }
-        let turns = turns
-            .iter()
-            .map(|(role, content)| format!("{role}: {content}"));
-        Ok(turns.collect::<Vec<_>>().join("\n\n"))
+        Ok(turns.join("\n\n"))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::model::{InputError, InputKind, Member, items, members, pointer, text};
+use crate::model::{InputError, InputKind, Member, items, members, pointer};
 
 /// The reason, and the members refused for it; inside `chat_template_kwargs` too, which vLLM and SGLang hand to the
 /// template as they come.
@@ -43,7 +43,7 @@ fn is_in(names: &str, name: &str) -> bool {
 pub(super) fn check(request: &[Member<'_>]) -> Result<(), InputError> {
     check_names(request, "")?;
     for (name, value) in request {
-        match name.as_ref() {
+        match name.as_str() {
             "messages" => check_media(value, "/messages", name, false)?,
             "chat_template_kwargs" if value.get().starts_with('{') => {
                 let at = pointer("", name);
@@ -91,11 +91,15 @@ fn check_media(value: &RawValue, at: &str, key: &str, media: bool) -> Result<(),
             }
         }
         Some(b'[') => {
-            for (index, item) in items(value.get())?.into_iter().flatten().enumerate() {
+            for (index, item) in items(value)?.into_iter().enumerate() {
                 check_media(item, &format!("{at}/{index}"), key, media)?;
             }
         }
-        Some(b'"') if media && !text(value).is_ok_and(|text| is_inline(key, &text)) => {
+        Some(b'"')
+            if media
+                && !serde_json::from_str::<String>(value.get())
+                    .is_ok_and(|text| is_inline(key, &text)) =>
+        {
             return Err(InputError {
                 kind: InputKind::Media,
                 pointer: at.to_owned(),
