@@ -96,12 +96,13 @@ impl App {
 
     pub(crate) fn new(
         config: Config,
-        upstreams: Upstreams,
         store: Arc<dyn Repository>,
         clock: Clock,
         own: Vec<HostRoutes>,
         routes: impl Iterator<Item = (&'static str, &'static str)>,
-    ) -> Result<Self, getrandom::Error> {
+    ) -> Result<Arc<Self>, String> {
+        let upstreams = Upstreams::new(&config, &clock)?;
+        let challenges = Challenges::new().map_err(|error| format!("no random bytes: {error}"))?;
         let adapters = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker().name());
         let metrics = Arc::new(Metrics::new(&adapters, nodes, routes, &config.alerts));
@@ -123,9 +124,9 @@ impl App {
             notes: PendingQueue::default(),
             in_flight_keys: InFlightKeys::default(),
         });
-        Ok(Self {
+        Ok(Arc::new(Self {
             started: clock.instant(),
-            challenges: Challenges::new()?,
+            challenges,
             caches,
             metrics,
             adapters,
@@ -143,7 +144,7 @@ impl App {
             store,
             clock,
             config,
-        })
+        }))
     }
 
     /// The rate limits in force.
@@ -193,15 +194,11 @@ impl App {
         if status.source != Source::Miss {
             return Ok(status);
         }
-        let halted = self.chain_halted(&status);
+        let (halted, block) = (self.chain_halted(&status), &status.value);
         if self.chain_halted.swap(halted, Ordering::AcqRel) != halted {
-            let (level, what) = match halted {
-                true => (log::Level::Error, "halted"),
-                false => (log::Level::Warn, "resumed"),
-            };
-            let block = &status.value;
+            let what = if halted { "halted" } else { "resumed" };
             let (height, time) = (block.latest_block_height, block.latest_block_time);
-            log::log!(level, "chain {what}: its last block is {height} of {time}");
+            log::warn!("chain {what}: its last block is {height} of {time}");
         }
         Ok(status)
     }
@@ -231,8 +228,8 @@ impl App {
     /// Checks the ledger of every wallet, and stores the number of errors for the alerts.
     pub(crate) async fn verify_ledger(&self) -> Result<LedgerReport, StoreError> {
         let report = self.store.verify_ledger().await?;
-        self.ledger_errors
-            .store(report.mistakes.len(), Ordering::Release);
+        let errors = report.mistakes.len();
+        self.ledger_errors.store(errors, Ordering::Release);
         Ok(report)
     }
 }

@@ -23,7 +23,6 @@ use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::host_routes::HostRoutes;
 use crate::store::{Repository, StoreError};
-use crate::upstream::discovery::Upstreams;
 use crate::{billing, routes, tasks};
 
 pub use self::local::serve_local;
@@ -39,9 +38,6 @@ pub enum StartError {
     /// The configuration, or a file or folder it names, is invalid; names the key.
     #[error("{0}")]
     Config(String),
-    /// The operating system gave no random bytes.
-    #[error("no random bytes: {0}")]
-    Random(#[from] getrandom::Error),
     /// The storage failed before the first request.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -124,10 +120,8 @@ impl Builder {
         if refunded > 0 {
             log::warn!("{refunded} chats were in flight at the last shutdown and were refunded");
         }
-        let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
-        let routes = routes::labels();
-        let app = App::new(config, upstreams, store, clock, self.own, routes)?;
-        let app = Arc::new(app);
+        let app = App::new(config, store, clock, self.own, routes::labels());
+        let app = app.map_err(StartError::Config)?;
         let mut serving = JoinSet::new();
         serving.spawn(connection::serve(Arc::clone(&app), sockets));
         Ok(EdgeServer {

@@ -17,7 +17,6 @@ use crate::config::{Config, Peer, RatesConfig};
 use crate::http;
 use crate::routes::{self, ROUTES};
 use crate::store::Repository;
-use crate::upstream::discovery::Upstreams;
 
 /// Answers the requests of one connection with `store`: without a listener, rates, upstreams or background tasks. A
 /// request without a key has admin permissions.
@@ -35,17 +34,8 @@ pub async fn serve_local(
         auth: config.auth.clone(),
         ..Config::default()
     };
-    let clock = Clock::default();
-    let upstreams = Upstreams::new(&config, &clock).map_err(StartError::Config)?;
-    let (host_routes, labels) = (Vec::new(), routes::labels());
-    let app = Arc::new(App::new(
-        config,
-        upstreams,
-        store,
-        clock,
-        host_routes,
-        labels,
-    )?);
+    let (clock, labels) = (Clock::default(), routes::labels());
+    let app = App::new(config, store, clock, Vec::new(), labels).map_err(StartError::Config)?;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Principal::local_admin());
         let app = Arc::clone(&app);
