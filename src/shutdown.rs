@@ -7,22 +7,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 enum Stage {
+    #[default]
     Running,
     Draining,
     Aborted,
 }
 
 /// The signal; clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Shutdown(watch::Sender<Stage>);
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self(watch::Sender::new(Stage::Running))
-    }
-}
 
 impl Shutdown {
     pub(crate) fn drain(&self) {

@@ -24,10 +24,8 @@ impl Listen {
     /// Whether only this machine reaches it.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
-            Self::Unix(_) => true,
-        }
+        let address = self.address();
+        address.is_none_or(|address| address.ip().to_canonical().is_loopback())
     }
 
     /// The address, where it has one.
@@ -43,17 +41,14 @@ impl Listen {
     /// with his own, and read the keys that are sent to it.
     #[must_use]
     pub fn open_folder(&self) -> Option<String> {
-        const OTHERS_MAY_WRITE: u32 = 0o002;
-        const ONLY_OWNERS_DELETE: u32 = 0o1000;
         let Self::Unix(path) = self else {
             return None;
         };
         let folder = path.parent()?;
-        // A missing one is an error when the socket is bound.
-        let mode = std::fs::metadata(folder).ok()?.mode();
-        let folder = folder.display();
-        (mode & (OTHERS_MAY_WRITE | ONLY_OWNERS_DELETE) == OTHERS_MAY_WRITE)
-            .then(|| format!("{self}: everybody may write to {folder}, and replace the socket"))
+        // Others may write there, and delete what is not theirs. A missing folder is an error when the socket is bound.
+        let is_open = std::fs::metadata(folder).ok()?.mode() & 0o1002 == 0o002;
+        let what = format!("everybody may write to {}", folder.display());
+        is_open.then(|| format!("{self}: {what}, and replace the socket"))
     }
 }
 
