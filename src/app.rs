@@ -211,11 +211,11 @@ impl App {
         !status.value.catching_up && since.plus(self.config.chain.max_block_age) < asked
     }
 
-    /// Makes a backup in the configured folder, and counts its outcome.
-    pub(crate) async fn back_up(&self) -> Result<Backup, StoreError> {
+    /// Makes a backup in the configured folder, where the newest `keep` remain, and counts its outcome.
+    pub(crate) async fn back_up(&self, keep: Option<usize>) -> Result<Backup, StoreError> {
         let folder = self.config.backup.folder().map(Path::to_owned);
         let now = self.clock.now();
-        let made = self.store.back_up(folder, now).await;
+        let made = self.store.back_up(folder, keep, now).await;
         match &made {
             Ok(_) => self.metrics.backed_up(now),
             // Another backup is running; that is not a failure.

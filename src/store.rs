@@ -244,24 +244,23 @@ pub trait Repository: Send + Sync + 'static {
     /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
     /// Copies the database into a new file in `folder`, or beside the original, without blocking writes; verified before it
-    /// gets its name. It includes every write acknowledged before the call.
+    /// gets its name. It includes every write acknowledged before the call. Then all backups there but the newest `keep` are
+    /// deleted; those dated after `now` count as the oldest.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] while another backup runs; [`StoreError::Unavailable`] if the copy does not verify.
-    async fn back_up(&self, folder: Option<PathBuf>, now: Timestamp) -> Result<Backup>;
+    async fn back_up(
+        &self,
+        folder: Option<PathBuf>,
+        keep: Option<usize>,
+        now: Timestamp,
+    ) -> Result<Backup>;
     /// The time of the newest backup there, without those dated after `now`.
     async fn last_backup(
         &self,
         folder: Option<PathBuf>,
         now: Timestamp,
     ) -> Result<Option<Timestamp>>;
-    /// Deletes all backups there but the newest `keep`; those dated after `now` count as the oldest.
-    async fn prune_backups(
-        &self,
-        folder: Option<PathBuf>,
-        keep: usize,
-        now: Timestamp,
-    ) -> Result<()>;
     /// Rolls up samples, deletes expired rows, returns free pages. In short steps, so that other writes do not wait.
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<()>;
     /// Notes when keys were last used.

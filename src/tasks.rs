@@ -8,7 +8,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
 use crate::app::App;
-use crate::store::StoreError;
 use crate::upstream::UpstreamError;
 use crate::{alerts, billing, monitoring};
 
@@ -160,7 +159,7 @@ async fn record_usage(app: Arc<App>) {
 async fn back_up(app: Arc<App>) {
     let settings = &app.config.backup;
     let folder = settings.folder().map(Path::to_owned);
-    let newest = app.store.last_backup(folder.clone(), app.clock.now());
+    let newest = app.store.last_backup(folder, app.clock.now());
     let mut newest = newest.await.unwrap_or(None);
     if let Some(newest) = newest {
         app.metrics.backed_up(newest);
@@ -178,13 +177,7 @@ async fn back_up(app: Arc<App>) {
         if !due || app.clock.instant() < not_before {
             continue;
         }
-        let made = async {
-            let made = app.back_up().await?;
-            let (folder, now) = (folder.clone(), app.clock.now());
-            app.store.prune_backups(folder, settings.keep, now).await?;
-            Ok::<_, StoreError>(made)
-        };
-        match made.await {
+        match app.back_up(Some(settings.keep)).await {
             Ok(made) => {
                 log::info!("database backed up to {}", made.file);
                 (newest, retry) = (Some(now), MINUTE);

@@ -40,29 +40,24 @@ struct EarningRequest {
     recorded_at: Option<Timestamp>,
 }
 
-impl EarningRequest {
-    fn checked(self, now: Timestamp) -> std::result::Result<Earning, InputError> {
-        let source = self.source_id.as_bytes();
-        if self.earnings <= Credits::ZERO {
-            return Err(InputError::member("earnings", "must be more than 0"));
-        }
-        if !(1..=128).contains(&source.len()) || !source.iter().all(u8::is_ascii_graphic) {
-            let detail = "must be 1 to 128 visible ASCII characters";
-            return Err(InputError::member("source_id", detail));
-        }
-        let recorded_at = self.recorded_at.unwrap_or(now);
-        Ok(Earning {
-            wallet: self.wallet_address,
-            earnings: self.earnings,
-            source_id: self.source_id,
-            recorded_at: Sample::check_not_ahead(recorded_at, "", now)?,
-        })
-    }
-}
-
 pub(crate) async fn post_earnings(ctx: Context) -> Result {
     let now = ctx.app.clock.now();
-    let earning = ctx.json::<EarningRequest>()?.checked(now)?;
+    let request: EarningRequest = ctx.json()?;
+    let source = request.source_id.as_bytes();
+    if request.earnings <= Credits::ZERO {
+        return Err(InputError::member("earnings", "must be more than 0").into());
+    }
+    if !(1..=128).contains(&source.len()) || !source.iter().all(u8::is_ascii_graphic) {
+        let detail = "must be 1 to 128 visible ASCII characters";
+        return Err(InputError::member("source_id", detail).into());
+    }
+    let recorded_at = request.recorded_at.unwrap_or(now);
+    let earning = Earning {
+        wallet: request.wallet_address,
+        earnings: request.earnings,
+        source_id: request.source_id,
+        recorded_at: Sample::check_not_ahead(recorded_at, "", now)?,
+    };
     let stored = |counted: &Counted| StoredResponse {
         status: if counted.counted { 201 } else { 200 },
         answer: serde_json::to_string(counted).ok(),

@@ -130,7 +130,7 @@ pub(crate) async fn openapi(_: Context) -> Result {
 /// Copies the database into the configured folder.
 pub(crate) async fn back_up(ctx: Context) -> Result {
     let NoParameters {} = ctx.query()?;
-    json_with_status(StatusCode::CREATED, &ctx.app.back_up().await?)
+    json_with_status(StatusCode::CREATED, &ctx.app.back_up(None).await?)
 }
 
 pub(crate) async fn verify_ledger(ctx: Context) -> Result {

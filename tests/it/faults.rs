@@ -161,9 +161,8 @@ verbs! {
     key(id: String) -> Option<KeyRecord>;
     rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
     purge(now: Timestamp) -> usize;
-    back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup;
+    back_up(folder: Option<PathBuf>, keep: Option<usize>, now: Timestamp) -> Backup;
     last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp>;
-    prune_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> ();
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;

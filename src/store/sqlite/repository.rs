@@ -36,7 +36,17 @@ macro_rules! repository {
             }
 
             fn gauges(&self) -> StoreGauges {
-                self.read_gauges()
+                let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+                StoreGauges {
+                    queue_depth: self.writer.depth(),
+                    queue_capacity: Writer::CAPACITY,
+                    pool_in_use: self.read_pool.in_use(),
+                    pool_size: ReadPool::SIZE,
+                    file_bytes: size(&self.path),
+                    wal_bytes: size(&with_suffix(&self.path, "-wal")),
+                    disk_free_bytes: disk_free(&self.path),
+                    file_fault: self.file_fault(),
+                }
             }
 
             fn is_ready(&self) -> bool {
@@ -44,7 +54,13 @@ macro_rules! repository {
             }
 
             fn close(&self) {
-                self.close_all();
+                // The readers first: SQLite removes the -wal and -shm files when its last connection closes cleanly.
+                self.read_pool.close();
+                self.writer.close();
+                // A running read holds the lock until its end.
+                if let Some(lock) = self.lock().take() {
+                    let _ = lock.announce("");
+                }
             }
         }
     };
@@ -160,20 +176,24 @@ repository! { self,
         let logins = in_steps(|| self.write(move |c| keys::purge_logins(c, now))).await?;
         Ok(logins + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
     }
-    back_up(folder: Option<PathBuf>, now: Timestamp) -> Backup {
+    back_up(folder: Option<PathBuf>, keep: Option<usize>, now: Timestamp) -> Backup {
         // Held until the backup has its name, verification included.
         let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
         let _one = self.backing_up.try_lock().map_err(conflict)?;
-        let (from, to) = (self.path.clone(), backup::backup_file(&self.path, folder.as_deref(), now));
+        let path = self.path.clone();
         let lock = self.lock().clone().ok_or_else(closed)?;
         in_background(move || {
-            let pending = PartialCopy::create(to)?;
-            copy_database(&from, pending.path())?;
+            let pending = PartialCopy::create(backup::backup_file(&path, folder.as_deref(), now))?;
+            copy_database(&path, pending.path())?;
             // The path may be another file's by now.
-            match lock.fault() {
-                Some(fault) => Err(unavailable(fault)),
-                None => Ok(pending.finish()?),
+            if let Some(fault) = lock.fault() {
+                return Err(unavailable(fault));
             }
+            let backup = pending.finish()?;
+            if let Some(keep) = keep {
+                backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)?;
+            }
+            Ok(backup)
         })
         .await
     }
@@ -181,10 +201,6 @@ repository! { self,
         let path = self.path.clone();
         let backups = move || backup::backups(&path, folder.as_deref()).map_err(unavailable);
         Ok(backup::newest(&blocking(backups).await?, now))
-    }
-    prune_backups(folder: Option<PathBuf>, keep: usize, now: Timestamp) -> () {
-        let path = self.path.clone();
-        blocking(move || backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)).await
     }
     compact(retention: Retention, now: Timestamp) -> () {
         // A minute is complete when the sample after it would have arrived.
@@ -243,30 +259,6 @@ repository! { self,
 impl SqliteStore {
     fn file_fault(&self) -> Option<&'static str> {
         self.lock().as_ref()?.fault()
-    }
-
-    fn read_gauges(&self) -> StoreGauges {
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        StoreGauges {
-            queue_depth: self.writer.depth(),
-            queue_capacity: Writer::CAPACITY,
-            pool_in_use: self.read_pool.in_use(),
-            pool_size: ReadPool::SIZE,
-            file_bytes: size(&self.path),
-            wal_bytes: size(&with_suffix(&self.path, "-wal")),
-            disk_free_bytes: disk_free(&self.path),
-            file_fault: self.file_fault(),
-        }
-    }
-
-    fn close_all(&self) {
-        // The readers first: SQLite removes the -wal and -shm files when its last connection closes cleanly.
-        self.read_pool.close();
-        self.writer.close();
-        // A running read holds the lock until its end.
-        if let Some(lock) = self.lock().take() {
-            let _ = lock.announce("");
-        }
     }
 }
 
