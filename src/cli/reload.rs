@@ -1,6 +1,5 @@
 //! SIGHUP: reloads the configuration and applies the settings that can change while the server runs.
 
-use r3mes_edge::config::Change;
 use r3mes_edge::{Config, EdgeServer};
 
 use super::{GlobalArgs, Result, failed, logging, settings};
@@ -28,17 +27,12 @@ async fn apply(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) 
     in_force.rates = config.rates;
     in_force.alerts = config.alerts;
     in_force.log.level = config.log.level;
-    let (live, later): (Vec<_>, Vec<_>) = changes.into_iter().partition(Change::is_live);
-    let list = |changes: Vec<Change>| {
-        let each: Vec<_> = changes.into_iter().map(|change| change.what).collect();
-        each.join(", ")
-    };
-    let mut text = match live.is_empty() {
-        true => "nothing changed".to_owned(),
-        false => list(live),
-    };
-    if !later.is_empty() {
-        text += &format!("; needs a restart: {}", list(later));
+    let what = changes.iter().map(|change| match change.is_live() {
+        true => change.what.clone(),
+        false => format!("{} (needs a restart)", change.what),
+    });
+    match &*what.collect::<Vec<_>>().join(", ") {
+        "" => Ok("nothing changed".to_owned()),
+        changes => Ok(changes.to_owned()),
     }
-    Ok(text)
 }

@@ -230,7 +230,7 @@ async fn a_changed_file_is_reloaded_on_sighup_without_a_lost_request_and_an_inva
         "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\ndisk_free = \"1000000GiB\"\nconfirm = \"0s\"\n",
     ));
     let entry = logged("configuration reloaded").await;
-    let expected = "alerts.confirm = \"0s\" (was \"1m\"), alerts.disk_free = \"1000000GiB\" (was \"500MiB\"), rates.read = \"3/h\" (was \"off\"); needs a restart: limits.body = \"32KiB\" (was \"64KiB\")";
+    let expected = "alerts.confirm = \"0s\" (was \"1m\"), alerts.disk_free = \"1000000GiB\" (was \"500MiB\"), limits.body = \"32KiB\" (was \"64KiB\") (needs a restart), rates.read = \"3/h\" (was \"off\")";
     assert!(entry.ends_with(expected), "{entry}");
     eventually("an alert by the new threshold", async || {
         let alerts = server.admin().get("/alerts").await.expect(200);
