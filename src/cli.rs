@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use r3mes_edge::StartError;
 use r3mes_edge::config::{ConfigError, Listen};
 use r3mes_edge::store::{LockError, OpenError, StoreError};
 
@@ -171,6 +172,7 @@ enum Failure {
     Unavailable(String),
     Config(#[from] ConfigError),
     Database(#[from] OpenError),
+    Start(#[from] StartError),
     #[error("unexpected response: {0}")]
     Response(#[from] serde_json::Error),
     /// The reader of stdout is gone.
@@ -185,11 +187,11 @@ impl Failure {
         use StoreError::{Busy, Full, Unavailable, UserNotFound};
         match self {
             Self::ReaderClosed => 0,
-            Self::Usage(_) | Self::Config(_) => 2,
+            Self::Usage(_) | Self::Config(_) | Self::Start(StartError::Config(_)) => 2,
             Self::NotFound(_) | Self::Database(Missing(_) | Storage(UserNotFound)) => 3,
             Self::Conflict(_) | Self::Database(Locked(LockError::Held(_)) | Older(..)) => 4,
             Self::Unavailable(_) | Self::Database(Storage(Busy | Full | Unavailable(_))) => 5,
-            Self::Failed(_) | Self::Database(_) | Self::Response(_) => 1,
+            Self::Failed(_) | Self::Database(_) | Self::Start(_) | Self::Response(_) => 1,
         }
     }
 }

@@ -36,17 +36,16 @@ pub(super) fn run(command: &Command, global: &GlobalArgs, json: bool) -> Result 
 fn check(global: &GlobalArgs, json: bool) -> Result {
     let file = settings::find(global);
     let name = file.as_ref().map(|file| file.display().to_string());
-    if let Err(error) = settings::read(global, file) {
-        if json {
-            let report = json!({ "valid": false, "file": name, "error": error });
-            println!("{report}");
-        }
-        return Err(error.into());
+    let error = settings::read(global, file).err();
+    if json {
+        let report = json!({ "valid": error.is_none(), "file": name, "error": error });
+        println!("{report}");
+    } else if error.is_none() {
+        let file = name.as_deref();
+        let file = file.unwrap_or("no file; defaults and environment only");
+        println!("the configuration is valid: {file}");
     }
-    let valid = json!({ "valid": true, "file": name });
-    let file = name.as_deref();
-    let file = file.unwrap_or("no file; defaults and environment only");
-    answer(json, valid, format!("the configuration is valid: {file}"))
+    error.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn print(settings: &Settings, with_origin: bool, json: bool) -> Result {

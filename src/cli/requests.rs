@@ -3,9 +3,8 @@
 use clap::{Args, Subcommand};
 use r3mes_edge::model::{Credits, Wallet};
 use r3mes_edge::store::{LedgerEntry, LedgerReport};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::client::{self, Client};
 use super::output::{answer, progress, row};
@@ -39,11 +38,7 @@ pub(super) struct Account {
 pub(super) async fn users(command: Users, client: &Client) -> Result {
     let user = match command {
         Users::Create(account) => client.post("/users", &account).await?,
-        Users::Show(account) => {
-            client
-                .get(&format!("/users/{}", account.wallet_address))
-                .await?
-        }
+        Users::Show(Account { wallet_address: of }) => client.get(&format!("/users/{of}")).await?,
         Users::List => return client.list("users", "/users?", &USER).await,
     };
     answer(client.json, &user, row(&user, &USER)?)
@@ -162,19 +157,12 @@ pub(super) async fn breakers(command: Breakers, client: &Client) -> Result {
         Breakers::Open(upstream) => (upstream, "open"),
         Breakers::Reset(upstream) => (upstream, "reset"),
         Breakers::List => {
-            #[derive(Deserialize)]
-            struct List {
-                breakers: Vec<Box<RawValue>>,
-            }
-            let list = client.get("/admin/breakers").await?;
-            if client.json {
-                println!("{list}");
-                return Ok(());
-            }
-            for breaker in serde_json::from_str::<List>(&list)?.breakers {
-                println!("{}", row(breaker.get(), &BREAKER)?);
-            }
-            return Ok(());
+            let text = client.get("/admin/breakers").await?;
+            let list: Value = serde_json::from_str(&text)?;
+            let breakers = list["breakers"].as_array().into_iter().flatten();
+            let rows = breakers.map(|breaker| row(&breaker.to_string(), &BREAKER));
+            let rows = rows.collect::<Result<Vec<_>>>()?.join("\n");
+            return answer(client.json, text, rows);
         }
     };
     let (path, body) = (format!("/admin/breakers/{name}"), json!({ "state": state }));

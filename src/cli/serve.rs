@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
-use r3mes_edge::{EdgeServer, StartError};
+use r3mes_edge::EdgeServer;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
@@ -37,11 +37,8 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     let database = config.database.clone();
     let first_key = admin_key::ensure(&store, &database).await?;
     let mut running = config.clone();
-    let server = EdgeServer::builder(config, Arc::clone(&store) as _).start();
-    let server = server.await.map_err(|error| match error {
-        StartError::Config(what) => Failure::Usage(what),
-        other => Failure::Failed(other.to_string()),
-    })?;
+    let server = EdgeServer::builder(config, Arc::clone(&store) as _);
+    let server = server.start().await?;
     let mut listeners: Vec<_> = server.listeners().iter().collect();
     // Addresses before sockets, which not every client can use.
     listeners.sort_by_key(|listen| listen.address().is_none());

@@ -4,6 +4,7 @@
 //! is opened here once, before SQLite opens it, and closed after SQLite's last connection; all other code uses stat.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::Error;
 use std::io::ErrorKind::{InvalidInput, NotFound};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -81,16 +82,16 @@ impl LockedFile {
     pub(super) fn lock(path: &Path) -> Result<Option<Self>, LockError> {
         let failed = |error| LockError::Io(path.to_owned(), error);
         let mut locked = locked();
-        match std::fs::symlink_metadata(path) {
-            Ok(about) if locked.contains(&FileId::of(&about)) => return Err(LockError::Held(None)),
-            Ok(about) if about.is_file() => {}
-            // Opening a pipe would block.
-            Ok(_) => {
-                let error = std::io::Error::new(InvalidInput, "it is not a regular file");
-                return Err(failed(error));
-            }
+        let about = match std::fs::symlink_metadata(path) {
             Err(error) if error.kind() == NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
+            about => about.map_err(failed)?,
+        };
+        if locked.contains(&FileId::of(&about)) {
+            return Err(LockError::Held(None));
+        }
+        // Opening a pipe would block.
+        if !about.is_file() {
+            return Err(failed(Error::new(InvalidInput, "it is not a regular file")));
         }
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(failed)?;
