@@ -63,9 +63,9 @@ pub(crate) fn refresh_gauges(app: &App) {
             let counter = with(&table.breaker_transitions, [upstream, ("to", to)]);
             store(&counter, status.entered[phase as usize]);
         }
-        for (result, passed) in [("passed", true), ("failed", false)] {
+        for (result, count) in ["failed", "passed"].into_iter().zip(status.health_checks) {
             let counter = with(&table.breaker_health_checks, [upstream, ("result", result)]);
-            store(&counter, status.health_checks[usize::from(passed)]);
+            store(&counter, count);
         }
     }
     for (cache, counts) in [

@@ -200,10 +200,9 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             && let UpstreamFormat::Events(parser) = &mut self.upstream
             && let Some(event) = parser.next_event()?
         {
-            if event.trim_ascii() == b"[DONE]" {
-                self.finish()?;
-            } else {
-                self.read_event(&event)?;
+            match event.trim_ascii() {
+                b"[DONE]" => self.finish()?,
+                _ => self.read_event(&event)?,
             }
         }
         Ok(())

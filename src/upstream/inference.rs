@@ -7,6 +7,7 @@ pub(super) mod r3mes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{Answer, ResponseFormat, UpstreamFormat};
@@ -150,23 +151,25 @@ impl Node {
         Ok(model)
     }
 
-    fn health_path(&self) -> &'static str {
-        match self.config.kind {
+    async fn fetch_health(&self) -> Result<Bytes, UpstreamError> {
+        let path = match self.config.kind {
             InferenceKind::R3mes => "/health",
             InferenceKind::OpenAi => "/v1/models",
-        }
+        };
+        let answer = self.at.get(path, Self::PROBE_TIMEOUT, Self::MAX_BYTES);
+        answer.await
     }
 
     /// Whether an inference server of its kind answers. Some versions of R3MES nodes have `/health` alone, so `/chat` is tried
     /// too: a request without a message costs no inference; a GET would not do, as nodes with `/chat` answer it 404.
     pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
-        let (deadline, max_bytes) = (Self::PROBE_TIMEOUT, Self::MAX_BYTES);
-        let body = self.at.get(self.health_path(), deadline, max_bytes).await?;
+        let body = self.fetch_health().await?;
         if self.config.kind == InferenceKind::OpenAi {
             return openai::first_model(&body).map(drop);
         }
         let request = self.at.request("/chat", Some("{}".to_owned()))?;
-        match self.at.client.fetch(request, deadline, max_bytes).await {
+        let chat = (self.at.client).fetch(request, Self::PROBE_TIMEOUT, Self::MAX_BYTES);
+        match chat.await {
             Err(UpstreamError::Status(status @ (404 | 405 | 501 | 503))) => {
                 Err(UpstreamError::NoChat(status))
             }
@@ -186,14 +189,14 @@ impl Node {
             while check.due().await
                 && let Some(node) = node.upgrade()
             {
-                let health = node.check_health().await;
+                let health = node.fetch_health().await;
                 if let Err(error) = &health {
                     let name = check.name();
                     log::log!(level, "inference {name}: health check failed: {error}");
                     level = log::Level::Debug;
                 }
                 let next = check.end(match health {
-                    Ok(()) => Outcome::Success,
+                    Ok(_) => Outcome::Success,
                     Err(UpstreamError::Connect(_)) => Outcome::Unreachable,
                     Err(_) => Outcome::Failure,
                 });
@@ -201,11 +204,5 @@ impl Node {
                 check = next;
             }
         });
-    }
-
-    async fn check_health(&self) -> Result<(), UpstreamError> {
-        let (deadline, max_bytes) = (Self::PROBE_TIMEOUT, Self::MAX_BYTES);
-        let answer = self.at.get(self.health_path(), deadline, max_bytes);
-        answer.await.map(drop)
     }
 }
