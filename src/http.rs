@@ -279,12 +279,11 @@ async fn run_handler(
     detached: bool,
     handler: impl Future<Output = Result<Response, ApiError>> + Send + Unpin + 'static,
 ) -> Result<Response, ApiError> {
-    match detached {
-        true => tokio::spawn(handler)
-            .await
-            .unwrap_or_else(|_| Err(panicked())),
-        false => catch_panic(handler).await,
+    if !detached {
+        return catch_panic(handler).await;
     }
+    let ended = tokio::spawn(handler).await;
+    ended.unwrap_or_else(|_| Err(panicked()))
 }
 
 async fn catch_panic(

@@ -34,17 +34,11 @@ pub(super) fn wallet_header(ctx: &Context) -> Result<Option<Wallet>> {
     wallet.map_err(|detail| ApiError::wallet(WALLET_HEADER, detail))
 }
 
-/// The value of a member or of the header that may stand for it.
-fn agreed<T: PartialEq>(
-    name: &str,
-    field: Option<T>,
-    header_name: &str,
-    header: Option<T>,
-) -> Result<Option<T>> {
+/// The value of a member or of the header that may replace it.
+fn agreed<T: PartialEq>(name: &str, field: Option<T>, header: Option<T>) -> Result<Option<T>> {
     match (field, header) {
         (Some(field), Some(header)) if field != header => {
-            let detail = format!("and the header {header_name} differ");
-            Err(InputError::member(name, &detail).into())
+            Err(InputError::member(name, "and its header differ").into())
         }
         (field, header) => Ok(field.or(header)),
     }
@@ -62,13 +56,9 @@ pub(crate) async fn chat(ctx: Context) -> Result {
         return invalid(&format!("has {length} characters, more than {most}"));
     }
     let adapter = ctx.header("X-Adapter")?.map(str::to_owned);
-    let adapter = agreed("adapter", request.adapter, "X-Adapter", adapter)?;
-    let wallet = agreed(
-        "wallet_address",
-        request.wallet_address,
-        WALLET_HEADER,
-        wallet_header(&ctx)?,
-    )?;
+    let adapter = agreed("adapter", request.adapter, adapter)?;
+    let header = wallet_header(&ctx)?;
+    let wallet = agreed("wallet_address", request.wallet_address, header)?;
     ctx.refuse_idempotency_key()?;
     let wallet = payer(&ctx, wallet)?;
     let adapter = match adapter {
@@ -136,16 +126,17 @@ pub(super) fn is_served(app: &App, adapter: &str) -> bool {
 /// The wallet that pays: that of the key.
 pub(super) fn payer(ctx: &Context, named: Option<Wallet>) -> Result<Wallet> {
     let Some(principal) = &ctx.principal else {
-        return Err(match named {
-            None => ApiError::new(
+        let (code, detail) = match named {
+            None => (
                 ErrorCode::MissingChatIdentity,
                 "Either API key or wallet_address is required",
             ),
-            Some(_) => ApiError::new(
+            Some(_) => (
                 ErrorCode::MissingCredentials,
                 "a wallet address alone proves nothing: send a key of it as X-API-Key or Authorization: Bearer",
             ),
-        });
+        };
+        return Err(ApiError::new(code, detail));
     };
     match (principal.wallet, named) {
         (Some(own), Some(named)) if own != named => Err(ApiError::other_wallet()),

@@ -75,8 +75,7 @@ pub(crate) async fn metrics(ctx: Context) -> Result {
     let open_metrics = ctx.accepts("application/openmetrics-text");
     crate::monitoring::refresh_gauges(&ctx.app);
     let page = ctx.app.metrics.page(open_metrics);
-    let (content_type, text) =
-        page.map_err(|error| ApiError::internal(format!("metrics: {error}")))?;
+    let (content_type, text) = page.map_err(|error| ApiError::internal(error.to_string()))?;
     Ok(response::bytes(StatusCode::OK, content_type, text.into()))
 }
 
@@ -90,8 +89,8 @@ struct VersionQuery {
 pub(crate) async fn version(ctx: Context) -> Result {
     let VersionQuery { version } = ctx.query()?;
     let detail = "must be three numbers with dots between them: 1.0.0";
-    let parse =
-        |text: String| parse_version(&text).ok_or_else(|| ApiError::parameter("version", detail));
+    let invalid = || ApiError::parameter("version", detail);
+    let parse = |text: String| parse_version(&text).ok_or_else(invalid);
     let client = version.map(parse).transpose()?;
     let [major, minor, patch] = OLDEST_CLIENT;
     json(&json!({
@@ -165,10 +164,10 @@ enum BreakerState {
 /// Opens a breaker until it is reset, or resets it.
 pub(crate) async fn set_breaker(ctx: Context) -> Result {
     let body: BreakerRequest = ctx.json()?;
+    let unknown = || ApiError::new(ErrorCode::NotFound, "no upstream has this name");
     let mut breakers = ctx.app.upstreams.breakers();
     let breaker = breakers.find(|breaker| breaker.name() == ctx.path_param);
-    let breaker =
-        breaker.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no upstream has this name"))?;
+    let breaker = breaker.ok_or_else(unknown)?;
     match body.state {
         BreakerState::Open => breaker.force_open(),
         BreakerState::Reset => breaker.reset(),

@@ -91,8 +91,10 @@ impl Context {
 
     /// Whether the client prefers a media type to JSON.
     pub(crate) fn accepts(&self, media_type: &str) -> bool {
-        let accept = self.headers.get(ACCEPT);
-        let accept = accept.and_then(|accept| accept.to_str().ok());
+        let accept = self
+            .headers
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok());
         let mut types = accept.unwrap_or_default().split(',');
         types.any(|accepted| accepted.trim().starts_with(media_type))
     }
@@ -108,21 +110,21 @@ impl Context {
         let Some(text) = self.header(IDEMPOTENCY_KEY)? else {
             return Ok(None);
         };
-        let quoted = text
+        let unquoted = text
             .strip_prefix('"')
-            .and_then(|rest| rest.strip_suffix('"'));
-        let key = quoted.unwrap_or(text);
-        let visible = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
-        if !(1..=255).contains(&key.len()) || !key.bytes().all(visible) {
+            .and_then(|text| text.strip_suffix('"'));
+        let key = unquoted.unwrap_or(text);
+        let visible = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !(1..=255).contains(&key.len()) || !visible {
             let detail = "must be 1 to 255 visible characters, quoted or bare";
             return Err(ApiError::parameter(IDEMPOTENCY_KEY, detail));
         }
         let principal = self.principal()?;
-        let own = || principal.wallet.map(|wallet| wallet.to_string());
-        let owner = match payer {
-            Some(payer) => payer.to_string(),
-            None if principal.is_admin() => "admin".to_owned(),
-            None => own().unwrap_or_else(|| principal.key_id.clone()),
+        let owner = match (payer, principal.wallet) {
+            (Some(payer), _) => payer.to_string(),
+            (None, _) if principal.is_admin() => "admin".to_owned(),
+            (None, Some(own)) => own.to_string(),
+            (None, None) => principal.key_id.clone(),
         };
         // Those of the route, also where its alias was called.
         let (method, path) = (self.route.method.as_str(), self.route.path);

@@ -59,11 +59,9 @@ pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -
 fn hop_address(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    bare.parse()
-        .ok()
-        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+        .and_then(|rest| rest.strip_suffix(']'));
+    let with_port = || Some(text.parse::<SocketAddr>().ok()?.ip());
+    bare.unwrap_or(text).parse().ok().or_else(with_port)
 }
 
 /// Refuses a Host that is not configured. Otherwise a page whose name resolves to this address (DNS rebinding) would have the
@@ -97,10 +95,8 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
     if known || hosts.any(|host| host.eq_ignore_ascii_case(name)) {
         return Ok(());
     }
-    Err(ApiError::new(
-        ErrorCode::WrongHost,
-        "this server does not answer to that Host; add it to [auth] hosts if it should",
-    ))
+    let detail = "this server does not answer to that Host; add it to [auth] hosts if it should";
+    Err(ApiError::new(ErrorCode::WrongHost, detail))
 }
 
 /// Refuses a request of a page of another origin. Returns the page's origin where it is an allowed one.
@@ -114,16 +110,15 @@ pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<Heade
         return Ok(Some(origin.clone()));
     }
     let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let own = text.split_once("://").is_some_and(|(_, authority)| {
-        host.is_some_and(|host| host.eq_ignore_ascii_case(authority))
-    });
+    let page = text.split_once("://").map(|(_, authority)| authority);
+    let own = page.zip(host);
+    let is_own = own.is_some_and(|(page, host)| page.eq_ignore_ascii_case(host));
     // A preflight changes nothing; without the headers that allow it the browser goes no further.
-    if own || head.method == Method::OPTIONS {
+    if is_own || head.method == Method::OPTIONS {
         return Ok(None);
     }
-    Err(ApiError::forbidden(
-        "pages of this origin may not call this server; see [auth] cors_origins",
-    ))
+    let detail = "pages of this origin may not call this server; see [auth] cors_origins";
+    Err(ApiError::forbidden(detail))
 }
 
 /// Lets a page of an allowed origin read the response.

@@ -15,19 +15,14 @@ use crate::model::InputError;
 /// With a key, a body is read as JSON whatever its type, so that `curl -d` works. Without one it must be declared as JSON:
 /// a web page can make a browser send any other type to this address unasked.
 pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<(), ApiError> {
-    let declared = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let media_type = declared
-        .and_then(|text| text.split(';').next())
-        .unwrap_or_default();
-    if has_key || media_type.trim().eq_ignore_ascii_case("application/json") {
+    let declared = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let media_type = declared.and_then(|text| text.split(|byte| *byte == b';').next());
+    let is_json = |text: &[u8]| text.trim_ascii().eq_ignore_ascii_case(b"application/json");
+    if has_key || media_type.is_some_and(is_json) {
         return Ok(());
     }
-    Err(ApiError::new(
-        ErrorCode::UnsupportedMediaType,
-        "without a key, send the body as Content-Type: application/json",
-    ))
+    let detail = "without a key, send the body as Content-Type: application/json";
+    Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
 }
 
 pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes, ApiError> {
@@ -57,9 +52,9 @@ pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<
             let incomplete = ApiError::from(InputError::field("", "the body is incomplete"));
             Err(incomplete.for_the_log(error.to_string()))
         }
-        Err(_) => Err(ApiError::new(
-            ErrorCode::RequestTimeout,
-            "the body was not received in time",
-        )),
+        Err(_) => {
+            let detail = "the body was not received in time";
+            Err(ApiError::new(ErrorCode::RequestTimeout, detail))
+        }
     }
 }
