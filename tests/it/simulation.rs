@@ -5,11 +5,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::Method;
 use hyper::body::Incoming;
 use r3mes_edge::auth::{KeyRequest, Scopes};
-use r3mes_edge::store::issue_key;
+use r3mes_edge::store::{LockError, OpenError, issue_key};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -140,6 +141,19 @@ struct Life {
     admin: String,
 }
 
+/// Opens the store; a read of the life before may still be running, and has the lock until it is done.
+fn open(database: &Path) -> SqliteStore {
+    let began = Instant::now();
+    loop {
+        match SqliteStore::open(database, true) {
+            Err(OpenError::Locked(LockError::Held(_))) if began.elapsed().as_secs() < 10 => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 impl Life {
     fn begin(database: &Path, config: Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,7 +161,7 @@ impl Life {
             .enable_all()
             .build()
             .unwrap();
-        let store = Arc::new(SqliteStore::open(database, true).unwrap());
+        let store = Arc::new(open(database));
         let (server, admin) = runtime.block_on(async {
             // What a crash left may be open; it must add up all the same.
             let report = store.verify_ledger().await.unwrap();

@@ -76,8 +76,9 @@ impl ReadPool {
         query: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<T> {
         let started = Instant::now();
-        let (open, _permit) = self.acquire().await?;
+        let (open, permit) = self.acquire().await?;
         let answer = run(&open, query);
+        drop((open, permit));
         self.observe(started);
         answer
     }
