@@ -69,7 +69,8 @@ pub(crate) fn handle(
         let refused = has_body && !response.status().is_success();
         exchange.refused.store(refused, Ordering::Relaxed);
         let bodiless = matches!(response.status().as_u16(), 204 | 304);
-        if is_http_1_0 && !bodiless && response.body().size_hint().exact().is_none() {
+        let body = response.body();
+        if is_http_1_0 && !bodiless && !body.is_end_stream() && body.size_hint().exact().is_none() {
             exchange.unfinished.store(true, Ordering::Relaxed);
         }
         Ok(response.map(|content| ResponseBody {
