@@ -105,18 +105,30 @@ impl AsyncRead for WriteTimeoutStream {
 }
 
 impl AsyncWrite for WriteTimeoutStream {
-    // Vectored writes are not passed on: hyper copies a response's head and body into one buffer instead.
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    }
+
+    // Otherwise hyper copies each response into a buffer of its connection, which a slow reader keeps.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // Before the first byte of an unfinished response is sent. Only a flush ends that.
         if !self.resets {
             self.update_reset();
         }
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
         self.limit(progress, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
