@@ -36,6 +36,7 @@ pub use upstreams::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::breaker;
 use crate::model::Retention;
@@ -69,31 +70,35 @@ section! {
         /// Whether to discover upstreams at their conventional local addresses where none is set.
         discover: bool = true;
         /// Sizes and times.
-        limits: LimitsConfig = LimitsConfig::default();
+        limits: LimitsConfig = LimitsConfig::default(), section LimitsConfig::invalid;
         /// Rates by class.
-        rates: RatesConfig = RatesConfig::default();
+        rates: RatesConfig = RatesConfig::default(), section RatesConfig::invalid;
         /// Who may do what.
-        auth: AuthConfig = AuthConfig::default();
+        auth: AuthConfig = AuthConfig::default(), section AuthConfig::invalid;
         /// Paid chat.
-        chat: ChatConfig = ChatConfig::default();
+        chat: ChatConfig = ChatConfig::default(), section ChatConfig::invalid;
         /// The inference servers.
-        inference: Vec<InferenceConfig> = Vec::new();
+        inference: Vec<InferenceConfig> = Vec::new(),
+            where |nodes| have_own_names(nodes) => "each needs a name of its own, other than chain and miner";
         /// How a message without an adapter finds one.
         adapters: BTreeMap<String, AdapterConfig> = BTreeMap::new();
         /// The chain.
-        chain: ChainConfig = ChainConfig::default();
+        chain: ChainConfig = ChainConfig::default(), section ChainConfig::invalid;
         /// The miner on this machine.
-        miner: MinerConfig = MinerConfig::default();
+        miner: MinerConfig = MinerConfig::default(), section MinerConfig::invalid;
         /// When an upstream's circuit breaker opens, and for how long.
-        breaker: breaker::Settings = breaker::Settings::default();
+        breaker: breaker::Settings = breaker::Settings::default(), section breaker::Settings::invalid;
         /// How long samples and their rollups are stored.
-        retention: Retention = Retention::default();
+        retention: Retention = Retention::default(),
+            where |stored| [stored.raw, stored.minutes, stored.hours, stored.days].is_sorted_by_key(|time| time.unwrap_or(Duration::MAX))
+                => "raw samples, minutes, hours and days must each be kept at least as long as the one before",
+            section Retention::invalid;
         /// Scheduled backups.
-        backup: BackupConfig = BackupConfig::default();
+        backup: BackupConfig = BackupConfig::default(), section BackupConfig::invalid;
         /// The thresholds of alerts, and the webhook they are sent to.
-        alerts: AlertsConfig = AlertsConfig::default();
+        alerts: AlertsConfig = AlertsConfig::default(), section AlertsConfig::invalid;
         /// What is logged.
-        log: LogConfig = LogConfig::default();
+        log: LogConfig = LogConfig::default(), section LogConfig::invalid;
     }
 }
 
@@ -133,13 +138,9 @@ impl Config {
     /// The adapters a client may ask for, in order.
     #[must_use]
     pub fn adapter_names(&self) -> BTreeSet<String> {
-        let served = self.inference.iter().flat_map(|node| node.adapters.iter());
-        let named = self.adapters.keys();
-        served
-            .chain(named)
-            .chain([&self.chat.default_adapter])
-            .cloned()
-            .collect()
+        let served = self.inference.iter().flat_map(|node| &node.adapters);
+        let named = self.adapters.keys().chain([&self.chat.default_adapter]);
+        served.chain(named).cloned().collect()
     }
 
     /// The listeners that other machines reach.
@@ -165,6 +166,11 @@ impl Config {
         let address = self.listen.iter().find_map(Listen::address);
         address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
     }
+}
+
+fn have_own_names(nodes: &[InferenceConfig]) -> bool {
+    let mut names = BTreeSet::from(["chain", "miner"]);
+    nodes.iter().all(|node| names.insert(&node.name))
 }
 
 #[cfg(all(test, feature = "toml"))]

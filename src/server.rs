@@ -114,7 +114,7 @@ impl Builder {
         config.listen = listeners
             .map_err(|error| StartError::Config(format!("a listener has no address: {error}")))?;
         for risk in config.risks() {
-            log::warn!("{}; {}", risk.what, risk.advice);
+            log::warn!("{}", risk.text);
         }
         let refunded = store.refund_open(clock.now()).await?;
         if refunded > 0 {

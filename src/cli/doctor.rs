@@ -178,7 +178,7 @@ fn listeners(config: &Config) -> Vec<Finding> {
     });
     let risks = config.risks().into_iter().map(|risk| {
         let status = if risk.grave { Problem } else { Warning };
-        (status, format!("{}; {}", risk.what, risk.advice))
+        (status, risk.text)
     });
     listeners.chain(risks).collect()
 }

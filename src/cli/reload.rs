@@ -27,7 +27,7 @@ async fn apply(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) 
     in_force.rates = config.rates;
     in_force.alerts = config.alerts;
     in_force.log.level = config.log.level;
-    let what = changes.iter().map(|change| match change.is_live() {
+    let what = changes.iter().map(|change| match change.is_live {
         true => change.what.clone(),
         false => format!("{} (needs a restart)", change.what),
     });

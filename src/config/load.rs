@@ -22,15 +22,12 @@ pub struct Origins(BTreeMap<String, Origin>);
 impl Origins {
     /// Where a setting comes from, by its key as in `chat.price` or `inference[0].url`.
     #[must_use]
-    pub fn of(&self, key: &str) -> &Origin {
-        // A variable that holds a list sets everything in it.
-        let named = |outer| {
-            self.0
-                .get(outer)
-                .filter(|o| matches!(o, Origin::Named { .. }))
-        };
-        let found = self.0.get(key).or_else(|| outward(key).find_map(named));
-        found.unwrap_or(&Origin::Default)
+    pub fn of(&self, key: &str) -> Origin {
+        match self.nearest(key) {
+            // A file's section sets only the keys in it, but a variable that holds a list sets everything in that.
+            Origin::File { .. } if !self.0.contains_key(key) => Origin::Default,
+            origin => origin,
+        }
     }
 
     /// The same for an error's key, which may name a section, or what is missing in one.
@@ -74,7 +71,7 @@ impl Origins {
 /// assert_eq!((config.chat.price.to_string().as_str(), config.chat.queue), ("2", 32));
 /// assert_eq!(origins.of("chat.price").to_string(), "edge.toml:2:1");
 /// assert_eq!(origins.of("chat.queue").to_string(), "R3MES_EDGE_CHAT__QUEUE");
-/// assert_eq!(*origins.of("listen"), Origin::Default);
+/// assert_eq!(origins.of("listen"), Origin::Default);
 /// # Ok::<_, r3mes_edge::config::ConfigError>(())
 /// ```
 #[derive(Default)]
@@ -118,12 +115,9 @@ impl Loader {
         // No key is nested deeper than that.
         let lower = key.to_ascii_lowercase();
         let path: Vec<&str> = lower.splitn(5, "__").collect();
-        let (key, origin) = (
-            path.join("."),
-            Origin::Named {
-                name: origin.to_owned(),
-            },
-        );
+        let key = path.join(".");
+        let name = origin.to_owned();
+        let origin = Origin::Named { name };
         let Some(text) = value.to_str() else {
             return Err(ConfigError::new(origin, &key, "must be UTF-8"));
         };
@@ -162,17 +156,15 @@ impl Loader {
 /// A setting's text as a value: a string where the default is one, else what it is in TOML.
 fn parse(path: &[&str], text: &str) -> Value {
     let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
+    let default = defaults.pointer(&format!("/{}", path.join("/")));
+    let is_valid = |value: &Value| match default {
+        Some(Value::String(_)) => false,
+        // Not set: a path or an address but for one switch.
+        Some(Value::Null) => value.is_boolean(),
+        _ => !value.is_string(),
+    };
     let parsed = ValueDeserializer::parse(text.trim()).and_then(Value::deserialize);
-    let parsed =
-        parsed.ok().filter(
-            |value| match defaults.pointer(&format!("/{}", path.join("/"))) {
-                Some(Value::String(_)) => false,
-                // Not set: a path or an address but for one switch.
-                Some(Value::Null) => value.is_boolean(),
-                _ => !value.is_string(),
-            },
-        );
-    parsed.unwrap_or_else(|| text.into())
+    parsed.ok().filter(is_valid).unwrap_or_else(|| text.into())
 }
 
 /// A key, and the sections and lists around it.

@@ -1,6 +1,6 @@
 //! A configuration as TOML that reads back as the same, as a list of its keys, and what differs between two of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -9,19 +9,10 @@ use super::Config;
 /// One difference between two configurations, as [`Config::changes`] finds it.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The whole key.
-    pub key: String,
-    /// The new value and the old.
+    /// The whole key with the new value and the old.
     pub what: String,
-}
-
-impl Change {
     /// Whether a running server can apply it: rates, alerts and the log's level.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
-        let key = &self.key;
-        key.starts_with("rates.") || key.starts_with("alerts.") || key == "log.level"
-    }
+    pub is_live: bool,
 }
 
 impl Config {
@@ -53,22 +44,24 @@ impl Config {
     /// # Errors
     /// As [`Config::settings`].
     pub fn changes(&self, newer: &Self) -> Result<Vec<Change>, String> {
-        let by_key = |config: &Self| -> Result<BTreeMap<String, Value>, String> {
-            let settings = config.settings()?.into_iter();
-            let is_set = |value: &Value| !value.is_null() && value != &Value::Array(Vec::new());
-            Ok(settings.filter(|(_, value)| is_set(value)).collect())
+        let mut values: BTreeMap<String, [String; 2]> = BTreeMap::new();
+        for (index, config) in [self, newer].into_iter().enumerate() {
+            for (key, value) in config.settings()? {
+                if !value.is_null() && value != Value::Array(Vec::new()) {
+                    let unset = || ["not set", "not set"].map(str::to_owned);
+                    values.entry(key).or_insert_with(unset)[index] = value.to_string();
+                }
+            }
+        }
+        let changed = values.into_iter().filter(|(_, [old, new])| old != new);
+        let change = |(key, [old, new]): (String, [String; 2])| {
+            let live = ["rates.", "alerts.", "log.level"];
+            Change {
+                is_live: live.iter().any(|live| key.starts_with(live)),
+                what: format!("{key} = {new} (was {old})"),
+            }
         };
-        let (old, new) = (by_key(self)?, by_key(newer)?);
-        let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-        let change = |key: &String| {
-            let (old, new) = (old.get(key), new.get(key));
-            let shown =
-                |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
-            let what = format!("{key} = {} (was {})", shown(new), shown(old));
-            let key = key.clone();
-            (old != new).then_some(Change { key, what })
-        };
-        Ok(keys.into_iter().filter_map(change).collect())
+        Ok(changed.map(change).collect())
     }
 }
 
@@ -136,7 +129,7 @@ mod tests {
         let changes = older.changes(&newer).unwrap();
         let listed: Vec<_> = changes
             .iter()
-            .map(|change| (&*change.what, change.is_live()))
+            .map(|change| (&*change.what, change.is_live))
             .collect();
         for change in [
             ("chain.rpc = \"http://c\" (was not set)", false),

@@ -5,10 +5,8 @@ use super::Config;
 /// Something that is allowed, and may not be meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Risk {
-    /// What can happen.
-    pub what: String,
-    /// What to do where it is not meant.
-    pub advice: &'static str,
+    /// What can happen, and what to do where it is not meant.
+    pub text: String,
     /// Whether hardly any operator means it.
     pub grave: bool,
 }
@@ -17,8 +15,9 @@ impl Config {
     /// The risks of this configuration.
     #[must_use]
     pub fn risks(&self) -> Vec<Risk> {
-        let auth = &self.auth;
+        let (auth, name) = (&self.auth, self.public_name());
         let proxied = !auth.trusted_proxies.is_empty();
+        let is_exposed = self.exposed().next().is_some();
         let forced = auth.public_reads == Some(true);
         let also = if forced {
             ", and reads need no key"
@@ -26,37 +25,19 @@ impl Config {
             ""
         };
         let exposed = self.exposed().map(|listener| Risk {
-            what: format!("{listener} can be reached from other machines: keys go over the network unencrypted{also}"),
-            advice: "listen on 127.0.0.1 or a Unix socket behind a TLS proxy",
+            text: format!("{listener} can be reached from other machines: keys go over the network unencrypted{also}; listen on 127.0.0.1 or a Unix socket behind a TLS proxy"),
             grave: forced,
         });
-        let is_exposed = self.exposed().next().is_some();
-        let name = self.public_name();
         let others = [
-            (
-                proxied && forced,
-                "auth.public_reads is true behind a proxy: everybody who reaches the proxy reads every wallet's figures without a key".to_owned(),
-                "remove it or set it to false if that is not meant",
-            ),
-            (
-                proxied && auth.hosts.is_empty(),
-                "auth.hosts is empty: a proxy that passes its own name on as Host is answered 421".to_owned(),
-                "set it to what clients call the proxy",
-            ),
-            (
-                auth.public_name.is_empty() && (proxied || is_exposed),
-                format!("auth.public_name is empty: a wallet login signs in to {name}, a name that many servers share"),
-                "set it to the name that people know the server by",
-            ),
+            (proxied && forced).then(|| "auth.public_reads is true behind a proxy: everybody who reaches the proxy reads every wallet's figures without a key; remove it or set it to false if that is not meant".to_owned()),
+            (proxied && auth.hosts.is_empty()).then(|| "auth.hosts is empty: a proxy that passes its own name on as Host is answered 421; set it to what clients call the proxy".to_owned()),
+            (auth.public_name.is_empty() && (proxied || is_exposed)).then(|| format!("auth.public_name is empty: a wallet login signs in to {name}, a name that many servers share; set it to the name that people know the server by")),
         ];
-        let others = others.into_iter().filter(|(applies, ..)| *applies);
-        exposed
-            .chain(others.map(|(_, what, advice)| Risk {
-                what,
-                advice,
-                grave: false,
-            }))
-            .collect()
+        let others = others
+            .into_iter()
+            .flatten()
+            .map(|text| Risk { text, grave: false });
+        exposed.chain(others).collect()
     }
 }
 
@@ -70,7 +51,7 @@ mod tests {
             let risks = Config::read(text, []).unwrap().risks();
             risks
                 .iter()
-                .map(|risk| risk.what.clone())
+                .map(|risk| risk.text.clone())
                 .collect::<Vec<_>>()
                 .join("\n")
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::validate::{HTTP_URL, is_http};
+use super::validate::{HTTP_URL, is_http, is_name};
 use crate::model::section::section;
 use crate::model::{Wallet, units};
 
@@ -19,29 +19,24 @@ pub enum InferenceKind {
     R3mes,
 }
 
-/// One inference server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct InferenceConfig {
-    /// Its name in health, metrics and log.
-    pub name: String,
-    /// What it speaks.
-    pub kind: InferenceKind,
-    /// `http://host:port` or `https://host:port`
-    pub url: String,
-    /// The model to ask for; where empty, the first that `/v1/models` names.
-    #[serde(default)]
-    pub model: String,
-    /// The adapters it serves; where empty, the default adapter.
-    #[serde(default)]
-    pub adapters: Vec<String>,
-    /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// A file whose first line is its Bearer token; read at start.
-    #[serde(default)]
-    pub api_key_file: Option<PathBuf>,
+section! {
+    /// One inference server.
+    InferenceConfig {
+        /// Its name in health, metrics and log.
+        name: String = String::new(), where |name| is_name(name) => "must be letters, digits, dots, dashes or underscores";
+        /// What it speaks.
+        kind: InferenceKind = InferenceKind::OpenAi;
+        /// `http://host:port` or `https://host:port`
+        url: String = String::new(), where |url| is_http(url) => HTTP_URL;
+        /// The model to ask for; where empty, the first that `/v1/models` names.
+        model: String = String::new();
+        /// The adapters it serves; where empty, the default adapter.
+        adapters: Vec<String> = Vec::new();
+        /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
+        ca_file: Option<PathBuf> = None;
+        /// A file whose first line is its Bearer token; read at start.
+        api_key_file: Option<PathBuf> = None;
+    }
 }
 
 impl InferenceConfig {
@@ -52,10 +47,7 @@ impl InferenceConfig {
             name: name.to_owned(),
             kind,
             url: url.to_owned(),
-            model: String::new(),
-            adapters: Vec::new(),
-            ca_file: None,
-            api_key_file: None,
+            ..Self::default()
         }
     }
 }

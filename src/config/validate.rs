@@ -1,22 +1,11 @@
 //! Values that have the right type and still make no sense: combinations that contradict each other, and what the rules
 //! of single keys in their sections need.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
 use ipnet::IpNet;
 
-use super::print::join;
 use super::{Config, ConfigError, Origin, Proxy};
 
 pub(super) const HTTP_URL: &str = "must be an http:// or https:// address with a host";
-
-fn check(valid: bool, key: &str, message: &str) -> Result<(), ConfigError> {
-    match valid {
-        true => Ok(()),
-        false => Err(ConfigError::new(Origin::Default, key, message)),
-    }
-}
 
 impl Config {
     /// Checks what the types cannot. A configuration that was read from a text has passed this; call it for one that was
@@ -25,44 +14,17 @@ impl Config {
     /// # Errors
     /// The first key whose value makes no sense.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        for (section, invalid) in [
-            ("auth", self.auth.invalid()),
-            ("", self.invalid()),
-            ("limits", self.limits.invalid()),
-            ("rates", self.rates.invalid()),
-            ("chat", self.chat.invalid()),
-            ("chain", self.chain.invalid()),
-            ("miner", self.miner.invalid()),
-            ("breaker", self.breaker.invalid()),
-            ("retention", self.retention.invalid()),
-            ("backup", self.backup.invalid()),
-            ("alerts", self.alerts.invalid()),
-            ("log", self.log.invalid()),
-        ] {
-            if let Some((key, message)) = invalid {
-                check(false, &join(section, key), &message)?;
-            }
+        let mut nodes = self.inference.iter().enumerate();
+        let in_node = || {
+            nodes.find_map(|(at, node)| {
+                let (key, message) = node.invalid()?;
+                Some((format!("inference[{at}].{key}"), message))
+            })
+        };
+        match self.invalid().or_else(in_node) {
+            Some((key, message)) => Err(ConfigError::new(Origin::Default, &key, message)),
+            None => Ok(()),
         }
-        let stored = self.retention;
-        let rising = [stored.raw, stored.minutes, stored.hours, stored.days]
-            .is_sorted_by_key(|time| time.unwrap_or(Duration::MAX));
-        let message = "raw samples, minutes, hours and days must each be kept at least as long as the one before";
-        check(rising, "retention", message)?;
-        let mut names = BTreeSet::from(["chain", "miner"]);
-        for (at, node) in self.inference.iter().enumerate() {
-            let (key, name) = (format!("inference[{at}].name"), node.name.as_str());
-            let message = format!(
-                "must be letters, digits, dots, dashes or underscores, and a name of its own, not {name:?}"
-            );
-            let valid = is_made_of(name, "._-") && names.insert(name);
-            check(valid, &key, &message)?;
-            check(
-                is_http(&node.url),
-                &format!("inference[{at}].url"),
-                HTTP_URL,
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -93,6 +55,11 @@ pub(super) fn is_host(text: &str) -> bool {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => is_made_of(text, "._-") && !text.starts_with('.'),
     }
+}
+
+/// Whether a name needs no quotes in labels and log lines.
+pub(super) fn is_name(text: &str) -> bool {
+    is_made_of(text, "._-")
 }
 
 pub(super) fn is_http(text: &str) -> bool {

@@ -1,7 +1,7 @@
 //! The macro that declares a section of the configuration, one row a key.
 
 /// Declares a section as a struct: each key with its documentation, type, written form (a module of [`super::units`]),
-/// default, and where it has one its range, another condition, or a condition of each item.
+/// default, and where it has one its range, another condition, a condition of each item, or the section it is.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -9,8 +9,8 @@ macro_rules! section {
             $(
                 $(#[$about_key:meta])*
                 $key:ident: $type:ty $(as $form:literal)? = $default:expr
-                    $(, in $range:expr)? $(, where $valid:expr => $message:literal)?
-                    $(, each $valid_item:expr => $about_item:expr)?;
+                    $(, in $range:expr)? $(, where $valid:expr => $message:expr)?
+                    $(, each $valid_item:expr => $about_item:expr)? $(, section $invalid:expr)?;
             )*
         }
     ) => {
@@ -34,23 +34,27 @@ macro_rules! section {
 
         impl $name {
             /// The first key with an invalid value, and what it must be.
-            pub(crate) fn invalid(&self) -> Option<(&'static str, String)> {
+            pub(crate) fn invalid(&self) -> Option<(String, String)> {
                 $(
                     $(if !($range).contains(&self.$key) {
-                        return Some((stringify!($key), $crate::model::units::range_text(&($range))));
+                        let message = $crate::model::units::range_text(&($range));
+                        return Some((stringify!($key).to_owned(), message));
                     })?
                     $(
                         let valid: fn(&$type) -> bool = $valid;
                         if !valid(&self.$key) {
-                            return Some((stringify!($key), $message.to_owned()));
+                            return Some((stringify!($key).to_owned(), $message.to_owned()));
                         }
                     )?
                     $(
                         if let Some(item) = self.$key.iter().find(|item| !$valid_item(item)) {
                             let message = format!("{item}: {}", $about_item);
-                            return Some((stringify!($key), message));
+                            return Some((stringify!($key).to_owned(), message));
                         }
                     )?
+                    $(if let Some((key, message)) = $invalid(&self.$key) {
+                        return Some((format!("{}.{key}", stringify!($key)), message));
+                    })?
                 )*
                 None
             }

@@ -57,7 +57,7 @@ fn an_error_in_the_file_has_its_line_and_column_and_the_nearest_key() {
         ),
         (
             "[chat]\n[[inference]]\nname = \"b\"\nkind = \"openai\"",
-            "2:1: inference[0]: missing field `url`",
+            "2:1: inference[0].url: must be an http:// or https:// address",
         ),
         ("[chat]\nprice = ", "2:9: invalid TOML: "),
         ("[chat]\nprice = 1\nprice = 2", "3:1: invalid TOML: "),
