@@ -15,7 +15,6 @@ use tokio::time::{sleep, timeout};
 
 use super::io_timeout::WriteTimeoutStream;
 use super::listener::{self, Listener};
-use super::reset::ResetOnClose;
 use crate::app::App;
 use crate::http::{self, Exchange};
 use crate::limits::{Bucket, ConcurrencyLimiter};
@@ -53,13 +52,7 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
             continue;
         }
         let exchange = Arc::new(Exchange::default());
-        let reset = Arc::new(ResetOnClose::default());
-        let stream = WriteTimeoutStream::new(
-            stream,
-            limits.write_timeout,
-            Arc::clone(&exchange),
-            Arc::clone(&reset),
-        );
+        let stream = WriteTimeoutStream::new(stream, limits.write_timeout, Arc::clone(&exchange));
         let service = {
             let (app, exchange) = (Arc::clone(&app), Arc::clone(&exchange));
             service_fn(move |request: Request<Incoming>| {
@@ -78,7 +71,6 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
                 _ = connection => {}
                 () = drain_deadline(&app, &exchange) => {}
             }
-            reset.close().await;
             app.metrics.table.connections.dec();
             drop((permit, address_permit));
         });

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::listener::Stream;
-use super::reset::ResetOnClose;
+use super::reset;
 use crate::http::Exchange;
 
 /// How long, and for how many bytes, a refused body is still read after the response. A proxy that finds the connection
@@ -32,7 +32,6 @@ pub(super) struct WriteTimeoutStream {
     read_waits: bool,
     /// The request that it carries.
     exchange: Arc<Exchange>,
-    reset: Arc<ResetOnClose>,
     /// Whether a close is a reset now.
     resets: bool,
     /// How many bytes may still be discarded, after our end of the connection was closed.
@@ -40,12 +39,7 @@ pub(super) struct WriteTimeoutStream {
 }
 
 impl WriteTimeoutStream {
-    pub(super) fn new(
-        stream: Box<dyn Stream>,
-        timeout: Duration,
-        exchange: Arc<Exchange>,
-        reset: Arc<ResetOnClose>,
-    ) -> Self {
+    pub(super) fn new(stream: Box<dyn Stream>, timeout: Duration, exchange: Arc<Exchange>) -> Self {
         Self {
             stream,
             timeout,
@@ -53,7 +47,6 @@ impl WriteTimeoutStream {
             write_waits: false,
             read_waits: false,
             exchange,
-            reset,
             resets: false,
             lingering: None,
         }
@@ -65,7 +58,7 @@ impl WriteTimeoutStream {
         if std::mem::replace(&mut self.resets, unfinished) == unfinished {
             return;
         }
-        if let Err(error) = self.reset.set(self.stream.as_fd(), unfinished) {
+        if let Err(error) = reset::set(self.stream.as_fd(), unfinished) {
             log::debug!("SO_LINGER was not set: {error}");
         }
     }
@@ -87,6 +80,16 @@ impl WriteTimeoutStream {
         }
         ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for WriteTimeoutStream {
+    fn drop(&mut self) {
+        if self.resets
+            && let Err(error) = reset::close_when_sent(self.stream.as_fd())
+        {
+            log::debug!("a connection was reset without waiting for its last bytes: {error}");
+        }
     }
 }
 
@@ -186,12 +189,7 @@ mod tests {
         let exchange = Arc::new(Exchange::default());
         exchange.refused.store(true, Ordering::Relaxed);
         (
-            WriteTimeoutStream::new(
-                Box::new(accepted.unwrap().0),
-                timeout,
-                exchange,
-                Arc::default(),
-            ),
+            WriteTimeoutStream::new(Box::new(accepted.unwrap().0), timeout, exchange),
             reader.unwrap(),
         )
     }
