@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::alerts::Alerts;
 use crate::auth::{Challenges, KeyCache};
 use crate::billing::{Billing, InFlightKeys, PendingQueue};
-use crate::cache::{Cache, Cached, Policy, Source};
+use crate::cache::{Cache, Cached, Policy};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::host_routes::HostRoutes;
@@ -189,26 +189,15 @@ impl App {
         chain: &Chain,
     ) -> Result<Cached<ChainStatus>, UpstreamError> {
         let (now, policy) = (|| self.clock.instant(), self.chain_policy());
-        let status = self.chain_status.get((), policy, now, || chain.status());
-        let status = status.await?;
-        if status.source != Source::Miss {
-            return Ok(status);
-        }
-        let (halted, block) = (self.chain_halted(&status), &status.value);
-        if self.chain_halted.swap(halted, Ordering::AcqRel) != halted {
-            let what = if halted { "halted" } else { "resumed" };
-            let (height, time) = (block.latest_block_height, block.latest_block_time);
-            log::warn!("chain {what}: its last block is {height} of {time}");
-        }
-        Ok(status)
-    }
-
-    /// Whether the chain made no block for too long at the time of the response: a halted chain does not report that it is
-    /// catching up.
-    pub(crate) fn chain_halted(&self, status: &Cached<ChainStatus>) -> bool {
-        let asked = self.clock.now().minus(status.age);
-        let since = status.value.latest_block_time;
-        !status.value.catching_up && since.plus(self.config.chain.max_block_age) < asked
+        let fetch = || async {
+            let status = chain.status().await?;
+            // A halted chain does not report that it is catching up.
+            let next_due = (status.latest_block_time).plus(self.config.chain.max_block_age);
+            let halted = !status.catching_up && next_due < self.clock.now();
+            self.chain_halted.store(halted, Ordering::Release);
+            Ok(status)
+        };
+        self.chain_status.get((), policy, now, fetch).await
     }
 
     /// Makes a backup in the configured folder, where the newest `keep` remain, and counts its outcome.
