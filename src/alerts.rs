@@ -14,17 +14,16 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use self::tracker::{IncidentTracker, Severity};
 use crate::clock::Clock;
 use crate::config::AlertsConfig;
-use crate::metrics::AlertCounts;
+use crate::metrics::{AlertCounts, Metrics};
 
 /// The alerts of a server.
+#[derive(Default)]
 pub(crate) struct Alerts {
-    /// Replaced when the configuration is reloaded.
-    settings: watch::Sender<AlertsConfig>,
     state: Mutex<State>,
     /// Notified when there may be a message to deliver.
     changed: Notify,
@@ -43,32 +42,20 @@ const WINDOW: Duration = Duration::from_secs(300);
 pub(crate) const STEP: Duration = Duration::from_secs(5);
 
 impl Alerts {
-    pub(crate) fn new(settings: AlertsConfig) -> Self {
-        Self {
-            settings: watch::Sender::new(settings),
-            state: Mutex::default(),
-            changed: Notify::new(),
-        }
-    }
-
-    pub(crate) fn settings(&self) -> AlertsConfig {
-        self.settings.borrow().clone()
-    }
-
-    pub(crate) fn change(&self, settings: AlertsConfig) {
-        self.settings.send_replace(settings);
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Evaluates the rules over a snapshot; returns the firing alerts, and the recent ones.
-    pub(crate) fn update(&self, snapshot: &Snapshot, now: Instant) -> (Vec<Alert>, Vec<Alert>) {
-        let settings = self.settings();
+    pub(crate) fn update(
+        &self,
+        snapshot: &Snapshot,
+        settings: &AlertsConfig,
+        now: Instant,
+    ) -> (Vec<Alert>, Vec<Alert>) {
         let mut state = self.lock();
         let window = state.window(now, snapshot.counts);
-        let findings = rules::evaluate(snapshot, &window, &settings);
+        let findings = rules::evaluate(snapshot, &window, settings);
         let (time, confirm) = (snapshot.time, settings.confirm);
         for alert in state.tracker.update(&findings, now, time, confirm) {
             let (name, summary) = (alert.name, &alert.summary);
@@ -94,10 +81,10 @@ impl Alerts {
     }
 
     /// Delivers messages to the webhook for ever; a failed one again after a second, then after longer and longer.
-    pub(crate) async fn deliver_webhooks(&self, clock: &Clock, node: &str) {
+    pub(crate) async fn deliver_webhooks(&self, metrics: &Metrics, clock: &Clock, node: &str) {
         let mut backoff = Duration::ZERO;
         loop {
-            let settings = self.settings();
+            let settings = metrics.alert_settings();
             let alert = self.lock().tracker.next_message();
             let (Some(file), Some(alert)) = (&settings.webhook_file, alert) else {
                 self.changed.notified().await;
@@ -133,10 +120,6 @@ impl State {
             history.pop_front();
         }
         let (_, earlier) = history.front().copied().unwrap_or((now, counts));
-        AlertCounts {
-            errors: counts.errors.since(earlier.errors),
-            slow_answers: counts.slow_answers.since(earlier.slow_answers),
-            slow_chats: counts.slow_chats.since(earlier.slow_chats),
-        }
+        std::array::from_fn(|share| counts[share].since(earlier[share]))
     }
 }

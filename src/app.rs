@@ -133,7 +133,7 @@ impl App {
             upstreams,
             chain_status: Cache::new(nonzero!(1usize)),
             blocks: Cache::new(nonzero!(16usize)),
-            alerts: Alerts::new(config.alerts.clone()),
+            alerts: Alerts::default(),
             own,
             billing,
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
@@ -154,10 +154,9 @@ impl App {
 
     /// Applies the rates and alerts of another configuration.
     pub(crate) fn reload(&self, config: &Config) {
-        self.limits
-            .send_modify(|limits| *limits = limits.with_rates(|class| config.rates.get(class)));
-        self.metrics.set_limits(&config.alerts);
-        self.alerts.change(config.alerts.clone());
+        let limits = Limits::new(|class| config.rates.get(class), &self.clock);
+        self.limits.send_replace(limits);
+        self.metrics.set_alert_settings(&config.alerts);
     }
 
     /// Stores when keys were last used.

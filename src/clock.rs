@@ -33,7 +33,8 @@ impl Clock {
 
     /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
-        self.ahead_nanos.fetch_add(nanos(by), Ordering::SeqCst);
+        self.ahead_nanos
+            .fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
         self.advanced.notify_waiters();
     }
 
@@ -51,16 +52,13 @@ impl Clock {
 
     /// Sets the wall clock back; the monotonic clock goes on.
     pub fn set_back(&self, by: Duration) {
-        self.back_nanos.fetch_add(nanos(by), Ordering::SeqCst);
+        self.back_nanos
+            .fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
     }
 
     fn ahead(&self) -> Duration {
         Duration::from_nanos(self.ahead_nanos.load(Ordering::SeqCst))
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl governor::clock::Clock for Clock {

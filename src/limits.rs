@@ -137,10 +137,7 @@ pub(crate) fn seconds_up(wait: Duration) -> u64 {
 
 /// The limiters of every class; a class without a rate is not limited.
 #[derive(Debug)]
-pub(crate) struct Limits {
-    classes: [Option<Arc<ClassLimiter>>; RateClass::ALL.len()],
-    clock: Clock,
-}
+pub(crate) struct Limits([Option<Arc<ClassLimiter>>; RateClass::ALL.len()]);
 
 #[derive(Debug)]
 struct ClassLimiter {
@@ -170,35 +167,17 @@ impl ClassLimiter {
 
 impl Limits {
     pub(crate) fn new(rate_of: impl Fn(RateClass) -> Option<Rate>, clock: &Clock) -> Self {
-        let unlimited = Self {
-            classes: Default::default(),
-            clock: clock.clone(),
-        };
-        unlimited.with_rates(rate_of)
-    }
-
-    /// The limiters for new rates: a class with another rate starts with full buckets; the buckets of others remain.
-    pub(crate) fn with_rates(&self, rate_of: impl Fn(RateClass) -> Option<Rate>) -> Self {
-        let classes = RateClass::ALL.map(|class| {
-            let rate = rate_of(class)?;
-            match &self.classes[class as usize] {
-                Some(limiter) if limiter.rate == rate => Some(Arc::clone(limiter)),
-                _ => ClassLimiter::new(class, rate, &self.clock).map(Arc::new),
-            }
-        });
-        Self {
-            classes,
-            clock: self.clock.clone(),
-        }
+        let limiter = |class| ClassLimiter::new(class, rate_of(class)?, clock).map(Arc::new);
+        Self(RateClass::ALL.map(limiter))
     }
 
     /// Counts one request against a bucket; `None` where the class is not limited.
     pub(crate) fn check(&self, class: RateClass, bucket: impl Into<Bucket>) -> Option<Decision> {
-        let limiter = self.classes[class as usize].clone()?;
+        let limiter = self.0[class as usize].clone()?;
         let (remaining, retry_after) = match limiter.limiter.check_key(&bucket.into()) {
             Ok(state) => (state.remaining_burst_capacity(), None),
             Err(refusal) => {
-                let wait = refusal.wait_time_from(self.clock.instant());
+                let wait = refusal.wait_time_from(limiter.limiter.clock().instant());
                 (0, Some(wait.max(Duration::from_millis(1))))
             }
         };
@@ -211,7 +190,7 @@ impl Limits {
 
     /// Undoes the count of a request that turned out not to belong to this class.
     pub(crate) fn uncount(&self, class: RateClass, bucket: impl Into<Bucket>) {
-        let Some(limiter) = &self.classes[class as usize] else {
+        let Some(limiter) = &self.0[class as usize] else {
             return;
         };
         let Rate { count, per } = limiter.rate;
@@ -224,7 +203,7 @@ impl Limits {
     /// Buckets held by each class, in the order of [`RateClass::ALL`].
     pub(crate) fn entries(&self) -> [usize; RateClass::ALL.len()] {
         let held = |class: &Arc<ClassLimiter>| class.buckets.lock().len();
-        (self.classes.each_ref()).map(|class| class.as_ref().map_or(0, held))
+        (self.0.each_ref()).map(|class| class.as_ref().map_or(0, held))
     }
 }
 

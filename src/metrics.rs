@@ -83,15 +83,13 @@ pub(crate) struct Metrics {
 }
 
 /// The shares that alerts compare over five minutes: since the start, or of such a window.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct AlertCounts {
-    /// Requests that failed because of this server or an upstream.
-    pub(crate) errors: Share,
-    /// Slow ones of the answers that waited for no model.
-    pub(crate) slow_answers: Share,
-    /// Chats that waited long for this server, apart from their model.
-    pub(crate) slow_chats: Share,
-}
+pub(crate) type AlertCounts = [Share; 3];
+/// Requests that failed because of this server or an upstream.
+pub(crate) const ERRORS: usize = 0;
+/// Slow ones of the answers that waited for no model.
+pub(crate) const SLOW_ANSWERS: usize = 1;
+/// Chats that waited long for this server, apart from their model.
+pub(crate) const SLOW_CHATS: usize = 2;
 
 /// So many of all.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
@@ -185,15 +183,19 @@ impl Metrics {
             route.duration.observe(took.as_secs_f64());
         }
         let (limits, counts) = &mut *self.watched();
-        counts.errors.count(status == SERVER_ERROR);
+        counts[ERRORS].count(status == SERVER_ERROR);
         if is_bounded {
-            counts.slow_answers.count(took > limits.response_time);
+            counts[SLOW_ANSWERS].count(took > limits.response_time);
         }
     }
 
-    /// Sets from when on a read, an answer or a chat counts as slow.
-    pub(crate) fn set_limits(&self, limits: &AlertsConfig) {
-        self.watched().0.clone_from(limits);
+    /// The thresholds in force.
+    pub(crate) fn alert_settings(&self) -> AlertsConfig {
+        self.watched().0.clone()
+    }
+
+    pub(crate) fn set_alert_settings(&self, settings: &AlertsConfig) {
+        self.watched().0.clone_from(settings);
     }
 
     /// The counts since the start.
@@ -231,7 +233,7 @@ impl Metrics {
         self.table.chat_first_byte.observe(took.as_secs_f64());
         self.table.chat_overhead.observe(overhead.as_secs_f64());
         let (limits, counts) = &mut *self.watched();
-        counts.slow_chats.count(overhead > limits.overhead_p99);
+        counts[SLOW_CHATS].count(overhead > limits.overhead_p99);
     }
 
     /// An inference server sent its first content after so long. `upstream` is a configured one.
@@ -378,8 +380,8 @@ mod tests {
         metrics.chat_began(alerts.overhead_p99, alerts.overhead_p99);
         metrics.chat_began(alerts.overhead_p99, 2 * alerts.overhead_p99);
         let (now, share) = (metrics.alert_counts(), |part, all| Share { part, all });
-        assert_eq!(now.errors.since(before.errors), share(0, 2));
-        assert_eq!(now.slow_answers.since(before.slow_answers), share(1, 1));
-        assert_eq!(now.slow_chats.since(before.slow_chats), share(1, 2));
+        assert_eq!(now[ERRORS].since(before[ERRORS]), share(0, 2));
+        assert_eq!(now[SLOW_ANSWERS].since(before[SLOW_ANSWERS]), share(1, 1));
+        assert_eq!(now[SLOW_CHATS].since(before[SLOW_CHATS]), share(1, 2));
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::alerts::{Alert, Miner, Snapshot};
 use crate::app::App;
 use crate::breaker::Phase;
+use crate::config::AlertsConfig;
 use crate::limits::RateClass;
 use crate::metrics::{process, set, store, with};
-use crate::model::{Timestamp, Wallet};
+use crate::model::Timestamp;
 use crate::store::{Resolution, StoreError};
 
 /// A wallet counts as an active user for this long after an authenticated request.
@@ -19,12 +20,11 @@ const SEEN: Duration = Duration::from_secs(15 * 60);
 pub(crate) fn refresh_gauges(app: &App) {
     let (table, gauges) = (&app.metrics.table, app.store.gauges());
     let seen_since = app.clock.now().minus(SEEN);
+    let active = app.caches.keys.active_wallets(seen_since);
     let in_flight = app.config.limits.in_flight - app.in_flight.available_permits();
+    let disk_free = gauges.disk_free_bytes.unwrap_or_default();
     for (gauge, value) in [
-        (
-            &table.active_users,
-            app.caches.keys.active_wallets(seen_since),
-        ),
+        (&table.active_users, active),
         (&table.in_flight, in_flight),
         (&table.unwritten, app.billing.unwritten.len()),
         (&table.queue_depth, gauges.queue_depth),
@@ -32,19 +32,14 @@ pub(crate) fn refresh_gauges(app: &App) {
         (&table.pool_size, gauges.pool_size),
         (&table.file_bytes, gauges.file_bytes as usize),
         (&table.wal_bytes, gauges.wal_bytes as usize),
-        (
-            &table.disk_free,
-            gauges.disk_free_bytes.unwrap_or_default() as usize,
-        ),
+        (&table.disk_free, disk_free as usize),
     ] {
         set(gauge, value);
     }
     process::refresh(table);
     for (class, entries) in RateClass::ALL.into_iter().zip(app.limits().entries()) {
-        set(
-            &with(&table.limiter_entries, [("class", class.as_str())]),
-            entries,
-        );
+        let class = [("class", class.as_str())];
+        set(&with(&table.limiter_entries, class), entries);
     }
     for (severity, count) in app.alerts.count() {
         set(&with(&table.alerts, [("severity", severity)]), count);
@@ -82,13 +77,11 @@ pub(crate) fn refresh_gauges(app: &App) {
 
 /// Evaluates the rules now; returns the firing alerts, and the recent ones.
 pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
-    let miner = match app.config.miner.wallet {
-        Some(wallet) => read_miner(app, wallet).await.unwrap_or_else(|error| {
-            log::warn!("the miner's alerts were not evaluated: {error}");
-            None
-        }),
-        None => None,
-    };
+    let settings = app.metrics.alert_settings();
+    let miner = read_miner(app, &settings).await.unwrap_or_else(|error| {
+        log::warn!("the miner's alerts were not evaluated: {error}");
+        None
+    });
     let (instant, now) = (app.clock.instant(), app.clock.now());
     let open_breakers = app
         .upstreams
@@ -109,12 +102,15 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         backup: app.config.backup.every.map(|every| (every, last_backup)),
         miner,
     };
-    app.alerts.update(&snapshot, instant)
+    app.alerts.update(&snapshot, &settings, instant)
 }
 
-async fn read_miner(app: &App, wallet: Wallet) -> Result<Option<Miner>, StoreError> {
+async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, StoreError> {
     const DAY: Duration = Duration::from_secs(86_400);
-    let (store, now, limits) = (&app.store, app.clock.now(), app.alerts.settings());
+    let Some(wallet) = app.config.miner.wallet else {
+        return Ok(None);
+    };
+    let (store, now) = (&app.store, app.clock.now());
     let stats = match store.miner(wallet, app.active_since()).await {
         Err(StoreError::UserNotFound) => return Ok(None),
         stats => stats?,

@@ -173,7 +173,7 @@ impl EdgeServer {
     }
 
     /// Applies the rates and alerts of another configuration from the next request on; everything else stays as it was
-    /// started. A class whose rate changes begins with full buckets.
+    /// started. Every bucket is full then.
     pub fn reload(&self, config: &Config) {
         self.app.reload(config);
     }

@@ -21,11 +21,17 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
 
     // These have their own loop.
-    tasks.spawn(discover_upstreams(app()));
+    let shared = app();
+    tasks.spawn(async move { shared.upstreams.discover().await });
+    let shared = app();
+    tasks.spawn(async move {
+        let (alerts, node) = (&shared.alerts, shared.config.public_name());
+        let webhooks = alerts.deliver_webhooks(&shared.metrics, &shared.clock, &node);
+        webhooks.await;
+    });
     tasks.spawn(poll_miner(app()));
     tasks.spawn(retry_pending_charges(app()));
     tasks.spawn(record_usage(app()));
-    tasks.spawn(deliver_webhooks(app()));
     tasks.spawn(back_up(app()));
 
     // These run at an interval, the first time after a delay.
@@ -51,15 +57,6 @@ where
         ticks.tick().await;
         job(Arc::clone(&app)).await;
     }
-}
-
-async fn discover_upstreams(app: Arc<App>) {
-    app.upstreams.discover().await;
-}
-
-async fn deliver_webhooks(app: Arc<App>) {
-    let node = app.config.public_name();
-    app.alerts.deliver_webhooks(&app.clock, &node).await;
 }
 
 /// Polls the miner on this machine and records its report as a sample, by the same method as `POST /miner/stats`.

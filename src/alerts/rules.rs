@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tracker::{Alert, Finding, Level, Severity};
 use crate::config::AlertsConfig;
-use crate::metrics::AlertCounts;
+use crate::metrics::{AlertCounts, ERRORS, SLOW_ANSWERS, SLOW_CHATS};
 use crate::model::Timestamp;
 use crate::store::StoreGauges;
 
@@ -115,12 +115,12 @@ macro_rules! rules {
 
 rules! {
     |now, window, limits, value|
-    "response_time", Warning, CONFIRMED: above(window.slow_answers.of_at_least(1)?, SLOW),
-        "{} of {} answers that wait for no model took longer than {:?}; check the slow reads in the log and the machine's load", window.slow_answers.part, window.slow_answers.all, limits.response_time;
-    "gateway_overhead", Warning, CONFIRMED: above(window.slow_chats.of_at_least(1)?, SLOW),
-        "{} of {} chats waited longer than {:?} for this server, apart from their model; is the disk slow, or the machine busy?", window.slow_chats.part, window.slow_chats.all, limits.overhead_p99;
-    "error_rate", Critical, CONFIRMED: above(window.errors.of_at_least(ENOUGH)?, limits.error_rate),
-        "{} of {} requests failed by a fault on this side; the log names each", window.errors.part, window.errors.all;
+    "response_time", Warning, CONFIRMED: above(window[SLOW_ANSWERS].of_at_least(1)?, SLOW),
+        "{} of {} answers that wait for no model took longer than {:?}; check the slow reads in the log and the machine's load", window[SLOW_ANSWERS].part, window[SLOW_ANSWERS].all, limits.response_time;
+    "gateway_overhead", Warning, CONFIRMED: above(window[SLOW_CHATS].of_at_least(1)?, SLOW),
+        "{} of {} chats waited longer than {:?} for this server, apart from their model; is the disk slow, or the machine busy?", window[SLOW_CHATS].part, window[SLOW_CHATS].all, limits.overhead_p99;
+    "error_rate", Critical, CONFIRMED: above(window[ERRORS].of_at_least(ENOUGH)?, limits.error_rate),
+        "{} of {} requests failed by a fault on this side; the log names each", window[ERRORS].part, window[ERRORS].all;
     "pool_use", Warning, CONFIRMED: above(now.store.pool_in_use as f64 / now.store.pool_size.max(1) as f64, limits.pool_use),
         "{} of {} read connections are in use; reads will soon wait", now.store.pool_in_use, now.store.pool_size;
     "storage_unavailable", Critical, CONFIRMED: holds(!now.is_ready && now.store.file_fault.is_none(), 1.0),

@@ -104,10 +104,8 @@ impl IncidentTracker {
             let level = finding.map_or(Level::Good, |finding| finding.level);
             if let Some(finding) = finding.filter(|_| level != Level::Good) {
                 let since = incident.alert.since;
-                incident.alert = Alert {
-                    since,
-                    ..finding.alert.clone()
-                };
+                incident.alert.clone_from(&finding.alert);
+                incident.alert.since = since;
             }
             match (incident.is_firing, level) {
                 (false, Level::Good) => return false,
@@ -148,11 +146,9 @@ impl IncidentTracker {
 
     /// Queues the message of a beginning or an end.
     pub(crate) fn enqueue(&mut self, alert: Alert) {
-        let key = alert.key();
-        let queued = self.outbox.iter().filter(|queued| queued.key() == key);
-        if queued.count() == 2 {
-            // An incident that is over and was not delivered gives way to the next.
-            self.outbox.retain(|queued| queued.key() != key);
+        // A beginning replaces what was not delivered of the incident before it.
+        if alert.resolved_at.is_none() {
+            self.outbox.retain(|queued| queued.key() != alert.key());
         }
         self.outbox.push(alert);
     }

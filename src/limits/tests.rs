@@ -52,40 +52,6 @@ fn a_class_without_a_rate_and_another_client_are_not_limited() {
 }
 
 #[test]
-fn a_changed_rate_applies_immediately_and_an_unchanged_one_keeps_its_buckets() {
-    let clock = Clock::default();
-    let limits = limits(1, &clock);
-    let passes = |limits: &Limits, class| {
-        let decision = limits.check(class, IpAddr::from(Ipv4Addr::LOCALHOST));
-        decision.is_none_or(|decision| decision.retry_after.is_none())
-    };
-    assert!(
-        passes(&limits, RateClass::Read)
-            && passes(&limits, RateClass::Chat)
-            && passes(&limits, RateClass::Auth)
-    );
-    let rate = |count| {
-        let (count, per) = (NonZeroU32::new(count)?, Duration::from_secs(60));
-        Some(Rate { count, per })
-    };
-    let limits = limits.with_rates(|class| match class {
-        RateClass::Read => rate(2),
-        RateClass::Auth => None,
-        _ => rate(1),
-    });
-    assert!(
-        passes(&limits, RateClass::Read)
-            && passes(&limits, RateClass::Read)
-            && !passes(&limits, RateClass::Read)
-    );
-    assert!(
-        !passes(&limits, RateClass::Chat),
-        "its bucket was filled again"
-    );
-    assert!(passes(&limits, RateClass::Auth));
-}
-
-#[test]
 fn an_ipv6_64_prefix_shares_a_bucket() {
     let limits = limits(1, &Clock::default());
     let check = |text: &str| {
