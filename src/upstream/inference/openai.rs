@@ -1,8 +1,9 @@
 //! The wire format of OpenAI's API: a chat completion, answered by one JSON object or by a stream of chunks, of which the
 //! text, the end and the usage are read. Everything else in a chunk is relayed unchanged.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -65,36 +66,23 @@ struct Choice<'a> {
     #[serde(borrow)]
     delta: Option<Delta<'a>>,
     /// In a whole completion.
+    #[serde(borrow)]
     message: Option<Delta<'a>>,
     finish_reason: Option<Value>,
 }
 
-#[derive(Deserialize)]
-struct Delta<'a> {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-    reasoning: Option<String>,
-    refusal: Option<String>,
-    /// Not parsed: half an emoji in the arguments of a call is for the client to read.
-    #[serde(borrow)]
-    tool_calls: Option<&'a RawValue>,
-    function_call: Option<IgnoredAny>,
-}
+/// Members by name. They are not parsed: half an emoji in the arguments of a tool call is for the client to read.
+type Delta<'a> = HashMap<String, &'a RawValue>;
 
-impl Delta<'_> {
-    fn has_content(&self) -> bool {
-        let texts = [
-            &self.content,
-            &self.reasoning_content,
-            &self.reasoning,
-            &self.refusal,
-        ];
-        let calls = self.tool_calls.map_or("", RawValue::get);
-        texts.into_iter().flatten().any(|text| !text.is_empty())
-            || !calls.trim_matches(['[', ']', ' ']).is_empty()
-            || self.function_call.is_some()
-    }
-}
+/// The members of a delta that are content for a client of `/v1`.
+const CONTENT: [&str; 6] = [
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+    "tool_calls",
+    "function_call",
+];
 
 impl Chunk {
     pub(in crate::upstream) fn parse(event: &[u8]) -> Result<Self, UpstreamError> {
@@ -105,13 +93,19 @@ impl Chunk {
             let what = format!("an error inside the answer: {error}");
             return Err(UpstreamError::Cut(what));
         }
+        let choices = members.choices.unwrap_or_default();
+        let usage = members.usage.map(Usage::deserialize);
         let mut chunk = Self {
-            usage: members
-                .usage
-                .and_then(|usage| Usage::deserialize(usage).ok()),
+            usage: usage.and_then(Result::ok),
+            has_choices: !choices.is_empty(),
             ..Self::default()
         };
-        for choice in members.choices.unwrap_or_default() {
+        let first = choices.first().and_then(|choice| choice.delta.as_ref());
+        if let Some(content) = first.and_then(|delta| delta.get("content")) {
+            let text: Option<String> = serde_json::from_str(content.get()).map_err(unreadable)?;
+            chunk.text = text.unwrap_or_default();
+        }
+        for choice in choices {
             let reason = choice.finish_reason.as_ref().and_then(Value::as_str);
             match reason.unwrap_or_default().trim() {
                 // In every chunk of some servers instead of null.
@@ -120,11 +114,9 @@ impl Chunk {
                 "abort" | "error" => chunk.has_content = true,
                 _ => (chunk.has_content, chunk.is_finished) = (true, true),
             }
-            let mut deltas = choice.delta.iter().chain(&choice.message);
-            chunk.has_content |= deltas.any(Delta::has_content);
-            let text = choice.delta.and_then(|delta| delta.content);
-            if !std::mem::replace(&mut chunk.has_choices, true) {
-                chunk.text = text.unwrap_or_default();
+            for (name, value) in choice.delta.iter().chain(&choice.message).flatten() {
+                let is_empty = matches!(value.get(), "null" | "\"\"" | "[]");
+                chunk.has_content |= CONTENT.contains(&name.as_str()) && !is_empty;
             }
         }
         Ok(chunk)
