@@ -147,16 +147,9 @@ impl Breaker {
     /// # Errors
     /// How long to wait before the next try.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Duration> {
-        let ticket = self.lock().admit(self.clock.instant())?;
-        Ok(self.permit(ticket))
-    }
-
-    fn permit(self: &Arc<Self>, ticket: Ticket) -> Permit {
+        let ticket = Some(self.lock().admit(self.clock.instant())?);
         let breaker = Arc::clone(self);
-        Permit {
-            breaker,
-            ticket: Some(ticket),
-        }
+        Ok(Permit { breaker, ticket })
     }
 
     /// Opens it until it is [reset](Breaker::reset).
@@ -213,10 +206,10 @@ impl Permit {
     }
 
     fn record(&mut self, outcome: Outcome) -> Option<Self> {
-        let ticket = self.ticket.take()?;
-        let now = self.breaker.clock.instant();
-        let next = self.breaker.lock().record(ticket, outcome, now)?;
-        Some(self.breaker.permit(next))
+        let (ticket, breaker) = (self.ticket.take()?, Arc::clone(&self.breaker));
+        let now = breaker.clock.instant();
+        let ticket = Some(breaker.lock().record(ticket, outcome, now)?);
+        Some(Self { breaker, ticket })
     }
 }
 

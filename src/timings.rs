@@ -40,22 +40,12 @@ impl RequestTimings {
 
     /// Counts the time until the guard is dropped as a wait for an upstream.
     pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
-        let (nanos, started) = (&self.upstream_nanos, clock.instant());
-        TimingGuard {
-            nanos,
-            clock,
-            started,
-        }
+        TimingGuard::start(&self.upstream_nanos, clock)
     }
 
     /// The same for the client's body.
     pub(crate) fn receiving<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
-        let (nanos, started) = (&self.upload_nanos, clock.instant());
-        TimingGuard {
-            nanos,
-            clock,
-            started,
-        }
+        TimingGuard::start(&self.upload_nanos, clock)
     }
 }
 
@@ -64,6 +54,17 @@ pub(crate) struct TimingGuard<'a> {
     nanos: &'a AtomicU64,
     clock: &'a Clock,
     started: Instant,
+}
+
+impl<'a> TimingGuard<'a> {
+    fn start(nanos: &'a AtomicU64, clock: &'a Clock) -> Self {
+        let started = clock.instant();
+        Self {
+            nanos,
+            clock,
+            started,
+        }
+    }
 }
 
 impl Drop for TimingGuard<'_> {

@@ -72,12 +72,10 @@ impl Timestamp {
             let parsed: jiff::Timestamp = text.parse().map_err(|_| FORM)?;
             return Ok(Self(parsed.as_millisecond()));
         }
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let seconds: i64 = whole.parse().map_err(|_| FORM)?;
-        let millis: i64 = format!("{fraction:0<3.3}").parse().map_err(|_| FORM)?;
-        // 9999-12-31 is the last day RFC 3339 can write.
-        match seconds {
-            0..=253_402_300_799 => Ok(Self(seconds * 1000 + millis)),
+        let seconds: f64 = text.parse().map_err(|_| FORM)?;
+        // 9999-12-31 is the last day RFC 3339 can write. A float holds all milliseconds until then.
+        match (seconds * 1000.0).round() as i64 {
+            millis @ 0..=253_402_300_799_999 => Ok(Self(millis)),
             _ => Err("lies after the year 9999"),
         }
     }
