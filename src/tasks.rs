@@ -75,20 +75,16 @@ async fn poll_miner(app: Arc<App>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let reading = match page.read().await {
-            Ok(reading) => reading,
-            Err(UpstreamError::Open(_)) => continue,
-            Err(error) => {
-                log::warn!("the miner at {url} was not read: {error}");
-                continue;
+        match page.read(wallet, &app.clock).await {
+            Ok(Some(sample)) => {
+                app.metrics.set_miner(&sample);
+                let now = sample.recorded_at;
+                if let Err(error) = app.store.record_samples(vec![sample], now).await {
+                    log::warn!("a sample of the miner was not recorded: {error}");
+                }
             }
-        };
-        let now = app.clock.now();
-        if let Some(sample) = reading.sample(wallet, &settings.worker, now) {
-            app.metrics.set_miner(&sample);
-            if let Err(error) = app.store.record_samples(vec![sample], now).await {
-                log::warn!("a sample of the miner was not recorded: {error}");
-            }
+            Ok(None) | Err(UpstreamError::Open(_)) => {}
+            Err(error) => log::warn!("the miner at {url} was not read: {error}"),
         }
     }
 }

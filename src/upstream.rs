@@ -122,19 +122,29 @@ impl Endpoint {
         path: &str,
         json: Option<String>,
     ) -> Result<Request<Full<Bytes>>, UpstreamError> {
+        const AGENT: &str = concat!("r3mes-edge/", env!("CARGO_PKG_VERSION"));
         let url = format!("{}{path}", self.url.trim_end_matches('/'));
-        request(&url, self.token.as_ref(), json)
+        let (method, header) = match json {
+            None => (Method::GET, ACCEPT),
+            Some(_) => (Method::POST, CONTENT_TYPE),
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header(header, "application/json")
+            .header(USER_AGENT, AGENT);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        request
+            .body(json.map(Full::from).unwrap_or_default())
+            .map_err(|error| unreadable(format_args!("{url:?}: {error}")))
     }
 
     /// The whole answer to a GET.
-    async fn get(
-        &self,
-        path: &str,
-        deadline: Duration,
-        max_bytes: usize,
-    ) -> Result<Bytes, UpstreamError> {
+    async fn get(&self, path: &str, deadline: Duration) -> Result<Bytes, UpstreamError> {
         let request = self.request(path, None)?;
-        self.client.fetch(request, deadline, max_bytes).await
+        self.client.fetch(request, deadline).await
     }
 
     /// Makes one call under the breaker.
@@ -153,40 +163,16 @@ impl Endpoint {
     }
 }
 
-fn request(
-    url: &str,
-    token: Option<&HeaderValue>,
-    json: Option<String>,
-) -> Result<Request<Full<Bytes>>, UpstreamError> {
-    const AGENT: &str = concat!("r3mes-edge/", env!("CARGO_PKG_VERSION"));
-    let (method, header) = match json {
-        None => (Method::GET, ACCEPT),
-        Some(_) => (Method::POST, CONTENT_TYPE),
-    };
-    let mut request = Request::builder()
-        .method(method)
-        .uri(url)
-        .header(header, "application/json")
-        .header(USER_AGENT, AGENT);
-    if let Some(token) = token {
-        request = request.header(AUTHORIZATION, token);
-    }
-    request
-        .body(json.map(Full::from).unwrap_or_default())
-        .map_err(|error| unreadable(format_args!("{url:?}: {error}")))
-}
-
 /// The first line of the file that a setting names, as a Bearer token. The error does not hold what the file holds.
 fn read_bearer_token(setting: &str, file: &Path) -> Result<HeaderValue, String> {
-    let error = |what: &dyn std::fmt::Display| format!("{setting} {}: {what}", file.display());
-    let text = std::fs::read_to_string(file).map_err(|cause| error(&cause))?;
-    let text = zeroize::Zeroizing::new(text);
+    let text = std::fs::read_to_string(file).map(zeroize::Zeroizing::new);
+    let text = text.map_err(|error| format!("{setting} {}: {error}", file.display()))?;
     let token = text.lines().next().unwrap_or_default().trim();
     match HeaderValue::try_from(format!("Bearer {token}")) {
         Ok(mut value) if !token.is_empty() => {
             value.set_sensitive(true);
             Ok(value)
         }
-        _ => Err(error(&"the first line is not a token")),
+        _ => Err(format!("{setting} {}: no token", file.display())),
     }
 }

@@ -16,7 +16,6 @@ use crate::model::Timestamp;
 use crate::upstream::HttpClient;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_ANSWER: usize = 64 << 10;
 
 /// Posts one alert to the address in `file`. The error never holds the address, which is a secret.
 pub(super) async fn deliver(
@@ -32,8 +31,8 @@ pub(super) async fn deliver(
     let address = text.lines().next().unwrap_or_default().trim();
     let request = message(address, kind, alert, node, at)?;
     // A new one each time: messages are rare, and most servers have none to send.
-    let client = HttpClient::new(None).map_err(|error| error.to_string())?;
-    let answer = client.fetch(request, TIMEOUT, MAX_ANSWER).await;
+    let client = HttpClient::new(address, None)?;
+    let answer = client.fetch(request, TIMEOUT).await;
     answer.map(drop).map_err(|error| error.to_string())
 }
 

@@ -1,5 +1,6 @@
 //! The chain, read over CometBFT's RPC: its status and its newest blocks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,8 +42,6 @@ pub(crate) struct Block {
 impl Chain {
     /// Blocks in one answer of `/blockchain`; CometBFT never gives more.
     const PAGE: usize = 20;
-    /// Bytes of an answer: 20 block metas are about 30 KB.
-    const MAX_BYTES: usize = 1 << 20;
 
     pub(crate) async fn status(&self) -> Result<ChainStatus, UpstreamError> {
         self.at.guarded(self.fetch_status()).await
@@ -53,27 +52,29 @@ impl Chain {
         self.at.guarded(self.fetch_blocks(limit)).await
     }
 
-    pub(super) async fn fetch_status(&self) -> Result<ChainStatus, UpstreamError> {
+    pub(super) async fn probe(self: Arc<Self>) -> Result<(), UpstreamError> {
+        self.fetch_status().await.map(drop)
+    }
+
+    async fn fetch_status(&self) -> Result<ChainStatus, UpstreamError> {
         parse_status(&self.call("/status").await?)
     }
 
     async fn fetch_blocks(&self, limit: usize) -> Result<Blocks, UpstreamError> {
-        let mut page = parse_blocks(&self.call("/blockchain").await?)?;
-        let total = page.total;
-        let mut blocks: Vec<Block> = Vec::with_capacity(limit);
-        loop {
-            let is_full = page.blocks.len() >= Self::PAGE;
-            blocks.append(&mut page.blocks);
-            blocks.truncate(limit);
-            let highest = blocks.last().map_or(0, |lowest| lowest.height - 1);
-            if blocks.len() == limit || !is_full || highest < 1 {
-                break;
-            }
+        let Blocks { mut blocks, total } = parse_blocks(&self.call("/blockchain").await?)?;
+        let mut is_full = blocks.len() >= Self::PAGE;
+        while is_full
+            && blocks.len() < limit
+            && let Some(highest @ 1..) = blocks.last().map(|lowest| lowest.height - 1)
+        {
             let count = (limit - blocks.len()).min(Self::PAGE) as i64;
             let lowest = (highest - count + 1).max(1);
             let path = format!("/blockchain?minHeight={lowest}&maxHeight={highest}");
-            page = parse_blocks(&self.call(&path).await?)?;
+            let page = parse_blocks(&self.call(&path).await?)?.blocks;
+            is_full = page.len() >= Self::PAGE;
+            blocks.extend(page);
         }
+        blocks.truncate(limit);
         let is_sorted = blocks.is_sorted_by(|higher, lower| higher.height > lower.height);
         if !is_sorted || blocks.first().is_some_and(|newest| newest.height > total) {
             return Err(unreadable(
@@ -84,7 +85,7 @@ impl Chain {
     }
 
     async fn call(&self, path: &str) -> Result<Bytes, UpstreamError> {
-        self.at.get(path, self.timeout, Self::MAX_BYTES).await
+        self.at.get(path, self.timeout).await
     }
 }
 

@@ -1,52 +1,52 @@
-//! The HTTP client of all upstreams. A request on a reused connection that the server closed before it answered is
-//! retried on a new one: llama.cpp closes a connection after most streams.
+//! The HTTP client of an upstream, with its idle connections. A request on a reused connection that the server closed before
+//! it answered is retried on a new one: llama.cpp closes a connection after most streams.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::{Request, Response};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::{HttpConnector, capture_connection};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::header::{CONNECTION, HOST, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::{Request, Response, Uri};
+use hyper_util::client::legacy::connect::HttpConnector;
+use tower_service::Service;
 
-use super::connection::{self, Connector};
+use super::connection::Connection;
 use super::{UpstreamError, tls, unreadable};
 use crate::body::{self, BodyError};
 
-type Client = legacy::Client<Connector<tls::Connector>, Full<Bytes>>;
-
-/// The client of all upstreams that trust the same certificate authorities; clones share its idle connections.
-#[derive(Clone, Debug)]
+/// The client of one upstream: all its requests have the same address.
+#[derive(Debug)]
 pub(crate) struct HttpClient {
-    /// Reuses connections; `None` if each request gets its own.
-    pub(super) pooled: Option<Client>,
-    /// Opens a connection per request.
-    unpooled: Client,
+    connector: tls::Connector,
+    /// Whether a connection serves several requests.
+    pub(super) reuses_connections: bool,
+    /// Connections whose response began, and when. One may be used again as soon as it is ready for a request.
+    idle: Mutex<Vec<(Connection, Instant)>>,
 }
 
 impl HttpClient {
+    /// Bytes of an answer that is read whole; 20 blocks are about 30 KB, and the models of a hub a few hundred.
+    const MAX_BYTES: usize = 1 << 20;
+    const MAX_IDLE: usize = 64;
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
     /// Trusts the authorities in `ca_file` (PEM) and no others, or without one, those that browsers trust.
     ///
     /// # Errors
-    /// If the file cannot be used.
-    pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
+    /// If the file cannot be used, or this build cannot connect to the address.
+    pub(crate) fn new(address: &str, ca_file: Option<&Path>) -> Result<Self, String> {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.set_connect_timeout(Some(Duration::from_secs(2)));
-        let connector = Connector(tls::connector(http, ca_file)?);
-        let mut builder = legacy::Client::builder(TokioExecutor::new());
-        builder
-            .http1_max_buf_size(256 << 10)
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(64);
-        let pooled = Some(builder.build(connector.clone()));
-        let unpooled = builder.pool_max_idle_per_host(0).build(connector);
-        Ok(Self { pooled, unpooled })
+        Ok(Self {
+            connector: tls::connector(http, address, ca_file)?,
+            reuses_connections: true,
+            idle: Mutex::default(),
+        })
     }
 
     /// Sends a request and waits for the head of its answer, which must be a success.
@@ -54,57 +54,149 @@ impl HttpClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, UpstreamError> {
-        let is_stale = |error: &legacy::Error| connection::is_stale(error.connect_info());
-        let mut response = None;
-        if let Some(pooled) = &self.pooled {
-            let mut request = request.clone();
-            let connection = capture_connection(&mut request);
-            response = tokio::select! {
-                biased;
-                response = pooled.request(request) => Some(response),
-                Some(()) = connection::lost(connection) => None,
-            };
+        let address = request.uri().clone();
+        let authority = address.authority().map_or("", Authority::as_str);
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let host = HeaderValue::from_str(host).map_err(unreadable)?;
+        request.headers_mut().insert(HOST, host);
+        let path = address.path_and_query().cloned();
+        *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+        let mut reusable = self.reuses_connections;
+        let mut answer = None;
+        if let Some(connection) = self.take_idle() {
+            answer = self.exchange(connection, request.clone(), true).await;
+            // A server that closed one after its answer would close the next too.
+            reusable = false;
         }
-        let response = match response {
-            Some(response) if !response.as_ref().is_err_and(is_stale) => response,
-            _ => {
+        if answer.is_none() {
+            let connection = self.connect(address).await?;
+            if !reusable {
                 let close = HeaderValue::from_static("close");
                 request.headers_mut().insert(CONNECTION, close);
-                self.unpooled.request(request).await
             }
-        };
-        match response {
-            Ok(response) if response.status().is_success() => Ok(response),
-            Ok(response) => Err(UpstreamError::Status(response.status().as_u16())),
-            Err(error) if error.is_connect() => Err(UpstreamError::Connect(with_causes(&error))),
-            Err(error) => Err(UpstreamError::Cut(with_causes(&error))),
+            answer = self.exchange(connection, request, reusable).await;
+        }
+        match answer {
+            Some(Ok(response)) if response.status().is_success() => Ok(response),
+            Some(Ok(response)) => Err(UpstreamError::Status(response.status().as_u16())),
+            Some(Err(error)) => Err(UpstreamError::Cut(with_causes(&error))),
+            None => Err(UpstreamError::Cut("closed before an answer".to_owned())),
         }
     }
 
-    /// Reads a whole answer of at most `max_bytes` within `deadline`; it must be a success.
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| since.elapsed() < Self::IDLE_TIMEOUT);
+        let ready = idle.iter().rposition(|(idle, _)| idle.sender.is_ready())?;
+        Some(idle.swap_remove(ready).0)
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        request: Request<Full<Bytes>>,
+        reusable: bool,
+    ) -> Option<hyper::Result<Response<Incoming>>> {
+        let answer = connection.send(request).await?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if reusable && answer.is_ok() && idle.len() < Self::MAX_IDLE {
+            idle.push((connection, Instant::now()));
+        }
+        Some(answer)
+    }
+
+    async fn connect(&self, address: Uri) -> Result<Connection, UpstreamError> {
+        let mut connector = self.connector.clone();
+        let opened = async {
+            std::future::poll_fn(|context| connector.poll_ready(context)).await?;
+            let stream = connector.call(address).await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Connection::open(stream).await?)
+        };
+        let opened = opened.await;
+        opened.map_err(|error| UpstreamError::Connect(with_causes(&*error)))
+    }
+
+    /// Reads a whole answer within `deadline`; it must be a success.
     pub(crate) async fn fetch(
         &self,
         request: Request<Full<Bytes>>,
         deadline: Duration,
-        max_bytes: usize,
     ) -> Result<Bytes, UpstreamError> {
         let whole = async {
             let body = self.send(request).await?.into_body();
-            body::read(body, max_bytes)
-                .await
-                .map_err(|unread| match unread {
-                    BodyError::TooLong => unreadable(format_args!("more than {max_bytes} bytes")),
-                    BodyError::Broken(error) => UpstreamError::Cut(error.to_string()),
-                })
+            let read = body::read(body, Self::MAX_BYTES).await;
+            read.map_err(|unread| match unread {
+                BodyError::TooLong => unreadable("more than 1 MiB"),
+                BodyError::Broken(error) => UpstreamError::Cut(error.to_string()),
+            })
         };
         let answer = tokio::time::timeout(deadline, whole).await;
         answer.unwrap_or(Err(UpstreamError::Timeout("the whole answer")))
     }
 }
 
-/// hyper's own message is only "client error (Connect)"; the cause is in its source.
+/// The message of an error is often general; the cause is in its source.
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();
     texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const REQUESTS: usize = 4_000;
+
+    /// Closes most connections after their first answer, some at the moment the next request arrives.
+    async fn serve(listener: TcpListener, reused: Arc<AtomicUsize>) {
+        for number in 0usize.. {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                return;
+            };
+            let reused = Arc::clone(&reused);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                for answered in 0..=number % 3 {
+                    if stream.read(&mut buffer).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    reused.fetch_add(usize::from(answered > 0), Ordering::Relaxed);
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap();
+                }
+                if number.is_multiple_of(2) {
+                    let _ = stream.read(&mut buffer).await;
+                }
+            });
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn requests_that_meet_a_closing_connection_are_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let reused = Arc::<AtomicUsize>::default();
+        let server = tokio::spawn(serve(listener, Arc::clone(&reused)));
+        let client = Arc::new(HttpClient::new(&url, None).unwrap());
+        let callers = (0..8).map(|_| {
+            let (client, url) = (Arc::clone(&client), url.clone());
+            tokio::spawn(async move {
+                for _ in 0..REQUESTS / 8 {
+                    let request = Request::get(&url).body(Full::default()).unwrap();
+                    let answer = client.fetch(request, Duration::from_secs(10)).await;
+                    assert_eq!(answer, Ok(Bytes::from("ok")));
+                }
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await.unwrap();
+        }
+        assert!(reused.load(Ordering::Relaxed) > 0);
+        server.abort();
+    }
 }

@@ -3,112 +3,84 @@
 //! stream.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::Uri;
-use hyper::http::Extensions;
-use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, Response, rt};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
-use tower_service::Service;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::JoinHandle;
 
-/// Wraps the connections of another connector in [`UpstreamStream`].
-#[derive(Clone, Debug)]
-pub(super) struct Connector<C>(pub(super) C);
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Full<Bytes>>,
+    /// Ends with the connection.
+    task: JoinHandle<hyper::Result<()>>,
+    /// Whether bytes arrived since the last request was sent.
+    responded: Arc<AtomicBool>,
+}
 
-impl<C> Service<Uri> for Connector<C>
-where
-    C: Service<Uri, Response: Send, Error: Send, Future: Send + 'static>,
-{
-    type Response = TokioIo<UpstreamStream<TokioIo<C::Response>>>;
-    type Error = C::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, C::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, address: Uri) -> Self::Future {
-        let connecting = self.0.call(address);
-        Box::pin(async move {
-            let stream = TokioIo::new(connecting.await?);
-            Ok(TokioIo::new(UpstreamStream::new(stream)))
+impl Connection {
+    pub(super) async fn open(
+        stream: impl rt::Read + rt::Write + Send + 'static,
+    ) -> hyper::Result<Self> {
+        let responded = Arc::default();
+        let (stream, write) = tokio::io::split(TokioIo::new(stream));
+        let read = ResponseReader {
+            stream,
+            responded: Arc::clone(&responded),
+            version_bytes: 0,
+        };
+        let stream = TokioIo::new(tokio::io::join(read, write));
+        let mut builder = http1::Builder::new();
+        let (sender, connection) = builder.max_buf_size(256 << 10).handshake(stream).await?;
+        Ok(Self {
+            sender,
+            task: tokio::spawn(connection),
+            responded,
         })
     }
-}
 
-/// Whether the last request was sent on a reused connection, and no byte of its response has arrived. The channel closes with
-/// the stream.
-#[derive(Clone)]
-struct Stale(watch::Receiver<bool>);
-
-impl Stale {
-    fn of(connection: Option<&Connected>) -> Option<Self> {
-        let mut extras = Extensions::new();
-        connection?.get_extras(&mut extras);
-        extras.remove()
+    /// The head of the response. `None` where the connection closed before any byte of it: the request may be retried.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Option<hyper::Result<Response<Incoming>>> {
+        self.responded.store(false, Ordering::Relaxed);
+        let mut response = pin!(self.sender.send_request(request));
+        let response = tokio::select! {
+            biased;
+            response = &mut response => Some(response),
+            // hyper hands a request to the task of its connection through a channel. One that is sent just as the task ends
+            // stays there, without a response or an error (hyperium/hyper#2312); all others have theirs by now.
+            _ = &mut self.task => {
+                tokio::time::timeout(Duration::from_millis(100), response).await.ok()
+            }
+        };
+        response.filter(|response| response.is_ok() || self.responded.load(Ordering::Relaxed))
     }
-}
-
-/// Whether a request failed because the server closed the reused connection before it responded.
-pub(super) fn is_stale(connection: Option<&Connected>) -> bool {
-    Stale::of(connection).is_some_and(|Stale(stale)| *stale.borrow())
-}
-
-/// Waits until a request is lost with its connection. hyper hands a request to the task of its connection through a channel;
-/// one that is sent just as the task ends stays there, without a response or an error (hyperium/hyper#2312).
-pub(super) async fn lost(mut connection: CaptureConnection) -> Option<()> {
-    /// By then hyper has returned what it received, or chosen another connection.
-    const GRACE: Duration = Duration::from_millis(100);
-    let mut closed = None::<Stale>;
-    loop {
-        let mut link = Stale::of(connection.wait_for_connection_metadata().await.as_ref())?;
-        if closed.is_some_and(|closed| closed.0.same_channel(&link.0)) {
-            return Some(());
-        }
-        while link.0.changed().await.is_ok() {}
-        tokio::time::sleep(GRACE).await;
-        closed = Some(link);
-    }
-}
-
-/// A stream between hyper and an upstream.
-pub(super) struct UpstreamStream<S> {
-    stream: S,
-    stale: watch::Sender<bool>,
-    /// Whether bytes arrived since the last request began.
-    responded: bool,
-    /// How many bytes of [`VERSION`] have arrived; all of them if nothing is left to rewrite.
-    version_bytes: usize,
 }
 
 /// The beginning of a response whose version is rewritten.
 const VERSION: &[u8] = b"HTTP/1.0";
 
-impl<S> UpstreamStream<S> {
-    fn new(stream: S) -> Self {
-        Self {
-            stream,
-            stale: watch::Sender::default(),
-            responded: false,
-            version_bytes: 0,
-        }
-    }
+/// What an upstream sends, as hyper reads it.
+struct ResponseReader<S> {
+    stream: S,
+    responded: Arc<AtomicBool>,
+    /// How many bytes of [`VERSION`] have arrived; all of them if nothing is left to rewrite.
+    version_bytes: usize,
+}
 
-    /// A write after a response begins another request.
-    fn sent(&mut self) {
-        if std::mem::take(&mut self.responded) {
-            self.stale.send_replace(true);
-        }
-    }
-
-    fn received(&mut self, bytes: &mut [u8]) {
-        if !bytes.is_empty() && !std::mem::replace(&mut self.responded, true) {
-            self.stale.send_replace(false);
-        }
+impl<S> ResponseReader<S> {
+    fn rewrite_version(&mut self, bytes: &mut [u8]) {
         for byte in bytes {
             if VERSION.get(self.version_bytes) != Some(&*byte) {
                 self.version_bytes = VERSION.len();
@@ -122,7 +94,7 @@ impl<S> UpstreamStream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for UpstreamStream<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ResponseReader<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -130,64 +102,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for UpstreamStream<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.received(&mut buffer.filled_mut()[before..]);
+        let read = &mut buffer.filled_mut()[before..];
+        (self.responded).fetch_or(!read.is_empty(), Ordering::Relaxed);
+        self.rewrite_version(read);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.sent();
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl<S: Connection> Connection for UpstreamStream<S> {
-    fn connected(&self) -> Connected {
-        self.stream.connected().extra(Stale(self.stale.subscribe()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-
-    #[tokio::test]
-    async fn a_request_on_a_reused_connection_is_stale_until_its_answer_begins() {
-        let (near, mut far) = duplex(64);
-        let mut stream = UpstreamStream::new(near);
-        let stale = stream.stale.subscribe();
-        let is_stale = || *stale.borrow();
-        for reused in [false, true, true] {
-            for part in ["POST / HTTP/1.1\r\n", "\r\n"] {
-                stream.write_all(part.as_bytes()).await.unwrap();
-                assert_eq!(is_stale(), reused);
-            }
-            stream.flush().await.unwrap();
-            assert_eq!(is_stale(), reused);
-            for byte in [b"H", b"T"] {
-                far.write_all(byte).await.unwrap();
-                stream.read_exact(&mut [0]).await.unwrap();
-                assert!(!is_stale());
-            }
-        }
-        assert!(stale.has_changed().is_ok());
-        drop(stream);
-        assert!(stale.has_changed().is_err());
-    }
 
     #[test]
     fn http_1_0_is_read_as_1_1_wherever_it_is_cut_and_nothing_else_is_changed() {
@@ -199,11 +123,15 @@ mod tests {
             ("HTTP", "HTTP"),
         ] {
             for at in 0..=sent.len() {
-                let mut stream = UpstreamStream::new(tokio::io::empty());
+                let mut reader = ResponseReader {
+                    stream: (),
+                    responded: Arc::default(),
+                    version_bytes: 0,
+                };
                 let mut bytes = sent.as_bytes().to_vec();
                 let (first, rest) = bytes.split_at_mut(at);
-                stream.received(first);
-                stream.received(rest);
+                reader.rewrite_version(first);
+                reader.rewrite_version(rest);
                 assert_eq!(bytes, expected.as_bytes(), "{at}");
             }
         }

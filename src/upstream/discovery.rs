@@ -3,6 +3,7 @@
 //! then on, as its breaker shows its health.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
-use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token, tls};
+use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, InferenceConfig, InferenceKind};
@@ -48,50 +49,17 @@ pub struct ProbeResult {
     pub answered: Result<(), UpstreamError>,
 }
 
-#[derive(Clone)]
-enum Upstream {
-    Inference(Arc<Node>),
-    Chain(Arc<Chain>),
-    Miner(Arc<MinerPage>),
-}
-
-impl Upstream {
-    fn parts(&self) -> (&'static str, &Endpoint) {
-        match self {
-            Self::Inference(node) => ("inference", &node.at),
-            Self::Chain(chain) => ("chain", &chain.at),
-            Self::Miner(miner) => ("miner", &miner.at),
-        }
-    }
-
-    /// Whether it is healthy.
-    async fn probe(&self) -> Result<(), UpstreamError> {
-        match self {
-            Self::Inference(node) => node.probe().await,
-            Self::Chain(chain) => chain.fetch_status().await.map(drop),
-            Self::Miner(miner) => miner.fetch().await.map(drop),
-        }
-    }
-}
+type Probe = Pin<Box<dyn Future<Output = Result<(), UpstreamError>> + Send>>;
 
 impl Upstreams {
     /// # Errors
     /// A text that names the invalid setting.
     pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
-        let common = HttpClient::new(None)?;
         let endpoint = |name: &str, url: &str, ca_file: &Option<PathBuf>, configured: bool| {
-            // An invalid address fails when it is called.
-            if let Ok(address) = url.parse() {
-                let setting = if name == "chain" { "rpc" } else { "url" };
-                tls::check(&address).map_err(|what| format!("{setting}: {what}"))?;
-            }
             Ok(Endpoint {
                 url: url.to_owned(),
                 token: None,
-                client: match ca_file {
-                    Some(file) => HttpClient::new(Some(file))?,
-                    None => common.clone(),
-                },
+                client: HttpClient::new(url, ca_file.as_deref())?,
                 breaker: Breaker::new(name, config.breaker.clone(), clock.clone()),
                 present: SetOnce::new_with(configured.then_some(())),
             })
@@ -106,9 +74,7 @@ impl Upstreams {
             let named = |what: String| format!("inference {:?}: {what}", node.name);
             let at = endpoint(&node.name, &node.url, &node.ca_file, configured);
             let mut at = at.map_err(named)?;
-            if node.kind == InferenceKind::R3mes {
-                at.client.pooled = None;
-            }
+            at.client.reuses_connections = node.kind != InferenceKind::R3mes;
             if let Some(file) = &node.api_key_file {
                 at.token = Some(read_bearer_token("api_key_file", file).map_err(named)?);
             }
@@ -138,19 +104,27 @@ impl Upstreams {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = Upstream> {
-        let nodes = self.nodes.iter().cloned().map(Upstream::Inference);
-        let chain = self.chain.iter().cloned().map(Upstream::Chain);
-        let miner = self.miner.iter().cloned().map(Upstream::Miner);
+    /// The kind and address of each upstream, and a call that finds out whether it is healthy.
+    fn all(&self) -> impl Iterator<Item = (&'static str, &Endpoint, Probe)> {
+        let nodes = self.nodes.iter().map(|node| {
+            let probe: Probe = Box::pin(Arc::clone(node).probe());
+            ("inference", &node.at, probe)
+        });
+        let chain = self.chain.iter().map(|chain| {
+            let probe: Probe = Box::pin(Arc::clone(chain).probe());
+            ("chain", &chain.at, probe)
+        });
+        let miner = self.miner.iter().map(|miner| {
+            let probe: Probe = Box::pin(Arc::clone(miner).probe());
+            ("miner", &miner.at, probe)
+        });
         nodes.chain(chain).chain(miner)
     }
 
     /// The breakers of every upstream that is present.
-    pub(crate) fn breakers(&self) -> impl Iterator<Item = Arc<Breaker>> {
-        self.all().filter_map(|upstream| {
-            let (_, at) = upstream.parts();
-            at.is_present().then(|| Arc::clone(&at.breaker))
-        })
+    pub(crate) fn breakers(&self) -> impl Iterator<Item = &Arc<Breaker>> {
+        let present = self.all().filter(|(_, at, _)| at.is_present());
+        present.map(|(_, at, _)| &at.breaker)
     }
 
     /// The chain, if one is configured or was found.
@@ -161,11 +135,10 @@ impl Upstreams {
     /// Logs the upstreams, and probes every minute for those not found yet; never returns.
     pub(crate) async fn discover(&self) {
         for round in 0u32.. {
-            for upstream in self.all() {
-                let (_, at) = upstream.parts();
+            for (_, at, probe) in self.all() {
                 let state = if at.is_present() {
                     "configured"
-                } else if let Ok(()) | Err(UpstreamError::NoChat(_)) = upstream.probe().await {
+                } else if let Ok(()) | Err(UpstreamError::NoChat(_)) = probe.await {
                     let _ = at.present.set(());
                     "found"
                 } else {
@@ -208,26 +181,23 @@ impl Upstreams {
 pub async fn probe_all(config: &Config) -> Result<Vec<ProbeResult>, String> {
     const DEADLINE: Duration = Duration::from_secs(5);
     let upstreams = Upstreams::new(config, &Clock::default())?;
-    let probes: Vec<_> = upstreams
-        .all()
-        .map(|upstream| {
-            tokio::spawn(async move {
-                let probed = timeout(DEADLINE, upstream.probe()).await;
-                let probed = probed.unwrap_or(Err(UpstreamError::Timeout("an answer")));
-                let (kind, at) = upstream.parts();
-                ProbeResult {
-                    kind,
-                    name: at.breaker.name().to_owned(),
-                    url: at.url.clone(),
-                    configured: at.is_present(),
-                    answered: probed,
-                }
-            })
-        })
-        .collect();
-    let mut results = Vec::with_capacity(probes.len());
-    for probe in probes {
-        results.extend(probe.await);
+    let probes = upstreams.all().map(|(kind, at, probe)| {
+        let probed = tokio::spawn(timeout(DEADLINE, probe));
+        (kind, at, probed)
+    });
+    let mut results = Vec::new();
+    for (kind, at, probed) in probes.collect::<Vec<_>>() {
+        let answered = match probed.await {
+            Ok(Ok(answered)) => answered,
+            _ => Err(UpstreamError::Timeout("an answer")),
+        };
+        results.push(ProbeResult {
+            kind,
+            name: at.breaker.name().to_owned(),
+            url: at.url.clone(),
+            configured: at.is_present(),
+            answered,
+        });
     }
     Ok(results)
 }

@@ -41,14 +41,12 @@ pub(crate) struct Node {
     queue: Semaphore,
     /// The number of slots plus the length of the queue.
     capacity: usize,
-    /// The model to request, if known.
-    model: Mutex<Option<String>>,
+    /// The model to request; empty until it is found.
+    model: Mutex<String>,
 }
 
 impl Node {
     const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-    /// A hub's response to `/v1/models` may list thousands of models.
-    const MAX_BYTES: usize = 1 << 20;
 
     pub(super) fn new(at: Endpoint, config: InferenceConfig, slots: usize, queue: usize) -> Self {
         let [slots, queue] = [slots, queue].map(|permits| permits.min(Semaphore::MAX_PERMITS));
@@ -57,14 +55,9 @@ impl Node {
             slots: Arc::new(Semaphore::new(slots)),
             queue: Semaphore::new(queue),
             capacity: slots + queue,
-            model: Mutex::new((!Self::discovers_model(&config)).then(|| config.model.clone())),
+            model: Mutex::new(config.model.clone()),
             config,
         }
-    }
-
-    /// Whether the model is the first that the server names.
-    fn discovers_model(config: &InferenceConfig) -> bool {
-        config.kind == InferenceKind::OpenAi && config.model.is_empty()
     }
 
     pub(crate) fn serves(&self, adapter: &str) -> bool {
@@ -96,24 +89,23 @@ impl Node {
         &self,
         request: &InferenceRequest,
     ) -> Result<Answer, UpstreamError> {
+        // It is the first that the server names.
+        let finds_model = self.config.kind == InferenceKind::OpenAi && self.config.model.is_empty();
         let known = self.model().clone();
-        let Some(model) = known else {
-            let model = self.fetch_model().await?;
-            return self.send(request, &model).await;
-        };
-        let answer = self.send(request, &model).await;
+        if finds_model && known.is_empty() {
+            return self.send(request, &self.fetch_model().await?).await;
+        }
+        let answer = self.send(request, &known).await;
         // The statuses of servers that serve another model now.
-        let is_refused = matches!(
-            answer,
-            Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422))
-        );
-        if !is_refused || !Self::discovers_model(&self.config) {
-            return answer;
+        if let Err(UpstreamError::Status(400 | 404 | 422) | UpstreamError::Refused(400 | 422)) =
+            answer
+            && finds_model
+            && let Ok(other) = self.fetch_model().await
+            && other != known
+        {
+            return self.send(request, &other).await;
         }
-        match self.fetch_model().await {
-            Ok(other) if other != model => self.send(request, &other).await,
-            _ => answer,
-        }
+        answer
     }
 
     async fn send(&self, request: &InferenceRequest, model: &str) -> Result<Answer, UpstreamError> {
@@ -139,15 +131,15 @@ impl Node {
         Ok(Answer::new(body, format, request.format.clone()))
     }
 
-    fn model(&self) -> MutexGuard<'_, Option<String>> {
+    fn model(&self) -> MutexGuard<'_, String> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch_model(&self) -> Result<String, UpstreamError> {
         let deadline = Duration::from_secs(5);
-        let body = self.at.get("/v1/models", deadline, Self::MAX_BYTES).await?;
+        let body = self.at.get("/v1/models", deadline).await?;
         let model = openai::first_model(&body)?;
-        *self.model() = Some(model.clone());
+        self.model().clone_from(&model);
         Ok(model)
     }
 
@@ -156,20 +148,18 @@ impl Node {
             InferenceKind::R3mes => "/health",
             InferenceKind::OpenAi => "/v1/models",
         };
-        let answer = self.at.get(path, Self::PROBE_TIMEOUT, Self::MAX_BYTES);
-        answer.await
+        self.at.get(path, Self::PROBE_TIMEOUT).await
     }
 
     /// Whether an inference server of its kind answers. Some versions of R3MES nodes have `/health` alone, so `/chat` is tried
     /// too: a request without a message costs no inference; a GET would not do, as nodes with `/chat` answer it 404.
-    pub(super) async fn probe(&self) -> Result<(), UpstreamError> {
+    pub(super) async fn probe(self: Arc<Self>) -> Result<(), UpstreamError> {
         let body = self.fetch_health().await?;
         if self.config.kind == InferenceKind::OpenAi {
             return openai::first_model(&body).map(drop);
         }
         let request = self.at.request("/chat", Some("{}".to_owned()))?;
-        let chat = (self.at.client).fetch(request, Self::PROBE_TIMEOUT, Self::MAX_BYTES);
-        match chat.await {
+        match (self.at.client.fetch(request, Self::PROBE_TIMEOUT)).await {
             Err(UpstreamError::Status(status @ (404 | 405 | 501 | 503))) => {
                 Err(UpstreamError::NoChat(status))
             }

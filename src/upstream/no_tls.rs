@@ -2,25 +2,21 @@
 
 use std::path::Path;
 
-use hyper::Uri;
-use hyper::http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
 
 pub(super) type Connector = HttpConnector;
 
-pub(super) fn connector(http: HttpConnector, ca_file: Option<&Path>) -> Result<Connector, String> {
-    match ca_file {
-        Some(file) => Err(format!("ca_file {}: {NEEDED}", file.display())),
-        None => Ok(http),
-    }
+pub(super) fn connector(
+    http: HttpConnector,
+    address: &str,
+    ca_file: Option<&Path>,
+) -> Result<Connector, String> {
+    let setting = match ca_file {
+        Some(_) => "ca_file",
+        None if address.to_lowercase().starts_with("https:") => "url",
+        None => return Ok(http),
+    };
+    Err(format!(
+        "{setting}: https needs the feature `tls`, which this program was built without"
+    ))
 }
-
-/// Whether this build can connect to an address; else why not.
-pub(super) fn check(address: &Uri) -> Result<(), &'static str> {
-    if address.scheme() == Some(&Scheme::HTTPS) {
-        return Err(NEEDED);
-    }
-    Ok(())
-}
-
-const NEEDED: &str = "https needs the feature `tls`, which this program was built without";

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use hyper::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::CertificateDer;
@@ -15,6 +14,7 @@ pub(super) type Connector = HttpsConnector<HttpConnector>;
 /// Adds TLS to connections to `https` addresses.
 pub(super) fn connector(
     mut http: HttpConnector,
+    _: &str,
     ca_file: Option<&Path>,
 ) -> Result<Connector, String> {
     let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
@@ -29,11 +29,6 @@ pub(super) fn connector(
         .https_or_http()
         .enable_http1()
         .wrap_connector(http))
-}
-
-/// Whether this build can connect to an address; else why not.
-pub(super) fn check(_: &Uri) -> Result<(), &'static str> {
-    Ok(())
 }
 
 fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
