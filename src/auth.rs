@@ -11,7 +11,7 @@ mod scope;
 pub(crate) use cache::{CachedKey, KeyCache};
 pub use issue::{IssuedKey, KeyRequest};
 pub use key::{KeyHash, PlainKey};
-pub(crate) use login::{Challenges, LoginError};
+pub(crate) use login::{Challenges, LoginError, SignedChallenge};
 pub use scope::{Scope, Scopes};
 
 use crate::model::{Timestamp, Wallet};
@@ -75,11 +75,13 @@ impl KeyRecord {
 
 /// The authenticated caller of a request. The handlers of an embedding program find it in their
 /// [`Caller`](crate::Caller).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Principal {
     /// The key that was used.
+    #[serde(rename = "id")]
     pub key_id: String,
     /// The key's owner; `None` for an admin key.
+    #[serde(skip)]
     pub wallet: Option<Wallet>,
     /// Its scopes.
     pub scopes: Scopes,

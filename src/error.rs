@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use hyper::header::HeaderName;
 use serde_json::{Value, json};
 
 use crate::limits::{Decision, seconds_up};
@@ -25,7 +26,7 @@ macro_rules! codes {
             /// Every code.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// Text, status, title, OpenAI's type.
+            /// Text, status, title, the `type` by which OpenAI's clients sort errors.
             const fn row(self) -> (&'static str, u16, &'static str, &'static str) {
                 match self { $(Self::$name => ($text, $status, $title, $openai)),* }
             }
@@ -44,18 +45,6 @@ impl ErrorCode {
     #[must_use]
     pub const fn status(self) -> u16 {
         self.row().1
-    }
-
-    /// A few words for people.
-    #[must_use]
-    pub const fn title(self) -> &'static str {
-        self.row().2
-    }
-
-    /// The `type` by which OpenAI's clients sort errors.
-    #[must_use]
-    pub const fn openai_type(self) -> &'static str {
-        self.row().3
     }
 }
 
@@ -108,10 +97,8 @@ pub(crate) struct ApiError {
     /// Which member, parameter or header of the request is wrong, as a JSON pointer or a name.
     pub(crate) pointer: Option<String>,
     pub(crate) retry_after: Option<Duration>,
-    /// For 405: the methods of the path.
-    pub(crate) allow: Option<String>,
-    /// Whether the connection must be closed, as the rest of the body may still come.
-    pub(crate) close: bool,
+    /// A header of the response: `Allow` of a 405; `Connection: close`, as the rest of a body may still come.
+    pub(crate) header: Option<Box<(HeaderName, String)>>,
 }
 
 impl ApiError {
@@ -124,8 +111,7 @@ impl ApiError {
             internal: None,
             pointer: None,
             retry_after,
-            allow: None,
-            close: false,
+            header: None,
         }
     }
 
@@ -182,21 +168,22 @@ impl ApiError {
     pub(crate) fn for_openai(&self) -> Value {
         let pointer = self.pointer.as_deref().unwrap_or_default();
         let param = pointer.trim_start_matches('/');
+        let (code, _, _, openai_type) = self.code.row();
         json!({
             "message": self.detail,
-            "type": self.code.openai_type(),
-            "code": self.code.as_str(),
+            "type": openai_type,
+            "code": code,
             "param": (!param.is_empty()).then_some(param),
         })
     }
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
     pub(crate) fn body(&self, request_id: &str) -> String {
-        let (code, detail) = (self.code.as_str(), self.detail.as_str());
+        let ((code, status, title, _), detail) = (self.code.row(), self.detail.as_str());
         let mut problem = json!({
             "type": format!("urn:r3mes-edge:{code}"),
-            "title": self.code.title(),
-            "status": self.code.status(),
+            "title": title,
+            "status": status,
             "detail": detail,
             "code": code,
             "message": detail,

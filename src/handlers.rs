@@ -21,11 +21,6 @@ use crate::model::Whole;
 
 type Result<T = Response> = std::result::Result<T, ApiError>;
 
-/// The query of a route without parameters.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoParameters {}
-
 /// The query of a list that is read page by page.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

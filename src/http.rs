@@ -24,7 +24,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
@@ -61,22 +61,18 @@ pub(crate) fn handle(
         let mut log_guard = AccessLogGuard::new(&app, request_id);
         let if_none_match = head.headers.get(IF_NONE_MATCH).cloned();
         let has_body = !body.is_end_stream();
-        let is_http_1_0 = head.version == Version::HTTP_10 && head.method != hyper::Method::HEAD;
+        let is_http_1_0 = head.version == Version::HTTP_10;
         let response = respond(&app, routes, peer, head, body, &mut log_guard)
             .await
-            .unwrap_or_else(|error| response::error_response(&error, &log_guard.request_id));
+            .unwrap_or_else(|error| response::error_response(error, &log_guard.request_id));
         let response = finalize_response(response, if_none_match.as_ref(), &mut log_guard);
         let refused = has_body && !response.status().is_success();
         exchange.refused.store(refused, Ordering::Relaxed);
-        let bodiless = matches!(response.status().as_u16(), 204 | 304);
-        let body = response.body();
-        if is_http_1_0 && !bodiless && !body.is_end_stream() && body.size_hint().exact().is_none() {
-            exchange.unfinished.store(true, Ordering::Relaxed);
-        }
         Ok(response.map(|content| ResponseBody {
             content,
             log_guard,
             exchange,
+            is_http_1_0,
             failed: false,
         }))
     }
@@ -99,7 +95,7 @@ fn finalize_response(
     if let Some(origin) = log_guard.origin.take() {
         origin::allow_origin(headers, origin);
     }
-    if log_guard.key_id.is_some() || !headers.contains_key(CACHE_CONTROL) {
+    if log_guard.principal.is_some() || !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if let (Some(wanted), Some(tag)) = (if_none_match, headers.get(ETAG))
@@ -109,8 +105,7 @@ fn finalize_response(
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = response::Content::default();
     }
-    log_guard.status = Some(response.status().as_u16());
-    log_guard.ready = Some(log_guard.server_time());
+    log_guard.response = Some((response.status().as_u16(), log_guard.server_time()));
     response
 }
 
@@ -146,7 +141,7 @@ async fn respond(
         RouteMatch::OtherMethods(allow) => {
             let detail = format!("this path answers to {allow}");
             return Err(ApiError {
-                allow: Some(allow),
+                header: Some(Box::new((ALLOW, allow))),
                 ..ApiError::new(ErrorCode::MethodNotAllowed, detail)
             });
         }
@@ -195,6 +190,11 @@ async fn respond(
         }
     };
     auth::authorize(&app.config, &head, route, &path_param, principal.as_ref())?;
+    let query = head.uri.query().unwrap_or_default();
+    if route.no_query && !query.is_empty() {
+        let name = query.split(['=', '&']).next().unwrap_or_default();
+        return Err(ApiError::parameter(name, "is an unknown parameter"));
+    }
 
     // Body.
     let body = match route.body {
@@ -205,7 +205,7 @@ async fn respond(
             let read = Box::pin(request_body::read(app, class, body)).await;
             drop(receiving);
             read.map_err(|error| ApiError {
-                close: true,
+                header: Some(Box::new((CONNECTION, "close".to_owned()))),
                 ..error
             })?
         }
@@ -225,7 +225,14 @@ async fn respond(
     };
     let slot = RouteSlot::of(route.index);
     let handler = Box::pin(ROUTE.scope(slot, (route.handler)(context)));
-    let response = run_handler(route.detached, handler);
+    let response = async {
+        match route.detached {
+            true => tokio::spawn(handler)
+                .await
+                .unwrap_or_else(|_| Err(panicked())),
+            false => catch_panic(handler).await,
+        }
+    };
     match route.unbounded {
         true => response.await,
         false => within_timeout(app, response).await,
@@ -273,18 +280,6 @@ async fn within_timeout(
     timeout(app.config.limits.request_timeout, response)
         .await
         .map_err(late)?
-}
-
-/// Runs a handler, in a task of its own where the table says so.
-async fn run_handler(
-    detached: bool,
-    handler: impl Future<Output = Result<Response, ApiError>> + Send + Unpin + 'static,
-) -> Result<Response, ApiError> {
-    if !detached {
-        return catch_panic(handler).await;
-    }
-    let ended = tokio::spawn(handler).await;
-    ended.unwrap_or_else(|_| Err(panicked()))
 }
 
 async fn catch_panic(

@@ -27,6 +27,16 @@ pub(crate) enum LoginError {
     Full,
 }
 
+/// A challenge with the signature of its wallet.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignedChallenge {
+    pub(crate) wallet_address: Wallet,
+    message: String,
+    pub_key: String,
+    signature: String,
+}
+
 /// Issues challenges and accepts each of them one time.
 pub(crate) struct Challenges {
     mac_key: [u8; 32],
@@ -70,12 +80,10 @@ impl Challenges {
     /// Accepts a signed challenge, one time.
     pub(crate) fn redeem(
         &self,
-        wallet: &Wallet,
-        message: &str,
-        pub_key: &str,
-        signature: &str,
+        signed: &SignedChallenge,
         now: Timestamp,
     ) -> Result<(), LoginError> {
+        let (wallet, message) = (&signed.wallet_address, &signed.message);
         let unknown = LoginError::Refused("the message is not a challenge of this server");
         let (text, proof) = message.rsplit_once(Self::PROOF).ok_or(unknown)?;
         let proof = blake3::Hash::from_hex(proof).map_err(|_| unknown)?;
@@ -94,7 +102,7 @@ impl Challenges {
         if expires_at <= now {
             return refused("the challenge has expired; request another");
         }
-        verify(wallet, message, pub_key, signature).or_else(refused)?;
+        verify(wallet, message, &signed.pub_key, &signed.signature).or_else(refused)?;
         self.spend(proof, expires_at, now)
     }
 
@@ -189,6 +197,20 @@ mod tests {
         (key, public, wallet)
     }
 
+    fn signed_by(
+        wallet: &Wallet,
+        message: &str,
+        pub_key: &str,
+        signature: &str,
+    ) -> SignedChallenge {
+        SignedChallenge {
+            wallet_address: *wallet,
+            message: message.to_owned(),
+            pub_key: pub_key.to_owned(),
+            signature: signature.to_owned(),
+        }
+    }
+
     fn sign(key: &SigningKey, document: &str) -> String {
         let signature: Signature = key.sign_prehash(&Sha256::digest(document)).unwrap();
         STANDARD.encode(signature.to_bytes())
@@ -247,7 +269,7 @@ mod tests {
         let (message, expires_at) = challenges.issue(&wallet, "the test", NOW);
         let signature = sign(&key, &sign_doc(&wallet, &message));
         let redeem = |by: &Challenges, message: &str, now| {
-            by.redeem(&wallet, message, &public, &signature, now)
+            by.redeem(&signed_by(&wallet, message, &public, &signature), now)
         };
         assert!(
             redeem(&Challenges::new().unwrap(), &message, NOW).is_err(),
@@ -273,7 +295,7 @@ mod tests {
         let signature = sign(&other_key, &sign_doc(&other, &message));
         assert!(
             challenges
-                .redeem(&other, &message, &other_public, &signature, NOW)
+                .redeem(&signed_by(&other, &message, &other_public, &signature), NOW)
                 .is_err(),
             "for another wallet"
         );

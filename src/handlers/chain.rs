@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, NoParameters, Result};
+use super::{Context, Result};
 use crate::app::App;
 use crate::cache::Source;
 use crate::error::{ApiError, ErrorCode};
@@ -15,7 +15,6 @@ use crate::model::Whole;
 use crate::upstream::chain::Chain;
 
 pub(crate) async fn status(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let app = &ctx.app;
     let status = app.cached_chain_status(chain(app)?).await?;
     let mut body = json!({

@@ -47,13 +47,10 @@ fn agreed<T: PartialEq>(name: &str, field: Option<T>, header: Option<T>) -> Resu
 pub(crate) async fn chat(ctx: Context) -> Result {
     let app = &ctx.app;
     let request: ChatRequest = ctx.json()?;
-    let invalid = |detail: &str| Err(InputError::member("message", detail).into());
     let (length, most) = (request.message.chars().count(), app.config.chat.max_message);
-    if length == 0 {
-        return invalid("must not be empty");
-    }
-    if length > most {
-        return invalid(&format!("has {length} characters, more than {most}"));
+    if !(1..=most).contains(&length) {
+        let detail = format!("must have 1 to {most} characters, not {length}");
+        return Err(InputError::member("message", &detail).into());
     }
     let adapter = ctx.header("X-Adapter")?.map(str::to_owned);
     let adapter = agreed("adapter", request.adapter, adapter)?;

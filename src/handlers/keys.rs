@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Context, NoParameters, PageSize, Result, cursor, cut_page, page_size};
+use super::{Context, PageSize, Result, cursor, cut_page, page_size};
 use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
@@ -100,7 +100,6 @@ pub(crate) async fn list(ctx: Context) -> Result {
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let key = managed_key(&ctx, ctx.path_param.clone()).await?;
     json(&key.shown(ctx.app.clock.now()))
 }
@@ -176,11 +175,11 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
 }
 
 #[derive(Serialize)]
-struct Me {
+struct Me<'a> {
     wallet_address: Option<Wallet>,
     credits: Credits,
     is_miner: bool,
-    key: Value,
+    key: &'a Principal,
 }
 
 pub(crate) async fn me(ctx: Context) -> Result {
@@ -193,10 +192,6 @@ pub(crate) async fn me(ctx: Context) -> Result {
         wallet_address: principal.wallet,
         credits: user.as_ref().map_or(Credits::ZERO, |user| user.credits),
         is_miner: user.is_some_and(|user| user.is_miner),
-        key: json!({
-            "id": principal.key_id,
-            "scopes": principal.scopes,
-            "expires_at": principal.expires_at,
-        }),
+        key: principal,
     })
 }

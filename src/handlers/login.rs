@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Context, Result};
-use crate::auth::{KeyRequest, LoginError, Scopes};
+use crate::auth::{KeyRequest, LoginError, Scopes, SignedChallenge};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::json;
 use crate::model::Wallet;
@@ -24,15 +24,6 @@ pub(crate) async fn challenge(ctx: Context) -> Result {
     json(&json!({ "message": message, "expires_at": expires_at }))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LoginRequest {
-    wallet_address: Wallet,
-    message: String,
-    pub_key: String,
-    signature: String,
-}
-
 #[derive(Serialize)]
 struct Login<'a> {
     access_token: &'a str,
@@ -43,11 +34,9 @@ struct Login<'a> {
 
 pub(crate) async fn login(ctx: Context) -> Result {
     let app = &ctx.app;
-    let body: LoginRequest = ctx.json()?;
-    let (wallet, now) = (body.wallet_address, app.clock.now());
-    let redeemed =
-        app.challenges
-            .redeem(&wallet, &body.message, &body.pub_key, &body.signature, now);
+    let signed: SignedChallenge = ctx.json()?;
+    let (wallet, now) = (signed.wallet_address, app.clock.now());
+    let redeemed = app.challenges.redeem(&signed, now);
     redeemed.map_err(|error| match error {
         LoginError::Refused(detail) => {
             app.metrics.table.auth_failures.inc();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::chat::{answer, is_served, open_nodes, payer, wallet_header};
-use super::{Context, NoParameters, Result};
+use super::{Context, Result};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response;
 use crate::model::new_id;
@@ -16,7 +16,6 @@ use crate::upstream::inference::{Node, Prompt};
 
 /// The adapters that an inference server has, as models.
 pub(crate) async fn models(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let app = &ctx.app;
     let created = app.clock.now().millis() / 1000;
     let model = |adapter| json!({ "id": adapter, "object": "model", "created": created, "owned_by": "r3mes-edge" });

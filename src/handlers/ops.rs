@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, NoParameters, Result};
+use super::{Context, Result};
 use crate::breaker::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json, json_with_status};
@@ -102,9 +102,9 @@ pub(crate) async fn version(ctx: Context) -> Result {
 
 /// Major, minor and patch of a version, each of at most nine digits.
 fn parse_version(text: &str) -> Option<[u32; 3]> {
-    let number = |part: &str| {
-        let digits = part.len() <= 9 && !part.starts_with('+');
-        part.parse().ok().filter(|_| digits)
+    let number = |part: &str| match part.len() {
+        ..10 if !part.starts_with('+') => part.parse().ok(),
+        _ => None,
     };
     let numbers: Option<Vec<u32>> = text.split('.').map(number).collect();
     numbers?.try_into().ok()
@@ -112,7 +112,6 @@ fn parse_version(text: &str) -> Option<[u32; 3]> {
 
 /// The server's time, for clients that check their own clock.
 pub(crate) async fn time(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let now = ctx.app.clock.now();
     json(&json!({
         "server_time": now.millis().div_euclid(1000),
@@ -128,12 +127,10 @@ pub(crate) async fn openapi(_: Context) -> Result {
 
 /// Copies the database into the configured folder.
 pub(crate) async fn back_up(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     json_with_status(StatusCode::CREATED, &ctx.app.back_up(None).await?)
 }
 
 pub(crate) async fn verify_ledger(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let report = ctx.app.verify_ledger().await?;
     for error in &report.mistakes {
         log::error!("ledger: {error}");
@@ -143,7 +140,6 @@ pub(crate) async fn verify_ledger(ctx: Context) -> Result {
 
 /// The state of each upstream's breaker.
 pub(crate) async fn breakers(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let breakers: Vec<_> = ctx.app.upstreams.breakers().map(|b| b.status()).collect();
     json(&json!({ "breakers": breakers }))
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, NoParameters, PageQuery, Result, cursor, cut_page, page_size};
+use super::{Context, PageQuery, Result, cursor, cut_page, page_size};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json};
 use crate::model::{Credits, InputError, Wallet, exact_credits};
@@ -46,7 +46,6 @@ pub(crate) async fn list(ctx: Context) -> Result {
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     json(&ctx.app.store.user(ctx.wallet()?).await?)
 }
 

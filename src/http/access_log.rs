@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 
-use super::route::{Method, Route};
+use super::route::Route;
 use crate::app::App;
+use crate::auth::Principal;
 use crate::limits::Decision;
 use crate::metrics::RouteSlot;
-use crate::model::Wallet;
 use crate::timings::RequestTimings;
 
 /// Counts a request and writes its line when dropped: when hyper is done with the body, or, with the status still 499, when
@@ -22,11 +22,9 @@ pub(crate) struct AccessLogGuard {
     pub(super) route: Option<&'static Route>,
     /// Whether a route of the host's answers it, whose paths and methods are unknown here.
     pub(super) is_host: bool,
-    pub(super) status: Option<u16>,
-    /// How long the server took to make the response.
-    pub(super) ready: Option<Duration>,
-    pub(super) key_id: Option<String>,
-    pub(super) wallet: Option<Wallet>,
+    /// The status of the response, and how long the server took to make it.
+    pub(super) response: Option<(u16, Duration)>,
+    pub(super) principal: Option<Principal>,
     /// Of the body, as far as hyper took it.
     pub(super) bytes: u64,
     pub(super) rate: Option<Decision>,
@@ -43,26 +41,12 @@ impl AccessLogGuard {
             request_id,
             route: None,
             is_host: false,
-            status: None,
-            ready: None,
-            key_id: None,
-            wallet: None,
+            response: None,
+            principal: None,
             bytes: 0,
             rate: None,
             origin: None,
         })
-    }
-
-    /// A successful read is logged at debug level, as is an unmatched route, which anyone can send without limit.
-    fn level(&self, status: u16) -> log::Level {
-        let is_read = self.route.is_some_and(|route| route.method == Method::Get);
-        match status {
-            _ if self.route.is_none() && !self.is_host => log::Level::Debug,
-            500 => log::Level::Error,
-            501.. => log::Level::Warn,
-            ..400 if is_read => log::Level::Debug,
-            _ => log::Level::Info,
-        }
     }
 
     /// How long the server took up to now.
@@ -74,29 +58,38 @@ impl AccessLogGuard {
 impl Drop for AccessLogGuard {
     fn drop(&mut self) {
         let took = self.timings.elapsed(&self.app.clock);
-        let ready = self.ready.unwrap_or_else(|| self.server_time());
+        // As nginx logs a client that disconnected.
+        let left = || (499, self.server_time());
+        let (status, ready) = self.response.unwrap_or_else(left);
         // The route's template, never the path: a path sent in error may hold a key.
         let (method, route, slot) = match self.route {
-            Some(row) => (row.method.as_str(), row.path, RouteSlot::of(row.index)),
+            Some(row) => (row.method, row.path, RouteSlot::of(row.index)),
             None if self.is_host => ("-", "own", RouteSlot::HOST),
             None => ("-", "-", RouteSlot::NONE),
         };
         let is_bounded = self.route.is_none_or(|route| !route.unbounded);
-        let metrics = &self.app.metrics;
-        metrics.request(slot, self.status, ready, is_bounded);
+        let sent = self.response.map(|(status, _)| status);
+        self.app.metrics.request(slot, sent, ready, is_bounded);
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
-        let wallet = self.wallet.map(|wallet| wallet.short());
-        // As nginx logs a client that disconnected.
-        let status = self.status.unwrap_or(499);
+        let principal = self.principal.as_ref();
+        let wallet = principal.and_then(|principal| Some(principal.wallet?.short()));
+        // An unmatched route can be requested by anyone without limit.
+        let level = match (status, method) {
+            _ if route == "-" => log::Level::Debug,
+            (500, _) => log::Level::Error,
+            (501.., _) => log::Level::Warn,
+            (..400, "GET") => log::Level::Debug,
+            _ => log::Level::Info,
+        };
         log::log!(
             target: "r3mes_edge::http",
-            self.level(status),
+            level,
             method, route, status,
             ms = millis(took),
             upstream_ms = millis(self.timings.waited()),
             bytes = self.bytes,
             request_id = self.request_id.as_str(),
-            key_id = self.key_id.as_deref().unwrap_or("-"),
+            key_id = principal.map_or("-", |principal| &principal.key_id),
             wallet = wallet.as_deref().unwrap_or("-");
             "{method} {route} {status}"
         );

@@ -12,7 +12,7 @@ use super::context::single;
 use super::route::{Auth, Route};
 use super::{limit, origin};
 use crate::app::App;
-use crate::auth::{CachedKey, PlainKey, Principal, Scope};
+use crate::auth::{CachedKey, KeyRecord, PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Bucket, RateClass};
@@ -37,8 +37,7 @@ pub(super) async fn authenticate(
         }
     })?;
     let principal = Principal::from(&key.record);
-    log_guard.key_id = Some(principal.key_id.clone());
-    log_guard.wallet = principal.wallet;
+    log_guard.principal = Some(principal.clone());
     limit(app, log_guard, class, Bucket::Key(key.record.hash))?;
     Ok(Some(principal))
 }
@@ -51,47 +50,40 @@ async fn find_key(
     log_guard: &mut AccessLogGuard,
 ) -> Result<Arc<CachedKey>, ApiError> {
     let invalid = |detail| ApiError::new(ErrorCode::InvalidApiKey, detail);
-    let ours = PlainKey::parse(text);
-    let is_ours = ours.is_some();
     let imported = || PlainKey::parse_imported(text).filter(|_| app.store.has_imported_keys());
-    let sent = ours.or_else(imported);
     let malformed = "malformed API key: expected `r3mes_` and 49 characters with a valid checksum";
+    let sent = PlainKey::parse(text).or_else(imported);
     let sent = sent.ok_or_else(|| invalid(malformed))?;
-    let hash = sent.hash();
-    let cached = app.caches.keys.get(&hash);
-    let is_cached = cached.is_some();
-    let key = match cached {
+    let (hash, keys, now) = (sent.hash(), &app.caches.keys, app.clock.now());
+    let key = match keys.get(&hash) {
         Some(key) => key,
         None => {
             // Counted before the look-up, so that guesses are limited before they cost a database read.
             limit(app, log_guard, RateClass::Failures, client.into())?;
             app.metrics.table.key_lookups.inc();
-            let generation = app.caches.keys.generation();
+            let generation = keys.generation();
             let found = match app.store.key_by_hash(hash).await {
-                Ok(None) if !is_ours => {
+                Ok(None) if text.len() < PlainKey::LENGTH => {
                     let start = sent.start().to_owned();
                     app.store.adopt_key(sent.sha256(), hash, start).await
                 }
                 found => found,
             };
-            // A storage error is not a failed authentication.
-            let uncount = |_: &_| app.limits().uncount(RateClass::Failures, client);
-            let record = found.inspect_err(uncount)?;
-            let record = record.ok_or_else(|| invalid("no such key"))?;
-            app.caches.keys.insert(record, generation)
+            // Neither a storage error nor a valid key is a guess.
+            let valid =
+                |key: &Option<KeyRecord>| key.as_ref().is_some_and(|key| key.is_active(now));
+            if found.as_ref().map_or(true, valid) {
+                app.limits().uncount(RateClass::Failures, client);
+            }
+            keys.insert(found?.ok_or_else(|| invalid("no such key"))?, generation)
         }
     };
-    let now = app.clock.now();
     if key.record.revoked_at.is_some_and(|at| at <= now) {
         return Err(invalid("this key was revoked or replaced"));
     }
     if !key.record.is_active(now) {
         let detail = "this key has expired";
         return Err(ApiError::new(ErrorCode::ExpiredApiKey, detail));
-    }
-    if !is_cached {
-        // A valid key is not a guess: a client with many keys is not limited after a restart.
-        app.limits().uncount(RateClass::Failures, client);
     }
     key.touch(now);
     Ok(key)
@@ -114,23 +106,19 @@ fn credentials(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
 
 /// Why a request may not read public figures without a key, for an operator who did not expect it.
 fn closed_reads(config: &Config, head: &Parts) -> Option<String> {
-    let reason = match config.auth.public_reads {
+    let auth = &config.auth;
+    let reason = match auth.public_reads {
         Some(true) => return None,
-        Some(false) => return Some(": auth.public_reads is false".to_owned()),
-        None if !config.auth.trusted_proxies.is_empty() => {
-            "while auth.trusted_proxies is set".to_owned()
-        }
-        None if config.exposed().next().is_some() => {
-            "while a listener can be reached from other machines".to_owned()
-        }
-        None => {
-            let sign = origin::proxy_sign(head)?;
-            format!("for proxied requests (this one has {sign})")
-        }
+        Some(false) => "auth.public_reads is false",
+        None if !auth.trusted_proxies.is_empty() => "auth.trusted_proxies is set",
+        None if config.exposed().next().is_some() => "other machines can reach a listener",
+        None => &format!(
+            "a proxy forwarded this request (it has {})",
+            origin::proxy_sign(head)?
+        ),
     };
-    Some(format!(
-        ": public reads are closed {reason}; set auth.public_reads = true to open them"
-    ))
+    let fix = "set auth.public_reads = true to open them";
+    Some(format!(": public reads are closed, as {reason}; {fix}"))
 }
 
 /// Refuses a caller without permission for the route.
@@ -180,12 +168,13 @@ pub(super) fn authorize(
 /// encodes letters or underscores.
 pub(super) fn holds_key(query: &str) -> bool {
     const NAMES: &str = "api_key apikey api-key x-api-key access_token token key";
-    let named = |pair: &str| {
-        let name = pair.split('=').next().unwrap_or_default();
-        let mut names = NAMES.split(' ');
-        names.any(|known| known.eq_ignore_ascii_case(name))
-    };
-    query.contains(PlainKey::PREFIX) || query.split('&').any(named)
+    let mut names = query.split('&').filter_map(|pair| pair.split('=').next());
+    query.contains(PlainKey::PREFIX)
+        || names.any(|name| {
+            NAMES
+                .split(' ')
+                .any(|known| known.eq_ignore_ascii_case(name))
+        })
 }
 
 #[cfg(test)]

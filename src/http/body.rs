@@ -21,7 +21,7 @@ pub(crate) struct Exchange {
     pub(crate) requested: AtomicBool,
     /// Whether the request was refused while its body may still be coming.
     pub(crate) refused: AtomicBool,
-    /// Whether a response is being written that only the connection's end delimits: HTTP/1.0, without a length.
+    /// Whether a response is being written that the end of the connection may delimit: HTTP/1.0.
     pub(crate) unfinished: AtomicBool,
     /// Whether a body that failed waits until everything before its failure is written.
     awaits_flush: AtomicBool,
@@ -42,6 +42,7 @@ pub(crate) struct ResponseBody {
     /// Dropped when hyper is done with the body.
     pub(super) log_guard: Box<AccessLogGuard>,
     pub(super) exchange: Arc<Exchange>,
+    pub(super) is_http_1_0: bool,
     pub(super) failed: bool,
 }
 
@@ -59,6 +60,9 @@ impl Body for ResponseBody {
                 true => Poll::Pending,
                 false => Poll::Ready(Some(Err(Aborted))),
             };
+        }
+        if self.is_http_1_0 {
+            self.exchange.unfinished.store(true, Ordering::Relaxed);
         }
         // A host's body may panic: it must not end like a whole one.
         let poll = || Pin::new(&mut self.content).poll_frame(context);

@@ -40,9 +40,8 @@ impl Context {
 
     /// The caller; the table decides which routes have one.
     pub(crate) fn principal(&self) -> Result<&Principal, ApiError> {
-        self.principal
-            .as_ref()
-            .ok_or_else(|| ApiError::internal("a route without authentication needs a caller"))
+        let missing = || ApiError::internal("a route without authentication needs a caller");
+        self.principal.as_ref().ok_or_else(missing)
     }
 
     /// Refuses a caller who may not act for `wallet`.
@@ -91,10 +90,8 @@ impl Context {
 
     /// Whether the client prefers a media type to JSON.
     pub(crate) fn accepts(&self, media_type: &str) -> bool {
-        let accept = self
-            .headers
-            .get(ACCEPT)
-            .and_then(|value| value.to_str().ok());
+        let accept = self.headers.get(ACCEPT).map(HeaderValue::as_bytes);
+        let accept = std::str::from_utf8(accept.unwrap_or_default());
         let mut types = accept.unwrap_or_default().split(',');
         types.any(|accepted| accepted.trim().starts_with(media_type))
     }
@@ -127,7 +124,7 @@ impl Context {
             (None, None) => principal.key_id.clone(),
         };
         // Those of the route, also where its alias was called.
-        let (method, path) = (self.route.method.as_str(), self.route.path);
+        let (method, path) = (self.route.method, self.route.path);
         let scope = format!("{owner} {method} {path}");
         let query = self.query.as_deref().unwrap_or_default();
         // Neither part contains a line feed, so no two requests are hashed as the same text.

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{
-    AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -118,7 +117,7 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Into<By
 }
 
 /// Creates the response of an error, and logs its internal details.
-pub(crate) fn error_response(error: &ApiError, request_id: &str) -> Response {
+pub(crate) fn error_response(error: ApiError, request_id: &str) -> Response {
     let status = StatusCode::from_u16(error.code.status());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(internal) = &error.internal {
@@ -135,11 +134,8 @@ pub(crate) fn error_response(error: &ApiError, request_id: &str) -> Response {
     if let Some(wait) = error.retry_after {
         headers.insert(RETRY_AFTER, seconds_up(wait).max(1).into());
     }
-    if let Some(allow) = &error.allow {
-        set(headers, ALLOW, allow.clone());
-    }
-    if error.close {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if let Some(header) = error.header {
+        set(headers, header.0, header.1);
     }
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer realm=\"r3mes-edge\"");

@@ -44,41 +44,14 @@ pub enum BodyClass {
     V1,
 }
 
-/// The method of a [`Route`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
-    /// GET, and HEAD with it.
-    Get,
-    /// POST.
-    Post,
-    /// DELETE.
-    Delete,
-}
-
-impl Method {
-    /// The method as in a request line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Post => "POST",
-            Self::Delete => "DELETE",
-        }
-    }
-
-    pub(crate) fn matches(self, method: &str) -> bool {
-        method == self.as_str() || (self == Self::Get && method == "HEAD")
-    }
-}
-
 pub(crate) type Handler = fn(Context) -> HandlerFuture;
 pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
 
 /// One route, a row of [`ROUTES`](crate::routes::ROUTES).
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// Its method.
-    pub method: Method,
+    /// Its method, as in a request line; HEAD is answered where GET is.
+    pub method: &'static str,
     /// Its path; at most one segment is a parameter in braces.
     pub path: &'static str,
     /// The path by which clients of the R3MES backend know it, where that is another.
@@ -97,6 +70,8 @@ pub struct Route {
     pub unbounded: bool,
     /// Whether it is answered during a shutdown too.
     pub while_draining: bool,
+    /// Whether it has no query parameters, so that every parameter is refused as unknown.
+    pub no_query: bool,
     pub(crate) handler: Handler,
     /// Its position in the table.
     pub(crate) index: usize,
@@ -104,7 +79,7 @@ pub struct Route {
 
 impl Route {
     pub(crate) const fn new(
-        method: Method,
+        method: &'static str,
         path: &'static str,
         handler: Handler,
         auth: Auth,
@@ -121,9 +96,14 @@ impl Route {
             detached: false,
             unbounded: false,
             while_draining: false,
+            no_query: false,
             handler,
             index: 0,
         }
+    }
+
+    pub(crate) fn has_method(&self, method: &str) -> bool {
+        method == self.method || (self.method == "GET" && method == "HEAD")
     }
 
     /// The value of its parameter in `path`, empty where it has none; `None` where the path does not match.
@@ -168,9 +148,9 @@ pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) ->
     let mut others = Vec::new();
     for route in routes {
         match route.param(path) {
-            Some(param) if route.method.matches(method) => return RouteMatch::Route(route, param),
-            Some(_) if route.method == Method::Get => others.push("GET, HEAD"),
-            Some(_) => others.push(route.method.as_str()),
+            Some(param) if route.has_method(method) => return RouteMatch::Route(route, param),
+            Some(_) if route.method == "GET" => others.push("GET, HEAD"),
+            Some(_) => others.push(route.method),
             None => {}
         }
     }

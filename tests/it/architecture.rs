@@ -180,7 +180,7 @@ fn the_readme_names_every_route_and_no_other() {
     let named: Vec<&str> = rows.map(|(route, _)| route).collect();
     let routes = ROUTES.iter();
     let routes: Vec<String> = routes
-        .map(|route| format!("{} {}", route.method.as_str(), route.path))
+        .map(|route| format!("{} {}", route.method, route.path))
         .collect();
     assert_eq!(named, routes);
     for alias in ROUTES.iter().filter_map(|route| route.alias) {

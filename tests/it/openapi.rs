@@ -27,7 +27,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     let RouteMatch::Route(route, _) = find(method.as_str(), path) else {
         return;
     };
-    let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+    let operation = &DOCUMENT["paths"][route.path][route.method.to_ascii_lowercase()];
     let what = format!("{method} {} {}", route.path, answer.status);
     let response = &operation["responses"][answer.status.to_string()];
     assert!(response.is_object(), "{what} is not documented");
@@ -67,7 +67,7 @@ pub(crate) fn check(method: &Method, path: &str, answer: &Answer) {
     }
     if answer.status < 400 {
         let mut seen = SEEN.lock().unwrap();
-        seen.insert((route.method.as_str(), route.path, answer.status));
+        seen.insert((route.method, route.path, answer.status));
     }
 }
 
@@ -89,7 +89,7 @@ async fn the_served_document_names_every_route_and_no_other() {
         let methods = item.as_object().unwrap().keys();
         methods.map(move |method| format!("{} {path}", method.to_uppercase()))
     });
-    let routes = all_paths().map(|(route, path)| format!("{} {path}", route.method.as_str()));
+    let routes = all_paths().map(|(route, path)| format!("{} {path}", route.method));
     assert_eq!(
         named.collect::<BTreeSet<_>>(),
         routes.collect::<BTreeSet<_>>()
@@ -159,7 +159,7 @@ fn the_document_follows_the_tables_of_routes_and_errors() {
     let mut paths = json!({});
     let mut ids = BTreeSet::new();
     for (route, path) in all_paths() {
-        let method = route.method.as_str().to_ascii_lowercase();
+        let method = route.method.to_ascii_lowercase();
         let mut operation = updated["paths"][path][&method].clone();
         table::update(&mut operation, route);
         let id = operation["operationId"].as_str().unwrap();
@@ -180,7 +180,7 @@ fn the_document_follows_the_tables_of_routes_and_errors() {
 #[test]
 fn request_bodies_are_closed_and_every_operation_names_its_scopes() {
     for route in ROUTES {
-        let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+        let operation = &DOCUMENT["paths"][route.path][route.method.to_ascii_lowercase()];
         let reads = route.body != r3mes_edge::routes::BodyClass::None;
         assert_eq!(
             operation["requestBody"].is_object(),
@@ -313,7 +313,7 @@ async fn call_all() {
 
 /// Every GET, called by an admin, by the owner of this wallet and without a key.
 async fn get_all(server: &TestServer, owner: &Caller, wallet: &str) {
-    let plain = |route: &&Route| route.method.as_str() == "GET" && !route.path.contains("{id}");
+    let plain = |route: &&Route| route.method == "GET" && !route.path.contains("{id}");
     for route in ROUTES.iter().filter(plain) {
         let path = route.path.replace("{wallet}", wallet);
         for caller in [&server.admin(), owner, &server.anybody()] {
@@ -328,10 +328,10 @@ async fn every_documented_success_is_what_the_server_answers() {
     call_all().await;
     let seen = SEEN.lock().unwrap().clone();
     for route in ROUTES {
-        let operation = &DOCUMENT["paths"][route.path][route.method.as_str().to_ascii_lowercase()];
+        let operation = &DOCUMENT["paths"][route.path][route.method.to_ascii_lowercase()];
         for status in operation["responses"].as_object().unwrap().keys() {
             let status: u16 = status.parse().unwrap();
-            let called = (route.method.as_str(), route.path, status);
+            let called = (route.method, route.path, status);
             assert!(
                 status >= 300 || seen.contains(&called),
                 "{} {status}",

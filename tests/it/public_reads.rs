@@ -79,7 +79,7 @@ async fn by_default_a_direct_read_is_open_and_a_proxied_one_needs_a_key() {
         assert_eq!(status, 401, "{header}");
         let name = header.split(':').next().unwrap().to_ascii_lowercase();
         let expected =
-            format!("public reads are closed for proxied requests (this one has {name})");
+            format!("public reads are closed, as a proxy forwarded this request (it has {name})");
         assert!(detail.contains(&expected), "{detail}");
         assert!(detail.contains("auth.public_reads = true"), "{detail}");
     }
