@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::Timestamp;
 use crate::shutdown::Shutdown;
-use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver};
+use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver, Totals};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
 use crate::upstream::discovery::Upstreams;
@@ -58,7 +58,10 @@ pub(crate) struct App {
 /// Cached keys and responses. The store reports every commit here, so that none outlives its source.
 pub(crate) struct Caches {
     pub(crate) keys: KeyCache,
-    pub(crate) pages: Cache<CacheKey, Bytes>,
+    /// Figures over all wallets, and when they were computed.
+    pub(crate) totals: Cache<(), (Totals, Timestamp)>,
+    /// Leaderboards, by their days (0 is all time) and length.
+    pub(crate) pages: Cache<(u16, usize), Bytes>,
     metrics: Arc<Metrics>,
 }
 
@@ -77,17 +80,10 @@ impl StoreObserver for Caches {
             Change::Key(hash) => self.keys.drop_key(hash),
             Change::Samples { first: false, .. } => {}
             Change::Account | Change::Granted(_) | Change::Earned(_) | Change::Samples { .. } => {
-                self.pages.invalidate(&CacheKey::NetworkStats);
+                self.totals.invalidate(&());
             }
         }
     }
-}
-
-/// A response that is cached whole.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum CacheKey {
-    NetworkStats,
-    Leaderboard { days: Option<u16>, limit: usize },
 }
 
 impl App {
@@ -108,6 +104,7 @@ impl App {
         let metrics = Arc::new(Metrics::new(&adapters, nodes, routes, &config.alerts));
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),
+            totals: Cache::new(nonzero!(1usize)),
             pages: Cache::new(nonzero!(64usize)),
             metrics: Arc::clone(&metrics),
         });

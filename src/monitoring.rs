@@ -64,6 +64,7 @@ pub(crate) fn refresh_gauges(app: &App) {
         }
     }
     for (cache, counts) in [
+        ("totals", app.caches.totals.counts()),
         ("pages", app.caches.pages.counts()),
         ("chain", app.chain_status.counts()),
         ("blocks", app.blocks.counts()),

@@ -1,14 +1,13 @@
 //! Figures of the whole network, cached.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, NoParameters, Result};
-use crate::app::CacheKey;
+use super::{Context, Result};
 use crate::cache::Policy;
+use crate::error::ApiError;
 use crate::http::response::{self, json_bytes};
 use crate::model::{Credits, Timestamp, Whole};
 
@@ -32,36 +31,27 @@ struct Stats {
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let app = &ctx.app;
-    let height_unknown = AtomicBool::new(false);
     let compute = || async {
         let totals = app.store.totals(app.active_since()).await?;
-        let mut block_height = None;
-        if let Some(chain) = app.upstreams.chain() {
-            let status = app.cached_chain_status(chain).await.ok();
-            block_height = status.map(|status| status.value.latest_block_height);
-            height_unknown.store(block_height.is_none(), Ordering::Relaxed);
-        }
-        json_bytes(&Stats {
-            active_miners: totals.active_miners,
-            total_users: totals.users,
-            total_credits: totals.credits,
-            block_height,
-            generated_at: app.clock.now(),
-        })
+        Ok::<_, ApiError>((totals, app.clock.now()))
     };
-    let (pages, mut policy) = (&app.caches.pages, STATS);
     let now = || app.clock.instant();
-    let page = pages
-        .get(CacheKey::NetworkStats, STATS, now, compute)
-        .await?;
-    if height_unknown.into_inner() {
-        // The chain may answer in a moment.
-        pages.invalidate(&CacheKey::NetworkStats);
-        policy.ttl = Duration::ZERO;
-    }
-    Ok(response::cached(page.value.clone(), &page, policy))
+    let cached = app.caches.totals.get((), STATS, now, compute).await?;
+    let (totals, generated_at) = cached.value;
+    // It has a cache of its own.
+    let block_height = match app.upstreams.chain() {
+        Some(chain) => app.cached_chain_status(chain).await.ok(),
+        None => None,
+    };
+    let body = json_bytes(&Stats {
+        active_miners: totals.active_miners,
+        total_users: totals.users,
+        total_credits: totals.credits,
+        block_height: block_height.map(|status| status.value.latest_block_height),
+        generated_at,
+    })?;
+    Ok(response::cached(body, &cached, STATS))
 }
 
 #[derive(Deserialize)]
@@ -71,34 +61,31 @@ struct LeaderboardQuery {
     period: Option<Period>,
 }
 
-#[derive(Deserialize)]
+/// In days; 0 is all time.
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Period {
-    Day,
-    Week,
-    Month,
-    All,
+    Day = 1,
+    Week = 7,
+    Month = 30,
+    All = 0,
 }
 
 pub(crate) async fn leaderboard(ctx: Context) -> Result {
     let query: LeaderboardQuery = ctx.query()?;
     let limit = query.limit.map_or(10, Whole::count);
-    let days = match query.period {
-        Some(Period::Day) => Some(1),
-        Some(Period::Week) => Some(7),
-        Some(Period::Month) => Some(30),
-        None | Some(Period::All) => None,
-    };
+    let days = query.period.unwrap_or(Period::All) as u16;
     let app = &ctx.app;
     let compute = || async {
         let now = app.clock.now();
-        let since = days.map(|days| now.minus(Duration::from_secs(86_400 * u64::from(days))));
+        let period = Duration::from_secs(86_400 * u64::from(days));
+        let since = (days > 0).then(|| now.minus(period));
         let miners = app.store.leaderboard(since, limit).await?;
         // A JSON value would not hold the digits of an amount.
         json_bytes(&BTreeMap::from([("miners", miners)]))
     };
     let (pages, now) = (&app.caches.pages, || app.clock.instant());
-    let key = CacheKey::Leaderboard { days, limit };
-    let page = pages.get(key, LEADERBOARD, now, compute).await?;
+    let page = pages.get((days, limit), LEADERBOARD, now, compute);
+    let page = page.await?;
     Ok(response::cached(page.value.clone(), &page, LEADERBOARD))
 }

@@ -419,14 +419,14 @@ async fn caches_count_hits_misses_and_stale_answers() {
         server.anybody().get("/network/stats").await.expect(200);
     }
     let read = metrics(&server).await;
-    let pages = |result| {
+    let totals = |result| {
         read[&Series::new(
             "r3mes_cache_requests_total",
-            &[("cache", "pages"), ("result", result)],
+            &[("cache", "totals"), ("result", result)],
         )]
     };
     assert_eq!(
-        (pages("miss"), pages("hit"), pages("stale")),
+        (totals("miss"), totals("hit"), totals("stale")),
         (1.0, 3.0, 0.0)
     );
 }
