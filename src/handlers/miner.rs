@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Context, NoParameters, Result};
+use super::{Context, Result};
 use crate::error::ApiError;
 use crate::http::response::{self, json, json_with_status};
 use crate::model::{Credits, InputError, Sample, Timestamp, Wallet, Whole, exact_credits};
@@ -69,7 +69,6 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {
-    let NoParameters {} = ctx.query()?;
     let (wallet, active_since) = (ctx.wallet()?, ctx.app.active_since());
     json(&ctx.app.store.miner(wallet, active_since).await?)
 }
@@ -118,39 +117,35 @@ pub(crate) async fn hashrate(ctx: Context) -> Result {
         (None, Some(hours)) => hours.count(),
         (days, None) => days.map_or(7, Whole::count) * 24,
     };
-    let wanted = query.resolution;
-    let finest = wanted.unwrap_or(match hours {
-        0..=2 => Resolution::Raw,
-        3..=48 => Resolution::Minute,
-        49..=1440 => Resolution::Hour,
-        _ => Resolution::Day,
-    });
-    let (app, hours) = (&ctx.app, Duration::from_secs(hours as u64 * 3600));
-    let since = app.clock.now().minus(hours);
-    // The next coarser one where there are too many points for one response.
-    let fitting = Resolution::ALL.into_iter();
-    for (resolution, name) in fitting.filter(|(resolution, _)| *resolution >= finest) {
-        let points = app.store.hashrate(wallet, since, resolution, MAX_POINTS);
-        let points = match points.await {
-            Err(StoreError::TooMuch) => continue,
-            points => points?,
-        };
-        if wanted.is_some_and(|wanted| wanted != resolution) {
+    // Its points fit one response, however many workers there are.
+    let (fitting, name) = match hours {
+        0..=48 => (Resolution::Minute, "1m"),
+        49..=1440 => (Resolution::Hour, "1h"),
+        _ => (Resolution::Day, "1d"),
+    };
+    let finest = if hours <= 2 { Resolution::Raw } else { fitting };
+    let (store, period) = (&ctx.app.store, Duration::from_secs(hours as u64 * 3600));
+    let since = ctx.app.clock.now().minus(period);
+    let resolution = query.resolution.unwrap_or(finest);
+    let points = match store.hashrate(wallet, since, resolution, MAX_POINTS).await {
+        Err(StoreError::TooMuch) if query.resolution.is_none() => {
+            store.hashrate(wallet, since, fitting, MAX_POINTS).await?
+        }
+        Err(StoreError::TooMuch) => {
             let detail = format!("gives more than 10,000 points; resolution={name} fits");
             return Err(ApiError::parameter("resolution", &detail));
         }
-        if ctx.accepts("text/csv") {
-            let csv = csv(&points).into();
-            return Ok(response::bytes(
-                StatusCode::OK,
-                "text/csv; charset=utf-8",
-                csv,
-            ));
-        }
-        return json(&json!({ "hashrate": points }));
+        points => points?,
+    };
+    if ctx.accepts("text/csv") {
+        let media_type = "text/csv; charset=utf-8";
+        return Ok(response::bytes(
+            StatusCode::OK,
+            media_type,
+            csv(&points).into(),
+        ));
     }
-    let detail = "gives more than 10,000 points at any resolution; ask for fewer";
-    Err(ApiError::parameter("days", detail))
+    json(&json!({ "hashrate": points }))
 }
 
 fn csv(points: &[HashratePoint]) -> String {

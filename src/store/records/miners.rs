@@ -84,16 +84,6 @@ pub enum Resolution {
     Day,
 }
 
-impl Resolution {
-    /// Every resolution and its value in a query string, the finest first.
-    pub const ALL: [(Self, &str); 4] = [
-        (Self::Raw, "raw"),
-        (Self::Minute, "1m"),
-        (Self::Hour, "1h"),
-        (Self::Day, "1d"),
-    ];
-}
-
 /// A point of a hashrate history: the sums over all workers of their mean, minimum and maximum in its period.
 #[derive(Clone, PartialEq, Debug, serde::Serialize)]
 pub struct HashratePoint {
