@@ -56,24 +56,15 @@ pub struct IssuedKey {
     pub key: PlainKey,
     /// Its stored record.
     pub record: KeyRecord,
-    /// Whether the wallet's account was created with it.
-    pub new_account: bool,
 }
 
 impl IssuedKey {
     /// The only response that contains the key.
     #[must_use]
     pub fn shown(&self) -> serde_json::Value {
-        serde_json::json!({
-            "id": self.record.id,
-            "api_key": self.key.reveal(),
-            "start": self.record.start,
-            "wallet_address": self.record.wallet,
-            "name": self.record.name,
-            "scopes": self.record.scopes,
-            "created_at": self.record.created_at,
-            "expires_at": self.record.expires_at,
-            "message": "Keep this key: it is shown only now.",
-        })
+        let mut shown = self.record.shown(self.record.created_at);
+        shown["api_key"] = self.key.reveal().into();
+        shown["message"] = "Keep this key: it is shown only now.".into();
+        shown
     }
 }

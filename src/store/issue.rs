@@ -19,14 +19,9 @@ pub async fn issue_key(
 ) -> Result<IssuedKey, StoreError> {
     let key = generate()?;
     let record = request.record(&key, now);
-    let new_account = store
-        .create_key(record.clone(), max_active, idempotency)
-        .await?;
-    Ok(IssuedKey {
-        key,
-        record,
-        new_account,
-    })
+    let stored = store.create_key(record.clone(), max_active, idempotency);
+    stored.await?;
+    Ok(IssuedKey { key, record })
 }
 
 /// Replaces a key by one with the same owner, name, scopes and lifetime, which ends at `ends_by` at the latest. The old
@@ -60,12 +55,7 @@ pub async fn rotate_key(
     let retired = store
         .rotate_key(old.id.clone(), record.clone(), until, max_active)
         .await?;
-    let issued = IssuedKey {
-        key,
-        record,
-        new_account: false,
-    };
-    Ok((issued, retired))
+    Ok((IssuedKey { key, record }, retired))
 }
 
 fn generate() -> Result<PlainKey, StoreError> {
