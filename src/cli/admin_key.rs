@@ -49,25 +49,24 @@ impl Problem {
 
 /// The key in the file, and the file's metadata.
 pub(super) fn read(database: &Path) -> Result<(PlainKey, Metadata), Problem> {
-    read_file(&path(database)).map_err(|error| {
+    let read = || {
+        let mut options = OpenOptions::new();
+        // Opening a pipe must not block.
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(path(database))?;
+        let metadata = file.metadata()?;
+        let mut text = zeroize::Zeroizing::new(String::new());
+        if metadata.is_file() {
+            file.take(1024).read_to_string(&mut text)?;
+        }
+        let key = PlainKey::parse(text.trim());
+        let key = key.ok_or_else(|| io::Error::other("it does not hold an API key"))?;
+        Ok((key, metadata))
+    };
+    read().map_err(|error: io::Error| {
         let is_refused = error.kind() != ErrorKind::NotFound;
         Problem::new(database, is_refused, format!("cannot be read: {error}"))
     })
-}
-
-fn read_file(path: &Path) -> io::Result<(PlainKey, Metadata)> {
-    let mut options = OpenOptions::new();
-    // Opening a pipe must not block.
-    options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path)?;
-    let metadata = file.metadata()?;
-    let mut text = zeroize::Zeroizing::new(String::new());
-    if metadata.is_file() {
-        file.take(1024).read_to_string(&mut text)?;
-    }
-    let key = PlainKey::parse(text.trim());
-    let key = key.ok_or_else(|| io::Error::other("it does not hold an API key"))?;
-    Ok((key, metadata))
 }
 
 /// Checks the database's record of the file's key.
@@ -138,19 +137,18 @@ pub(super) async fn ensure(store: &SqliteStore, database: &Path) -> Result<Optio
     }
     let path = path(database);
     let key = PlainKey::generate().map_err(failed)?;
-    let created = files::create(&path, 0o600, format_args!("{}\n", key.reveal()));
-    // It exists where a start ended before it stored the hash.
-    if let Err(error) = created
-        && error.kind() != ErrorKind::AlreadyExists
-    {
-        let file = path.display();
-        return Err(failed(format_args!(
-            "the first admin key was not created: {file}: {error}"
-        )));
+    match files::create(&path, 0o600, format_args!("{}\n", key.reveal())) {
+        // It exists where a start ended before it stored the hash.
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed(format_args!(
+            "the first admin key was not created: {}: {error}",
+            path.display()
+        ))),
+        _ => {
+            let adopted = adopt_unknown(store, database, "first admin key").await;
+            let adopted = adopted.inspect_err(|problem| log::warn!("{problem}"));
+            Ok(adopted.is_ok().then_some(path))
+        }
     }
-    let adopted = adopt_unknown(store, database, "first admin key").await;
-    let adopted = adopted.inspect_err(|problem| log::warn!("{problem}"));
-    Ok(adopted.is_ok().then_some(path))
 }
 
 /// Stores the file's key if the database does not know it; logs that, or the file's error.

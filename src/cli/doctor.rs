@@ -9,7 +9,6 @@ use hyper::{Request, Uri};
 use r3mes_edge::Config;
 use r3mes_edge::store::{self, folder_of};
 use r3mes_edge::upstream::{ProbeResult, UpstreamError, probe_all};
-use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -18,16 +17,12 @@ use super::{Failure, Result, admin_key, client};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
-    Warning,
-    Problem,
-}
-use Status::{Ok as Good, Problem, Warning};
+const GOOD: &str = "ok";
+const WARNING: &str = "warning";
+const PROBLEM: &str = "problem";
 
-type Finding = (Status, String);
+/// A status and what was found.
+type Finding = (&'static str, String);
 
 /// What to do about the findings of a check.
 fn advice(check: &str) -> &'static str {
@@ -58,27 +53,21 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     ];
     checks.extend(upstreams(config).await);
     let mut report = Vec::new();
-    let mut problems = 0;
     for (name, findings) in checks {
         for (status, found) in findings {
-            let advice = (status != Good).then(|| advice(name));
-            problems += usize::from(status == Problem);
-            report
-                .push(json!({ "name": name, "status": status, "found": found, "advice": advice }));
-            if json {
-                continue;
+            let advice = (status != GOOD).then(|| advice(name));
+            if !json {
+                println!("{status:8} {name:10} {found}");
+                if let Some(advice) = advice {
+                    println!("{:19} -> {advice}", "");
+                }
             }
-            let status = match status {
-                Good => "ok",
-                Warning => "warning",
-                Problem => "PROBLEM",
-            };
-            println!("{status:8} {name:10} {found}");
-            if let Some(advice) = advice {
-                println!("{:19} -> {advice}", "");
-            }
+            let check = json!({ "name": name, "status": status, "found": found, "advice": advice });
+            report.push(check);
         }
     }
+    let of_problems = report.iter().filter(|check| check["status"] == PROBLEM);
+    let problems = of_problems.count();
     if json {
         println!("{}", json!({ "checks": report }));
     }
@@ -93,7 +82,7 @@ fn file_modes(config: &Config) -> Vec<Finding> {
     let database = &config.database;
     let Ok(metadata) = std::fs::metadata(database) else {
         let found = format!("there is no database at {}", database.display());
-        return vec![(Problem, found)];
+        return vec![(PROBLEM, found)];
     };
     let mut files = vec![
         database.clone(),
@@ -108,9 +97,9 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
         let size = mebibytes(metadata.len());
         let (status, what) = match mode & 0o077 {
-            0 if user == owner => (Good, format!("has mode {mode:04o} and {size}")),
-            0 => (Problem, format!("belongs to user {user}: chown {owner} it")),
-            _ => (Problem, format!("has mode {mode:04o}: chmod 600 it")),
+            0 if user == owner => (GOOD, format!("has mode {mode:04o} and {size}")),
+            0 => (PROBLEM, format!("belongs to user {user}: chown {owner} it")),
+            _ => (PROBLEM, format!("has mode {mode:04o}: chmod 600 it")),
         };
         Some((status, format!("{shown} {what}")))
     };
@@ -127,10 +116,10 @@ async fn admin_key(database: &Path) -> Vec<Finding> {
         return Vec::new();
     }
     vec![match timeout(TIMEOUT, admin_key::check(database)).await {
-        Ok(Ok(())) => (Good, "the key in the file works".to_owned()),
-        Ok(Err(wrong)) if wrong.is_refused => (Problem, wrong.to_string()),
-        Ok(Err(wrong)) => (Warning, wrong.to_string()),
-        Err(_) => (Warning, "not checked: no answer".to_owned()),
+        Ok(Ok(())) => (GOOD, "the key in the file works".to_owned()),
+        Ok(Err(wrong)) if wrong.is_refused => (PROBLEM, wrong.to_string()),
+        Ok(Err(wrong)) => (WARNING, wrong.to_string()),
+        Err(_) => (WARNING, "not checked: no answer".to_owned()),
     }]
 }
 
@@ -143,13 +132,13 @@ fn disk_free(config: &Config) -> Vec<Finding> {
         let shown = folder.display();
         let statistics = match rustix::fs::statvfs(folder) {
             Ok(statistics) => statistics,
-            Err(error) => return (Problem, format!("{shown}: {error}")),
+            Err(error) => return (PROBLEM, format!("{shown}: {error}")),
         };
         let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
         let status = match free {
-            ..LOW => Problem,
-            _ if free < config.alerts.disk_free as u64 => Warning,
-            _ => Good,
+            ..LOW => PROBLEM,
+            _ if free < config.alerts.disk_free as u64 => WARNING,
+            _ => GOOD,
         };
         (status, format!("{} at {shown}", mebibytes(free)))
     };
@@ -159,12 +148,12 @@ fn disk_free(config: &Config) -> Vec<Finding> {
 /// The newest copy.
 fn backups(config: &Config) -> Finding {
     match store::backups(&config.database, config.backup.folder()).as_deref() {
-        Ok([]) => (Warning, "there is no copy".to_owned()),
+        Ok([]) => (WARNING, "there is no copy".to_owned()),
         Ok(copies @ [.., (newest, _)]) => {
             let count = copies.len();
-            (Good, format!("{count} copies, the newest of {newest}"))
+            (GOOD, format!("{count} copies, the newest of {newest}"))
         }
-        Err(error) => (Problem, error.to_string()),
+        Err(error) => (PROBLEM, error.to_string()),
     }
 }
 
@@ -172,12 +161,12 @@ fn backups(config: &Config) -> Finding {
 fn listeners(config: &Config) -> Vec<Finding> {
     let listeners = config.listen.iter();
     let listeners = listeners.map(|listen| match listen.open_folder() {
-        Some(what) => (Problem, what),
-        None if listen.is_local() => (Good, format!("{listen}, for this machine only")),
-        None => (Good, listen.to_string()),
+        Some(what) => (PROBLEM, what),
+        None if listen.is_local() => (GOOD, format!("{listen}, for this machine only")),
+        None => (GOOD, listen.to_string()),
     });
     let risks = config.risks().into_iter().map(|risk| {
-        let status = if risk.grave { Problem } else { Warning };
+        let status = if risk.grave { PROBLEM } else { WARNING };
         (status, risk.text)
     });
     listeners.chain(risks).collect()
@@ -190,18 +179,18 @@ async fn server(database: &Path) -> Finding {
     let address = std::fs::read_to_string(file).unwrap_or_default();
     let address = address.trim();
     if !address.starts_with("http://") && client::socket_path(address).is_none() {
-        return (Good, "none runs on this database".to_owned());
+        return (GOOD, "none runs on this database".to_owned());
     }
     let mut request = Request::new(String::new());
     *request.uri_mut() = Uri::from_static("/readyz");
     let answered = timeout(TIMEOUT, client::send(address, request)).await;
     match answered.unwrap_or_else(|_| Err("no answer".into())) {
-        Ok(answer) if answer.status().is_success() => (Good, format!("ready at {address}")),
+        Ok(answer) if answer.status().is_success() => (GOOD, format!("ready at {address}")),
         Ok(answer) => {
             let status = answer.status().as_u16();
-            (Problem, format!("not ready at {address}: status {status}"))
+            (PROBLEM, format!("not ready at {address}: status {status}"))
         }
-        Err(error) => (Warning, format!("not reached at {address}: {error}")),
+        Err(error) => (WARNING, format!("not reached at {address}: {error}")),
     }
 }
 
@@ -209,7 +198,7 @@ async fn server(database: &Path) -> Finding {
 async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
     let probed = match probe_all(config).await {
         Ok(probed) => probed,
-        Err(what) => return vec![("upstreams", vec![(Problem, what)])],
+        Err(what) => return vec![("upstreams", vec![(PROBLEM, what)])],
     };
     let kinds = [
         ("inference", "chat is off"),
@@ -221,7 +210,7 @@ async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
         let mut findings: Vec<_> = of_kind.filter_map(upstream).collect();
         if findings.is_empty() {
             let found = format!("none is configured, and none was found: {without}");
-            findings.push((Warning, found));
+            findings.push((WARNING, found));
         }
         (kind, findings)
     };
@@ -232,11 +221,11 @@ async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
 fn upstream(probed: &ProbeResult) -> Option<Finding> {
     let (name, url) = (&probed.name, &probed.url);
     match &probed.answered {
-        Ok(()) => Some((Good, format!("{name} answers at {url}"))),
-        Err(error) if probed.configured => Some((Problem, format!("{name} at {url}: {error}"))),
+        Ok(()) => Some((GOOD, format!("{name} answers at {url}"))),
+        Err(error) if probed.configured => Some((PROBLEM, format!("{name} at {url}: {error}"))),
         // A node at a conventional address gets chats too.
         Err(error @ UpstreamError::NoChat(_)) => {
-            Some((Warning, format!("{name} at {url}: {error}")))
+            Some((WARNING, format!("{name} at {url}: {error}")))
         }
         Err(_) => None,
     }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::config::parse_duration;
 use r3mes_edge::model::Wallet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::admin_key::{self, RELOAD};
@@ -96,9 +96,7 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
             if create.admin && create.expires.is_none() {
                 return create_admin(&create, client).await;
             }
-            post(client, "/api/keys", &create)
-                .await?
-                .print(client, None)
+            print(post(client, "/api/keys", &create).await?, client, None)
         }
         Command::List { wallet } => {
             let of = wallet.map(|wallet| format!("wallet_address={wallet}&"));
@@ -140,7 +138,7 @@ const COLUMNS: [(&str, usize); 6] = [
     ("name", 0),
 ];
 
-async fn post(client: &Client, path: &str, body: &impl Serialize) -> Result<NewKey> {
+async fn post(client: &Client, path: &str, body: &impl Serialize) -> Result<Value> {
     Ok(serde_json::from_str(&client.post(path, body).await?)?)
 }
 
@@ -160,17 +158,12 @@ async fn create_admin(create: &Create, client: &Client) -> Result {
     let is_adopted = old.is_none() && client::server_of(database)?.is_some();
     let new = if is_adopted {
         let key = PlainKey::generate().map_err(failed)?;
-        let other = Map::from_iter([("scopes".to_owned(), json!(create.scopes))]);
-        NewKey {
-            id: None,
-            api_key: key.reveal().to_owned(),
-            other,
-        }
+        json!({ "id": null, "api_key": key.reveal(), "scopes": create.scopes })
     } else {
         post(client, "/api/keys", create).await?
     };
-    let file = new.write(database)?;
-    new.print(client, Some(&file))?;
+    let file = write(&new, database)?;
+    print(new, client, Some(&file))?;
     note(match old {
         _ if is_adopted => format!("it is in {file}; {RELOAD}, and it adopts the key"),
         None => format!("it is in {file}, with which commands ask the server"),
@@ -186,14 +179,14 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(client, id).await? {
         let new = post(client, &path, &json!({ "grace_seconds": grace })).await?;
-        return new.print(client, None);
+        return print(new, client, None);
     }
     let database = &client.config.database;
     admin_key::check_writable(database)?;
     // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
     let lasting = if grace == 0 { 30 * DAY } else { grace };
     let new = post(client, &path, &json!({ "grace_seconds": lasting })).await?;
-    let file = new.write(database)?;
+    let file = write(&new, database)?;
     if grace == 0
         && let Err(failure) = client.delete(&format!("/api/keys/{id}")).await
     {
@@ -202,46 +195,37 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
         )));
     }
     note(format!("{file} holds the new key now"));
-    new.print(client, Some(&file))
+    print(new, client, Some(&file))
 }
 
-/// A new key as the server answers it: the only time that it is shown.
-#[derive(Deserialize, Serialize)]
-struct NewKey {
-    id: Option<String>,
-    api_key: String,
-    #[serde(flatten)]
-    other: Map<String, Value>,
+/// Writes a new key to the admin key file; returns the file's name.
+fn write(new: &Value, database: &Path) -> Result<String> {
+    let key = new["api_key"].as_str().unwrap_or_default();
+    admin_key::write(database, key).map_err(|error| {
+        Failure::Failed(format!(
+            "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
+            new["id"].as_str().unwrap_or_default()
+        ))
+    })
 }
 
-impl NewKey {
-    /// Writes it to the admin key file; returns the file's name.
-    fn write(&self, database: &Path) -> Result<String> {
-        admin_key::write(database, &self.api_key).map_err(|error| {
-            Failure::Failed(format!(
-                "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
-                self.id.as_deref().unwrap_or_default()
-            ))
+/// Prints a new key as the server answered it, the only time that it is shown; `file` is where it is stored as well.
+fn print(mut new: Value, client: &Client, file: Option<&str>) -> Result {
+    let id = new["id"].as_str().unwrap_or("the new key").to_owned();
+    let shown = if client.json {
+        if let Some(file) = file {
+            new["file"] = file.into();
+        }
+        new.to_string()
+    } else {
+        note(format!("{id}: store this key, it is shown only now"));
+        new["api_key"].as_str().unwrap_or_default().to_owned()
+    };
+    writeln!(stdout(), "{shown}").map_err(|error| {
+        let what = format!("the new key could not be printed ({error})");
+        Failure::Failed(match file {
+            Some(file) => format!("{what}, but it is in {file}"),
+            None => format!("{what} and is lost: revoke {id} and make another"),
         })
-    }
-
-    /// Prints it; `file` is where it is stored as well.
-    fn print(mut self, client: &Client, file: Option<&str>) -> Result {
-        let id = self.id.clone().unwrap_or_else(|| "the new key".to_owned());
-        let shown = if client.json {
-            let file = file.map(|file| ("file".to_owned(), file.into()));
-            self.other.extend(file);
-            serde_json::to_string(&self)?
-        } else {
-            note(format!("{id}: store this key, it is shown only now"));
-            self.api_key
-        };
-        writeln!(stdout(), "{shown}").map_err(|error| {
-            let what = format!("the new key could not be printed ({error})");
-            Failure::Failed(match file {
-                Some(file) => format!("{what}, but it is in {file}"),
-                None => format!("{what} and is lost: revoke {id} and make another"),
-            })
-        })
-    }
+    })
 }

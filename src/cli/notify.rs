@@ -9,16 +9,6 @@ use std::time::Duration;
 
 use r3mes_edge::{Repository, SqliteStore};
 
-/// Reports that the server is ready.
-pub(super) fn ready(status: &str) {
-    send(&format!("READY=1\nSTATUS={status}"));
-}
-
-/// Reports that the server is stopping.
-pub(super) fn stopping() {
-    send("STOPPING=1\nSTATUS=stopping: completing requests in flight");
-}
-
 /// Reports the status, until dropped.
 ///
 /// The watchdog is notified twice per period, but only while the worker threads run tasks and the writer thread is not
@@ -55,7 +45,8 @@ fn watchdog() -> Option<Duration> {
     time.map(Duration::from_micros)
 }
 
-fn send(message: &str) {
+/// Sends a message; without a service manager it does nothing.
+pub(super) fn send(message: &str) {
     if let Some(name) = env::var_os("NOTIFY_SOCKET")
         && let Err(error) = send_to(&name, message)
     {

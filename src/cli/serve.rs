@@ -56,7 +56,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     if let Some(file) = &first_key {
         println!("{}", next_steps(&address, file));
     }
-    notify::ready(&serving);
+    notify::send(&format!("READY=1\nSTATUS={serving}"));
     let mut trimming = pin!(memory::trim_heaps());
     let mut watching = pin!(notify::watch(&store, &serving));
     loop {
@@ -71,7 +71,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
             () = &mut watching => break,
         }
     }
-    notify::stopping();
+    notify::send("STOPPING=1\nSTATUS=stopping: completing requests in flight");
     log::info!("stopping: requests in flight are completed; a second signal ends them at once");
     tokio::select! {
         () = server.shutdown() => log::info!("stopped"),
