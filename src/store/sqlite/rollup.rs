@@ -118,13 +118,13 @@ pub(super) fn read(
 /// Each is the start of a window of the next coarser step, so that a late sample that is still accepted never finds its
 /// minute, hour or day partly deleted.
 pub(super) fn cutoffs(retention: &Retention, now: Timestamp) -> [i64; 4] {
-    let Retention {
-        raw,
-        minutes,
-        hours,
-        days,
-    } = *retention;
-    let parts = [(raw, MINUTE), (minutes, HOUR), (hours, DAY), (days, DAY)];
+    let of = retention;
+    let parts = [
+        (of.raw, MINUTE),
+        (of.minutes, HOUR),
+        (of.hours, DAY),
+        (of.days, DAY),
+    ];
     parts.map(|(retention, length)| {
         retention.map_or(i64::MIN, |age| start(now.minus(age).millis(), length))
     })

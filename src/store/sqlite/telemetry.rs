@@ -1,6 +1,7 @@
 //! Samples and earnings of miners, the values derived from them, and the queries over them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rusqlite::{Connection, Row, params};
 
@@ -12,7 +13,7 @@ use crate::store::{
 };
 
 pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Result<Recorded> {
-    let (mut recorded, mut late) = (Recorded::default(), BTreeSet::new());
+    let (mut recorded, mut late) = (Recorded::default(), Late::new());
     // A batch is nearly always of one wallet.
     for of_wallet in samples.chunk_by(|a, b| a.wallet == b.wallet) {
         let wallet = of_wallet[0].wallet;
@@ -23,25 +24,18 @@ pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Resu
             recorded.new += usize::from(insert(c, sample, &mut late)?);
         }
     }
-    // By the hour; minutes in between are rolled up again too, with the same result.
-    let late: Vec<(i64, i64)> = late.into_iter().collect();
-    let same_hour = |a: &(i64, i64), b: &(i64, i64)| {
-        a.0 == b.0 && rollup::start(a.1, rollup::HOUR) == rollup::start(b.1, rollup::HOUR)
-    };
-    for minutes in late.chunk_by(same_hour) {
-        let ((worker, begin), (_, last)) = (minutes[0], minutes[minutes.len() - 1]);
-        rollup::roll_up_minutes(c, worker, begin, last + rollup::MINUTE)?;
+    for ((worker, _), minutes) in late {
+        rollup::roll_up_minutes(c, worker, minutes.start, minutes.end)?;
     }
     Ok(recorded)
 }
 
-/// Stores one sample and updates derived rows; `false` if it is stored already. Adds the miner and the minutes that were
+/// By miner and hour, the minutes to roll up again; those in between too, with the same result.
+type Late = BTreeMap<(i64, i64), Range<i64>>;
+
+/// Stores one sample and updates derived rows; `false` if it is stored already. Adds the minutes that were
 /// rolled up without it to `late`: its own, and that of the sample before, which now counts for less time.
-fn insert(
-    c: &Connection,
-    sample: &Sample,
-    late: &mut BTreeSet<(i64, i64)>,
-) -> rusqlite::Result<bool> {
+fn insert(c: &Connection, sample: &Sample, late: &mut Late) -> rusqlite::Result<bool> {
     let (at, unit) = (sample.recorded_at.millis(), sample.unit);
     let (wallet, name) = (&sample.wallet, &sample.worker);
     let minute = rollup::start(at, rollup::MINUTE);
@@ -80,8 +74,11 @@ fn insert(
             [worker, minute.min(rolled_until)],
         )? == 0
     {
-        let rolled = changed.into_iter().filter(|at| *at < rolled_until);
-        late.extend(rolled.map(|at| (worker, at)));
+        for at in changed.into_iter().filter(|at| *at < rolled_until) {
+            let hour = (worker, rollup::start(at, rollup::HOUR));
+            let minutes = late.entry(hour).or_insert(at..at);
+            *minutes = minutes.start.min(at)..minutes.end.max(at + rollup::MINUTE);
+        }
     }
     Ok(true)
 }
