@@ -86,8 +86,6 @@ CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
 CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
 -- Which login keys have expired?
 CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
--- Were any imported?
-CREATE INDEX idx_api_keys_imported ON api_keys (imported) WHERE imported = 1;
 
 -- The miners, each with its latest values; a value that the newest sample left out is that of an earlier one. Samples refer
 -- to the id, a few bytes instead of the wallet's address. unit: 0 gradients/h, 1 H/s. rolled_until: the samples before this

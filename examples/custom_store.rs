@@ -70,10 +70,6 @@ macro_rules! handing_on {
                 self.inner.$verb($($argument),*).await
             })*
 
-            fn has_imported_keys(&self) -> bool {
-                self.inner.has_imported_keys()
-            }
-
             // The inner store notifies observers, as it makes the changes.
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.inner.observe(observer);

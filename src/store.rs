@@ -208,8 +208,6 @@ pub trait Repository: Send + Sync + 'static {
         hash: KeyHash,
         start: String,
     ) -> Result<Option<KeyRecord>>;
-    /// Whether keys were ever imported; reads memory only.
-    fn has_imported_keys(&self) -> bool;
     /// The keys of `wallet` (all where `None`) older than the key `before`, newest first.
     async fn keys(
         &self,

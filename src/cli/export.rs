@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use r3mes_edge::Config;
 use r3mes_edge::model::Wallet;
-use r3mes_edge::store::{ExportedEntry, LedgerExport, ledger_id};
+use r3mes_edge::store::{ExportedEntry, export_ledger, ledger_id};
 
 use super::Failure;
 use super::output::{List, progress};
@@ -51,14 +51,14 @@ pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), F
         }
         format => json || format == Some(Format::Json),
     };
-    let mut export = LedgerExport::open(&config.database, options.wallet)?;
+    let mut next_page = export_ledger(&config.database, options.wallet)?;
     progress("reading the ledger");
     let mut list = List::begin(json, "[");
     if !json {
         println!("id,wallet_address,amount,balance,reason,reference,note,created_at\r");
     }
     loop {
-        let page = export.page()?;
+        let page = next_page()?;
         if page.is_empty() {
             break;
         }

@@ -76,7 +76,7 @@ impl LedgerEntry {
     }
 }
 
-/// A ledger entry with its wallet, as a [`LedgerExport`](super::LedgerExport) returns it.
+/// A ledger entry with its wallet, as [`export_ledger`](super::export_ledger) returns it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct ExportedEntry {
     /// The account.

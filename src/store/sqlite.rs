@@ -27,10 +27,10 @@ pub use backup::{back_up, backup_file, backups, prune_backups, restore, verify_b
 pub use check::{Check, check_database};
 pub use connections::{OpenError, SCHEMA_VERSION};
 pub use import::{ImportCounts, ImportNote, ImportReport};
-pub use read_only::LedgerExport;
+pub use read_only::export_ledger;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ use rusqlite::Connection;
 use self::ballast::Ballast;
 use self::read_pool::ReadPool;
 use self::writer::{Priority, StorageHealth, Writer};
-use super::lock::{LockedFile, with_suffix};
+use super::lock::with_suffix;
 use super::{Change, InstanceLock, Observers, Result, StoreError, folder_of, real_path};
 
 /// A database file that only this process writes to: [`SqliteStore::open`] creates one, [`Repository`] documents its
@@ -51,15 +51,12 @@ pub struct SqliteStore {
     path: PathBuf,
     read_pool: ReadPool,
     writer: Writer,
-    has_imported_keys: AtomicBool,
     /// Held during a backup.
     backing_up: tokio::sync::Mutex<()>,
     /// When expired rows were last searched.
     expired_at: AtomicI64,
     /// Shared by everything that has the file open, so that it is dropped last.
     lock: Mutex<Option<Arc<InstanceLock>>>,
-    /// That of a store that only reads.
-    _read_lock: Option<LockedFile>,
     observers: Arc<Observers>,
 }
 
@@ -97,25 +94,30 @@ impl SqliteStore {
             error => Err(error),
         })?;
         let ballast = Ballast::open(path, create);
-        let has_imported_keys = keys::has_imported(&connection)?.into();
         let observers = Arc::new(Observers::default());
-        let read_pool = ReadPool::open(path, Arc::clone(&lock), Arc::clone(&observers))?;
+        let (manager, _) = read_only::manager(path, ReadPool::BUSY_TIMEOUT)?;
+        let read_pool = ReadPool::new(manager, Arc::clone(&lock) as _, Arc::clone(&observers))?;
         lock.watch_logs();
         let health = StorageHealth::new(&connection, ballast, Arc::clone(&lock))?;
         let wal = with_suffix(path, "-wal");
         let writer = Writer::start(connection, wal, health, Arc::clone(&observers))
             .map_err(OpenError::io(path))?;
         Ok(Self {
-            path: path.to_owned(),
+            lock: Mutex::new(Some(lock)),
+            ..Self::new(path.to_owned(), read_pool, writer, observers)
+        })
+    }
+
+    fn new(path: PathBuf, read_pool: ReadPool, writer: Writer, observers: Arc<Observers>) -> Self {
+        Self {
+            path,
             read_pool,
             writer,
-            has_imported_keys,
             backing_up: tokio::sync::Mutex::default(),
-            expired_at: AtomicI64::new(i64::MIN),
-            lock: Mutex::new(Some(lock)),
-            _read_lock: None,
+            expired_at: i64::MIN.into(),
+            lock: Mutex::default(),
             observers,
-        })
+        }
     }
 
     /// Writes the server's address into the lock file, so that commands find it, as [`InstanceLock::announce`] does.

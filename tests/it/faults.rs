@@ -114,10 +114,6 @@ macro_rules! verbs {
                 self.store.reserve(wallet, price, now).await
             }
 
-            fn has_imported_keys(&self) -> bool {
-                self.store.has_imported_keys()
-            }
-
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.store.observe(observer);
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use r3mes_edge::store::SCHEMA_VERSION;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -75,7 +76,7 @@ async fn a_database_is_checked_beside_its_server_and_what_is_wrong_is_named() {
     let check = parsed(edge(&database, &["--json", "db", "check"]));
     assert_eq!(
         (&check["version"], &check["mistakes"]),
-        (&json!(4), &json!([]))
+        (&json!(SCHEMA_VERSION), &json!([]))
     );
     assert_eq!(check["ledger"]["entries"], 1);
     assert_eq!(server.terminate(), Some(0));

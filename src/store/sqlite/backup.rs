@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
@@ -23,10 +24,14 @@ use crate::store::{Backup, InstanceLock, LedgerReport, folder_of, real_path};
 /// # Errors
 /// If `database` cannot be read or is inconsistent, if `to` exists, or on an I/O error.
 pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
-    let copy = PartialCopy::create(to.to_owned())?;
-    let source = ReadOnly::open(database)?;
-    copy.fill(&source)?;
-    Ok(copy.finish()?.ledger)
+    Ok(copy(database, to.to_owned())?.finish()?.ledger)
+}
+
+/// Copies a snapshot of `database`, to be verified and named `to` by [`PartialCopy::finish`].
+pub(super) fn copy(database: &Path, to: PathBuf) -> Result<PartialCopy, OpenError> {
+    let copy = PartialCopy::create(to)?;
+    copy.fill(&*ReadOnly::open(database)?)?;
+    Ok(copy)
 }
 
 /// The extension of a backup.
@@ -112,8 +117,7 @@ pub(super) fn newest(backups: &[(Timestamp, PathBuf)], now: Timestamp) -> Option
 /// # Errors
 /// If the file is not an r3mes-edge database, has another version or cannot be read. Errors in the ledger are in the report.
 pub fn verify_backup(file: &Path) -> Result<LedgerReport, OpenError> {
-    let backup = ReadOnly::open(file)?;
-    verify(&backup)
+    verify(&*ReadOnly::open(file)?)
 }
 
 fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
@@ -138,9 +142,7 @@ pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<Pa
     let old = database.with_added_extension(suffix);
     let copy = PartialCopy::new(with_suffix(&database, connections::RESTORING), database)?;
     // With its log, as that may hold commits of a crashed server.
-    let source = ReadOnly::open(backup)?;
-    copy.fill(&source)?;
-    drop(source);
+    copy.fill(&*ReadOnly::open(backup)?)?;
     copy.verify()?;
     if rustix::process::geteuid().is_root() {
         // For the server's user.
@@ -202,17 +204,21 @@ impl PartialCopy {
         Ok(Self { part, to })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.part
-    }
-
-    /// Copies the database of a connection.
-    pub(super) fn fill(&self, c: &Connection) -> Result<(), OpenError> {
-        let invalid = || OpenError::io(&self.part)(ErrorKind::InvalidInput.into());
-        let name = self.part.to_str().ok_or_else(invalid)?;
-        // The copy is written by the same connection.
-        c.pragma_update(None, "query_only", false)?;
-        c.execute(sql::VACUUM_INTO, [name])?;
+    /// Copies the database of a connection within one read transaction: writes go on meanwhile, and their log grows.
+    pub(super) fn fill(&self, from: &Connection) -> Result<(), OpenError> {
+        // Pages between two syncs of the copy: one sync of everything at the end would delay commits.
+        const STEP: i32 = 4096;
+        let file = File::open(&self.part).map_err(OpenError::io(&self.part))?;
+        let from = from.unchecked_transaction()?;
+        from.query_row(sql::IS_EMPTY, [], |_| Ok(()))?;
+        let mut to = Connection::open(&self.part)?;
+        // An incomplete copy is discarded: it needs no journal.
+        to.pragma_update(None, "journal_mode", "off")?;
+        to.pragma_update(None, "synchronous", "off")?;
+        let copy = rusqlite::backup::Backup::new(&from, &mut to)?;
+        while copy.step(STEP)? != StepResult::Done {
+            file.sync_data().map_err(OpenError::io(&self.part))?;
+        }
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
@@ -71,9 +70,9 @@ pub struct ImportNote {
     pub new: Option<String>,
 }
 
-/// Why a row is not imported: a field is invalid, or the import fails.
+/// Why a row is not imported: a field is invalid, for a reason that does not hold its value; or the import fails.
 enum RowError {
-    Refused(Box<ImportNote>),
+    Refused(&'static str, String),
     Store(StoreError),
 }
 
@@ -83,18 +82,8 @@ impl<E: Into<StoreError>> From<E> for RowError {
     }
 }
 
-fn note(outcome: &'static str, field: &'static str, reason: impl Into<String>) -> ImportNote {
-    ImportNote {
-        outcome,
-        field,
-        reason: reason.into(),
-        ..ImportNote::default()
-    }
-}
-
-/// Refuses a row; the reason must not hold the value.
 fn refused(field: &'static str, reason: impl Into<String>) -> RowError {
-    RowError::Refused(Box::new(note("refused", field, reason)))
+    RowError::Refused(field, reason.into())
 }
 
 impl SqliteStore {
@@ -122,9 +111,7 @@ impl SqliteStore {
             return refused("none of the backend's tables can be read");
         }
         let import = move |c: &Connection| import(&source, c, now);
-        let report = self.write(import).await?;
-        self.has_imported_keys.store(true, Ordering::Release);
-        Ok(report)
+        Ok(self.write(import).await?)
     }
 }
 
@@ -155,8 +142,13 @@ fn import(source: &Connection, c: &Connection, now: Timestamp) -> Result<ImportR
                     notes.clear();
                     &mut counts.existing
                 }
-                Err(RowError::Refused(note)) => {
-                    notes = vec![*note];
+                Err(RowError::Refused(field, reason)) => {
+                    notes = vec![ImportNote {
+                        outcome: "refused",
+                        field,
+                        reason,
+                        ..ImportNote::default()
+                    }];
                     &mut counts.refused
                 }
                 Err(RowError::Store(error)) => return Err(error),
@@ -192,23 +184,28 @@ fn import_account(
         Some(number) => {
             let parsed = Credits::from_float(number);
             let (balance, exact) = parsed.map_err(|reason| refused("credits", reason))?;
-            let problem = (!exact).then_some("has more than 6 decimal places");
-            (balance, problem)
+            (
+                balance,
+                (!exact).then_some("has more than 6 decimal places"),
+            )
         }
     };
-    if let Some(problem) = problem {
+    let mut changed = |field, reason: &str, old: Option<f64>, new: String| {
         notes.push(ImportNote {
-            old: number.map(|number| number.to_string()),
-            new: Some(balance.to_string()),
-            ..note("changed", "credits", problem)
+            outcome: "changed",
+            field,
+            reason: reason.to_owned(),
+            old: old.map(|number| number.to_string()),
+            new: Some(new),
+            ..ImportNote::default()
         });
+    };
+    if let Some(problem) = problem {
+        changed("credits", problem, number, balance.to_string());
     }
     // The balance must not be lost over a date.
     let created_at = time(row, "created_at").ok().flatten().unwrap_or_else(|| {
-        notes.push(ImportNote {
-            new: Some(now.to_string()),
-            ..note("changed", "created_at", "there is no time")
-        });
+        changed("created_at", "there is no time", None, now.to_string());
         now
     });
     let account_is_new = accounts::ensure(c, &wallet, created_at)?;
@@ -220,12 +217,12 @@ fn import_account(
             format!("was imported before as {before}, which is not changed"),
         )),
         None if balance > Credits::ZERO => {
-            accounts::post(c, &wallet, balance, reason, Some(reference.to_owned()), now)
-                .map(|_| true)
-                .map_err(|error| match error {
-                    StoreError::Conflict(reason) => refused("credits", reason),
-                    error => error.into(),
-                })
+            let reference = Some(reference.to_owned());
+            match accounts::post(c, &wallet, balance, reason, reference, now) {
+                Ok(_) => Ok(true),
+                Err(StoreError::Conflict(reason)) => Err(refused("credits", reason)),
+                Err(error) => Err(error.into()),
+            }
         }
         _ => Ok(account_is_new),
     }

@@ -56,10 +56,6 @@ pub(super) fn has_admin(c: &Connection) -> rusqlite::Result<bool> {
     one(c, sql::HAS_ADMIN_KEY, [], value)
 }
 
-pub(super) fn has_imported(c: &Connection) -> rusqlite::Result<bool> {
-    one(c, sql::HAS_IMPORTED_KEYS, [], value)
-}
-
 /// Replaces the SHA-256 of an imported key with its own hash, and returns the key; also if this was done already.
 pub(super) fn adopt(
     c: &Connection,

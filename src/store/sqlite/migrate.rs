@@ -144,7 +144,7 @@ mod tests {
         assert!(
             files(folder.path())
                 .iter()
-                .any(|name| name.ends_with(".version-4"))
+                .any(|name| name.ends_with(&format!(".version-{SCHEMA_VERSION}")))
         );
     }
 

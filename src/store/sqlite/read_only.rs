@@ -6,8 +6,8 @@
 use std::io::ErrorKind::NotFound;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
@@ -15,7 +15,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Row, params};
 
 use super::accounts::{self, entry_in};
-use super::connections::{BUSY_TIMEOUT, OpenError, check_version};
+use super::connections::{BUSY_TIMEOUT, OpenError, check_version, configure_statements};
 use super::read_pool::ReadPool;
 use super::row::{all, one, value};
 use super::writer::Writer;
@@ -49,7 +49,7 @@ impl ReadOnly {
 
     /// Opens any database.
     pub(super) fn open_any(path: &Path) -> Result<Self, OpenError> {
-        let (manager, lock) = manager(&real_path(path))?;
+        let (manager, lock) = manager(&real_path(path), BUSY_TIMEOUT)?;
         Ok(Self {
             connection: manager.connect()?,
             _lock: lock,
@@ -57,8 +57,12 @@ impl ReadOnly {
     }
 }
 
-/// What opens the file at a real path, and the lock that must be held meanwhile.
-fn manager(path: &Path) -> Result<(SqliteConnectionManager, Option<LockedFile>), OpenError> {
+/// What opens the file at a real path, and the lock that must be held meanwhile. Its connections wait for so long for another
+/// program's lock, as one that recovers the log after a crash has.
+pub(super) fn manager(
+    path: &Path,
+    timeout: Duration,
+) -> Result<(SqliteConnectionManager, Option<LockedFile>), OpenError> {
     match std::fs::metadata(path) {
         // SQLite deletes the log of an empty file, whatever is in it.
         Ok(about) if about.len() == 0 => return Err(OpenError::Foreign(path.to_owned())),
@@ -88,14 +92,13 @@ fn manager(path: &Path) -> Result<(SqliteConnectionManager, Option<LockedFile>),
     let manager = SqliteConnectionManager::file(format!("file:{name}?mode=ro{option}"))
         .with_flags(flags)
         .with_init(move |connection| {
-            // A server that starts locks readers out while it recovers its log.
-            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.busy_timeout(timeout)?;
             if is_private {
                 connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
                 connection.pragma_update(None, "locking_mode", "exclusive")?;
             }
             connection.pragma_update(None, "query_only", true)?;
-            connection.pragma_update(None, "trusted_schema", false)
+            configure_statements(connection)
         });
     Ok((manager, lock))
 }
@@ -107,73 +110,47 @@ impl SqliteStore {
     /// If the file is not an r3mes-edge database, has another version or cannot be read.
     pub fn open_read_only(database: &Path) -> Result<Self, OpenError> {
         let path = real_path(database);
-        let (manager, lock) = manager(&path)?;
+        let (manager, lock) = manager(&path, BUSY_TIMEOUT)?;
         check_version(&manager.connect()?, &path)?;
-        let observers = Arc::new(Observers::default());
-        Ok(Self {
-            path,
-            read_pool: ReadPool::new(manager, None, Arc::clone(&observers))?,
-            writer: Writer::closed(Arc::clone(&observers)),
-            has_imported_keys: false.into(),
-            backing_up: tokio::sync::Mutex::default(),
-            expired_at: AtomicI64::new(i64::MIN),
-            lock: Mutex::default(),
-            _read_lock: lock,
-            observers,
-        })
+        let observers = Arc::<Observers>::default();
+        let read_pool = ReadPool::new(manager, Arc::new(lock), Arc::clone(&observers))?;
+        Ok(Self::new(path, read_pool, Writer::default(), observers))
     }
 }
 
-/// The ledger as it was when this was opened, oldest entry first. Read in short transactions, so that it neither blocks
-/// writes nor keeps the log from being emptied.
-pub struct LedgerExport {
-    source: ReadOnly,
+/// Returns the pages of the ledger as it is now, one for each call, oldest entry first and empty at the end; only entries of
+/// `wallet` if given. Also while a server runs: read in short transactions, so that it neither blocks writes nor keeps the
+/// log from being emptied.
+///
+/// # Errors
+/// If the file is not an r3mes-edge database, cannot be read, or has no account for `wallet`.
+pub fn export_ledger(
+    database: &Path,
     wallet: Option<Wallet>,
-    /// Entries after this one, up to that one, as ids rise with time and no entry is ever changed.
-    after: i64,
-    last: i64,
-}
-
-impl LedgerExport {
-    /// Opens `database` for reading, also while a server runs; only entries of `wallet` if given.
-    ///
-    /// # Errors
-    /// If the file is not an r3mes-edge database, cannot be read, or has no account for `wallet`.
-    pub fn open(database: &Path, wallet: Option<Wallet>) -> Result<Self, OpenError> {
-        let source = ReadOnly::open(database)?;
-        if let Some(wallet) = &wallet {
-            accounts::balance(&source, wallet)?;
-        }
-        Ok(Self {
-            last: one(&source, sql::SELECT_LAST_ENTRY, [], value)?,
-            source,
-            wallet,
-            after: 0,
-        })
+) -> Result<impl FnMut() -> Result<Vec<ExportedEntry>, OpenError>, OpenError> {
+    let c = ReadOnly::open(database)?;
+    if let Some(wallet) = &wallet {
+        accounts::balance(&c, wallet)?;
     }
-
-    /// The next entries, at most a thousand; none at the end.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn page(&mut self) -> Result<Vec<ExportedEntry>, OpenError> {
-        let read = |row: &Row<'_>| {
-            Ok(ExportedEntry {
-                wallet_address: row.get(7)?,
-                entry: entry_in(row)?,
-            })
-        };
-        let (c, after, last, rows) = (&self.source, self.after, self.last, 1000);
-        let page = match &self.wallet {
-            None => all(c, sql::SELECT_ENTRIES, [after, last, rows], read)?,
-            Some(wallet) => {
-                let values = params![after, last, rows, wallet];
-                all(c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?
+    // No entry is ever changed, and ids rise with time.
+    let (mut after, last): (i64, i64) = (0, one(&c, sql::SELECT_LAST_ENTRY, [], value)?);
+    let read = |row: &Row<'_>| {
+        Ok(ExportedEntry {
+            wallet_address: row.get(7)?,
+            entry: entry_in(row)?,
+        })
+    };
+    Ok(move || {
+        let page = match wallet {
+            None => all(&c, sql::SELECT_ENTRIES, [after, last, 1000], read)?,
+            Some(of) => {
+                let values = params![after, last, 1000, of];
+                all(&c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?
             }
         };
-        self.after = page.last().map_or(last, |entry| entry.entry.id);
+        after = page.last().map_or(last, |entry| entry.entry.id);
         Ok(page)
-    }
+    })
 }
 
 #[cfg(test)]

@@ -1,23 +1,18 @@
 //! The pool of reading connections, each unable to write.
 //! A permit is acquired in async code, with a deadline, before a connection is: r2d2 itself never blocks a worker thread.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::closed;
-use super::connections::configure_statements;
-use crate::store::{InstanceLock, Observers, Result, StoreError};
+use crate::store::{Observers, Result, StoreError};
 
 /// The connections. The lock goes after them: closing the file it holds drops their locks.
-type Open = (
-    r2d2::Pool<SqliteConnectionManager>,
-    Option<Arc<InstanceLock>>,
-);
+type Open = (r2d2::Pool<SqliteConnectionManager>, Arc<dyn Send + Sync>);
 
 /// The pool; see the module.
 pub(super) struct ReadPool {
@@ -32,28 +27,13 @@ impl ReadPool {
     pub(super) const SIZE: usize = 4;
     /// How long a read waits for a connection before it fails as overloaded.
     const TIMEOUT: Duration = Duration::from_secs(2);
+    /// How long one waits for another program's lock: on the thread of its caller.
+    pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 
-    pub(super) fn open(
-        path: &Path,
-        lock: Arc<InstanceLock>,
-        observers: Arc<Observers>,
-    ) -> Result<Self> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let manager = SqliteConnectionManager::file(path)
-            .with_flags(flags)
-            .with_init(|connection| {
-                connection.pragma_update(None, "query_only", true)?;
-                configure_statements(connection)?;
-                // Only another program that recovers the log after a crash keeps a reader waiting.
-                connection.busy_timeout(Duration::from_millis(500))
-            });
-        Self::new(manager, Some(lock), observers)
-    }
-
-    /// A pool over the connections of `manager`.
+    /// A pool over the connections of `manager`, which need `lock`.
     pub(super) fn new(
         manager: SqliteConnectionManager,
-        lock: Option<Arc<InstanceLock>>,
+        lock: Arc<dyn Send + Sync>,
         observers: Arc<Observers>,
     ) -> Result<Self> {
         let pool = r2d2::Pool::builder()

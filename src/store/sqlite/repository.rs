@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
-use rusqlite::backup::StepResult;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
-use super::backup::{self, PartialCopy};
 use super::read_pool::ReadPool;
 use super::verify::LedgerVerifier;
 use super::writer::Writer;
 use super::{
-    SqliteStore, accounts, closed, connections, disk_free, idempotency, keys, rollup, sql,
-    telemetry,
+    SqliteStore, accounts, backup, closed, disk_free, idempotency, keys, rollup, telemetry,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
@@ -26,10 +23,6 @@ macro_rules! repository {
         #[async_trait]
         impl Repository for SqliteStore {
             $(async fn $verb(&$self, $($argument: $type),*) -> Result<$result> { $($body)* })*
-
-            fn has_imported_keys(&self) -> bool {
-                self.has_imported_keys.load(Ordering::Acquire)
-            }
 
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.observers.add(observer);
@@ -183,13 +176,12 @@ repository! { self,
         let path = self.path.clone();
         let lock = self.lock().clone().ok_or_else(closed)?;
         in_background(move || {
-            let pending = PartialCopy::create(backup::backup_file(&path, folder.as_deref(), now))?;
-            copy_database(&path, pending.path())?;
+            let copy = backup::copy(&path, backup::backup_file(&path, folder.as_deref(), now))?;
             // The path may be another file's by now.
             if let Some(fault) = lock.fault() {
                 return Err(unavailable(fault));
             }
-            let backup = pending.finish()?;
+            let backup = copy.finish()?;
             if let Some(keep) = keep {
                 backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)?;
             }
@@ -279,27 +271,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
-}
-
-/// Pages that are copied between two syncs of the copy: one sync of everything at the end would delay commits.
-const COPY_PAGES: i32 = 4096;
-
-/// Copies a database into an empty file within one read transaction: writes go on meanwhile, and their log grows.
-fn copy_database(from: &Path, to: &Path) -> Result<()> {
-    let file = std::fs::File::open(to).map_err(unavailable)?;
-    let from = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    from.busy_timeout(connections::BUSY_TIMEOUT)?;
-    let from = from.unchecked_transaction()?;
-    from.query_row(sql::IS_EMPTY, [], |_| Ok(()))?;
-    let mut to = Connection::open(to)?;
-    // An incomplete copy is discarded: it needs no journal.
-    to.pragma_update(None, "journal_mode", "off")?;
-    to.pragma_update(None, "synchronous", "off")?;
-    let copy = rusqlite::backup::Backup::new(&from, &mut to)?;
-    while copy.step(COPY_PAGES)? != StepResult::Done {
-        file.sync_data().map_err(unavailable)?;
-    }
-    Ok(())
 }
 
 /// Runs them on a separate thread of lower priority.

@@ -48,7 +48,6 @@ statements! {
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     // a key without a wallet is an admin's
     HAS_ADMIN_KEY = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE wallet IS NULL AND instr(scopes, 'admin') > 0)";
-    HAS_IMPORTED_KEYS = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE imported = 1)";
     ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
     TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
 
@@ -206,7 +205,6 @@ pub(super) const SELECT_TABLE: &str =
 
 /// What is wrong with a file's pages, or `ok`.
 pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(100)";
-pub(super) const VACUUM_INTO: &str = "VACUUM INTO ?1";
 
 /// Gives back the memory of pages that were read.
 pub(super) const FORGET_PAGES: &str = "PRAGMA shrink_memory";

@@ -7,10 +7,11 @@
 
 mod health;
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,25 +33,26 @@ pub(super) enum Priority {
 }
 
 /// The handle to the writing thread.
-pub(super) struct Writer {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared {
-    queue: Mutex<Queue>,
-    filled: Condvar,
-    observers: Arc<Observers>,
-}
-
 #[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
+pub(super) struct Writer {
+    /// `None` once closed, and for a database that is only read.
+    running: Mutex<Option<(Sender<Job>, JoinHandle<()>)>>,
+    state: Arc<State>,
+}
+
+/// What the handle and the thread share.
+#[derive(Default)]
+struct State {
+    /// Jobs queued.
+    depth: AtomicUsize,
     /// Why normal writes are refused, if the storage has a fault.
-    fault: Option<StoreError>,
+    fault: Mutex<Option<StoreError>>,
     /// When the thread started its current group; `None` while it is idle.
-    began: Option<Instant>,
-    closed: bool,
+    began: Mutex<Option<Instant>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One write.
@@ -79,31 +81,21 @@ impl Writer {
         health: StorageHealth,
         observers: Arc<Observers>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::new(Queue::default(), observers));
+        let (sender, jobs) = channel();
+        let state = Arc::<State>::default();
         let thread = WriterThread {
             c: connection,
-            shared: Arc::clone(&shared),
+            jobs,
+            state: Arc::clone(&state),
+            observers,
             health,
             log,
             log_limit: WriterThread::LOG_LIMIT,
         };
         let builder = std::thread::Builder::new().name("r3mes-writer".to_owned());
-        Ok(Self {
-            shared,
-            thread: Mutex::new(Some(builder.spawn(move || thread.run())?)),
-        })
-    }
-
-    /// A writer that refuses every job, for a database that is only read.
-    pub(super) fn closed(observers: Arc<Observers>) -> Self {
-        let closed = Queue {
-            closed: true,
-            ..Queue::default()
-        };
-        Self {
-            shared: Arc::new(Shared::new(closed, observers)),
-            thread: Mutex::default(),
-        }
+        let thread = builder.spawn(move || thread.run())?;
+        let running = Mutex::new(Some((sender, thread)));
+        Ok(Self { running, state })
     }
 
     /// Queues `work`; the future waits until it is committed, refused or failed. The work goes on if the future is dropped.
@@ -125,7 +117,7 @@ impl Writer {
             let _ = send.send(value);
             Ok(change)
         });
-        let queued = self.shared.push(Job {
+        let queued = self.push(Job {
             priority,
             work,
             reply,
@@ -137,29 +129,45 @@ impl Writer {
         }
     }
 
+    fn push(&self, job: Job) -> Result<()> {
+        let running = lock(&self.running);
+        let (jobs, _) = running.as_ref().ok_or_else(closed)?;
+        let (capacity, fault) = match job.priority {
+            Priority::Normal => (Self::CAPACITY, lock(&self.state.fault).clone()),
+            Priority::Settlement => (Self::CAPACITY + Self::SETTLEMENT_CAPACITY, None),
+        };
+        match fault {
+            Some(fault) => return Err(fault),
+            None if self.depth() >= capacity => return Err(StoreError::Busy),
+            None => {}
+        }
+        self.state.depth.fetch_add(1, Ordering::Relaxed);
+        jobs.send(job).map_err(|_| closed())
+    }
+
     /// Jobs waiting.
     pub(super) fn depth(&self) -> usize {
-        self.shared.lock().jobs.len()
+        self.state.depth.load(Ordering::Relaxed)
     }
 
     /// Whether normal jobs are accepted.
     pub(super) fn is_ready(&self) -> bool {
-        self.shared.lock().fault.is_none()
+        lock(&self.state.fault).is_none()
     }
 
     /// How long the thread has been busy with one group of writes; `None` while it is idle.
     pub(super) fn busy_for(&self) -> Option<Duration> {
-        self.shared.lock().began.map(|began| began.elapsed())
+        lock(&self.state.began).map(|began| began.elapsed())
     }
 
     /// Refuses further jobs, completes the queued ones, closes the connection.
     pub(super) fn close(&self) {
-        self.shared.lock().closed = true;
-        self.shared.filled.notify_one();
-        let thread = self.thread.lock();
-        let thread = thread.unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            log::error!("the writing thread panicked");
+        let running = lock(&self.running).take();
+        if let Some((jobs, thread)) = running {
+            drop(jobs);
+            if thread.join().is_err() {
+                log::error!("the writing thread panicked");
+            }
         }
     }
 }
@@ -170,66 +178,12 @@ impl Drop for Writer {
     }
 }
 
-impl Shared {
-    fn new(queue: Queue, observers: Arc<Observers>) -> Self {
-        Self {
-            queue: Mutex::new(queue),
-            filled: Condvar::new(),
-            observers,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, job: Job) -> Result<()> {
-        let mut queue = self.lock();
-        let (capacity, fault) = match job.priority {
-            Priority::Normal => (Writer::CAPACITY, queue.fault.clone()),
-            Priority::Settlement => (Writer::CAPACITY + Writer::SETTLEMENT_CAPACITY, None),
-        };
-        match fault {
-            _ if queue.closed => return Err(closed()),
-            Some(fault) => return Err(fault),
-            None if queue.jobs.len() >= capacity => return Err(StoreError::Busy),
-            None => {}
-        }
-        queue.jobs.push_back(job);
-        self.filled.notify_one();
-        Ok(())
-    }
-
-    /// The jobs to commit together; none when it is time to probe whether a fault is over. `None` when the queue is closed
-    /// and empty.
-    fn next_group(&self) -> Option<Vec<Job>> {
-        let mut queue = self.lock();
-        queue.began = None;
-        while queue.jobs.is_empty() {
-            if queue.closed {
-                return None;
-            }
-            let timeout = match queue.fault {
-                None => Duration::MAX,
-                Some(_) => StorageHealth::PROBE_INTERVAL,
-            };
-            let woken = self.filled.wait_timeout(queue, timeout);
-            let (woken, waited) = woken.unwrap_or_else(PoisonError::into_inner);
-            queue = woken;
-            if waited.timed_out() {
-                break;
-            }
-        }
-        queue.began = Some(Instant::now());
-        let size = queue.jobs.len().min(Writer::GROUP);
-        Some(queue.jobs.drain(..size).collect())
-    }
-}
-
 /// The state of the thread.
 struct WriterThread {
     c: Connection,
-    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+    state: Arc<State>,
+    observers: Arc<Observers>,
     health: StorageHealth,
     log: PathBuf,
     /// The length at which the log is truncated next.
@@ -245,14 +199,27 @@ impl WriterThread {
     const LOG_TIMEOUT: Duration = Duration::from_millis(700);
 
     fn run(mut self) {
-        while let Some(group) = self.shared.next_group() {
+        loop {
+            let timeout = match *lock(&self.state.fault) {
+                None => Duration::MAX,
+                Some(_) => StorageHealth::PROBE_INTERVAL,
+            };
+            let mut group = match self.jobs.recv_timeout(timeout) {
+                Ok(job) => vec![job],
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            group.extend(self.jobs.try_iter().take(Writer::GROUP - group.len()));
+            self.state.depth.fetch_sub(group.len(), Ordering::Relaxed);
+            *lock(&self.state.began) = Some(Instant::now());
             self.write(group);
             if self.health.recovered(&self.c) {
-                self.shared.lock().fault = None;
+                *lock(&self.state.fault) = None;
                 self.truncate_log();
             }
+            *lock(&self.state.began) = None;
         }
-        self.shared.lock().fault = Some(closed());
+        *lock(&self.state.fault) = Some(closed());
         // Closing the last connection checkpoints too; doing it here reports errors.
         if let Err(error) = self.c.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
             log::warn!("the write-ahead log was not emptied at the end: {error}");
@@ -263,7 +230,8 @@ impl WriterThread {
     }
 
     fn write(&mut self, mut group: Vec<Job>) {
-        if let Some(fault) = self.shared.lock().fault.clone() {
+        let fault = lock(&self.state.fault).clone();
+        if let Some(fault) = fault {
             // Queued before the fault.
             for job in group.extract_if(.., |job| job.priority == Priority::Normal) {
                 let _ = job.reply.send(Err(fault.clone()));
@@ -286,15 +254,15 @@ impl WriterThread {
         if let Some(fault) = health::fault_of(&committed)
             && self.health.record_failure(&self.c, &fault)
         {
-            self.shared.lock().fault = Some(fault);
+            *lock(&self.state.fault) = Some(fault);
         }
         let (took, ok) = (started.elapsed(), committed.is_ok());
-        let observers = &self.shared.observers;
-        observers.each(|observer| observer.committed(jobs, took, ok));
+        self.observers
+            .each(|observer| observer.committed(jobs, took, ok));
         let outcomes = committed.unwrap_or_else(|error| vec![Err(error); jobs]);
         for (outcome, reply) in outcomes.into_iter().zip(replies) {
             if let Ok(Some(change)) = &outcome {
-                observers.each(|observer| observer.changed(change));
+                self.observers.each(|observer| observer.changed(change));
             }
             let _ = reply.send(outcome.map(drop));
         }
