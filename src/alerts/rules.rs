@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::tracker::{Alert, Finding, Level, Severity};
+use super::tracker::{Alert, Finding, Severity};
 use crate::config::AlertsConfig;
 use crate::metrics::{AlertCounts, ERRORS, SLOW_ANSWERS, SLOW_CHATS};
 use crate::model::Timestamp;
@@ -62,38 +62,25 @@ const ENOUGH: u64 = 50;
 /// The share of slow ones above which a 99th percentile is too high.
 const SLOW: f64 = 0.01;
 
-/// The level, the value and the threshold.
-type Condition = (Level, f64, f64);
+/// Whether something is wrong, the value and the threshold.
+type Condition = (bool, f64, f64);
 
-/// Bad above the threshold, good again a tenth below it.
 fn above(value: f64, threshold: f64) -> Condition {
-    let near = value > threshold * 0.9;
-    (level(value > threshold, near), value, threshold)
+    (value > threshold, value, threshold)
 }
 
-/// Bad below the threshold, good again a tenth above it.
 fn below(value: f64, threshold: f64) -> Condition {
-    let near = value < threshold * 1.1;
-    (level(value < threshold, near), value, threshold)
+    (value < threshold, value, threshold)
 }
 
-/// Bad where it holds.
 fn holds(bad: bool, value: f64) -> Condition {
-    (level(bad, bad), value, 0.0)
-}
-
-fn level(bad: bool, near: bool) -> Level {
-    match (bad, near) {
-        (true, _) => Level::Bad,
-        (false, true) => Level::Between,
-        (false, false) => Level::Good,
-    }
+    (bad, value, 0.0)
 }
 
 const CONFIRMED: bool = false;
 const IMMEDIATE: bool = true;
 
-/// One rule; `None` where nothing is known, which counts as good.
+/// One rule; `None` where nothing is wrong, or nothing is known.
 type Rule = fn(&Snapshot, &AlertCounts, &AlertsConfig) -> Option<Finding>;
 
 /// Declares the table. The first line names what conditions and summaries refer to.
@@ -104,11 +91,11 @@ macro_rules! rules {
     ) => {
         #[allow(unused_variables)]
         const RULES: &[Rule] = &[$(|$now, $window, $limits| {
-            let (level, $value, threshold): Condition = $condition;
+            let (bad, $value, threshold): Condition = $condition;
             let summary = format!($summary $(, $argument)*);
             let (severity, value, since) = (Severity::$severity, $value, $now.time);
             let alert = Alert { name: $name, severity, summary, value, threshold, since, ..Alert::default() };
-            Some(Finding { level, immediate: $immediate, alert })
+            bad.then_some(Finding { immediate: $immediate, alert })
         }),*];
     };
 }
@@ -180,7 +167,6 @@ pub(super) fn evaluate(
             ..Alert::default()
         };
         Finding {
-            level: Level::Bad,
             immediate: IMMEDIATE,
             alert,
         }
@@ -188,22 +174,4 @@ pub(super) fn evaluate(
     let rules = RULES.iter();
     let rules = rules.filter_map(|rule| rule(now, window, limits));
     rules.chain(breakers).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_condition_is_good_again_a_tenth_on_the_good_side_of_its_threshold() {
-        let levels = [Level::Good, Level::Between, Level::Bad];
-        assert_eq!(
-            [89.0, 91.0, 101.0].map(|value| above(value, 100.0).0),
-            levels
-        );
-        assert_eq!(
-            [111.0, 109.0, 99.0].map(|value| below(value, 100.0).0),
-            levels
-        );
-    }
 }

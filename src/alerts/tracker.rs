@@ -18,22 +18,12 @@ pub(crate) enum Severity {
     Critical,
 }
 
-/// A rule's verdict on one snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Level {
-    Good,
-    /// Neither bad enough to begin nor good enough to end (hysteresis).
-    Between,
-    Bad,
-}
-
 /// The rule, and where it watches several things, which of them.
 type Key = (&'static str, Option<String>);
 
-/// What one rule found in one snapshot.
+/// What a rule found to be wrong in one snapshot.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Finding {
-    pub(crate) level: Level,
     /// Begins without confirmation over time.
     pub(crate) immediate: bool,
     /// As it would be if it began now.
@@ -65,7 +55,7 @@ impl Alert {
 struct Incident {
     alert: Alert,
     is_firing: bool,
-    /// Since when it has been bad, or while it is firing, good again.
+    /// Since when it is to begin, or while it is firing, to end.
     since: Option<Instant>,
 }
 
@@ -82,7 +72,7 @@ impl IncidentTracker {
     /// How many resolved incidents stay.
     const RECENT: usize = 50;
 
-    /// Applies the findings of one moment; returns the incidents that began and ended. A key without a finding is good.
+    /// Applies what is wrong at one moment; returns the incidents that began and ended.
     pub(crate) fn update(
         &mut self,
         findings: &[Finding],
@@ -90,31 +80,25 @@ impl IncidentTracker {
         time: Timestamp,
         confirm: Duration,
     ) -> Vec<Alert> {
-        for finding in findings.iter().filter(|f| f.level == Level::Bad) {
+        for Finding { alert, .. } in findings {
             let begin = || Incident {
-                alert: finding.alert.clone(),
+                alert: alert.clone(),
                 is_firing: false,
-                since: Some(now),
+                since: None,
             };
-            self.open.entry(finding.alert.key()).or_insert_with(begin);
+            self.open.entry(alert.key()).or_insert_with(begin);
         }
         let mut changes = Vec::new();
         self.open.retain(|key, incident| {
             let finding = findings.iter().find(|f| f.alert.key() == *key);
-            let level = finding.map_or(Level::Good, |finding| finding.level);
-            if let Some(finding) = finding.filter(|_| level != Level::Good) {
+            if let Some(finding) = finding {
                 let since = incident.alert.since;
                 incident.alert.clone_from(&finding.alert);
                 incident.alert.since = since;
             }
-            match (incident.is_firing, level) {
-                (false, Level::Good) => return false,
-                (false, Level::Between) => return true,
-                (true, Level::Between | Level::Bad) => {
-                    incident.since = None;
-                    return true;
-                }
-                (false, Level::Bad) | (true, Level::Good) => {}
+            if finding.is_some() == incident.is_firing {
+                incident.since = None;
+                return incident.is_firing;
             }
             let since = *incident.since.get_or_insert(now);
             let immediate = !incident.is_firing && finding.is_some_and(|f| f.immediate);
@@ -171,48 +155,44 @@ mod tests {
 
     const CONFIRM: Duration = Duration::from_secs(60);
 
-    fn finding(second: u64, level: Level, immediate: bool) -> Finding {
+    fn finding(second: u64, immediate: bool) -> Finding {
         let alert = Alert {
             name: "test",
-            subject: None,
-            severity: Severity::Warning,
             summary: "something".to_owned(),
             value: 2.0,
             threshold: 1.0,
             since: Timestamp::from_millis(second as i64 * 1000),
-            resolved_at: None,
+            ..Alert::default()
         };
-        Finding {
-            level,
-            immediate,
-            alert,
-        }
+        Finding { immediate, alert }
     }
 
-    fn level() -> impl Strategy<Value = Level> {
-        prop_oneof![Just(Level::Good), Just(Level::Between), Just(Level::Bad)]
+    /// The findings of a moment when something is wrong, or not.
+    fn findings(second: u64, bad: bool, immediate: bool) -> Vec<Finding> {
+        let found = bad.then(|| finding(second, immediate));
+        found.into_iter().collect()
     }
 
     #[test]
     fn an_incident_begins_after_a_bad_minute_and_ends_after_a_good_one() {
         let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
         let mut changes = Vec::new();
-        let mut at = |second: u64, level| {
+        let mut at = |second: u64, bad| {
             let now = begin + Duration::from_secs(second);
             let time = Timestamp::from_millis(second as i64 * 1000);
-            for change in tracker.update(&[finding(second, level, false)], now, time, CONFIRM) {
+            for change in tracker.update(&findings(second, bad, false), now, time, CONFIRM) {
                 changes.push((second, change.resolved_at.is_some()));
             }
         };
-        at(0, Level::Bad);
-        at(59, Level::Bad);
-        at(60, Level::Bad);
-        at(70, Level::Good);
-        at(90, Level::Between);
-        at(100, Level::Good);
-        at(159, Level::Good);
-        at(160, Level::Good);
-        at(161, Level::Good);
+        at(0, true);
+        at(59, true);
+        at(60, true);
+        at(70, false);
+        at(90, true);
+        at(100, false);
+        at(159, false);
+        at(160, false);
+        at(161, false);
         assert_eq!(changes, [(60, false), (160, true)]);
         assert_eq!(tracker.recent()[0].since, Timestamp::from_millis(0));
     }
@@ -220,7 +200,7 @@ mod tests {
     #[test]
     fn each_incident_has_two_messages_unless_the_next_began_before_they_were_delivered() {
         let mut tracker = IncidentTracker::default();
-        let beginning = |second| finding(second, Level::Bad, false).alert;
+        let beginning = |second| finding(second, false).alert;
         let end = |second| Alert {
             resolved_at: Some(Timestamp::from_millis(second as i64 * 1000 + 1000)),
             ..beginning(second)
@@ -243,35 +223,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn beginnings_and_ends_alternate_and_none_comes_before_it_is_confirmed(steps in prop::collection::vec((1u64..50, level()), 1..200), immediate in any::<bool>()) {
+        fn beginnings_and_ends_alternate_and_none_comes_before_it_is_confirmed(steps in prop::collection::vec((1u64..50, any::<bool>()), 1..200), immediate in any::<bool>()) {
             let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
             let (mut second, mut firing) = (0, false);
             // Since when it has been wrong without a good moment, and good without another.
             let (mut bad_since, mut good_since) = (None, None);
-            for (pause, level) in steps {
+            for (pause, bad) in steps {
                 second += pause;
-                match level {
-                    Level::Bad => {
-                        bad_since.get_or_insert(second);
-                        good_since = None;
-                    }
-                    Level::Between => good_since = None,
-                    Level::Good => {
-                        good_since.get_or_insert(second);
-                        if !firing {
-                            bad_since = None;
-                        }
-                    }
+                if bad {
+                    bad_since.get_or_insert(second);
+                    good_since = None;
+                } else {
+                    good_since.get_or_insert(second);
+                    bad_since = None;
                 }
                 let now = begin + Duration::from_secs(second);
                 let time = Timestamp::from_millis(second as i64 * 1000);
-                let changes = tracker.update(&[finding(second, level, immediate)], now, time, CONFIRM);
+                let changes = tracker.update(&findings(second, bad, immediate), now, time, CONFIRM);
                 prop_assert!(changes.len() <= 1);
                 let long = |since: Option<u64>| since.is_some_and(|since| second - since >= 60);
                 let expected = if firing {
-                    (level == Level::Good && long(good_since)).then_some(true)
+                    (!bad && long(good_since)).then_some(true)
                 } else {
-                    (level == Level::Bad && (immediate || long(bad_since))).then_some(false)
+                    (bad && (immediate || long(bad_since))).then_some(false)
                 };
                 prop_assert_eq!(changes.first().map(|change| change.resolved_at.is_some()), expected);
                 match expected {
