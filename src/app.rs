@@ -67,7 +67,10 @@ pub(crate) struct Caches {
 
 impl StoreObserver for Caches {
     fn committed(&self, jobs: usize, took: Duration, ok: bool) {
-        self.metrics.committed(jobs, took, ok);
+        let table = &self.metrics.table;
+        table.commit_duration.observe(took.as_secs_f64());
+        table.commit_jobs.observe(jobs as f64);
+        table.commit_failures.inc_by(u64::from(!ok));
     }
 
     fn read(&self, took: Duration) {
@@ -75,14 +78,19 @@ impl StoreObserver for Caches {
     }
 
     fn changed(&self, change: &Change) {
-        self.metrics.changed(change);
         match change {
-            Change::Key(hash) => self.keys.drop_key(hash),
-            Change::Samples { first: false, .. } => {}
-            Change::Account | Change::Granted(_) | Change::Earned(_) | Change::Samples { .. } => {
-                self.totals.invalidate(&());
+            Change::Key(hash) => return self.keys.drop_key(hash),
+            Change::Samples { new, first } => {
+                self.metrics.table.samples.inc_by(*new as u64);
+                if !first {
+                    return;
+                }
             }
+            Change::Granted(amount) => self.metrics.distributed("grant", *amount),
+            Change::Earned(amount) => self.metrics.distributed("mining", *amount),
+            Change::Account => {}
         }
+        self.totals.invalidate(&());
     }
 }
 

@@ -39,7 +39,7 @@ use crate::config::Peer;
 use crate::error::{ApiError, ErrorCode};
 use crate::host_routes::{Caller, HostRoutes};
 use crate::limits::{Bucket, RateClass};
-use crate::metrics::{ROUTE, RouteSlot};
+use crate::metrics::{ROUTE, RouteSlot, with};
 use crate::model::new_id;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -261,7 +261,7 @@ fn limit(
         log_guard.rate = Some(decision);
     }
     error.map_or(Ok(()), |error| {
-        app.metrics.limited(class);
+        with(&app.metrics.table.limited, [("class", class.as_str())]).inc();
         Err(error)
     })
 }

@@ -1,19 +1,10 @@
 //! The command line of r3mes-edge. With `cli/` the only code that prints, exits, reads the environment or handles
 //! signals.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is the program, not the library"
-)]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        reason = "a test that cannot go on may panic"
-    )
-)]
+// This is the program, not the library.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+// A test that cannot go on may panic.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod cli;
 

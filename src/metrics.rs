@@ -19,7 +19,6 @@ use self::table::Table;
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
 use crate::model::{Credits, Sample, Timestamp};
-use crate::store::Change;
 
 tokio::task_local! {
     /// The route whose handler runs, for what is measured far below it.
@@ -215,10 +214,6 @@ impl Metrics {
         (seconds > 0.0).then(|| Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
-    pub(crate) fn limited(&self, class: RateClass) {
-        with(&self.table.limited, [("class", class.as_str())]).inc();
-    }
-
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
     pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
         let status = CHAT_ENDS[end as usize];
@@ -284,34 +279,21 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         if open_metrics {
-            let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            return Ok((media_type, text));
+            return Ok((
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                text,
+            ));
         }
-        let media_type = "text/plain; version=0.0.4; charset=utf-8";
-        Ok((media_type, text_format(&text)))
+        Ok((
+            "text/plain; version=0.0.4; charset=utf-8",
+            text_format(&text),
+        ))
     }
 
-    pub(crate) fn changed(&self, change: &Change) {
-        let (reason, amount) = match change {
-            Change::Granted(amount) => ("grant", *amount),
-            Change::Earned(amount) => ("mining", *amount),
-            Change::Samples { new, .. } => {
-                self.table.samples.inc_by(*new as u64);
-                return;
-            }
-            Change::Account | Change::Key(_) => return,
-        };
+    /// Counts credits that were given out; a debit is not counted.
+    pub(crate) fn distributed(&self, reason: &str, amount: Credits) {
         if amount > Credits::ZERO {
-            let counter = with(&self.table.distributed, [("reason", reason)]);
-            counter.inc_by(float(amount));
-        }
-    }
-
-    pub(crate) fn committed(&self, jobs: usize, took: Duration, ok: bool) {
-        self.table.commit_duration.observe(took.as_secs_f64());
-        self.table.commit_jobs.observe(jobs as f64);
-        if !ok {
-            self.table.commit_failures.inc();
+            with(&self.table.distributed, [("reason", reason)]).inc_by(float(amount));
         }
     }
 

@@ -160,14 +160,14 @@ async fn back_up(app: Arc<App>) {
     let Some(every) = settings.every else {
         return;
     };
-    let (mut retry, mut not_before) = (MINUTE, app.clock.instant());
+    let mut retry = MINUTE;
     let mut ticks = interval(SECOND);
     loop {
         ticks.tick().await;
         let now = app.clock.now();
         // One in the future was made before the clock was set back.
         let due = newest.is_none_or(|at| at.plus(every) <= now || at > now);
-        if !due || app.clock.instant() < not_before {
+        if !due {
             continue;
         }
         match app.back_up(Some(settings.keep)).await {
@@ -177,7 +177,7 @@ async fn back_up(app: Arc<App>) {
             }
             Err(error) => {
                 log::error!("database backup failed, next attempt in {retry:?}: {error}");
-                not_before = app.clock.instant() + retry;
+                app.clock.sleep_until(app.clock.instant() + retry).await;
                 retry = (retry * 2).min(HOUR);
             }
         }
