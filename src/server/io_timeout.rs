@@ -55,11 +55,8 @@ impl WriteTimeoutStream {
     /// A close is a reset while a response is unfinished.
     fn update_reset(&mut self) {
         let unfinished = self.exchange.unfinished.load(Ordering::Relaxed);
-        if std::mem::replace(&mut self.resets, unfinished) == unfinished {
-            return;
-        }
-        if let Err(error) = reset::set(self.stream.as_fd(), unfinished) {
-            log::debug!("SO_LINGER was not set: {error}");
+        if std::mem::replace(&mut self.resets, unfinished) != unfinished {
+            reset::set(self.stream.as_fd(), unfinished);
         }
     }
 
@@ -85,10 +82,8 @@ impl WriteTimeoutStream {
 
 impl Drop for WriteTimeoutStream {
     fn drop(&mut self) {
-        if self.resets
-            && let Err(error) = reset::close_when_sent(self.stream.as_fd())
-        {
-            log::debug!("a connection was reset without waiting for its last bytes: {error}");
+        if self.resets {
+            reset::close_when_sent(self.stream.as_fd());
         }
     }
 }
