@@ -16,10 +16,8 @@ pub(crate) mod users;
 use serde::Deserialize;
 
 use crate::error::ApiError;
-use crate::http::{Context, Response};
+use crate::http::{Context, Result};
 use crate::model::Whole;
-
-type Result<T = Response> = std::result::Result<T, ApiError>;
 
 /// The query of a list that is read page by page.
 #[derive(Deserialize)]

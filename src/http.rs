@@ -13,6 +13,9 @@ pub(crate) use body::{Exchange, ResponseBody};
 pub(crate) use context::Context;
 pub(crate) use response::Response;
 
+/// What a request ends in.
+pub(crate) type Result<T = Response, E = ApiError> = std::result::Result<T, E>;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -116,7 +119,7 @@ async fn respond(
     head: Parts,
     body: Incoming,
     log_guard: &mut AccessLogGuard,
-) -> Result<Response, ApiError> {
+) -> Result {
     // Origin.
     let client = origin::client_address(&app.config, peer, &head.headers);
     origin::check_host(&app.config, &head)?;
@@ -251,7 +254,7 @@ fn limit(
     log_guard: &mut AccessLogGuard,
     class: RateClass,
     bucket: Bucket,
-) -> Result<(), ApiError> {
+) -> Result<()> {
     let Some(decision) = app.limits().check(class, bucket) else {
         return Ok(());
     };
@@ -266,25 +269,20 @@ fn limit(
     })
 }
 
-fn in_flight_permit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+fn in_flight_permit(app: &App) -> Result<OwnedSemaphorePermit> {
     let permit = Arc::clone(&app.in_flight).try_acquire_owned();
     let detail = "too many requests in flight; retry shortly";
     permit.map_err(|_| ApiError::new(ErrorCode::Overloaded, detail))
 }
 
-async fn within_timeout(
-    app: &App,
-    response: impl Future<Output = Result<Response, ApiError>>,
-) -> Result<Response, ApiError> {
+async fn within_timeout(app: &App, response: impl Future<Output = Result>) -> Result {
     let late = |_| ApiError::new(ErrorCode::Overloaded, "request timed out on the server");
     timeout(app.config.limits.request_timeout, response)
         .await
         .map_err(late)?
 }
 
-async fn catch_panic(
-    mut handler: impl Future<Output = Result<Response, ApiError>> + Unpin,
-) -> Result<Response, ApiError> {
+async fn catch_panic(mut handler: impl Future<Output = Result> + Unpin) -> Result {
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut handler).poll(context)));
         polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))

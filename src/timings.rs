@@ -40,37 +40,23 @@ impl RequestTimings {
 
     /// Counts the time until the guard is dropped as a wait for an upstream.
     pub(crate) fn waiting<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
-        TimingGuard::start(&self.upstream_nanos, clock)
+        TimingGuard(&self.upstream_nanos, clock, clock.instant())
     }
 
     /// The same for the client's body.
     pub(crate) fn receiving<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
-        TimingGuard::start(&self.upload_nanos, clock)
+        TimingGuard(&self.upload_nanos, clock, clock.instant())
     }
 }
 
-/// Adds its lifetime to a sum.
-pub(crate) struct TimingGuard<'a> {
-    nanos: &'a AtomicU64,
-    clock: &'a Clock,
-    started: Instant,
-}
-
-impl<'a> TimingGuard<'a> {
-    fn start(nanos: &'a AtomicU64, clock: &'a Clock) -> Self {
-        let started = clock.instant();
-        Self {
-            nanos,
-            clock,
-            started,
-        }
-    }
-}
+/// Adds the time since its start to a sum when dropped.
+pub(crate) struct TimingGuard<'a>(&'a AtomicU64, &'a Clock, Instant);
 
 impl Drop for TimingGuard<'_> {
     fn drop(&mut self) {
-        let took = self.clock.instant().saturating_duration_since(self.started);
+        let Self(sum, clock, started) = self;
+        let took = clock.instant().saturating_duration_since(*started);
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        sum.fetch_add(nanos, Ordering::Relaxed);
     }
 }

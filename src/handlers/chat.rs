@@ -67,17 +67,8 @@ pub(crate) async fn chat(ctx: Context) -> Result {
         None => adapter_for(app, &request.message),
     };
     let nodes = open_nodes(app, &adapter, |_| true)?;
-    let prompt = Prompt::Message(request.message);
-    answer(
-        &ctx,
-        wallet,
-        adapter,
-        nodes,
-        prompt,
-        ResponseFormat::Text,
-        None,
-    )
-    .await
+    let (prompt, format) = (Prompt::Message(request.message), ResponseFormat::Text);
+    answer(&ctx, wallet, adapter, nodes, prompt, format, None).await
 }
 
 /// The paid response of a model.
@@ -123,17 +114,12 @@ pub(super) fn is_served(app: &App, adapter: &str) -> bool {
 /// The wallet that pays: that of the key.
 pub(super) fn payer(ctx: &Context, named: Option<Wallet>) -> Result<Wallet> {
     let Some(principal) = &ctx.principal else {
-        let (code, detail) = match named {
-            None => (
-                ErrorCode::MissingChatIdentity,
-                "Either API key or wallet_address is required",
-            ),
-            Some(_) => (
-                ErrorCode::MissingCredentials,
-                "a wallet address alone proves nothing: send a key of it as X-API-Key or Authorization: Bearer",
-            ),
-        };
-        return Err(ApiError::new(code, detail));
+        if named.is_none() {
+            let detail = "Either API key or wallet_address is required";
+            return Err(ApiError::new(ErrorCode::MissingChatIdentity, detail));
+        }
+        let detail = "a wallet address alone proves nothing: send a key of it as X-API-Key or Authorization: Bearer";
+        return Err(ApiError::new(ErrorCode::MissingCredentials, detail));
     };
     match (principal.wallet, named) {
         (Some(own), Some(named)) if own != named => Err(ApiError::other_wallet()),

@@ -10,7 +10,7 @@ use hyper::http::request::Parts;
 use super::access_log::AccessLogGuard;
 use super::context::single;
 use super::route::{Auth, Route};
-use super::{limit, origin};
+use super::{Result, limit, origin};
 use crate::app::App;
 use crate::auth::{CachedKey, KeyRecord, PlainKey, Principal, Scope};
 use crate::config::Config;
@@ -25,7 +25,7 @@ pub(super) async fn authenticate(
     class: RateClass,
     client: IpAddr,
     log_guard: &mut AccessLogGuard,
-) -> Result<Option<Principal>, ApiError> {
+) -> Result<Option<Principal>> {
     let Some(text) = credentials(&head.headers)? else {
         // Only this process can have put it there: a command that answers its own requests.
         return Ok(head.extensions.get::<Principal>().cloned());
@@ -48,7 +48,7 @@ async fn find_key(
     text: &str,
     client: IpAddr,
     log_guard: &mut AccessLogGuard,
-) -> Result<Arc<CachedKey>, ApiError> {
+) -> Result<Arc<CachedKey>> {
     let invalid = |detail| ApiError::new(ErrorCode::InvalidApiKey, detail);
     let malformed = "malformed API key: expected `r3mes_` and 49 characters with a valid checksum";
     let sent = PlainKey::parse(text).or_else(|| PlainKey::parse_imported(text));
@@ -89,7 +89,7 @@ async fn find_key(
 }
 
 /// The key as it was sent; `X-API-Key` wins. Credentials of a scheme other than Bearer are read as a malformed key.
-fn credentials(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+fn credentials(headers: &HeaderMap) -> Result<Option<&str>> {
     if let Some(key) = single(headers, "X-API-Key")? {
         return Ok(Some(key.to_str().unwrap_or_default()));
     }
@@ -127,7 +127,7 @@ pub(super) fn authorize(
     route: &Route,
     path_param: &str,
     principal: Option<&Principal>,
-) -> Result<(), ApiError> {
+) -> Result<()> {
     let mut hint = String::new();
     if matches!(route.auth, Auth::Public | Auth::PublicElseAdmin) {
         match closed_reads(config, head) {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::Result;
 use super::route::Route;
 use crate::app::App;
 use crate::auth::Principal;
@@ -34,18 +35,18 @@ pub(crate) struct Context {
 
 impl Context {
     /// The wallet in the path.
-    pub(crate) fn wallet(&self) -> Result<Wallet, ApiError> {
+    pub(crate) fn wallet(&self) -> Result<Wallet> {
         Wallet::parse(&self.path_param).map_err(|detail| ApiError::wallet("wallet", detail))
     }
 
     /// The caller; the table decides which routes have one.
-    pub(crate) fn principal(&self) -> Result<&Principal, ApiError> {
+    pub(crate) fn principal(&self) -> Result<&Principal> {
         let missing = || ApiError::internal("a route without authentication needs a caller");
         self.principal.as_ref().ok_or_else(missing)
     }
 
     /// Refuses a caller who may not act for `wallet`.
-    pub(crate) fn check_owner(&self, wallet: &Wallet) -> Result<(), ApiError> {
+    pub(crate) fn check_owner(&self, wallet: &Wallet) -> Result<()> {
         match self.principal()?.owns(wallet) {
             true => Ok(()),
             false => Err(ApiError::other_wallet()),
@@ -53,7 +54,7 @@ impl Context {
     }
 
     /// The wallet that the request names, if the caller may act for it; else the caller's own. An admin has none.
-    pub(crate) fn named_or_own(&self, named: Option<Wallet>) -> Result<Option<Wallet>, ApiError> {
+    pub(crate) fn named_or_own(&self, named: Option<Wallet>) -> Result<Option<Wallet>> {
         let principal = self.principal()?;
         match named {
             Some(wallet) => self.check_owner(&wallet).map(|()| named),
@@ -63,7 +64,7 @@ impl Context {
     }
 
     /// The body as text, to be read as JSON.
-    pub(crate) fn text(&self) -> Result<&str, ApiError> {
+    pub(crate) fn text(&self) -> Result<&str> {
         let text = std::str::from_utf8(&self.body)
             .map_err(|_| ApiError::new(ErrorCode::InvalidJson, "the body is not UTF-8"))?;
         check_depth(text)?;
@@ -71,17 +72,17 @@ impl Context {
     }
 
     /// The body, a JSON object.
-    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         Ok(read_object(self.text()?, "")?)
     }
 
     /// The query's parameters, each at most once.
-    pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+    pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(read_query(self.query.as_deref().unwrap_or_default())?)
     }
 
     /// A text header, if it was sent.
-    pub(crate) fn header(&self, name: &'static str) -> Result<Option<&str>, ApiError> {
+    pub(crate) fn header(&self, name: &str) -> Result<Option<&str>> {
         let value = single(&self.headers, name)?.map(HeaderValue::to_str);
         value
             .transpose()
@@ -103,7 +104,7 @@ impl Context {
         &self,
         payer: Option<Wallet>,
         stored: fn(&T) -> StoredResponse,
-    ) -> Result<Option<IdempotentRequest<T>>, ApiError> {
+    ) -> Result<Option<IdempotentRequest<T>>> {
         let Some(text) = self.header(IDEMPOTENCY_KEY)? else {
             return Ok(None);
         };
@@ -140,7 +141,7 @@ impl Context {
     }
 
     /// Refuses an `Idempotency-Key` where the response is a stream, which is not stored: to ignore it would charge again.
-    pub(crate) fn refuse_idempotency_key(&self) -> Result<(), ApiError> {
+    pub(crate) fn refuse_idempotency_key(&self) -> Result<()> {
         if !self.headers.contains_key(IDEMPOTENCY_KEY) {
             return Ok(());
         }
@@ -152,10 +153,7 @@ impl Context {
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// A header that may be sent one time.
-pub(super) fn single<'a>(
-    headers: &'a HeaderMap,
-    name: &'static str,
-) -> Result<Option<&'a HeaderValue>, ApiError> {
+pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),

@@ -10,6 +10,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
 
+use super::Result;
 use super::context::single;
 use crate::config::{Config, Listen, Peer};
 use crate::error::{ApiError, ErrorCode};
@@ -42,9 +43,7 @@ pub(super) fn proxy_sign(head: &Parts) -> Option<&str> {
 pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -> IpAddr {
     let mut nearest = peer;
     let lists = headers.get_all(&X_FORWARDED_FOR).iter().rev();
-    let mut hops = lists
-        .filter_map(|list| list.to_str().ok())
-        .flat_map(|list| list.rsplit(','));
+    let mut hops = lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(','));
     while config.auth.trusts(nearest) {
         // An invalid address ends the chain: the proxy that forwarded it is the nearest that is known.
         match hops.next().and_then(|hop| hop_address(hop.trim())) {
@@ -66,7 +65,7 @@ fn hop_address(text: &str) -> Option<IpAddr> {
 
 /// Refuses a Host that is not configured. Otherwise a page whose name resolves to this address (DNS rebinding) would have the
 /// same origin for a browser.
-pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> {
+pub(super) fn check_host(config: &Config, head: &Parts) -> Result<()> {
     let sent = single(&head.headers, "Host")?;
     let host = match (head.uri.authority(), sent) {
         // In absolute form the target names the host (RFC 9112, 3.2.2).
@@ -79,17 +78,14 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
         .map_or(host, |(name, _)| name);
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let known = match address.parse::<IpAddr>() {
+    let known = match hop_address(name) {
         // An address cannot be rebound; it must be one that is listened on.
-        Ok(address) => {
-            let mut listeners = config.listen.iter().filter_map(Listen::address);
-            listeners.any(|listener| {
-                listener.ip().is_unspecified()
-                    || address.to_canonical() == listener.ip().to_canonical()
-            })
+        Some(address) => {
+            let listeners = config.listen.iter().filter_map(Listen::address);
+            let mut addresses = listeners.map(|listener| listener.ip().to_canonical());
+            addresses.any(|own| own.is_unspecified() || own == address.to_canonical())
         }
-        Err(_) => name.eq_ignore_ascii_case("localhost"),
+        None => name.eq_ignore_ascii_case("localhost"),
     };
     let mut hosts = config.auth.hosts.iter();
     if known || hosts.any(|host| host.eq_ignore_ascii_case(name)) {
@@ -100,7 +96,7 @@ pub(super) fn check_host(config: &Config, head: &Parts) -> Result<(), ApiError> 
 }
 
 /// Refuses a request of a page of another origin. Returns the page's origin where it is an allowed one.
-pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<HeaderValue>, ApiError> {
+pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<HeaderValue>> {
     let Some(origin) = head.headers.get(ORIGIN) else {
         return Ok(None);
     };

@@ -6,6 +6,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::CONTENT_TYPE;
 use tokio::time::timeout;
 
+use super::Result;
 use super::route::BodyClass;
 use crate::app::App;
 use crate::body::BodyError;
@@ -14,7 +15,7 @@ use crate::model::InputError;
 
 /// With a key, a body is read as JSON whatever its type, so that `curl -d` works. Without one it must be declared as JSON:
 /// a web page can make a browser send any other type to this address unasked.
-pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<(), ApiError> {
+pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<()> {
     let declared = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
     let media_type = declared.and_then(|text| text.split(|byte| *byte == b';').next());
     let is_json = |text: &[u8]| text.trim_ascii().eq_ignore_ascii_case(b"application/json");
@@ -25,7 +26,7 @@ pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<(),
     Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
 }
 
-pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes, ApiError> {
+pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes> {
     let limits = &app.config.limits;
     let limit = match class {
         BodyClass::None => 0,

@@ -9,6 +9,7 @@ use hyper::header::{
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use super::Result;
 use crate::cache::{Cached, Policy};
 use crate::error::ApiError;
 use crate::limits::seconds_up;
@@ -20,20 +21,17 @@ pub(crate) type Content = UnsyncBoxBody<Bytes, Aborted>;
 pub(crate) type Response = hyper::Response<Content>;
 
 /// 200 with a JSON body.
-pub(crate) fn json(value: &impl Serialize) -> Result<Response, ApiError> {
+pub(crate) fn json(value: &impl Serialize) -> Result {
     json_with_status(StatusCode::OK, value)
 }
 
 /// A JSON body.
-pub(crate) fn json_with_status(
-    status: StatusCode,
-    value: &impl Serialize,
-) -> Result<Response, ApiError> {
+pub(crate) fn json_with_status(status: StatusCode, value: &impl Serialize) -> Result {
     Ok(bytes(status, "application/json", json_bytes(value)?))
 }
 
 /// JSON as it is sent: with a final newline, for those who read it in a terminal.
-pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Bytes, ApiError> {
+pub(crate) fn json_bytes(value: &impl Serialize) -> Result<Bytes> {
     // Large enough for most responses.
     let mut body = Vec::with_capacity(512);
     serde_json::to_writer(&mut body, value)
@@ -53,10 +51,7 @@ pub(crate) fn bytes(status: StatusCode, content_type: &'static str, body: Bytes)
 }
 
 /// The response to a write, new or replayed for its `Idempotency-Key`; `stored` creates the one of a new write.
-pub(crate) fn idempotent<T>(
-    outcome: Outcome<T>,
-    stored: fn(&T) -> StoredResponse,
-) -> Result<Response, ApiError> {
+pub(crate) fn idempotent<T>(outcome: Outcome<T>, stored: fn(&T) -> StoredResponse) -> Result {
     match outcome {
         Outcome::New(value) => from_stored(stored(&value)),
         Outcome::Replayed(stored) => replayed(stored),
@@ -64,7 +59,7 @@ pub(crate) fn idempotent<T>(
 }
 
 /// The response that was stored for the request's `Idempotency-Key` before.
-pub(crate) fn replayed(stored: StoredResponse) -> Result<Response, ApiError> {
+pub(crate) fn replayed(stored: StoredResponse) -> Result {
     let mut response = from_stored(stored)?;
     let replayed = HeaderValue::from_static("true");
     response
@@ -73,7 +68,7 @@ pub(crate) fn replayed(stored: StoredResponse) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-fn from_stored(stored: StoredResponse) -> Result<Response, ApiError> {
+fn from_stored(stored: StoredResponse) -> Result {
     let status = StatusCode::from_u16(stored.status).unwrap_or_default();
     let reference = stored.reference;
     let mut body = stored.answer.ok_or(StoreError::AlreadyIssued(reference))?;

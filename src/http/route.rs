@@ -3,9 +3,8 @@
 
 use std::pin::Pin;
 
-use super::{Context, Response};
+use super::{Context, Result};
 use crate::auth::Scope;
-use crate::error::ApiError;
 use crate::limits::RateClass;
 
 /// Who may call a [`Route`].
@@ -45,7 +44,7 @@ pub enum BodyClass {
 }
 
 pub(crate) type Handler = fn(Context) -> HandlerFuture;
-pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result> + Send>>;
 
 /// One route, a row of [`ROUTES`](crate::routes::ROUTES).
 #[derive(Clone, Copy, Debug)]
