@@ -116,9 +116,6 @@ impl fmt::Debug for Credits {
 
 impl serde::Serialize for Credits {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0 % Self::MICRO == 0 {
-            return serializer.serialize_i64(self.0 / Self::MICRO);
-        }
         RawValue::from_string(self.to_string())
             .map_err(serde::ser::Error::custom)?
             .serialize(serializer)

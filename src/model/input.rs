@@ -104,14 +104,12 @@ pub(crate) fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, InputErr
         }
     }
     serde_path_to_error::deserialize(Value::Object(parameters)).map_err(|error| {
-        let error = invalid("", &error);
-        InputError {
-            pointer: error.pointer.trim_start_matches('/').to_owned(),
-            detail: error
-                .detail
-                .replacen("unknown field", "unknown parameter", 1),
-            ..error
-        }
+        let mut error = invalid("", &error);
+        error.pointer = error.pointer.trim_start_matches('/').to_owned();
+        error.detail = error
+            .detail
+            .replacen("unknown field", "unknown parameter", 1);
+        error
     })
 }
 
@@ -145,14 +143,11 @@ fn invalid(at: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> I
             text => format!("{name} {text}"),
         },
     };
-    let kind = match &*name {
-        "wallet_address" => InputKind::Wallet,
-        _ => InputKind::Field,
-    };
-    InputError {
-        kind,
-        ..InputError::field(place, detail)
+    let mut error = InputError::field(place, detail);
+    if name == "wallet_address" {
+        error.kind = InputKind::Wallet;
     }
+    error
 }
 
 /// How many objects and arrays a body may nest: other programs' parsers and templates recurse over what is passed on.
@@ -190,16 +185,12 @@ pub(crate) struct Whole<const MIN: i64, const MAX: i64>(pub(crate) i64);
 impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Whole<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = serde_json::Number::deserialize(deserializer).ok();
-        // A float holds whole numbers of 15 digits exactly.
-        let is_whole = |float: &f64| float.fract() == 0.0 && float.abs() < 1e15;
-        let from_float =
-            |number: serde_json::Number| Some(number.as_f64().filter(is_whole)? as i64);
-        let whole = number.and_then(|number| number.as_i64().or_else(|| from_float(number)));
-        let in_range = whole.filter(|whole| (MIN..=MAX).contains(whole));
+        // A float holds whole numbers of 15 digits exactly, and no range here has more.
+        let number = number.and_then(|number| number.as_f64());
+        let is_valid = |n: &f64| n.fract() == 0.0 && (MIN as f64..=MAX as f64).contains(n);
+        let whole = number.filter(is_valid).map(|number| Self(number as i64));
         let refused = || format!("must be a whole number from {MIN} to {MAX}");
-        in_range
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(refused()))
+        whole.ok_or_else(|| D::Error::custom(refused()))
     }
 }
 

@@ -106,22 +106,18 @@ impl Sample {
         now: Timestamp,
     ) -> Result<Vec<Self>, InputError> {
         let values = serde_json::Deserializer::from_str(body).into_iter::<&RawValue>();
-        let values = values.take(Self::MAX_BATCH + 1).collect();
-        let mut items: Vec<&RawValue> = valid_json(values)?;
+        let values: serde_json::Result<_> = values.take(Self::MAX_BATCH + 1).collect();
+        let mut items: Vec<&RawValue> = values.map_err(|error| InputError::json(&error))?;
         let mut is_batch = items.len() > 1;
         if let [array] = items[..]
             && array.get().starts_with('[')
         {
-            items = valid_json(serde_json::from_str(array.get()))?;
+            items = super::items(array)?;
             is_batch = true;
         }
-        match items.len() {
-            0 => return Err(InputError::field("", "the body holds no sample")),
-            1..=Self::MAX_BATCH => {}
-            _ => {
-                let detail = "the body holds more than 1,000 samples";
-                return Err(InputError::field("", detail));
-            }
+        if !(1..=Self::MAX_BATCH).contains(&items.len()) {
+            let detail = "the body must hold 1 to 1,000 samples";
+            return Err(InputError::field("", detail));
         }
         let samples = items.iter().enumerate().map(|(index, item)| {
             let at = match is_batch {
@@ -146,10 +142,6 @@ impl Sample {
         let detail = "recorded_at is more than 5 minutes ahead of this server's clock";
         Err(InputError::field(format!("{at}/recorded_at"), detail))
     }
-}
-
-fn valid_json<T>(value: serde_json::Result<T>) -> Result<T, InputError> {
-    value.map_err(|error| InputError::json(&error))
 }
 
 /// A sample as it is sent.
@@ -181,10 +173,8 @@ impl SampleBody {
         now: Timestamp,
     ) -> Result<Sample, InputError> {
         let refused = |name: &str, detail: &str| {
-            Err(InputError::field(
-                format!("{at}/{name}"),
-                format!("{name} {detail}"),
-            ))
+            let pointer = format!("{at}/{name}");
+            Err(InputError::field(pointer, format!("{name} {detail}")))
         };
         let Some(wallet) = self.wallet_address.or(owner) else {
             return refused("wallet_address", "is required");
