@@ -56,18 +56,18 @@ section! {
 ///     // It passed: the breaker stays closed.
 ///     health_check.end(Outcome::Success);
 /// }
-/// assert_eq!(breaker.phase(), Phase::Closed);
+/// assert_eq!(breaker.status().state, Phase::Closed);
 /// breaker.admit()?.end(Outcome::Failure);
 /// if let Some(health_check) = breaker.admit()?.end(Outcome::Failure) {
 ///     health_check.end(Outcome::Failure);
 /// }
-/// assert_eq!(breaker.phase(), Phase::Open);
+/// assert_eq!(breaker.status().state, Phase::Open);
 /// // After a pause, one probe closes it.
 /// clock.advance(pause);
 /// let probe = breaker.admit()?;
 /// assert!(breaker.admit().is_err());
 /// probe.end(Outcome::Success);
-/// assert_eq!(breaker.phase(), Phase::Closed);
+/// assert_eq!(breaker.status().state, Phase::Closed);
 /// # Ok::<_, std::time::Duration>(())
 /// ```
 #[derive(Debug)]
@@ -111,12 +111,6 @@ impl Breaker {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Its phase now.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        self.lock().phase(self.clock.instant())
     }
 
     /// Its state now, and why.

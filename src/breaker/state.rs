@@ -57,7 +57,7 @@ pub(super) struct State {
     pub(super) generation: u64,
     /// Failures since the last success.
     pub(super) consecutive: u32,
-    /// Whether each of the last calls failed, those since a health check passed.
+    /// Whether each of the last calls failed, the newest first; those since a health check passed.
     pub(super) last_calls: VecDeque<bool>,
     /// How often it opened since the last success.
     pub(super) times_opened: u32,
@@ -97,16 +97,12 @@ impl State {
     /// Whether a call would be refused at `now`, and how long to wait before the next try, at least a millisecond.
     pub(super) fn refusal(&self, now: Instant) -> Option<Duration> {
         match self.phase(now) {
-            Phase::Closed => None,
-            // A health check that began while it was open does not delay the probe.
-            Phase::HalfOpen if self.phase == Phase::HalfOpen && self.busy => {
-                Some(Duration::from_secs(1))
-            }
-            Phase::HalfOpen => None,
             Phase::Open => {
                 let wait = (self.open_until).map_or(self.settings.open, |until| until - now);
                 Some(wait.max(Duration::from_millis(1)))
             }
+            // A health check that began while it was open does not delay the probe.
+            _ => (self.phase == Phase::HalfOpen && self.busy).then_some(Duration::from_secs(1)),
         }
     }
 
@@ -175,12 +171,10 @@ impl State {
             (self.times_opened, self.consecutive) = (0, 0);
         }
         let window = self.settings.last_calls;
-        self.last_calls.push_back(failed);
-        if self.last_calls.len() > window {
-            self.last_calls.pop_front();
-        }
+        self.last_calls.push_front(failed);
+        self.last_calls.truncate(window);
         let calls = self.last_calls.iter();
-        let unverified = calls.clone().rev().take_while(|failed| **failed).count() as u32;
+        let unverified = calls.clone().take_while(|failed| **failed).count() as u32;
         let failures = calls.filter(|failed| **failed).count();
         let is_full = self.last_calls.len() == window && failures > 0;
         let reason = if unverified >= self.settings.consecutive_failures

@@ -27,7 +27,7 @@ fn open() -> (Arc<Breaker>, Clock) {
     let (breaker, clock) = breaker(Settings::default());
     let (_, check) = fail_until_checked(&breaker);
     assert!(check.end(Outcome::Failure).is_none());
-    assert_eq!(breaker.phase(), Phase::Open);
+    assert_eq!(breaker.status().state, Phase::Open);
     (breaker, clock)
 }
 
@@ -35,7 +35,7 @@ fn open() -> (Arc<Breaker>, Clock) {
 fn half_open() -> Arc<Breaker> {
     let (breaker, clock) = open();
     clock.advance(60 * SECOND);
-    assert_eq!(breaker.phase(), Phase::HalfOpen);
+    assert_eq!(breaker.status().state, Phase::HalfOpen);
     breaker
 }
 
@@ -49,7 +49,7 @@ fn five_consecutive_failures_require_a_health_check_which_decides() {
     let (failures, check) = fail_until_checked(&breaker);
     assert_eq!(failures, 5);
     assert!(call(&breaker, Outcome::Failure).is_none(), "one at a time");
-    assert_eq!(breaker.phase(), Phase::Closed);
+    assert_eq!(breaker.status().state, Phase::Closed);
     drop(check);
     let (failures, check) = fail_until_checked(&breaker);
     assert_eq!(failures, 1, "a dropped check is requested again");
@@ -61,7 +61,7 @@ fn five_consecutive_failures_require_a_health_check_which_decides() {
     let reason = breaker.status().reason;
     assert_eq!(reason.as_deref(), Some("12 failures in a row"));
     assert!(late.end(Outcome::Success).is_none());
-    assert_eq!(breaker.phase(), Phase::Open);
+    assert_eq!(breaker.status().state, Phase::Open);
     assert_eq!(breaker.status().health_checks, [1, 1]);
 }
 
@@ -72,16 +72,16 @@ fn twenty_consecutive_failures_open_it_although_each_health_check_passes() {
         if let Some(check) = call(&breaker, Outcome::Failure) {
             check.end(Outcome::Success);
         }
-        assert_eq!(breaker.phase(), Phase::Closed);
+        assert_eq!(breaker.status().state, Phase::Closed);
     }
     call(&breaker, Outcome::Success);
     for failures in 1..=20 {
-        assert_eq!(breaker.phase(), Phase::Closed, "after {failures}");
+        assert_eq!(breaker.status().state, Phase::Closed, "after {failures}");
         if let Some(check) = call(&breaker, Outcome::Failure) {
             check.end(Outcome::Success);
         }
     }
-    assert_eq!(breaker.phase(), Phase::Open);
+    assert_eq!(breaker.status().state, Phase::Open);
     assert_eq!(breaker.status().health_checks[1], 6);
 }
 
@@ -99,7 +99,7 @@ fn half_of_the_last_twenty_calls_require_a_health_check_and_then_of_twenty_more(
             check.end(Outcome::Success);
         }
     }
-    assert_eq!(breaker.phase(), Phase::Closed);
+    assert_eq!(breaker.status().state, Phase::Closed);
 }
 
 #[tokio::test]
@@ -108,19 +108,19 @@ async fn refused_connections_open_it_and_a_health_check_every_five_seconds_close
     let mut check = (0..5)
         .find_map(|_| call(&breaker, Outcome::Unreachable))
         .unwrap();
-    assert_eq!(breaker.phase(), Phase::Open);
+    assert_eq!(breaker.status().state, Phase::Open);
     for outcome in [Outcome::Unreachable, Outcome::Failure] {
         let due = tokio::time::timeout(Duration::ZERO, check.due()).await;
         assert!(due.is_err(), "too early");
         clock.advance(5 * SECOND);
         assert!(check.due().await);
         check = check.end(outcome).unwrap();
-        assert_eq!(breaker.phase(), Phase::Open);
+        assert_eq!(breaker.status().state, Phase::Open);
     }
     clock.advance(5 * SECOND);
     assert!(check.due().await);
     assert!(check.end(Outcome::Success).is_none());
-    assert_eq!(breaker.phase(), Phase::Closed);
+    assert_eq!(breaker.status().state, Phase::Closed);
     assert_eq!(fail_until_checked(&breaker).0, 5);
 }
 
@@ -148,15 +148,15 @@ fn after_a_failed_probe_a_health_check_decides_unless_twenty_failures_opened_it(
     drop(check);
     let check = call(&breaker, Outcome::Failure).unwrap();
     check.end(Outcome::Success);
-    assert_eq!(breaker.phase(), Phase::Closed);
+    assert_eq!(breaker.status().state, Phase::Closed);
 
     let (breaker, clock) = self::breaker(Settings::default());
-    while breaker.phase() == Phase::Closed {
+    while breaker.status().state == Phase::Closed {
         call(&breaker, Outcome::Failure).map(|check| check.end(Outcome::Success));
     }
     clock.advance(60 * SECOND);
     assert!(call(&breaker, Outcome::Failure).is_none());
-    assert_eq!(breaker.phase(), Phase::Open);
+    assert_eq!(breaker.status().state, Phase::Open);
 }
 
 #[test]
@@ -168,6 +168,6 @@ fn a_dropped_permit_releases_the_probe_and_the_start_of_an_answer_closes_the_bre
         drop(probe);
     }
     breaker.admit().unwrap().answer_started();
-    assert_eq!(breaker.phase(), Phase::Closed);
+    assert_eq!(breaker.status().state, Phase::Closed);
     assert_eq!(breaker.status().entered, [1; 3]);
 }
