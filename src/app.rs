@@ -108,7 +108,7 @@ impl App {
         let upstreams = Upstreams::new(&config, &clock)?;
         let challenges = Challenges::new().map_err(|error| format!("no random bytes: {error}"))?;
         let adapters = config.adapter_names();
-        let nodes = upstreams.nodes.iter().map(|node| node.at.breaker().name());
+        let nodes = upstreams.nodes.iter().map(|node| node.at.breaker.name());
         let metrics = Arc::new(Metrics::new(&adapters, nodes, routes, &config.alerts));
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),

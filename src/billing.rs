@@ -253,7 +253,7 @@ async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> First {
     drop(waiting);
     let room = place.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
-    let mut permit = node.at.breaker().admit().map_err(UpstreamError::Open)?;
+    let mut permit = node.at.breaker.admit().map_err(UpstreamError::Open)?;
     let patience = match order.ask.format {
         ResponseFormat::Whole { .. } => chat.answer_timeout,
         ResponseFormat::Text | ResponseFormat::Events { .. } => chat.first_text_timeout,
@@ -275,7 +275,7 @@ async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> First {
         Ok((answer, first)) => {
             billing
                 .metrics
-                .upstream_waited(node.at.breaker().name(), asked_at.elapsed());
+                .upstream_waited(node.at.breaker.name(), asked_at.elapsed());
             // Of an answer that comes whole nobody knows how long its first text took.
             if !matches!(order.ask.format, ResponseFormat::Whole { .. }) {
                 permit.answer_started();
@@ -291,7 +291,7 @@ async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> First {
             ))
         }
         Err(error) => {
-            log::warn!("inference {}: {error}", node.at.breaker().name());
+            log::warn!("inference {}: {error}", node.at.breaker.name());
             node.run_health_checks(permit.end(error.outcome()));
             Err(error)
         }

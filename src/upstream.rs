@@ -79,10 +79,10 @@ impl UpstreamError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Connect(_) => Outcome::Unreachable,
-            Self::Status(500..) | Self::Timeout(_) => Outcome::Failure,
-            Self::Unreadable(_) | Self::Cut(_) => Outcome::Failure,
-            Self::Open(_) | Self::Busy | Self::Refused(_) => Outcome::Unknown,
-            Self::Status(_) | Self::NoChat(_) => Outcome::Unknown,
+            Self::Status(500..) | Self::Timeout(_) | Self::Unreadable(_) | Self::Cut(_) => {
+                Outcome::Failure
+            }
+            _ => Outcome::Unknown,
         }
     }
 }
@@ -98,16 +98,12 @@ pub(crate) struct Endpoint {
     /// Sent as `Authorization`.
     token: Option<HeaderValue>,
     client: HttpClient,
-    breaker: Arc<Breaker>,
+    pub(crate) breaker: Arc<Breaker>,
     /// Set permanently when it is configured or found.
     present: SetOnce<()>,
 }
 
 impl Endpoint {
-    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
-        &self.breaker
-    }
-
     pub(crate) fn is_present(&self) -> bool {
         self.present.initialized()
     }

@@ -151,7 +151,7 @@ pub(super) fn open_nodes(
 ) -> Result<Vec<Arc<Node>>> {
     let nodes = app.upstreams.nodes.iter();
     let nodes = nodes.filter(|node| node.serves(adapter) && fit(node));
-    let refusals = nodes.map(|node| (node, node.at.breaker().refusal()));
+    let refusals = nodes.map(|node| (node, node.at.breaker.refusal()));
     let (open, refused): (Vec<_>, Vec<_>) = refusals.partition(|(_, wait)| wait.is_none());
     match refused.iter().filter_map(|(_, wait)| *wait).min() {
         _ if !open.is_empty() => Ok(open.into_iter().map(|(node, _)| Arc::clone(node)).collect()),

@@ -98,27 +98,19 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                 return end.clone().map(|()| None);
             }
             // The first content is sent immediately.
-            let is_first = !self.has_content;
+            let mut left = if self.has_content { BATCH } else { 1 };
             let frame = self.body.frame().await;
             self.push(frame);
-            if !is_first {
-                self.read_batch().await;
-            }
-        }
-    }
-
-    /// Reads further frames that have arrived. hyper delivers one frame at a time and reads the next in its own task, so this
-    /// yields: under load several frames arrive meanwhile, and are sent in one write instead of one each.
-    async fn read_batch(&mut self) {
-        for _ in 1..BATCH {
-            if self.end.is_some() {
-                return;
-            }
-            tokio::task::yield_now().await;
-            tokio::select! {
-                biased;
-                frame = self.body.frame() => self.push(frame),
-                () = std::future::ready(()) => return,
+            // hyper delivers one frame at a time and reads the next in its own task, so this yields: under load several frames
+            // arrive meanwhile, and are sent in one write instead of one each.
+            while left > 1 && self.end.is_none() {
+                tokio::task::yield_now().await;
+                tokio::select! {
+                    biased;
+                    frame = self.body.frame() => self.push(frame),
+                    () = std::future::ready(()) => break,
+                }
+                left -= 1;
             }
         }
     }
@@ -128,6 +120,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
         let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
     }
+
     fn push(&mut self, frame: Option<Result<Frame<Bytes>, B::Error>>) {
         let read = match frame {
             Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| self.read(data)),

@@ -1,6 +1,7 @@
 //! The HTTP client of an upstream, with its idle connections. A request on a reused connection that the server closed before
 //! it answered is retried on a new one: llama.cpp closes a connection after most streams.
 
+use std::error::Error;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,7 +70,9 @@ impl HttpClient {
             reusable = false;
         }
         if answer.is_none() {
-            let connection = self.connect(address).await?;
+            let connection = self.connect(address).await;
+            let connection =
+                connection.map_err(|error| UpstreamError::Connect(with_causes(&*error)))?;
             if !reusable {
                 let close = HeaderValue::from_static("close");
                 request.headers_mut().insert(CONNECTION, close);
@@ -105,15 +108,10 @@ impl HttpClient {
         Some(answer)
     }
 
-    async fn connect(&self, address: Uri) -> Result<Connection, UpstreamError> {
+    async fn connect(&self, address: Uri) -> Result<Connection, Box<dyn Error + Send + Sync>> {
         let mut connector = self.connector.clone();
-        let opened = async {
-            std::future::poll_fn(|context| connector.poll_ready(context)).await?;
-            let stream = connector.call(address).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Connection::open(stream).await?)
-        };
-        let opened = opened.await;
-        opened.map_err(|error| UpstreamError::Connect(with_causes(&*error)))
+        std::future::poll_fn(|context| connector.poll_ready(context)).await?;
+        Ok(Connection::open(connector.call(address).await?).await?)
     }
 
     /// Reads a whole answer within `deadline`; it must be a success.
@@ -136,8 +134,8 @@ impl HttpClient {
 }
 
 /// The message of an error is often general; the cause is in its source.
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (**error).source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();
     texts.join(": ")
 }

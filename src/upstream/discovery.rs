@@ -67,24 +67,25 @@ impl Upstreams {
         let configured = !config.inference.is_empty();
         let mut nodes = config.inference.clone();
         if config.discover && !configured {
-            nodes
-                .extend(USUAL_NODES.map(|(name, kind, url)| InferenceConfig::new(name, kind, url)));
+            let usual = USUAL_NODES.map(|(name, kind, url)| InferenceConfig::new(name, kind, url));
+            nodes.extend(usual);
         }
         let node = |mut node: InferenceConfig| {
-            let named = |what: String| format!("inference {:?}: {what}", node.name);
-            let at = endpoint(&node.name, &node.url, &node.ca_file, configured);
-            let mut at = at.map_err(named)?;
+            let mut at = endpoint(&node.name, &node.url, &node.ca_file, configured)?;
             at.client.reuses_connections = node.kind != InferenceKind::R3mes;
             if let Some(file) = &node.api_key_file {
-                at.token = Some(read_bearer_token("api_key_file", file).map_err(named)?);
+                at.token = Some(read_bearer_token("api_key_file", file)?);
             }
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
-            let (slots, queue) = (config.chat.in_flight, config.chat.queue);
-            Ok(Arc::new(Node::new(at, node, slots, queue)))
+            Ok(Arc::new(Node::new(at, node, &config.chat)))
         };
-        let optional = |name, url: &Option<String>, usual, ca_file: &Option<PathBuf>| {
+        let nodes = nodes.into_iter().map(|settings| {
+            let name = settings.name.clone();
+            node(settings).map_err(|what: String| format!("inference {name:?}: {what}"))
+        });
+        let optional = |name, url: &Option<String>, usual, ca_file| {
             let address = url.as_deref().or(config.discover.then_some(usual));
             let at = address.map(|at| endpoint(name, at, ca_file, url.is_some()));
             at.transpose()
@@ -93,32 +94,27 @@ impl Upstreams {
         let (chain, miner) = (&config.chain, &config.miner);
         let rpc = optional("chain", &chain.rpc, USUAL_CHAIN, &chain.ca_file)?;
         let page = optional("miner", &miner.url, USUAL_MINER, &miner.ca_file)?;
-        let timeout = chain.timeout;
+        let (timeout, settings) = (chain.timeout, miner.clone());
         Ok(Self {
-            nodes: nodes.into_iter().map(node).collect::<Result<_, String>>()?,
+            nodes: nodes.collect::<Result<_, _>>()?,
             chain: rpc.map(|at| Arc::new(Chain { at, timeout })),
-            miner: page.map(|at| {
-                let settings = miner.clone();
-                Arc::new(MinerPage { at, settings })
-            }),
+            miner: page.map(|at| Arc::new(MinerPage { at, settings })),
         })
     }
 
     /// The kind and address of each upstream, and a call that finds out whether it is healthy.
     fn all(&self) -> impl Iterator<Item = (&'static str, &Endpoint, Probe)> {
-        let nodes = self.nodes.iter().map(|node| {
-            let probe: Probe = Box::pin(Arc::clone(node).probe());
-            ("inference", &node.at, probe)
-        });
-        let chain = self.chain.iter().map(|chain| {
-            let probe: Probe = Box::pin(Arc::clone(chain).probe());
-            ("chain", &chain.at, probe)
-        });
-        let miner = self.miner.iter().map(|miner| {
-            let probe: Probe = Box::pin(Arc::clone(miner).probe());
-            ("miner", &miner.at, probe)
-        });
-        nodes.chain(chain).chain(miner)
+        let mut all: Vec<(_, _, Probe)> = Vec::new();
+        for node in &self.nodes {
+            all.push(("inference", &node.at, Box::pin(Arc::clone(node).probe())));
+        }
+        if let Some(chain) = &self.chain {
+            all.push(("chain", &chain.at, Box::pin(Arc::clone(chain).probe())));
+        }
+        if let Some(miner) = &self.miner {
+            all.push(("miner", &miner.at, Box::pin(Arc::clone(miner).probe())));
+        }
+        all.into_iter()
     }
 
     /// The breakers of every upstream that is present.

@@ -14,7 +14,7 @@ use super::answer::{Answer, ResponseFormat, UpstreamFormat};
 use super::completion::Completion;
 use super::{Endpoint, UpstreamError};
 use crate::breaker::{Outcome, Permit};
-use crate::config::{InferenceConfig, InferenceKind};
+use crate::config::{ChatConfig, InferenceConfig, InferenceKind};
 
 /// A request to a model, and the format of its answer to the client.
 #[derive(Debug)]
@@ -48,8 +48,8 @@ pub(crate) struct Node {
 impl Node {
     const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-    pub(super) fn new(at: Endpoint, config: InferenceConfig, slots: usize, queue: usize) -> Self {
-        let [slots, queue] = [slots, queue].map(|permits| permits.min(Semaphore::MAX_PERMITS));
+    pub(super) fn new(at: Endpoint, config: InferenceConfig, chat: &ChatConfig) -> Self {
+        let [slots, queue] = [chat.in_flight, chat.queue].map(|n| n.min(Semaphore::MAX_PERMITS));
         Self {
             at,
             slots: Arc::new(Semaphore::new(slots)),
