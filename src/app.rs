@@ -1,7 +1,6 @@
 //! The state that every request shares.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -206,7 +205,7 @@ impl App {
 
     /// Makes a backup in the configured folder, where the newest `keep` remain, and counts its outcome.
     pub(crate) async fn back_up(&self, keep: Option<usize>) -> Result<Backup, StoreError> {
-        let folder = self.config.backup.folder().map(Path::to_owned);
+        let folder = self.config.backup.folder.clone();
         let now = self.clock.now();
         let made = self.store.back_up(folder, keep, now).await;
         match &made {

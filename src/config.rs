@@ -21,7 +21,6 @@ pub use error::{ConfigError, Origin};
 pub use listen::Listen;
 #[cfg(feature = "toml")]
 pub use load::{Loader, Origins};
-pub use print::Change;
 pub use proxies::{Peer, Proxy};
 pub use rates::RatesConfig;
 pub use risks::Risk;

@@ -1,6 +1,5 @@
 //! Every background task of the server, with its interval. They are started here and stop when the set is dropped.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,7 +150,7 @@ async fn record_usage(app: Arc<App>) {
 /// Makes backups when the newest is old enough, so that a restart neither repeats nor skips one.
 async fn back_up(app: Arc<App>) {
     let settings = &app.config.backup;
-    let folder = settings.folder().map(Path::to_owned);
+    let folder = settings.folder.clone();
     let newest = app.store.last_backup(folder, app.clock.now());
     let mut newest = newest.await.unwrap_or(None);
     if let Some(newest) = newest {

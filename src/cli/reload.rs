@@ -27,12 +27,8 @@ async fn apply(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) 
     in_force.rates = config.rates;
     in_force.alerts = config.alerts;
     in_force.log.level = config.log.level;
-    let what = changes.iter().map(|change| match change.is_live {
-        true => change.what.clone(),
-        false => format!("{} (needs a restart)", change.what),
-    });
-    match &*what.collect::<Vec<_>>().join(", ") {
-        "" => Ok("nothing changed".to_owned()),
-        changes => Ok(changes.to_owned()),
-    }
+    Ok(match changes.is_empty() {
+        true => "nothing changed".to_owned(),
+        false => changes.join(", "),
+    })
 }

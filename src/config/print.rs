@@ -6,15 +6,6 @@ use serde_json::Value;
 
 use super::Config;
 
-/// One difference between two configurations, as [`Config::changes`] finds it.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// The whole key with the new value and the old.
-    pub what: String,
-    /// Whether a running server can apply it: rates, alerts and the log's level.
-    pub is_live: bool,
-}
-
 impl Config {
     /// The configuration as TOML; keys that are not set are left out. With the feature `toml`.
     ///
@@ -39,11 +30,12 @@ impl Config {
         Ok(settings)
     }
 
-    /// What differs in a newer configuration: each key with its new value and the old.
+    /// What differs in a newer configuration: each key with its new value and the old, and whether it needs a restart.
+    /// A running server can apply rates, alerts and the log's level.
     ///
     /// # Errors
     /// As [`Config::settings`].
-    pub fn changes(&self, newer: &Self) -> Result<Vec<Change>, String> {
+    pub fn changes(&self, newer: &Self) -> Result<Vec<String>, String> {
         let mut values: BTreeMap<String, [String; 2]> = BTreeMap::new();
         for (index, config) in [self, newer].into_iter().enumerate() {
             for (key, value) in config.settings()? {
@@ -53,15 +45,15 @@ impl Config {
                 }
             }
         }
-        let changed = values.into_iter().filter(|(_, [old, new])| old != new);
-        let change = |(key, [old, new]): (String, [String; 2])| {
-            let live = ["rates.", "alerts.", "log.level"];
-            Change {
-                is_live: live.iter().any(|live| key.starts_with(live)),
-                what: format!("{key} = {new} (was {old})"),
-            }
+        values.retain(|_, [old, new]| old != new);
+        let text = |(key, [old, new]): (String, [String; 2])| {
+            let is_live = ["rates.", "alerts.", "log.level"]
+                .iter()
+                .any(|live| key.starts_with(live));
+            let restart = if is_live { "" } else { " (needs a restart)" };
+            format!("{key} = {new} (was {old}){restart}")
         };
-        Ok(changed.map(change).collect())
+        Ok(values.into_iter().map(text).collect())
     }
 }
 
@@ -127,17 +119,16 @@ mod tests {
         let newer = read("[rates]\nread = \"off\"\n[chain]\nrpc = \"http://c\"");
         assert!(older.changes(&older).unwrap().is_empty());
         let changes = older.changes(&newer).unwrap();
-        let listed: Vec<_> = changes
-            .iter()
-            .map(|change| (&*change.what, change.is_live))
-            .collect();
         for change in [
-            ("chain.rpc = \"http://c\" (was not set)", false),
-            ("inference[0].name = not set (was \"a\")", false),
-            ("rates.chat = \"10/min\" (was \"1/s\")", true),
-            ("rates.read = \"off\" (was \"300/min\")", true),
+            "chain.rpc = \"http://c\" (was not set) (needs a restart)",
+            "inference[0].name = not set (was \"a\") (needs a restart)",
+            "rates.chat = \"10/min\" (was \"1/s\")",
+            "rates.read = \"off\" (was \"300/min\")",
         ] {
-            assert!(listed.contains(&change), "{change:?}: {listed:?}");
+            assert!(
+                changes.iter().any(|listed| listed == change),
+                "{change}: {changes:?}"
+            );
         }
     }
 
