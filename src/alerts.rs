@@ -85,7 +85,7 @@ impl Alerts {
         let mut backoff = Duration::ZERO;
         loop {
             let settings = metrics.alert_settings();
-            let alert = self.lock().tracker.next_message();
+            let alert = self.lock().tracker.outbox.first().cloned();
             let (Some(file), Some(alert)) = (&settings.webhook_file, alert) else {
                 self.changed.notified().await;
                 continue;
@@ -94,7 +94,7 @@ impl Alerts {
             match webhook::deliver(file, kind, &alert, node, clock.now()).await {
                 Ok(()) => {
                     backoff = Duration::ZERO;
-                    self.lock().tracker.delivered(&alert);
+                    self.lock().tracker.outbox.retain(|queued| *queued != alert);
                 }
                 Err(error) => {
                     backoff = (backoff * 2).clamp(Duration::from_secs(1), Duration::from_secs(60));

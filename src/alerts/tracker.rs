@@ -65,7 +65,7 @@ pub(crate) struct IncidentTracker {
     open: BTreeMap<Key, Incident>,
     recent: VecDeque<Alert>,
     /// Messages to deliver, in order; at most two of each key.
-    outbox: Vec<Alert>,
+    pub(crate) outbox: Vec<Alert>,
 }
 
 impl IncidentTracker {
@@ -136,16 +136,6 @@ impl IncidentTracker {
         }
         self.outbox.push(alert);
     }
-
-    /// The next message to deliver.
-    pub(crate) fn next_message(&self) -> Option<Alert> {
-        self.outbox.first().cloned()
-    }
-
-    /// Records that a message was delivered.
-    pub(crate) fn delivered(&mut self, alert: &Alert) {
-        self.outbox.retain(|queued| queued != alert);
-    }
 }
 
 #[cfg(test)]
@@ -209,16 +199,15 @@ mod tests {
         tracker.enqueue(end(1));
         // Both are delivered, in their order, although it is over already.
         for message in [beginning(1), end(1)] {
-            assert_eq!(tracker.next_message(), Some(message.clone()));
-            tracker.delivered(&message);
+            assert_eq!(tracker.outbox.remove(0), message);
         }
-        assert_eq!(tracker.next_message(), None);
+        assert!(tracker.outbox.is_empty());
         for second in [10, 20] {
             tracker.enqueue(beginning(second));
             tracker.enqueue(end(second));
         }
         tracker.enqueue(beginning(30));
-        assert_eq!(tracker.next_message(), Some(beginning(30)));
+        assert_eq!(tracker.outbox, [beginning(30)]);
     }
 
     proptest! {

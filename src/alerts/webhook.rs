@@ -52,30 +52,27 @@ fn message(
     let subject = subject.unwrap_or_default();
     let title = format!("{node}: {}{subject} {status}", alert.name);
     let line = format!("{title}: {was}{}", alert.summary);
-    let json = match kind {
-        WebhookKind::Slack => json!({ "text": line }),
-        WebhookKind::Discord => json!({ "content": line }),
+    let mut request = Request::post(address);
+    let mut content_type = "application/json";
+    let body = match kind {
+        WebhookKind::Slack => json!({ "text": line }).to_string(),
+        WebhookKind::Discord => json!({ "content": line }).to_string(),
         WebhookKind::Json => json!({
             "status": status, "name": alert.name, "subject": alert.subject, "severity": alert.severity,
             "summary": alert.summary, "value": alert.value, "threshold": alert.threshold,
             "since": alert.since, "at": at, "node": node,
-        }),
+        })
+        .to_string(),
         WebhookKind::Ntfy => {
             let urgent = !resolved && alert.severity == Severity::Critical;
-            let request = Request::post(address)
-                .header(CONTENT_TYPE, "text/plain; charset=utf-8")
-                .header("Title", title)
-                .header("Priority", if urgent { "5" } else { "3" })
-                .header("Tags", tag);
-            return request.body(alert.summary.clone().into()).map_err(invalid);
+            let priority = if urgent { "5" } else { "3" };
+            content_type = "text/plain; charset=utf-8";
+            request = request.header("Title", title).header("Priority", priority).header("Tags", tag);
+            alert.summary.clone()
         }
     };
-    let request = Request::post(address).header(CONTENT_TYPE, "application/json");
-    request.body(json.to_string().into()).map_err(invalid)
-}
-
-fn invalid(_: hyper::http::Error) -> String {
-    "the first line of webhook_file is not an address".to_owned()
+    let request = request.header(CONTENT_TYPE, content_type).body(body.into());
+    request.map_err(|_| "the first line of webhook_file is not an address".to_owned())
 }
 
 #[cfg(test)]
