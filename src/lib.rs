@@ -70,7 +70,7 @@
 //! | `billing` | one paid chat, from the reservation to the charge |
 //! | [`upstream`], `stream` | clients of inference servers, chain and miner |
 //! | [`store`] | the [`Repository`] trait and SQLite behind it |
-//! | [`error`], `metrics`, `alerts`, `watch` | errors for clients; figures; rules over them |
+//! | [`error`], `metrics`, `alerts`, `monitoring` | errors for clients; figures; rules over them |
 //! | [`model`], [`clock`] | the types of the domain; the time |
 
 // docs.rs, which builds with nightly, marks what needs a feature.
