@@ -204,8 +204,7 @@ impl Metrics {
 
     /// A backup was made at this time.
     pub(crate) fn backed_up(&self, made_at: Timestamp) {
-        let newest = &self.table.backup_made_at;
-        newest.set(seconds(made_at).max(newest.get()));
+        self.table.backup_made_at.set(seconds(made_at));
     }
 
     /// When the newest known backup was made.

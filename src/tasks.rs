@@ -151,9 +151,8 @@ async fn record_usage(app: Arc<App>) {
 async fn back_up(app: Arc<App>) {
     let settings = &app.config.backup;
     let folder = settings.folder.clone();
-    let newest = app.store.last_backup(folder, app.clock.now());
-    let mut newest = newest.await.unwrap_or(None);
-    if let Some(newest) = newest {
+    let newest = app.store.last_backup(folder, app.clock.now()).await;
+    if let Ok(Some(newest)) = newest {
         app.metrics.backed_up(newest);
     }
     let Some(every) = settings.every else {
@@ -165,14 +164,14 @@ async fn back_up(app: Arc<App>) {
         ticks.tick().await;
         let now = app.clock.now();
         // One in the future was made before the clock was set back.
-        let due = newest.is_none_or(|at| at.plus(every) <= now || at > now);
-        if !due {
+        let newest = app.metrics.last_backup();
+        if newest.is_some_and(|at| at <= now && now < at.plus(every)) {
             continue;
         }
         match app.back_up(Some(settings.keep)).await {
             Ok(made) => {
                 log::info!("database backed up to {}", made.file);
-                (newest, retry) = (Some(now), MINUTE);
+                retry = MINUTE;
             }
             Err(error) => {
                 log::error!("database backup failed, next attempt in {retry:?}: {error}");
