@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -16,13 +17,13 @@ pub(crate) type Member<'a> = (String, &'a RawValue);
 /// # Errors
 /// Not JSON, not an object, a duplicate member.
 pub(crate) fn members<'a>(body: &'a str, at: &str) -> Result<Vec<Member<'a>>, InputError> {
-    let Members(members) = match serde_json::from_str::<Members<'a>>(body) {
-        Ok(members) => members,
-        Err(error) if error.is_data() => {
-            return Err(InputError::field(at, "must be a JSON object"));
-        }
-        Err(error) => return Err(InputError::json(&error)),
-    };
+    let mut deserializer = serde_json::Deserializer::from_str(body);
+    let members = deserializer.deserialize_map(Members);
+    let members = members.and_then(|members| deserializer.end().map(|()| members));
+    let members = members.map_err(|error| match error.is_data() {
+        true => InputError::field(at, "must be a JSON object"),
+        false => InputError::json(&error),
+    })?;
     let mut seen = HashSet::with_capacity(members.len());
     if let Some((name, _)) = members.iter().find(|(name, _)| !seen.insert(name)) {
         let detail = format!("duplicate field {name:?}");
@@ -39,27 +40,22 @@ pub(crate) fn items(array: &RawValue) -> Result<Vec<&RawValue>, InputError> {
     serde_json::from_str(array.get()).map_err(|error| InputError::json(&error))
 }
 
-struct Members<'a>(Vec<Member<'a>>);
+/// Reads the members of an object.
+struct Members;
 
-impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<Member<'de>>;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
         }
-        deserializer.deserialize_map(Collect)
+        Ok(members)
     }
 }
 
