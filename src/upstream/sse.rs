@@ -4,8 +4,9 @@ use bytes::BytesMut;
 
 use super::{UpstreamError, unreadable};
 
-/// An incremental parser (WHATWG HTML, "Server-sent events") of `data`; other fields do not matter here. Two rules of a stream
-/// that no inference server uses are left out: a line that ends with a CR alone, and a byte order mark.
+/// An incremental parser (WHATWG HTML, "Server-sent events") of `data`; other fields do not matter here. Three rules
+/// that no inference server uses are left out: a line that ends with a CR alone, a field without a colon, and a byte order
+/// mark.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     buffer: BytesMut,
@@ -34,12 +35,9 @@ impl Parser {
                 data.pop();
                 return Ok(Some(data));
             }
-            let colon = memchr::memchr(b':', &line).unwrap_or(line.len());
-            let (name, value) = line.split_at(colon);
-            if name != b"data" {
+            let Some(value) = line.strip_prefix(b"data:") else {
                 continue;
-            }
-            let value = value.strip_prefix(b":").unwrap_or_default();
+            };
             let value = value.strip_prefix(b" ").unwrap_or(value);
             let data = self.data.get_or_insert_default();
             data.extend_from_slice(value);
@@ -80,7 +78,7 @@ mod tests {
 
     #[test]
     fn every_line_end_comment_field_and_joined_line_is_read() {
-        let text = ": hello\r\ndata: one\r\n\r\ndata:two\ndata: lines\n\nevent: x\nid: 7\ndata: w\u{F6}rld\n\n\ndata\n\ndatax: no\n\ndata: cut";
+        let text = ": hello\r\ndata: one\r\n\r\ndata:two\ndata: lines\n\nevent: x\nid: 7\ndata: w\u{F6}rld\n\n\ndata:\n\ndatax: no\n\ndata: cut";
         assert_eq!(
             events([text.as_bytes()]),
             ["one", "two\nlines", "w\u{F6}rld", ""]

@@ -75,14 +75,7 @@ struct Choice<'a> {
 type Delta<'a> = HashMap<String, &'a RawValue>;
 
 /// The members of a delta that are content for a client of `/v1`.
-const CONTENT: [&str; 6] = [
-    "content",
-    "reasoning_content",
-    "reasoning",
-    "refusal",
-    "tool_calls",
-    "function_call",
-];
+const CONTENT: &str = "content reasoning_content reasoning refusal tool_calls function_call";
 
 impl Chunk {
     pub(in crate::upstream) fn parse(event: &[u8]) -> Result<Self, UpstreamError> {
@@ -116,7 +109,7 @@ impl Chunk {
             }
             for (name, value) in choice.delta.iter().chain(&choice.message).flatten() {
                 let is_empty = matches!(value.get(), "null" | "\"\"" | "[]");
-                chunk.has_content |= CONTENT.contains(&name.as_str()) && !is_empty;
+                chunk.has_content |= !is_empty && CONTENT.split(' ').any(|listed| listed == name);
             }
         }
         Ok(chunk)
