@@ -134,7 +134,8 @@ impl SqliteStore {
     /// # Errors
     /// As any method of [`Repository`](super::Repository).
     pub async fn has_admin_key(&self) -> Result<bool> {
-        self.get(keys::has_admin).await
+        self.get(|c| row::one(c, sql::HAS_ADMIN_KEY, [], row::value))
+            .await
     }
 
     /// How long the writer thread has been busy with one group of writes; `None` while it is idle.

@@ -142,7 +142,11 @@ pub(super) fn init_schema(connection: &mut Connection, path: &Path) -> Result<()
     }
     // On this connection, before the pool opens: set by several at once it fails with "locked".
     connection.pragma_update(None, "journal_mode", "wal")?;
-    configure(connection)?;
+    // An acknowledged change is on the disk. NORMAL would lose the last commits in a power cut.
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    configure_statements(connection)?;
     if is_new {
         let fresh = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         fresh.execute_batch(SCHEMA)?;
@@ -177,15 +181,6 @@ fn stamps(connection: &Connection, path: &Path) -> Result<(i64, i64), OpenError>
             _ => error.into(),
         })?;
     Ok((application, number("user_version")?))
-}
-
-/// Settings of the writing connection besides WAL.
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    // FULL: an acknowledged change is on the disk. NORMAL would lose the last commits in a power cut.
-    connection.pragma_update(None, "synchronous", "full")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-    configure_statements(connection)
 }
 
 /// Settings of every connection that runs the statements of `sql`.

@@ -18,9 +18,6 @@ use crate::store::StoreError;
 /// The tables that are imported; accounts come first, so that they keep their age.
 const TABLES: [&str; 2] = ["users", "api_keys"];
 
-/// Reason and reference of a ledger entry that comes from a backend.
-const OPENING: (&str, &str) = ("opening", "r3mes:");
-
 /// What an import did.
 #[derive(Debug, Default, Serialize)]
 pub struct ImportReport {
@@ -209,7 +206,7 @@ fn import_account(
         now
     });
     let account_is_new = accounts::ensure(c, &wallet, created_at)?;
-    let (reason, reference) = OPENING;
+    let (reason, reference) = ("opening", "r3mes:");
     let values = params![wallet, reason, reference];
     match first(c, sql::SELECT_OPENING, values, value::<Credits>)? {
         Some(before) if before != balance => Err(refused(

@@ -52,10 +52,6 @@ pub(super) fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlit
     Ok(execute(c, sql::INSERT_KEY, values)? == 1)
 }
 
-pub(super) fn has_admin(c: &Connection) -> rusqlite::Result<bool> {
-    one(c, sql::HAS_ADMIN_KEY, [], value)
-}
-
 /// Replaces the SHA-256 of an imported key with its own hash, and returns the key; also if this was done already.
 pub(super) fn adopt(
     c: &Connection,
