@@ -205,7 +205,7 @@ impl App {
 
     /// Makes a backup in the configured folder, where the newest `keep` remain, and counts its outcome.
     pub(crate) async fn back_up(&self, keep: Option<usize>) -> Result<Backup, StoreError> {
-        let folder = self.config.backup.folder.clone();
+        let folder = self.config.backup.folder().map(Into::into);
         let now = self.clock.now();
         let made = self.store.back_up(folder, keep, now).await;
         match &made {

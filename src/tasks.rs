@@ -150,7 +150,7 @@ async fn record_usage(app: Arc<App>) {
 /// Makes backups when the newest is old enough, so that a restart neither repeats nor skips one.
 async fn back_up(app: Arc<App>) {
     let settings = &app.config.backup;
-    let folder = settings.folder.clone();
+    let folder = settings.folder().map(Into::into);
     let newest = app.store.last_backup(folder, app.clock.now()).await;
     if let Ok(Some(newest)) = newest {
         app.metrics.backed_up(newest);

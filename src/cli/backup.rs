@@ -56,7 +56,7 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
         // By the server, so that no write waits; in the folder of its own configuration.
         serde_json::from_str(&client.post("/admin/backup", &()).await?)?
     } else {
-        let beside = || backup_file(database, config.backup.folder.as_deref(), clock.now());
+        let beside = || backup_file(database, config.backup.folder(), clock.now());
         let file = create.to.unwrap_or_else(beside);
         let ledger = back_up(database, &file)?;
         Copied { file, ledger }

@@ -89,7 +89,7 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         admin_key::path(database),
         database.with_added_extension("ballast"),
     ];
-    let copies = store::backups(database, config.backup.folder.as_deref());
+    let copies = store::backups(database, config.backup.folder());
     files.extend(copies.unwrap_or_default().into_iter().map(|(_, copy)| copy));
     let owner = metadata.uid();
     let check = |file: PathBuf| {
@@ -127,10 +127,7 @@ async fn admin_key(database: &Path) -> Vec<Finding> {
 fn disk_free(config: &Config) -> Vec<Finding> {
     /// Full before an operator reacts.
     const LOW: u64 = 32 << 20;
-    let folders = [
-        Some(folder_of(&config.database)),
-        config.backup.folder.as_deref(),
-    ];
+    let folders = [Some(folder_of(&config.database)), config.backup.folder()];
     let free = |folder: &Path| {
         let shown = folder.display();
         let statistics = match rustix::fs::statvfs(folder) {
@@ -150,7 +147,7 @@ fn disk_free(config: &Config) -> Vec<Finding> {
 
 /// The newest copy.
 fn backups(config: &Config) -> Finding {
-    match store::backups(&config.database, config.backup.folder.as_deref()).as_deref() {
+    match store::backups(&config.database, config.backup.folder()).as_deref() {
         Ok([]) => (WARNING, "there is no copy".to_owned()),
         Ok(copies @ [.., (newest, _)]) => {
             let count = copies.len();

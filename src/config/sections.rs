@@ -107,11 +107,19 @@ section! {
         /// How often; `None` is never.
         every: Option<Duration> as "units::duration_or_off" = None,
             where |every| every.is_none_or(|every| every >= seconds(60)) => "must be at least 1min";
-        /// Where backups go, also those on request; where not set, beside the database.
-        folder: Option<PathBuf> = None,
-            where |folder| folder.as_ref().is_none_or(|folder| !folder.as_os_str().is_empty()) => "must be a folder; remove it for that of the database";
+        /// Where backups go, also those on request; empty: beside the database.
+        folder: PathBuf = PathBuf::new();
         /// How many remain after a scheduled one.
         keep: usize = 7, in 1..;
+    }
+}
+
+impl BackupConfig {
+    /// The folder, where one is set.
+    #[must_use]
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        let set = !self.folder.as_os_str().is_empty();
+        set.then_some(&*self.folder)
     }
 }
 

@@ -301,7 +301,7 @@ async fn missed_backups_fire_an_alert() {
     let folder = parent.path().join("not there yet");
     let mut config = config();
     config.backup.every = Some(60 * MINUTE);
-    config.backup.folder = Some(folder.clone());
+    config.backup.folder.clone_from(&folder);
     let watched = Watched::start(config).await;
     assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
     watched.server.clock.advance(125 * MINUTE);

@@ -131,7 +131,7 @@ async fn copies_are_made_by_schedule_and_the_oldest_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
     config.backup.every = Some(Duration::from_secs(3600));
-    config.backup.folder = Some(folder.path().to_owned());
+    config.backup.folder = folder.path().to_owned();
     config.backup.keep = 2;
     let server = TestServer::start(config).await;
     let beside = folder.path().join("edge.db");
