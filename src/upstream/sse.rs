@@ -1,17 +1,18 @@
 //! Server-sent events, read from chunks of bytes that may be cut anywhere, inside a CRLF or a UTF-8 sequence too.
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 use super::{UpstreamError, unreadable};
 
-/// An incremental parser (WHATWG HTML, "Server-sent events") of `data`; other fields do not matter here. Three rules
-/// that no inference server uses are left out: a line that ends with a CR alone, a field without a colon, and a byte order
-/// mark.
+/// An incremental parser (WHATWG HTML, "Server-sent events") of `data`; other fields do not matter here.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     buffer: BytesMut,
     /// The `data` lines of the event, each with an LF after it.
     data: Option<Vec<u8>>,
+    /// The last line ended with a CR: an LF right after it belongs to it.
+    after_cr: bool,
+    started: bool,
 }
 
 impl Parser {
@@ -35,9 +36,12 @@ impl Parser {
                 data.pop();
                 return Ok(Some(data));
             }
-            let Some(value) = line.strip_prefix(b"data:") else {
+            let colon = memchr::memchr(b':', &line).unwrap_or(line.len());
+            let (name, value) = line.split_at(colon);
+            if name != b"data" {
                 continue;
-            };
+            }
+            let value = value.strip_prefix(b":").unwrap_or_default();
             let value = value.strip_prefix(b" ").unwrap_or(value);
             let data = self.data.get_or_insert_default();
             data.extend_from_slice(value);
@@ -52,9 +56,19 @@ impl Parser {
 
     /// The next whole line, without its end.
     fn next_line(&mut self) -> Option<BytesMut> {
-        let end = memchr::memchr(b'\n', &self.buffer)?;
+        if self.after_cr && !self.buffer.is_empty() {
+            self.after_cr = false;
+            if self.buffer[0] == b'\n' {
+                self.buffer.advance(1);
+            }
+        }
+        let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
         let mut line = self.buffer.split_to(end + 1);
-        line.truncate(line.strip_suffix(b"\r\n").map_or(end, <[u8]>::len));
+        self.after_cr = line[end] == b'\r';
+        line.truncate(end);
+        if !std::mem::replace(&mut self.started, true) && line.starts_with(b"\xEF\xBB\xBF") {
+            line.advance(3);
+        }
         Some(line)
     }
 }
@@ -78,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_line_end_comment_field_and_joined_line_is_read() {
-        let text = ": hello\r\ndata: one\r\n\r\ndata:two\ndata: lines\n\nevent: x\nid: 7\ndata: w\u{F6}rld\n\n\ndata:\n\ndatax: no\n\ndata: cut";
+        let text = "\u{FEFF}: hello\r\ndata: one\r\n\r\ndata:two\rdata: lines\r\revent: x\nid: 7\ndata: w\u{F6}rld\n\n\ndata\n\ndatax: no\n\ndata: cut";
         assert_eq!(
             events([text.as_bytes()]),
             ["one", "two\nlines", "w\u{F6}rld", ""]
@@ -100,7 +114,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_boundaries_of_chunks_change_nothing(text in "(data: ?[a-z\u{F6}]{0,3}|:|id: 1|\r|\n|\r\n){0,20}", cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10)) {
+        fn the_boundaries_of_chunks_change_nothing(text in "(data: ?[a-z\u{F6}]{0,3}|:|id: 1|\r|\n|\r\n|\u{FEFF}){0,20}", cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10)) {
             let bytes = text.as_bytes();
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
             cuts.sort_unstable();
