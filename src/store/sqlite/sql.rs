@@ -82,6 +82,8 @@ statements! {
     // the hashrate over time
     SELECT_UNROLLED = "SELECT id, rolled_until FROM workers WHERE rolled_until <= recorded_at AND rolled_until < ?1 ORDER BY rolled_until LIMIT ?2";
     SET_ROLLED_UNTIL = "UPDATE workers SET rolled_until = ?2 WHERE id = ?1";
+    // While nothing is rolled up, as the first sample to arrive need not be the first in time.
+    LOWER_ROLLED_UNTIL = "UPDATE workers SET rolled_until = ?2 WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM hashrate_history WHERE worker = ?1)";
     // From the sample before the end to the next one after it is a minute at most that counts.
     ROLL_UP_MINUTES = "INSERT INTO hashrate_history (worker, step, recorded_at, unit, mean, weight, min, max, samples)
                        SELECT ?1, 1, recorded_at / 60000 * 60000, unit, CASE WHEN count(*) = 1 THEN hashrate ELSE sum(hashrate * weight) / sum(weight) END, sum(weight), min(hashrate), max(hashrate), count(*)

@@ -66,8 +66,15 @@ fn insert(c: &Connection, sample: &Sample, late: &mut Late) -> rusqlite::Result<
         return Ok(false);
     }
     execute(c, sql::UPDATE_WORKER, &values[..8])?;
-    for at in [minute - rollup::MINUTE, minute] {
-        if at < rolled_until {
+    let changed = [minute - rollup::MINUTE, minute];
+    if changed[0] < rolled_until
+        && execute(
+            c,
+            sql::LOWER_ROLLED_UNTIL,
+            [worker, minute.min(rolled_until)],
+        )? == 0
+    {
+        for at in changed.into_iter().filter(|at| *at < rolled_until) {
             let hour = (worker, rollup::start(at, rollup::HOUR));
             let minutes = late.entry(hour).or_insert(at..at);
             *minutes = minutes.start.min(at)..minutes.end.max(at + rollup::MINUTE);
