@@ -1,8 +1,6 @@
 //! The wire format of OpenAI's API: a chat completion, answered by one JSON object or by a stream of chunks, of which the
 //! text, the end and the usage are read. Everything else in a chunk is relayed unchanged.
 
-use std::collections::HashMap;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -71,11 +69,32 @@ struct Choice<'a> {
     finish_reason: Option<Value>,
 }
 
-/// Members by name. They are not parsed: half an emoji in the arguments of a tool call is for the client to read.
-type Delta<'a> = HashMap<String, &'a RawValue>;
+/// The members that are content for a client of `/v1`. They are not parsed: half an emoji in the arguments of a tool call is
+/// for the client to read.
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    function_call: Option<&'a RawValue>,
+}
 
-/// The members of a delta that are content for a client of `/v1`.
-const CONTENT: &str = "content reasoning_content reasoning refusal tool_calls function_call";
+impl Delta<'_> {
+    fn has_content(&self) -> bool {
+        let texts = [self.content, self.reasoning_content, self.reasoning];
+        let others = [self.refusal, self.tool_calls, self.function_call];
+        let mut given = texts.into_iter().chain(others).flatten();
+        given.any(|value| !matches!(value.get(), "\"\"" | "[]"))
+    }
+}
 
 impl Chunk {
     pub(in crate::upstream) fn parse(event: &[u8]) -> Result<Self, UpstreamError> {
@@ -94,7 +113,7 @@ impl Chunk {
             ..Self::default()
         };
         let first = choices.first().and_then(|choice| choice.delta.as_ref());
-        if let Some(content) = first.and_then(|delta| delta.get("content")) {
+        if let Some(content) = first.and_then(|delta| delta.content) {
             let text: Option<String> = serde_json::from_str(content.get()).map_err(unreadable)?;
             chunk.text = text.unwrap_or_default();
         }
@@ -107,10 +126,8 @@ impl Chunk {
                 "abort" | "error" => chunk.has_content = true,
                 _ => (chunk.has_content, chunk.is_finished) = (true, true),
             }
-            for (name, value) in choice.delta.iter().chain(&choice.message).flatten() {
-                let is_empty = matches!(value.get(), "null" | "\"\"" | "[]");
-                chunk.has_content |= !is_empty && CONTENT.split(' ').any(|listed| listed == name);
-            }
+            let mut deltas = choice.delta.iter().chain(&choice.message);
+            chunk.has_content |= deltas.any(Delta::has_content);
         }
         Ok(chunk)
     }
