@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use hyper::header::HeaderName;
-use serde_json::{Value, json};
 
 use crate::limits::{Decision, seconds_up};
 use crate::model::{InputError, InputKind};
@@ -165,36 +164,63 @@ impl ApiError {
     }
 
     /// The error as OpenAI's clients read it, in a body or in an event of a stream.
-    pub(crate) fn for_openai(&self) -> Value {
-        let pointer = self.pointer.as_deref().unwrap_or_default();
-        let param = pointer.trim_start_matches('/');
+    pub(crate) fn for_openai(&self) -> OpenAiError<'_> {
+        let param = self.pointer.as_deref().unwrap_or_default();
         let (code, _, _, openai_type) = self.code.row();
-        json!({
-            "message": self.detail,
-            "type": openai_type,
-            "code": code,
-            "param": (!param.is_empty()).then_some(param),
-        })
+        OpenAiError {
+            message: &self.detail,
+            r#type: openai_type,
+            code,
+            param: Some(param.trim_start_matches('/')).filter(|param| !param.is_empty()),
+        }
     }
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
     pub(crate) fn body(&self, request_id: &str) -> String {
-        let ((code, status, title, _), detail) = (self.code.row(), self.detail.as_str());
-        let mut problem = json!({
-            "type": format!("urn:r3mes-edge:{code}"),
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "message": detail,
-            "request_id": request_id,
-            "error": self.for_openai(),
-        });
-        if let Some(pointer) = &self.pointer {
-            problem["errors"] = json!([{ "pointer": pointer, "detail": detail }]);
-        }
-        format!("{problem}\n")
+        let (code, status, title, _) = self.code.row();
+        let detail = self.detail.as_str();
+        let problem = Problem {
+            r#type: format!("urn:r3mes-edge:{code}"),
+            title,
+            status,
+            detail,
+            code,
+            message: detail,
+            request_id,
+            error: self.for_openai(),
+            errors: (self.pointer.as_deref()).map(|pointer| [FieldError { pointer, detail }]),
+        };
+        serde_json::to_string(&problem).unwrap_or_default() + "\n"
     }
+}
+
+/// An error as OpenAI's clients read it.
+#[derive(serde::Serialize)]
+pub(crate) struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    code: &'static str,
+    param: Option<&'a str>,
+}
+
+#[derive(serde::Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    message: &'a str,
+    request_id: &'a str,
+    error: OpenAiError<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<[FieldError<'a>; 1]>,
+}
+
+#[derive(serde::Serialize)]
+struct FieldError<'a> {
+    pointer: &'a str,
+    detail: &'a str,
 }
 
 impl From<InputError> for ApiError {
@@ -298,7 +324,7 @@ mod tests {
     #[test]
     fn an_invalid_field_is_named_for_every_kind_of_client() {
         let error = ApiError::from(InputError::field("/amount", "amount is required"));
-        let body: Value = serde_json::from_str(&error.body("req_1")).unwrap();
+        let body: serde_json::Value = serde_json::from_str(&error.body("req_1")).unwrap();
         assert_eq!(body["errors"][0]["pointer"], "/amount");
         assert_eq!(body["error"]["param"], "amount");
         assert_eq!(body["detail"], body["message"]);
