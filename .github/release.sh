@@ -68,6 +68,7 @@ make() {
     export CARGO_ENCODED_RUSTFLAGS=$flags SOURCE_DATE_EPOCH=0 LC_ALL=C
     # Slower to build than the profile of `cargo build --release`, smaller and a little faster when it runs.
     export CARGO_PROFILE_RELEASE_LTO=${CARGO_PROFILE_RELEASE_LTO:-fat} CARGO_PROFILE_RELEASE_CODEGEN_UNITS=${CARGO_PROFILE_RELEASE_CODEGEN_UNITS:-1}
+    export CARGO_PROFILE_RELEASE_OPT_LEVEL=${CARGO_PROFILE_RELEASE_OPT_LEVEL:-3}
     export "CC_${target//-/_}=$cc" "CFLAGS_${target//-/_}=$c_flags"
     case $target in
       # Rust's own linker, as the machine's knows one kind of processor only.
