@@ -1,15 +1,19 @@
--- The whole schema of an r3mes-edge database as it is now (user_version 4). A fresh file gets exactly this.
+-- The whole schema of an r3mes-edge database as it is now (user_version 6). A fresh file gets exactly this.
 --
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
 
--- One row a wallet. The balance is never assigned: it moves with a ledger entry in the same transaction.
+-- One row a wallet; other tables refer to its id, a few bytes instead of the address. The balance is never assigned: it moves
+-- with a ledger entry in the same transaction.
 CREATE TABLE users (
-    wallet         TEXT PRIMARY KEY,
+    id             INTEGER PRIMARY KEY,
+    wallet         TEXT NOT NULL,
     credits        INTEGER NOT NULL DEFAULT 0 CHECK (credits >= 0),
     total_earnings INTEGER NOT NULL DEFAULT 0 CHECK (total_earnings >= 0),
     created_at     INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
+-- Which account has this wallet?
+CREATE UNIQUE INDEX idx_users_wallet ON users (wallet);
 
 -- Who earned most of all time? (leaderboard)
 CREATE INDEX idx_users_total_earnings ON users (total_earnings DESC, wallet) WHERE total_earnings > 0;
@@ -28,18 +32,26 @@ CREATE TRIGGER users_credits_moved AFTER UPDATE OF credits ON users BEGIN
     UPDATE totals SET credits = credits + NEW.credits - OLD.credits WHERE id = 1;
 END;
 
--- Every movement of credits, for ever. sum(amount) of a wallet is its balance; balance is what it was after the entry.
+-- Every movement of credits, for ever; ids have no gaps. balance is what the wallet had after the entry, so an entry's amount
+-- and the balance before it add up to it. operation identifies the movement; a reversing entry has that of what it reverses.
+-- Of a charge: the key that paid, and what the model used, where its server reported it.
 CREATE TABLE ledger (
-    id         INTEGER PRIMARY KEY,
-    wallet     TEXT NOT NULL REFERENCES users (wallet),
-    amount     INTEGER NOT NULL,
-    balance    INTEGER NOT NULL CHECK (balance >= 0),
-    reason     TEXT NOT NULL,
-    reference  TEXT,
-    created_at INTEGER NOT NULL
+    id                INTEGER PRIMARY KEY,
+    user              INTEGER NOT NULL REFERENCES users (id),
+    amount            INTEGER NOT NULL,
+    balance           INTEGER NOT NULL CHECK (balance >= 0),
+    reason            TEXT NOT NULL,
+    reference         TEXT,
+    operation         BLOB NOT NULL CHECK (length(operation) = 16),
+    created_at        INTEGER NOT NULL,
+    key               INTEGER REFERENCES key_ids (id),
+    adapter           TEXT,
+    prompt_tokens     INTEGER,
+    cached_tokens     INTEGER,
+    completion_tokens INTEGER
 ) STRICT;
 -- What happened to this wallet's credits, newest first?
-CREATE INDEX idx_ledger_wallet ON ledger (wallet, id);
+CREATE INDEX idx_ledger_user ON ledger (user, id);
 CREATE TRIGGER ledger_is_never_changed BEFORE UPDATE ON ledger BEGIN
     SELECT RAISE(ABORT, 'a ledger entry is never changed');
 END;
@@ -47,21 +59,42 @@ CREATE TRIGGER ledger_is_never_deleted BEFORE DELETE ON ledger BEGIN
     SELECT RAISE(ABORT, 'a ledger entry is never deleted');
 END;
 
--- Credits reserved for a chat before it began; id is the ledger entry that debited them, refund_id the one that refunded
--- them. state: 0 open, 1 settled, 2 refunded. Written only together with those entries, which hold the references. note:
--- the chat's tokens, which are known only at its end, when the entry cannot be changed any more.
-CREATE TABLE reservations (
-    id         INTEGER PRIMARY KEY REFERENCES ledger (id),
-    wallet     TEXT NOT NULL,
-    amount     INTEGER NOT NULL CHECK (amount > 0),
-    state      INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 1, 2)),
-    refund_id  INTEGER CHECK ((state = 2) = (refund_id IS NOT NULL)),
-    created_at INTEGER NOT NULL,
-    ended_at   INTEGER CHECK ((state = 0) = (ended_at IS NULL)),
-    note       TEXT
+-- The ids of keys that paid for something; they outlive the keys.
+CREATE TABLE key_ids (
+    id  INTEGER PRIMARY KEY,
+    key TEXT NOT NULL
 ) STRICT;
--- Which reservations did a crash leave open?
-CREATE INDEX idx_reservations_open ON reservations (id) WHERE state = 0;
+-- Which number has this key?
+CREATE UNIQUE INDEX idx_key_ids_key ON key_ids (key);
+
+-- What was used, by wallet, UTC day (days since 1970), key (0 if none) and adapter; updated by each charge.
+CREATE TABLE usage (
+    user              INTEGER NOT NULL REFERENCES users (id),
+    day               INTEGER NOT NULL,
+    key               INTEGER NOT NULL,
+    adapter           TEXT NOT NULL,
+    requests          INTEGER NOT NULL,
+    charged           INTEGER NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (user, day, key, adapter)
+) STRICT, WITHOUT ROWID;
+
+-- What the keys of one limit spent in a period, which begins at period.
+CREATE TABLE spending (
+    id     INTEGER NOT NULL,
+    period INTEGER NOT NULL,
+    spent  INTEGER NOT NULL,
+    PRIMARY KEY (id, period)
+) STRICT, WITHOUT ROWID;
+
+-- How far the ledger was verified: its newest entry then. A protection against faults, not against forgers.
+CREATE TABLE verified (
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    entry INTEGER NOT NULL
+) STRICT;
+INSERT INTO verified (id, entry) VALUES (1, 0);
 
 -- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
 -- wallet login. revoked_at: may be in the future, after a rotation. imported: a key of the R3MES backend; until its

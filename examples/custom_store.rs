@@ -2,7 +2,8 @@
 //! grants at most 100 credits at a time.
 //!
 //! A store without SQLite implements the same methods. The trait documents what each must guarantee; above all, money
-//! moves in one transaction with its ledger entry, and observers are notified of a change before the method returns.
+//! moves in one transaction with its ledger entry, holds never promise more than there is (`HoldTable` keeps those of one
+//! process), and observers are notified of a change before the method returns.
 //! `tests/it/contract.rs` tests these rules, against this store too; run it against yours.
 //!
 //! `cargo run --example custom_store` serves until Ctrl-C over `custom_store.db` in this folder.
@@ -30,7 +31,7 @@ impl Journalled {
     }
 }
 
-/// The methods that only delegate, and the two that do not.
+/// The methods that only delegate, and the three that do not.
 macro_rules! handing_on {
     ($($verb:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
         #[async_trait]
@@ -70,6 +71,19 @@ macro_rules! handing_on {
                 self.inner.$verb($($argument),*).await
             })*
 
+            // A charge that is not written gives its hold back.
+            async fn charge(
+                &self,
+                hold: Hold,
+                charge: Charge,
+                now: Timestamp,
+            ) -> Result<Charged, NotWritten> {
+                let charged = self.inner.charge(hold, charge, now).await?;
+                let wallet = charged.request.wallet;
+                self.note(format_args!("{wallet} -{} charged", charged.amount));
+                Ok(charged)
+            }
+
             // The inner store notifies observers, as it makes the changes.
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.inner.observe(observer);
@@ -95,16 +109,11 @@ handing_on! {
     user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
-    reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
-    reserve_ahead(wallet: Wallet, price: Credits, now: Timestamp, taken: Box<dyn FnOnce() + Send>) -> i64;
-    settle(reservation: i64, now: Timestamp) -> ();
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, idempotency: IdempotentRequest<(i64, String)>) -> ();
-    note_reservations(notes: Vec<(i64, String)>) -> ();
+    hold(request: HoldRequest) -> Hold;
+    refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
-    refund(reservation: i64, now: Timestamp) -> ();
-    refund_open(now: Timestamp) -> usize;
-    verify_ledger() -> LedgerReport;
+    verify_ledger(full: bool) -> LedgerReport;
     create_key(key: KeyRecord, max_active: usize, idempotency: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;

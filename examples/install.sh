@@ -194,7 +194,7 @@ take() {
 # The files of a server in its folder, each by its name: all other files are foreign.
 take_data() {
   for file in "$1"/r3mes-edge.db "$1"/r3mes-edge.db-wal "$1"/r3mes-edge.db-shm "$1"/r3mes-edge.db-journal \
-    "$1"/r3mes-edge.db.lock "$1"/r3mes-edge.db.ballast "$1"/r3mes-edge.db.admin-key "$1"/r3mes-edge.db.admin-key.new \
+    "$1"/r3mes-edge.db.lock "$1"/r3mes-edge.db.admin-key "$1"/r3mes-edge.db.admin-key.new \
     "$1"/r3mes-edge.db.restoring* "$1"/r3mes-edge.db.[0-9]*T[0-9]*Z.*; do
     if [ -f "$file" ] && [ ! -L "$file" ]; then run rm -- "$file"; fi
   done

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::alerts::Alerts;
 use crate::auth::{Challenges, KeyCache};
-use crate::billing::{Billing, InFlightKeys, PendingQueue};
+use crate::billing::{Billing, InFlightKeys};
 use crate::cache::{Cache, Cached, Policy};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -124,8 +124,6 @@ impl App {
             metrics: Arc::clone(&metrics),
             config: config.chat.clone(),
             shutdown: shutdown.clone(),
-            unwritten: PendingQueue::default(),
-            notes: PendingQueue::default(),
             in_flight_keys: InFlightKeys::default(),
         });
         Ok(Arc::new(Self {
@@ -217,9 +215,9 @@ impl App {
         made
     }
 
-    /// Checks the ledger of every wallet, and stores the number of errors for the alerts.
-    pub(crate) async fn verify_ledger(&self) -> Result<LedgerReport, StoreError> {
-        let report = self.store.verify_ledger().await?;
+    /// Checks what is new in the ledger, or all of it, and stores the number of errors for the alerts.
+    pub(crate) async fn verify_ledger(&self, full: bool) -> Result<LedgerReport, StoreError> {
+        let report = self.store.verify_ledger(full).await?;
         let errors = report.mistakes.len();
         self.ledger_errors.store(errors, Ordering::Release);
         Ok(report)

@@ -274,7 +274,9 @@ async fn execute(cli: Cli) -> Result {
         Command::Keys(command) => keys::run(command, &client()?).await,
         Command::Users(command) => requests::users(command, &client()?).await,
         Command::Credits(command) => requests::credits(command, &client()?).await,
-        Command::Ledger(export::Ledger::Verify) => requests::verify_ledger(&client()?).await,
+        Command::Ledger(export::Ledger::Verify { full }) => {
+            requests::verify_ledger(&client()?, full).await
+        }
         Command::Ledger(export::Ledger::Export(options)) => {
             export::run(&existing()?.config, &options, json)
         }

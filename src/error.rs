@@ -60,6 +60,7 @@ codes! {
     InvalidSignature     "invalid_signature"      401 "Invalid signature"       "authentication_error";
     ExpiredApiKey        "expired_api_key"        401 "Expired API key"         "authentication_error";
     InsufficientCredits  "insufficient_credits"   402 "Insufficient credits"    "insufficient_quota";
+    KeyLimitReached      "key_limit_reached"      402 "The key's limit is reached" "insufficient_quota";
     Forbidden            "forbidden"              403 "Forbidden"               "permission_error";
     WrongHost            "wrong_host"             421 "Wrong host"              "invalid_request_error";
     NotFound             "not_found"              404 "Not found"               "invalid_request_error";
@@ -244,6 +245,7 @@ impl From<StoreError> for ApiError {
             StoreError::KeyNotFound => ErrorCode::NotFound,
             StoreError::Conflict(_) => ErrorCode::Conflict,
             StoreError::Insufficient { .. } => ErrorCode::InsufficientCredits,
+            StoreError::LimitReached { .. } => ErrorCode::KeyLimitReached,
             StoreError::KeyReused => ErrorCode::IdempotencyReused,
             StoreError::AlreadyIssued(_) => ErrorCode::AlreadyIssued,
             StoreError::TooMuch => ErrorCode::InvalidRequest,
@@ -265,7 +267,7 @@ impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         use ErrorCode::{Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
-            Busy, Connect, Cut, NoChat, Open, Refused, Status, Timeout, Unreadable,
+            Busy, Connect, Cut, NoChat, NoText, Open, Refused, Status, Timeout, Unreadable,
         };
         let internal = error.to_string();
         let (code, detail) = match error {
@@ -286,6 +288,7 @@ impl From<UpstreamError> for ApiError {
             Timeout(_) => (UpstreamTimeout, "the upstream timed out"),
             Connect(_) => (UpstreamBadResponse, "the upstream is unreachable"),
             Unreadable(_) => (UpstreamBadResponse, "the upstream's answer is invalid"),
+            NoText => (UpstreamBadResponse, "the model wrote no text"),
             Cut(_) => (UpstreamBadResponse, "the upstream closed its answer early"),
         };
         Self::new(code, detail).for_the_log(internal)

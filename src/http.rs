@@ -43,7 +43,6 @@ use crate::error::{ApiError, ErrorCode};
 use crate::host_routes::{Caller, HostRoutes};
 use crate::limits::{Bucket, RateClass};
 use crate::metrics::{ROUTE, RouteSlot, with};
-use crate::model::new_id;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -60,8 +59,7 @@ pub(crate) fn handle(
 ) -> impl Future<Output = Result<hyper::Response<ResponseBody>, Infallible>> + Send {
     let (head, body) = request.into_parts();
     async move {
-        let request_id = request_id(&head.headers);
-        let mut log_guard = AccessLogGuard::new(&app, request_id);
+        let mut log_guard = AccessLogGuard::new(&app, sent_request_id(&head.headers));
         let if_none_match = head.headers.get(IF_NONE_MATCH).cloned();
         let has_body = !body.is_end_stream();
         let is_http_1_0 = head.version == Version::HTTP_10;
@@ -218,6 +216,7 @@ async fn respond(
     let context = Context {
         app: Arc::clone(app),
         route,
+        operation: log_guard.operation,
         path_param,
         query: head.uri.query().map(str::to_owned),
         headers: head.headers,
@@ -294,11 +293,11 @@ fn panicked() -> ApiError {
     ApiError::internal("a handler panicked")
 }
 
-fn request_id(headers: &HeaderMap) -> String {
+/// The request id that the client sent, if it is a plain word.
+fn sent_request_id(headers: &HeaderMap) -> Option<&str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let sent = headers.get(&X_REQUEST_ID).and_then(|id| id.to_str().ok());
-    let valid = sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain));
-    valid.map_or_else(|| new_id("req_"), str::to_owned)
+    sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain))
 }
 
 /// `If-None-Match` (RFC 9110, 13.1.2): a list of tags, compared weakly, or `*`.

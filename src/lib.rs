@@ -67,7 +67,7 @@
 //! | [`routes`], `handlers`, [`openapi`] | the table of routes, what each does, its description for clients |
 //! | `app` | the state that every request shares |
 //! | [`auth`], [`limits`], [`cache`], [`breaker`] | API keys and wallet login; rate limits; responses; circuit breaker |
-//! | `billing` | one paid chat, from the reservation to the charge |
+//! | `billing` | one paid chat, from the hold to the charge |
 //! | [`upstream`], `stream` | clients of inference servers, chain and miner |
 //! | [`store`] | the [`Repository`] trait and SQLite behind it |
 //! | [`error`], `metrics`, `alerts`, `monitoring` | errors for clients; figures; rules over them |

@@ -59,6 +59,20 @@ pub(crate) enum ChatEnd {
 /// The label of each [`ChatEnd`].
 const CHAT_ENDS: [&str; 5] = ["success", "cut", "client_left", "refused", "failed"];
 
+/// Why a hold ended without a charge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Release {
+    /// No model gave any content.
+    Failed,
+    /// The client left before there was content, or before it took any.
+    ClientLeft,
+    /// The charge could not be written.
+    NotWritten,
+}
+
+/// The label of each [`Release`].
+const RELEASES: [&str; 3] = ["failed", "client_left", "not_written"];
+
 /// The label of a status; the first is for a client that left before there was one.
 const STATUSES: [&str; 5] = ["left", "2xx", "3xx", "4xx", "5xx"];
 const SERVER_ERROR: usize = 4;
@@ -136,6 +150,9 @@ impl Metrics {
         }
         for upstream in upstreams {
             with(&table.upstream_wait, [("upstream", upstream)]);
+        }
+        for cause in RELEASES {
+            with(&table.released, [("cause", cause)]);
         }
         for reason in ["grant", "mining"] {
             with(&table.distributed, [("reason", reason)]);
@@ -236,19 +253,21 @@ impl Metrics {
         wait.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn reserved(&self, price: Credits) {
-        self.table.reserved.inc_by(float(price));
-        self.table.reservations_open.inc();
+    /// A chat was charged, `asked` for.
+    pub(crate) fn charged(&self, charged: Credits, asked: Credits) {
+        self.table.charged.inc_by(float(charged));
+        self.table.charges_short.inc_by(u64::from(charged < asked));
     }
 
-    pub(crate) fn settled(&self, price: Credits) {
-        self.table.settled.inc_by(float(price));
-        self.table.reservations_open.dec();
+    /// A hold ended without a charge.
+    pub(crate) fn released(&self, cause: Release, held: Credits) {
+        let cause = [("cause", RELEASES[cause as usize])];
+        with(&self.table.released, cause).inc_by(float(held));
     }
 
-    pub(crate) fn refunded(&self, price: Credits) {
-        self.table.refunded.inc_by(float(price));
-        self.table.reservations_open.dec();
+    /// A charge was reversed.
+    pub(crate) fn refunded(&self, amount: Credits) {
+        self.table.refunded.inc_by(float(amount));
     }
 
     /// Sets the gauges of the miner on this machine. Values that its sample leaves out are not changed.

@@ -40,7 +40,7 @@ pub(crate) fn id_from(prefix: &str, time: Timestamp, hash: &[u8; 32]) -> String 
     id_text(prefix, id.into_uuid())
 }
 
-fn id_text(prefix: &str, id: uuid::Uuid) -> String {
+pub(crate) fn id_text(prefix: &str, id: uuid::Uuid) -> String {
     const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let digit = |at| char::from(DIGITS[(id.as_u128() >> (5 * at)) as usize % 32]);
     prefix.chars().chain((0..26).rev().map(digit)).collect()

@@ -26,7 +26,7 @@ pub(crate) fn refresh_gauges(app: &App) {
     for (gauge, value) in [
         (&table.active_users, active),
         (&table.in_flight, in_flight),
-        (&table.unwritten, app.billing.unwritten.len()),
+        (&table.holds, gauges.holds),
         (&table.queue_depth, gauges.queue_depth),
         (&table.pool_in_use, gauges.pool_in_use),
         (&table.pool_size, gauges.pool_size),
@@ -36,6 +36,7 @@ pub(crate) fn refresh_gauges(app: &App) {
     ] {
         set(gauge, value);
     }
+    table.held.set(gauges.held.micro() as f64 / 1e6);
     process::refresh(table);
     for (class, entries) in RateClass::ALL.into_iter().zip(app.limits().entries()) {
         let class = [("class", class.as_str())];

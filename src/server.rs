@@ -22,8 +22,8 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::host_routes::HostRoutes;
-use crate::store::{Repository, StoreError};
-use crate::{billing, routes, tasks};
+use crate::store::Repository;
+use crate::{routes, tasks};
 
 pub use self::local::serve_local;
 pub use crate::host_routes::Caller;
@@ -38,9 +38,6 @@ pub enum StartError {
     /// The configuration, or a file or folder it names, is invalid; names the key.
     #[error("{0}")]
     Config(String),
-    /// The storage failed before the first request.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Everything a server is started with.
@@ -93,7 +90,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError::Bind`] where an address cannot be bound; then none is. [`StartError::Config`] for an invalid
-    /// configuration, [`StartError::Store`] where the storage fails.
+    /// configuration. Nothing is read of the storage: one with a fault makes the server not ready.
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without I/O and time.
@@ -115,10 +112,6 @@ impl Builder {
             .map_err(|error| StartError::Config(format!("a listener has no address: {error}")))?;
         for risk in config.risks() {
             log::warn!("{}", risk.text);
-        }
-        let refunded = store.refund_open(clock.now()).await?;
-        if refunded > 0 {
-            log::warn!("{refunded} chats were in flight at the last shutdown and were refunded");
         }
         let app = App::new(config, store, clock, self.own, routes::labels());
         let app = app.map_err(StartError::Config)?;
@@ -179,19 +172,13 @@ impl EdgeServer {
     }
 
     /// Stops gracefully: no new connections or requests; what is in flight has `limits.shutdown_grace`, then it is aborted
-    /// and its cost settled or refunded. Returns when everything is written and the storage is closed.
+    /// and charged or released. Returns when everything is written and the storage is closed.
     pub async fn shutdown(mut self) {
         self.app.shutdown.drain();
         self.tasks.abort_all();
         // Bounded by the grace; the runtime has logged a panic.
         let _ = self.serving.join_next().await;
         self.app.record_key_use().await;
-        billing::write_notes(&self.app.billing).await;
-        billing::retry(&self.app.billing).await;
-        let left = self.app.billing.unwritten.len();
-        if left > 0 {
-            log::error!("{left} reservations could not be closed; the next start refunds them");
-        }
         let store = Arc::clone(&self.app.store);
         let closed = tokio::task::spawn_blocking(move || store.close());
         if closed.await.is_err() {

@@ -4,6 +4,7 @@
 //! fails. [`SqliteStore`] is the one that ships.
 
 mod error;
+mod holds;
 mod issue;
 mod lock;
 mod observer;
@@ -11,6 +12,7 @@ mod records;
 mod sqlite;
 
 pub use error::StoreError;
+pub use holds::{Account, Hold, HoldOwner, HoldRequest, HoldTable, OperationId, Spending};
 pub use issue::{issue_key, rotate_key};
 pub use lock::{InstanceLock, LockError, folder_of, real_path};
 pub use observer::{Change, Observers, StoreObserver};
@@ -45,7 +47,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
-/// use r3mes_edge::store::StoreError;
+/// use r3mes_edge::store::{Charge, HoldRequest, OperationId, StoreError};
 /// use r3mes_edge::{Clock, Repository, SqliteStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -61,14 +63,23 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// let miner = store.miner(wallet, now).await?;
 /// assert_eq!(miner.hashrate, Some(42.5));
 ///
-/// // Money: granted, reserved for a chat, refunded.
+/// // Money: granted, held for a request, charged when it ends.
 /// let (five, seven) = (Credits::parse("5")?, Credits::parse("7")?);
 /// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
-/// let reservation = store.reserve(wallet, five, now).await?;
-/// store.refund(reservation, now).await?;
-/// let too_much = store.reserve(wallet, seven, now).await;
-/// assert_eq!(too_much, Err(StoreError::Insufficient { needed: seven, balance: five }));
-/// assert!(store.verify_ledger().await?.mistakes.is_empty());
+/// let request = |amount| HoldRequest { operation: OperationId::new(), wallet, amount, limit: None };
+/// let hold = store.hold(request(five)).await?;
+/// let too_much = store.hold(request(seven)).await.unwrap_err();
+/// assert_eq!(too_much, StoreError::Insufficient { needed: seven, balance: Credits::ZERO });
+/// let charge = Charge {
+///     amount: Credits::parse("0.25")?,
+///     key_id: None,
+///     adapter: "general".to_owned(),
+///     tokens: None,
+///     answer: None,
+/// };
+/// assert!(store.charge(hold, charge, now).await.is_ok());
+/// assert_eq!(store.user(wallet).await?.credits, Credits::parse("4.75")?);
+/// assert!(store.verify_ledger(true).await?.mistakes.is_empty());
 /// # Ok(())
 /// # }
 /// ```
@@ -116,46 +127,35 @@ pub trait Repository: Send + Sync + 'static {
         limit: usize,
     ) -> Result<(Credits, Vec<LedgerEntry>)>;
 
-    /// Takes `price` for a chat, to be settled or refunded; returns the reservation.
+    /// Promises an amount to a request: what is available to others is less by it until the hold ends. It may wait for
+    /// charges that are being written, whose end may make the amount available.
     ///
     /// # Errors
-    /// [`StoreError::Insufficient`] where the balance would go below zero, [`StoreError::UserNotFound`].
-    async fn reserve(&self, wallet: Wallet, price: Credits, now: Timestamp) -> Result<i64>;
-    /// Reserves as [`Repository::reserve`] does, and calls `taken` after the balance was found to suffice, while the disk
-    /// still writes: what can be undone may begin then. It may not be called at all, and the reservation may fail
-    /// afterwards.
+    /// [`StoreError::Insufficient`] where less is available, [`StoreError::LimitReached`] where the limit of the key leaves
+    /// less, [`StoreError::UserNotFound`].
+    async fn hold(&self, request: HoldRequest) -> Result<Hold>;
+    /// Ends a hold with a charge: one ledger entry with its usage, the spending of the key and the answer, if one is to be
+    /// stored, in one transaction. Returns when the outcome is final. Dropped after it was called, it goes on.
     ///
     /// # Errors
-    /// As [`Repository::reserve`].
-    async fn reserve_ahead(
+    /// [`NotWritten`] where nothing was changed; the hold goes on.
+    async fn charge(
         &self,
-        wallet: Wallet,
-        price: Credits,
+        hold: Hold,
+        charge: Charge,
         now: Timestamp,
-        _taken: Box<dyn FnOnce() + Send>,
-    ) -> Result<i64> {
-        self.reserve(wallet, price, now).await
+    ) -> Result<Charged, NotWritten>;
+    /// Ends a hold without a charge, as dropping it does.
+    async fn release(&self, hold: Hold) {
+        drop(hold);
     }
-    /// Closes a reservation: the credits are spent. Closing it the same way again changes nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] where it was refunded.
-    async fn settle(&self, reservation: i64, now: Timestamp) -> Result<()>;
-    /// Closes a reservation as [`Repository::settle`] does, notes what is known of it, and stores its answer: `request` makes
-    /// what is stored of the two.
-    ///
-    /// # Errors
-    /// As [`Repository::settle`]; [`StoreError::KeyReused`].
-    async fn settle_kept(
+    /// Reverses a charge whose answer could not be given, and forgets the answer that is stored for this idempotency key.
+    async fn refund(
         &self,
-        reservation: i64,
-        answer: String,
-        note: Option<String>,
+        charged: Charged,
+        answer: Option<[u8; 32]>,
         now: Timestamp,
-        request: IdempotentRequest<(i64, String)>,
     ) -> Result<()>;
-    /// Notes what became known of reservations; their ledger entries show it.
-    async fn note_reservations(&self, notes: Vec<(i64, String)>) -> Result<()>;
     /// The response that is stored for this idempotency key, if any.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ pub trait Repository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<StoredResponse>>;
     /// Whether another answer can be stored in a scope, where `running` requests, this one among them, are going to store
-    /// theirs by [`Repository::settle_kept`], which refuses none.
+    /// theirs by [`Repository::charge`], which refuses none.
     ///
     /// # Errors
     /// [`StoreError::IdempotencyFull`].
@@ -177,15 +177,9 @@ pub trait Repository: Send + Sync + 'static {
         running: usize,
         now: Timestamp,
     ) -> Result<()>;
-    /// Closes a reservation: the credits go back. Closing it the same way again changes nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] where it was settled.
-    async fn refund(&self, reservation: i64, now: Timestamp) -> Result<()>;
-    /// Refunds what a crash left open; returns how many. Only for the start, before any request.
-    async fn refund_open(&self, now: Timestamp) -> Result<usize>;
-    /// Checks every wallet: balance = sum of its entries, every reservation with at most one end.
-    async fn verify_ledger(&self) -> Result<LedgerReport>;
+    /// Checks that every balance is the one before it plus the amount, and the newest is the wallet's: the entries since the
+    /// last check that found no error, or, if `full`, all of them, with what was charged and earned.
+    async fn verify_ledger(&self, full: bool) -> Result<LedgerReport>;
 
     /// Stores a new key; creates its wallet's account if missing. At most `max_active` keys of a wallet may be active.
     /// Returns whether the account is new. The key itself is never stored, so a repeated idempotency key gives

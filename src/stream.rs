@@ -69,10 +69,10 @@ impl Body for ModelStream {
             return Poll::Ready(None);
         }
         let piece = ready!(self.pieces.poll_recv(context));
-        // Where nothing receives the signal, the sender gave up on this client and refunded the price.
-        let refunded = |signal: oneshot::Sender<()>| signal.send(()).is_err();
+        // Where nothing receives the signal, the sender gave up on this client and released the price.
+        let released = |signal: oneshot::Sender<()>| signal.send(()).is_err();
         let (data, ended) = match piece {
-            Some(_) if self.first_sent.take().is_some_and(refunded) => (Err(Aborted), true),
+            Some(_) if self.first_sent.take().is_some_and(released) => (Err(Aborted), true),
             Some(Piece::Part(part)) => (Ok(part), false),
             Some(Piece::End(last)) => (Ok(Bytes::from_static(last.as_bytes())), true),
             None => (Err(Aborted), true),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use crate::app::App;
 use crate::upstream::UpstreamError;
-use crate::{alerts, billing, monitoring};
+use crate::{alerts, monitoring};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -29,8 +29,6 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
         webhooks.await;
     });
     tasks.spawn(poll_miner(app()));
-    tasks.spawn(retry_pending_charges(app()));
-    tasks.spawn(record_usage(app()));
     tasks.spawn(back_up(app()));
 
     // These run at an interval, the first time after a delay.
@@ -114,36 +112,8 @@ async fn purge_expired(app: Arc<App>) {
 }
 
 async fn verify_ledger(app: Arc<App>) {
-    if let Err(error) = app.verify_ledger().await {
+    if let Err(error) = app.verify_ledger(false).await {
         log::warn!("the ledger was not verified: {error}");
-    }
-}
-
-/// Closes reservations that could not be closed before. Sleeps while there are none, as an idle timer would wake the CPU.
-async fn retry_pending_charges(app: Arc<App>) {
-    let billing = &app.billing;
-    loop {
-        billing.unwritten.wait_non_empty().await;
-        let mut ticks = interval(SECOND);
-        for round in 0u64.. {
-            ticks.tick().await;
-            // Soon after a storage fault; less often while it lasts.
-            if round > 0 && (app.store.is_ready() || round.is_multiple_of(10)) {
-                billing::retry(billing).await;
-            }
-            if billing.unwritten.len() == 0 {
-                break;
-            }
-        }
-    }
-}
-
-/// Writes the token counts of ended chats into the ledger, several at a time.
-async fn record_usage(app: Arc<App>) {
-    loop {
-        app.billing.notes.wait_non_empty().await;
-        sleep(Duration::from_millis(20)).await;
-        billing::write_notes(&app.billing).await;
     }
 }
 

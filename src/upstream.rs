@@ -56,6 +56,9 @@ pub enum UpstreamError {
     /// A response that cannot be parsed, or is too large.
     #[error("unreadable: {0:.500}")]
     Unreadable(String),
+    /// It ended well, without any text for a client that reads nothing else.
+    #[error("no text in the answer")]
+    NoText,
     /// The response was aborted.
     #[error("broke off: {0:.500}")]
     Cut(String),
@@ -68,7 +71,7 @@ impl UpstreamError {
     /// Whether another upstream may succeed.
     pub(crate) const fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(_) => false,
+            Self::Refused(_) | Self::NoText => false,
             Self::Status(status) => *status >= 500 || *status == 429,
             _ => true,
         }
@@ -82,6 +85,7 @@ impl UpstreamError {
             Self::Status(500..) | Self::Timeout(_) | Self::Unreadable(_) | Self::Cut(_) => {
                 Outcome::Failure
             }
+            Self::NoText => Outcome::Success,
             _ => Outcome::Unknown,
         }
     }

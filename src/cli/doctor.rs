@@ -84,11 +84,7 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         let found = format!("there is no database at {}", database.display());
         return vec![(PROBLEM, found)];
     };
-    let mut files = vec![
-        database.clone(),
-        admin_key::path(database),
-        database.with_added_extension("ballast"),
-    ];
+    let mut files = vec![database.clone(), admin_key::path(database)];
     let copies = store::backups(database, config.backup.folder());
     files.extend(copies.unwrap_or_default().into_iter().map(|(_, copy)| copy));
     let owner = metadata.uid();

@@ -10,10 +10,14 @@ use super::output::{List, progress};
 
 #[derive(Subcommand)]
 pub(super) enum Ledger {
-    /// Check every wallet: balance = sum of its entries, every reservation with at most one end
+    /// Check that each entry's balance is the one before it plus the amount, and the newest the wallet's
     ///
     /// Example: r3mes-edge ledger verify --database r3mes-edge.db
-    Verify,
+    Verify {
+        /// Check all of it, not only what is new since the last check without an error
+        #[arg(long)]
+        full: bool,
+    },
     /// Print all ledger entries, oldest first
     ///
     /// It reads the file itself, beside a running server too, and ends with the entry that was the newest when it began.
@@ -55,7 +59,7 @@ pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), F
     progress("reading the ledger");
     let mut list = List::begin(json, "[");
     if !json {
-        println!("id,wallet_address,amount,balance,reason,reference,note,created_at\r");
+        println!("{COLUMNS}\r");
     }
     loop {
         let page = next_page()?;
@@ -72,16 +76,32 @@ pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), F
     Ok(())
 }
 
+const COLUMNS: &str = "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,request_id,key_id,created_at";
+
 fn line(exported: &ExportedEntry) -> String {
     let (wallet, entry) = (exported.wallet_address, &exported.entry);
+    let detail = entry.detail.as_ref().map_or_else(
+        || ",,,,,".to_owned(),
+        |detail| {
+            let number = |tokens: Option<i64>| tokens.map_or_else(String::new, |n| n.to_string());
+            format!(
+                "{},{},{},{},{},{}",
+                field(&detail.adapter),
+                number(detail.prompt_tokens),
+                number(detail.cached_tokens),
+                number(detail.completion_tokens),
+                detail.request_id,
+                detail.key_id.as_deref().unwrap_or_default()
+            )
+        },
+    );
     format!(
-        "{},{wallet},{},{},{},{},{},{}\r",
+        "{},{wallet},{},{},{},{},{detail},{}\r",
         ledger_id(entry.id),
         entry.amount,
         entry.balance,
         field(&entry.reason),
         field(entry.reference.as_deref().unwrap_or_default()),
-        field(entry.note.as_deref().unwrap_or_default()),
         entry.created_at
     )
 }

@@ -2,16 +2,16 @@
 
 /** The window of rates, or less while the page was not open as long. */
 const WINDOW = 5 * MINUTE;
-const WANTED = /^(chat_requests_total|chat_request_duration_seconds_bucket|r3mes_(?:chat_first_byte_seconds_bucket|http_request_duration_seconds_bucket|credits_(?:reserved|refunded)_total|miner_(?:shares_accepted|shares_rejected|power_watts)))(?:\{(.*)\})? (\S+)$/;
+const WANTED = /^(chat_requests_total|chat_request_duration_seconds_bucket|r3mes_(?:chat_first_byte_seconds_bucket|http_request_duration_seconds_bucket|credits_(?:charged|released|refunded)_total|miner_(?:shares_accepted|shares_rejected|power_watts)))(?:\{(.*)\})? (\S+)$/;
 const HISTOGRAMS = { chat_request_duration_seconds_bucket: "whole", r3mes_chat_first_byte_seconds_bucket: "first", r3mes_http_request_duration_seconds_bucket: "http" };
 const SINGLE = {
-  r3mes_credits_reserved_total: "reserved", r3mes_credits_refunded_total: "refunded",
+  r3mes_credits_charged_total: "charged", r3mes_credits_released_total: "released", r3mes_credits_refunded_total: "refunded",
   r3mes_miner_shares_accepted: "accepted", r3mes_miner_shares_rejected: "rejected", r3mes_miner_power_watts: "watts",
 };
 
 /** Parses the Prometheus text into sums by name and by the one label that the page needs. */
 function readMetrics(text) {
-  const read = { ended: {}, whole: {}, first: {}, http: {}, reserved: 0, refunded: 0, accepted: 0, rejected: 0, watts: 0 };
+  const read = { ended: {}, whole: {}, first: {}, http: {}, charged: 0, released: 0, refunded: 0, accepted: 0, rejected: 0, watts: 0 };
   const add = (to, label, value) => { to[label] = (to[label] ?? 0) + value; };
   for (const line of text.split("\n")) {
     const found = WANTED.exec(line);
@@ -67,7 +67,8 @@ class Rates {
       whole: less(last.read.whole, first.read.whole),
       first: less(last.read.first, first.read.first),
       http: less(last.read.http, first.read.http),
-      reserved: last.read.reserved - (only ? 0 : first.read.reserved),
+      charged: last.read.charged - (only ? 0 : first.read.charged),
+      released: last.read.released - (only ? 0 : first.read.released),
       refunded: last.read.refunded - (only ? 0 : first.read.refunded),
       last: last.read,
     };

@@ -232,7 +232,8 @@ function showMetrics() {
   set("first-median", seconds(quantile(first, 0.5)));
   set("first-slow", seconds(quantile(first, 0.95)));
   set("whole-median", seconds(quantile(answers, 0.5)));
-  set("chat-refunded", now.refunded > 0 ? `${credits(Math.round(now.refunded * 1e6) / 1e6)} credits (${share(now.refunded, now.reserved)})` : "nothing");
+  const free = now.released + now.refunded;
+  set("chat-free", free > 0 ? `${credits(Math.round(free * 1e6) / 1e6)} credits (${share(free, now.charged + now.released)})` : "nothing");
   const served = success + cut + failed + left + refused;
   set("chat-failed", cut + failed > 0 ? `${whole.format(cut + failed)} (${share(cut + failed, served)})` : "none");
   by("chat-failed").dataset.mark = cut + failed > 0 ? "warn" : "";

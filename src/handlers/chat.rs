@@ -13,7 +13,7 @@ use crate::billing::{InFlightGuard, Order, begin};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response;
 use crate::model::{InputError, Wallet};
-use crate::store::IdempotentRequest;
+use crate::store::{ChargedAnswer, IdempotentRequest};
 use crate::upstream::UpstreamError;
 use crate::upstream::answer::ResponseFormat;
 use crate::upstream::inference::{InferenceRequest, Node, Prompt};
@@ -79,7 +79,7 @@ pub(super) async fn answer(
     nodes: Vec<Arc<Node>>,
     prompt: Prompt,
     format: ResponseFormat,
-    once: Option<(IdempotentRequest<(i64, String)>, InFlightGuard)>,
+    idempotency: Option<(IdempotentRequest<ChargedAnswer>, InFlightGuard)>,
 ) -> Result {
     let (app, chat) = (&ctx.app, &ctx.app.config.chat);
     let content_type = match format {
@@ -88,9 +88,11 @@ pub(super) async fn answer(
         ResponseFormat::Whole { .. } => "application/json",
     };
     let order = Order {
+        operation: ctx.operation,
         wallet,
+        key_id: ctx.principal.as_ref().map(|key| key.key_id.clone()),
         price: chat.price,
-        ask: InferenceRequest {
+        request: InferenceRequest {
             // An R3MES node has no name for the default adapter.
             lora: (adapter != chat.default_adapter).then(|| adapter.clone()),
             prompt,
@@ -98,9 +100,9 @@ pub(super) async fn answer(
         },
         adapter,
         nodes,
-        once,
-        trace: Arc::clone(&ctx.timings),
-        place: Arc::clone(&ctx.permit),
+        idempotency,
+        timings: Arc::clone(&ctx.timings),
+        _permit: Arc::clone(&ctx.permit),
     };
     let body = begin(&app.billing, order).await?;
     let response = response::bytes(StatusCode::OK, content_type, Bytes::new());

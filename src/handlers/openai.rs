@@ -9,7 +9,7 @@ use super::{Context, Result};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response;
 use crate::model::new_id;
-use crate::store::{StoredResponse, ledger_id};
+use crate::store::{ChargedAnswer, StoredResponse, ledger_id};
 use crate::upstream::answer::{CompletionMeta, ResponseFormat};
 use crate::upstream::completion::Completion;
 use crate::upstream::inference::{Node, Prompt};
@@ -40,12 +40,10 @@ pub(crate) async fn completions(ctx: Context) -> Result {
     if request.stream {
         ctx.refuse_idempotency_key()?;
     }
-    let once = ctx.idempotency(Some(wallet), |(entry, answer): &(i64, String)| {
-        StoredResponse {
-            status: 200,
-            answer: Some(answer.clone()),
-            reference: Some(ledger_id(*entry)),
-        }
+    let once = ctx.idempotency(Some(wallet), |charged: &ChargedAnswer| StoredResponse {
+        status: 200,
+        answer: Some(charged.answer.clone()),
+        reference: charged.entry.map(ledger_id),
     })?;
     let now = app.clock.now();
     let mut stored_once = None;

@@ -38,7 +38,7 @@ pub(crate) async fn health(ctx: Context) -> Result {
             "pool_size": store.pool_size,
             "file_bytes": store.file_bytes,
             "wal_bytes": store.wal_bytes,
-            "reservations_unwritten": app.billing.unwritten.len(),
+            "holds": store.holds,
         },
         "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
         "chain": app.upstreams.chain().is_some(),
@@ -130,8 +130,17 @@ pub(crate) async fn back_up(ctx: Context) -> Result {
     json_with_status(StatusCode::CREATED, &ctx.app.back_up(None).await?)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerifyQuery {
+    #[serde(default)]
+    full: bool,
+}
+
+/// Checks what is new in the ledger, or all of it.
 pub(crate) async fn verify_ledger(ctx: Context) -> Result {
-    let report = ctx.app.verify_ledger().await?;
+    let VerifyQuery { full } = ctx.query()?;
+    let report = ctx.app.verify_ledger(full).await?;
     for error in &report.mistakes {
         log::error!("ledger: {error}");
     }

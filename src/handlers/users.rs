@@ -77,7 +77,7 @@ pub(crate) async fn grant(ctx: Context) -> Result {
         // A client that cannot pay gets 402; an admin who would debit too much gets 409.
         StoreError::Insufficient { balance, .. } => ApiError::new(
             ErrorCode::Conflict,
-            format!("the wallet has {balance} credits; its balance cannot go below zero"),
+            format!("{balance} credits of the wallet are available; no more can be taken"),
         ),
         other => other.into(),
     })?;

@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::limits::Decision;
 use crate::metrics::RouteSlot;
+use crate::store::OperationId;
 use crate::timings::RequestTimings;
 
 /// Counts a request and writes its line when dropped: when hyper is done with the body, or, with the status still 499, when
@@ -18,6 +19,8 @@ pub(crate) struct AccessLogGuard {
     app: Arc<App>,
     pub(super) timings: Arc<RequestTimings>,
     pub(super) request_id: String,
+    /// The server's own identifier; it is the request id where the client sent none.
+    pub(super) operation: OperationId,
     /// The row of the table that it matched.
     pub(super) route: Option<&'static Route>,
     /// Whether a route of the host's answers it, whose paths and methods are unknown here.
@@ -34,11 +37,13 @@ pub(crate) struct AccessLogGuard {
 
 impl AccessLogGuard {
     /// In a box, as a response carries it a long way.
-    pub(super) fn new(app: &Arc<App>, request_id: String) -> Box<Self> {
+    pub(super) fn new(app: &Arc<App>, sent_id: Option<&str>) -> Box<Self> {
+        let operation = OperationId::new();
         Box::new(Self {
             app: Arc::clone(app),
             timings: Arc::new(RequestTimings::start(&app.clock)),
-            request_id,
+            request_id: sent_id.map_or_else(|| operation.to_string(), str::to_owned),
+            operation,
             route: None,
             is_host: false,
             response: None,

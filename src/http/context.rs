@@ -15,13 +15,15 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Wallet, check_depth, read_object, read_query};
-use crate::store::{IdempotentRequest, StoredResponse};
+use crate::store::{IdempotentRequest, OperationId, StoredResponse};
 use crate::timings::RequestTimings;
 
 /// A request that has passed every check: routed, within its rates, authenticated, its body read.
 pub(crate) struct Context {
     pub(crate) app: Arc<App>,
     pub(crate) route: &'static Route,
+    /// Identifies what the request charges.
+    pub(crate) operation: OperationId,
     /// The value of the path's parameter; empty where it has none.
     pub(crate) path_param: String,
     pub(crate) query: Option<String>,

@@ -71,7 +71,7 @@ metrics! {
     "r3mes_build_info" build_info: Labeled<Gauge, 1>;
     /// Chats by how they ended
     "chat_requests" chats: Labeled<Counter, 2>;
-    /// Time from a chat's reservation to its end
+    /// Time from a chat's hold to its end
     "chat_request_duration_seconds" chat_duration: Histogram = chat_seconds();
     /// Time from a chat's request until its first content was handed to the connection
     "r3mes_chat_first_byte_seconds" chat_first_byte: Histogram = chat_seconds();
@@ -99,16 +99,20 @@ metrics! {
     "r3mes_rate_limited" limited: Labeled<Counter, 1>;
     /// Buckets held by a limiter, by its class
     "r3mes_rate_limiter_entries" limiter_entries: Labeled<Gauge, 1>;
-    /// Credits reserved for chats
-    "r3mes_credits_reserved" reserved: Amount;
-    /// Reserved credits that were spent
-    "r3mes_credits_settled" settled: Amount;
-    /// Reserved credits that were refunded
+    /// Credits held for requests that run now
+    "r3mes_credits_held" held: Float;
+    /// Holds of requests that run now
+    "r3mes_holds" holds: Gauge;
+    /// Credits charged for chats
+    "r3mes_credits_charged" charged: Amount;
+    /// Held credits of chats that were not charged, by cause
+    "r3mes_credits_released" released: Labeled<Amount, 1>;
+    /// Charges reversed, as they were written too late for their answer
     "r3mes_credits_refunded" refunded: Amount;
-    /// Chats that are paid for and neither settled nor refunded yet
-    "r3mes_reservations_open" reservations_open: Gauge;
-    /// Reservations whose end waits to be written
-    "r3mes_reservations_unwritten" unwritten: Gauge;
+    /// Charges that were tried again after a failure of the storage
+    "r3mes_charges_retried" charges_retried: Counter;
+    /// Charges that took less than was held for them, as the wallet had less: the file is damaged or was changed
+    "r3mes_charges_short" charges_short: Counter;
     /// Samples recorded, from requests and from the collector
     "r3mes_miner_samples" samples: Counter;
     /// The last hashrate of the miner on this machine, in its own unit

@@ -87,7 +87,8 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(
     }
 }
 
-/// Reads the parameters of a query, each at most once. A value of digits is a number.
+/// Reads the parameters of a query, each at most once. A value of digits is a number, `true` and `false` are
+/// booleans.
 ///
 /// # Errors
 /// What serde refuses, with the name of the parameter.
@@ -97,7 +98,11 @@ pub(crate) fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, InputErr
         let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse::<u64>().ok().filter(|_| digits);
-        let value = number.map_or_else(|| Value::from(text), Value::from);
+        let value = match (text, number) {
+            ("true" | "false", _) => Value::from(text == "true"),
+            (_, Some(number)) => Value::from(number),
+            (_, None) => Value::from(text),
+        };
         if parameters.insert(name.to_owned(), value).is_some() {
             let detail = format!("{name} is a duplicate parameter; give it once");
             return Err(InputError::field(name, detail));

@@ -77,12 +77,17 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
     }
     drop(listeners);
     let grace = limits.shutdown_grace;
-    if timeout(grace, graceful.shutdown()).await.is_err() {
-        log::warn!("requests still in flight after {grace:?} are aborted");
-        app.shutdown.abort();
-    }
     // Billing outlives its connection: wait for every permit.
     let all = u32::try_from(limits.in_flight).unwrap_or(u32::MAX);
+    let ended = async {
+        graceful.shutdown().await;
+        app.in_flight.acquire_many(all).await
+    };
+    if timeout(grace, ended).await.is_ok() {
+        return;
+    }
+    log::warn!("requests still in flight after {grace:?} are aborted");
+    app.shutdown.abort();
     let returned = app.in_flight.acquire_many(all);
     if timeout(Duration::from_secs(5), returned).await.is_err() {
         log::error!("some requests did not end");

@@ -17,13 +17,21 @@ pub enum StoreError {
     /// It conflicts with the stored state; the text may be shown to the client.
     #[error("{0}")]
     Conflict(String),
-    /// The balance would go below zero.
-    #[error("{needed} credits are needed, the wallet has {balance}")]
+    /// The balance would go below zero, or below what is held.
+    #[error("{needed} credits are needed, {balance} are available")]
     Insufficient {
         /// The amount requested.
         needed: Credits,
         /// The amount available.
         balance: Credits,
+    },
+    /// The keys of this limit would spend more than it allows in its period.
+    #[error("{needed} credits are needed, the limit of the key leaves {available}")]
+    LimitReached {
+        /// The amount requested.
+        needed: Credits,
+        /// The amount that the limit leaves.
+        available: Credits,
     },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]

@@ -1,8 +1,10 @@
 //! The arguments and results of the storage's methods.
 
+mod charge;
 mod idempotency;
 mod miners;
 
+pub use charge::{Charge, Charged, ChargedAnswer, NotWritten, Tokens};
 pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
 
@@ -35,10 +37,10 @@ pub struct LedgerEntry {
     pub balance: Credits,
     /// Why.
     pub reason: String,
-    /// The entry it belongs to: for a refund, the entry that is refunded.
+    /// The entry or event it belongs to: for a refund, the entry that is refunded; for an earning, its `source_id`.
     pub reference: Option<String>,
-    /// A note added later: for a chat, its tokens.
-    pub note: Option<String>,
+    /// Of a charge: what was used.
+    pub detail: Option<ChargeDetail>,
     /// When.
     pub created_at: Timestamp,
 }
@@ -74,6 +76,23 @@ impl LedgerEntry {
         }
         Ok(text.to_owned())
     }
+}
+
+/// What a charge paid for.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct ChargeDetail {
+    /// The adapter that answered.
+    pub adapter: String,
+    /// Tokens of the prompt, if the model's server reported them.
+    pub prompt_tokens: Option<i64>,
+    /// Those of them that came from its cache.
+    pub cached_tokens: Option<i64>,
+    /// Tokens of the answer.
+    pub completion_tokens: Option<i64>,
+    /// The request, as the server names it.
+    pub request_id: String,
+    /// The key that paid.
+    pub key_id: Option<String>,
 }
 
 /// A ledger entry with its wallet, as [`export_ledger`](super::export_ledger) returns it.
@@ -129,8 +148,6 @@ pub struct LedgerReport {
     pub wallets: i64,
     /// Entries checked.
     pub entries: i64,
-    /// Reservations that are open.
-    pub open_reservations: i64,
     /// Errors, a sentence each, at most a hundred; empty if the ledger is consistent.
     pub mistakes: Vec<String>,
 }
@@ -155,6 +172,10 @@ pub struct StoreGauges {
     pub queue_depth: usize,
     /// Writes that may wait.
     pub queue_capacity: usize,
+    /// Holds of requests that run.
+    pub holds: usize,
+    /// Their sum.
+    pub held: Credits,
     /// Reading connections in use.
     pub pool_in_use: usize,
     /// Reading connections.

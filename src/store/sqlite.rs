@@ -6,7 +6,6 @@
 
 mod accounts;
 mod backup;
-mod ballast;
 mod check;
 mod connections;
 mod idempotency;
@@ -36,11 +35,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use self::ballast::Ballast;
 use self::read_pool::ReadPool;
-use self::writer::{Priority, StorageHealth, Writer};
+use self::writer::{StorageHealth, Writer, Written};
 use super::lock::with_suffix;
-use super::{Change, InstanceLock, Observers, Result, StoreError, folder_of, real_path};
+use super::{Change, HoldTable, InstanceLock, Observers, Result, StoreError, folder_of, real_path};
 
 /// A database file that only this process writes to: [`SqliteStore::open`] creates one, [`Repository`] documents its
 /// methods. They need a tokio runtime with its timer enabled. A write that was started completes, and observers are
@@ -57,6 +55,7 @@ pub struct SqliteStore {
     expired_at: AtomicI64,
     /// Shared by everything that has the file open, so that it is dropped last.
     lock: Mutex<Option<Arc<InstanceLock>>>,
+    holds: Arc<HoldTable>,
     observers: Arc<Observers>,
 }
 
@@ -67,9 +66,8 @@ pub fn sqlite_version() -> &'static str {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path` under its instance lock; creates it (mode 0600) if it is missing and `create` is set,
-    /// with its ballast: reserved space for ending reservations when the disk is full. Blocks; called before the server
-    /// accepts connections.
+    /// Opens the database at `path` under its instance lock; creates it (mode 0600) if it is missing and `create` is set.
+    /// Blocks; called before the server accepts connections.
     ///
     /// # Errors
     /// If another process holds the lock, or the file has a second hard link, is missing, is not an r3mes-edge database or
@@ -79,31 +77,21 @@ impl SqliteStore {
         let lock = Arc::new(connections::lock(path, create)?);
         // Left by an interrupted restore: one that is running would hold the lock.
         backup::delete_database(&with_suffix(path, connections::RESTORING));
-        let open = || {
-            let mut connection = connections::connect(path)?;
-            connections::init_schema(&mut connection, path)?;
-            Ok(connection)
-        };
-        let connection = open().or_else(|error| match error {
-            // A crash on a full disk left the ballast, and no space even for the log's index.
-            OpenError::Storage(StoreError::Full | StoreError::Unavailable(_))
-                if Ballast::open(path, false).give_up() =>
-            {
-                open()
-            }
-            error => Err(error),
-        })?;
-        let ballast = Ballast::open(path, create);
+        let mut connection = connections::connect(path)?;
+        connections::init_schema(&mut connection, path)?;
         let observers = Arc::new(Observers::default());
         let (manager, _) = read_only::manager(path, ReadPool::BUSY_TIMEOUT)?;
         let read_pool = ReadPool::new(manager, Arc::clone(&lock) as _, Arc::clone(&observers))?;
         lock.watch_logs();
-        let health = StorageHealth::new(&connection, ballast, Arc::clone(&lock))?;
+        let health = StorageHealth::new(&connection, Arc::clone(&lock))?;
         let wal = with_suffix(path, "-wal");
-        let writer = Writer::start(connection, wal, health, Arc::clone(&observers))
+        let holds = Arc::<HoldTable>::default();
+        let (observing, holding) = (Arc::clone(&observers), Arc::clone(&holds));
+        let writer = Writer::start(connection, wal, health, observing, holding)
             .map_err(OpenError::io(path))?;
         Ok(Self {
             lock: Mutex::new(Some(lock)),
+            holds,
             ..Self::new(path.to_owned(), read_pool, writer, observers)
         })
     }
@@ -116,6 +104,7 @@ impl SqliteStore {
             backing_up: tokio::sync::Mutex::default(),
             expired_at: i64::MIN.into(),
             lock: Mutex::default(),
+            holds: Arc::default(),
             observers,
         }
     }
@@ -170,8 +159,8 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     ) -> Result<T> {
-        let work = |c: &Connection| work(c).map_err(Into::into);
-        self.writer.write(Priority::Normal, work, |_| None).await
+        let work = |c: &Connection| Ok((work(c).map_err(Into::into)?, Written::default()));
+        self.writer.write(1, work).await
     }
 
     /// A write with a notification of observers.
@@ -180,17 +169,16 @@ impl SqliteStore {
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
         change: fn(&T) -> Option<Change>,
     ) -> Result<T> {
-        self.writer.write(Priority::Normal, work, change).await
-    }
-
-    /// A write that ends a reservation.
-    async fn end_reservation<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        self.writer
-            .write(Priority::Settlement, work, |_| None)
-            .await
+        let work = move |c: &Connection| {
+            let value = work(c)?;
+            let change = change(&value);
+            let written = Written {
+                change,
+                ..Written::default()
+            };
+            Ok((value, written))
+        };
+        self.writer.write(1, work).await
     }
 }
 

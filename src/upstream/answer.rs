@@ -1,9 +1,7 @@
 //! Relays a model's response: reads each event of the upstream, and writes it in the client's format.
 //!
-//! Nothing is sent before there is content: text, or for a client of `/v1` also a tool call, reasoning or a finish reason.
-//! Everything that is ready is sent in one piece.
-
-pub(crate) use super::inference::openai::Usage;
+//! Nothing is sent before there is content: text, or for a client of `/v1` also a tool call or reasoning. Everything that is
+//! ready is sent in one piece. What a client reads as the end, and all after it, is withheld until the answer is charged.
 
 use std::fmt::Display;
 
@@ -16,6 +14,7 @@ use super::inference::openai::Chunk;
 use super::inference::r3mes::TextReader;
 use super::sse::Parser;
 use super::{UpstreamError, unreadable};
+use crate::store::Tokens;
 
 /// The format of the response to the client.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,12 +55,14 @@ pub(crate) struct Answer<B = Incoming> {
     format: ResponseFormat,
     /// Ready for the client, as soon as there is content.
     out: BytesMut,
+    /// The end, from the finish reason on; of an answer that is one piece, all of it.
+    tail: BytesMut,
     has_content: bool,
     /// The end of the response; ready pieces are sent first.
     end: Option<Result<(), UpstreamError>>,
     received: usize,
     /// The usage that the server reported, if it did.
-    pub(crate) usage: Option<Usage>,
+    pub(crate) usage: Option<Tokens>,
     /// Whether a finish reason was read: the answer is complete even without a `[DONE]`, as `transformers serve` sends none.
     is_finished: bool,
 }
@@ -80,6 +81,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             upstream,
             format,
             out: BytesMut::new(),
+            tail: BytesMut::new(),
             has_content: false,
             end: None,
             received: 0,
@@ -88,7 +90,8 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         }
     }
 
-    /// The next piece for the client, never empty; `None` at the clean end.
+    /// The next piece of content for the client, never empty; `None` at the clean end, whose bytes are
+    /// [`take_end`](Self::take_end)'s.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             if self.has_content && !self.out.is_empty() {
@@ -113,6 +116,23 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                 left -= 1;
             }
         }
+    }
+
+    /// What was withheld.
+    pub(crate) fn take_end(&mut self) -> Bytes {
+        let mut end = self.out.split();
+        end.unsplit(self.tail.split());
+        end.freeze()
+    }
+
+    /// Whether there was content, which is paid for.
+    pub(crate) const fn has_content(&self) -> bool {
+        self.has_content
+    }
+
+    /// Whether the model is done: at most its usage and the end of the stream are missing.
+    pub(crate) const fn is_finished(&self) -> bool {
+        self.is_finished
     }
 
     /// Reads the few bytes after the end, so that the connection can be reused.
@@ -145,7 +165,8 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             UpstreamFormat::Json => self.out.extend_from_slice(data),
         }
         self.received += data.len();
-        let is_endless = !self.has_content && self.out.len() > MAX_BYTES;
+        let unsent = if self.has_content { 0 } else { self.out.len() };
+        let is_endless = unsent + self.tail.len() > MAX_BYTES;
         if is_endless || self.received > MAX_STREAMED {
             return Err(unreadable("an endless answer"));
         }
@@ -173,8 +194,9 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                 let whole = self.out.split();
                 let chunk = Chunk::parse(&whole)?;
                 self.has_content = chunk.has_content;
+                self.is_finished = chunk.is_finished;
                 self.usage = chunk.usage;
-                self.out.extend_from_slice(whole.trim_ascii());
+                self.tail.extend_from_slice(whole.trim_ascii());
             }
         }
         self.finish()
@@ -182,7 +204,13 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
 
     fn finish(&mut self) -> Result<(), UpstreamError> {
         if !self.has_content {
-            return Err(unreadable("an answer without any content"));
+            if !self.is_finished {
+                return Err(unreadable("an answer without any content"));
+            }
+            // A client of `/v1` may read an answer that ended well without content; it is free.
+            if self.format == ResponseFormat::Text {
+                return Err(UpstreamError::NoText);
+            }
         }
         self.end = Some(Ok(()));
         Ok(())
@@ -220,12 +248,16 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
 
     /// Writes an event, line by line as received.
     fn write_event(&mut self, data: &[u8]) {
+        let out = match self.is_finished {
+            true => &mut self.tail,
+            false => &mut self.out,
+        };
         for line in data.split(|byte| *byte == b'\n') {
-            self.out.extend_from_slice(b"data: ");
-            self.out.extend_from_slice(line);
-            self.out.extend_from_slice(b"\n");
+            out.extend_from_slice(b"data: ");
+            out.extend_from_slice(line);
+            out.extend_from_slice(b"\n");
         }
-        self.out.extend_from_slice(b"\n");
+        out.extend_from_slice(b"\n");
     }
 
     fn write_text(&mut self, text: &str) {
@@ -248,6 +280,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
     }
 
     fn write_text_end(&mut self) {
+        self.is_finished = self.has_content || !self.out.is_empty();
         match &self.format {
             ResponseFormat::Events { meta, .. } => {
                 let chunk =
@@ -258,10 +291,21 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                 let text = String::from_utf8_lossy(&self.out);
                 let message = json!({ "role": "assistant", "content": text });
                 let whole = meta.completion("chat.completion", "message", message, Some("stop"));
-                self.out = whole.as_bytes().into();
+                self.out.clear();
+                self.tail = whole.as_bytes().into();
                 self.has_content = true;
             }
             ResponseFormat::Text | ResponseFormat::Whole { .. } => {}
+        }
+    }
+}
+
+impl ResponseFormat {
+    /// What follows a complete answer.
+    pub(crate) const fn last_bytes(&self) -> &'static str {
+        match self {
+            Self::Events { .. } => "data: [DONE]\n\n",
+            Self::Text | Self::Whole { .. } => "\n",
         }
     }
 }

@@ -179,7 +179,7 @@ start
 ok 'after the next start: keys made and revoked without a server are so'
 stop
 ok 'SIGTERM ends it again with exit code 0'
-if ls -A | grep -vE '^r3mes-edge\.db(|-wal|-shm|\.lock|\.ballast|\.admin-key)$'; then fail 'these files should not be left behind'; fi
+if ls -A | grep -vE '^r3mes-edge\.db(|-wal|-shm|\.lock|\.admin-key)$'; then fail 'these files should not be left behind'; fi
 [ ! -s r3mes-edge.db-wal ] || fail 'the write-ahead log still holds something'
 ok "everything is in the database file; left behind: $(ls -A | tr '\n' ' ')"
 

@@ -29,7 +29,7 @@ same() { picture "$scratch/all" | diff "$scratch/$1" - || fail "$2"; }
 # The service's data, as a server leaves it.
 serve() {
   mkdir -p "$1"
-  touch "$1"/r3mes-edge.db{,-wal,-shm,.lock,.ballast,.admin-key,.20261125T120000.000Z.backup}
+  touch "$1"/r3mes-edge.db{,-wal,-shm,.lock,.admin-key,.20261125T120000.000Z.backup}
 }
 
 # names: everything is in one folder, with neighbours whose names are parts of the root's

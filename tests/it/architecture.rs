@@ -21,8 +21,13 @@ fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     walk(&root, &mut files);
+    let is_test = |file: &&PathBuf| {
+        file.iter()
+            .any(|part| part == "tests.rs" || part == "tests")
+    };
     files
         .iter()
+        .filter(|file| !is_test(file))
         .map(|file| {
             let name = file
                 .strip_prefix(&root)
@@ -30,7 +35,7 @@ fn sources() -> Vec<(String, String)> {
                 .to_string_lossy()
                 .into_owned();
             let text = std::fs::read_to_string(file).unwrap();
-            // Comments may name anything; unit tests stand at the end and may use anything.
+            // Comments may name anything; unit tests stand at the end or in files of their own and may use anything.
             let code: Vec<&str> = text
                 .split("#[cfg(test)]\nmod tests")
                 .next()

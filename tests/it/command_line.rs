@@ -102,22 +102,21 @@ async fn ledger_verify_detects_a_tampered_backup() {
     let backup = folder.path().join("backup.db");
     std::fs::copy(folder.path().join("edge.db"), &backup).unwrap();
     let (code, output) = edge(&backup, &["ledger", "verify"]);
-    assert_eq!(
-        (code, output.as_str()),
-        (0, "1 wallets, 1 entries, 0 open reservations\n")
-    );
+    assert_eq!((code, output.as_str()), (0, "1 wallets, 1 entries\n"));
     let tampered = rusqlite::Connection::open(&backup).unwrap();
     let changed = tampered.execute("UPDATE users SET credits = credits + 1", []);
     assert_eq!(changed, Ok(1));
     drop(tampered);
-    let (code, output) = edge(&backup, &["ledger", "verify"]);
-    assert_eq!(code, 1);
-    assert!(
-        output.contains(&format!(
-            "{W1}: the balance is 3.000001, its entries add up to 3"
-        )),
-        "{output}"
-    );
+    for arguments in [&["ledger", "verify"][..], &["ledger", "verify", "--full"]] {
+        let (code, output) = edge(&backup, arguments);
+        assert_eq!(code, 1);
+        assert!(
+            output.contains(&format!(
+                "{W1}: the balance is 3.000001, its newest entry has 3"
+            )),
+            "{output}"
+        );
+    }
 }
 
 #[tokio::test]

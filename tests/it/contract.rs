@@ -7,9 +7,9 @@ use std::time::Duration;
 use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::support::{W1, W2, W3, wallet};
+use crate::support::{W1, W2, W3, eventually, wallet};
 
 #[allow(dead_code, reason = "its main is the example's")]
 #[path = "../../examples/custom_store.rs"]
@@ -46,8 +46,17 @@ macro_rules! contract {
 contract! {
     an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance
     credits_move_with_their_entry_and_never_below_zero
-    of_many_debits_at_once_only_those_that_are_covered_are_made
-    a_reservation_ends_once_settled_or_refunded
+    holds_promise_no_more_than_the_balance_and_move_nothing
+    of_many_holds_at_once_only_those_that_are_covered_are_made
+    a_hold_ends_once_by_its_charge_its_release_or_dropped
+    a_charge_takes_at_most_what_is_held_and_writes_one_entry_with_what_it_paid_for
+    a_charge_of_nothing_writes_no_entry_and_stores_its_answer
+    a_charge_that_fails_changes_nothing_and_returns_its_hold
+    a_charge_whose_caller_left_is_written_all_the_same
+    a_hold_that_arrives_during_a_charge_waits_for_it_instead_of_being_refused
+    keys_of_one_limit_spend_no_more_than_it_together
+    a_refund_reverses_a_charge_with_its_spending_and_its_answer
+    a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credits
     a_repeated_request_with_one_key_takes_effect_once_and_is_replayed
     pages_are_in_order_and_leave_nothing_out
     a_retired_or_revoked_key_is_inactive
@@ -86,9 +95,67 @@ fn key_of(text: &str) -> KeyRequest {
     }
 }
 
+fn credits(whole: i64) -> Credits {
+    Credits::from_micro(whole * ONE.micro())
+}
+
+fn hold_of(amount: Credits) -> HoldRequest {
+    HoldRequest {
+        operation: OperationId::new(),
+        wallet: wallet(W1),
+        amount,
+        limit: None,
+    }
+}
+
+fn charge_of(amount: Credits) -> Charge {
+    Charge {
+        amount,
+        key_id: None,
+        adapter: "general".to_owned(),
+        tokens: None,
+        answer: None,
+    }
+}
+
+fn stored(answer: &str) -> StoredResponse {
+    StoredResponse {
+        status: 200,
+        answer: Some(answer.to_owned()),
+        reference: None,
+    }
+}
+
+fn answer_of(answer: fn(&ChargedAnswer) -> StoredResponse) -> IdempotentRequest<ChargedAnswer> {
+    IdempotentRequest {
+        key: [1; 32],
+        scope: "scope".to_owned(),
+        request: [1; 32],
+        answer,
+    }
+}
+
+async fn hold(store: &Store, amount: Credits) -> Result<Hold, StoreError> {
+    store.hold(hold_of(amount)).await
+}
+
+async fn charge(store: &Store, hold: Hold, amount: Credits) -> Charged {
+    store.charge(hold, charge_of(amount), NOW).await.unwrap()
+}
+
+/// A charge that was begun; it may be under way still.
+async fn begun(store: &Store, hold: Hold, amount: Credits) -> JoinHandle<Charged> {
+    let store = Arc::clone(store);
+    let charging = tokio::spawn(async move { charge(&store, hold, amount).await });
+    // This runtime has one thread: the task runs until it waits.
+    tokio::task::yield_now().await;
+    charging
+}
+
 async fn adds_up(store: &Store) {
-    let report = store.verify_ledger().await.unwrap();
-    assert_eq!((report.open_reservations, report.mistakes), (0, vec![]));
+    let report = store.verify_ledger(true).await.unwrap();
+    assert_eq!(report.mistakes, Vec::<String>::new());
+    assert_eq!(store.gauges().holds, 0, "a hold has no end");
 }
 
 async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(store: Store) {
@@ -110,7 +177,7 @@ async fn credits_move_with_their_entry_and_never_below_zero(store: Store) {
     let not_found = StoreError::UserNotFound;
     let taken = grant(&store, W1, ONE.negated()).await;
     assert_eq!(taken, Err(not_found.clone()));
-    assert_eq!(store.reserve(wallet(W1), ONE, NOW).await, Err(not_found));
+    assert_eq!(hold(&store, ONE).await.unwrap_err(), not_found);
     assert_eq!(balance(&store).await, None, "a debit makes no account");
     let given = grant(&store, W1, FIVE).await.unwrap();
     let needed = Credits::from_micro(FIVE.micro() + 1);
@@ -118,48 +185,279 @@ async fn credits_move_with_their_entry_and_never_below_zero(store: Store) {
     let short = StoreError::Insufficient { needed, balance };
     let taken = grant(&store, W1, needed.negated()).await;
     assert_eq!(taken, Err(short.clone()));
-    assert_eq!(store.reserve(wallet(W1), needed, NOW).await, Err(short));
+    assert_eq!(hold(&store, needed).await.unwrap_err(), short);
     let taken = grant(&store, W1, FIVE.negated()).await.unwrap();
     let ledger = store.ledger(wallet(W1), None, 9).await.unwrap();
     assert_eq!(ledger, (Credits::ZERO, vec![taken, given]));
     adds_up(&store).await;
 }
 
-async fn of_many_debits_at_once_only_those_that_are_covered_are_made(store: Store) {
+async fn holds_promise_no_more_than_the_balance_and_move_nothing(store: Store) {
     grant(&store, W1, FIVE).await.unwrap();
-    let mut debits = JoinSet::new();
+    let promised = [
+        hold(&store, credits(3)).await,
+        hold(&store, credits(2)).await,
+    ];
+    assert!(promised.iter().all(Result::is_ok));
+    let gauges = store.gauges();
+    assert_eq!((gauges.holds, gauges.held), (2, FIVE));
+    let (needed, balance) = (Credits::from_micro(1), Credits::ZERO);
+    let short = StoreError::Insufficient { needed, balance };
+    assert_eq!(hold(&store, needed).await.unwrap_err(), short);
+    // A free request holds nothing, and needs an account all the same.
+    assert!(hold(&store, Credits::ZERO).await.is_ok());
+    let (left, entries) = store.ledger(wallet(W1), None, 9).await.unwrap();
+    assert_eq!((left, entries.len()), (FIVE, 1));
+    grant(&store, W1, ONE).await.unwrap();
+    assert!(hold(&store, ONE).await.is_ok());
+    let two = hold(&store, credits(2)).await.unwrap_err();
+    let (needed, balance) = (credits(2), ONE);
+    assert_eq!(two, StoreError::Insufficient { needed, balance });
+    drop(promised);
+    adds_up(&store).await;
+}
+
+async fn of_many_holds_at_once_only_those_that_are_covered_are_made(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let mut asked = JoinSet::new();
     for _ in 0..20 {
         let store = Arc::clone(&store);
-        debits.spawn(async move { store.reserve(wallet(W1), ONE, NOW).await.ok() });
+        asked.spawn(async move { hold(&store, ONE).await.ok() });
     }
-    let reserved: Vec<_> = debits.join_all().await.into_iter().flatten().collect();
-    assert_eq!(reserved.len(), 5);
+    let holds: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+    assert_eq!(holds.len(), 5);
+    for hold in holds {
+        charge(&store, hold, ONE).await;
+    }
+    assert!(hold(&store, ONE).await.is_err());
     assert_eq!(balance(&store).await, Some(Credits::ZERO));
-    assert_eq!(store.refund_open(NOW).await, Ok(5));
+    let (_, entries) = store.ledger(wallet(W1), None, 9).await.unwrap();
+    assert_eq!(entries.len(), 1 + 5);
+    adds_up(&store).await;
+}
+
+async fn a_hold_ends_once_by_its_charge_its_release_or_dropped(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let ask = async || hold(&store, ONE).await.unwrap();
+    let (spent, released, dropped) = (ask().await, ask().await, ask().await);
+    let held = || store.gauges().held;
+    assert_eq!(held(), credits(3));
+    charge(&store, spent, ONE).await;
+    assert_eq!(held(), credits(2));
+    store.release(released).await;
+    drop(dropped);
+    assert_eq!(held(), Credits::ZERO);
+    // The four that are left are available, and no more.
+    let rest = hold(&store, credits(4)).await.unwrap();
+    assert!(hold(&store, Credits::from_micro(1)).await.is_err());
+    // A task that panics or is cancelled drops its hold.
+    let task = tokio::spawn(async move {
+        let _rest = rest;
+        std::future::pending::<()>().await;
+    });
+    tokio::task::yield_now().await;
+    task.abort();
+    assert!(task.await.is_err());
+    assert_eq!(held(), Credits::ZERO);
+    assert_eq!(balance(&store).await, Some(credits(4)));
+    adds_up(&store).await;
+}
+
+async fn a_charge_takes_at_most_what_is_held_and_writes_one_entry_with_what_it_paid_for(
+    store: Store,
+) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let part = Credits::from_micro(250_000);
+    let request = hold_of(ONE);
+    let hold = store.hold(request).await.unwrap();
+    let tokens = Tokens {
+        prompt: 9,
+        cached: 4,
+        completion: 5,
+    };
+    let paid = Charge {
+        key_id: Some("key_1".to_owned()),
+        tokens: Some(tokens),
+        ..charge_of(part)
+    };
+    let charged = store.charge(hold, paid, NOW).await.unwrap();
+    let (left, entries) = store.ledger(wallet(W1), None, 9).await.unwrap();
+    let entry = &entries[0];
+    assert_eq!(charged.entry, Some(entry.id));
+    assert_eq!((charged.amount, charged.request), (part, request));
+    assert_eq!((entry.amount, entry.balance), (part.negated(), left));
+    assert_eq!((entry.reason.as_str(), entry.created_at), ("chat", NOW));
+    let detail = ChargeDetail {
+        adapter: "general".to_owned(),
+        prompt_tokens: Some(9),
+        cached_tokens: Some(4),
+        completion_tokens: Some(5),
+        request_id: request.operation.to_string(),
+        key_id: Some("key_1".to_owned()),
+    };
+    assert_eq!(entry.detail.as_ref(), Some(&detail));
+    // The rest of the hold is available again.
+    let rest = self::hold(&store, Credits::from_micro(4_750_000)).await;
+    drop(rest.unwrap());
+    // More than was held is never taken.
+    let hold = self::hold(&store, ONE).await.unwrap();
+    assert_eq!(charge(&store, hold, FIVE).await.amount, ONE);
+    assert_eq!(balance(&store).await, Some(Credits::from_micro(3_750_000)));
+    adds_up(&store).await;
+}
+
+async fn a_charge_of_nothing_writes_no_entry_and_stores_its_answer(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let hold = hold(&store, FIVE).await.unwrap();
+    let free = Charge {
+        answer: Some((answer_of(|_| stored("free")), "free".to_owned())),
+        ..charge_of(Credits::ZERO)
+    };
+    let charged = store.charge(hold, free, NOW).await.unwrap();
+    assert_eq!((charged.entry, charged.amount), (None, Credits::ZERO));
+    let (left, entries) = store.ledger(wallet(W1), None, 9).await.unwrap();
+    assert_eq!((left, entries.len()), (FIVE, 1));
+    let found = store.stored_response([1; 32], [1; 32], NOW).await;
+    assert_eq!(found, Ok(Some(stored("free"))));
+    // There is nothing to reverse.
+    store.refund(charged, None, NOW).await.unwrap();
     assert_eq!(balance(&store).await, Some(FIVE));
     adds_up(&store).await;
 }
 
-async fn a_reservation_ends_once_settled_or_refunded(store: Store) {
+async fn a_charge_that_fails_changes_nothing_and_returns_its_hold(store: Store) {
     grant(&store, W1, FIVE).await.unwrap();
-    let reserve = async || store.reserve(wallet(W1), ONE, NOW).await.unwrap();
-    let (spent, back, left) = (reserve().await, reserve().await, reserve().await);
-    for _ in 0..2 {
-        store.settle(spent, NOW).await.unwrap();
-        store.refund(back, NOW).await.unwrap();
+    let hold = hold(&store, FIVE).await.unwrap();
+    let request = *hold.request();
+    // It fails where its entry is written already.
+    let broken: fn(&ChargedAnswer) -> StoredResponse = |_| panic!("of an answer");
+    let fails = Charge {
+        answer: Some((answer_of(broken), String::new())),
+        ..charge_of(ONE)
+    };
+    let failed = store.charge(hold, fails, NOW).await.unwrap_err();
+    let returned = failed.hold.unwrap();
+    assert_eq!(*returned.request(), request);
+    let (left, entries) = store.ledger(wallet(W1), None, 9).await.unwrap();
+    assert_eq!((left, entries.len()), (FIVE, 1));
+    assert_eq!(store.stored_response([1; 32], [1; 32], NOW).await, Ok(None));
+    assert!(
+        self::hold(&store, Credits::from_micro(1)).await.is_err(),
+        "it is held until it is charged or released"
+    );
+    // The same hold can be charged again.
+    charge(&store, returned, ONE).await;
+    assert_eq!(balance(&store).await, Some(credits(4)));
+    adds_up(&store).await;
+}
+
+async fn a_charge_whose_caller_left_is_written_all_the_same(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let hold = hold(&store, ONE).await.unwrap();
+    let charging = begun(&store, hold, ONE).await;
+    charging.abort();
+    let charged = async || (balance(&store).await == Some(credits(4))).then_some(());
+    eventually("it is written", charged).await;
+    adds_up(&store).await;
+}
+
+async fn a_hold_that_arrives_during_a_charge_waits_for_it_instead_of_being_refused(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    for _ in 0..100 {
+        let first = hold(&store, FIVE).await.unwrap();
+        let charging = begun(&store, first, Credits::ZERO).await;
+        let second = hold(&store, FIVE).await;
+        assert!(second.is_ok(), "what the first leaves is enough");
+        charging.await.unwrap();
     }
-    let refunded = store.refund(spent, NOW).await;
-    assert!(matches!(refunded, Err(StoreError::Conflict(_))));
-    let settled = store.settle(back, NOW).await;
-    assert!(matches!(settled, Err(StoreError::Conflict(_))));
-    assert!(store.settle(i64::MAX, NOW).await.is_err(), "there is none");
-    // What a crash left open, and nothing else.
-    assert_eq!(store.refund_open(NOW).await, Ok(1));
-    assert_eq!(store.refund_open(NOW).await, Ok(0));
-    let (balance, entries) = store.ledger(wallet(W1), None, 2).await.unwrap();
-    assert_eq!(balance.to_string(), "4");
-    let references = entries.into_iter().filter_map(|entry| entry.reference);
-    assert!(references.eq([left, back].map(ledger_id)));
+    // What it takes is not available.
+    let first = hold(&store, FIVE).await.unwrap();
+    let charging = begun(&store, first, ONE).await;
+    let (needed, balance) = (FIVE, credits(4));
+    let short = StoreError::Insufficient { needed, balance };
+    assert_eq!(hold(&store, FIVE).await.unwrap_err(), short);
+    charging.await.unwrap();
+    adds_up(&store).await;
+}
+
+async fn keys_of_one_limit_spend_no_more_than_it_together(store: Store) {
+    for text in [W1, W2] {
+        grant(&store, text, FIVE).await.unwrap();
+    }
+    let ask = async |text: &str, period, amount| {
+        let limit = Some((Spending { row: 7, period }, credits(3)));
+        let wallet = wallet(text);
+        let request = HoldRequest {
+            wallet,
+            limit,
+            ..hold_of(amount)
+        };
+        store.hold(request).await
+    };
+    let (needed, available) = (credits(2), ONE);
+    let short = StoreError::LimitReached { needed, available };
+    let running = ask(W1, 0, credits(2)).await.unwrap();
+    assert_eq!(ask(W2, 0, needed).await.unwrap_err(), short);
+    let charged = charge(&store, running, credits(2)).await;
+    assert_eq!(ask(W2, 0, needed).await.unwrap_err(), short);
+    drop(ask(W2, 0, ONE).await.unwrap());
+    // The next period begins at nothing; what was held before still counts where it began.
+    drop(ask(W2, 1, credits(3)).await.unwrap());
+    store.refund(charged, None, NOW).await.unwrap();
+    drop(ask(W2, 0, credits(3)).await.unwrap());
+    assert_eq!(balance(&store).await, Some(FIVE));
+    adds_up(&store).await;
+}
+
+async fn a_refund_reverses_a_charge_with_its_spending_and_its_answer(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let hold = hold(&store, FIVE).await.unwrap();
+    let paid = Charge {
+        answer: Some((answer_of(|_| stored("paid")), "paid".to_owned())),
+        ..charge_of(credits(2))
+    };
+    let charged = store.charge(hold, paid, NOW).await.unwrap();
+    let found = async || store.stored_response([1; 32], [1; 32], NOW).await;
+    assert_eq!(found().await, Ok(Some(stored("paid"))));
+    store.refund(charged, Some([1; 32]), NOW).await.unwrap();
+    assert_eq!(found().await, Ok(None), "it may be asked for again");
+    let (left, entries) = store.ledger(wallet(W1), None, 9).await.unwrap();
+    assert_eq!(left, FIVE);
+    let reversal = &entries[0];
+    assert_eq!((reversal.amount, reversal.balance), (credits(2), FIVE));
+    assert_eq!(reversal.reason, "chat_refund");
+    assert_eq!(reversal.reference, charged.entry.map(ledger_id));
+    assert_eq!(entries.len(), 3);
+    drop(self::hold(&store, FIVE).await.unwrap());
+    adds_up(&store).await;
+}
+
+async fn a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credits(store: Store) {
+    grant(&store, W1, FIVE).await.unwrap();
+    let running = hold(&store, credits(4)).await.unwrap();
+    let (needed, balance) = (credits(2), ONE);
+    let short = StoreError::Insufficient { needed, balance };
+    let taken = grant(&store, W1, credits(2).negated()).await;
+    assert_eq!(taken, Err(short));
+    let take = async || {
+        let idempotent = IdempotentRequest {
+            key: [1; 32],
+            scope: "scope".to_owned(),
+            request: [1; 32],
+            answer: |(entry, _): &(LedgerEntry, bool)| stored(&entry.balance.to_string()),
+        };
+        let (amount, why) = (ONE.negated(), "test".to_owned());
+        store
+            .grant(wallet(W1), amount, why, NOW, Some(idempotent))
+            .await
+    };
+    assert!(matches!(take().await, Ok(Outcome::New(_))));
+    assert!(hold(&store, Credits::from_micro(1)).await.is_err());
+    assert_eq!(take().await, Ok(Outcome::Replayed(stored("4"))));
+    // What was held is covered to the end.
+    assert_eq!(charge(&store, running, credits(4)).await.amount, credits(4));
+    assert_eq!(take().await, Ok(Outcome::Replayed(stored("4"))));
+    assert_eq!(self::balance(&store).await, Some(Credits::ZERO));
     adds_up(&store).await;
 }
 
@@ -392,6 +690,8 @@ async fn an_observer_that_panics_does_not_affect_the_others(store: Store) {
 
 async fn a_closed_store_fails_instead_of_reporting_not_found(store: Store) {
     assert!(store.is_ready());
+    grant(&store, W1, FIVE).await.unwrap();
+    let running = hold(&store, ONE).await.unwrap();
     store.close();
     assert!(!store.is_ready());
     // A failed read is not reported as a missing account.
@@ -399,6 +699,11 @@ async fn a_closed_store_fails_instead_of_reporting_not_found(store: Store) {
     assert!(matches!(read, Err(StoreError::Unavailable(_))));
     let given = grant(&store, W1, ONE).await;
     assert!(matches!(given, Err(StoreError::Unavailable(_))));
+    let held = hold(&store, ONE).await;
+    assert!(matches!(held, Err(StoreError::Unavailable(_))));
+    let charged = store.charge(running, charge_of(ONE), NOW).await;
+    let failed = charged.unwrap_err();
+    assert!(matches!(failed.error, StoreError::Unavailable(_)));
 }
 
 /// The maximum balance is each store's own.
@@ -410,22 +715,80 @@ async fn a_refund_beyond_the_maximum_balance_succeeds() {
     grant(&store, W1, MOST).await.unwrap();
     let full = grant(&store, W1, ONE).await;
     assert!(matches!(full, Err(StoreError::Conflict(_))));
-    let reserve = async || store.reserve(wallet(W1), ONE, NOW).await.unwrap();
-    let (back, left) = (reserve().await, reserve().await);
-    grant(&store, W1, Credits::from_micro(2_000_000))
-        .await
-        .unwrap();
-    store.refund(back, NOW).await.unwrap();
-    assert_eq!(store.refund_open(NOW).await, Ok(1), "{left} stays open");
-    assert_eq!(
-        balance(&store).await,
-        Some(Credits::from_micro(MOST.micro() + 2_000_000))
-    );
+    let spend = async || {
+        let hold = hold(&store, ONE).await.unwrap();
+        charge(&store, hold, ONE).await
+    };
+    let charged = spend().await;
+    grant(&store, W1, ONE).await.unwrap();
+    store.refund(charged, None, NOW).await.unwrap();
+    let more = Credits::from_micro(MOST.micro() + ONE.micro());
+    assert_eq!(balance(&store).await, Some(more));
     // The balance can be spent, and no grant is accepted.
     let full = grant(&store, W1, ONE).await;
     assert!(matches!(full, Err(StoreError::Conflict(_))));
-    store.settle(reserve().await, NOW).await.unwrap();
+    spend().await;
     grant(&store, W1, ONE.negated()).await.unwrap();
-    assert_eq!(balance(&store).await, Some(MOST));
+    assert_eq!(
+        balance(&store).await,
+        Some(Credits::from_micro(MOST.micro() - ONE.micro()))
+    );
     adds_up(&store).await;
+}
+
+/// No method of the interface reads the usage yet.
+#[tokio::test]
+async fn the_usage_counts_every_charge_those_of_nothing_too_and_none_that_was_reversed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Store = Arc::new(open(&folder));
+    grant(&store, W1, FIVE).await.unwrap();
+    let tokens = Tokens {
+        prompt: 9,
+        cached: 4,
+        completion: 5,
+    };
+    let used = async |amount, key_id: Option<&str>, day: u64| {
+        let hold = hold(&store, ONE).await.unwrap();
+        let charge = Charge {
+            key_id: key_id.map(str::to_owned),
+            tokens: Some(tokens),
+            ..charge_of(amount)
+        };
+        let at = NOW.plus(Duration::from_secs(86_400 * day));
+        store.charge(hold, charge, at).await.unwrap()
+    };
+    used(ONE, Some("key_1"), 0).await;
+    used(Credits::ZERO, Some("key_1"), 0).await;
+    used(ONE, None, 0).await;
+    used(ONE, Some("key_1"), 1).await;
+    let reversed = used(ONE, Some("key_1"), 1).await;
+    store.refund(reversed, None, NOW).await.unwrap();
+    adds_up(&store).await;
+    store.close();
+    let file = rusqlite::Connection::open(folder.path().join("edge.db")).unwrap();
+    let sums = "SELECT coalesce((SELECT key FROM key_ids WHERE id = usage.key), ''), requests, charged, prompt_tokens, cached_tokens, completion_tokens FROM usage ORDER BY day, key";
+    let mut sums = file.prepare(sums).unwrap();
+    let row = |row: &rusqlite::Row<'_>| {
+        let key: String = row.get(0)?;
+        let figures: [i64; 5] = [
+            row.get(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.get(4)?,
+            row.get(5)?,
+        ];
+        Ok((key, figures))
+    };
+    let rows: Vec<_> = sums
+        .query_map([], row)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let one = [1, ONE.micro(), 9, 4, 5];
+    let key = "key_1".to_owned();
+    let both = [2, ONE.micro(), 18, 8, 10];
+    assert_eq!(
+        rows,
+        [(String::new(), one), (key.clone(), both), (key, one)]
+    );
 }

@@ -137,12 +137,7 @@ async fn unsafe_file_modes_and_a_missing_database_are_found() {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .find(|file| file.extension().is_some_and(|end| end == "backup"));
-    let files = [
-        database.clone(),
-        beside("edge.db.admin-key"),
-        beside("edge.db.ballast"),
-        copy.unwrap(),
-    ];
+    let files = [database.clone(), beside("edge.db.admin-key"), copy.unwrap()];
     for file in files {
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
         let (code, checks) = doctor(&database, ALONE);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::chat::{held_inference, whole};
 use crate::faults::{Faults, money};
 use crate::support::{
     Caller, Frames, Process, RawAnswer, RawUpstream, Scripted, TestServer, Then, Upstream, W1, W2,
@@ -39,6 +40,10 @@ it closes without [DONE]               events  200 error event, cut       1  OPE
 it closes without [DONE]               whole   502 upstream_bad_response  0  OPEN
 it finishes and ends without [DONE]    text    200 whole                  1  CLOSED
 it finishes and ends without [DONE]    events  200 whole                  1  CLOSED
+an error follows its finish            text    200 whole                  1  CLOSED
+an error follows its finish            events  200 whole                  1  CLOSED
+it finishes and hangs                  text    200 whole                  1  CLOSED
+it finishes and hangs                  events  200 whole                  1  CLOSED
 it answers 500                         text    502 upstream_bad_response  0  OPEN
 it answers 500                         events  502 upstream_bad_response  0  OPEN
 it answers 500                         whole   502 upstream_bad_response  0  OPEN
@@ -86,18 +91,29 @@ shutdown before the first              events  503 shutting_down          0  -
 shutdown before the first              whole   503 shutting_down          0  -
 shutdown after the first               text    200 cut                    1  -
 shutdown after the first               events  200 error event, cut       1  -
-the disk is full at reserve            text    503 storage_unavailable    0  CLOSED
-the disk is full at reserve            events  503 storage_unavailable    0  CLOSED
-the disk is full at reserve            whole   503 storage_unavailable    0  CLOSED
-the disk is full at settle             text    200 whole                  1  CLOSED
-the disk is full at settle             events  200 whole                  1  CLOSED
-the disk is full at settle             whole   200 whole                  1  CLOSED
-the disk is full at refund             text    503 overloaded             0  CLOSED
-the disk is full at refund             events  503 overloaded             0  CLOSED
-the disk is full at refund             whole   503 overloaded             0  CLOSED
+the disk is full at the hold           text    503 storage_unavailable    0  CLOSED
+the disk is full at the hold           events  503 storage_unavailable    0  CLOSED
+the disk is full at the hold           whole   503 storage_unavailable    0  CLOSED
+the disk is full at first              text    200 whole                  1  CLOSED
+the disk is full at first              events  200 whole                  1  CLOSED
+the disk is full at first              whole   200 whole                  1  CLOSED
+the charge fails for good              text    200 cut                    0  CLOSED
+the charge fails for good              events  200 error event, cut       0  CLOSED
+the charge fails for good              whole   503 storage_unavailable    0  CLOSED
+nothing is given on a full disk        text    503 overloaded             0  CLOSED
+nothing is given on a full disk        events  503 overloaded             0  CLOSED
+nothing is given on a full disk        whole   503 overloaded             0  CLOSED
 ";
 
+const FINISH: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"part\"}}]}\n\n";
+
+/// The faults of the storage, under an answer that ends well.
+const MONEY: [&str; 3] = [
+    "the disk is full at the hold",
+    "the disk is full at first",
+    "the charge fails for good",
+];
 
 /// The upstream's scripted answer, where the row does not control it by hand.
 fn script(fault: &str, whole: bool) -> Option<Scripted> {
@@ -112,20 +128,24 @@ fn script(fault: &str, whole: bool) -> Option<Scripted> {
         "it closes without [DONE]" => frames.send(part),
         "it finishes and ends without [DONE]" => {
             frames.send(WORD);
-            frames.send("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
+            frames.send(FINISH);
         }
         "it answers 500" => return Some(Scripted::whole(500, "secret")),
-        "it answers 429" | "the disk is full at refund" => {
+        "it answers 429" | "nothing is given on a full disk" => {
             return Some(Scripted::whole(429, "secret"));
         }
         "it answers garbage" => frames.send("<html>secret</html>"),
         "an error stands in its 200" if whole => frames.send(error),
         "an error stands in its 200" => frames.send(format!("data: {error}\n\n")),
+        "an error follows its finish" => {
+            frames.send(WORD);
+            frames.send(format!("{FINISH}data: {error}\n\n"));
+        }
         "an error follows its first text" => frames.send(format!("{WORD}data: {error}\n\n")),
-        "the disk is full at reserve" | "the disk is full at settle" if whole => {
+        fault if MONEY.contains(&fault) && whole => {
             return Some(Scripted::completion("part"));
         }
-        "the disk is full at reserve" | "the disk is full at settle" => {
+        fault if MONEY.contains(&fault) => {
             frames.send(WORD);
             frames.send_done();
         }
@@ -250,9 +270,10 @@ impl Row {
         let poison = json!({ "message": "poison" });
         other.post("/chat", &poison).await.expect(502);
         match fault {
-            "the disk is full at reserve" => faults.fail("reserve"),
-            "the disk is full at settle" => faults.fail("settle"),
-            "the disk is full at refund" => faults.fail("refund"),
+            "the disk is full at the hold" => faults.fail("hold"),
+            "the disk is full at first" => faults.fail_times("charge", 2),
+            "the charge fails for good" => faults.fail("charge for good"),
+            "nothing is given on a full disk" => faults.fail("charge"),
             _ => {}
         }
         Self {
@@ -290,15 +311,10 @@ impl Row {
                 let frames = self.held.recv().await.unwrap();
                 let asking = self.ask();
                 let store = &self.server.store;
-                eventually("it waits", async || {
-                    (store.verify_ledger().await.unwrap().open_reservations == 2).then_some(())
-                })
-                .await;
+                let holds = async |count| (store.gauges().holds == count).then_some(());
+                eventually("it waits", async || holds(2).await).await;
                 asking.abort();
-                eventually("it left", async || {
-                    (store.verify_ledger().await.unwrap().open_reservations == 1).then_some(())
-                })
-                .await;
+                eventually("it left", async || holds(1).await).await;
                 frames.send(WORD);
                 frames.send_done();
                 saw(first.await.unwrap()).await;
@@ -357,6 +373,16 @@ impl Row {
                 drop(frames);
                 seen
             }
+            "it finishes and hangs" => {
+                let asking = self.ask();
+                let frames = self.held.recv().await.unwrap();
+                frames.send(WORD);
+                frames.send(FINISH);
+                // It is given two seconds for its usage.
+                let seen = saw(asking.await.unwrap()).await;
+                frames.reader_left().await;
+                seen
+            }
             "it hangs after its first text" | "it is cut after its first text" => {
                 let asking = self.ask();
                 let frames = self.held.recv().await.unwrap();
@@ -398,16 +424,11 @@ impl Row {
         let breaker = if fault.starts_with("shutdown") {
             "-".to_owned()
         } else {
-            let unwritten = i64::from(matches!(
-                fault,
-                "the disk is full at settle" | "the disk is full at refund"
-            ));
-            eventually("the reservation has its end", async || {
-                let report = self.server.store.verify_ledger().await.unwrap();
-                assert_eq!(report.mistakes, Vec::<String>::new());
-                (report.open_reservations == unwritten).then_some(())
+            eventually("the hold has its end", async || {
+                (self.server.store.gauges().holds == 0).then_some(())
             })
             .await;
+            self.server.assert_ledger_adds_up().await;
             eventually("the health check decided", async || {
                 let health = self.server.anybody().get("/health").await.expect(200);
                 (health["breakers"][0]["state"] == state).then_some(state.to_owned())
@@ -416,8 +437,8 @@ impl Row {
         };
         self.faults.mend();
         let folder = self.server.shutdown().await;
-        let (balance, open, errors) = money(&folder).await;
-        assert_eq!((open, errors), (0, vec![]), "{fault}, {form}");
+        let (balance, errors) = money(&folder).await;
+        assert_eq!(errors, Vec::<String>::new(), "{fault}, {form}");
         let charged = (5_000_000 - balance) / 1_000_000;
         (
             format!("{fault:<38} {form:<7} {seen:<26} {charged}  {breaker}"),
@@ -457,7 +478,7 @@ async fn saw((status, _, mut body): (u16, hyper::HeaderMap, Incoming)) -> String
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_every_fault_the_client_sees_the_outcome_and_pays_only_for_text() {
+async fn in_every_fault_the_client_sees_the_outcome_and_pays_only_for_content() {
     let mut slowest = Duration::ZERO;
     let mut wrong = Vec::new();
     for expected in TABLE.lines().filter(|line| !line.is_empty()) {
@@ -476,8 +497,8 @@ async fn in_every_fault_the_client_sees_the_outcome_and_pays_only_for_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_charged_what_was_settled_and_refunds_the_rest() {
-    let (upstream, mut held) = crate::chat::held_inference().await;
+async fn a_killed_server_charged_what_ended_and_nothing_that_was_under_way() {
+    let (upstream, mut held) = held_inference().await;
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let config = format!(
@@ -499,23 +520,22 @@ async fn a_killed_server_charged_what_was_settled_and_refunds_the_rest() {
             admin.try_open(Method::POST, path, &payer, body).await
         })
     };
+    let ended = ask(true);
+    let frames = held.recv().await.unwrap();
+    frames.send(WORD);
+    frames.send_done();
+    let (_, _, body) = ended.await.unwrap().unwrap();
+    // Who sees the end has paid.
+    assert!(whole(body).await.unwrap().ends_with("data: [DONE]\n\n"));
     let streaming = ask(true);
     let stream = held.recv().await.unwrap();
     stream.send(WORD);
     let (_, _, mut body) = streaming.await.unwrap().unwrap();
     next_text(&mut body).await.unwrap().unwrap();
-    let open = async |count: i64| {
-        eventually("so many reservations are open", async || {
-            let report = admin.get("/admin/ledger/verify").await.expect(200);
-            (report["open_reservations"] == count).then_some(())
-        })
-        .await;
-    };
-    // The first is settled before another is written, and both of the others are.
-    open(0).await;
     let waiting = [ask(true), ask(false)];
     let silent = [held.recv().await.unwrap(), held.recv().await.unwrap()];
-    open(2).await;
+    let health = admin.get("/health").await.expect(200);
+    assert_eq!(health["storage"]["holds"], 3);
     server.kill();
     assert!(
         next_text(&mut body).await.unwrap().is_err(),
@@ -528,14 +548,14 @@ async fn a_killed_server_charged_what_was_settled_and_refunds_the_rest() {
         frames.reader_left().await;
     }
     let server = Process::serve(&database, &config);
-    let user = server
-        .admin()
-        .get(&format!("/users/{W1}"))
-        .await
-        .expect(200);
-    assert_eq!(user["credits"], 4);
+    let path = format!("/users/{W1}/ledger");
+    let ledger = server.admin().get(&path).await.expect(200);
+    assert_eq!(ledger["credits"], 4);
+    assert_eq!(ledger["entries"].as_array().unwrap().len(), 2);
+    // Nothing is left to be done.
+    let health = server.admin().get("/health").await.expect(200);
+    assert_eq!(health["storage"]["holds"], 0);
     let report = server.admin().get("/admin/ledger/verify").await.expect(200);
-    assert_eq!(report["open_reservations"], 0);
     assert_eq!(report["mistakes"], json!([]));
     assert_eq!(server.terminate(), Some(0));
 }

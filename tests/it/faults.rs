@@ -4,70 +4,87 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hyper::Method;
+use hyper::body::Incoming;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
-use r3mes_edge::server::StartError;
 use r3mes_edge::store::{
-    Backup, Counted, Earning, EarningsDay, HashratePoint, IdempotentRequest, LedgerEntry,
-    LedgerReport, MinerStats, Outcome, RankedMiner, Recorded, Resolution, StoreError, StoreGauges,
-    StoreObserver, StoredResponse, Totals, User,
+    Backup, Charge, Charged, Counted, Earning, EarningsDay, HashratePoint, Hold, HoldRequest,
+    IdempotentRequest, LedgerEntry, LedgerReport, MinerStats, NotWritten, Outcome, RankedMiner,
+    Recorded, Resolution, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User,
+    ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
-use serde_json::json;
-use tokio::sync::Notify;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::chat::{held_inference, whole};
 use crate::support::{
     Answer, Caller, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference,
-    config_with_rate, eventually, wallet,
+    config_with_rate, eventually, next_text, wallet,
 };
 
 /// An internal error text of the storage, which must not reach a client.
 const INTERNAL: &str = "disk I/O error in SELECT hash FROM api_keys";
 
-/// Which methods fail, and how many times.
+/// What fails, and how.
 #[derive(Clone, Default)]
-pub(crate) struct Faults(
-    Arc<Mutex<HashMap<&'static str, usize>>>,
-    Arc<Mutex<Option<(Clock, Duration)>>>,
-    Arc<Mutex<Option<StoreGauges>>>,
-    Arc<Notify>,
-);
+pub(crate) struct Faults(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// The methods that fail, and how many times.
+    failing: Mutex<HashMap<&'static str, usize>>,
+    delay: Mutex<Option<(Clock, Duration)>>,
+    gauges: Mutex<Option<StoreGauges>>,
+    /// Whether charges wait before their COMMIT.
+    holds_commits: watch::Sender<bool>,
+}
 
 impl Faults {
     pub(crate) fn fail(&self, verb: &'static str) {
         self.fail_times(verb, usize::MAX);
     }
 
-    fn fail_times(&self, verb: &'static str, times: usize) {
-        self.0.lock().unwrap().insert(verb, times);
+    pub(crate) fn fail_times(&self, verb: &'static str, times: usize) {
+        self.0.failing.lock().unwrap().insert(verb, times);
     }
 
     pub(crate) fn mend(&self) {
-        self.0.lock().unwrap().clear();
+        self.0.failing.lock().unwrap().clear();
     }
 
     /// Delays every method by this long on this clock.
     pub(crate) fn slow(&self, clock: &Clock, by: Duration) {
-        *self.1.lock().unwrap() = Some((clock.clone(), by));
+        *self.0.delay.lock().unwrap() = Some((clock.clone(), by));
     }
 
     /// Makes the storage report these gauges.
     pub(crate) fn say(&self, gauges: StoreGauges) {
-        *self.2.lock().unwrap() = Some(gauges);
+        *self.0.gauges.lock().unwrap() = Some(gauges);
     }
 
-    /// Releases one held commit.
-    fn release(&self) {
-        self.3.notify_one();
+    /// Lets charges wait before their COMMIT until [`Self::release_commits`].
+    pub(crate) fn hold_commits(&self) {
+        self.0.holds_commits.send_replace(true);
+    }
+
+    pub(crate) fn release_commits(&self) {
+        self.0.holds_commits.send_replace(false);
+    }
+
+    /// Returns when so many charges wait before their COMMIT.
+    pub(crate) async fn commits_held(&self, count: usize) {
+        let waiting = async || (self.0.holds_commits.receiver_count() == count).then_some(());
+        eventually("the charges wait for their COMMIT", waiting).await;
     }
 
     fn check(&self, verb: &str) -> Result<(), StoreError> {
-        if let Some((clock, by)) = &*self.1.lock().unwrap() {
+        if let Some((clock, by)) = &*self.0.delay.lock().unwrap() {
             clock.advance(*by);
         }
-        match self.0.lock().unwrap().get_mut(verb) {
+        match self.0.failing.lock().unwrap().get_mut(verb) {
             Some(times) if *times > 0 => {
                 *times -= 1;
                 Err(StoreError::Unavailable(INTERNAL.to_owned()))
@@ -98,20 +115,23 @@ macro_rules! verbs {
                 self.store.$verb($($argument),*).await
             })*
 
-            async fn reserve_ahead(
+            async fn charge(
                 &self,
-                wallet: Wallet,
-                price: Credits,
+                hold: Hold,
+                charge: Charge,
                 now: Timestamp,
-                taken: Box<dyn FnOnce() + Send>,
-            ) -> Result<i64, StoreError> {
-                self.faults.check("reserve")?;
-                if self.faults.check("commit").is_err() {
-                    taken();
-                    self.faults.3.notified().await;
-                    self.faults.check("commit")?;
+            ) -> Result<Charged, NotWritten> {
+                if let Err(error) = self.faults.check("charge") {
+                    return Err(NotWritten { hold: Some(hold), error });
                 }
-                self.store.reserve(wallet, price, now).await
+                // No retry can mend this.
+                if let Err(error) = self.faults.check("charge for good") {
+                    return Err(NotWritten { hold: None, error });
+                }
+                let mut held = self.faults.0.holds_commits.subscribe();
+                let _ = held.wait_for(|held| !held).await;
+                drop(held);
+                self.store.charge(hold, charge, now).await
             }
 
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
@@ -119,7 +139,7 @@ macro_rules! verbs {
             }
 
             fn gauges(&self) -> StoreGauges {
-                let gauges = *self.faults.2.lock().unwrap();
+                let gauges = *self.faults.0.gauges.lock().unwrap();
                 gauges.unwrap_or_else(|| self.store.gauges())
             }
 
@@ -140,15 +160,11 @@ verbs! {
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
-    reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64;
-    settle(reservation: i64, now: Timestamp) -> ();
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, idempotent: IdempotentRequest<(i64, String)>) -> ();
-    note_reservations(notes: Vec<(i64, String)>) -> ();
+    hold(request: HoldRequest) -> Hold;
+    refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
-    refund(reservation: i64, now: Timestamp) -> ();
-    refund_open(now: Timestamp) -> usize;
-    verify_ledger() -> LedgerReport;
+    verify_ledger(full: bool) -> LedgerReport;
     create_key(key: KeyRecord, max_active: usize, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
@@ -303,18 +319,17 @@ async fn a_storage_that_rejects_writes_is_alive_but_not_ready() {
 }
 
 #[tokio::test]
-async fn a_server_does_not_start_over_a_storage_that_fails() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("edge.db"), true).unwrap();
+async fn a_server_starts_over_a_storage_that_fails_and_reports_it() {
     let faults = Faults::default();
-    faults.fail("refund_open");
-    let store = Arc::new(Faulty { store, faults });
-    let started = EdgeServer::builder(config(), store).start().await;
-    let error = started.err().unwrap();
-    assert!(
-        matches!(&error, StartError::Store(StoreError::Unavailable(why)) if why == INTERNAL),
-        "{error}"
-    );
+    for verb in ["is_ready", "verify_ledger", "purge", "compact", "user"] {
+        faults.fail(verb);
+    }
+    let server = faults.serve(config()).await;
+    let caller = server.anybody();
+    caller.get("/livez").await.expect(200);
+    unavailable(caller.get("/readyz").await);
+    faults.mend();
+    caller.get("/readyz").await.expect(200);
 }
 
 /// A server of this inference server with a storage that can fail, and a caller with three credits.
@@ -326,11 +341,44 @@ async fn chat_with_faults(upstream: &Upstream) -> (Faults, TestServer, Caller) {
     (faults, server, caller)
 }
 
+const COMPLETIONS: &str = "/v1/chat/completions";
+
+/// A request of the OpenAI-compatible route.
+fn completion(stream: bool) -> String {
+    let messages = json!([{ "role": "user", "content": "hi" }]);
+    json!({ "stream": stream, "messages": messages }).to_string()
+}
+
+/// Asks for a streamed completion and returns with the head of its answer.
+async fn events(caller: &Caller) -> (u16, hyper::HeaderMap, Incoming) {
+    caller
+        .open(Method::POST, COMPLETIONS, &[], completion(true))
+        .await
+}
+
+/// What of a body has arrived; `None` where there is nothing new.
+async fn arrived(server: &TestServer, body: &mut Incoming) -> Option<String> {
+    // Whatever was sent before these answers is here after them.
+    for _ in 0..3 {
+        server.anybody().get("/livez").await.expect(200);
+    }
+    tokio::select! {
+        biased;
+        piece = next_text(body) => Some(format!("{piece:?}")),
+        () = std::future::ready(()) => None,
+    }
+}
+
+async fn holds(server: &TestServer, count: usize) {
+    let holds = async || (server.store.gauges().holds == count).then_some(());
+    eventually("so many holds", holds).await;
+}
+
 #[tokio::test]
-async fn a_chat_that_cannot_be_charged_is_refused_before_a_model_is_called() {
+async fn a_chat_whose_price_cannot_be_held_is_refused_before_a_model_is_called() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail("reserve");
+    faults.fail("hold");
     unavailable(caller.post("/chat", &json!({"message": "hi"})).await);
     assert!(upstream.seen("/v1/chat").is_empty());
     assert_eq!(server.balance(W1).await.micro(), 3_000_000);
@@ -338,116 +386,330 @@ async fn a_chat_that_cannot_be_charged_is_refused_before_a_model_is_called() {
 }
 
 #[tokio::test]
-async fn a_model_is_called_while_the_price_is_being_written_and_cancelled_where_that_fails() {
-    let (held, frames) = Scripted::held();
-    let held = Mutex::new(Some(held));
-    let upstream = Upstream::inference(move |_| held.lock().unwrap().take().unwrap()).await;
+async fn text_waits_for_no_commit_and_the_end_of_a_chat_for_that_of_its_charge() {
+    let (upstream, mut held) = held_inference().await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail("commit");
-    let chat = tokio::spawn(async move { caller.post("/chat", &json!({"message": "hi"})).await });
-    let asked = async || upstream.seen("/v1/chat").pop();
-    eventually("the model is asked", asked).await;
-    frames.send_word("for free");
-    faults.release();
-    unavailable(chat.await.unwrap());
-    frames.reader_left().await;
+    faults.hold_commits();
+    let asking = tokio::spawn(async move { caller.chat("hi").await });
+    let frames = held.recv().await.unwrap();
+    frames.send_word("one ");
+    let (status, _, mut body) = asking.await.unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "one ");
+    frames.send_word("two");
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "two");
+    frames.send_done();
+    faults.commits_held(1).await;
+    assert_eq!(arrived(&server, &mut body).await, None);
     assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    faults.release_commits();
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "\n");
+    assert_eq!(server.balance(W1).await.micro(), 2_000_000);
+    assert!(next_text(&mut body).await.is_none());
     server.assert_ledger_adds_up().await;
 }
 
 #[tokio::test]
-async fn text_that_comes_while_the_price_is_being_written_is_held_until_it_is() {
-    let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
-    let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail("commit");
-    let chat = tokio::spawn(async move { caller.chat("hi").await });
-    let asked = async || upstream.seen("/v1/chat").pop();
-    eventually("the model is asked", asked).await;
-    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
-    assert!(!chat.is_finished());
-    faults.mend();
-    faults.release();
-    let (status, _, body) = chat.await.unwrap();
-    assert_eq!(
-        (status, whole(body).await.unwrap().as_str()),
-        (200, "paid\n")
-    );
-    let folder = server.shutdown().await;
-    assert_eq!(money(&folder).await, (2_000_000, 0, vec![]));
-}
-
-#[tokio::test]
-async fn a_client_that_disconnects_while_the_price_is_being_written_cancels_the_model_and_pays_nothing()
- {
+async fn the_finish_event_and_all_after_it_are_sent_after_the_commit_of_the_charge() {
     let (upstream, mut held) = held_inference().await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail("commit");
-    let chat = tokio::spawn(async move { caller.chat("hi").await.0 });
+    faults.hold_commits();
+    let asking = tokio::spawn(async move { events(&caller).await });
     let frames = held.recv().await.unwrap();
-    chat.abort();
-    // The commit has not returned yet.
-    frames.reader_left().await;
-    faults.mend();
-    faults.release();
-    let folder = server.shutdown().await;
-    assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
-}
-
-/// The balance of the wallet, its open reservations and the errors of the ledger.
-pub(crate) async fn money(folder: &tempfile::TempDir) -> (i64, i64, Vec<String>) {
-    let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
-    let report = store.verify_ledger().await.unwrap();
-    let user = store.user(wallet(W1)).await.unwrap();
-    (
-        user.credits.micro(),
-        report.open_reservations,
-        report.mistakes,
-    )
+    frames.send_word("all of it");
+    let (status, _, mut body) = asking.await.unwrap();
+    assert_eq!(status, 200);
+    let word = next_text(&mut body).await.unwrap().unwrap();
+    assert!(word.contains("all of it"), "{word}");
+    let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    frames.send(finish);
+    // Some servers send more between the finish and the end.
+    frames.send("data: {\"choices\":[],\"x_timings\":{}}\n\n");
+    frames.send_done();
+    faults.commits_held(1).await;
+    assert_eq!(arrived(&server, &mut body).await, None);
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    faults.release_commits();
+    let mut rest = next_text(&mut body).await.unwrap().unwrap();
+    assert_eq!(server.balance(W1).await.micro(), 2_000_000);
+    rest += &whole(body).await.unwrap();
+    assert!(rest.starts_with(finish), "{rest}");
+    assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
+    server.assert_ledger_adds_up().await;
 }
 
 #[tokio::test]
-async fn a_settlement_that_could_not_be_written_is_written_in_the_end() {
+async fn a_whole_answer_is_sent_after_the_commit_of_its_charge() {
+    let upstream = Upstream::inference(|_| Scripted::completion("hello")).await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
+    faults.hold_commits();
+    let asking = tokio::spawn(async move {
+        let sent = caller.send(Method::POST, COMPLETIONS, &[], completion(false));
+        sent.await
+    });
+    faults.commits_held(1).await;
+    server.anybody().get("/livez").await.expect(200);
+    assert!(!asking.is_finished());
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    faults.release_commits();
+    asking.await.unwrap().expect(200);
+    assert_eq!(server.balance(W1).await.micro(), 2_000_000);
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_charge_is_written_has_paid() {
+    for stream in [true, false] {
+        let upstream = Upstream::inference(move |_| match stream {
+            true => Scripted::words(&["paid"]),
+            false => Scripted::completion("paid"),
+        })
+        .await;
+        let (faults, server, caller) = chat_with_faults(&upstream).await;
+        faults.hold_commits();
+        let chat = tokio::spawn(async move {
+            let asked = caller.open(Method::POST, COMPLETIONS, &[], completion(stream));
+            whole(asked.await.2).await
+        });
+        faults.commits_held(1).await;
+        chat.abort();
+        assert!(chat.await.is_err());
+        faults.release_commits();
+        let folder = server.shutdown().await;
+        assert_eq!(money(&folder).await, (2_000_000, vec![]), "{stream}");
+    }
+}
+
+/// The balance of the wallet and the errors of the ledger.
+pub(crate) async fn money(folder: &tempfile::TempDir) -> (i64, Vec<String>) {
+    let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
+    let report = store.verify_ledger(true).await.unwrap();
+    let user = store.user(wallet(W1)).await.unwrap();
+    (user.credits.micro(), report.mistakes)
+}
+
+#[tokio::test]
+async fn a_charge_that_could_not_be_written_is_retried_and_its_amount_stays_held() {
     let upstream = Upstream::inference(|_| Scripted::words(&["paid"])).await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail_times("settle", 1);
-    let (status, _, body) = caller.chat("hi").await;
-    assert_eq!(
-        (status, whole(body).await.unwrap().as_str()),
-        (200, "paid\n")
+    faults.fail("charge");
+    let (status, _, mut body) = caller.chat("hi").await;
+    assert_eq!(status, 200);
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "paid");
+    let admin = server.admin();
+    let retried = async || {
+        let metrics = admin.get("/metrics").await;
+        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+        (!metrics.contains("\nr3mes_charges_retried_total 0\n")).then_some(metrics)
+    };
+    let metrics = eventually("a retry", retried).await;
+    assert!(
+        metrics.contains("\nr3mes_charges_retried_total "),
+        "{metrics}"
     );
     let health = server.anybody().get("/health").await.expect(200);
-    assert_eq!(health["storage"]["reservations_unwritten"], 1);
-    let report = server.store.verify_ledger().await.unwrap();
-    assert_eq!((report.open_reservations, report.mistakes.len()), (1, 0));
+    assert_eq!(health["storage"]["holds"], 1);
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    let take = json!({ "amount": -3, "reason": "test" });
+    let path = format!("/users/{W1}/credits");
+    let refused = admin.post(&path, &take).await;
+    refused.refused(409, "conflict");
+    assert_eq!(arrived(&server, &mut body).await, None);
+    faults.mend();
+    assert_eq!(whole(body).await.unwrap(), "\n");
+    holds(&server, 0).await;
     let folder = server.shutdown().await;
-    assert_eq!(money(&folder).await, (2_000_000, 0, vec![]));
+    assert_eq!(money(&folder).await, (2_000_000, vec![]));
 }
 
 #[tokio::test]
-async fn a_refund_that_could_not_be_written_is_written_in_the_end() {
+async fn a_chat_that_gave_nothing_needs_no_write() {
     let upstream = Upstream::inference(|_| Scripted::whole(500, "no")).await;
     let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail_times("refund", 1);
+    for verb in ["charge", "refund"] {
+        faults.fail(verb);
+    }
     caller
         .post("/chat", &json!({"message": "hi"}))
         .await
         .refused(502, "upstream_bad_response");
-    assert_eq!(server.balance(W1).await.micro(), 2_000_000);
-    let folder = server.shutdown().await;
-    assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
+    holds(&server, 0).await;
+    let (balance, entries) = server.store.ledger(wallet(W1), None, 9).await.unwrap();
+    assert_eq!((balance.micro(), entries.len()), (3_000_000, 1));
 }
 
 #[tokio::test]
-async fn a_charge_not_settled_before_the_shutdown_is_refunded_at_the_next_start() {
+async fn a_charge_not_written_at_the_end_of_the_shutdown_is_lost_and_its_text_was_cut() {
     let upstream = Upstream::inference(|_| Scripted::words(&["a gift"])).await;
-    let (faults, server, caller) = chat_with_faults(&upstream).await;
-    faults.fail("settle");
-    let (_, _, body) = caller.chat("hi").await;
-    assert_eq!(whole(body).await.unwrap(), "a gift\n");
+    let faults = Faults::default();
+    let mut short = config_with_inference("openai", &upstream);
+    short.limits.shutdown_grace = Duration::from_millis(50);
+    let server = faults.serve(short).await;
+    let caller = server.payer(W1, 3).await;
+    faults.fail("charge");
+    let (_, _, mut body) = caller.chat("hi").await;
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "a gift");
     let folder = server.shutdown().await;
-    assert_eq!(money(&folder).await, (2_000_000, 1, vec![]));
+    assert!(
+        whole(body).await.is_err(),
+        "a chat that is not charged ended as if it were"
+    );
+    assert_eq!(money(&folder).await, (3_000_000, vec![]));
+    // Nothing is left to be done at the next start.
     let store = SqliteStore::open(&folder.path().join("edge.db"), false).unwrap();
     let next = EdgeServer::builder(config(), Arc::new(store)).start().await;
     next.unwrap().shutdown().await;
-    assert_eq!(money(&folder).await, (3_000_000, 0, vec![]));
+    assert_eq!(money(&folder).await, (3_000_000, vec![]));
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_the_charge_of_a_client_that_has_left() {
+    let (upstream, mut held) = held_inference().await;
+    let (faults, mut server, caller) = chat_with_faults(&upstream).await;
+    faults.fail("charge");
+    let asking = tokio::spawn(async move { caller.chat("hi").await });
+    let frames = held.recv().await.unwrap();
+    frames.send_word("paid");
+    let (_, _, mut body) = asking.await.unwrap();
+    next_text(&mut body).await.unwrap().unwrap();
+    drop(body);
+    frames.reader_left().await;
+    let stopped = server.begin_shutdown();
+    tokio::task::yield_now().await;
+    assert!(!stopped.is_finished());
+    assert_eq!(server.store.gauges().holds, 1);
+    faults.mend();
+    stopped.await.unwrap();
+    let folder = server.shutdown().await;
+    assert_eq!(money(&folder).await, (2_000_000, vec![]));
+}
+
+#[tokio::test]
+async fn an_answer_whose_charge_fails_has_no_end_and_is_free() {
+    let (upstream, mut held) = held_inference().await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
+    faults.fail("charge for good");
+    // As text its connection is cut, as events an error precedes that.
+    for stream in ["text", "events"] {
+        let asking = tokio::spawn({
+            let caller = caller.clone();
+            async move {
+                match stream {
+                    "text" => caller.chat("hi").await,
+                    _ => events(&caller).await,
+                }
+            }
+        });
+        let frames = held.recv().await.unwrap();
+        frames.send_word("a gift");
+        let (status, _, mut body) = asking.await.unwrap();
+        assert_eq!(status, 200);
+        let word = next_text(&mut body).await.unwrap().unwrap();
+        assert!(word.contains("a gift"), "{word}");
+        frames.send_done();
+        if stream == "events" {
+            let event = next_text(&mut body).await.unwrap().unwrap();
+            let event = event.trim().strip_prefix("data: ").unwrap();
+            let event: Value = serde_json::from_str(event).unwrap();
+            assert_eq!(event["error"]["code"], "storage_unavailable");
+        }
+        assert!(next_text(&mut body).await.unwrap().is_err(), "{stream}");
+    }
+    // A whole answer is not sent at all, and its idempotency key is free again.
+    let key = [("idempotency-key", "once")];
+    let mut ask = async || {
+        let sent = caller.send(Method::POST, COMPLETIONS, &key, completion(false));
+        let (answer, ()) = tokio::join!(sent, async {
+            let message = json!({ "content": "hello" });
+            let choice = json!({ "message": message, "finish_reason": "stop" });
+            let frames = held.recv().await.unwrap();
+            frames.send(json!({ "choices": [choice] }).to_string());
+        });
+        answer
+    };
+    let refused = ask().await;
+    assert!(!String::from_utf8_lossy(&refused.body).contains("hello"));
+    unavailable(refused);
+    assert_eq!(server.balance(W1).await.micro(), 3_000_000);
+    faults.mend();
+    let answer = ask().await;
+    assert_eq!(answer.header("idempotency-replayed"), "");
+    answer.expect(200);
+    assert_eq!(server.balance(W1).await.micro(), 2_000_000);
+    server.assert_ledger_adds_up().await;
+}
+
+/// It takes those ten seconds, in which nothing is done.
+#[tokio::test]
+async fn an_answer_waits_ten_seconds_for_its_charge_and_what_was_not_sent_is_reversed() {
+    let upstream = Upstream::inference(|seen| match seen.body.contains("\"stream\":true") {
+        true => Scripted::words(&["text"]),
+        false => Scripted::completion("hello"),
+    })
+    .await;
+    let (faults, server, caller) = chat_with_faults(&upstream).await;
+    faults.hold_commits();
+    let key = [("idempotency-key", "once")];
+    let whole_answer = async || {
+        let sent = caller.send(Method::POST, COMPLETIONS, &key, completion(false));
+        sent.await
+    };
+    let (text, events, refused) = tokio::join!(
+        async { to_end(caller.chat("hi").await.2).await },
+        async { to_end(events(&caller).await.2).await },
+        whole_answer(),
+    );
+    assert_eq!(text, ("text".to_owned(), false));
+    let (events, is_whole) = events;
+    let last = events.trim().lines().next_back().unwrap();
+    assert!(last.contains("storage_unavailable"), "{events}");
+    assert!(!events.contains("[DONE]") && !is_whole, "{events}");
+    assert!(!String::from_utf8_lossy(&refused.body).contains("hello"));
+    unavailable(refused);
+    // While the outcome is open, the money is held and the key is in use.
+    holds(&server, 3).await;
+    let again = whole_answer().await;
+    again.refused(409, "idempotency_in_progress");
+    faults.release_commits();
+    // The streams gave their text, so they are paid; the whole answer was not sent.
+    let settled = async || {
+        let (balance, entries) = server.store.ledger(wallet(W1), None, 9).await.unwrap();
+        (entries.len() == 1 + 3 + 1).then_some((balance, entries))
+    };
+    let (balance, entries) = eventually("the charges and one refund", settled).await;
+    assert_eq!(balance.micro(), 1_000_000);
+    let reversal = &entries[0];
+    assert_eq!(reversal.reason, "chat_refund");
+    let reversed = entries.iter().map(|entry| Some(ledger_id(entry.id)));
+    assert!(reversed.skip(1).any(|entry| entry == reversal.reference));
+    server.assert_ledger_adds_up().await;
+    // The reversed answer is not replayed.
+    let answer = eventually("the key is free", async || {
+        Some(whole_answer().await).filter(|answer| answer.status != 409)
+    })
+    .await;
+    assert_eq!(answer.header("idempotency-replayed"), "");
+    answer.expect(200);
+    assert_eq!(server.balance(W1).await, Credits::ZERO);
+    let metrics = server.admin().get("/metrics").await;
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    for line in [
+        "r3mes_credits_charged_total 4",
+        "r3mes_credits_refunded_total 1",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}")), "{line}: {metrics}");
+    }
+    server.assert_ledger_adds_up().await;
+}
+
+/// All that comes of a body, and whether its end came too.
+async fn to_end(mut body: Incoming) -> (String, bool) {
+    let mut text = String::new();
+    while let Some(piece) = next_text(&mut body).await {
+        match piece {
+            Ok(piece) => text += &piece,
+            Err(_) => return (text, false),
+        }
+    }
+    (text, true)
 }

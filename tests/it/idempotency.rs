@@ -296,7 +296,7 @@ async fn a_full_scope_refuses_a_new_key_before_any_work_and_replays_known_ones()
     fill(&server, W1, 19_998, 0).await;
     complete(&caller, "known").await.expect(200);
 
-    // The last free row is reserved by a request in flight.
+    // A request in flight counts as the last free row.
     let waiting = {
         let (caller, mut body) = (caller.clone(), question());
         body["messages"][0]["content"] = json!("wait");

@@ -36,9 +36,9 @@ fn a_file_of_another_version_is_refused_by_server_and_commands_and_nothing_chang
             "development version 1; nothing was changed; start with an empty database",
         ),
         (
-            2,
+            5,
             4,
-            "development version 2; nothing was changed; start with an empty database",
+            "development version 5; nothing was changed; start with an empty database",
         ),
         (next, 1, &*newer),
     ] {
@@ -84,14 +84,14 @@ async fn a_database_is_checked_beside_its_server_and_what_is_wrong_is_named() {
     assert_eq!(server.terminate(), Some(0));
 
     let connection = Connection::open(&database).unwrap();
-    let harm = "DROP INDEX idx_ledger_wallet; CREATE TABLE theirs (n); PRAGMA foreign_keys = OFF;
+    let harm = "DROP INDEX idx_ledger_user; CREATE TABLE theirs (n); PRAGMA foreign_keys = OFF;
         INSERT INTO hashrate_history VALUES (77, 1, 0, 0, 1, 1, 1, 1, 1); UPDATE users SET credits = credits + 1";
     connection.execute_batch(harm).unwrap();
     drop(connection);
     let (code, text) = edge(&database, &["db", "check"]);
     assert_eq!(code, 1);
     for found in [
-        "missing in the schema: CREATE INDEX idx_ledger_wallet",
+        "missing in the schema: CREATE INDEX idx_ledger_user",
         "unexpected in the schema: CREATE TABLE theirs",
         "a row of hashrate_history refers",
         "the balance is 3.000001",

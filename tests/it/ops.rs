@@ -42,7 +42,7 @@ async fn a_healthy_node_is_alive_ready_and_ok() {
             "status": "ok", "version": env!("CARGO_PKG_VERSION"), "uptime_seconds": null, "draining": false,
             "storage": {
                 "ready": true, "write_queue": null, "pool_in_use": null, "pool_size": null, "file_bytes": null,
-                "wal_bytes": null, "reservations_unwritten": 0,
+                "wal_bytes": null, "holds": 0,
             },
             "inference": false, "chain": false, "chain_halted": false, "miner": false, "breakers": [],
         })

@@ -1,17 +1,20 @@
-//! Chats, grants, revocations, clients that leave, crashes and restarts in random order: the ledger adds up after each.
+//! Chats, grants, takes, revocations, clients that leave, a file that another program locks, crashes and restarts in random
+//! order: after each the ledger adds up, what a client saw whole is charged, and nothing is charged that was not given.
 //!
 //! The seed is printed; `SIMULATION_SEED` takes it, `SIMULATION_ROUNDS` says how many interleavings there are. A crash
 //! here ends the server's runtime: every task is gone where it stood. What `kill -9` adds to that is in `crash`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::Method;
 use hyper::body::Incoming;
 use r3mes_edge::auth::{KeyRequest, Scopes};
+use r3mes_edge::model::Credits;
 use r3mes_edge::store::{LockError, OpenError, issue_key};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
+use rusqlite::Connection;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -61,6 +64,9 @@ fn answer(seen: &Seen) -> Scripted {
     Scripted::words(&["some ", "words"])
 }
 
+/// The prices of a request, in micro-credits; each server has one of them.
+const PRICES: [i64; 3] = [1_000_000, 250_000, 1_500_001];
+
 const MESSAGES: [&str; 6] = [
     "hello",
     "hello",
@@ -77,9 +83,9 @@ enum Ended {
     Whole,
     /// A replayed response.
     Again,
-    /// Refused.
-    Refused,
-    /// It began, or may have begun.
+    /// Refused, or of a model that gives nothing: never charged.
+    Nothing,
+    /// The client left; its end may have been given.
     Unknown,
     /// Not a chat.
     Other,
@@ -96,6 +102,13 @@ async fn read(body: &mut Incoming) -> bool {
 
 async fn chat(caller: Caller, mut random: Random) -> Ended {
     let message = MESSAGES[random.below(MESSAGES.len() as u64) as usize];
+    match talk(&caller, message, &mut random).await {
+        Ended::Unknown if matches!(message, "refuse it" | "say nothing") => Ended::Nothing,
+        ended => ended,
+    }
+}
+
+async fn talk(caller: &Caller, message: &str, random: &mut Random) -> Ended {
     let messages = json!([{ "role": "user", "content": message }]);
     let name = format!("key-{}", random.below(5));
     let key = [("idempotency-key", name.as_str())];
@@ -123,7 +136,7 @@ async fn chat(caller: Caller, mut random: Random) -> Ended {
         return Ended::Unknown;
     };
     if status >= 400 {
-        return Ended::Refused;
+        return Ended::Nothing;
     }
     match read(&mut body).await {
         true if headers.contains_key("idempotency-replayed") => Ended::Again,
@@ -137,6 +150,7 @@ struct Life {
     runtime: Runtime,
     server: EdgeServer,
     store: Arc<SqliteStore>,
+    database: PathBuf,
     base: String,
     admin: String,
 }
@@ -163,9 +177,10 @@ impl Life {
             .unwrap();
         let store = Arc::new(open(database));
         let (server, admin) = runtime.block_on(async {
-            // What a crash left may be open; it must add up all the same.
-            let report = store.verify_ledger().await.unwrap();
+            // Nothing is to be done after a crash.
+            let report = store.verify_ledger(true).await.unwrap();
             assert_eq!(report.mistakes, Vec::<String>::new());
+            assert_eq!(store.gauges().holds, 0);
             let request = KeyRequest {
                 wallet: None,
                 name: "simulation".to_owned(),
@@ -187,6 +202,7 @@ impl Life {
             runtime,
             server,
             store,
+            database: database.to_owned(),
             base,
             admin,
         }
@@ -209,25 +225,26 @@ impl Life {
         self.runtime.block_on(self.server.shutdown());
     }
 
-    /// How often chats were charged and not refunded, once none is open.
-    async fn charged(&self) -> i64 {
-        eventually("every reservation has its end", async || {
+    /// How often each price was charged, once no hold is left.
+    async fn charged(&self) -> [i64; PRICES.len()] {
+        eventually("every hold has its end", async || {
             let before = self.entries().await;
-            let report = self.store.verify_ledger().await.unwrap();
+            let report = self.store.verify_ledger(true).await.unwrap();
             assert_eq!(report.mistakes, Vec::<String>::new());
-            let still = report.open_reservations == 0 && before == self.entries().await;
+            let still = self.store.gauges().holds == 0 && before == self.entries().await;
             still.then_some(before)
         })
         .await
     }
 
-    async fn entries(&self) -> i64 {
-        let (mut charged, mut before) = (0, None);
+    async fn entries(&self) -> [i64; PRICES.len()] {
+        let (mut charged, mut before) = ([0; PRICES.len()], None);
         loop {
             let page = self.store.ledger(wallet(W1), before, 500).await;
             let (_, entries) = page.unwrap();
-            for entry in &entries {
-                charged += i64::from(entry.reason == "chat") - i64::from(entry.reason == "refund");
+            for entry in entries.iter().filter(|entry| entry.reason == "chat") {
+                let price = PRICES.iter().position(|p| *p == -entry.amount.micro());
+                charged[price.expect("an entry that is no price")] += 1;
             }
             match entries.last() {
                 Some(last) => before = Some(last.id),
@@ -246,12 +263,20 @@ async fn interleaving(
     let admin = Caller::new(&life.base, Some(&life.admin));
     if key.is_empty() {
         let body = json!({ "wallet_address": W1, "scopes": ["chat"] });
-        *key = admin.post("/api/keys", &body).await.expect(201)["api_key"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        // The file may still be locked.
+        let made = eventually("a key is made", async || {
+            let made = admin.post("/api/keys", &body).await;
+            (made.status == 201).then(|| made.expect(201))
+        });
+        made.await["api_key"].as_str().unwrap().clone_into(key);
     }
     let caller = Caller::new(&life.base, Some(key));
+    // Writes fail while it lasts, and what is charged meanwhile is tried again.
+    let locked = (random.below(40) == 0).then(|| {
+        let other = Connection::open(&life.database).unwrap();
+        let locked = other.execute_batch("BEGIN IMMEDIATE").is_ok();
+        locked.then_some(other)
+    });
     let mut under_way = Vec::new();
     for _ in 0..2 + random.below(5) {
         let mut random = Random(random.below(u64::MAX));
@@ -292,7 +317,50 @@ async fn interleaving(
             key.clear();
         }
     }
+    if let Some(Some(other)) = locked {
+        // Until a commit has failed, or none was tried.
+        for _ in 0..random.below(3) {
+            admin
+                .try_post(&format!("/users/{W1}/credits"), GRANT.to_owned())
+                .await;
+        }
+        other.execute_batch("ROLLBACK").unwrap();
+    }
     under_way
+}
+
+const GRANT: &str = r#"{"amount":1,"reason":"simulation"}"#;
+
+/// How the chats of a server ended.
+#[derive(Default)]
+struct Ends {
+    whole: i64,
+    unknown: i64,
+}
+
+impl Ends {
+    fn add(&mut self, ended: &Ended) {
+        match ended {
+            Ended::Whole => self.whole += 1,
+            Ended::Unknown => self.unknown += 1,
+            Ended::Again | Ended::Nothing | Ended::Other => {}
+        }
+    }
+
+    /// What was charged since is what these chats cost.
+    fn check(&self, price: usize, before: [i64; 3], now: [i64; 3]) {
+        for other in 0..PRICES.len() {
+            let charged = now[other] - before[other];
+            let (whole, unknown) = match other == price {
+                true => (self.whole, self.unknown),
+                false => (0, 0),
+            };
+            assert!(
+                (whole..=whole + unknown).contains(&charged),
+                "charged {charged} times for {whole} whole answers and {unknown} that may have been given"
+            );
+        }
+    }
 }
 
 #[test]
@@ -321,7 +389,11 @@ fn the_ledger_adds_up_after_any_interleaving() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
         let mut key = String::new();
+        // What was charged before the life that crashed last, and what its clients saw.
+        let mut crashed: Option<(usize, [i64; 3], Ends)> = None;
         for life in 0..10 {
+            let price = random.below(PRICES.len() as u64) as usize;
+            config.chat.price = Credits::from_micro(PRICES[price]);
             let alive = Life::begin(&database, config.clone());
             if life == 0 {
                 let body = json!({ "amount": 20, "reason": "simulation" });
@@ -330,8 +402,12 @@ fn the_ledger_adds_up_after_any_interleaving() {
                 outside.block_on(async { admin.post(&path, &body).await.expect(200) });
             }
             let before = outside.block_on(alive.charged());
+            if let Some((price, before_it, ends)) = crashed.take() {
+                ends.check(price, before_it, before);
+            }
             // A request whose client left may end rounds later.
-            let (mut whole, mut unknown) = (0, 0);
+            let mut ends = Ends::default();
+            let mut interrupted = Vec::new();
             let lasts = 1 + random.below(10);
             let crashes_in = random.below(20);
             for round in 0..lasts {
@@ -339,27 +415,27 @@ fn the_ledger_adds_up_after_any_interleaving() {
                 let under_way = outside.block_on(interleaving(&alive, &mut random, &mut key));
                 if round == crashes_in {
                     outside.block_on(random.pause());
-                    under_way.iter().for_each(tokio::task::JoinHandle::abort);
+                    interrupted = under_way;
                     break;
                 }
                 for task in under_way {
-                    match outside.block_on(task).unwrap() {
-                        Ended::Whole => whole += 1,
-                        Ended::Unknown => unknown += 1,
-                        Ended::Again | Ended::Refused | Ended::Other => {}
-                    }
+                    ends.add(&outside.block_on(task).unwrap());
                 }
-                let charged = outside.block_on(alive.charged()) - before;
-                assert!(
-                    (whole..=whole + unknown).contains(&charged),
-                    "charged {charged} times for {whole} whole answers and {unknown} that may have been given"
-                );
+                ends.check(price, before, outside.block_on(alive.charged()));
             }
-            answers += whole;
             if crashes_in < lasts {
                 crashes += 1;
                 alive.crash();
+                for task in interrupted {
+                    task.abort();
+                    // One that was aborted may have had its answer.
+                    let ended = outside.block_on(task).unwrap_or(Ended::Unknown);
+                    ends.add(&ended);
+                }
+                answers += ends.whole;
+                crashed = Some((price, before, ends));
             } else {
+                answers += ends.whole;
                 alive.end();
             }
         }

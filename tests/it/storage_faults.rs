@@ -9,14 +9,18 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use hyper::Method;
+use hyper::body::Incoming;
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use crate::chat::held_inference;
-use crate::ops::metrics::metric;
+use crate::chat::{held_inference, whole};
+use crate::ops::metrics::{metric, single_metric};
 use crate::support::{
-    Answer, Caller, Frames, Process, TestServer, W1, W2, config, eventually, on_a_small_disk,
+    Answer, Caller, Frames, Process, TestServer, W1, W2, config, eventually, next_text,
+    on_a_small_disk,
 };
 
 fn grant(amount: i64) -> Value {
@@ -84,35 +88,72 @@ async fn assert_recovered(admin: &Caller, balance: u64) {
     .await;
     assert!(granted(admin).await);
     assert_eq!(credits(admin).await, balance + 1);
-    let report = admin.get("/admin/ledger/verify").await.expect(200);
-    assert_eq!(
-        (&report["mistakes"], &report["open_reservations"]),
-        (&json!([]), &json!(0))
-    );
+    let report = admin
+        .get("/admin/ledger/verify?full=true")
+        .await
+        .expect(200);
+    assert_eq!(report["mistakes"], json!([]));
 }
 
-/// A chat that has paid and waits for its first word.
+/// A chat that was asked of the model, which the returned frames answer.
 async fn waiting_chat(
     admin: &Caller,
-    held: &mut tokio::sync::mpsc::UnboundedReceiver<Frames>,
+    held: &mut UnboundedReceiver<Frames>,
 ) -> (JoinHandle<Answer>, Frames) {
-    let before = credits(admin).await.as_u64().unwrap();
     let chat = {
         let admin = admin.clone();
         let body = json!({ "message": "hi", "wallet_address": W1 });
         tokio::spawn(async move { admin.post("/chat", &body).await })
     };
-    let frames = held.recv().await.unwrap();
-    it_has_paid(admin, before).await;
-    (chat, frames)
+    (chat, held.recv().await.unwrap())
 }
 
-/// Waits for the reservation of a chat whose model was asked already, while its price was still being written.
-async fn it_has_paid(admin: &Caller, before: u64) {
-    eventually("it has paid", async || {
-        (credits(admin).await == before - 1).then_some(())
+/// A chat whose client has its first text.
+async fn begun_chat(admin: &Caller, held: &mut UnboundedReceiver<Frames>) -> (Incoming, Frames) {
+    let asked = {
+        let admin = admin.clone();
+        let body = json!({ "message": "hi", "wallet_address": W1 }).to_string();
+        tokio::spawn(async move { admin.try_open(Method::POST, "/chat", &[], body).await })
+    };
+    let frames = held.recv().await.unwrap();
+    frames.send_word("some ");
+    let (status, _, mut body) = asked.await.unwrap().unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(next_text(&mut body).await.unwrap().unwrap(), "some ");
+    (body, frames)
+}
+
+async fn holds(admin: &Caller) -> Value {
+    let health = admin.get("/health").await.expect(200);
+    health["storage"]["holds"].clone()
+}
+
+/// Two chats end while nothing can be written: the one that gave nothing is released, the charge of the other is tried
+/// again, and its client does not see its end before that is written.
+async fn end_chats_during_a_fault(
+    admin: &Caller,
+    (waiting, frames): (JoinHandle<Answer>, Frames),
+    begun: Frames,
+    balance: u64,
+) {
+    assert_eq!(holds(admin).await, 2);
+    frames.cut();
+    let failed = waiting.await.unwrap();
+    failed.refused(502, "upstream_bad_response");
+    eventually("its hold is released", async || {
+        (holds(admin).await == 1).then_some(())
     })
     .await;
+    begun.send_word("words");
+    begun.send_done();
+    let retried = "r3mes_charges_retried_total";
+    let before = single_metric(admin, retried).await;
+    eventually("its charge is tried again", async || {
+        (single_metric(admin, retried).await > before).then_some(())
+    })
+    .await;
+    assert_eq!(holds(admin).await, 1);
+    assert_only_reads(admin, balance).await;
 }
 
 fn with_inference(url: &str) -> String {
@@ -128,7 +169,7 @@ fn fill(disk: &Path) {
 }
 
 #[tokio::test]
-async fn a_full_disk_rejects_writes_serves_reads_and_refunds_and_recovers_without_a_restart() {
+async fn a_full_disk_rejects_writes_serves_reads_and_charges_what_was_given_when_there_is_space() {
     let folder = tempfile::tempdir().unwrap();
     let (upstream, mut held) = held_inference().await;
     let disk = folder.path().join("disk");
@@ -138,65 +179,57 @@ async fn a_full_disk_rejects_writes_serves_reads_and_refunds_and_recovers_withou
     };
     let admin = server.admin();
     let disk = server.database.parent().unwrap();
-    let ballast = disk.join("edge.db.ballast");
     let mut balance = 0;
-    for round in 0..3 {
-        assert!(granted(&admin).await);
-        balance += 1;
-        let (chat, frames) = waiting_chat(&admin, &mut held).await;
-        assert!(ballast.exists(), "round {round}");
+    for _ in 0..3 {
+        for _ in 0..2 {
+            assert!(granted(&admin).await);
+            balance += 1;
+        }
+        let waiting = waiting_chat(&admin, &mut held).await;
+        let (body, frames) = begun_chat(&admin, &mut held).await;
         fill(disk);
         // The space left in the WAL is used first.
         while granted(&admin).await {
             balance += 1;
         }
-        // An attempt to make it again may be under way.
-        let left = std::fs::metadata(&ballast).map_or(0, |file| file.len());
-        assert_eq!(left, 0, "round {round}");
-        assert_only_reads(&admin, balance - 1).await;
-
-        frames.cut();
-        let failed = chat.await.unwrap();
-        failed.refused(502, "upstream_bad_response");
-        // The refund is stored in spite of the full disk.
         assert_only_reads(&admin, balance).await;
-        let health = admin.get("/health").await.expect(200);
-        assert_eq!(health["storage"]["reservations_unwritten"], 0);
+        end_chats_during_a_fault(&admin, waiting, frames, balance).await;
 
         std::fs::remove_file(disk.join("filler")).unwrap();
+        assert_eq!(whole(body).await.unwrap(), "words\n");
+        balance -= 1;
         assert_recovered(&admin, balance).await;
         balance += 1;
-        assert!(ballast.exists(), "round {round}");
+        assert_eq!(holds(&admin).await, 0);
     }
     assert_eq!(server.terminate(), Some(0));
 }
 
 #[tokio::test]
-async fn a_server_that_crashed_on_a_full_disk_starts_and_refunds_open_reservations() {
+async fn a_server_that_crashed_starts_on_a_full_disk_and_charges_nothing_of_what_was_in_flight() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let (upstream, mut held) = held_inference().await;
     let server = Process::serve(&database, &with_inference(&upstream.url()));
     let admin = server.admin();
     assert!(granted(&admin).await);
-    let chat = {
-        let body = json!({ "message": "hi", "wallet_address": W1 }).to_string();
-        let admin = admin.clone();
-        tokio::spawn(async move { admin.try_post("/chat", body).await })
-    };
-    let frames = held.recv().await.unwrap();
-    it_has_paid(&admin, 1).await;
+    let (mut body, frames) = begun_chat(&admin, &mut held).await;
     server.kill();
-    assert_eq!(chat.await.unwrap(), None);
+    assert!(next_text(&mut body).await.unwrap().is_err());
     drop(frames);
 
     let disk = folder.path().join("disk");
-    let before = "cp --sparse=never ../edge.db* . && rm edge.db-shm && (cat /dev/zero > filler; true) 2> /dev/null";
+    let before = "cp --sparse=never ../edge.db* . && (cat /dev/zero > filler; true) 2> /dev/null";
     let Some(server) = Process::serve_on_a_small_disk(&disk, 16, before, "") else {
         return;
     };
     let admin = server.admin();
-    assert_eq!(credits(&admin).await, 1);
+    assert_eq!(
+        (credits(&admin).await, holds(&admin).await),
+        (json!(1), json!(0))
+    );
+    let ledger = admin.get(&format!("/users/{W1}/ledger")).await.expect(200);
+    assert_eq!(ledger["entries"].as_array().unwrap().len(), 1);
     let mut balance = 1;
     while granted(&admin).await {
         balance += 1;
@@ -207,7 +240,7 @@ async fn a_server_that_crashed_on_a_full_disk_starts_and_refunds_open_reservatio
 }
 
 #[tokio::test]
-async fn files_that_cannot_grow_reject_writes_and_pending_refunds_are_made_when_they_can() {
+async fn files_that_cannot_grow_reject_writes_and_charges_under_way_are_written_when_they_can() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let (upstream, mut held) = held_inference().await;
@@ -216,26 +249,23 @@ async fn files_that_cannot_grow_reject_writes_and_pending_refunds_are_made_when_
     let admin = server.admin();
     let mut balance = 0;
     for _ in 0..3 {
-        assert!(granted(&admin).await);
-        balance += 1;
-        let (chat, frames) = waiting_chat(&admin, &mut held).await;
+        for _ in 0..2 {
+            assert!(granted(&admin).await);
+            balance += 1;
+        }
+        let waiting = waiting_chat(&admin, &mut held).await;
+        let (body, frames) = begun_chat(&admin, &mut held).await;
         server.limit_files(Some(4096));
         assert!(!granted(&admin).await);
-        assert_only_reads(&admin, balance - 1).await;
-        frames.cut();
-        let failed = chat.await.unwrap();
-        failed.refused(502, "upstream_bad_response");
-        let health = admin.get("/health").await.expect(200);
-        assert_eq!(health["storage"]["reservations_unwritten"], 1);
-        assert_only_reads(&admin, balance - 1).await;
+        assert_only_reads(&admin, balance).await;
+        end_chats_during_a_fault(&admin, waiting, frames, balance).await;
 
         server.limit_files(None);
-        eventually("the refund is written", async || {
-            (credits(&admin).await == balance).then_some(())
-        })
-        .await;
+        assert_eq!(whole(body).await.unwrap(), "words\n");
+        balance -= 1;
         assert_recovered(&admin, balance).await;
         balance += 1;
+        assert_eq!(holds(&admin).await, 0);
     }
     // Nothing that was acknowledged is lost.
     server.limit_files(Some(4096));

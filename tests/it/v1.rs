@@ -28,10 +28,10 @@ async fn open(caller: &Caller, body: &Value) -> (u16, hyper::HeaderMap, hyper::b
     caller.open(Method::POST, PATH, &[], body.to_string()).await
 }
 
-async fn notes(caller: &Caller) -> Vec<Value> {
+/// The newest entries of the ledger first.
+async fn entries(caller: &Caller) -> Vec<Value> {
     let ledger = caller.get(&format!("/users/{W1}/ledger")).await.expect(200);
-    let entries = ledger["entries"].as_array().unwrap().iter();
-    entries.map(|entry| entry["note"].clone()).collect()
+    ledger["entries"].as_array().unwrap().clone()
 }
 
 #[tokio::test]
@@ -63,11 +63,23 @@ async fn a_stream_is_relayed_event_by_event_and_its_tokens_are_in_the_ledger() {
         "{text}"
     );
     assert_eq!(server.balance(W1).await, credits(1));
-    let noted = json!("prompt_tokens=9 completion_tokens=5");
-    crate::support::eventually("the tokens of both", async || {
-        (notes(&caller).await == [noted.clone(), noted.clone(), Value::Null]).then_some(())
-    })
-    .await;
+    let entries = entries(&caller).await;
+    assert_eq!(entries.len(), 3);
+    for entry in &entries[..2] {
+        assert_eq!(
+            (&entry["amount"], &entry["reason"]),
+            (&json!(-1), &json!("chat"))
+        );
+        let detail = &entry["detail"];
+        assert_eq!(detail["adapter"], "general");
+        assert_eq!(
+            (&detail["prompt_tokens"], &detail["completion_tokens"]),
+            (&json!(9), &json!(5))
+        );
+        let key = caller.get("/auth/me").await.expect(200);
+        assert_eq!(detail["key_id"], key["key"]["id"]);
+    }
+    assert_eq!(entries[2]["detail"], Value::Null);
     server.assert_ledger_adds_up().await;
 }
 
@@ -360,6 +372,110 @@ async fn an_answer_without_content_is_free_and_a_refused_request_is_a_client_err
             .refused(status, code);
         assert!(!refused.to_string().contains("secret"));
     }
+    assert_eq!(server.balance(W1).await, credits(1));
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_well_without_content_is_given_and_free() {
+    let scripts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let upstream = {
+        let scripts = Arc::clone(&scripts);
+        Upstream::inference(move |_| scripts.lock().unwrap().pop().unwrap()).await
+    };
+    let mut config = config_with_inference("openai", &upstream);
+    config.breaker.consecutive_failures = 2;
+    let server = TestServer::start(config).await;
+    let caller = server.payer(W1, 1).await;
+    let whole_answer = json!({ "choices": [{ "message": { "role": "assistant", "content": "" }, "finish_reason": "stop" }] });
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+    let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let done = "data: [DONE]\n\n";
+    for _ in 0..3 {
+        let stream = Scripted::whole(200, format!("{role}{finish}{done}"));
+        scripts.lock().unwrap().push(stream);
+        let (status, headers, body) = open(&caller, &asked(true)).await;
+        assert_eq!(status, 200);
+        assert_eq!(headers["content-type"], "text/event-stream; charset=utf-8");
+        let text = whole(body).await.unwrap();
+        assert_eq!(text, format!("{role}{finish}{done}"));
+        let answer = Scripted::whole(200, whole_answer.to_string());
+        scripts.lock().unwrap().push(answer);
+        let answer = caller.post(PATH, &asked(false)).await.expect(200);
+        assert_eq!(answer, whole_answer);
+    }
+    assert_eq!(server.balance(W1).await, credits(1));
+    assert_eq!(entries(&caller).await.len(), 1);
+    let health = server.anybody().get("/health").await.expect(200);
+    assert_eq!(health["breakers"][0]["state"], "CLOSED");
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn reasoning_and_tool_calls_are_content_and_paid() {
+    let (upstream, mut held) = held_inference().await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 2).await;
+    for delta in [
+        json!({ "reasoning_content": "hm" }),
+        json!({ "tool_calls": [{ "index": 0 }] }),
+    ] {
+        let asking = tokio::spawn({
+            let caller = caller.clone();
+            async move { open(&caller, &asked(true)).await }
+        });
+        let frames = held.recv().await.unwrap();
+        let chunk = json!({ "choices": [{ "delta": delta }] });
+        frames.send(format!("data: {chunk}\n\n"));
+        let (status, _, mut body) = asking.await.unwrap();
+        assert_eq!(status, 200);
+        next_text(&mut body).await.unwrap().unwrap();
+        drop(body);
+        frames.reader_left().await;
+    }
+    let charged = async || (server.balance(W1).await == credits(0)).then_some(());
+    crate::support::eventually("both are charged", charged).await;
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn two_requests_with_one_request_id_are_charged_apart() {
+    let upstream = Upstream::inference(|_| Scripted::completion("hello")).await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 3).await;
+    let same = [("x-request-id", "the-same-id")];
+    let ask = async || {
+        let sent = caller.send(Method::POST, PATH, &same, asked(false).to_string());
+        sent.await.expect(200)
+    };
+    ask().await;
+    tokio::join!(ask(), ask());
+    let entries = entries(&caller).await;
+    let operations: std::collections::HashSet<_> = entries[..3]
+        .iter()
+        .map(|entry| entry["detail"]["request_id"].as_str().unwrap())
+        .collect();
+    assert_eq!((entries.len(), operations.len()), (4, 3));
+    assert!(!operations.contains("the-same-id"));
+    assert_eq!(server.balance(W1).await, credits(0));
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_a_whole_answer_pays_nothing() {
+    let (upstream, mut held) = held_inference().await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 1).await;
+    let asking = tokio::spawn(async move {
+        let body = asked(false).to_string();
+        caller.open(Method::POST, PATH, &[], body).await.0
+    });
+    let frames = held.recv().await.unwrap();
+    frames.send("{\"choices\":[{\"message\":{\"content\":\"he");
+    asking.abort();
+    frames.reader_left().await;
+    let released = async || (server.store.gauges().holds == 0).then_some(());
+    crate::support::eventually("the hold is released", released).await;
     assert_eq!(server.balance(W1).await, credits(1));
     server.assert_ledger_adds_up().await;
 }

@@ -41,6 +41,7 @@
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct IdempotentRequest<T> {
     /// Hash of scope and idempotency key.
     pub key: [u8; 32],

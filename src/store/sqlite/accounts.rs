@@ -1,17 +1,22 @@
-//! Accounts and money. `credits` is never assigned: [`post_up_to`] moves it and writes the ledger entry in the same call.
+//! Accounts and money. `credits` is never assigned: [`post`] moves it and writes the ledger entry in the same call.
 
 use rusqlite::{Connection, Row, params};
 
-use super::row::{all, count, execute, first, one, value};
-use super::sql;
+use super::row::{all, count, execute, first, one, pair, value};
+use super::{idempotency, rollup, sql};
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::{LedgerEntry, StoreError, User, ledger_id};
+use crate::store::{
+    Account, Charge, ChargeDetail, Charged, ChargedAnswer, HoldRequest, LedgerEntry, OperationId,
+    Result, StoreError, Tokens, User, ledger_id,
+};
 
-/// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow. What comes
-/// back to it was part of it before, and does so even where others filled it meanwhile.
-pub(super) const MAX_BALANCE: i64 = 10_000_000_000_000_000;
+/// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
+const MAX_BALANCE: i64 = 10_000_000_000_000_000;
 
-pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<User, StoreError> {
+/// The reason of an entry that reverses a charge.
+const REFUND: &str = "chat_refund";
+
+pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<User> {
     if !ensure(c, wallet, now)? {
         return Err(StoreError::Conflict(
             "an account with this wallet address exists already".to_owned(),
@@ -27,12 +32,12 @@ pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
 }
 
 /// Makes the account if there is none; whether it is new.
-pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<bool, StoreError> {
+pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<bool> {
     let values = params![wallet, now];
     Ok(execute(c, sql::INSERT_USER, values)? == 1)
 }
 
-pub(super) fn user(c: &Connection, wallet: &Wallet) -> Result<User, StoreError> {
+pub(super) fn user(c: &Connection, wallet: &Wallet) -> Result<User> {
     first(c, sql::SELECT_USER, [wallet], user_in)?.ok_or(StoreError::UserNotFound)
 }
 
@@ -56,75 +61,277 @@ fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
     })
 }
 
-pub(super) fn balance(c: &Connection, wallet: &Wallet) -> Result<Credits, StoreError> {
-    first(c, sql::SELECT_BALANCE, [wallet], value)?.ok_or(StoreError::UserNotFound)
+/// The id of an account and its balance.
+fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
+    first(c, sql::SELECT_ACCOUNT, [wallet], pair)?.ok_or(StoreError::UserNotFound)
 }
 
-/// Moves credits, where the wallet can give or hold them.
+pub(super) fn balance(c: &Connection, wallet: &Wallet) -> Result<Credits> {
+    account(c, wallet).map(|(_, balance)| balance)
+}
+
+/// The committed value that holds draw on.
+pub(super) fn value_of(c: &Connection, account: &Account) -> Result<Credits> {
+    match account {
+        Account::Wallet(wallet) => balance(c, wallet),
+        Account::Spending(of) => Ok(one(c, sql::SELECT_SPENT, [of.row, of.period], value)?),
+    }
+}
+
+/// A movement of credits.
+pub(super) struct Movement<'a> {
+    pub(super) amount: Credits,
+    pub(super) reason: &'a str,
+    pub(super) reference: Option<String>,
+    pub(super) operation: OperationId,
+    /// Of a charge: the number of the key, the adapter and the tokens.
+    pub(super) used: Option<(Option<i64>, &'a str, Option<Tokens>)>,
+}
+
+impl<'a> Movement<'a> {
+    /// One of its own operation, without a reference.
+    pub(super) fn new(amount: Credits, reason: &'a str) -> Self {
+        Self {
+            amount,
+            reason,
+            reference: None,
+            operation: OperationId::new(),
+            used: None,
+        }
+    }
+}
+
+/// Moves credits and writes the entry that says so: the only statements that touch a balance. Returns the entry's id and
+/// the balance after it.
 pub(super) fn post(
     c: &Connection,
-    wallet: &Wallet,
-    amount: Credits,
-    reason: &str,
-    reference: Option<String>,
+    user: i64,
+    movement: Movement<'_>,
     now: Timestamp,
-) -> Result<LedgerEntry, StoreError> {
-    let most = match amount.micro() {
-        ..0 => i64::MAX,
-        _ => MAX_BALANCE,
-    };
-    post_up_to(c, wallet, amount, reason, reference, most, now)
-}
-
-/// Moves credits and writes the entry that says so: the only statement pair that touches a balance.
-fn post_up_to(
-    c: &Connection,
-    wallet: &Wallet,
-    amount: Credits,
-    reason: &str,
-    reference: Option<String>,
-    most: i64,
-    now: Timestamp,
-) -> Result<LedgerEntry, StoreError> {
+) -> Result<(i64, Credits)> {
+    let amount = movement.amount;
+    // What comes back was part of the balance before.
+    let is_bounded = amount > Credits::ZERO && movement.reason != REFUND;
+    let most = if is_bounded { MAX_BALANCE } else { i64::MAX };
+    let moved = execute(c, sql::MOVE_CREDITS, params![user, amount, most])?;
     // Asked for afterwards: RETURNING makes a table of its own for its row, which takes longer.
-    let values = params![wallet, amount, most];
-    let moved = execute(c, sql::MOVE_CREDITS, values)?;
-    let after = match balance(c, wallet)? {
-        after if moved > 0 => after,
-        balance if amount.micro() < 0 => {
-            return Err(StoreError::Insufficient {
+    let balance: Credits = one(c, sql::SELECT_CREDITS, [user], value)?;
+    if moved == 0 {
+        return Err(match amount.micro() {
+            ..0 => StoreError::Insufficient {
                 needed: amount.negated(),
                 balance,
-            });
-        }
-        _ => {
-            let detail = "the balance would be more than a wallet can hold";
-            return Err(StoreError::Conflict(detail.to_owned()));
-        }
-    };
-    let values = params![wallet, amount, after, reason, reference, now];
-    let id = c.prepare_cached(sql::INSERT_ENTRY)?.insert(values)?;
-    Ok(LedgerEntry {
-        id,
+            },
+            _ => {
+                let detail = "the balance would be more than a wallet can hold";
+                StoreError::Conflict(detail.to_owned())
+            }
+        });
+    }
+    let (key, adapter, tokens) = movement.used.unwrap_or_default();
+    let values = params![
+        user,
         amount,
-        balance: after,
-        reason: reason.to_owned(),
-        reference,
-        note: None,
-        created_at: now,
-    })
+        balance,
+        movement.reason,
+        movement.reference,
+        movement.operation.as_bytes(),
+        now,
+        key,
+        movement.used.map(|_| adapter),
+        tokens.map(|tokens| tokens.prompt),
+        tokens.map(|tokens| tokens.cached),
+        tokens.map(|tokens| tokens.completion),
+    ];
+    let id = c.prepare_cached(sql::INSERT_ENTRY)?.insert(values)?;
+    Ok((id, balance))
 }
 
+/// Moves credits for other reasons than a chat; returns the entry, and whether the account is new.
 pub(super) fn grant(
     c: &Connection,
     wallet: &Wallet,
-    amount: Credits,
-    reason: &str,
+    movement: Movement<'_>,
     now: Timestamp,
-) -> Result<(LedgerEntry, bool), StoreError> {
-    // Taking from a wallet that is not there makes no account.
-    let new = amount.micro() > 0 && ensure(c, wallet, now)?;
-    Ok((post(c, wallet, amount, reason, None, now)?, new))
+) -> Result<(LedgerEntry, bool)> {
+    // A debit of a wallet that is not there makes no account.
+    let new = movement.amount.micro() > 0 && ensure(c, wallet, now)?;
+    let (user, _) = account(c, wallet)?;
+    let (amount, reason) = (movement.amount, movement.reason.to_owned());
+    let reference = movement.reference.clone();
+    let (id, balance) = post(c, user, movement, now)?;
+    let entry = LedgerEntry {
+        id,
+        amount,
+        balance,
+        reason,
+        reference,
+        detail: None,
+        created_at: now,
+    };
+    Ok((entry, new))
+}
+
+/// The values that a charge or its refund leaves.
+pub(super) type Values = Vec<(Account, Credits)>;
+
+/// Charges a request whose amount is held, and stores its usage, the spending of its key and its answer.
+pub(super) fn charge(
+    c: &Connection,
+    request: &HoldRequest,
+    charge: Charge,
+    now: Timestamp,
+) -> Result<(Charged, Values)> {
+    let (user, balance) = account(c, &request.wallet)?;
+    // A hold of a sound file always suffices.
+    let amount = charge.amount.min(request.amount).min(balance);
+    if amount < charge.amount {
+        log::error!(
+            "{}: {amount} instead of {} credits were charged, which is all that {} has",
+            request.operation,
+            charge.amount,
+            request.wallet.short()
+        );
+    }
+    let key = match &charge.key_id {
+        Some(key) => Some(key_number(c, key)?),
+        None => None,
+    };
+    let (mut entry, mut values) = (None, Values::new());
+    if amount > Credits::ZERO {
+        let movement = Movement {
+            operation: request.operation,
+            used: Some((key, &charge.adapter, charge.tokens)),
+            ..Movement::new(amount.negated(), "chat")
+        };
+        let (id, balance) = post(c, user, movement, now)?;
+        entry = Some(id);
+        values.push((Account::Wallet(request.wallet), balance));
+    }
+    let used = Used {
+        user,
+        day: now.millis().div_euclid(rollup::DAY),
+        key: key.unwrap_or(0),
+        adapter: charge.adapter,
+        tokens: charge.tokens.unwrap_or_default(),
+    };
+    used.add(c, 1, amount)?;
+    values.extend(spend(c, request, amount)?);
+    if let Some((once, answer)) = charge.answer {
+        idempotency::store(c, &once, &ChargedAnswer { entry, answer }, now)?;
+    }
+    let charged = Charged {
+        entry,
+        amount,
+        request: *request,
+    };
+    Ok((charged, values))
+}
+
+/// Reverses a charge whose answer was not given, and forgets the answer.
+pub(super) fn refund(
+    c: &Connection,
+    charged: &Charged,
+    answer: Option<[u8; 32]>,
+    now: Timestamp,
+) -> Result<(Option<i64>, Values)> {
+    let Some(entry) = charged.entry else {
+        return Ok((None, Values::new()));
+    };
+    let used = one(c, sql::SELECT_CHARGE, [entry], |row| {
+        let at: Timestamp = row.get(1)?;
+        let used = Used {
+            user: row.get(0)?,
+            day: at.millis().div_euclid(rollup::DAY),
+            key: row.get(2)?,
+            adapter: row.get(3)?,
+            tokens: Tokens {
+                prompt: row.get(4)?,
+                cached: row.get(5)?,
+                completion: row.get(6)?,
+            },
+        };
+        Ok(used)
+    })?;
+    let movement = Movement {
+        reference: Some(ledger_id(entry)),
+        operation: charged.request.operation,
+        ..Movement::new(charged.amount, REFUND)
+    };
+    let (reversal, balance) = post(c, used.user, movement, now)?;
+    used.add(c, -1, charged.amount.negated())?;
+    let mut values = vec![(Account::Wallet(charged.request.wallet), balance)];
+    values.extend(spend(c, &charged.request, charged.amount.negated())?);
+    if let Some(key) = answer {
+        execute(c, sql::DELETE_RESPONSE, [key])?;
+    }
+    Ok((Some(reversal), values))
+}
+
+/// A row of the usage.
+struct Used {
+    user: i64,
+    day: i64,
+    key: i64,
+    adapter: String,
+    tokens: Tokens,
+}
+
+impl Used {
+    /// Adds requests of these tokens, or takes them back.
+    fn add(&self, c: &Connection, requests: i64, charged: Credits) -> rusqlite::Result<()> {
+        let Tokens {
+            prompt,
+            cached,
+            completion,
+        } = self.tokens;
+        let values = params![
+            self.user,
+            self.day,
+            self.key,
+            self.adapter,
+            requests,
+            charged,
+            requests * prompt,
+            requests * cached,
+            requests * completion,
+        ];
+        execute(c, sql::ADD_USAGE, values)?;
+        Ok(())
+    }
+}
+
+/// Adds to what the keys of a limit spent.
+fn spend(
+    c: &Connection,
+    request: &HoldRequest,
+    amount: Credits,
+) -> Result<Option<(Account, Credits)>> {
+    let Some((spending, _)) = request.limit else {
+        return Ok(None);
+    };
+    let values = params![spending.row, spending.period, amount];
+    execute(c, sql::ADD_SPENDING, values)?;
+    let account = Account::Spending(spending);
+    Ok(Some((account, value_of(c, &account)?)))
+}
+
+/// The number of a key in the ledger.
+fn key_number(c: &Connection, key: &str) -> rusqlite::Result<i64> {
+    match first(c, sql::SELECT_KEY_NUMBER, [key], value)? {
+        Some(number) => Ok(number),
+        None => c.prepare_cached(sql::INSERT_KEY_NUMBER)?.insert([key]),
+    }
+}
+
+/// Whether the ledger has this operation as this entry.
+pub(super) fn is_written(
+    c: &Connection,
+    entry: i64,
+    operation: OperationId,
+) -> rusqlite::Result<bool> {
+    let found: Option<[u8; 16]> = first(c, sql::SELECT_OPERATION, [entry], value)?;
+    Ok(found == Some(*operation.as_bytes()))
 }
 
 pub(super) fn ledger(
@@ -132,7 +339,7 @@ pub(super) fn ledger(
     wallet: &Wallet,
     before: Option<i64>,
     limit: usize,
-) -> Result<(Credits, Vec<LedgerEntry>), StoreError> {
+) -> Result<(Credits, Vec<LedgerEntry>)> {
     // One transaction, so that the balance belongs to the entries.
     let c = c.unchecked_transaction()?;
     let balance = balance(&c, wallet)?;
@@ -140,93 +347,30 @@ pub(super) fn ledger(
     Ok((balance, all(&c, sql::SELECT_LEDGER, page, entry_in)?))
 }
 
-/// The entry in the first seven columns.
+/// The entry in the first twelve columns.
 pub(super) fn entry_in(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
+    let operation = OperationId::from_bytes(row.get(5)?);
+    let detail = |adapter| -> rusqlite::Result<ChargeDetail> {
+        Ok(ChargeDetail {
+            adapter,
+            prompt_tokens: row.get(9)?,
+            cached_tokens: row.get(10)?,
+            completion_tokens: row.get(11)?,
+            request_id: operation.to_string(),
+            key_id: row.get(7)?,
+        })
+    };
+    let adapter: Option<String> = row.get(8)?;
     Ok(LedgerEntry {
         id: row.get(0)?,
         amount: row.get(1)?,
         balance: row.get(2)?,
         reason: row.get(3)?,
         reference: row.get(4)?,
-        note: row.get(5)?,
+        detail: adapter.map(detail).transpose()?,
         created_at: row.get(6)?,
     })
 }
 
-pub(super) const OPEN: i64 = 0;
-pub(super) const SETTLED: i64 = 1;
-pub(super) const REFUNDED: i64 = 2;
-
-pub(super) fn reserve(
-    c: &Connection,
-    wallet: &Wallet,
-    price: Credits,
-    now: Timestamp,
-) -> Result<i64, StoreError> {
-    let entry = post(c, wallet, price.negated(), "chat", None, now)?;
-    let values = params![entry.id, wallet, price, now];
-    execute(c, sql::INSERT_RESERVATION, values)?;
-    Ok(entry.id)
-}
-
-pub(super) fn settle(c: &Connection, reservation: i64, now: Timestamp) -> Result<(), StoreError> {
-    match state_of(c, reservation)? {
-        (_, _, OPEN) => close(c, reservation, SETTLED, None, now),
-        (_, _, SETTLED) => Ok(()),
-        _ => Err(StoreError::Conflict(format!(
-            "{} was refunded already",
-            ledger_id(reservation)
-        ))),
-    }
-}
-
-pub(super) fn refund(c: &Connection, reservation: i64, now: Timestamp) -> Result<(), StoreError> {
-    match state_of(c, reservation)? {
-        (wallet, amount, OPEN) => {
-            let reference = Some(ledger_id(reservation));
-            let entry = post_up_to(c, &wallet, amount, "refund", reference, i64::MAX, now)?;
-            close(c, reservation, REFUNDED, Some(entry.id), now)
-        }
-        (_, _, REFUNDED) => Ok(()),
-        _ => Err(StoreError::Conflict(format!(
-            "{} was settled already",
-            ledger_id(reservation)
-        ))),
-    }
-}
-
-/// Notes what became known of a reservation.
-pub(super) fn note(c: &Connection, reservation: i64, note: &str) -> Result<(), StoreError> {
-    execute(c, sql::NOTE_RESERVATION, params![reservation, note])?;
-    Ok(())
-}
-
-fn state_of(c: &Connection, reservation: i64) -> Result<(Wallet, Credits, i64), StoreError> {
-    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    Ok(one(c, sql::SELECT_RESERVATION, [reservation], read)?)
-}
-
-fn close(
-    c: &Connection,
-    reservation: i64,
-    state: i64,
-    refund: Option<i64>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let values = params![reservation, state, now, refund];
-    execute(c, sql::CLOSE_RESERVATION, values)?;
-    Ok(())
-}
-
-/// Refunds at most `limit` open reservations; how many.
-pub(super) fn refund_open(
-    c: &Connection,
-    now: Timestamp,
-    limit: usize,
-) -> Result<usize, StoreError> {
-    let open: Vec<i64> = all(c, sql::SELECT_OPEN_RESERVATIONS, [count(limit)], value)?;
-    for reservation in &open {
-        refund(c, *reservation, now)?;
-    }
-    Ok(open.len())
-}
+#[cfg(test)]
+mod tests;

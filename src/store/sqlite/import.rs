@@ -8,12 +8,14 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+use super::accounts::{self, Movement, Values};
 use super::read_only::ReadOnly;
 use super::row::{first, value};
-use super::{OpenError, SqliteStore, accounts, connections, keys, sql};
+use super::writer::Written;
+use super::{OpenError, SqliteStore, connections, keys, sql};
 use crate::auth::{KeyHash, KeyRecord, KeyRequest, PlainKey, Scopes};
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::StoreError;
+use crate::store::{Account, StoreError};
 
 /// The tables that are imported; accounts come first, so that they keep their age.
 const TABLES: [&str; 2] = ["users", "api_keys"];
@@ -107,8 +109,16 @@ impl SqliteStore {
         if !TABLES.into_iter().any(has_table) {
             return refused("none of the backend's tables can be read");
         }
-        let import = move |c: &Connection| import(&source, c, now);
-        Ok(self.write(import).await?)
+        let import = move |c: &Connection| {
+            let mut values = Vec::new();
+            let report = import(&source, c, now, &mut values)?;
+            let written = Written {
+                values,
+                ..Written::default()
+            };
+            Ok((report, written))
+        };
+        Ok(self.writer.write(1, import).await?)
     }
 }
 
@@ -116,7 +126,13 @@ fn has_table(source: &Connection, table: &str) -> rusqlite::Result<bool> {
     source.prepare(sql::SELECT_TABLE)?.exists([table])
 }
 
-fn import(source: &Connection, c: &Connection, now: Timestamp) -> Result<ImportReport, StoreError> {
+/// Imports every table; adds the balances that it leaves to `values`.
+fn import(
+    source: &Connection,
+    c: &Connection,
+    now: Timestamp,
+    values: &mut Values,
+) -> Result<ImportReport, StoreError> {
     let mut report = ImportReport::default();
     for table in TABLES {
         if !has_table(source, table)? {
@@ -129,7 +145,7 @@ fn import(source: &Connection, c: &Connection, now: Timestamp) -> Result<ImportR
         while let Some(row) = rows.next()? {
             let mut notes = Vec::new();
             let imported = match table {
-                "users" => import_account(row, c, now, &mut notes),
+                "users" => import_account(row, c, now, &mut notes, values),
                 _ => import_key(row, c, now, &mut report.accounts_made),
             };
             let count = match imported {
@@ -172,6 +188,7 @@ fn import_account(
     c: &Connection,
     now: Timestamp,
     notes: &mut Vec<ImportNote>,
+    values: &mut Values,
 ) -> Result<bool, RowError> {
     let wallet = wallet(row)?;
     let number: Option<f64> = column(row, "credits")?;
@@ -207,16 +224,22 @@ fn import_account(
     });
     let account_is_new = accounts::ensure(c, &wallet, created_at)?;
     let (reason, reference) = ("opening", "r3mes:");
-    let values = params![wallet, reason, reference];
-    match first(c, sql::SELECT_OPENING, values, value::<Credits>)? {
+    let opening = params![wallet, reason, reference];
+    match first(c, sql::SELECT_OPENING, opening, value::<Credits>)? {
         Some(before) if before != balance => Err(refused(
             "credits",
             format!("was imported before as {before}, which is not changed"),
         )),
         None if balance > Credits::ZERO => {
-            let reference = Some(reference.to_owned());
-            match accounts::post(c, &wallet, balance, reason, reference, now) {
-                Ok(_) => Ok(true),
+            let movement = Movement {
+                reference: Some(reference.to_owned()),
+                ..Movement::new(balance, reason)
+            };
+            match accounts::grant(c, &wallet, movement, now) {
+                Ok((entry, _)) => {
+                    values.push((Account::Wallet(wallet), entry.balance));
+                    Ok(true)
+                }
                 Err(StoreError::Conflict(reason)) => Err(refused("credits", reason)),
                 Err(error) => Err(error.into()),
             }

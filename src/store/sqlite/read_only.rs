@@ -136,7 +136,7 @@ pub fn export_ledger(
     let (mut after, last): (i64, i64) = (0, one(&c, sql::SELECT_LAST_ENTRY, [], value)?);
     let read = |row: &Row<'_>| {
         Ok(ExportedEntry {
-            wallet_address: row.get(7)?,
+            wallet_address: row.get(12)?,
             entry: entry_in(row)?,
         })
     };

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use rusqlite::Connection;
 
 use super::read_pool::ReadPool;
-use super::verify::LedgerVerifier;
-use super::writer::Writer;
+use super::verify::{self, LedgerVerifier, Scope};
+use super::writer::{Writer, Written};
 use super::{
     SqliteStore, accounts, backup, closed, disk_free, idempotency, keys, rollup, telemetry,
 };
@@ -24,13 +24,20 @@ macro_rules! repository {
         impl Repository for SqliteStore {
             $(async fn $verb(&$self, $($argument: $type),*) -> Result<$result> { $($body)* })*
 
+            async fn charge(&$self, hold: Hold, charge: Charge, now: Timestamp) -> Result<Charged, NotWritten> {
+                $self.charge_held(hold, charge, now).await
+            }
+
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.observers.add(observer);
             }
 
             fn gauges(&self) -> StoreGauges {
                 let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+                let (holds, held) = self.holds.held();
                 StoreGauges {
+                    holds,
+                    held,
                     queue_depth: self.writer.depth(),
                     queue_capacity: Writer::CAPACITY,
                     pool_in_use: self.read_pool.in_use(),
@@ -72,39 +79,43 @@ repository! { self,
     }
     grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
         -> Outcome<(LedgerEntry, bool)> {
+        let operation = OperationId::new();
+        let mut hold = None;
+        if amount < Credits::ZERO {
+            // What was done before needs no credits now.
+            if let Some(request) = &request
+                && let Some(stored) = self.stored_response(request.key, request.request, now).await?
+            {
+                return Ok(Outcome::Replayed(stored));
+            }
+            let request = HoldRequest { operation, wallet, amount: amount.negated(), limit: None };
+            hold = Some(self.hold(request).await?);
+        }
         let grant = move |c: &Connection| {
-            idempotency::run(c, request, now, || accounts::grant(c, &wallet, amount, &reason, now))
+            let movement = || accounts::Movement { operation, ..accounts::Movement::new(amount, &reason) };
+            let done = idempotency::run(c, request, now, || accounts::grant(c, &wallet, movement(), now))?;
+            let written = done.as_new().map(|(entry, _)| Written {
+                change: Some(Change::Granted(entry.amount)),
+                values: vec![(Account::Wallet(wallet), entry.balance)],
+                entry: Some((entry.id, operation)),
+            });
+            Ok((done, written.unwrap_or_default()))
         };
-        self.change(grant, |done| done.as_new().map(|(entry, _)| Change::Granted(entry.amount))).await
+        self.writer.charge(hold, 2, grant).await.map_err(|refused| refused.0)
     }
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>) {
         self.read(move |c| accounts::ledger(c, &wallet, before, limit)).await
     }
-    reserve(wallet: Wallet, price: Credits, now: Timestamp) -> i64 {
-        self.write(move |c| accounts::reserve(c, &wallet, price, now)).await
+    hold(request: HoldRequest) -> Hold {
+        self.holds.hold(request, async |account| self.get(|c| accounts::value_of(c, &account)).await).await
     }
-    reserve_ahead(wallet: Wallet, price: Credits, now: Timestamp, taken: Box<dyn FnOnce() + Send>) -> i64 {
-        self.write(move |c| accounts::reserve(c, &wallet, price, now).inspect(|_| taken())).await
-    }
-    settle(reservation: i64, now: Timestamp) -> () {
-        self.end_reservation(move |c| accounts::settle(c, reservation, now)).await
-    }
-    settle_kept(reservation: i64, answer: String, note: Option<String>, now: Timestamp, request: IdempotentRequest<(i64, String)>) -> () {
-        let settle = move |c: &Connection| {
-            let stored = idempotency::find(c, &request.key, &request.request, now)?;
-            accounts::settle(c, reservation, now)?;
-            if let Some(note) = note {
-                accounts::note(c, reservation, &note)?;
-            }
-            match stored {
-                Some(_) => Ok(()),
-                None => idempotency::store(c, &request, &(reservation, answer), now),
-            }
+    refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> () {
+        let refund = move |c: &Connection| {
+            let (entry, values) = accounts::refund(c, &charged, answer, now)?;
+            let entry = entry.map(|entry| (entry, charged.request.operation));
+            Ok(((), Written { change: None, values, entry }))
         };
-        self.end_reservation(settle).await
-    }
-    note_reservations(notes: Vec<(i64, String)>) -> () {
-        self.write(move |c| notes.iter().try_for_each(|(reservation, note)| accounts::note(c, *reservation, note))).await
+        self.writer.write(2, refund).await
     }
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse> {
         self.read(move |c| idempotency::find(c, &key, &request, now)).await
@@ -112,18 +123,17 @@ repository! { self,
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> () {
         self.write(move |c| idempotency::check_rows(c, &scope, running, now)).await
     }
-    refund(reservation: i64, now: Timestamp) -> () {
-        self.end_reservation(move |c| accounts::refund(c, reservation, now)).await
-    }
-    refund_open(now: Timestamp) -> usize {
-        in_steps(|| self.end_reservation(move |c| accounts::refund_open(c, now, 1000))).await
-    }
-    verify_ledger() -> LedgerReport {
+    verify_ledger(full: bool) -> LedgerReport {
         // One read per step: the log cannot be truncated during a read.
-        let (mut verifier, mut done) = (LedgerVerifier::new(), false);
+        let scope = if full { Scope::Full } else { Scope::New };
+        let (mut verifier, mut done) = (LedgerVerifier::new(scope), false);
         while !done {
             let step = move |c: &Connection| verifier.step(c).map(|done| (verifier, done));
             (verifier, done) = self.read(step).await?;
+        }
+        if let Some(entry) = verifier.verified() {
+            // Where nothing can be written, the next check begins at the same entry.
+            let _ = self.write(move |c| verify::remember(c, entry)).await;
         }
         Ok(verifier.report)
     }
@@ -215,18 +225,33 @@ repository! { self,
         self.write(move |c| keys::touch(c, &touched)).await
     }
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded {
-        let record = move |c: &Connection| telemetry::record(c, &samples, now);
-        self.change(record, |&Recorded { new, first }| Some(Change::Samples { new, first })).await
+        let rows = samples.len();
+        let record = move |c: &Connection| {
+            let done = telemetry::record(c, &samples, now)?;
+            let Recorded { new, first } = done;
+            Ok((done, Written { change: Some(Change::Samples { new, first }), ..Written::default() }))
+        };
+        self.writer.write(rows, record).await
     }
     record_earning(earning: Earning, now: Timestamp, request: Option<IdempotentRequest<Counted>>) -> Outcome<Counted> {
+        let operation = OperationId::new();
         let record = move |c: &Connection| {
-            idempotency::run(c, request, now, || telemetry::record_earning(c, &earning, now))
-        };
-        let change = |done: &Outcome<Counted>| {
+            let mut balance = None;
+            let effect = || {
+                let (counted, after) = telemetry::record_earning(c, &earning, operation, now)?;
+                balance = after;
+                Ok(counted)
+            };
+            let done = idempotency::run(c, request, now, effect)?;
             let new = done.as_new().filter(|earning| earning.counted);
-            new.map(|earning| Change::Earned(earning.earnings))
+            let written = Written {
+                change: new.map(|earning| Change::Earned(earning.earnings)),
+                values: balance.map(|balance| (Account::Wallet(earning.wallet), balance)).into_iter().collect(),
+                entry: new.and_then(|earning| earning.entry).map(|entry| (entry, operation)),
+            };
+            Ok((done, written))
         };
-        self.change(record, change).await
+        self.writer.write(4, record).await
     }
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats {
         self.get(|c| telemetry::miner(c, &wallet, active_since)).await
@@ -249,6 +274,32 @@ repository! { self,
 }
 
 impl SqliteStore {
+    async fn charge_held(
+        &self,
+        hold: Hold,
+        charge: Charge,
+        now: Timestamp,
+    ) -> Result<Charged, NotWritten> {
+        let request = *hold.request();
+        let work = move |c: &Connection| {
+            let (charged, values) = accounts::charge(c, &request, charge, now)?;
+            let entry = charged.entry.map(|entry| (entry, request.operation));
+            Ok((
+                charged,
+                Written {
+                    change: None,
+                    values,
+                    entry,
+                },
+            ))
+        };
+        let charged = self.writer.charge(Some(hold), 4, work).await;
+        charged.map_err(|refused| {
+            let (error, hold) = *refused;
+            NotWritten { hold, error }
+        })
+    }
+
     fn file_fault(&self) -> Option<&'static str> {
         self.lock().as_ref()?.fault()
     }

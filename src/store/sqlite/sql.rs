@@ -18,21 +18,28 @@ statements! {
                    FROM users u WHERE u.wallet = ?1";
     SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
                     FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
-    SELECT_BALANCE = "SELECT credits FROM users WHERE wallet = ?1";
-    MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE wallet = ?1 AND credits + ?2 BETWEEN 0 AND ?3";
-    INSERT_ENTRY = "INSERT INTO ledger (wallet, amount, balance, reason, reference, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at FROM ledger l LEFT JOIN reservations r ON r.id = l.id
-                     WHERE l.wallet = ?1 AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
+    SELECT_ACCOUNT = "SELECT id, credits FROM users WHERE wallet = ?1";
+    SELECT_CREDITS = "SELECT credits FROM users WHERE id = ?1";
+    MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE id = ?1 AND credits + ?2 BETWEEN 0 AND ?3";
+    INSERT_ENTRY = "INSERT INTO ledger (user, amount, balance, reason, reference, operation, created_at, key, adapter, prompt_tokens, cached_tokens, completion_tokens)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens
+                     FROM ledger l LEFT JOIN key_ids k ON k.id = l.key WHERE l.user = (SELECT id FROM users WHERE wallet = ?1) AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
     SELECT_LAST_ENTRY = "SELECT coalesce(max(id), 0) FROM ledger";
-    SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at, l.wallet FROM ledger l LEFT JOIN reservations r ON r.id = l.id
-                      WHERE l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
-    SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, r.note, l.created_at, l.wallet FROM ledger l LEFT JOIN reservations r ON r.id = l.id
-                                WHERE l.wallet = ?4 AND l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
-    INSERT_RESERVATION = "INSERT INTO reservations (id, wallet, amount, created_at) VALUES (?1, ?2, ?3, ?4)";
-    SELECT_RESERVATION = "SELECT wallet, amount, state FROM reservations WHERE id = ?1";
-    NOTE_RESERVATION = "UPDATE reservations SET note = ?2 WHERE id = ?1";
-    CLOSE_RESERVATION = "UPDATE reservations SET state = ?2, ended_at = ?3, refund_id = ?4 WHERE id = ?1 AND state = 0";
-    SELECT_OPEN_RESERVATIONS = "SELECT id FROM reservations WHERE state = 0 ORDER BY id LIMIT ?1";
+    SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
+                      FROM ledger l JOIN users u ON u.id = l.user LEFT JOIN key_ids k ON k.id = l.key WHERE l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
+    SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
+                                FROM users u JOIN ledger l ON l.user = u.id LEFT JOIN key_ids k ON k.id = l.key WHERE u.wallet = ?4 AND l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
+    SELECT_OPERATION = "SELECT operation FROM ledger WHERE id = ?1";
+    SELECT_CHARGE = "SELECT user, created_at, coalesce(key, 0), adapter, coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0), coalesce(completion_tokens, 0) FROM ledger WHERE id = ?1";
+    SELECT_KEY_NUMBER = "SELECT id FROM key_ids WHERE key = ?1";
+    INSERT_KEY_NUMBER = "INSERT INTO key_ids (key) VALUES (?1)";
+    ADD_USAGE = "INSERT INTO usage (user, day, key, adapter, requests, charged, prompt_tokens, cached_tokens, completion_tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 ON CONFLICT (user, day, key, adapter) DO UPDATE SET requests = requests + excluded.requests, charged = charged + excluded.charged,
+                 prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
+                 completion_tokens = completion_tokens + excluded.completion_tokens";
+    ADD_SPENDING = "INSERT INTO spending (id, period, spent) VALUES (?1, ?2, ?3) ON CONFLICT (id, period) DO UPDATE SET spent = spent + excluded.spent";
+    SELECT_SPENT = "SELECT coalesce((SELECT spent FROM spending WHERE id = ?1 AND period = ?2), 0)";
 
     // keys
     INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, imported)
@@ -150,7 +157,7 @@ statements! {
                               GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000";
 
     // what an import asks besides
-    SELECT_OPENING = "SELECT amount FROM ledger WHERE wallet = ?1 AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";
+    SELECT_OPENING = "SELECT amount FROM ledger WHERE user = (SELECT id FROM users WHERE wallet = ?1) AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";
 
     // over all wallets; unlike units are not added up, the newest worker's counts
     SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.unit =
@@ -161,14 +168,23 @@ statements! {
                            (SELECT n.unit FROM workers n WHERE n.wallet = e.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
                                 (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = e.wallet)
                                 FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
-    SELECT_SUM_AND_TOTAL = "SELECT (SELECT coalesce(sum(credits), 0) FROM users WHERE wallet >= ''), credits FROM totals WHERE id = 1";
+    SELECT_SUM_AND_TOTAL = "SELECT (SELECT coalesce(sum(credits), 0) FROM users WHERE id > 0), credits FROM totals WHERE id = 1";
+    SELECT_COUNT_AND_TOTAL = "SELECT (SELECT count(*) FROM users), users FROM totals WHERE id = 1";
     // An expression, since for the bare column SQLite walks the whole table in its order instead of the index.
     SELECT_TOTALS = "SELECT users, credits, (SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1) FROM totals WHERE id = 1";
-    SELECT_USERS_AFTER = "SELECT u.wallet, u.credits, (SELECT coalesce(sum(l.amount), 0) FROM ledger l WHERE l.wallet = u.wallet),
-                          (SELECT count(*) FROM ledger l WHERE l.wallet = u.wallet) FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
-    SELECT_RESERVATIONS_AFTER = "SELECT r.id, r.wallet, r.amount, r.state, l.wallet, l.amount, f.wallet, f.amount
-                                 FROM reservations r JOIN ledger l ON l.id = r.id LEFT JOIN ledger f ON f.id = r.refund_id
-                                 WHERE r.id > ?1 ORDER BY r.id LIMIT ?2";
+
+    // verification: entries in the order of their ids, then each account
+    WALK_LEDGER = "SELECT id, user, amount, balance, reason FROM ledger WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3";
+    SELECT_BALANCE_BEFORE = "SELECT balance FROM ledger WHERE user = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1";
+    SELECT_BALANCES = "SELECT u.id, u.wallet, u.credits, coalesce((SELECT balance FROM ledger WHERE user = u.id ORDER BY id DESC LIMIT 1), 0)
+                       FROM users u WHERE u.id > ?1 ORDER BY u.id LIMIT ?2";
+    SELECT_SUMS = "SELECT (SELECT coalesce(sum(charged), 0) FROM usage WHERE user = ?1),
+                   (SELECT coalesce(sum(e.earnings), 0) FROM earnings_history e WHERE e.wallet = u.wallet), u.total_earnings,
+                   (SELECT coalesce(-sum(amount), 0) FROM ledger WHERE user = ?1 AND id > ?2 AND reason IN ('chat', 'chat_refund')),
+                   (SELECT coalesce(sum(amount), 0) FROM ledger WHERE user = ?1 AND id > ?2 AND reason = 'mining')
+                   FROM users u WHERE u.id = ?1";
+    SELECT_VERIFIED = "SELECT entry FROM verified WHERE id = 1";
+    SET_VERIFIED = "UPDATE verified SET entry = ?1 WHERE id = 1";
 }
 
 /// What the stored answers take, by scope and (as scope 0) in all: counted when a writing connection is opened,
@@ -208,9 +224,7 @@ pub(super) const INTEGRITY: &str = "PRAGMA integrity_check(100)";
 
 /// Gives back the memory of pages that were read.
 pub(super) const FORGET_PAGES: &str = "PRAGMA shrink_memory";
-/// Copies pages from the log into the database file as far as possible without waiting.
-pub(super) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
-/// Copies all of them and truncates the log, which waits for its readers.
+/// Copies all pages from the log into the database file and truncates the log, which waits for its readers.
 pub(super) const CHECKPOINT_TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 /// So few pages that no request waits for long.
 pub(super) const VACUUM_STEP: &str = "PRAGMA incremental_vacuum(64)";

@@ -5,11 +5,13 @@ use std::ops::Range;
 
 use rusqlite::{Connection, Row, params};
 
+use super::accounts::{self, Movement};
 use super::row::{all, count, execute, first, one, pair, value};
-use super::{accounts, rollup, sql};
+use super::{rollup, sql};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
 use crate::store::{
-    Counted, Earning, EarningsDay, MinerStats, RankedMiner, Recorded, Result, StoreError, Totals,
+    Counted, Earning, EarningsDay, MinerStats, OperationId, RankedMiner, Recorded, Result,
+    StoreError, Totals,
 };
 
 pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Result<Recorded> {
@@ -83,7 +85,13 @@ fn insert(c: &Connection, sample: &Sample, late: &mut Late) -> rusqlite::Result<
     Ok(true)
 }
 
-pub(super) fn record_earning(c: &Connection, earning: &Earning, now: Timestamp) -> Result<Counted> {
+/// Records an earning; returns also the balance after it, if it is new.
+pub(super) fn record_earning(
+    c: &Connection,
+    earning: &Earning,
+    operation: OperationId,
+    now: Timestamp,
+) -> Result<(Counted, Option<Credits>)> {
     let counted = |entry: Option<i64>| Counted {
         wallet_address: earning.wallet,
         earnings: earning.earnings,
@@ -96,15 +104,19 @@ pub(super) fn record_earning(c: &Connection, earning: &Earning, now: Timestamp) 
     if execute(c, sql::INSERT_EARNING, values)? == 0 {
         let before = one(c, sql::SELECT_EARNING, [source], pair)?;
         if before == (earning.wallet, amount) {
-            return Ok(counted(None));
+            return Ok((counted(None), None));
         }
         let detail = "this source_id was counted for another wallet or amount";
         return Err(StoreError::Conflict(detail.to_owned()));
     }
     execute(c, sql::ADD_EARNINGS, params![wallet, amount])?;
-    let reference = Some(source.clone());
-    let entry = accounts::post(c, wallet, amount, "mining", reference, now)?;
-    Ok(counted(Some(entry.id)))
+    let movement = Movement {
+        reference: Some(source.clone()),
+        operation,
+        ..Movement::new(amount, "mining")
+    };
+    let (entry, _) = accounts::grant(c, wallet, movement, now)?;
+    Ok((counted(Some(entry.id)), Some(entry.balance)))
 }
 
 pub(super) fn miner(

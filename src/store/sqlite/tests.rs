@@ -1,6 +1,42 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::model::{Credits, Wallet};
+use crate::store::{Charge, HoldRequest, OperationId, Tokens};
+
+/// Another wallet for each number.
+pub(super) fn wallet(number: u32) -> Wallet {
+    let mut account = [0; 20];
+    account[..4].copy_from_slice(&number.to_le_bytes());
+    let prefix = bech32::Hrp::parse(Wallet::PREFIX).unwrap();
+    let address = bech32::encode::<bech32::Bech32>(prefix, &account).unwrap();
+    Wallet::parse(&address).unwrap()
+}
+
+/// A hold of so many micro-credits.
+pub(super) fn request(wallet: Wallet, amount: i64) -> HoldRequest {
+    HoldRequest {
+        operation: OperationId::new(),
+        wallet,
+        amount: Credits::from_micro(amount),
+        limit: None,
+    }
+}
+
+/// A charge of so many micro-credits.
+pub(super) fn charge(amount: i64) -> Charge {
+    Charge {
+        amount: Credits::from_micro(amount),
+        key_id: Some("key_01jd3x6c0ve7rv5m9xq2k8h4tz".to_owned()),
+        adapter: "general".to_owned(),
+        tokens: Some(Tokens {
+            prompt: 812,
+            cached: 512,
+            completion: 167,
+        }),
+        answer: None,
+    }
+}
 
 /// Opens a file as a server does that has its lock.
 pub(super) fn writing(path: &Path) -> Result<Connection, OpenError> {
@@ -63,7 +99,11 @@ fn every_statement_is_in_the_one_list() {
         Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
         &mut files,
     );
-    let apart = |file: &&PathBuf| !file.ends_with("sqlite/sql.rs") && !file.ends_with("tests.rs");
+    let apart = |file: &&PathBuf| {
+        let is_test =
+            file.ends_with("tests.rs") || file.parent().is_some_and(|of| of.ends_with("tests"));
+        !is_test && !file.ends_with("sqlite/sql.rs")
+    };
     for file in files.iter().filter(apart) {
         let text = std::fs::read_to_string(file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();

@@ -4,6 +4,9 @@
 //! own, commits once (one fsync, `synchronous=FULL`), and only then answers them all. There is no timer: while one group's
 //! fsync runs, the next group forms by itself, so a lone write does not wait and a thousand share one flush (group
 //! commit; DeWitt et al., SIGMOD 1984).
+//!
+//! A COMMIT that returned an error may have happened. Before anything else is written, the ledger is asked for an entry of
+//! the group; until then its jobs are not answered and its holds remain.
 
 mod health;
 
@@ -15,22 +18,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+pub(super) use self::health::Faults;
 pub(super) use self::health::StorageHealth;
 use super::row::execute;
-use super::{closed, sql};
-use crate::store::{Change, Observers, Result, StoreError};
-
-/// How a job is queued.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Priority {
-    /// Refused if the queue is full or the storage has a fault.
-    Normal,
-    /// Has its own capacity: ending a reservation must succeed under any load of new ones.
-    Settlement,
-}
+use super::{accounts, closed, sql};
+use crate::model::Credits;
+use crate::store::{Account, Change, Hold, HoldTable, Observers, OperationId, Result, StoreError};
 
 /// The handle to the writing thread.
 #[derive(Default)]
@@ -45,10 +42,20 @@ pub(super) struct Writer {
 struct State {
     /// Jobs queued.
     depth: AtomicUsize,
-    /// Why normal writes are refused, if the storage has a fault.
+    /// Why writes are refused, if the storage has a fault.
     fault: Mutex<Option<StoreError>>,
+    holds: Arc<HoldTable>,
     /// When the thread started its current group; `None` while it is idle.
     began: Mutex<Option<Instant>>,
+    #[cfg(test)]
+    faults: Arc<Faults>,
+}
+
+impl State {
+    fn set_fault(&self, fault: Option<StoreError>) {
+        lock(&self.fault).clone_from(&fault);
+        self.holds.set_fault(fault);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -57,22 +64,68 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// One write.
 struct Job {
-    priority: Priority,
     work: Work,
-    /// Receives the result of the work, if its group was committed.
-    reply: oneshot::Sender<Result<()>>,
+    /// About how many rows it writes.
+    rows: usize,
+    end: End,
 }
 
-/// Changes the database; an error is rolled back. Returns the change for observers.
-type Work = Box<dyn FnOnce(&Connection) -> Result<Option<Change>> + Send>;
+/// The end of a job.
+struct End {
+    reply: oneshot::Sender<Reply>,
+    /// The hold that it charges.
+    hold: Option<Hold>,
+}
+
+/// Sent when the outcome is final; a hold that was not charged comes back.
+type Reply = Result<(), Refused>;
+
+/// Why a job was not written, and its hold.
+type Refused = Box<(StoreError, Option<Hold>)>;
+
+/// Changes the database; an error is rolled back.
+type Work = Box<dyn FnOnce(&Connection) -> Result<Written> + Send>;
+
+/// What a job wrote.
+#[derive(Default)]
+pub(super) struct Written {
+    /// The change, for observers.
+    pub(super) change: Option<Change>,
+    /// The balances and spending after it.
+    pub(super) values: Vec<(Account, Credits)>,
+    /// A ledger entry, by which the file itself shows whether its group was committed.
+    pub(super) entry: Option<(i64, OperationId)>,
+}
+
+impl End {
+    fn refuse(mut self, holds: &HoldTable, error: StoreError) {
+        if let Some(hold) = &mut self.hold {
+            holds.charge_failed(hold);
+        }
+        // Without a receiver the hold is released.
+        let _ = self.reply.send(Err(Box::new((error, self.hold))));
+    }
+}
+
+/// Why a group was not committed.
+enum Failure {
+    /// Nothing of it is in the file.
+    Definite(StoreError),
+    /// COMMIT returned an error, or the file was found to be another one after it.
+    Unknown(StoreError, Vec<Result<Written>>),
+}
+
+impl<E: Into<StoreError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Definite(error.into())
+    }
+}
 
 impl Writer {
-    /// Jobs that may wait.
+    /// Jobs that may wait, beside those that charge a hold, of which there are never more than holds.
     pub(super) const CAPACITY: usize = 4096;
-    /// Further capacity for jobs that end a reservation.
-    const SETTLEMENT_CAPACITY: usize = 4096;
-    /// The maximum of jobs per transaction, so that the first of a group does not wait for thousands.
-    const GROUP: usize = 512;
+    /// About the maximum of rows per transaction, so that the first of a group does not wait for thousands.
+    const GROUP_ROWS: usize = 512;
 
     /// Starts the thread on `connection`; `log` is its write-ahead log.
     pub(super) fn start(
@@ -80,9 +133,15 @@ impl Writer {
         log: PathBuf,
         health: StorageHealth,
         observers: Arc<Observers>,
+        holds: Arc<HoldTable>,
     ) -> std::io::Result<Self> {
         let (sender, jobs) = channel();
-        let state = Arc::<State>::default();
+        let state = Arc::new(State {
+            holds,
+            #[cfg(test)]
+            faults: Arc::clone(&health.faults),
+            ..State::default()
+        });
         let thread = WriterThread {
             c: connection,
             jobs,
@@ -91,6 +150,7 @@ impl Writer {
             health,
             log,
             log_limit: WriterThread::LOG_LIMIT,
+            undecided: Vec::new(),
         };
         let builder = std::thread::Builder::new().name("r3mes-writer".to_owned());
         let thread = builder.spawn(move || thread.run())?;
@@ -98,51 +158,72 @@ impl Writer {
         Ok(Self { running, state })
     }
 
-    /// Queues `work`; the future waits until it is committed, refused or failed. The work goes on if the future is dropped.
-    ///
-    /// `change` returns the change for observers; the writer thread notifies them, as the future may be dropped before the
-    /// commit.
-    pub(super) fn write<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static>(
+    /// Queues `work`, which writes about so many rows; the future waits until it is committed, refused or failed. The work
+    /// goes on if the future is dropped.
+    pub(super) fn write<T: Send + 'static, W>(
         &self,
-        priority: Priority,
+        rows: usize,
         work: W,
-        change: fn(&T) -> Option<Change>,
-    ) -> impl Future<Output = Result<T>> + use<T, W> {
+    ) -> impl Future<Output = Result<T>> + use<T, W>
+    where
+        W: FnOnce(&Connection) -> Result<(T, Written)> + Send + 'static,
+    {
+        let written = self.charge(None, rows, work);
+        async { written.await.map_err(|refused| refused.0) }
+    }
+
+    /// The same for what charges a hold, which ends with the commit. An error gives it back; dropped after queueing, the
+    /// future ends nothing.
+    pub(super) fn charge<T: Send + 'static, W>(
+        &self,
+        hold: Option<Hold>,
+        rows: usize,
+        work: W,
+    ) -> impl Future<Output = Result<T, Refused>> + use<T, W>
+    where
+        W: FnOnce(&Connection) -> Result<(T, Written)> + Send + 'static,
+    {
         let (send, value) = oneshot::channel();
         let (reply, committed) = oneshot::channel();
         let work = Box::new(move |c: &Connection| {
-            let value = work(c)?;
-            let change = change(&value);
+            let (value, written) = work(c)?;
             // The caller may have been dropped; the work is done anyway.
             let _ = send.send(value);
-            Ok(change)
+            Ok(written)
         });
-        let queued = self.push(Job {
-            priority,
-            work,
-            reply,
-        });
+        let end = End { reply, hold };
+        self.push(Job { work, rows, end });
         async {
-            queued?;
+            let closed = || Box::new((closed(), None));
             committed.await.unwrap_or_else(|_| Err(closed()))?;
             value.await.map_err(|_| closed())
         }
     }
 
-    fn push(&self, job: Job) -> Result<()> {
+    fn push(&self, mut job: Job) {
         let running = lock(&self.running);
-        let (jobs, _) = running.as_ref().ok_or_else(closed)?;
-        let (capacity, fault) = match job.priority {
-            Priority::Normal => (Self::CAPACITY, lock(&self.state.fault).clone()),
-            Priority::Settlement => (Self::CAPACITY + Self::SETTLEMENT_CAPACITY, None),
-        };
-        match fault {
-            Some(fault) => return Err(fault),
-            None if self.depth() >= capacity => return Err(StoreError::Busy),
-            None => {}
+        if let Some(hold) = &mut job.end.hold {
+            self.state.holds.begin_charge(hold);
         }
-        self.state.depth.fetch_add(1, Ordering::Relaxed);
-        jobs.send(job).map_err(|_| closed())
+        let refusal = match &*running {
+            None => Some(closed()),
+            Some(_) if job.end.hold.is_none() && self.depth() >= Self::CAPACITY => {
+                Some(StoreError::Busy)
+            }
+            Some(_) => lock(&self.state.fault).clone(),
+        };
+        match (refusal, &*running) {
+            (None, Some((jobs, _))) => {
+                self.state.depth.fetch_add(1, Ordering::Relaxed);
+                if let Err(refused) = jobs.send(job) {
+                    refused.0.end.refuse(&self.state.holds, closed());
+                }
+            }
+            (refusal, _) => {
+                let error = refusal.unwrap_or_else(closed);
+                job.end.refuse(&self.state.holds, error);
+            }
+        }
     }
 
     /// Jobs waiting.
@@ -150,7 +231,7 @@ impl Writer {
         self.state.depth.load(Ordering::Relaxed)
     }
 
-    /// Whether normal jobs are accepted.
+    /// Whether jobs are accepted.
     pub(super) fn is_ready(&self) -> bool {
         lock(&self.state.fault).is_none()
     }
@@ -158,6 +239,12 @@ impl Writer {
     /// How long the thread has been busy with one group of writes; `None` while it is idle.
     pub(super) fn busy_for(&self) -> Option<Duration> {
         lock(&self.state.began).map(|began| began.elapsed())
+    }
+
+    /// The faults that a test causes.
+    #[cfg(test)]
+    pub(super) fn faults(&self) -> &Faults {
+        &self.state.faults
     }
 
     /// Refuses further jobs, completes the queued ones, closes the connection.
@@ -188,6 +275,8 @@ struct WriterThread {
     log: PathBuf,
     /// The length at which the log is truncated next.
     log_limit: u64,
+    /// The group whose COMMIT returned an error, until the file shows whether it happened.
+    undecided: Vec<(End, Result<Written>)>,
 }
 
 impl WriterThread {
@@ -209,17 +298,29 @@ impl WriterThread {
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            group.extend(self.jobs.try_iter().take(Writer::GROUP - group.len()));
+            let mut rows: usize = group.iter().map(|job| job.rows).sum();
+            while rows < Writer::GROUP_ROWS
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                rows += job.rows;
+                group.push(job);
+            }
             self.state.depth.fetch_sub(group.len(), Ordering::Relaxed);
             *lock(&self.state.began) = Some(Instant::now());
             self.write(group);
-            if self.health.recovered(&self.c) {
-                *lock(&self.state.fault) = None;
+            let has_fault = lock(&self.state.fault).is_some();
+            if self.health.recovered(&self.c) && (!has_fault || self.decide()) {
                 self.truncate_log();
             }
             *lock(&self.state.began) = None;
         }
-        *lock(&self.state.fault) = Some(closed());
+        if !self.undecided.is_empty() && self.health.can_write(&self.c) {
+            self.decide();
+        }
+        self.state.set_fault(Some(closed()));
+        for (end, _) in self.undecided.drain(..) {
+            end.refuse(&self.state.holds, closed());
+        }
         // Closing the last connection checkpoints too; doing it here reports errors.
         if let Err(error) = self.c.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
             log::warn!("the write-ahead log was not emptied at the end: {error}");
@@ -229,43 +330,113 @@ impl WriterThread {
         }
     }
 
-    fn write(&mut self, mut group: Vec<Job>) {
+    fn write(&mut self, group: Vec<Job>) {
+        let holds = Arc::clone(&self.state.holds);
         let fault = lock(&self.state.fault).clone();
         if let Some(fault) = fault {
             // Queued before the fault.
-            for job in group.extract_if(.., |job| job.priority == Priority::Normal) {
-                let _ = job.reply.send(Err(fault.clone()));
+            for job in group {
+                job.end.refuse(&holds, fault.clone());
             }
+            return;
         }
         if group.is_empty() {
             return;
         }
         let (jobs, started) = (group.len(), Instant::now());
-        let (works, replies): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|job| (job.work, job.reply)).unzip();
+        let (works, ends): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|job| (job.work, job.end)).unzip();
         // Before the commit, so that nothing is written to a deleted file, and after it, so that nothing is acknowledged.
         let checked = self.health.check_file();
-        let committed = checked
-            .and_then(|()| commit(&self.c, works))
-            .and_then(|outcomes| self.health.check_file().map(|()| outcomes));
-        if let Err(error) = &committed {
-            log::error!("a group of {jobs} writes failed: {error}");
-        }
-        if let Some(fault) = health::fault_of(&committed)
-            && self.health.record_failure(&self.c, &fault)
-        {
-            *lock(&self.state.fault) = Some(fault);
-        }
+        let committed = (checked.map_err(Failure::Definite))
+            .and_then(|()| commit(&self.c, works, &self.health))
+            .and_then(|outcomes| match self.health.check_file() {
+                Ok(()) => Ok(outcomes),
+                Err(fault) => Err(Failure::Unknown(fault, outcomes)),
+            });
         let (took, ok) = (started.elapsed(), committed.is_ok());
-        self.observers
-            .each(|observer| observer.committed(jobs, took, ok));
-        let outcomes = committed.unwrap_or_else(|error| vec![Err(error); jobs]);
-        for (outcome, reply) in outcomes.into_iter().zip(replies) {
-            if let Ok(Some(change)) = &outcome {
+        (self.observers).each(|observer| observer.committed(jobs, took, ok));
+        let fault = match &committed {
+            Ok(outcomes) => health::fault_of(outcomes),
+            Err(Failure::Definite(error)) => {
+                log::error!("a group of {jobs} writes failed: {error}");
+                health::is_fault(error).then(|| error.clone())
+            }
+            // Whatever it was, nothing is written before the group is decided.
+            Err(Failure::Unknown(error, _)) => {
+                log::error!("the COMMIT of a group of {jobs} writes failed: {error}");
+                Some(error.clone())
+            }
+        };
+        match committed {
+            Ok(outcomes) => self.publish(ends.into_iter().zip(outcomes)),
+            Err(Failure::Unknown(_, outcomes)) => {
+                self.undecided = ends.into_iter().zip(outcomes).collect();
+            }
+            Err(Failure::Definite(error)) => {
+                for end in ends {
+                    end.refuse(&holds, error.clone());
+                }
+            }
+        }
+        if let Some(fault) = fault
+            && (self.health.record_failure(&self.c, &fault) || !self.decide())
+        {
+            self.state.set_fault(Some(fault));
+        }
+    }
+
+    /// Publishes a commit to the holds, and only then answers its jobs.
+    fn publish(&self, group: impl Iterator<Item = (End, Result<Written>)>) {
+        let (mut values, mut ended, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        for (mut end, outcome) in group {
+            match outcome {
+                Ok(written) => {
+                    values.extend(written.values);
+                    ended.extend(end.hold.take());
+                    replies.push((end.reply, written.change));
+                }
+                Err(error) => end.refuse(&self.state.holds, error),
+            }
+        }
+        self.state.holds.publish(values, ended);
+        for (reply, change) in replies {
+            if let Some(change) = &change {
                 self.observers.each(|observer| observer.changed(change));
             }
-            let _ = reply.send(outcome.map(drop));
+            let _ = reply.send(Ok(()));
         }
+    }
+
+    /// Ends a fault, now that a COMMIT succeeded: the group whose COMMIT returned an error is in the file as a whole or not at
+    /// all, and its jobs are answered. `false` if the file cannot be read.
+    fn decide(&mut self) -> bool {
+        let mut written = self.undecided.iter().flat_map(|(_, outcome)| outcome);
+        let happened = match written.find_map(|written| written.entry) {
+            Some((entry, operation)) => accounts::is_written(&self.c, entry, operation),
+            // Without an entry nothing shows it; the client repeats what was not acknowledged.
+            None => Ok(false),
+        };
+        let Ok(happened) = happened else {
+            return false;
+        };
+        let group = std::mem::take(&mut self.undecided).into_iter();
+        // Before the answers, so that what follows one is not refused.
+        self.state.set_fault(None);
+        if happened {
+            log::warn!(
+                "a COMMIT that returned an error had written {} jobs",
+                group.len()
+            );
+            self.publish(group);
+        } else {
+            for (end, outcome) in group {
+                let error = "the COMMIT failed, and nothing was written".to_owned();
+                let error = outcome.err().unwrap_or(StoreError::Unavailable(error));
+                end.refuse(&self.state.holds, error);
+            }
+        }
+        true
     }
 
     /// Truncates a long log, as SQLite restarts it only while nothing reads. If a long read prevents that, it is tried again
@@ -292,7 +463,11 @@ impl WriterThread {
 
 /// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own. A job that is
 /// alone needs no savepoint, for which SQLite would copy every page that it changes.
-fn commit(c: &Connection, works: Vec<Work>) -> Result<Vec<Result<Option<Change>>>> {
+fn commit(
+    c: &Connection,
+    works: Vec<Work>,
+    health: &StorageHealth,
+) -> Result<Vec<Result<Written>>, Failure> {
     let alone = works.len() == 1;
     // Rolled back if it is dropped.
     let transaction = Transaction::new_unchecked(c, TransactionBehavior::Immediate)?;
@@ -306,7 +481,8 @@ fn commit(c: &Connection, works: Vec<Work>) -> Result<Vec<Result<Option<Change>>
         // A full disk or an I/O error may have rolled back everything, earlier jobs included.
         if c.is_autocommit() {
             let rolled_back = "the transaction was rolled back".to_owned();
-            return outcome.and(Err(StoreError::Unavailable(rolled_back)));
+            let error = outcome.err();
+            return Err(error.unwrap_or(StoreError::Unavailable(rolled_back)).into());
         }
         match (&outcome, alone) {
             (Ok(_), true) => {}
@@ -316,8 +492,18 @@ fn commit(c: &Connection, works: Vec<Work>) -> Result<Vec<Result<Option<Change>>
         }
         outcomes.push(outcome);
     }
-    transaction.commit()?;
-    Ok(outcomes)
+    match health.commit(transaction) {
+        Ok(()) => Ok(outcomes),
+        Err(error) if is_log_incomplete(&error) => Err(error.into()),
+        Err(error) => Err(Failure::Unknown(error.into(), outcomes)),
+    }
+}
+
+/// Whether a COMMIT failed as the log could not be written: the frame that completes a transaction is the last that is
+/// written, and one that is written in part has a wrong checksum. After any other error it may be there.
+fn is_log_incomplete(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(code, Some(ffi::SQLITE_FULL | ffi::SQLITE_IOERR_WRITE))
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ fn read<'a>(
     upstream: UpstreamFormat,
     format: ResponseFormat,
     pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> (String, Result<Option<Usage>, UpstreamError>) {
+) -> (String, Result<Option<Tokens>, UpstreamError>) {
     let pieces = pieces.into_iter().map(Bytes::copy_from_slice);
     let mut answer = Answer::new(Pieces(pieces.collect()), upstream, format);
     let mut sent = Vec::new();
@@ -66,6 +66,7 @@ fn read<'a>(
             assert!(!piece.is_empty());
             sent.extend_from_slice(&piece);
         }
+        sent.extend_from_slice(&answer.take_end());
         Ok(answer.usage)
     });
     (String::from_utf8(sent).unwrap(), end)
@@ -79,9 +80,10 @@ const REAL: &[u8] = include_bytes!("../../../tests/it/fixtures/openai-stream.sse
 
 #[test]
 fn a_real_stream_is_read_as_text_or_relayed_with_its_usage_where_requested() {
-    let usage = Some(Usage {
-        prompt_tokens: 9,
-        completion_tokens: 5,
+    let usage = Some(Tokens {
+        prompt: 9,
+        cached: 0,
+        completion: 5,
     });
     assert_eq!(
         read(stream(), ResponseFormat::Text, [REAL]),
@@ -156,9 +158,10 @@ fn a_whole_completion_is_relayed_unchanged_and_an_error_in_it_is_not() {
     assert_eq!(sent.as_bytes(), completion.trim_ascii());
     assert_eq!(
         end,
-        Ok(Some(Usage {
-            prompt_tokens: 2,
-            completion_tokens: 1
+        Ok(Some(Tokens {
+            prompt: 2,
+            cached: 0,
+            completion: 1
         }))
     );
     for bad in [
@@ -247,9 +250,29 @@ fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
     }
     assert!(!is_whole(&event("part", "")));
     let error = "data: {\"error\":{\"message\":\"CUDA\"}}\n\n";
-    assert!(!is_whole(
-        &(event("part", ",\"finish_reason\":\"stop\"") + error)
-    ));
+    let finish = event("", ",\"finish_reason\":\"stop\"");
+    assert!(!is_whole(&(event("part", "") + &finish + error)));
+}
+
+#[tokio::test]
+async fn from_the_finish_reason_on_everything_is_withheld() {
+    let finish = event("", ",\"finish_reason\":\"stop\"");
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2}}\n\n";
+    for (pieces, free) in [
+        ([event("part", ""), finish.clone()], false),
+        ([finish.clone(), String::new()], true),
+    ] {
+        let tail = format!("{}{usage}", if free { &finish } else { &pieces[1] });
+        let body = [pieces.concat().as_str(), usage, "data: [DONE]\n\n"].concat();
+        let body = Pieces([Bytes::from(body)].into());
+        let mut answer = Answer::new(body, stream(), events(true));
+        if !free {
+            assert_eq!(answer.next().await.unwrap().unwrap(), event("part", ""));
+        }
+        assert_eq!(answer.next().await, Ok(None));
+        assert_eq!(answer.has_content(), !free);
+        assert_eq!(answer.take_end(), tail);
+    }
 }
 
 #[test]
@@ -296,7 +319,7 @@ fn the_last_event_needs_no_blank_line_after_it() {
 #[test]
 fn a_piece_that_begins_as_the_errors_of_r3mes_nodes_do_is_not_text() {
     let formats = || [ResponseFormat::Text, events(false), whole()];
-    let is_error = |end: &Result<Option<Usage>, UpstreamError>| matches!(end, Err(UpstreamError::Cut(what)) if what.contains("[Error: CUDA"));
+    let is_error = |end: &Result<Option<Tokens>, UpstreamError>| matches!(end, Err(UpstreamError::Cut(what)) if what.contains("[Error: CUDA"));
     // Wherever the first piece is cut, it is put together.
     let first = b"\n[Error: CUDA secret]";
     for at in 0..9 {

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{InferenceRequest, Prompt};
+use crate::store::Tokens;
 use crate::upstream::{UpstreamError, unreadable};
 
 pub(super) fn request_body(request: &InferenceRequest, model: &str) -> String {
@@ -30,11 +31,30 @@ pub(super) fn first_model(body: &[u8]) -> Result<String, UpstreamError> {
 }
 
 /// The tokens of an answer, as its server counted them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-pub(crate) struct Usage {
-    pub(crate) prompt_tokens: u64,
+#[derive(Deserialize)]
+struct Usage {
+    prompt_tokens: u32,
     #[serde(default)]
-    pub(crate) completion_tokens: u64,
+    completion_tokens: u32,
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Deserialize)]
+struct PromptDetails {
+    cached_tokens: Option<u32>,
+}
+
+impl From<Usage> for Tokens {
+    fn from(usage: Usage) -> Self {
+        let cached = usage
+            .prompt_tokens_details
+            .and_then(|details| details.cached_tokens);
+        Self {
+            prompt: usage.prompt_tokens.into(),
+            cached: cached.unwrap_or_default().into(),
+            completion: usage.completion_tokens.into(),
+        }
+    }
 }
 
 /// What is read of a chunk of a stream, or of a whole completion.
@@ -42,7 +62,7 @@ pub(crate) struct Usage {
 pub(in crate::upstream) struct Chunk {
     /// Of the first choice; every request is for one.
     pub(in crate::upstream) text: String,
-    pub(in crate::upstream) usage: Option<Usage>,
+    pub(in crate::upstream) usage: Option<Tokens>,
     pub(in crate::upstream) has_choices: bool,
     /// Whether a client of `/v1` reads something in it; a role alone is nothing.
     pub(in crate::upstream) has_content: bool,
@@ -108,7 +128,7 @@ impl Chunk {
         let choices = members.choices.unwrap_or_default();
         let usage = members.usage.map(Usage::deserialize);
         let mut chunk = Self {
-            usage: usage.and_then(Result::ok),
+            usage: usage.and_then(Result::ok).map(Tokens::from),
             has_choices: !choices.is_empty(),
             ..Self::default()
         };
@@ -124,7 +144,7 @@ impl Chunk {
                 "" | "null" => {}
                 // What the engine of vLLM or SGLang gave up.
                 "abort" | "error" => chunk.has_content = true,
-                _ => (chunk.has_content, chunk.is_finished) = (true, true),
+                _ => chunk.is_finished = true,
             }
             let mut deltas = choice.delta.iter().chain(&choice.message);
             chunk.has_content |= deltas.any(Delta::has_content);

@@ -31,14 +31,16 @@ r3mes_chat_first_byte_seconds_bucket{le="0.5"} ${success}
 r3mes_chat_first_byte_seconds_bucket{le="+Inf"} ${success}
 r3mes_http_request_duration_seconds_bucket{le="+Inf",route="/a,le=\\"9\\""} ${http}
 r3mes_http_request_duration_seconds_bucket{le="+Inf",route="/b"} 1
-r3mes_credits_reserved_total ${success + failed}
+r3mes_credits_charged_total ${success}
+r3mes_credits_released_total{cause="failed"} ${failed}
+r3mes_credits_released_total{cause="client_left"} 1
 r3mes_credits_refunded_total ${failed}
 r3mes_miner_shares_accepted ${accepted}
 r3mes_other_total 7
 `);
 const read = page(4, 1, 10, 36);
 assert.deepEqual(read.ended, { success: 5, failed: 1 });
-assert.deepEqual([read.http["+Inf"], read.reserved, read.refunded, read.accepted], [11, 5, 1, 36]);
+assert.deepEqual([read.http["+Inf"], read.charged, read.released, read.refunded, read.accepted], [11, 4, 2, 1, 36]);
 
 const rates = new Rates();
 assert.equal(rates.now(), null);
@@ -46,7 +48,7 @@ rates.add(read, 0);
 assert.deepEqual([rates.now().ms, rates.now().chats], [null, 6], "of one poll, all since the start");
 rates.add(page(10, 2, 20, 36), 3000);
 const now = rates.now();
-assert.deepEqual([now.ms, now.chats, now.ended.success, now.refunded, now.first["+Inf"], now.http["+Inf"]], [3000, 7, 6, 1, 6, 10]);
+assert.deepEqual([now.ms, now.chats, now.ended.success, now.charged, now.released, now.refunded, now.first["+Inf"], now.http["+Inf"]], [3000, 7, 6, 6, 1, 1, 6, 10]);
 for (let at = 6000; at <= 900_000; at += 3000) rates.add(page(10, 2, 20, 36), at);
 assert(rates.polls.length <= 102 && rates.now().chats === 0 && rates.now().ms >= 300_000, "the window is bounded");
 rates.add(page(0, 0, 1, 0), 903_000);

@@ -106,7 +106,6 @@ async fn a_restore_leaves_nothing_beside_the_copy_and_removes_what_an_interrupte
     let expected = [
         "edge.db",
         "edge.db.admin-key",
-        "edge.db.ballast",
         "edge.db.lock",
         "edge.toml",
         "then.db",

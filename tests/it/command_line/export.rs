@@ -81,7 +81,7 @@ fn of_csv(csv: &str) -> Vec<Entry> {
     let names = records.next().unwrap().join(",");
     assert_eq!(
         names,
-        "id,wallet_address,amount,balance,reason,reference,note,created_at"
+        "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,request_id,key_id,created_at"
     );
     let credits = |text: &str| Credits::parse(text).unwrap();
     records

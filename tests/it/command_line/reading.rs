@@ -87,7 +87,7 @@ async fn a_read_only_file_is_listed_and_no_file_is_left_beside_it() {
         (2, 1)
     );
     assert!(outputs[4].contains(key));
-    assert_eq!(outputs[5], "1 wallets, 1 entries, 0 open reservations\n");
+    assert_eq!(outputs[5], "1 wallets, 1 entries\n");
     let nothing = ["users", "show", W2];
     assert_eq!(edge(&sealed.database(), &nothing).0, 3);
 }

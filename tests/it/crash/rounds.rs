@@ -5,12 +5,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Method;
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{Acknowledged, assert_none_missing, stored, write};
 use crate::simulation::Random;
-use crate::support::{Process, W1};
+use crate::support::{Caller, Process, Scripted, Seen, Upstream, W1, next_text, wallet};
 
 /// The work that the kill interrupts.
 #[derive(Clone, Copy)]
@@ -125,7 +127,7 @@ async fn kills_at_any_moment_of_writes_copies_and_the_end_lose_nothing() {
         }
         copies += copies_are_whole(&database);
         let store = SqliteStore::open(&database, false).unwrap();
-        let report = store.verify_ledger().await.unwrap();
+        let report = store.verify_ledger(true).await.unwrap();
         assert_eq!(report.mistakes, Vec::<String>::new(), "round {round}");
         store.close();
         let (samples, grants) = stored(&database);
@@ -144,4 +146,107 @@ async fn kills_at_any_moment_of_writes_copies_and_the_end_lose_nothing() {
         "{} writes acknowledged over {rounds} kills; {copies} copies got their name",
         acknowledged.count.load(std::sync::atomic::Ordering::SeqCst)
     );
+}
+
+/// What a client saw of its chat.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Saw {
+    Nothing,
+    /// Its end, or a whole answer.
+    End,
+    /// Something of it, or it may have been on its way.
+    Part,
+}
+
+/// Chats until the server dies; `true` asks a model that gives nothing.
+async fn chat(admin: Caller, silent: bool, streams: bool) -> Vec<Saw> {
+    let mut seen = Vec::new();
+    let message = if silent { "say nothing" } else { "hello" };
+    let messages = json!([{ "role": "user", "content": message }]);
+    let body = json!({ "stream": streams, "messages": messages }).to_string();
+    let path = "/v1/chat/completions";
+    let wallet = [("x-wallet-address", W1)];
+    loop {
+        let asked = admin.try_open(Method::POST, path, &wallet, body.clone());
+        let Some((status, _, mut body)) = asked.await else {
+            seen.push(if silent { Saw::Nothing } else { Saw::Part });
+            return seen;
+        };
+        assert!(status == 200 || status == 503, "{status}");
+        if status == 503 {
+            seen.push(Saw::Nothing);
+            continue;
+        }
+        let (mut text, mut whole) = (String::new(), true);
+        while let Some(piece) = next_text(&mut body).await {
+            match piece {
+                Ok(piece) => text += &piece,
+                Err(_) => whole = false,
+            }
+            if !whole {
+                break;
+            }
+        }
+        // Its end shows before the end of the body does.
+        let ended = whole || text.contains("[DONE]") || text.contains("\"finish_reason\":\"stop\"");
+        seen.push(if ended { Saw::End } else { Saw::Part });
+        if !whole {
+            return seen;
+        }
+    }
+}
+
+fn answer(seen: &Seen) -> Scripted {
+    match (
+        seen.body.contains("say nothing"),
+        seen.body.contains("\"stream\":true"),
+    ) {
+        (true, _) => Scripted::silent(),
+        (_, true) => Scripted::words(&["some ", "more ", "words"]),
+        (_, false) => Scripted::completion("some words"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_any_moment_of_chats_charge_every_end_that_was_seen_and_nothing_that_was_not_given()
+ {
+    let (rounds, mut random) = drawn();
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let upstream = Upstream::inference(answer).await;
+    let config = format!(
+        "[chat]\nin_flight = 16\n[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{}\"\nmodel = \"tiny\"\n",
+        upstream.url()
+    );
+    let (mut ends, mut parts, mut charged) = (0, 0, 0);
+    for round in 0..rounds {
+        let server = Process::serve(&database, &config);
+        let admin = server.admin();
+        let grant = json!({ "amount": 100_000, "reason": "chats" });
+        let path = format!("/users/{W1}/credits");
+        admin.post(&path, &grant).await.expect(200);
+        let mut clients = JoinSet::new();
+        for client in 0..8 {
+            clients.spawn(chat(admin.clone(), client == 0, client % 2 == 1));
+        }
+        a_moment(&mut random, 150).await;
+        server.kill();
+        for saw in clients.join_all().await.concat() {
+            ends += u64::from(saw == Saw::End);
+            parts += u64::from(saw == Saw::Part);
+        }
+        let store = SqliteStore::open(&database, false).unwrap();
+        let report = store.verify_ledger(true).await.unwrap();
+        assert_eq!(report.mistakes, Vec::<String>::new(), "round {round}");
+        let granted = 100_000 * (round + 1);
+        let credits = store.user(wallet(W1)).await.unwrap().credits.micro();
+        store.close();
+        charged = granted - credits.unsigned_abs() / 1_000_000;
+        assert!(
+            (ends..=ends + parts).contains(&charged),
+            "round {round}: charged {charged} for {ends} ends and {parts} that may have been given"
+        );
+    }
+    assert!(ends > 0, "nothing was tested");
+    println!("{ends} ends seen, {charged} charged, {parts} cut by {rounds} kills");
 }

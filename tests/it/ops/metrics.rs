@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::chat::whole;
 use crate::support::{
-    Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
+    Caller, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
 };
 
 /// A line of the metrics page.
@@ -98,9 +98,18 @@ fn parse(page: &str) -> BTreeMap<Series, f64> {
 }
 
 async fn metrics(server: &TestServer) -> BTreeMap<Series, f64> {
-    let page = server.anybody().get("/metrics").await;
+    read_metrics(&server.anybody()).await
+}
+
+async fn read_metrics(caller: &Caller) -> BTreeMap<Series, f64> {
+    let page = caller.get("/metrics").await;
     assert_eq!(page.status, 200);
     parse(std::str::from_utf8(&page.body).unwrap())
+}
+
+/// One without labels.
+pub(crate) async fn single_metric(caller: &Caller, name: &str) -> f64 {
+    read_metrics(caller).await[&Series::new(name, &[])]
 }
 
 pub(crate) async fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -265,10 +274,22 @@ async fn chats_grants_earnings_and_samples_move_the_metrics_by_what_they_are() {
         value("credits_distributed_total", &[("reason", "mining")]),
         1.25
     );
-    assert_eq!(value("r3mes_credits_reserved_total", &[]), 2.0);
-    assert_eq!(value("r3mes_credits_settled_total", &[]), 2.0);
-    assert_eq!(value("r3mes_credits_refunded_total", &[]), 0.0);
-    assert_eq!(value("r3mes_reservations_unwritten", &[]), 0.0);
+    assert_eq!(value("r3mes_credits_charged_total", &[]), 2.0);
+    for cause in ["failed", "client_left", "not_written"] {
+        assert_eq!(
+            value("r3mes_credits_released_total", &[("cause", cause)]),
+            0.0
+        );
+    }
+    for zero in [
+        "r3mes_credits_held",
+        "r3mes_holds",
+        "r3mes_credits_refunded_total",
+        "r3mes_charges_retried_total",
+        "r3mes_charges_short_total",
+    ] {
+        assert_eq!(value(zero, &[]), 0.0, "{zero}");
+    }
     assert_eq!(value("r3mes_miner_samples_total", &[]), 2.0);
     // The admin belongs to no wallet.
     assert_eq!(value("active_users", &[]), 1.0);

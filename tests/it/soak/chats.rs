@@ -82,27 +82,23 @@ impl Client {
                 expected,
             )
         };
-        let began = Instant::now();
         let Some(first) = ask(&[200, 402]).await else {
             return 0;
         };
         if first.status == 200 {
             self.account().paid.fetch_add(1, Ordering::SeqCst);
             if let Some(again) = ask(&[200]).await {
-                self.compare(&id, began, &first, &again);
+                self.compare(&id, &first, &again);
             }
         }
         first.status
     }
 
-    /// A replay is identical and free, unless a full disk kept the response from being stored.
-    fn compare(&self, id: &str, began: Instant, first: &Answer, again: &Answer) {
+    /// A replay is identical and free: an answer that came was stored with its charge.
+    fn compare(&self, id: &str, first: &Answer, again: &Answer) {
         if again.header("idempotency-replayed") != "true" {
             self.account().paid.fetch_add(1, Ordering::SeqCst);
-            let refused = |fault| fault == Fault::DiskRefuses;
-            if !self.model.faults.was(began, refused) {
-                self.model.violation(format!("{id} was not stored"));
-            }
+            self.model.violation(format!("{id} was not stored"));
         } else if again.body != first.body {
             self.model.violation(format!("{id} was answered otherwise"));
         }
@@ -176,14 +172,13 @@ impl Client {
         }
     }
 
-    /// A stream that was aborted: a violation unless the model had a fault.
+    /// A stream that was aborted: a violation unless the model had a fault, or its charge could not be written.
     fn cut_short(&self, path: &str, began: Instant) {
         self.model.cut.fetch_add(1, Ordering::Relaxed);
         self.model.refused(200, "cut");
-        let explained = self
-            .model
-            .faults
-            .was(began, |fault| fault.is_of_the_model());
+        let explained = self.model.faults.was(began, |fault| {
+            fault.is_of_the_model() || fault == Fault::DiskRefuses
+        });
         if !explained {
             self.model.violation(format!("{path} broke off"));
         }

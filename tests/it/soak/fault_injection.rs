@@ -135,12 +135,11 @@ impl FaultSchedule {
 
     /// Whether a fault explains a logged error.
     pub(super) fn explains_line(&self, line: &str, began: Instant) -> bool {
-        const STORAGE: [&str; 5] = [
+        const STORAGE: [&str; 4] = [
             "storage fault, rejecting writes",
             "a group of ",
-            " was not written and is tried again",
-            " is still not written",
-            " was not stored",
+            " were not charged: ",
+            " is not reversed yet: ",
         ];
         self.was(began, |fault| {
             let refused = fault.codes().iter().any(|code| {

@@ -97,9 +97,9 @@ pub(super) struct Account {
     pub(super) key: String,
     /// Credits.
     pub(super) granted: AtomicI64,
-    /// Chats whose first text came, at one credit each.
+    /// Chats whose first text came, at one credit each: they are charged, whatever ended them.
     pub(super) paid: AtomicI64,
-    /// Chats whose client disconnected before their outcome.
+    /// Chats whose client left, or whose stream broke off, before a text came: they may be charged.
     pub(super) perhaps_paid: AtomicI64,
 }
 

@@ -64,7 +64,7 @@ impl Process {
         });
         let address = address
             .recv_timeout(Duration::from_secs(30))
-            .expect("the server did not start");
+            .unwrap_or_else(|_| panic!("the server did not start: {:?}", log.lock().unwrap()));
         Self {
             database: database(child.id()),
             child,

@@ -106,7 +106,7 @@ async fn a_year_of_ten_miners_reaches_a_plateau_and_is_read_quickly() {
             );
         }
     }
-    let report = store.verify_ledger().await.unwrap();
+    let report = store.verify_ledger(true).await.unwrap();
     assert_eq!(report.mistakes, Vec::<String>::new());
     store.close();
     assert!(largest < 200_000_000, "{largest} bytes");

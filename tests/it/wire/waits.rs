@@ -78,15 +78,14 @@ async fn a_half_closed_connection_cancels_its_chat_and_pays_nothing() {
     );
     let mut wire = Wire::with(&server, request).await;
     let _frames = held.recv().await.unwrap();
-    // The model is asked while the price is still being written.
-    let paid = async || (server.balance(W1).await < before).then_some(());
-    eventually("the price is written", paid).await;
+    let held = async |holds| (server.store.gauges().holds == holds).then_some(());
+    eventually("the price is held", async || held(1).await).await;
     // As `nc -N` does. It cannot be distinguished from a disconnect and is treated as one: otherwise the upstream
     // would work for clients that have disconnected.
     wire.end().await;
     wire.closed().await;
-    let back = async || (server.balance(W1).await == before).then_some(());
-    eventually("the refund", back).await;
+    eventually("it is held no longer", async || held(0).await).await;
+    assert_eq!(server.balance(W1).await, before);
     server.assert_ledger_adds_up().await;
 }
 

@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::model::Wallet;
+use crate::store::HoldRequest;
 
 fn writer() -> (tempfile::TempDir, Writer) {
     let folder = tempfile::tempdir().unwrap();
@@ -10,10 +12,9 @@ fn writer() -> (tempfile::TempDir, Writer) {
         .execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t (n INTEGER PRIMARY KEY)")
         .unwrap();
     let lock = Arc::new(crate::store::InstanceLock::acquire(&path).unwrap());
-    let ballast = super::super::ballast::Ballast::open(&path, false);
-    let health = StorageHealth::new(&connection, ballast, lock).unwrap();
+    let health = StorageHealth::new(&connection, lock).unwrap();
     let wal = folder.path().join("test.db-wal");
-    let writer = Writer::start(connection, wal, health, Arc::default());
+    let writer = Writer::start(connection, wal, health, Arc::default(), Arc::default());
     (folder, writer.unwrap())
 }
 
@@ -21,7 +22,7 @@ async fn write<T: Send + 'static>(
     writer: &Writer,
     work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    writer.write(Priority::Normal, work, |_| None).await
+    queue(writer, work).await
 }
 
 fn insert(n: i64) -> impl FnOnce(&Connection) -> Result<i64> {
@@ -80,7 +81,7 @@ fn queue<T: Send + 'static, W: FnOnce(&Connection) -> Result<T> + Send + 'static
     writer: &Writer,
     work: W,
 ) -> impl Future<Output = Result<T>> + use<T, W> {
-    writer.write(Priority::Normal, work, |_| None)
+    writer.write(1, |c: &Connection| Ok((work(c)?, Written::default())))
 }
 
 #[tokio::test]
@@ -100,16 +101,29 @@ async fn a_transaction_that_is_rolled_back_under_a_job_fails_the_whole_group_and
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_common_jobs_and_keeps_room_for_those_that_end_a_reservation() {
+async fn a_full_queue_refuses_jobs_but_never_a_charge() {
     let (_folder, writer) = writer();
+    let holds = Arc::clone(&writer.state.holds);
+    let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm").unwrap();
+    holds.publish([(Account::Wallet(wallet), Credits::from_micro(5))], []);
+    let request = HoldRequest {
+        operation: OperationId::new(),
+        wallet,
+        amount: Credits::from_micro(5),
+        limit: None,
+    };
+    let read = |_| async { unreachable!("it is loaded") };
+    let charged = holds.hold(request, read).await.unwrap();
     let open = hold(&writer).await;
     let waiting: Vec<_> = (0..Writer::CAPACITY as i64)
         .map(|n| queue(&writer, insert(n)))
         .collect();
     assert_eq!(write(&writer, insert(-1)).await, Err(StoreError::Busy));
-    let kept = writer.write(Priority::Settlement, insert(-2), |_| None);
-    let (kept, ()) = tokio::join!(kept, async { open.send(()).unwrap() });
-    assert_eq!(kept, Ok(Writer::CAPACITY as i64 + 1));
+    let work = |c: &Connection| Ok((insert(-2)(c)?, Written::default()));
+    let charge = writer.charge(Some(charged), 1, work);
+    let (charge, ()) = tokio::join!(charge, async { open.send(()).unwrap() });
+    assert_eq!(charge.ok(), Some(Writer::CAPACITY as i64 + 1));
+    assert_eq!(holds.held(), (0, Credits::ZERO));
     for job in waiting {
         assert!(job.await.is_ok());
     }

@@ -1,0 +1,60 @@
+//! What a request is charged, and what becomes of its charge.
+
+use super::super::{Hold, HoldRequest, StoreError};
+use super::IdempotentRequest;
+use crate::model::Credits;
+
+/// The tokens of a request, as the model's server counted them.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tokens {
+    /// Of the prompt.
+    pub prompt: i64,
+    /// Those of them that came from the server's cache.
+    pub cached: i64,
+    /// Of the answer.
+    pub completion: i64,
+}
+
+/// The charge of a request that ended.
+#[derive(Clone)]
+pub struct Charge {
+    /// What is charged; never more than the hold. 0 writes no ledger entry.
+    pub amount: Credits,
+    /// The key that pays.
+    pub key_id: Option<String>,
+    /// The adapter that answered.
+    pub adapter: String,
+    /// What was used, if known.
+    pub tokens: Option<Tokens>,
+    /// The answer to store with it.
+    pub answer: Option<(IdempotentRequest<ChargedAnswer>, String)>,
+}
+
+/// A charge and the answer that it paid for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChargedAnswer {
+    /// The ledger entry; `None` where nothing was charged.
+    pub entry: Option<i64>,
+    /// The answer.
+    pub answer: String,
+}
+
+/// A charge that was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Charged {
+    /// The ledger entry; `None` where nothing was charged.
+    pub entry: Option<i64>,
+    /// What was charged: less than asked only where the wallet has less than was held, which a sound file rules out.
+    pub amount: Credits,
+    /// The request whose hold it ended.
+    pub request: HoldRequest,
+}
+
+/// A charge that was definitely not written: nothing changed, and the amount is still held.
+#[derive(Debug)]
+pub struct NotWritten {
+    /// The hold, to try again with or to release; `None` if the store was closed meanwhile.
+    pub hold: Option<Hold>,
+    /// Why.
+    pub error: StoreError,
+}
