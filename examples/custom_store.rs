@@ -1,16 +1,16 @@
 //! A custom store: any `Repository` can back the server. This one delegates to SQLite, writes a journal of its own, and
 //! grants at most 100 credits at a time.
 //!
-//! A store without SQLite implements the same methods. The trait documents what each must guarantee; above all, money
-//! moves in one transaction with its ledger entry, holds never promise more than there is (`HoldTable` keeps those of one
-//! process), and observers are notified of a change before the method returns.
-//! `tests/it/contract.rs` tests these rules, against this store too; run it against yours.
+//! A store without SQLite implements the same methods. The trait documents what each must guarantee, and what a store of
+//! several processes does beside; above all, money moves in one transaction with its ledger entry, holds never promise more
+//! than there is (`tests/it/memory_store.rs` keeps them in a `HoldTable`), and observers are notified of a change before the
+//! method returns. `tests/it/contract.rs` tests these rules, against this store too; run it against yours.
 //!
 //! `cargo run --example custom_store` serves until Ctrl-C over `custom_store.db` in this folder.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use r3mes_edge::auth::{KeyHash, KeyRecord, KeyRequest, Scopes};
@@ -84,6 +84,11 @@ macro_rules! handing_on {
                 Ok(charged)
             }
 
+            // Without them the server makes no backups.
+            fn backups(&self) -> Option<&dyn Backups> {
+                self.inner.backups()
+            }
+
             // The inner store notifies observers, as it makes the changes.
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.inner.observe(observer);
@@ -109,6 +114,7 @@ handing_on! {
     user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
+    export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
@@ -121,8 +127,6 @@ handing_on! {
     key(id: String) -> Option<KeyRecord>;
     rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
     purge(now: Timestamp) -> usize;
-    back_up(folder: Option<PathBuf>, keep: Option<usize>, now: Timestamp) -> Backup;
-    last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp>;
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;

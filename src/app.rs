@@ -20,7 +20,9 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::Timestamp;
 use crate::shutdown::Shutdown;
-use crate::store::{Backup, Change, LedgerReport, Repository, StoreError, StoreObserver, Totals};
+use crate::store::{
+    Backup, Backups, Change, LedgerReport, Origin, Repository, StoreError, StoreObserver, Totals,
+};
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
 use crate::upstream::discovery::Upstreams;
@@ -76,18 +78,15 @@ impl StoreObserver for Caches {
         self.metrics.read(took);
     }
 
-    fn changed(&self, change: &Change) {
+    fn changed(&self, change: &Change, origin: Origin) {
+        if origin == Origin::Here {
+            self.metrics.changed(change);
+        }
         match change {
             Change::Key(hash) => return self.keys.drop_key(hash),
-            Change::Samples { new, first } => {
-                self.metrics.table.samples.inc_by(*new as u64);
-                if !first {
-                    return;
-                }
-            }
-            Change::Granted(amount) => self.metrics.distributed("grant", *amount),
-            Change::Earned(amount) => self.metrics.distributed("mining", *amount),
-            Change::Account => {}
+            Change::Samples { first: false, .. } => return,
+            Change::All => self.keys.clear(),
+            _ => {}
         }
         self.totals.invalidate(&());
     }
@@ -109,6 +108,9 @@ impl App {
         let adapters = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker.name());
         let metrics = Arc::new(Metrics::new(&adapters, nodes, routes, &config.alerts));
+        if store.backups().is_some() {
+            metrics.add_backups();
+        }
         let caches = Arc::new(Caches {
             keys: KeyCache::new(nonzero!(16_384usize)),
             totals: Cache::new(nonzero!(1usize)),
@@ -202,15 +204,19 @@ impl App {
     }
 
     /// Makes a backup in the configured folder, where the newest `keep` remain, and counts its outcome.
-    pub(crate) async fn back_up(&self, keep: Option<usize>) -> Result<Backup, StoreError> {
+    pub(crate) async fn back_up(
+        &self,
+        backups: &dyn Backups,
+        keep: Option<usize>,
+    ) -> Result<Backup, StoreError> {
         let folder = self.config.backup.folder().map(Into::into);
         let now = self.clock.now();
-        let made = self.store.back_up(folder, keep, now).await;
+        let made = backups.back_up(folder, keep, now).await;
         match &made {
             Ok(_) => self.metrics.backed_up(now),
             // Another backup is running; that is not a failure.
             Err(StoreError::Conflict(_)) => {}
-            Err(_) => drop(self.metrics.table.backup_failures.inc()),
+            Err(_) => self.metrics.backup_failed(),
         }
         made
     }

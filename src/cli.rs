@@ -278,7 +278,7 @@ async fn execute(cli: Cli) -> Result {
             requests::verify_ledger(&client()?, full).await
         }
         Command::Ledger(export::Ledger::Export(options)) => {
-            export::run(&existing()?.config, &options, json)
+            export::run(&existing()?.config, &options, json).await
         }
         Command::Backup(backup::Command::Create(create)) => {
             backup::create(create, &client()?).await

@@ -76,6 +76,7 @@ codes! {
     RateLimited          "rate_limited"           429 "Rate limited"            "rate_limit_error";
     IdempotencyFull      "idempotency_full"       429 "Idempotency full"        "rate_limit_error";
     Internal             "internal"               500 "Internal error"          "api_error";
+    NotSupported         "not_supported"          501 "Not supported"           "api_error";
     UpstreamBadResponse  "upstream_bad_response"  502 "Bad upstream response"   "api_error";
     CircuitOpen          "circuit_open"           503 "Circuit open"            "api_error";
     InferenceDisabled    "inference_disabled"     503 "Inference disabled"      "api_error";

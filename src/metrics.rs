@@ -4,7 +4,7 @@
 pub(crate) mod process;
 mod table;
 
-pub(crate) use table::{set, store, with};
+pub(crate) use table::{set, size, store, with};
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,10 +15,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use self::table::Table;
+use self::table::{Float, Table};
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
 use crate::model::{Credits, Sample, Timestamp};
+use crate::store::Change;
 
 tokio::task_local! {
     /// The route whose handler runs, for what is measured far below it.
@@ -219,14 +220,28 @@ impl Metrics {
         self.watched().1
     }
 
+    /// Adds the metrics of backups, for a storage that makes them.
+    pub(crate) fn add_backups(&self) {
+        self.table.backup_made_at.set(Some(Float::default()));
+        self.table.backup_failures.set(Some(Counter::default()));
+    }
+
     /// A backup was made at this time.
     pub(crate) fn backed_up(&self, made_at: Timestamp) {
-        self.table.backup_made_at.set(seconds(made_at));
+        if let Some(gauge) = self.table.backup_made_at.get() {
+            gauge.set(seconds(made_at));
+        }
+    }
+
+    pub(crate) fn backup_failed(&self) {
+        if let Some(failures) = self.table.backup_failures.get() {
+            failures.inc();
+        }
     }
 
     /// When the newest known backup was made.
     pub(crate) fn last_backup(&self) -> Option<Timestamp> {
-        let seconds = self.table.backup_made_at.get();
+        let seconds = self.table.backup_made_at.get()?.get();
         (seconds > 0.0).then(|| Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
@@ -308,8 +323,17 @@ impl Metrics {
         ))
     }
 
-    /// Counts credits that were given out; a debit is not counted.
-    pub(crate) fn distributed(&self, reason: &str, amount: Credits) {
+    /// Counts what was changed in this process; a debit is not counted.
+    pub(crate) fn changed(&self, change: &Change) {
+        let (reason, amount) = match change {
+            Change::Samples { new, .. } => {
+                self.table.samples.inc_by(*new as u64);
+                return;
+            }
+            Change::Granted(amount) => ("grant", *amount),
+            Change::Earned(amount) => ("mining", *amount),
+            Change::Account | Change::Key(_) | Change::All => return,
+        };
         if amount > Credits::ZERO {
             with(&self.table.distributed, [("reason", reason)]).inc_by(float(amount));
         }

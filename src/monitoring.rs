@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::breaker::Phase;
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
-use crate::metrics::{process, set, store, with};
+use crate::metrics::{process, set, size, store, with};
 use crate::model::Timestamp;
 use crate::store::{Resolution, StoreError};
 
@@ -22,7 +22,6 @@ pub(crate) fn refresh_gauges(app: &App) {
     let seen_since = app.clock.now().minus(SEEN);
     let active = app.caches.keys.active_wallets(seen_since);
     let in_flight = app.config.limits.in_flight - app.in_flight.available_permits();
-    let disk_free = gauges.disk_free_bytes.unwrap_or_default();
     for (gauge, value) in [
         (&table.active_users, active),
         (&table.in_flight, in_flight),
@@ -30,12 +29,12 @@ pub(crate) fn refresh_gauges(app: &App) {
         (&table.queue_depth, gauges.queue_depth),
         (&table.pool_in_use, gauges.pool_in_use),
         (&table.pool_size, gauges.pool_size),
-        (&table.file_bytes, gauges.file_bytes as usize),
-        (&table.wal_bytes, gauges.wal_bytes as usize),
-        (&table.disk_free, disk_free as usize),
     ] {
         set(gauge, value);
     }
+    size(&table.file_bytes, gauges.file_bytes);
+    size(&table.wal_bytes, gauges.wal_bytes);
+    size(&table.disk_free, gauges.disk_free_bytes);
     table.held.set(gauges.held.micro() as f64 / 1e6);
     process::refresh(table);
     for (class, entries) in RateClass::ALL.into_iter().zip(app.limits().entries()) {
@@ -92,6 +91,8 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         .filter(|status| status.state != Phase::Closed)
         .map(|status| (status.name.to_owned(), status.forced));
     let started = now.minus(instant.saturating_duration_since(app.started));
+    let makes_backups = app.store.backups().is_some() && app.store.is_leader();
+    let schedule = app.config.backup.every.filter(|_| makes_backups);
     let last_backup = app.metrics.last_backup().unwrap_or(started);
     let snapshot = Snapshot {
         time: now,
@@ -101,7 +102,7 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
         is_chain_halted: app.chain_halted.load(Ordering::Acquire),
-        backup: app.config.backup.every.map(|every| (every, last_backup)),
+        backup: schedule.map(|every| (every, last_backup)),
         miner,
     };
     app.alerts.update(&snapshot, &settings, instant)

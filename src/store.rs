@@ -15,7 +15,7 @@ pub use error::StoreError;
 pub use holds::{Account, Hold, HoldOwner, HoldRequest, HoldTable, OperationId, Spending};
 pub use issue::{issue_key, rotate_key};
 pub use lock::{InstanceLock, LockError, folder_of, real_path};
-pub use observer::{Change, Observers, StoreObserver};
+pub use observer::{Change, Observers, Origin, StoreObserver};
 pub use records::*;
 pub use sqlite::*;
 
@@ -43,7 +43,22 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// optional [`IdempotentRequest`] may fail with [`StoreError::KeyReused`] or [`StoreError::IdempotencyFull`], before it
 /// changes anything.
 ///
-/// `examples/custom_store.rs` wraps [`SqliteStore`]; `tests/it/contract.rs` tests the rules for both.
+/// # Other stores
+/// `examples/custom_store.rs` wraps [`SqliteStore`]; `tests/it/memory_store.rs` moves money without it, with a
+/// [`HoldTable`]; `tests/it/contract.rs` tests the rules for all three.
+///
+/// A store whose data several processes change, each with a server of its own, also
+/// - keeps holds as rows, as a [`HoldTable`] knows those of one process only: [`hold`](Self::hold) locks the row of the
+///   balance (or of the spending), and inserts a hold if the balance less the sum of its holds covers it;
+///   [`charge`](Self::charge) deletes it in the transaction that writes the entry; its [`HoldOwner`] queues the deletion of
+///   one that is dropped. Each names its process, whose holds are deleted when it is known to have ended.
+/// - gives ledger entries ids that rise in the order of the commits in which they become visible, so that a reader who goes on
+///   after an id misses none.
+/// - notifies the observers of each process of the commits of all others, with [`Origin::Elsewhere`], as soon as reads there
+///   find them, in the order of the commits: until then a revoked key is still accepted there. Where notifications may have
+///   been lost (a connection that broke), it notifies of [`Change::All`].
+/// - is the leader in one process ([`is_leader`](Self::is_leader)).
+/// - decides in the database whether an idempotency key was used: a server knows only the requests that run in it.
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
@@ -126,6 +141,17 @@ pub trait Repository: Send + Sync + 'static {
         before: Option<i64>,
         limit: usize,
     ) -> Result<(Credits, Vec<LedgerEntry>)>;
+
+    /// The entries of `wallet` (of all where `None`) after the entry `after`, oldest first; `None` starts at the first.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn export_ledger(
+        &self,
+        wallet: Option<Wallet>,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<ExportedEntry>>;
 
     /// Promises an amount to a request: what is available to others is less by it until the hold ends. It may wait for
     /// charges that are being written, whose end may make the amount available.
@@ -235,24 +261,6 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<KeyRecord>;
     /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
-    /// Copies the database into a new file in `folder`, or beside the original, without blocking writes; verified before it
-    /// gets its name. It includes every write acknowledged before the call. Then all backups there but the newest `keep` are
-    /// deleted; those dated after `now` count as the oldest.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] while another backup runs; [`StoreError::Unavailable`] if the copy does not verify.
-    async fn back_up(
-        &self,
-        folder: Option<PathBuf>,
-        keep: Option<usize>,
-        now: Timestamp,
-    ) -> Result<Backup>;
-    /// The time of the newest backup there, without those dated after `now`.
-    async fn last_backup(
-        &self,
-        folder: Option<PathBuf>,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>>;
     /// Rolls up samples, deletes expired rows, returns free pages. In short steps, so that other writes do not wait.
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<()>;
     /// Notes when keys were last used.
@@ -300,6 +308,14 @@ pub trait Repository: Send + Sync + 'static {
     /// Figures over all wallets.
     async fn totals(&self, active_since: Timestamp) -> Result<Totals>;
 
+    /// The backups that this store makes. `None` if it makes none: `POST /admin/backup` is then 501 `not_supported`, a
+    /// schedule in `[backup]` has no effect, and backups have neither metrics nor an alert.
+    fn backups(&self) -> Option<&dyn Backups>;
+    /// Whether this process does what only one of several should: it compacts, purges, makes the scheduled backups and
+    /// verifies the ledger every hour. Asked each time such work is due; reads memory only.
+    fn is_leader(&self) -> bool {
+        true
+    }
     /// Notifies `observer` of everything from now on, until it is dropped.
     fn observe(&self, observer: Weak<dyn StoreObserver>);
     /// The current load of the storage.
@@ -308,4 +324,30 @@ pub trait Repository: Send + Sync + 'static {
     fn is_ready(&self) -> bool;
     /// Completes queued writes and closes cleanly; later calls fail. Blocks until done.
     fn close(&self);
+}
+
+/// The backups of a store.
+#[async_trait]
+pub trait Backups: Send + Sync {
+    /// Copies the database into a new file in `folder`, or beside the original, without blocking writes; verified before it
+    /// gets its name. It includes every write acknowledged before the call. Then all backups there but the newest `keep` are
+    /// deleted; those dated after `now` count as the oldest.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while another backup runs; [`StoreError::Unavailable`] if the copy does not verify.
+    async fn back_up(
+        &self,
+        folder: Option<PathBuf>,
+        keep: Option<usize>,
+        now: Timestamp,
+    ) -> Result<Backup>;
+    /// The time of the newest backup there, without those dated after `now`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the folder cannot be read.
+    async fn last_backup(
+        &self,
+        folder: Option<PathBuf>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>>;
 }

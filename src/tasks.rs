@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use crate::app::App;
+use crate::store::Backups;
 use crate::upstream::UpstreamError;
 use crate::{alerts, monitoring};
 
@@ -14,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Starts all of them.
+/// Starts all of them. What changes or checks the whole storage is done by its leader only, asked each time.
 pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     let app = || Arc::clone(app);
     let mut tasks = JoinSet::new();
@@ -97,48 +98,64 @@ async fn watch_chain(app: Arc<App>) {
 
 /// Rolls up samples and deletes those past their retention.
 async fn compact_samples(app: Arc<App>) {
-    let retention = app.config.retention;
-    if let Err(error) = app.store.compact(retention, app.clock.now()).await {
+    let (retention, now) = (app.config.retention, app.clock.now());
+    if app.store.is_leader()
+        && let Err(error) = app.store.compact(retention, now).await
+    {
         log::warn!("samples were not rolled up or not deleted: {error}");
     }
 }
 
 /// Deletes expired keys and responses, and records the last use of keys.
 async fn purge_expired(app: Arc<App>) {
-    if let Err(error) = app.store.purge(app.clock.now()).await {
+    if app.store.is_leader()
+        && let Err(error) = app.store.purge(app.clock.now()).await
+    {
         log::warn!("expired rows were not deleted: {error}");
     }
     app.record_key_use().await;
 }
 
 async fn verify_ledger(app: Arc<App>) {
-    if let Err(error) = app.verify_ledger(false).await {
+    if app.store.is_leader()
+        && let Err(error) = app.verify_ledger(false).await
+    {
         log::warn!("the ledger was not verified: {error}");
     }
 }
 
-/// Makes backups when the newest is old enough, so that a restart neither repeats nor skips one.
+/// Makes backups when the newest is old enough, so that a restart neither repeats nor skips one, nor does another process
+/// that becomes the leader.
 async fn back_up(app: Arc<App>) {
     let settings = &app.config.backup;
-    let folder = settings.folder().map(Into::into);
-    let newest = app.store.last_backup(folder, app.clock.now()).await;
-    if let Ok(Some(newest)) = newest {
-        app.metrics.backed_up(newest);
-    }
+    let Some(backups) = app.store.backups() else {
+        if settings.every.is_some() {
+            log::warn!("backup.every has no effect: the storage makes no backups");
+        }
+        return;
+    };
+    read_last_backup(&app, backups).await;
     let Some(every) = settings.every else {
         return;
+    };
+    let is_due = || {
+        // One in the future was made before the clock was set back.
+        let (newest, now) = (app.metrics.last_backup(), app.clock.now());
+        !newest.is_some_and(|at| at <= now && now < at.plus(every))
     };
     let mut retry = MINUTE;
     let mut ticks = interval(SECOND);
     loop {
         ticks.tick().await;
-        let now = app.clock.now();
-        // One in the future was made before the clock was set back.
-        let newest = app.metrics.last_backup();
-        if newest.is_some_and(|at| at <= now && now < at.plus(every)) {
+        if !app.store.is_leader() || !is_due() {
             continue;
         }
-        match app.back_up(Some(settings.keep)).await {
+        // The leader before may have made one.
+        read_last_backup(&app, backups).await;
+        if !is_due() {
+            continue;
+        }
+        match app.back_up(backups, Some(settings.keep)).await {
             Ok(made) => {
                 log::info!("database backed up to {}", made.file);
                 retry = MINUTE;
@@ -149,5 +166,12 @@ async fn back_up(app: Arc<App>) {
                 retry = (retry * 2).min(HOUR);
             }
         }
+    }
+}
+
+async fn read_last_backup(app: &App, backups: &dyn Backups) {
+    let folder = app.config.backup.folder().map(Into::into);
+    if let Ok(Some(newest)) = backups.last_backup(folder, app.clock.now()).await {
+        app.metrics.backed_up(newest);
     }
 }

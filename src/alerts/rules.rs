@@ -20,7 +20,7 @@ pub(crate) struct Snapshot {
     /// The breakers that are not closed, and whether an operator opened them.
     pub(crate) open_breakers: Vec<(String, bool)>,
     pub(crate) is_chain_halted: bool,
-    /// Where backups are scheduled: how often, and when the last was made.
+    /// Where this process makes backups by a schedule: how often, and when the last was made.
     pub(crate) backup: Option<(Duration, Timestamp)>,
     pub(crate) miner: Option<Miner>,
 }
@@ -116,7 +116,7 @@ rules! {
         "storage fault, rejecting writes: {}", now.store.file_fault.unwrap_or_default();
     "disk_free", Critical, CONFIRMED: below(now.store.disk_free_bytes? as f64, limits.disk_free as f64),
         "{} MiB are free where the database is; free some before writes fail", value as u64 >> 20;
-    "wal_size", Warning, CONFIRMED: above(now.store.wal_bytes as f64, limits.wal as f64),
+    "wal_size", Warning, CONFIRMED: above(now.store.wal_bytes? as f64, limits.wal as f64),
         "the write-ahead log has {} MiB; does another program hold the database open?", value as u64 >> 20;
     "ledger_mismatch", Critical, IMMEDIATE: holds(now.ledger_errors > 0, now.ledger_errors as f64),
         "the ledger does not add up; run r3mes-edge ledger verify, keep the file, and restore a good backup";

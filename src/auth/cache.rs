@@ -1,6 +1,6 @@
 //! The keys in use, so that a known key costs no read of the database.
 //!
-//! Only this process writes to the file, so the cache is exact: a record is inserted with the generation of its look-up, and
+//! The storage notifies of every change, so the cache is exact: a record is inserted with the generation of its look-up, and
 //! refused if any key was dropped meanwhile; it is dropped after the commit that changes it and before the response.
 
 use std::collections::HashSet;
@@ -74,6 +74,12 @@ impl KeyCache {
         let mut entries = self.lock();
         self.generation.fetch_add(1, Ordering::SeqCst);
         entries.pop(hash);
+    }
+
+    pub(crate) fn clear(&self) {
+        let mut entries = self.lock();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        entries.clear();
     }
 
     /// The keys used in a later minute than is stored, with that minute; they count as written from now on.

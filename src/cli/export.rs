@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 use r3mes_edge::Config;
 use r3mes_edge::model::Wallet;
-use r3mes_edge::store::{ExportedEntry, export_ledger, ledger_id};
+use r3mes_edge::store::{ExportedEntry, ledger_id};
+use r3mes_edge::{Repository, SqliteStore};
 
 use super::Failure;
 use super::output::{List, progress};
@@ -20,8 +21,8 @@ pub(super) enum Ledger {
     },
     /// Print all ledger entries, oldest first
     ///
-    /// It reads the file itself, beside a running server too, and ends with the entry that was the newest when it began.
-    /// Oldest first: a wallet's amounts up to an entry add up to its balance.
+    /// It reads the file itself, beside a running server too, page by page until it reaches the newest entry. Oldest first: a
+    /// wallet's amounts up to an entry add up to its balance.
     ///
     /// CSV is RFC 4180, in UTF-8. A text that a spreadsheet would take for a formula (it begins with = + - or @) has a '
     /// before it; JSON holds every text as it is.
@@ -48,33 +49,39 @@ enum Format {
     Json,
 }
 
-pub(super) fn run(config: &Config, options: &Export, json: bool) -> Result<(), Failure> {
+pub(super) async fn run(config: &Config, options: &Export, json: bool) -> Result<(), Failure> {
     let json = match options.format {
         Some(Format::Csv) if json => {
             return Err(Failure::Usage("--json is not --format csv".to_owned()));
         }
         format => json || format == Some(Format::Json),
     };
-    let mut next_page = export_ledger(&config.database, options.wallet)?;
+    let store = SqliteStore::open_read_only(&config.database)?;
+    let next_page = |after| store.export_ledger(options.wallet, after, PAGE);
+    let mut page = next_page(None).await?;
     progress("reading the ledger");
     let mut list = List::begin(json, "[");
     if !json {
         println!("{COLUMNS}\r");
     }
-    loop {
-        let page = next_page()?;
-        if page.is_empty() {
-            break;
-        }
+    while let Some(last) = page.last() {
         for entry in &page {
             list.add(entry, || Ok(line(entry)))?;
         }
+        // A page that is not full reached the newest entry.
+        page = match page.len() {
+            PAGE => next_page(Some(last.entry.id)).await?,
+            _ => Vec::new(),
+        };
     }
     if json {
         println!("]");
     }
     Ok(())
 }
+
+/// Entries read at a time.
+const PAGE: usize = 1000;
 
 const COLUMNS: &str = "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,request_id,key_id,created_at";
 

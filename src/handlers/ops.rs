@@ -26,7 +26,7 @@ pub(crate) async fn health(ctx: Context) -> Result {
     let is_ok = ready && closed && !draining && !chain_halted;
     let uptime = app.clock.instant().saturating_duration_since(app.started);
     let mut miner = app.upstreams.miner.iter();
-    json(&json!({
+    let mut health = json!({
         "status": if is_ok { "ok" } else { "degraded" },
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": uptime.as_secs(),
@@ -36,8 +36,6 @@ pub(crate) async fn health(ctx: Context) -> Result {
             "write_queue": store.queue_depth,
             "pool_in_use": store.pool_in_use,
             "pool_size": store.pool_size,
-            "file_bytes": store.file_bytes,
-            "wal_bytes": store.wal_bytes,
             "holds": store.holds,
         },
         "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
@@ -45,7 +43,16 @@ pub(crate) async fn health(ctx: Context) -> Result {
         "chain_halted": chain_halted,
         "miner": miner.any(|miner| miner.at.is_present()),
         "breakers": breakers,
-    }))
+    });
+    for (name, size) in [
+        ("file_bytes", store.file_bytes),
+        ("wal_bytes", store.wal_bytes),
+    ] {
+        if let Some(size) = size {
+            health["storage"][name] = size.into();
+        }
+    }
+    json(&health)
 }
 
 /// The process answers.
@@ -127,7 +134,10 @@ pub(crate) async fn openapi(_: Context) -> Result {
 
 /// Copies the database into the configured folder.
 pub(crate) async fn back_up(ctx: Context) -> Result {
-    json_with_status(StatusCode::CREATED, &ctx.app.back_up(None).await?)
+    let none = "the storage of this server makes no backups; use those of its own database";
+    let none = || ApiError::new(ErrorCode::NotSupported, none);
+    let backups = ctx.app.store.backups().ok_or_else(none)?;
+    json_with_status(StatusCode::CREATED, &ctx.app.back_up(backups, None).await?)
 }
 
 #[derive(Deserialize)]

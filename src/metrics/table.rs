@@ -1,12 +1,16 @@
 //! Every metric, one row each: its help as the doc comment, its name, its type and labels. A new metric is a new row here
 //! and the line that counts it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 /// A counter of credits.
@@ -15,6 +19,49 @@ pub(crate) type Amount = Counter<f64, AtomicU64>;
 pub(crate) type Float = Gauge<f64, AtomicU64>;
 /// A metric with labels.
 pub(crate) type Labeled<M, const N: usize> = Family<[(&'static str, String); N], M, fn() -> M>;
+
+/// A metric that is left out while the storage has none of it.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Optional<M>(Arc<Mutex<Option<M>>>);
+
+impl<M: Clone> Optional<M> {
+    pub(crate) fn get(&self) -> Option<M> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn set(&self, metric: Option<M>) {
+        *self.lock() = metric;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<M>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Clone + EncodeMetric + TypedMetric> EncodeMetric for Optional<M> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.get().map_or(Ok(()), |metric| metric.encode(encoder))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        M::TYPE
+    }
+
+    fn is_empty(&self) -> bool {
+        self.get().is_none()
+    }
+}
+
+/// A gauge of bytes, if known.
+pub(crate) type Size = Optional<Gauge>;
+
+pub(crate) fn size(gauge: &Size, bytes: Option<u64>) {
+    gauge.set(bytes.map(|bytes| {
+        let gauge = Gauge::default();
+        gauge.set(bytes.cast_signed());
+        gauge
+    }));
+}
 
 /// The metric with these labels, whose values must come from fixed sets.
 pub(crate) fn with<M: Clone, const N: usize>(
@@ -154,15 +201,15 @@ metrics! {
     /// Read connections
     "r3mes_db_pool_size" pool_size: Gauge;
     /// Size of the database file
-    "r3mes_db_file_bytes" file_bytes: Gauge;
+    "r3mes_db_file_bytes" file_bytes: Size;
     /// Size of the write-ahead log
-    "r3mes_db_wal_bytes" wal_bytes: Gauge;
+    "r3mes_db_wal_bytes" wal_bytes: Size;
     /// When the last good backup was made, unix time; 0 where none is known
-    "r3mes_backup_timestamp_seconds" backup_made_at: Float;
+    "r3mes_backup_timestamp_seconds" backup_made_at: Optional<Float>;
     /// Backups that failed
-    "r3mes_backup_failures" backup_failures: Counter;
+    "r3mes_backup_failures" backup_failures: Optional<Counter>;
     /// Free space on the file system of the database
-    "r3mes_disk_free_bytes" disk_free: Gauge;
+    "r3mes_disk_free_bytes" disk_free: Size;
     /// Alerts that are firing, by severity
     "r3mes_alerts_firing" alerts: Labeled<Gauge, 1>;
     /// Memory that is in use and not swapped out

@@ -1,5 +1,5 @@
 //! The hold table: which part of each balance is promised to requests that still run. It lives in memory only, so a crash
-//! leaves no hold; a store of one process keeps its holds here and publishes every commit to it.
+//! leaves no hold; a store that one process alone changes keeps its holds here and publishes every commit to it.
 //!
 //! An account's entry has the committed balance, assigned by each commit, and the sum of its holds. What is available is
 //! the difference. An entry is loaded by a read outside the lock; commits publish their values whether or not there is an
@@ -90,7 +90,8 @@ pub struct Hold {
 
 /// The place where holds live.
 pub trait HoldOwner: Send + Sync {
-    /// Ends a hold without a charge; must not block.
+    /// Ends a hold that is dropped; must not block. Where an owner other than a [`HoldTable`] made it, also one that was
+    /// charged, for which there is nothing left to do.
     fn release(&self, hold: &Hold);
 }
 
@@ -129,7 +130,44 @@ impl fmt::Debug for Hold {
     }
 }
 
-/// The holds of a process.
+/// The holds of a store that one process alone changes, in an [`Arc`]. `tests/it/memory_store.rs` is such a store.
+///
+/// - [`Repository::hold`](super::Repository::hold) is [`Self::hold`], with a read of one committed balance, or of what was
+///   spent. A debit by an admin holds first, too.
+/// - [`Repository::charge`](super::Repository::charge) calls [`Self::begin_charge`] before anything else, and then hands hold
+///   and charge to what writes them, which goes on if the caller is dropped. A commit ends with [`Self::publish`] (values and
+///   charged holds), what was definitely not written with [`Self::charge_failed`] and the hold returned in
+///   [`NotWritten`](super::NotWritten). While the outcome of a COMMIT is unknown neither is called, and
+///   [`Self::set_fault`] refuses new holds.
+/// - Every other commit that changes a balance or spending (a grant, an earning, a refund) publishes it, without holds.
+/// - [`Self::publish`] is called before the caller of the change is answered, in the order of the commits: by the one thread
+///   that commits, or under the lock under which it commits.
+/// - A hold that is dropped is released here; nothing else is to be done.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use r3mes_edge::model::{Credits, Wallet};
+/// use r3mes_edge::store::{Account, HoldRequest, HoldTable, OperationId, StoreError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
+/// let (five, two, three) = (Credits::parse("5")?, Credits::parse("2")?, Credits::parse("3")?);
+/// let table = Arc::new(HoldTable::default());
+/// let request = HoldRequest { operation: OperationId::new(), wallet, amount: five, limit: None };
+/// let mut hold = table.hold(request, async |_| Ok(five)).await?;
+/// assert_eq!(table.held(), (1, five));
+/// table.begin_charge(&mut hold);
+/// // Here the store commits an entry of -2; then:
+/// table.publish([(Account::Wallet(wallet), three)], [hold]);
+/// assert_eq!(table.held(), (0, Credits::ZERO));
+/// let again = HoldRequest { operation: OperationId::new(), amount: two, ..request };
+/// // The balance is known by now.
+/// let hold = table.hold(again, async |_| Err(StoreError::UserNotFound)).await?;
+/// drop(hold);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Default)]
 pub struct HoldTable {
     inner: Mutex<Inner>,

@@ -26,6 +26,17 @@ pub enum Change {
     },
     /// The key with this hash was changed.
     Key(KeyHash),
+    /// Anything: notifications of changes elsewhere were lost.
+    All,
+}
+
+/// Which process made a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// This one, through this store.
+    Here,
+    /// Another one that shares the data.
+    Elsewhere,
 }
 
 /// Notified of the storage's work; must not block.
@@ -34,9 +45,10 @@ pub trait StoreObserver: Send + Sync {
     fn committed(&self, jobs: usize, took: Duration, ok: bool);
     /// A read took `took`, waiting for a connection included.
     fn read(&self, took: Duration);
-    /// A change was committed. Called after the commit and before the method returns, so that no cached response from
-    /// before the change is sent after it.
-    fn changed(&self, change: &Change);
+    /// A change was committed: to be counted where it was made, and to invalidate what is cached everywhere. For one made
+    /// here it is called after the commit and before the method returns, so that no cached response from before the change
+    /// is sent after it; for one made elsewhere as soon as reads in this process find it, not before.
+    fn changed(&self, change: &Change, origin: Origin);
 }
 
 /// The observers of a storage; dropped ones are removed.

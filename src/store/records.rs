@@ -95,7 +95,7 @@ pub struct ChargeDetail {
     pub key_id: Option<String>,
 }
 
-/// A ledger entry with its wallet, as [`export_ledger`](super::export_ledger) returns it.
+/// A ledger entry with its wallet, as [`Repository::export_ledger`](super::Repository::export_ledger) returns it.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct ExportedEntry {
     /// The account.
@@ -180,10 +180,10 @@ pub struct StoreGauges {
     pub pool_in_use: usize,
     /// Reading connections.
     pub pool_size: usize,
-    /// Bytes of the database file.
-    pub file_bytes: u64,
-    /// Bytes of the write-ahead log.
-    pub wal_bytes: u64,
+    /// Bytes of the database file, if there is one.
+    pub file_bytes: Option<u64>,
+    /// Bytes of the write-ahead log, if there is one.
+    pub wal_bytes: Option<u64>,
     /// Free bytes on the database's file system, if known.
     pub disk_free_bytes: Option<u64>,
     /// The file fault because of which writes are rejected, if any.

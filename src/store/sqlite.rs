@@ -26,7 +26,6 @@ pub use backup::{back_up, backup_file, backups, prune_backups, restore, verify_b
 pub use check::{Check, check_database};
 pub use connections::{OpenError, SCHEMA_VERSION};
 pub use import::{ImportCounts, ImportNote, ImportReport};
-pub use read_only::export_ledger;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicI64;

@@ -218,7 +218,7 @@ async fn a_storage_that_runs_out_of_something_fires_an_alert() {
     let healthy = StoreGauges {
         queue_capacity: 4096,
         pool_size: 4,
-        file_bytes: 1 << 20,
+        file_bytes: Some(1 << 20),
         disk_free_bytes: Some(10 << 30),
         ..StoreGauges::default()
     };
@@ -243,7 +243,7 @@ async fn a_storage_that_runs_out_of_something_fires_an_alert() {
             "wal_size",
             "WARNING",
             StoreGauges {
-                wal_bytes: 300 << 20,
+                wal_bytes: Some(300 << 20),
                 ..healthy
             },
         ),

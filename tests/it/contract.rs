@@ -1,5 +1,5 @@
 //! The contract of every `Repository`: each rule is checked against our store and against the store of
-//! `examples/custom_store.rs`. What only a server shows, copies and compaction have tests of their own.
+//! `examples/custom_store.rs`, those of holds and charges also against one in memory. What only a server shows, copies and compaction have tests of their own.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use r3mes_edge::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::memory_store::MemoryStore;
 use crate::support::{W1, W2, W3, eventually, wallet};
 
 #[allow(dead_code, reason = "its main is the example's")]
@@ -21,30 +22,28 @@ const NOW: Timestamp = Timestamp::from_millis(1_795_489_200_000);
 const ONE: Credits = Credits::from_micro(1_000_000);
 const FIVE: Credits = Credits::from_micro(5_000_000);
 
-macro_rules! contract {
-    ($($rule:ident)*) => {
-        mod ours {
+/// Tests rules against what a function opens in a folder.
+macro_rules! against {
+    ($module:ident $open:ident: $($rule:ident)*) => {
+        mod $module {
             $(#[tokio::test]
             async fn $rule() {
                 let folder = tempfile::tempdir().unwrap();
-                super::$rule(std::sync::Arc::new(super::open(&folder))).await;
-            })*
-        }
-
-        mod a_hosts_own {
-            $(#[tokio::test]
-            async fn $rule() {
-                let folder = tempfile::tempdir().unwrap();
-                let inner = super::open(&folder);
-                let store = super::custom_store::Journalled { inner };
-                super::$rule(std::sync::Arc::new(store)).await;
+                super::$rule(std::sync::Arc::new(super::$open(&folder))).await;
             })*
         }
     };
 }
 
+macro_rules! contract {
+    ($($money:ident)*; $($rule:ident)*) => {
+        against! { ours open: $($money)* $($rule)* }
+        against! { a_hosts_own open_journalled: $($money)* $($rule)* }
+        against! { in_memory open_in_memory: $($money)* }
+    };
+}
+
 contract! {
-    an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance
     credits_move_with_their_entry_and_never_below_zero
     holds_promise_no_more_than_the_balance_and_move_nothing
     of_many_holds_at_once_only_those_that_are_covered_are_made
@@ -57,6 +56,9 @@ contract! {
     keys_of_one_limit_spend_no_more_than_it_together
     a_refund_reverses_a_charge_with_its_spending_and_its_answer
     a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credits
+    an_export_has_the_entries_of_all_wallets_oldest_first;
+
+    an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance
     a_repeated_request_with_one_key_takes_effect_once_and_is_replayed
     pages_are_in_order_and_leave_nothing_out
     a_retired_or_revoked_key_is_inactive
@@ -68,6 +70,15 @@ contract! {
 
 fn open(folder: &tempfile::TempDir) -> SqliteStore {
     SqliteStore::open(&folder.path().join("edge.db"), true).unwrap()
+}
+
+fn open_journalled(folder: &tempfile::TempDir) -> custom_store::Journalled {
+    let inner = open(folder);
+    custom_store::Journalled { inner }
+}
+
+fn open_in_memory(_: &tempfile::TempDir) -> MemoryStore {
+    MemoryStore::default()
 }
 
 async fn balance(store: &Store) -> Option<Credits> {
@@ -432,6 +443,35 @@ async fn a_refund_reverses_a_charge_with_its_spending_and_its_answer(store: Stor
     adds_up(&store).await;
 }
 
+async fn an_export_has_the_entries_of_all_wallets_oldest_first(store: Store) {
+    assert_eq!(store.export_ledger(None, None, 9).await, Ok(vec![]));
+    let unknown = store.export_ledger(Some(wallet(W1)), None, 9).await;
+    assert_eq!(unknown, Err(StoreError::UserNotFound));
+    let mut granted = Vec::new();
+    for text in [W1, W2, W1, W3, W2] {
+        granted.push((wallet(text), grant(&store, text, ONE).await.unwrap()));
+    }
+    let export = async |of, limit| {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.export_ledger(of, after, limit).await.unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else {
+                return all;
+            };
+            after = Some(last.entry.id);
+            all.extend(page.into_iter().map(|of| (of.wallet_address, of.entry)));
+        }
+    };
+    for limit in [1, 2, 9] {
+        assert_eq!(export(None, limit).await, granted);
+        let own = granted.iter().filter(|(of, _)| *of == wallet(W2));
+        let own: Vec<_> = own.cloned().collect();
+        assert_eq!(export(Some(wallet(W2)), limit).await, own);
+    }
+    adds_up(&store).await;
+}
+
 async fn a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credits(store: Store) {
     grant(&store, W1, FIVE).await.unwrap();
     let running = hold(&store, credits(4)).await.unwrap();
@@ -626,7 +666,8 @@ struct Recorder(Mutex<Vec<Change>>);
 impl StoreObserver for Recorder {
     fn committed(&self, _: usize, _: Duration, _: bool) {}
     fn read(&self, _: Duration) {}
-    fn changed(&self, change: &Change) {
+    fn changed(&self, change: &Change, origin: Origin) {
+        assert_eq!(origin, Origin::Here);
         self.0.lock().unwrap().push(*change);
     }
 }
@@ -667,7 +708,7 @@ impl StoreObserver for Broken {
     fn read(&self, _: Duration) {
         panic!("of a read");
     }
-    fn changed(&self, _: &Change) {
+    fn changed(&self, _: &Change, _: Origin) {
         panic!("of a change");
     }
 }

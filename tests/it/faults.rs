@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::{
-    Backup, Charge, Charged, Counted, Earning, EarningsDay, HashratePoint, Hold, HoldRequest,
-    IdempotentRequest, LedgerEntry, LedgerReport, MinerStats, NotWritten, Outcome, RankedMiner,
-    Recorded, Resolution, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User,
-    ledger_id,
+    Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay, ExportedEntry,
+    HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport, MinerStats,
+    NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded, Resolution, StoreError,
+    StoreGauges, StoreObserver, StoredResponse, Totals, User, ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -40,6 +41,12 @@ struct Inner {
     gauges: Mutex<Option<StoreGauges>>,
     /// Whether charges wait before their COMMIT.
     holds_commits: watch::Sender<bool>,
+    /// How often each method was called.
+    calls: Mutex<HashMap<String, usize>>,
+    makes_no_backups: AtomicBool,
+    /// Whether another process is the leader.
+    follows: AtomicBool,
+    observers: Observers,
 }
 
 impl Faults {
@@ -80,7 +87,33 @@ impl Faults {
         eventually("the charges wait for their COMMIT", waiting).await;
     }
 
+    /// How often a method was called.
+    pub(crate) fn calls(&self, verb: &str) -> usize {
+        *self.0.calls.lock().unwrap().get(verb).unwrap_or(&0)
+    }
+
+    pub(crate) fn make_no_backups(&self) {
+        self.0.makes_no_backups.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lead(&self, leads: bool) {
+        self.0.follows.store(!leads, Ordering::Relaxed);
+    }
+
+    /// Notifies of a change that another process made.
+    pub(crate) fn changed_elsewhere(&self, change: Change) {
+        let notify = |observer: &dyn StoreObserver| observer.changed(&change, Origin::Elsewhere);
+        self.0.observers.each(notify);
+    }
+
     fn check(&self, verb: &str) -> Result<(), StoreError> {
+        *self
+            .0
+            .calls
+            .lock()
+            .unwrap()
+            .entry(verb.to_owned())
+            .or_default() += 1;
         if let Some((clock, by)) = &*self.0.delay.lock().unwrap() {
             clock.advance(*by);
         }
@@ -134,8 +167,18 @@ macro_rules! verbs {
                 self.store.charge(hold, charge, now).await
             }
 
+            fn backups(&self) -> Option<&dyn Backups> {
+                let makes_none = self.faults.0.makes_no_backups.load(Ordering::Relaxed);
+                (!makes_none).then_some(self as _)
+            }
+
+            fn is_leader(&self) -> bool {
+                !self.faults.0.follows.load(Ordering::Relaxed)
+            }
+
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
-                self.store.observe(observer);
+                self.store.observe(Weak::clone(&observer));
+                self.faults.0.observers.add(observer);
             }
 
             fn gauges(&self) -> StoreGauges {
@@ -160,6 +203,7 @@ verbs! {
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
+    export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
@@ -173,8 +217,6 @@ verbs! {
     key(id: String) -> Option<KeyRecord>;
     rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
     purge(now: Timestamp) -> usize;
-    back_up(folder: Option<PathBuf>, keep: Option<usize>, now: Timestamp) -> Backup;
-    last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp>;
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
@@ -185,6 +227,28 @@ verbs! {
     shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
     leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
     totals(active_since: Timestamp) -> Totals;
+}
+
+#[async_trait]
+impl Backups for Faulty {
+    async fn back_up(
+        &self,
+        folder: Option<PathBuf>,
+        keep: Option<usize>,
+        now: Timestamp,
+    ) -> Result<Backup, StoreError> {
+        self.faults.check("back_up")?;
+        self.store.back_up(folder, keep, now).await
+    }
+
+    async fn last_backup(
+        &self,
+        folder: Option<PathBuf>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.faults.check("last_backup")?;
+        self.store.last_backup(folder, now).await
+    }
 }
 
 /// An error with `Retry-After` and without internals.

@@ -6,8 +6,8 @@ use super::row::{all, count, execute, first, one, pair, value};
 use super::{idempotency, rollup, sql};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{
-    Account, Charge, ChargeDetail, Charged, ChargedAnswer, HoldRequest, LedgerEntry, OperationId,
-    Result, StoreError, Tokens, User, ledger_id,
+    Account, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest, LedgerEntry,
+    OperationId, Result, StoreError, Tokens, User, ledger_id,
 };
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
@@ -68,6 +68,28 @@ fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
 
 pub(super) fn balance(c: &Connection, wallet: &Wallet) -> Result<Credits> {
     account(c, wallet).map(|(_, balance)| balance)
+}
+
+/// The entries after one, oldest first: ids rise with time, and no entry is ever changed.
+pub(super) fn export(
+    c: &Connection,
+    wallet: Option<&Wallet>,
+    after: Option<i64>,
+    limit: usize,
+) -> Result<Vec<ExportedEntry>> {
+    let (after, limit) = (after.unwrap_or(0), count(limit));
+    let read = |row: &Row<'_>| {
+        Ok(ExportedEntry {
+            wallet_address: row.get(12)?,
+            entry: entry_in(row)?,
+        })
+    };
+    let Some(wallet) = wallet else {
+        return Ok(all(c, sql::SELECT_ENTRIES, [after, limit], read)?);
+    };
+    balance(c, wallet)?;
+    let page = params![after, limit, wallet];
+    Ok(all(c, sql::SELECT_ENTRIES_OF_WALLET, page, read)?)
 }
 
 /// The committed value that holds draw on.

@@ -12,14 +12,17 @@ use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{check, sql, verify};
+use super::{SqliteStore, check, closed, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
-use crate::store::{Backup, InstanceLock, LedgerReport, folder_of, real_path};
+use crate::store::{
+    Backup, Backups, InstanceLock, LedgerReport, Result, StoreError, async_trait, folder_of,
+    real_path,
+};
 
 /// Copies a snapshot of `database` to the new file `to`, and verifies it before it gets that name. Others may read and
 /// write the database meanwhile without waiting; what they commit after the start is not in the copy. Blocks until it is
-/// done; a server uses [`Repository::back_up`](crate::Repository::back_up).
+/// done; a server uses [`Backups::back_up`].
 ///
 /// # Errors
 /// If `database` cannot be read or is inconsistent, if `to` exists, or on an I/O error.
@@ -106,10 +109,69 @@ pub fn prune_backups(
     Ok(())
 }
 
-/// The time of the newest backup that is not in the future.
-pub(super) fn newest(backups: &[(Timestamp, PathBuf)], now: Timestamp) -> Option<Timestamp> {
-    let made_at = backups.iter().map(|(made_at, _)| *made_at);
-    made_at.filter(|made_at| *made_at <= now).max()
+#[async_trait]
+impl Backups for SqliteStore {
+    async fn back_up(
+        &self,
+        folder: Option<PathBuf>,
+        keep: Option<usize>,
+        now: Timestamp,
+    ) -> Result<Backup> {
+        // Held until the backup has its name, verification included.
+        let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
+        let _one = self.backing_up.try_lock().map_err(conflict)?;
+        let path = self.path.clone();
+        let lock = self.lock().clone().ok_or_else(closed)?;
+        in_background(move || {
+            let copy = copy(&path, backup_file(&path, folder.as_deref(), now))?;
+            // The path may be another file's by now.
+            if let Some(fault) = lock.fault() {
+                return Err(unavailable(fault));
+            }
+            let backup = copy.finish()?;
+            if let Some(keep) = keep {
+                prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)?;
+            }
+            Ok(backup)
+        })
+        .await
+    }
+
+    async fn last_backup(
+        &self,
+        folder: Option<PathBuf>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        let path = self.path.clone();
+        let backups = move || backups(&path, folder.as_deref());
+        let backups = tokio::task::spawn_blocking(backups).await;
+        let backups = backups.map_err(|error| StoreError::Internal(error.to_string()))?;
+        let made_at = backups.map_err(unavailable)?.into_iter();
+        let made_at = made_at.map(|(made_at, _)| made_at);
+        Ok(made_at.filter(|made_at| *made_at <= now).max())
+    }
+}
+
+/// Runs blocking file operations on a separate thread of lower priority.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let thread = move || {
+        // Of this thread only on Linux (setpriority(2), "C library/kernel differences"); elsewhere of the process.
+        if cfg!(target_os = "linux") {
+            let _ = rustix::process::setpriority_process(None, 10);
+        }
+        let _ = reply.send(work());
+    };
+    let builder = std::thread::Builder::new().name("r3mes-backup".to_owned());
+    builder.spawn(thread).map_err(unavailable)?;
+    let done = answer.await;
+    done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
+}
+
+fn unavailable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(error.to_string())
 }
 
 /// Checks a backup: every page, and every wallet's ledger.

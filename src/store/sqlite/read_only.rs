@@ -12,17 +12,14 @@ use std::time::Duration;
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, OpenFlags};
 
-use super::accounts::{self, entry_in};
+use super::SqliteStore;
 use super::connections::{BUSY_TIMEOUT, OpenError, check_version, configure_statements};
 use super::read_pool::ReadPool;
-use super::row::{all, one, value};
 use super::writer::Writer;
-use super::{SqliteStore, sql};
-use crate::model::Wallet;
 use crate::store::lock::{LockedFile, with_suffix};
-use crate::store::{ExportedEntry, Observers, real_path};
+use crate::store::{Observers, real_path};
 
 /// A connection that can only read.
 pub(super) struct ReadOnly {
@@ -118,44 +115,10 @@ impl SqliteStore {
     }
 }
 
-/// Returns the pages of the ledger as it is now, one for each call, oldest entry first and empty at the end; only entries of
-/// `wallet` if given. Also while a server runs: read in short transactions, so that it neither blocks writes nor keeps the
-/// log from being emptied.
-///
-/// # Errors
-/// If the file is not an r3mes-edge database, cannot be read, or has no account for `wallet`.
-pub fn export_ledger(
-    database: &Path,
-    wallet: Option<Wallet>,
-) -> Result<impl FnMut() -> Result<Vec<ExportedEntry>, OpenError>, OpenError> {
-    let c = ReadOnly::open(database)?;
-    if let Some(wallet) = &wallet {
-        accounts::balance(&c, wallet)?;
-    }
-    // No entry is ever changed, and ids rise with time.
-    let (mut after, last): (i64, i64) = (0, one(&c, sql::SELECT_LAST_ENTRY, [], value)?);
-    let read = |row: &Row<'_>| {
-        Ok(ExportedEntry {
-            wallet_address: row.get(12)?,
-            entry: entry_in(row)?,
-        })
-    };
-    Ok(move || {
-        let page = match wallet {
-            None => all(&c, sql::SELECT_ENTRIES, [after, last, 1000], read)?,
-            Some(of) => {
-                let values = params![after, last, 1000, of];
-                all(&c, sql::SELECT_ENTRIES_OF_WALLET, values, read)?
-            }
-        };
-        after = page.last().map_or(last, |entry| entry.entry.id);
-        Ok(page)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sqlite::row::value;
     use crate::store::sqlite::tests::{fresh, writing};
     use crate::store::{InstanceLock, LockError};
 

@@ -1,6 +1,6 @@
 //! Implements [`Repository`]: each method is one read or one write.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
@@ -9,9 +9,7 @@ use rusqlite::Connection;
 use super::read_pool::ReadPool;
 use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
-use super::{
-    SqliteStore, accounts, backup, closed, disk_free, idempotency, keys, rollup, telemetry,
-};
+use super::{SqliteStore, accounts, disk_free, idempotency, keys, rollup, telemetry};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use crate::store::lock::with_suffix;
@@ -28,12 +26,16 @@ macro_rules! repository {
                 $self.charge_held(hold, charge, now).await
             }
 
+            fn backups(&self) -> Option<&dyn Backups> {
+                Some(self)
+            }
+
             fn observe(&self, observer: Weak<dyn StoreObserver>) {
                 self.observers.add(observer);
             }
 
             fn gauges(&self) -> StoreGauges {
-                let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+                let size = |path: &Path| Some(std::fs::metadata(path).ok()?.len());
                 let (holds, held) = self.holds.held();
                 StoreGauges {
                     holds,
@@ -105,6 +107,9 @@ repository! { self,
     }
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>) {
         self.read(move |c| accounts::ledger(c, &wallet, before, limit)).await
+    }
+    export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry> {
+        self.read(move |c| accounts::export(c, wallet.as_ref(), after, limit)).await
     }
     hold(request: HoldRequest) -> Hold {
         self.holds.hold(request, async |account| self.get(|c| accounts::value_of(c, &account)).await).await
@@ -178,31 +183,6 @@ repository! { self,
     purge(now: Timestamp) -> usize {
         let logins = in_steps(|| self.write(move |c| keys::purge_logins(c, now))).await?;
         Ok(logins + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
-    }
-    back_up(folder: Option<PathBuf>, keep: Option<usize>, now: Timestamp) -> Backup {
-        // Held until the backup has its name, verification included.
-        let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
-        let _one = self.backing_up.try_lock().map_err(conflict)?;
-        let path = self.path.clone();
-        let lock = self.lock().clone().ok_or_else(closed)?;
-        in_background(move || {
-            let copy = backup::copy(&path, backup::backup_file(&path, folder.as_deref(), now))?;
-            // The path may be another file's by now.
-            if let Some(fault) = lock.fault() {
-                return Err(unavailable(fault));
-            }
-            let backup = copy.finish()?;
-            if let Some(keep) = keep {
-                backup::prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)?;
-            }
-            Ok(backup)
-        })
-        .await
-    }
-    last_backup(folder: Option<PathBuf>, now: Timestamp) -> Option<Timestamp> {
-        let path = self.path.clone();
-        let backups = move || backup::backups(&path, folder.as_deref()).map_err(unavailable);
-        Ok(backup::newest(&blocking(backups).await?, now))
     }
     compact(retention: Retention, now: Timestamp) -> () {
         // A minute is complete when the sample after it would have arrived.
@@ -314,34 +294,4 @@ async fn in_steps<F: Future<Output = Result<usize>>>(step: impl Fn() -> F) -> Re
             some => total += some,
         }
     }
-}
-
-/// Runs blocking file operations.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
-}
-
-/// Runs them on a separate thread of lower priority.
-async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    let thread = move || {
-        // Of this thread only on Linux (setpriority(2), "C library/kernel differences"); elsewhere of the process.
-        if cfg!(target_os = "linux") {
-            let _ = rustix::process::setpriority_process(None, 10);
-        }
-        let _ = reply.send(work());
-    };
-    let builder = std::thread::Builder::new().name("r3mes-backup".to_owned());
-    builder.spawn(thread).map_err(unavailable)?;
-    let done = answer.await;
-    done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
-}
-
-fn unavailable(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(error.to_string())
 }

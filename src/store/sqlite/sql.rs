@@ -27,9 +27,9 @@ statements! {
                      FROM ledger l LEFT JOIN key_ids k ON k.id = l.key WHERE l.user = (SELECT id FROM users WHERE wallet = ?1) AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
     SELECT_LAST_ENTRY = "SELECT coalesce(max(id), 0) FROM ledger";
     SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
-                      FROM ledger l JOIN users u ON u.id = l.user LEFT JOIN key_ids k ON k.id = l.key WHERE l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
+                      FROM ledger l JOIN users u ON u.id = l.user LEFT JOIN key_ids k ON k.id = l.key WHERE l.id > ?1 ORDER BY l.id LIMIT ?2";
     SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
-                                FROM users u JOIN ledger l ON l.user = u.id LEFT JOIN key_ids k ON k.id = l.key WHERE u.wallet = ?4 AND l.id > ?1 AND l.id <= ?2 ORDER BY l.id LIMIT ?3";
+                                FROM users u JOIN ledger l ON l.user = u.id LEFT JOIN key_ids k ON k.id = l.key WHERE u.wallet = ?3 AND l.id > ?1 ORDER BY l.id LIMIT ?2";
     SELECT_OPERATION = "SELECT operation FROM ledger WHERE id = ?1";
     SELECT_CHARGE = "SELECT user, created_at, coalesce(key, 0), adapter, coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0), coalesce(completion_tokens, 0) FROM ledger WHERE id = ?1";
     SELECT_KEY_NUMBER = "SELECT id FROM key_ids WHERE key = ?1";

@@ -27,7 +27,9 @@ pub(super) use self::health::StorageHealth;
 use super::row::execute;
 use super::{accounts, closed, sql};
 use crate::model::Credits;
-use crate::store::{Account, Change, Hold, HoldTable, Observers, OperationId, Result, StoreError};
+use crate::store::{
+    Account, Change, Hold, HoldTable, Observers, OperationId, Origin, Result, StoreError,
+};
 
 /// The handle to the writing thread.
 #[derive(Default)]
@@ -402,7 +404,8 @@ impl WriterThread {
         self.state.holds.publish(values, ended);
         for (reply, change) in replies {
             if let Some(change) = &change {
-                self.observers.each(|observer| observer.changed(change));
+                self.observers
+                    .each(|observer| observer.changed(change, Origin::Here));
             }
             let _ = reply.send(Ok(()));
         }

@@ -74,7 +74,7 @@ async fn a_year_of_ten_miners_reaches_a_plateau_and_is_read_quickly() {
             store.compact(retention, from.plus(HOUR)).await.unwrap();
         }
         let gauges = store.gauges();
-        largest = largest.max(gauges.file_bytes);
+        largest = largest.max(gauges.file_bytes.unwrap());
         if (day + 1) % 30 == 0 || day + 1 == days {
             let now = begin.plus((day + 1) * DAY);
             let spans = [
@@ -94,7 +94,7 @@ async fn a_year_of_ten_miners_reaches_a_plateau_and_is_read_quickly() {
                 }
                 took.push(times.iter().max().unwrap().as_secs_f64() * 1000.0);
             }
-            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            let megabytes = |bytes: Option<u64>| bytes.unwrap() as f64 / 1e6;
             println!(
                 "{:>3}   {:>7.1}   {:>6.1}   {:>9.2}   {:>6.2}   {:>6.2}",
                 day + 1,

@@ -12,7 +12,8 @@ use super::super::tests::{charge, request, wallet};
 use super::super::writer::Written;
 use super::*;
 use crate::store::{
-    Change, Hold, HoldTable, NotWritten, Outcome, Repository, Spending, SqliteStore, StoreObserver,
+    Change, Hold, HoldTable, NotWritten, Origin, Outcome, Repository, Spending, SqliteStore,
+    StoreObserver,
 };
 
 mod races;
@@ -585,7 +586,7 @@ impl StoreObserver for Hasty {
 
     fn read(&self, _: std::time::Duration) {}
 
-    fn changed(&self, _: &Change) {
+    fn changed(&self, _: &Change, _: Origin) {
         let read = async |_| unreachable!("it is loaded");
         let mut hold = Box::pin(self.holds.hold(request(wallet(1), 15), read));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
