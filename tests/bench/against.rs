@@ -1,9 +1,10 @@
 //! Two builds of the server, measured in turns: `cargo bench -- --against BINARY` says what a change cost. Each has a database
-//! of its own, both have the same stand-in for an inference server.
+//! of its own, both have the same stand-in for an inference server. Chats are measured beside nginx and the thin proxy in the
+//! same turns.
 
 use std::path::Path;
 
-use crate::chat::{COMPLETIONS, asking, is_paid, paying};
+use crate::chat::{Floors, Server, is_paid, paying};
 use crate::load::{Job, closed};
 use crate::paths::{Samples, loaded};
 use crate::processes::{Edge, Process};
@@ -44,6 +45,10 @@ impl Build {
         })
     }
 
+    fn server(&self) -> Server<'_> {
+        (self.name, &self.edge.process, &self.key)
+    }
+
     fn get(&self, path: &str, key: &str, status: u16) -> Job {
         let request = request("GET", path, Some(key), "");
         Job {
@@ -53,24 +58,19 @@ impl Build {
     }
 
     fn job(&self, path: &str) -> Job {
-        let chat = |path, message| asking(&self.edge.process, path, &self.key, message);
         match path {
             "auth-cached" => self.get("/auth/me", &self.key, 200),
             "auth-read" => self.get(&format!("/api/keys/{}", self.key_id), &self.key, 200),
             "network-stats" => self.get("/network/stats", &self.key, 200),
             "wrong-key" => self.get("/auth/me", "r3mes_0", 401),
             "ingest" => self.single.job.clone(),
-            "ingest-batches" => self.batches.job.clone(),
-            "chat-first-byte" => chat(COMPLETIONS, "short"),
-            "chat-streams" => chat(COMPLETIONS, "long"),
-            _ => chat("/chat", "long"),
+            _ => self.batches.job.clone(),
         }
     }
 
     fn target<'a>(&'a self, bench: &Bench, path: &str) -> Target<'a> {
         let (process, job, length) = (&self.edge.process, self.job(path), bench.length());
         let connections = match path {
-            "chat-first-byte" => 1,
             "ingest-batches" => 16,
             _ => return loaded(bench, self.name, process, &job),
         };
@@ -82,7 +82,7 @@ impl Build {
     }
 }
 
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 11] = [
     "auth-cached",
     "auth-read",
     "network-stats",
@@ -90,25 +90,43 @@ const PATHS: [&str; 9] = [
     "ingest",
     "ingest-batches",
     "chat-first-byte",
+    "chat-one-word",
     "chat-streams",
     "chat-text",
+    "chat-long",
 ];
 
 pub(crate) fn against(bench: &Bench, binary: &Path) -> Result<()> {
-    let upstream = Process::floor(&["upstream"])?;
-    let before = Build::start(bench, "before", binary, &upstream)?;
-    let after = Build::start(bench, "after", Edge::program(), &upstream)?;
+    let floors = Floors::start(bench)?;
+    let before = Build::start(bench, "before", binary, &floors.upstream)?;
+    let after = Build::start(bench, "after", Edge::program(), &floors.upstream)?;
+    let is_chat = |path: &&str| path.starts_with("chat");
+    let (chats, others): (Vec<_>, Vec<_>) = PATHS
+        .into_iter()
+        .filter(|path| bench.wants(path))
+        .partition(is_chat);
+    let mut rows = Vec::new();
+    if !chats.is_empty() {
+        bench.head();
+    }
+    for path in chats {
+        let all = floors.beside(bench, path, &[before.server(), after.server()])?;
+        rows.push((path, all));
+    }
+    for path in others {
+        let targets = [before.target(bench, path), after.target(bench, path)];
+        rows.push((path, bench.interleaved(&targets)?));
+    }
     println!(
         "{:16} {:>19} {:>19} {:>6} {:>9} {:>9} {:>6} {:>9} {:>9}",
         "path", "before, a second", "after", "ratio", "CPU each", "after", "ratio", "p50", "after"
     );
-    for path in PATHS.into_iter().filter(|path| bench.wants(path)) {
-        let targets = [before.target(bench, path), after.target(bench, path)];
-        if let [before, after] = &bench.interleaved(&targets)?[..] {
+    for (path, all) in &rows {
+        if let [before, after, ..] = &all[..] {
             row(bench, path, before, after);
         }
     }
-    is_paid(&before.edge)?;
+    // The other build has checks of its own.
     is_paid(&after.edge)
 }
 

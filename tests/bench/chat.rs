@@ -6,20 +6,19 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::floors::DONE;
+use crate::floors::{DONE, words};
 use crate::load::{Job, Round, Used, closed};
-use crate::paths::{MANY, loaded, paced};
+use crate::paths::{MANY, paced};
 use crate::processes::{Edge, Process, WALLET, count};
 use crate::wire::request;
-use crate::{Bench, Goal, Result, Target};
+use crate::{Bench, Goal, Result, Series, Target};
 
 pub(crate) const COMPLETIONS: &str = "/v1/chat/completions";
 
 /// The same chat again and again, of which the wait for the first text counts.
 pub(crate) fn asking(process: &Process, path: &str, key: &str, message: &str) -> Job {
     let (body, ends) = if path == COMPLETIONS {
-        let messages = format!(r#"[{{"role":"user","content":"{message}"}}]"#);
-        (format!(r#"{{"stream":true,"messages":{messages}}}"#), DONE)
+        (completion(message, true), DONE)
     } else {
         (format!(r#"{{"message":"{message}"}}"#), &b"word \n"[..])
     };
@@ -31,56 +30,207 @@ pub(crate) fn asking(process: &Process, path: &str, key: &str, message: &str) ->
     }
 }
 
-/// A target that one connection asks.
-fn alone<'a>(bench: &Bench, name: &'static str, process: &'a Process, job: Job) -> Target<'a> {
-    let length = bench.length();
-    Target {
-        name,
-        process: Some(process),
-        round: Box::new(move || closed(&job, 1, length, &|| process.used())),
+fn completion(message: &str, stream: bool) -> String {
+    let messages = format!(r#"[{{"role":"user","content":"{message}"}}]"#);
+    format!(r#"{{"stream":{stream},"messages":{messages}}}"#)
+}
+
+/// What is asked for in a row of the table.
+struct Kind {
+    path: &'static str,
+    connections: usize,
+    words: usize,
+    answer: Answer,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Stream,
+    /// `POST /chat`; what leads past the server is asked for a stream.
+    Text,
+    Whole,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind::new("chat-first-byte", 1, 1, Answer::Stream),
+    Kind::new("chat-one-word", MANY, 1, Answer::Whole),
+    Kind::new("chat-streams", MANY, 32, Answer::Stream),
+    Kind::new("chat-text", MANY, 32, Answer::Text),
+    Kind::new("chat-long", 16, 1000, Answer::Stream),
+];
+
+impl Kind {
+    const fn new(path: &'static str, connections: usize, words: usize, answer: Answer) -> Self {
+        Self {
+            path,
+            connections,
+            words,
+            answer,
+        }
+    }
+
+    fn job(&self, process: &Process, key: &str, is_server: bool) -> Job {
+        let message = words(self.words);
+        match self.answer {
+            Answer::Text if is_server => asking(process, "/chat", key, &message),
+            Answer::Stream | Answer::Text => asking(process, COMPLETIONS, key, &message),
+            Answer::Whole => {
+                let body = completion(&message, false);
+                Job::same(
+                    process.address,
+                    request("POST", COMPLETIONS, Some(key), &body),
+                )
+            }
+        }
+    }
+
+    fn target<'a>(
+        &self,
+        bench: &Bench,
+        name: &'static str,
+        process: &'a Process,
+        job: Job,
+    ) -> Target<'a> {
+        let (connections, length) = (self.connections, bench.length());
+        Target {
+            name,
+            process: Some(process),
+            round: Box::new(move || closed(&job, connections, length, &|| process.used())),
+        }
     }
 }
 
-/// The server with an inference server behind it, and what else leads there.
-struct Chat {
-    upstream: Process,
+/// A stand-in for an inference server, and what leads there beside the server.
+pub(crate) struct Floors {
+    pub(crate) upstream: Process,
+    proxy: Process,
     nginx: Option<Process>,
-    edge: Edge,
-    key: String,
+}
+
+/// A server that is measured, and a key for it.
+pub(crate) type Server<'a> = (&'static str, &'a Process, &'a str);
+
+impl Floors {
+    pub(crate) fn start(bench: &Bench) -> Result<Self> {
+        let upstream = Process::floor(&["upstream"])?;
+        let proxy = Process::floor(&["proxy", &upstream.address.to_string()])?;
+        let nginx = Process::nginx(bench.folder.path(), upstream.address)?;
+        if nginx.is_none() {
+            bench.note("chat", "no nginx");
+        }
+        Ok(Self {
+            upstream,
+            proxy,
+            nginx,
+        })
+    }
+
+    /// All ways to the inference server in turns, the servers first.
+    pub(crate) fn beside(
+        &self,
+        bench: &Bench,
+        path: &str,
+        servers: &[Server<'_>],
+    ) -> Result<Vec<Series>> {
+        let kind = KINDS.iter().find(|kind| kind.path == path);
+        let kind = kind.ok_or_else(|| format!("{path} is no chat"))?;
+        let mut targets = Vec::new();
+        for &(name, process, key) in servers {
+            let job = kind.job(process, key, true);
+            targets.push(kind.target(bench, name, process, job));
+        }
+        let floors = [("direct", &self.upstream), ("thin proxy", &self.proxy)];
+        let nginx = self.nginx.iter().map(|nginx| ("nginx", nginx));
+        let floor =
+            |(name, process)| kind.target(bench, name, process, kind.job(process, "", false));
+        targets.extend(floors.into_iter().chain(nginx).map(floor));
+        if kind.connections == 1 {
+            targets.push(flushes(bench)?);
+        }
+        let all = bench.interleaved(&targets)?;
+        bench.table(path, &all);
+        let (servers, floors) = all.split_at(servers.len());
+        for ours in servers {
+            compare(bench, path, ours, floors);
+        }
+        if let (Some(ours), [direct, proxy, floors @ ..]) = (servers.last(), floors) {
+            goal(bench, path, ours, direct, proxy, floors.first());
+        }
+        Ok(all)
+    }
+}
+
+/// How much longer the first byte takes than asked for directly, in seconds.
+fn added(series: &Series, direct: &Series) -> f64 {
+    series.beside(direct, |series, direct| series.p50 - direct.p50)
+}
+
+fn cpu(series: &Series) -> f64 {
+    series.cpu(|used| used.theirs)
+}
+
+/// A line about one server beside all floors.
+fn compare(bench: &Bench, path: &str, ours: &Series, floors: &[Series]) {
+    let [direct, others @ ..] = floors else {
+        return;
+    };
+    let mut line = format!(
+        "{}: first byte {:+.0} us",
+        ours.name,
+        added(ours, direct) * 1e6
+    );
+    for floor in others.iter().filter(|floor| floor.name != FLUSH) {
+        line += &format!(
+            "; beside {} {:.2} of its rate, {:.1} x its CPU, it adds {:+.0} us",
+            floor.name,
+            ours.ratio(floor),
+            cpu(ours) / cpu(floor),
+            added(floor, direct) * 1e6,
+        );
+    }
+    bench.note(path, &line);
+}
+
+/// Notes what a chat should be.
+fn goal(
+    bench: &Bench,
+    path: &str,
+    ours: &Series,
+    direct: &Series,
+    proxy: &Series,
+    nginx: Option<&Series>,
+) {
+    let nginx = nginx.filter(|nginx| nginx.name == "nginx");
+    let least = match path {
+        "chat-first-byte" => {
+            let times = added(ours, direct) / added(proxy, direct);
+            return bench.verdict(path, times, " x proxy", Goal::Most(2.0));
+        }
+        "chat-one-word" => return bench.verdict(path, cpu(ours) * 1e6, "us", Goal::Most(75.0)),
+        "chat-streams" => 0.6,
+        "chat-long" => 0.85,
+        _ => return,
+    };
+    if let Some(nginx) = nginx {
+        bench.verdict(path, ours.ratio(nginx), "", Goal::Least(least));
+    }
 }
 
 pub(crate) fn chat(bench: &Bench) -> Result<()> {
-    let paths = ["chat-first-byte", "chat-streams", "open-chat"];
-    if !paths.iter().any(|path| bench.wants(path)) {
+    let paths = KINDS.map(|kind| kind.path);
+    if !paths.iter().any(|path| bench.wants(path)) && !bench.wants("open-chat") {
         return Ok(());
     }
-    let upstream = Process::floor(&["upstream"])?;
-    let nginx = Process::nginx(bench.folder.path(), upstream.address)?;
-    if nginx.is_none() {
-        bench.note("chat", "no nginx");
-    }
-    let (edge, key) = paying(
-        Edge::program(),
-        bench.folder.path().join("chat.db"),
-        &upstream,
-        "",
-    )?;
-    let chat = Chat {
-        upstream,
-        nginx,
-        edge,
-        key,
-    };
-    if bench.wants("chat-first-byte") {
-        chat.first_byte(bench)?;
-    }
-    if bench.wants("chat-streams") {
-        chat.streams(bench)?;
+    let floors = Floors::start(bench)?;
+    let database = bench.folder.path().join("chat.db");
+    let (edge, key) = paying(Edge::program(), database, &floors.upstream, "")?;
+    for path in paths.into_iter().filter(|path| bench.wants(path)) {
+        floors.beside(bench, path, &[("chat", &edge.process, &key)])?;
     }
     if bench.wants("open-chat") {
-        chat.open(bench)?;
+        open(bench, &floors, &edge, &key)?;
     }
-    is_paid(&chat.edge)
+    is_paid(&edge)
 }
 
 /// A server before this inference server, with more configuration, and a key that can pay for all that is asked.
@@ -115,66 +265,28 @@ pub(crate) fn is_paid(edge: &Edge) -> Result<()> {
     Err(format!("{holds} chats are not charged, {reversed} charges were reversed; {report}").into())
 }
 
-impl Chat {
-    fn by(&self, process: &Process, message: &str) -> Job {
-        asking(process, COMPLETIONS, &self.key, message)
-    }
-
-    fn first_byte(&self, bench: &Bench) -> Result<()> {
-        let target = |name, process| alone(bench, name, process, self.by(process, "short"));
-        let mut targets = vec![
-            target("direct", &self.upstream),
-            target("chat", &self.edge.process),
-            flushes(bench)?,
-        ];
-        targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
-        let all = bench.interleaved(&targets)?;
-        bench.table("chat-first-byte", &all);
-        let added = all[1].beside(&all[0], |ours, direct| ours.p50 - direct.p50);
-        bench.verdict("chat-first-byte", added * 1e6, "us", Goal::Most(450.0));
-        Ok(())
-    }
-
-    fn streams(&self, bench: &Bench) -> Result<()> {
-        let target = |name, process| loaded(bench, name, process, &self.by(process, "long"));
-        let text = asking(&self.edge.process, "/chat", &self.key, "long");
-        let mut targets = vec![
-            target("direct", &self.upstream),
-            target("chat", &self.edge.process),
-            loaded(bench, "chat as text", &self.edge.process, &text),
-        ];
-        targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
-        let all = bench.interleaved(&targets)?;
-        bench.table("chat-streams", &all);
-        if let Some(nginx) = all.get(3) {
-            bench.verdict("chat-streams", all[1].ratio(nginx), "", Goal::Least(0.8));
-        }
-        Ok(())
-    }
-
-    fn open(&self, bench: &Bench) -> Result<()> {
-        const GOAL: f64 = 1000.0;
-        let job = self.by(&self.edge.process, "short");
-        let most = closed(&job, MANY, bench.length(), &Used::default)?.rate();
-        let rate = GOAL.min(most / 2.0).max(1.0);
-        let note = format!("{most:.0} chats a second at most, {rate:.0} a second asked for");
-        bench.note("open-chat", &note);
-        let target = |name, process| {
-            let job = self.by(process, "short");
-            paced(bench, name, process, &job, rate)
-        };
-        let mut targets = vec![
-            target("direct", &self.upstream),
-            target("chat", &self.edge.process),
-        ];
-        targets.extend(self.nginx.iter().map(|nginx| target("nginx", nginx)));
-        let all = bench.interleaved(&targets)?;
-        bench.table("open-chat", &all);
-        let added = all[1].beside(&all[0], |ours, direct| ours.p99 - direct.p99);
-        bench.verdict("open-chat", added * 1e3, "ms", Goal::Most(1.0));
-        Ok(())
-    }
+fn open(bench: &Bench, floors: &Floors, edge: &Edge, key: &str) -> Result<()> {
+    const GOAL: f64 = 1000.0;
+    let job = |process| asking(process, COMPLETIONS, key, &words(4));
+    let most = closed(&job(&edge.process), MANY, bench.length(), &Used::default)?.rate();
+    let rate = GOAL.min(most / 2.0).max(1.0);
+    let note = format!("{most:.0} chats a second at most, {rate:.0} a second asked for");
+    bench.note("open-chat", &note);
+    let target = |name, process| paced(bench, name, process, &job(process), rate);
+    let mut targets = vec![
+        target("direct", &floors.upstream),
+        target("chat", &edge.process),
+        target("thin proxy", &floors.proxy),
+    ];
+    targets.extend(floors.nginx.iter().map(|nginx| target("nginx", nginx)));
+    let all = bench.interleaved(&targets)?;
+    bench.table("open-chat", &all);
+    let added = all[1].beside(&all[0], |ours, direct| ours.p99 - direct.p99);
+    bench.verdict("open-chat", added * 1e3, "ms", Goal::Most(1.0));
+    Ok(())
 }
+
+const FLUSH: &str = "one fdatasync";
 
 /// Writes one page of a file again and flushes it, as a commit does with its log.
 fn flushes<'a>(bench: &Bench) -> Result<Target<'a>> {
@@ -197,7 +309,7 @@ fn flushes<'a>(bench: &Bench) -> Result<Target<'a>> {
         Ok(round)
     };
     Ok(Target {
-        name: "one fdatasync",
+        name: FLUSH,
         process: None,
         round: Box::new(round),
     })

@@ -11,10 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::http::uri::{Authority, Scheme};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use r3mes_edge::model::{HashrateUnit, Sample, Wallet};
 use r3mes_edge::{Clock, Repository, SqliteStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +52,7 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
             runtime.spawn(http(listener, Arc::new(writer)))
         }
         ["upstream"] => runtime.spawn(upstream(listener)),
+        ["proxy", upstream] => runtime.spawn(proxy(listener, upstream.parse()?)),
         _ => return Err("there is no such floor".into()),
     };
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
@@ -93,6 +97,25 @@ impl Floor for Bare {
     fn answer(&self, _: Request<Incoming>) -> Answering<'_> {
         const BODY: &[u8; 150] = br#"{"wallet_address":"remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm","credits":12.5,"is_miner":true,"key":{"id":"key_0000000000000000","scopes":["read"]}}"#;
         Box::pin(async { json(StatusCode::OK, &BODY[..]) })
+    }
+}
+
+/// hyper on both sides, which passes on what comes as it comes: what a proxy made of it costs at least.
+async fn proxy(listener: TcpListener, upstream: Authority) {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let client: Client<_, Incoming> = Client::builder(TokioExecutor::new()).build(connector);
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        let (client, upstream) = (client.clone(), upstream.clone());
+        let pass_on = service_fn(move |mut request: Request<Incoming>| {
+            let mut parts = std::mem::take(request.uri_mut()).into_parts();
+            (parts.scheme, parts.authority) = (Some(Scheme::HTTP), Some(upstream.clone()));
+            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+            client.request(request)
+        });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), pass_on);
+        tokio::spawn(async { connection.await.ok() });
     }
 }
 
@@ -152,11 +175,17 @@ impl Floor for Writer {
     }
 }
 
-/// Texts of a long answer, of a short one, and of one that comes as slowly as from a model.
-pub(crate) const LONG: usize = 256;
-const SHORT: usize = 4;
-pub(crate) const SLOW: usize = 40;
-/// Between two texts of that one.
+/// The message that asks for an answer of so many words.
+pub(crate) fn words(count: usize) -> String {
+    format!("{count} words")
+}
+
+/// The same for one that comes as slowly as from a model.
+pub(crate) fn slow_words(count: usize) -> String {
+    format!("{count} words slowly")
+}
+
+/// Between two words of that one.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// With what a stream of OpenAI's API ends.
@@ -178,6 +207,10 @@ async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
     let first = format!("{HEAD}{role}{word}");
     let finish = chunk(&event("{}", r#""stop""#));
     let last = format!("{finish}{}0\r\n\r\n", chunk(&String::from_utf8_lossy(DONE)));
+    let page = |page: &str| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+        format!("{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len())
+    };
     let mut raw = Vec::new();
     loop {
         let head = loop {
@@ -195,33 +228,51 @@ async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
             }
         }
         if raw.starts_with(b"POST /v1/chat/completions ") {
-            let asks = |word: &[u8]| find(&raw[head..whole], word).is_some();
-            let (words, pause) = match (asks(b"long"), asks(b"slow")) {
-                (true, _) => (LONG, None),
-                (_, true) => (SLOW, Some(PAUSE)),
-                _ => (SHORT, None),
-            };
-            stream.write_all(first.as_bytes()).await?;
-            // Each leaves as it comes, as it does from a model.
-            for _ in 1..words {
-                if let Some(pause) = pause {
-                    tokio::time::sleep(pause).await;
+            let body = &raw[head..whole];
+            let words = requested(body);
+            if find(body, br#""stream":true"#).is_none() {
+                let whole = whole_answer(&"word ".repeat(words));
+                stream.write_all(page(&whole).as_bytes()).await?;
+            } else {
+                let pause = find(body, b"slowly").map(|_| PAUSE);
+                stream.write_all(first.as_bytes()).await?;
+                // Each leaves as it comes, as it does from a model.
+                for _ in 1..words {
+                    if let Some(pause) = pause {
+                        tokio::time::sleep(pause).await;
+                    }
+                    stream.write_all(word.as_bytes()).await?;
                 }
-                stream.write_all(word.as_bytes()).await?;
+                stream.write_all(last.as_bytes()).await?;
             }
-            stream.write_all(last.as_bytes()).await?;
         } else {
-            let page = if raw.starts_with(b"GET /stats ") {
+            let page = page(if raw.starts_with(b"GET /stats ") {
                 r#"{"hashrate":42.5,"gpu_temp":67.0,"uptime_seconds":3600}"#
             } else {
                 r#"{"object":"list","data":[{"id":"stand-in","object":"model"}]}"#
-            };
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
-            let page = format!("{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+            });
             stream.write_all(page.as_bytes()).await?;
         }
         raw.drain(..whole);
     }
+}
+
+/// How many words a chat asks for.
+fn requested(body: &[u8]) -> usize {
+    const CONTENT: &[u8] = br#""content":""#;
+    let from = find(body, CONTENT).map_or(body.len(), |at| at + CONTENT.len());
+    let digits = body[from..].iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
+}
+
+fn whole_answer(text: &str) -> String {
+    let choice = format!(
+        r#"{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}"#
+    );
+    let usage = r#"{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}"#;
+    format!(
+        r#"{{"id":"chatcmpl-stand-in","object":"chat.completion","created":1795489200,"model":"stand-in","choices":[{choice}],"usage":{usage}}}"#
+    )
 }
 
 fn event(delta: &str, finish: &str) -> String {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::chat::{COMPLETIONS, asking, is_paid, paying};
+use crate::floors::words;
 use crate::load::{Job, Used, open};
 use crate::paths::{Samples, stored};
 use crate::processes::{Edge, Process, WALLET};
@@ -173,7 +174,7 @@ fn load(bench: &Bench) -> Result<()> {
         "",
     )?;
     let samples = Samples::single(edge.process.address, &key);
-    let chats = asking(&edge.process, COMPLETIONS, &key, "short");
+    let chats = asking(&edge.process, COMPLETIONS, &key, &words(4));
     let loads = [
         (reads(&edge, &key), 200.0),
         (samples.job.clone(), 100.0),

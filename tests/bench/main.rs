@@ -68,10 +68,7 @@ fn main() -> Result<()> {
 
 /// What is asked for often, beside its floors.
 fn all_paths(bench: &Bench) -> Result<()> {
-    println!(
-        "{:22} {:24} {:>9} {:>6} {:>9} {:>9} {:>9} {:>8}",
-        "path", "what", "a second", "ratio", "p50", "p99", "CPU each", "memory"
-    );
+    bench.head();
     let idle = size::Idle::begin(bench)?;
     paths::reads(bench)?;
     paths::ingest(bench)?;
@@ -133,7 +130,7 @@ pub(crate) struct Target<'a> {
 
 /// The rounds of one target.
 pub(crate) struct Series {
-    name: &'static str,
+    pub(crate) name: &'static str,
     rounds: Vec<Figures>,
     memory: Option<u64>,
 }
@@ -284,7 +281,15 @@ impl Bench {
         Ok(series.collect())
     }
 
-    /// Prints the rows of a path, the floor first.
+    /// The heads of the columns of [`Self::table`].
+    pub(crate) fn head(&self) {
+        println!(
+            "{:22} {:24} {:>9} {:>6} {:>9} {:>9} {:>9} {:>8}",
+            "path", "what", "a second", "ratio", "p50", "p99", "CPU each", "memory"
+        );
+    }
+
+    /// Prints the rows of a path, with each one's rate beside that of the first.
     pub(crate) fn table(&self, path: &str, all: &[Series]) {
         for series in all {
             let memory = series

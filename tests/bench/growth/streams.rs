@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use super::{Axis, Step, decades, for_each_of};
 use crate::chat::{COMPLETIONS, asking, is_paid, paying};
-use crate::floors::{LONG, PAUSE, SLOW};
+use crate::floors::{PAUSE, slow_words, words};
 use crate::load::{Job, Round, Used, closed, each};
 use crate::processes::{Edge, Process};
 use crate::{Bench, Result, Target};
 
 pub(super) const PATH: &str = "growth-streams";
+
+/// Words of an answer at full speed, and of one at the pace of a model.
+const LONG: usize = 256;
+const SLOW: usize = 40;
 
 /// A server and its chats.
 struct Chats {
@@ -34,7 +38,7 @@ impl Chats {
             most: Cell::new(0),
         };
         // What is made at the first chat is not of the streams.
-        closed(&chats.job("long"), 1, bench.length(), &Used::default)?;
+        closed(&chats.job(&words(LONG)), 1, bench.length(), &Used::default)?;
         let before = chats.edge.process.memory();
         Ok(Self { before, ..chats })
     }
@@ -50,7 +54,7 @@ impl Chats {
         let (size, times) = (usize::try_from(self.size)?, chats.div_ceil(self.size));
         let used = || process.used();
         let mut round = each(
-            &self.job("long"),
+            &self.job(&words(LONG)),
             size,
             usize::try_from(times)?,
             Duration::ZERO,
@@ -66,7 +70,7 @@ impl Chats {
         let process = &self.edge.process;
         process.forget_peak()?;
         let others = usize::try_from(self.size)? - 1;
-        let slow = self.job("slow");
+        let slow = self.job(&slow_words(SLOW));
         let run = || each(&slow, others, 1, spread, &Used::default);
         // While all of the others are there: from when the last came until the first leaves.
         let length = (PAUSE * u32::try_from(SLOW - 1)?).saturating_sub(spread);
@@ -74,7 +78,7 @@ impl Chats {
             let running = (others > 0).then(|| scope.spawn(run));
             std::thread::sleep(spread);
             let length = length.mul_f64(0.85);
-            let round = closed(&self.job("short"), 1, length, &|| process.used());
+            let round = closed(&self.job(&words(4)), 1, length, &|| process.used());
             if let Some(running) = running {
                 running.join().map_err(|_| "the load panicked")??;
             }
