@@ -306,7 +306,7 @@ impl Conversation {
         // From here on the upstream is not needed: where the client is gone, this cancels it.
         let Self { answer, _slot, .. } = self;
         match ended {
-            Ended::Whole => drop(tokio::spawn(answer.drain())),
+            Ended::Whole => answer.drain(),
             Ended::ClientLeft | Ended::Broken(_) => drop(answer),
         }
         drop(_slot);

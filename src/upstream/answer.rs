@@ -4,12 +4,16 @@
 //! ready is sent in one piece. What a client reads as the end, and all after it, is withheld until the answer is charged.
 
 use std::fmt::Display;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame};
 use serde_json::{Value, json};
 
+use super::connection::ResponseBody;
 use super::inference::openai::Chunk;
 use super::inference::r3mes::TextReader;
 use super::sse::Parser;
@@ -49,7 +53,7 @@ pub(super) enum UpstreamFormat {
 
 /// A response being relayed.
 #[derive(Debug)]
-pub(crate) struct Answer<B = Incoming> {
+pub(crate) struct Answer<B = ResponseBody> {
     body: B,
     upstream: UpstreamFormat,
     format: ResponseFormat,
@@ -61,6 +65,8 @@ pub(crate) struct Answer<B = Incoming> {
     /// The end of the response; ready pieces are sent first.
     end: Option<Result<(), UpstreamError>>,
     received: usize,
+    /// Nothing follows in the body, or nothing that matters.
+    is_read: bool,
     /// The usage that the server reported, if it did.
     pub(crate) usage: Option<Tokens>,
     /// Whether a finish reason was read: the answer is complete even without a `[DONE]`, as `transformers serve` sends none.
@@ -85,6 +91,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             has_content: false,
             end: None,
             received: 0,
+            is_read: false,
             usage: None,
             is_finished: false,
         }
@@ -93,27 +100,38 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
     /// The next piece of content for the client, never empty; `None` at the clean end, whose bytes are
     /// [`take_end`](Self::take_end)'s.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        loop {
-            if self.has_content && !self.out.is_empty() {
-                return Ok(Some(self.out.split().freeze()));
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The same as a poll. All that has arrived is one piece; nothing is waited for while there is content.
+    pub(crate) fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, UpstreamError>> {
+        let mut is_pending = false;
+        for _ in 0..BATCH {
+            if self.is_read {
+                break;
             }
-            if let Some(end) = &self.end {
-                return end.clone().map(|()| None);
-            }
-            // The first content is sent immediately.
-            let mut left = if self.has_content { BATCH } else { 1 };
-            let frame = self.body.frame().await;
-            self.push(frame);
-            // hyper delivers one frame at a time and reads the next in its own task, so this yields: under load several frames
-            // arrive meanwhile, and are sent in one write instead of one each.
-            while left > 1 && self.end.is_none() {
-                tokio::task::yield_now().await;
-                tokio::select! {
-                    biased;
-                    frame = self.body.frame() => self.push(frame),
-                    () = std::future::ready(()) => break,
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(frame) => self.push(frame),
+                Poll::Pending => {
+                    is_pending = true;
+                    break;
                 }
-                left -= 1;
+            }
+        }
+        if self.has_content && !self.out.is_empty() {
+            return Poll::Ready(Ok(Some(self.out.split().freeze())));
+        }
+        match &self.end {
+            Some(end) => Poll::Ready(end.clone().map(|()| None)),
+            None => {
+                if !is_pending {
+                    // Frames without content so far; the others of this thread get their turn.
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
             }
         }
     }
@@ -135,13 +153,11 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         self.is_finished
     }
 
-    /// Reads the few bytes after the end, so that the connection can be reused.
-    pub(crate) async fn drain(mut self) {
-        let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
-    }
-
     fn push(&mut self, frame: Option<Result<Frame<Bytes>, B::Error>>) {
+        self.is_read = !matches!(frame, Some(Ok(_)));
+        if self.end.is_some() {
+            return;
+        }
         let read = match frame {
             Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| self.read(data)),
             Some(Err(error)) => Err(UpstreamError::Cut(error.to_string())),
@@ -149,6 +165,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         };
         if let Err(error) = read {
             self.end = Some(Err(error));
+            self.is_read = true;
         }
     }
 
@@ -297,6 +314,20 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             }
             ResponseFormat::Text | ResponseFormat::Whole { .. } => {}
         }
+    }
+}
+
+impl Answer {
+    /// Reads the few bytes after the end, so that the connection can be reused. Mostly they were there with the end.
+    pub(crate) fn drain(self) {
+        if !self.is_read {
+            tokio::spawn(self.read_rest());
+        }
+    }
+
+    async fn read_rest(mut self) {
+        let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
     }
 }
 

@@ -3,19 +3,18 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use tower_service::Service;
 
-use super::connection::Connection;
+use super::connection::{Connection, IdleConnections, ResponseBody};
 use super::{UpstreamError, tls, unreadable};
 use crate::body::{self, BodyError};
 
@@ -25,15 +24,12 @@ pub(crate) struct HttpClient {
     connector: tls::Connector,
     /// Whether a connection serves several requests.
     pub(super) reuses_connections: bool,
-    /// Connections whose response began, and when. One may be used again as soon as it is ready for a request.
-    idle: Mutex<Vec<(Connection, Instant)>>,
+    idle: Arc<IdleConnections>,
 }
 
 impl HttpClient {
     /// Bytes of an answer that is read whole; 20 blocks are about 30 KB, and the models of a hub a few hundred.
     const MAX_BYTES: usize = 1 << 20;
-    const MAX_IDLE: usize = 64;
-    const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Trusts the authorities in `ca_file` (PEM) and no others, or without one, those that browsers trust.
     ///
@@ -46,7 +42,7 @@ impl HttpClient {
         Ok(Self {
             connector: tls::connector(http, address, ca_file)?,
             reuses_connections: true,
-            idle: Mutex::default(),
+            idle: Arc::default(),
         })
     }
 
@@ -54,7 +50,7 @@ impl HttpClient {
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
         let address = request.uri().clone();
         let authority = address.authority().map_or("", Authority::as_str);
         let host = authority.rsplit('@').next().unwrap_or_default();
@@ -64,8 +60,9 @@ impl HttpClient {
         *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
         let mut reusable = self.reuses_connections;
         let mut answer = None;
-        if let Some(connection) = self.take_idle() {
-            answer = self.exchange(connection, request.clone(), true).await;
+        let kept = || Some(Arc::clone(&self.idle));
+        if let Some(connection) = self.idle.take() {
+            answer = connection.send(request.clone(), kept()).await;
             // A server that closed one after its answer would close the next too.
             reusable = false;
         }
@@ -77,7 +74,8 @@ impl HttpClient {
                 let close = HeaderValue::from_static("close");
                 request.headers_mut().insert(CONNECTION, close);
             }
-            answer = self.exchange(connection, request, reusable).await;
+            let idle = if reusable { kept() } else { None };
+            answer = connection.send(request, idle).await;
         }
         match answer {
             Some(Ok(response)) if response.status().is_success() => Ok(response),
@@ -85,27 +83,6 @@ impl HttpClient {
             Some(Err(error)) => Err(UpstreamError::Cut(with_causes(&error))),
             None => Err(UpstreamError::Cut("closed before an answer".to_owned())),
         }
-    }
-
-    fn take_idle(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, since)| since.elapsed() < Self::IDLE_TIMEOUT);
-        let ready = idle.iter().rposition(|(idle, _)| idle.sender.is_ready())?;
-        Some(idle.swap_remove(ready).0)
-    }
-
-    async fn exchange(
-        &self,
-        mut connection: Connection,
-        request: Request<Full<Bytes>>,
-        reusable: bool,
-    ) -> Option<hyper::Result<Response<Incoming>>> {
-        let answer = connection.send(request).await?;
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if reusable && answer.is_ok() && idle.len() < Self::MAX_IDLE {
-            idle.push((connection, Instant::now()));
-        }
-        Some(answer)
     }
 
     async fn connect(&self, address: Uri) -> Result<Connection, Box<dyn Error + Send + Sync>> {
@@ -143,7 +120,6 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

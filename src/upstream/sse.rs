@@ -8,8 +8,8 @@ use super::{UpstreamError, unreadable};
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     buffer: BytesMut,
-    /// The `data` lines of the event, each with an LF after it.
-    data: Option<Vec<u8>>,
+    /// The `data` lines of the event, with an LF between them.
+    data: Option<BytesMut>,
     /// The last line ended with a CR: an LF right after it belongs to it.
     after_cr: bool,
     started: bool,
@@ -27,35 +27,42 @@ impl Parser {
     ///
     /// # Errors
     /// A line or an event is longer than any server would send.
-    pub(super) fn next_event(&mut self) -> Result<Option<Vec<u8>>, UpstreamError> {
-        while let Some(line) = self.next_line() {
-            if line.is_empty() {
-                let Some(mut data) = self.data.take() else {
-                    continue;
-                };
-                data.pop();
-                return Ok(Some(data));
-            }
-            let colon = memchr::memchr(b':', &line).unwrap_or(line.len());
-            let (name, value) = line.split_at(colon);
-            if name != b"data" {
+    pub(super) fn next_event(&mut self) -> Result<Option<BytesMut>, UpstreamError> {
+        while let Some(end) = self.line_end() {
+            let line = &self.buffer[..end];
+            let colon = memchr::memchr(b':', line).unwrap_or(end);
+            let (is_data, is_blank) = (&line[..colon] == b"data", line.is_empty());
+            let space = usize::from(line.get(colon + 1) == Some(&b' '));
+            let value = (colon + 1 + space).min(end);
+            self.after_cr = self.buffer[end] == b'\r';
+            if is_data {
+                // Not copied, unless the event has several.
+                let mut line = self.buffer.split_to(end + 1);
+                line.truncate(end);
+                line.advance(value);
+                match &mut self.data {
+                    None => self.data = Some(line),
+                    Some(data) => {
+                        data.extend_from_slice(b"\n");
+                        data.extend_from_slice(&line);
+                    }
+                }
                 continue;
             }
-            let value = value.strip_prefix(b":").unwrap_or_default();
-            let value = value.strip_prefix(b" ").unwrap_or(value);
-            let data = self.data.get_or_insert_default();
-            data.extend_from_slice(value);
-            data.push(b'\n');
+            self.buffer.advance(end + 1);
+            if is_blank && let Some(data) = self.data.take() {
+                return Ok(Some(data));
+            }
         }
-        let held = self.data.as_ref().map_or(0, Vec::len) + self.buffer.len();
+        let held = self.data.as_ref().map_or(0, BytesMut::len) + self.buffer.len();
         if held > Self::MAX_BYTES {
             return Err(unreadable("an endless event"));
         }
         Ok(None)
     }
 
-    /// The next whole line, without its end.
-    fn next_line(&mut self) -> Option<BytesMut> {
+    /// Where the next whole line ends, which the buffer begins with.
+    fn line_end(&mut self) -> Option<usize> {
         if self.after_cr && !self.buffer.is_empty() {
             self.after_cr = false;
             if self.buffer[0] == b'\n' {
@@ -63,13 +70,12 @@ impl Parser {
             }
         }
         let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
-        let mut line = self.buffer.split_to(end + 1);
-        self.after_cr = line[end] == b'\r';
-        line.truncate(end);
-        if !std::mem::replace(&mut self.started, true) && line.starts_with(b"\xEF\xBB\xBF") {
-            line.advance(3);
+        let is_first = !std::mem::replace(&mut self.started, true);
+        if is_first && self.buffer.starts_with(b"\xEF\xBB\xBF") {
+            self.buffer.advance(3);
+            return Some(end - 3);
         }
-        Some(line)
+        Some(end)
     }
 }
 
@@ -84,7 +90,7 @@ mod tests {
         for chunk in chunks {
             parser.push(chunk);
             while let Some(event) = parser.next_event().unwrap() {
-                events.push(String::from_utf8(event).unwrap());
+                events.push(String::from_utf8(event.to_vec()).unwrap());
             }
         }
         events

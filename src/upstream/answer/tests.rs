@@ -189,7 +189,7 @@ fn a_plain_text_is_written_in_openais_formats() {
     let mut again = Parser::default();
     again.push(sent.as_bytes());
     let mut joined = String::new();
-    let mut last = Vec::new();
+    let mut last = BytesMut::new();
     while let Some(event) = again.next_event().unwrap() {
         joined += &Chunk::parse(&event).unwrap().text;
         last = event;

@@ -1,6 +1,8 @@
 //! The wire format of OpenAI's API: a chat completion, answered by one JSON object or by a stream of chunks, of which the
 //! text, the end and the usage are read. Everything else in a chunk is relayed unchanged.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -59,9 +61,9 @@ impl From<Usage> for Tokens {
 
 /// What is read of a chunk of a stream, or of a whole completion.
 #[derive(Debug, Default)]
-pub(in crate::upstream) struct Chunk {
+pub(in crate::upstream) struct Chunk<'a> {
     /// Of the first choice; every request is for one.
-    pub(in crate::upstream) text: String,
+    pub(in crate::upstream) text: Cow<'a, str>,
     pub(in crate::upstream) usage: Option<Tokens>,
     pub(in crate::upstream) has_choices: bool,
     /// Whether a client of `/v1` reads something in it; a role alone is nothing.
@@ -72,10 +74,12 @@ pub(in crate::upstream) struct Chunk {
 
 #[derive(Deserialize)]
 struct Members<'a> {
-    error: Option<Value>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
     #[serde(borrow)]
     choices: Option<Vec<Choice<'a>>>,
-    usage: Option<Value>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +90,16 @@ struct Choice<'a> {
     /// In a whole completion.
     #[serde(borrow)]
     message: Option<Delta<'a>>,
-    finish_reason: Option<Value>,
+    #[serde(borrow)]
+    finish_reason: Option<&'a RawValue>,
+}
+
+/// A text, copied only where it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn text(value: &RawValue) -> serde_json::Result<Cow<'_, str>> {
+    serde_json::from_str(value.get()).map(|Text(text)| text)
 }
 
 /// The members that are content for a client of `/v1`. They are not parsed: half an emoji in the arguments of a tool call is
@@ -116,17 +129,19 @@ impl Delta<'_> {
     }
 }
 
-impl Chunk {
-    pub(in crate::upstream) fn parse(event: &[u8]) -> Result<Self, UpstreamError> {
+impl<'a> Chunk<'a> {
+    pub(in crate::upstream) fn parse(event: &'a [u8]) -> Result<Self, UpstreamError> {
         // As text first: serde_json does not check the bytes of members that it skips.
-        let text = std::str::from_utf8(event).map_err(unreadable)?;
-        let members: Members<'_> = serde_json::from_str(text).map_err(unreadable)?;
+        let event = std::str::from_utf8(event).map_err(unreadable)?;
+        let members: Members<'a> = serde_json::from_str(event).map_err(unreadable)?;
         if let Some(error) = members.error {
             let what = format!("an error inside the answer: {error}");
             return Err(UpstreamError::Cut(what));
         }
         let choices = members.choices.unwrap_or_default();
-        let usage = members.usage.map(Usage::deserialize);
+        let usage = members
+            .usage
+            .map(|usage| serde_json::from_str::<Usage>(usage.get()));
         let mut chunk = Self {
             usage: usage.and_then(Result::ok).map(Tokens::from),
             has_choices: !choices.is_empty(),
@@ -134,11 +149,10 @@ impl Chunk {
         };
         let first = choices.first().and_then(|choice| choice.delta.as_ref());
         if let Some(content) = first.and_then(|delta| delta.content) {
-            let text: Option<String> = serde_json::from_str(content.get()).map_err(unreadable)?;
-            chunk.text = text.unwrap_or_default();
+            chunk.text = text(content).map_err(unreadable)?;
         }
         for choice in choices {
-            let reason = choice.finish_reason.as_ref().and_then(Value::as_str);
+            let reason = choice.finish_reason.and_then(|reason| text(reason).ok());
             match reason.unwrap_or_default().trim() {
                 // In every chunk of some servers instead of null.
                 "" | "null" => {}
