@@ -8,10 +8,9 @@ mod charge;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use self::charge::Charging;
@@ -26,7 +25,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{
     ChargedAnswer, Hold, HoldRequest, IdempotentRequest, OperationId, Repository, StoreError,
 };
-use crate::stream::{ModelStream, Piece};
+use crate::stream::{End, ModelStream, Relayed, Relaying};
 use crate::timings::RequestTimings;
 use crate::upstream::UpstreamError;
 use crate::upstream::answer::{Answer, ResponseFormat};
@@ -133,8 +132,12 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         () = billing.shutdown.aborted() => Err(ApiError::shutting_down()),
         asked = ask_nodes(billing, order) => asked.map_err(ApiError::from),
     };
-    let mut conversation = match asked {
-        Ok(conversation) => conversation,
+    let Asked {
+        conversation,
+        answer,
+        first,
+    } = match asked {
+        Ok(asked) => asked,
         Err(error) => {
             release(hold, Release::Failed);
             let _ = reply.send(Err(error));
@@ -146,28 +149,23 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         key_id: order.key_id.clone(),
         adapter: order.adapter.clone(),
     };
-    let Some(first) = conversation.first.take() else {
+    let Some(first) = first else {
         // The whole answer is here and nothing of it was sent.
-        return give_whole(&charging, order, hold, conversation, reply).await;
+        conversation.end(Outcome::Success);
+        return give_whole(&charging, order, hold, answer, reply).await;
     };
-    let (pieces, mut was_sent, body) = ModelStream::begin(first);
-    let handed_out = reply.send(Ok(body)).is_ok();
-    // hyper takes the first piece as soon as the head is written; one that does not is a client that does not read.
-    let sent = handed_out
-        && match timeout(billing.config.idle_timeout, &mut was_sent).await {
-            Ok(sent) => sent.is_ok(),
-            Err(_) => {
-                // From here on it cannot be handed out; what was in this moment is paid.
-                was_sent.close();
-                was_sent.try_recv().is_ok()
-            }
-        };
-    if !sent {
+    let (idle, timings) = (billing.config.idle_timeout, Arc::clone(&order.timings));
+    let (body, relaying, end) = ModelStream::relay(first, answer, idle, timings);
+    if reply.send(Ok(body)).is_ok() {
+        order.count_start(billing);
+    }
+    let (relayed, end) = until_relayed(billing, order, relaying, end).await;
+    let Some((answer, relayed)) = relayed else {
         release(hold, Release::ClientLeft);
         return ChatEnd::ClientLeft;
-    }
-    order.count_start(billing);
-    conversation.stream(&charging, order, hold, pieces).await
+    };
+    let ended = conversation.over(relayed);
+    end_stream(&charging, order, hold, answer, ended, end).await
 }
 
 /// Charges a whole answer and then gives it.
@@ -175,17 +173,18 @@ async fn give_whole(
     charging: &Charging<'_>,
     order: &mut Order,
     hold: Hold,
-    mut conversation: Conversation,
+    mut answer: Answer,
     reply: Reply,
 ) -> ChatEnd {
     let billing = charging.billing;
-    let text = conversation.answer.take_end();
+    let mut text = answer.take_end();
     let (once, running) = order.idempotency.take().unzip();
     let stored = once.map(|once| (once, String::from_utf8_lossy(&text).into_owned()));
-    let charge = charging.charge(order.price, &conversation.answer, stored);
-    let last = order.request.format.last_bytes();
-    conversation.end(Outcome::Success);
-    let response = ModelStream::paid(text, last);
+    let charge = charging.charge(order.price, &answer, stored);
+    // From here on the upstream is not needed.
+    answer.drain();
+    text.extend_from_slice(order.request.format.last_bytes());
+    let response = ModelStream::paid(text.freeze());
     let given = charging.give(hold, charge, reply, response).await;
     drop(running);
     if given == ChatEnd::Success {
@@ -197,24 +196,44 @@ async fn give_whole(
 /// A model that answers.
 struct Conversation {
     node: Arc<Node>,
-    answer: Answer,
-    permit: Option<Permit>,
+    permit: Permit,
     _slot: OwnedSemaphorePermit,
-    /// The first content; `None` where the answer is complete.
+}
+
+/// A model that was asked, and the first content of its answer; `None` where it is complete.
+struct Asked {
+    conversation: Conversation,
+    answer: Answer,
     first: Option<Bytes>,
 }
 
 impl Conversation {
     /// Reports to the breaker how it ended.
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(permit) = self.permit.take() {
-            self.node.run_health_checks(permit.end(outcome));
-        }
+    fn end(self, outcome: Outcome) {
+        self.node.run_health_checks(self.permit.end(outcome));
+    }
+
+    /// The same for a stream, and what its client is to read of it.
+    fn over(self, relayed: Relayed) -> Ended {
+        let (outcome, ended) = match relayed {
+            Relayed::Whole => (Outcome::Success, Ended::Whole),
+            Relayed::ClientLeft => (Outcome::Unknown, Ended::ClientLeft),
+            Relayed::Stopped => (Outcome::Unknown, Ended::Broken(ApiError::shutting_down())),
+            Relayed::Broken(error) => {
+                log::warn!(
+                    "inference {} broke off: {error}",
+                    self.node.at.breaker.name()
+                );
+                (error.outcome(), Ended::Broken(error.into()))
+            }
+        };
+        self.end(outcome);
+        ended
     }
 }
 
 /// Asks one node after the other, the least busy first, until one gives content.
-async fn ask_nodes(billing: &Billing, order: &Order) -> Result<Conversation, UpstreamError> {
+async fn ask_nodes(billing: &Billing, order: &Order) -> Result<Asked, UpstreamError> {
     let mut left = order.nodes.clone();
     loop {
         let least = left
@@ -233,11 +252,7 @@ async fn ask_nodes(billing: &Billing, order: &Order) -> Result<Conversation, Ups
     }
 }
 
-async fn ask(
-    billing: &Billing,
-    order: &Order,
-    node: &Arc<Node>,
-) -> Result<Conversation, UpstreamError> {
+async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> Result<Asked, UpstreamError> {
     let chat = &billing.config;
     let waiting = order.timings.waiting(&billing.clock);
     let slot = timeout(chat.first_text_timeout, node.acquire_slot()).await;
@@ -262,11 +277,14 @@ async fn ask(
     match asked.unwrap_or(Err(UpstreamError::Timeout("the first content"))) {
         Ok((answer, first)) => {
             billing.metrics.upstream_waited(name, asked_at.elapsed());
-            Ok(Conversation {
+            let conversation = Conversation {
                 node: Arc::clone(node),
-                answer,
-                permit: Some(permit),
+                permit,
                 _slot: slot,
+            };
+            Ok(Asked {
+                conversation,
+                answer,
                 first,
             })
         }
@@ -278,9 +296,6 @@ async fn ask(
     }
 }
 
-/// How long a finished answer waits for its usage and the end of the upstream's stream.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// How the upstream's part of a stream ended.
 enum Ended {
     Whole,
@@ -288,132 +303,85 @@ enum Ended {
     Broken(ApiError),
 }
 
-impl Conversation {
-    /// Passes the content on as it comes; the end follows when the charge is written.
-    async fn stream(
-        mut self,
-        charging: &Charging<'_>,
-        order: &Order,
-        hold: Hold,
-        pieces: mpsc::Sender<Piece>,
-    ) -> ChatEnd {
-        let billing = charging.billing;
-        let (ended, outcome) = self.pass_on(billing, &order.timings, &pieces).await;
-        self.end(outcome);
-        let charge = charging.charge(order.price, &self.answer, None);
-        let price = charge.amount;
-        let tail = self.answer.take_end();
-        // From here on the upstream is not needed: where the client is gone, this cancels it.
-        let Self { answer, _slot, .. } = self;
-        match ended {
-            Ended::Whole => answer.drain(),
-            Ended::ClientLeft | Ended::Broken(_) => drop(answer),
-        }
-        drop(_slot);
-
-        let mut writing = pin!(charging.write(hold, charge, None));
-        let written = timeout(charge::CHARGE_TIMEOUT, &mut writing).await;
-        let is_charged = matches!(written, Ok(Some(_)));
-        let (error, mut end) = match ended {
-            Ended::ClientLeft => (None, ChatEnd::ClientLeft),
-            Ended::Whole if is_charged || price == Credits::ZERO => (None, ChatEnd::Success),
-            Ended::Whole => (Some(charge::not_charged()), ChatEnd::Cut),
-            Ended::Broken(error) => (Some(error), ChatEnd::Cut),
-        };
-        if end != ChatEnd::ClientLeft && !send_end(billing, order, &pieces, tail, error).await {
-            end = ChatEnd::ClientLeft;
-        }
-        drop(pieces);
-        if written.is_err() {
-            writing.await;
-        }
-        end
-    }
-
-    /// Passes pieces on until the answer ends or its client leaves; returns what the breaker counts.
-    async fn pass_on(
-        &mut self,
-        billing: &Billing,
-        timings: &RequestTimings,
-        pieces: &mpsc::Sender<Piece>,
-    ) -> (Ended, Outcome) {
-        let idle = billing.config.idle_timeout;
-        // Made one time, not for each of thousands of pieces.
-        let mut client_left = pin!(pieces.closed());
-        let mut aborted = pin!(billing.shutdown.aborted());
-        loop {
-            let patience = match self.answer.is_finished() {
-                true => END_TIMEOUT,
-                false => idle,
-            };
-            let waiting = timings.waiting(&billing.clock);
-            let next = tokio::select! {
-                biased;
-                () = &mut client_left => return (Ended::ClientLeft, Outcome::Unknown),
-                () = &mut aborted => {
-                    return (Ended::Broken(ApiError::shutting_down()), Outcome::Unknown);
-                }
-                next = timeout(patience, self.answer.next()) => next,
-            };
-            drop(waiting);
-            match next {
-                Ok(Ok(Some(part))) => {
-                    // A client that reads nothing for so long has left in all but name.
-                    if !matches!(
-                        timeout(idle, pieces.send(Piece::Part(part))).await,
-                        Ok(Ok(()))
-                    ) {
-                        return (Ended::ClientLeft, Outcome::Unknown);
-                    }
-                }
-                Ok(Ok(None)) => return (Ended::Whole, Outcome::Success),
-                // Only its usage and the end of the stream are missing.
-                Err(_) | Ok(Err(_)) if self.answer.is_finished() => {
-                    return (Ended::Whole, Outcome::Success);
-                }
-                failed => {
-                    let error = match failed {
-                        Ok(Err(error)) => error,
-                        _ => UpstreamError::Timeout("the next piece"),
-                    };
-                    log::warn!(
-                        "inference {} broke off: {error}",
-                        self.node.at.breaker.name()
-                    );
-                    let outcome = error.outcome();
-                    return (Ended::Broken(error.into()), outcome);
-                }
-            }
+/// Waits until the answer is relayed; a shutdown stops it.
+async fn until_relayed(
+    billing: &Billing,
+    order: &Order,
+    relaying: Relaying,
+    end: oneshot::Sender<End>,
+) -> (Option<(Answer, Relayed)>, Option<oneshot::Sender<End>>) {
+    let mut relayed = pin!(relaying.ended(billing.config.idle_timeout));
+    tokio::select! {
+        biased;
+        relayed = &mut relayed => (relayed, Some(end)),
+        () = billing.shutdown.aborted() => {
+            send_end(order, end, None, Some(ApiError::shutting_down()));
+            (relayed.await, None)
         }
     }
 }
 
-/// Sends what follows the content: the withheld end of a whole answer, or what a client of this format reads as an error.
-/// Returns whether the client took it.
-async fn send_end(
-    billing: &Billing,
+/// Charges a stream whose content was relayed, and then gives its end.
+async fn end_stream(
+    charging: &Charging<'_>,
     order: &Order,
-    pieces: &mpsc::Sender<Piece>,
-    tail: Bytes,
+    hold: Hold,
+    mut answer: Answer,
+    ended: Ended,
+    end: Option<oneshot::Sender<End>>,
+) -> ChatEnd {
+    let charge = charging.charge(order.price, &answer, None);
+    let price = charge.amount;
+    let tail = answer.take_end();
+    // From here on the upstream is not needed: where the client is gone, this cancels it.
+    match ended {
+        Ended::Whole => answer.drain(),
+        Ended::ClientLeft | Ended::Broken(_) => drop(answer),
+    }
+    let mut writing = pin!(charging.write(hold, charge, None));
+    let written = timeout(charge::CHARGE_TIMEOUT, &mut writing).await;
+    let is_charged = matches!(written, Ok(Some(_)));
+    let (error, mut chat_end) = match ended {
+        Ended::ClientLeft => (None, ChatEnd::ClientLeft),
+        Ended::Whole if is_charged || price == Credits::ZERO => (None, ChatEnd::Success),
+        Ended::Whole => (Some(charge::not_charged()), ChatEnd::Cut),
+        Ended::Broken(error) => (Some(error), ChatEnd::Cut),
+    };
+    if let Some(end) = end
+        && chat_end != ChatEnd::ClientLeft
+        && !send_end(order, end, Some(tail), error)
+    {
+        chat_end = ChatEnd::ClientLeft;
+    }
+    if written.is_err() {
+        writing.await;
+    }
+    chat_end
+}
+
+/// Sends what follows the content: the withheld end of a whole answer, or what a client of this format reads as an error.
+/// Returns whether the client was there.
+fn send_end(
+    order: &Order,
+    end: oneshot::Sender<End>,
+    tail: Option<BytesMut>,
     error: Option<ApiError>,
 ) -> bool {
     let format = &order.request.format;
-    let last = match (&error, format) {
-        (None, _) => [Piece::Part(tail), Piece::End(format.last_bytes())].into(),
+    let last = match (error, format) {
+        (None, _) => {
+            let mut last = tail.unwrap_or_default();
+            last.extend_from_slice(format.last_bytes());
+            End::Whole(last.freeze())
+        }
         (Some(error), ResponseFormat::Events { .. }) => {
             let error = serde_json::json!({ "error": error.for_openai() });
-            vec![Piece::Part(format!("data: {error}\n\n").into())]
+            End::Broken(format!("data: {error}\n\n").into())
         }
         // Without an end the connection is aborted.
-        (Some(_), _) => Vec::new(),
+        (Some(_), _) => return !end.is_closed(),
     };
-    for piece in last {
-        let sent = timeout(billing.config.idle_timeout, pieces.send(piece)).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            return false;
-        }
-    }
-    true
+    end.send(last).is_ok()
 }
 
 impl Order {

@@ -1,26 +1,52 @@
-//! The body of a streamed chat response, sent piece by piece.
+//! The body of a paid response.
+//!
+//! hyper polls it in the task of the client's connection, and there it reads the model's answer too: from the socket of the
+//! upstream to that of the client nothing is handed from task to task. The task that owns the hold learns how the answer
+//! ended ([`Relaying`]), charges it, and then gives what the client reads as the end.
 
+use std::fmt::Display;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame};
-use tokio::sync::{mpsc, oneshot};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-/// The receiving side: the body of the response.
-pub(crate) struct ModelStream {
-    pieces: mpsc::Receiver<Piece>,
-    /// Signalled when the first piece is handed to the socket.
-    first_sent: Option<oneshot::Sender<()>>,
-    ended: bool,
+use crate::timings::RequestTimings;
+use crate::upstream::answer::Answer;
+use crate::upstream::{ResponseBody, UpstreamError};
+
+/// The body of the response.
+pub(crate) struct ModelStream<B = ResponseBody> {
+    /// The answer, as long as it comes.
+    relay: Option<Relay<B>>,
+    /// What follows it.
+    end: Option<oneshot::Receiver<End>>,
+    /// The last bytes.
+    last: Option<Bytes>,
+    aborts: bool,
 }
 
-/// A message of the sender. Without an `End` the body is aborted, so that no bug can make an incomplete response look
-/// complete.
-pub(crate) enum Piece {
-    Part(Bytes),
-    /// The last bytes.
-    End(&'static str),
+/// What follows the content. Without it the body is aborted, so that no bug can make an incomplete response look complete.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The last bytes of a whole response.
+    Whole(Bytes),
+    /// An error that the client reads; then the body is aborted.
+    Broken(Bytes),
+}
+
+/// How the upstream's part of a response ended.
+#[derive(Debug)]
+pub(crate) enum Relayed {
+    Whole,
+    ClientLeft,
+    /// The owner of the hold gave the end before.
+    Stopped,
+    Broken(UpstreamError),
 }
 
 /// The upstream aborted: the connection is closed, so that no client takes the text for complete.
@@ -28,36 +54,169 @@ pub(crate) enum Piece {
 #[error("the answer was broken off")]
 pub(crate) struct Aborted;
 
-impl ModelStream {
-    /// The capacity of the channel: a slow client slows the model down instead of using memory.
-    const CAPACITY: usize = 8;
+/// A response that is being sent, as the owner of the hold has it.
+pub(crate) struct Relaying<B = ResponseBody> {
+    is_taken: Arc<OnceLock<bool>>,
+    ended: oneshot::Receiver<(Answer<B>, Relayed)>,
+}
 
-    /// A stream that begins with `first`, its sender, and a signal that `first` was handed to the socket. When that is
-    /// closed, the stream ends.
-    pub(crate) fn begin(first: Bytes) -> (mpsc::Sender<Piece>, oneshot::Receiver<()>, Self) {
-        let (sender, pieces) = mpsc::channel(Self::CAPACITY);
-        let (first_sent, was_sent) = oneshot::channel();
-        // The channel is empty.
-        let _ = sender.try_send(Piece::Part(first));
-        let stream = Self {
-            pieces,
-            first_sent: Some(first_sent),
-            ended: false,
-        };
-        (sender, was_sent, stream)
-    }
-
-    /// A stream of one text that is paid already.
-    pub(crate) fn paid(text: Bytes, last: &'static str) -> Self {
-        let (sender, _, mut stream) = Self::begin(text);
-        stream.first_sent = None;
-        // The channel has capacity for a second.
-        let _ = sender.try_send(Piece::End(last));
-        stream
+impl<B> Relaying<B> {
+    /// Waits until the upstream's part is over. `None` where the first piece was not handed to the socket within `patience`;
+    /// from then on it will not be.
+    pub(crate) async fn ended(mut self, patience: Duration) -> Option<(Answer<B>, Relayed)> {
+        // hyper takes the first piece as soon as the head is written; one that does not is a client that does not read.
+        let early = timeout(patience, &mut self.ended).await;
+        if !self.is_taken.get_or_init(|| false) {
+            return None;
+        }
+        match early {
+            Ok(ended) => ended.ok(),
+            Err(_) => self.ended.await.ok(),
+        }
     }
 }
 
-impl Body for ModelStream {
+/// An answer on its way to the client.
+struct Relay<B> {
+    first: Option<Bytes>,
+    /// Set one time: `true` when the first piece is handed out, `false` when its client was given up.
+    is_taken: Arc<OnceLock<bool>>,
+    answer: Option<Answer<B>>,
+    ended: Option<oneshot::Sender<(Answer<B>, Relayed)>>,
+    /// How long the next piece may take.
+    patience: Duration,
+    /// Moved only where it is reached or too late, not for each of thousands of pieces.
+    deadline: Pin<Box<Sleep>>,
+    /// Since when the next piece is waited for.
+    waiting: Option<Instant>,
+    timings: Arc<RequestTimings>,
+}
+
+/// How long a finished answer waits for its usage and the end of the upstream's stream.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Relay<B> {
+    /// The next piece; `None` when the upstream's part is over.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(first) = self.first.take() {
+            let is_taken = *self.is_taken.get_or_init(|| true);
+            return Poll::Ready(is_taken.then_some(first));
+        }
+        let Some(answer) = &mut self.answer else {
+            return Poll::Ready(None);
+        };
+        let next = answer.poll_next(context);
+        let is_finished = answer.is_finished();
+        if next.is_ready()
+            && let Some(since) = self.waiting.take()
+        {
+            self.timings.add_waited(since.elapsed());
+        }
+        let ended = match next {
+            Poll::Ready(Ok(Some(piece))) => return Poll::Ready(Some(piece)),
+            Poll::Ready(Ok(None)) => Relayed::Whole,
+            // Only its usage and the end of the stream are missing.
+            Poll::Ready(Err(_)) if is_finished => Relayed::Whole,
+            Poll::Ready(Err(error)) => Relayed::Broken(error),
+            Poll::Pending => {
+                ready!(self.poll_deadline(is_finished, context));
+                match is_finished {
+                    true => Relayed::Whole,
+                    false => Relayed::Broken(UpstreamError::Timeout("the next piece")),
+                }
+            }
+        };
+        self.end(ended);
+        Poll::Ready(None)
+    }
+
+    fn poll_deadline(&mut self, is_finished: bool, context: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        let patience = match is_finished {
+            true => END_TIMEOUT,
+            false => self.patience,
+        };
+        let late = since + patience;
+        if self.deadline.deadline() > late {
+            self.deadline.as_mut().reset(late);
+        }
+        loop {
+            ready!(self.deadline.as_mut().poll(context));
+            if self.deadline.deadline() >= late {
+                return Poll::Ready(());
+            }
+            self.deadline.as_mut().reset(late);
+        }
+    }
+}
+
+impl<B> Relay<B> {
+    fn end(&mut self, ended: Relayed) {
+        if let (Some(answer), Some(owner)) = (self.answer.take(), self.ended.take()) {
+            let _ = owner.send((answer, ended));
+        }
+    }
+}
+
+impl<B> Drop for Relay<B> {
+    fn drop(&mut self) {
+        self.end(Relayed::ClientLeft);
+    }
+}
+
+impl<B> ModelStream<B> {
+    /// A body that begins with `first` and relays the rest of the answer; what the owner of the hold has of it, and takes what
+    /// follows.
+    pub(crate) fn relay(
+        first: Bytes,
+        answer: Answer<B>,
+        patience: Duration,
+        timings: Arc<RequestTimings>,
+    ) -> (Self, Relaying<B>, oneshot::Sender<End>) {
+        let (ended, was_ended) = oneshot::channel();
+        let (end, given) = oneshot::channel();
+        let is_taken = Arc::<OnceLock<bool>>::default();
+        let relay = Relay {
+            first: Some(first),
+            is_taken: Arc::clone(&is_taken),
+            answer: Some(answer),
+            ended: Some(ended),
+            patience,
+            deadline: Box::pin(sleep_until(Instant::now() + patience)),
+            waiting: None,
+            timings,
+        };
+        let body = Self {
+            relay: Some(relay),
+            end: Some(given),
+            last: None,
+            aborts: false,
+        };
+        let ended = was_ended;
+        (body, Relaying { is_taken, ended }, end)
+    }
+
+    /// A body of one text that is paid already.
+    pub(crate) const fn paid(text: Bytes) -> Self {
+        Self {
+            relay: None,
+            end: None,
+            last: Some(text),
+            aborts: false,
+        }
+    }
+
+    fn take_end(&mut self, end: Option<End>) {
+        self.end = None;
+        match end {
+            Some(End::Whole(last)) => self.last = Some(last),
+            Some(End::Broken(error)) => (self.last, self.aborts) = (Some(error), true),
+            None => self.aborts = true,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Body for ModelStream<B> {
     type Data = Bytes;
     type Error = Aborted;
 
@@ -65,57 +224,44 @@ impl Body for ModelStream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let piece = ready!(self.pieces.poll_recv(context));
-        // Where nothing receives the signal, the sender gave up on this client and released the price.
-        let released = |signal: oneshot::Sender<()>| signal.send(()).is_err();
-        let (data, ended) = match piece {
-            Some(_) if self.first_sent.take().is_some_and(released) => (Err(Aborted), true),
-            Some(Piece::Part(part)) => (Ok(part), false),
-            Some(Piece::End(last)) => (Ok(Bytes::from_static(last.as_bytes())), true),
-            None => (Err(Aborted), true),
+        let this = &mut *self;
+        let given = match &mut this.end {
+            Some(end) => Pin::new(end).poll(context),
+            None => Poll::Pending,
         };
-        self.ended = ended;
-        Poll::Ready(Some(data.map(Frame::data)))
+        if let Some(relay) = &mut this.relay {
+            match &given {
+                Poll::Ready(_) => relay.end(Relayed::Stopped),
+                Poll::Pending => {
+                    if let Some(piece) = ready!(relay.poll(context)) {
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                }
+            }
+            this.relay = None;
+        }
+        if this.end.is_some() {
+            let end = ready!(given).ok();
+            this.take_end(end);
+        }
+        let last = this.last.take().map(|last| Ok(Frame::data(last)));
+        let aborted = || std::mem::take(&mut this.aborts).then_some(Err(Aborted));
+        Poll::Ready(last.or_else(aborted))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.end.is_none() && self.last.is_none() && !self.aborts
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.last {
+            Some(last) if self.end.is_none() && !self.aborts => {
+                SizeHint::with_exact(last.len() as u64)
+            }
+            _ => SizeHint::default(),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use http_body_util::BodyExt;
-
-    async fn next(stream: &mut ModelStream) -> Option<Result<Bytes, Aborted>> {
-        let frame = stream.frame().await?;
-        Some(frame.map(|frame| frame.into_data().unwrap()))
-    }
-
-    #[tokio::test]
-    async fn an_abandoned_stream_yields_nothing() {
-        let (sender, mut was_sent, mut stream) = ModelStream::begin("not paid".into());
-        let _ = sender.try_send(Piece::End("\n"));
-        was_sent.close();
-        assert!(was_sent.try_recv().is_err());
-        assert!(matches!(next(&mut stream).await, Some(Err(Aborted))));
-        assert!(next(&mut stream).await.is_none());
-    }
-
-    #[tokio::test]
-    async fn the_sender_learns_that_the_first_piece_was_handed_out() {
-        let (_sender, mut was_sent, mut stream) = ModelStream::begin("paid".into());
-        assert_eq!(next(&mut stream).await.unwrap().unwrap(), "paid");
-        was_sent.close();
-        assert!(was_sent.try_recv().is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_stream_of_a_paid_text_yields_all_of_it() {
-        let mut stream = ModelStream::paid("paid".into(), "\n");
-        for piece in ["paid", "\n"] {
-            assert_eq!(next(&mut stream).await.unwrap().unwrap(), piece);
-        }
-        assert!(next(&mut stream).await.is_none());
-    }
-}
+mod tests;

@@ -43,6 +43,11 @@ impl RequestTimings {
         TimingGuard(&self.upstream_nanos, clock, clock.instant())
     }
 
+    /// Counts this time as a wait for an upstream.
+    pub(crate) fn add_waited(&self, time: Duration) {
+        add(&self.upstream_nanos, time);
+    }
+
     /// The same for the client's body.
     pub(crate) fn receiving<'a>(&'a self, clock: &'a Clock) -> TimingGuard<'a> {
         TimingGuard(&self.upload_nanos, clock, clock.instant())
@@ -56,7 +61,11 @@ impl Drop for TimingGuard<'_> {
     fn drop(&mut self) {
         let Self(sum, clock, started) = self;
         let took = clock.instant().saturating_duration_since(*started);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        sum.fetch_add(nanos, Ordering::Relaxed);
+        add(sum, took);
     }
+}
+
+fn add(sum: &AtomicU64, time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    sum.fetch_add(nanos, Ordering::Relaxed);
 }

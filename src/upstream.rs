@@ -17,6 +17,7 @@ mod sse;
 mod tls;
 
 pub(crate) use client::HttpClient;
+pub(crate) use connection::ResponseBody;
 pub use discovery::{ProbeResult, probe_all};
 
 use std::path::Path;

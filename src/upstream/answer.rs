@@ -137,10 +137,10 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
     }
 
     /// What was withheld.
-    pub(crate) fn take_end(&mut self) -> Bytes {
+    pub(crate) fn take_end(&mut self) -> BytesMut {
         let mut end = self.out.split();
         end.unsplit(self.tail.split());
-        end.freeze()
+        end
     }
 
     /// Whether there was content, which is paid for.
@@ -333,10 +333,10 @@ impl Answer {
 
 impl ResponseFormat {
     /// What follows a complete answer.
-    pub(crate) const fn last_bytes(&self) -> &'static str {
+    pub(crate) const fn last_bytes(&self) -> &'static [u8] {
         match self {
-            Self::Events { .. } => "data: [DONE]\n\n",
-            Self::Text | Self::Whole { .. } => "\n",
+            Self::Events { .. } => b"data: [DONE]\n\n",
+            Self::Text | Self::Whole { .. } => b"\n",
         }
     }
 }
@@ -346,6 +346,18 @@ impl CompletionMeta {
         let choice = json!({ "index": 0, part: value, "finish_reason": finish });
         json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": [choice] })
             .to_string()
+    }
+}
+
+#[cfg(test)]
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
+    /// A text, as it comes.
+    pub(crate) fn text(body: B) -> Self {
+        Self::new(
+            body,
+            UpstreamFormat::Text(TextReader::default()),
+            ResponseFormat::Text,
+        )
     }
 }
 

@@ -254,7 +254,7 @@ impl Row {
             }
             // The upstream has the same timeout, which must not expire first on a busy machine.
             "the client reads nothing for too long" => {
-                config.chat.idle_timeout = Duration::from_secs(1);
+                config.limits.write_timeout = Duration::from_secs(1);
             }
             "the client leaves the queue" => config.chat.in_flight = 1,
             "shutdown before the first" | "shutdown after the first" => {
