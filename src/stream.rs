@@ -107,10 +107,8 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Relay<B> {
         };
         let next = answer.poll_next(context);
         let is_finished = answer.is_finished();
-        if next.is_ready()
-            && let Some(since) = self.waiting.take()
-        {
-            self.timings.add_waited(since.elapsed());
+        if next.is_ready() {
+            self.waited();
         }
         let ended = match next {
             Poll::Ready(Ok(Some(piece))) => return Poll::Ready(Some(piece)),
@@ -151,7 +149,15 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Relay<B> {
 }
 
 impl<B> Relay<B> {
+    /// Nothing is waited for now.
+    fn waited(&mut self) {
+        if let Some(since) = self.waiting.take() {
+            self.timings.add_waited(since.elapsed());
+        }
+    }
+
     fn end(&mut self, ended: Relayed) {
+        self.waited();
         if let (Some(answer), Some(owner)) = (self.answer.take(), self.ended.take()) {
             let _ = owner.send((answer, ended));
         }

@@ -251,7 +251,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         self.is_finished |= chunk.is_finished;
         self.usage = chunk.usage.or(self.usage);
         match &self.format {
-            ResponseFormat::Text | ResponseFormat::Whole { .. } => self.write_text(&chunk.text),
+            ResponseFormat::Text | ResponseFormat::Whole { .. } => self.write_text(&chunk.text()?),
             // Requested by this server, not by the client.
             ResponseFormat::Events { include_usage, .. }
                 if !include_usage && chunk.usage.is_some() && !chunk.has_choices => {}

@@ -18,6 +18,7 @@ cat > "$scratch/edge.toml" << TOML
 listen = "127.0.0.1:0"
 discover = false
 rates = { chat = "off" }
+chat = { in_flight = 8 }
 [[inference]]
 name = "stand-in"
 kind = "openai"
@@ -45,8 +46,6 @@ chat() {
   curl -sfN --max-time 20 -H "X-API-Key: $(cat "$scratch/edge.db.admin-key")" -H "X-Wallet-Address: $wallet" \
     "$edge/v1/chat/completions" -d "{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"$1\"}]}"
 }
-# has TEXT FILE: how often it is in the file.
-has() { grep -oF "$1" "$2" | wc -l; }
 why='a chat failed'
 mark() { wc -l < "$scratch/trace"; }
 since=$(mark)

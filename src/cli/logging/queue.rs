@@ -26,6 +26,9 @@ impl LineQueue {
     const CAPACITY: usize = 4096;
     /// The maximum number of lines that one write takes.
     const BATCH: usize = 64;
+    /// Between two writes, unless more lines wait than one takes: a thread that is woken for every line costs more than the
+    /// line.
+    const PAUSE: Duration = Duration::from_millis(5);
 
     /// Starts the thread that writes to `out` until the process ends; `note` is the line for a number of dropped ones. A
     /// closed stderr leaves nowhere to report its errors to.
@@ -50,6 +53,9 @@ impl LineQueue {
                 }
                 let _ = out.write_all(&batch.concat());
                 counts.pending.fetch_sub(count, Ordering::Release);
+                if count < Self::BATCH {
+                    std::thread::sleep(Self::PAUSE);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("r3mes-log".to_owned());

@@ -191,7 +191,7 @@ fn a_plain_text_is_written_in_openais_formats() {
     let mut joined = String::new();
     let mut last = BytesMut::new();
     while let Some(event) = again.next_event().unwrap() {
-        joined += &Chunk::parse(&event).unwrap().text;
+        joined += &Chunk::parse(&event).unwrap().text().unwrap();
         last = event;
     }
     let last: Value = serde_json::from_slice(&last).unwrap();

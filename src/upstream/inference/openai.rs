@@ -62,8 +62,8 @@ impl From<Usage> for Tokens {
 /// What is read of a chunk of a stream, or of a whole completion.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Chunk<'a> {
-    /// Of the first choice; every request is for one.
-    pub(in crate::upstream) text: Cow<'a, str>,
+    /// The text of the first choice as JSON; every request is for one.
+    content: Option<&'a RawValue>,
     pub(in crate::upstream) usage: Option<Tokens>,
     pub(in crate::upstream) has_choices: bool,
     /// Whether a client of `/v1` reads something in it; a role alone is nothing.
@@ -149,7 +149,10 @@ impl<'a> Chunk<'a> {
         };
         let first = choices.first().and_then(|choice| choice.delta.as_ref());
         if let Some(content) = first.and_then(|delta| delta.content) {
-            chunk.text = text(content).map_err(unreadable)?;
+            if !content.get().starts_with('"') {
+                return Err(unreadable("a content that is not a text"));
+            }
+            chunk.content = Some(content);
         }
         for choice in choices {
             let reason = choice.finish_reason.and_then(|reason| text(reason).ok());
@@ -164,6 +167,12 @@ impl<'a> Chunk<'a> {
             chunk.has_content |= deltas.any(Delta::has_content);
         }
         Ok(chunk)
+    }
+
+    /// The text of the first choice. It is not read for a client to which the event is relayed.
+    pub(in crate::upstream) fn text(&self) -> Result<Cow<'a, str>, UpstreamError> {
+        let text = self.content.map(text).transpose().map_err(unreadable)?;
+        Ok(text.unwrap_or_default())
     }
 }
 
