@@ -204,7 +204,7 @@ fn goal(
     let least = match path {
         "chat-first-byte" => {
             let times = added(ours, direct) / added(proxy, direct);
-            return bench.verdict(path, times, " x proxy", Goal::Most(2.0));
+            return bench.verdict(path, times, "x", Goal::Most(2.0));
         }
         "chat-one-word" => return bench.verdict(path, cpu(ours) * 1e6, "us", Goal::Most(75.0)),
         "chat-streams" => 0.6,

@@ -8,8 +8,8 @@ need nginx
 why='the benchmark failed'
 cargo bench --locked --profile dev -- --quick | tee "$scratch/printed"
 why='the benchmark says nothing of a path'
-for path in auth-cached auth-read network-stats wrong-key open-auth ingest open-ingest ingest-batches chat-first-byte \
-  chat-streams open-chat latest start idle memory-1024; do
+for path in auth-cached auth-read network-stats wrong-key open-auth ingest open-ingest ingest-batches chat-first-byte chat-one-word \
+  chat-streams chat-long open-chat latest start idle memory-1024; do
   grep -Eq "^$path -?[0-9.]+[a-zA-Z%]* [<>]=[0-9.]+" "$scratch/printed"
 done
 why='the benchmark of growth or of the footprint failed'
