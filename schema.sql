@@ -18,18 +18,21 @@ CREATE UNIQUE INDEX idx_users_wallet ON users (wallet);
 -- Who earned most of all time? (leaderboard)
 CREATE INDEX idx_users_total_earnings ON users (total_earnings DESC, wallet) WHERE total_earnings > 0;
 
--- How many users and credits are there? One row, maintained by triggers, so that no query counts a table.
+-- How many users, credits and ledger entries are there? One row, maintained by triggers, so that no query counts a table.
+-- Each movement of a balance has one entry, so the entries need no trigger of their own. Sums end at the largest integer, so
+-- that none makes a movement fail; a grant that would exceed it is refused before.
 CREATE TABLE totals (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
     users   INTEGER NOT NULL,
-    credits INTEGER NOT NULL
+    credits INTEGER NOT NULL,
+    entries INTEGER NOT NULL
 ) STRICT;
-INSERT INTO totals (id, users, credits) VALUES (1, 0, 0);
+INSERT INTO totals (id, users, credits, entries) VALUES (1, 0, 0, 0);
 CREATE TRIGGER users_added AFTER INSERT ON users BEGIN
     UPDATE totals SET users = users + 1, credits = credits + NEW.credits WHERE id = 1;
 END;
 CREATE TRIGGER users_credits_moved AFTER UPDATE OF credits ON users BEGIN
-    UPDATE totals SET credits = credits + NEW.credits - OLD.credits WHERE id = 1;
+    UPDATE totals SET credits = min(credits + (NEW.credits - OLD.credits), 9223372036854775807), entries = entries + 1 WHERE id = 1;
 END;
 
 -- Every movement of credits, for ever; ids have no gaps. balance is what the wallet had after the entry, so an entry's amount
@@ -67,7 +70,8 @@ CREATE TABLE key_ids (
 -- Which number has this key?
 CREATE UNIQUE INDEX idx_key_ids_key ON key_ids (key);
 
--- What was used, by wallet, UTC day (days since 1970), key (0 if none) and adapter; updated by each charge.
+-- What was used, by wallet, UTC day (days since 1970), key (0 if none) and adapter; updated by each charge. lost: requests that
+-- a model worked on and that were not paid, as their client left. Sums end at the largest integer.
 CREATE TABLE usage (
     user              INTEGER NOT NULL REFERENCES users (id),
     day               INTEGER NOT NULL,
@@ -78,6 +82,7 @@ CREATE TABLE usage (
     prompt_tokens     INTEGER NOT NULL,
     cached_tokens     INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
+    lost              INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (user, day, key, adapter)
 ) STRICT, WITHOUT ROWID;
 

@@ -117,6 +117,7 @@ handing_on! {
     export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
+    count_lost(lost: LostRequest, now: Timestamp) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     verify_ledger(full: bool) -> LedgerReport;

@@ -8,6 +8,7 @@ mod charge;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -23,7 +24,8 @@ use crate::metrics::{ChatEnd, Metrics, Release};
 use crate::model::{Credits, Wallet};
 use crate::shutdown::Shutdown;
 use crate::store::{
-    ChargedAnswer, Hold, HoldRequest, IdempotentRequest, OperationId, Repository, StoreError,
+    ChargedAnswer, Hold, HoldRequest, IdempotentRequest, LostRequest, OperationId, Repository,
+    StoreError,
 };
 use crate::stream::{End, ModelStream, Relayed, Relaying};
 use crate::timings::RequestTimings;
@@ -54,6 +56,10 @@ pub(crate) struct Order {
     /// Where its answer is stored, if it is to be given again for the same idempotency key.
     pub(crate) idempotency: Option<(IdempotentRequest<ChargedAnswer>, InFlightGuard)>,
     pub(crate) timings: Arc<RequestTimings>,
+    /// Whether a model was asked.
+    pub(crate) is_asked: AtomicBool,
+    /// Whether its client left although a model was asked, and nothing is charged.
+    pub(crate) is_lost: bool,
     /// The permit of the request in flight, so that a shutdown waits for the charge too.
     pub(crate) _permit: Arc<OwnedSemaphorePermit>,
 }
@@ -115,6 +121,9 @@ async fn run(billing: Arc<Billing>, mut order: Order, reply: Reply) {
     };
     let took = billing.clock.instant().saturating_duration_since(started);
     billing.metrics.chat_ended(&order.adapter, end, took);
+    if order.is_lost {
+        order.count_lost(&billing).await;
+    }
 }
 
 /// Asks a model and gives its answer for what is held.
@@ -127,6 +136,7 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         biased;
         () = reply.closed() => {
             release(hold, Release::ClientLeft);
+            order.is_lost = *order.is_asked.get_mut();
             return ChatEnd::ClientLeft;
         }
         () = billing.shutdown.aborted() => Err(ApiError::shutting_down()),
@@ -162,6 +172,7 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
     let (relayed, end) = until_relayed(billing, order, relaying, end).await;
     let Some((answer, relayed)) = relayed else {
         release(hold, Release::ClientLeft);
+        order.is_lost = true;
         return ChatEnd::ClientLeft;
     };
     let ended = conversation.over(relayed);
@@ -264,6 +275,7 @@ async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> Result<Asked
         ResponseFormat::Whole { .. } => chat.answer_timeout,
         ResponseFormat::Text | ResponseFormat::Events { .. } => chat.first_text_timeout,
     };
+    order.is_asked.store(true, Ordering::Relaxed);
     let asked = Box::pin(async {
         let mut answer = node.request(&order.request).await?;
         let first = answer.next().await?;
@@ -385,6 +397,21 @@ fn send_end(
 }
 
 impl Order {
+    /// Counts a request that was not paid, in the usage of its key too unless the storage refuses it.
+    async fn count_lost(&mut self, billing: &Billing) {
+        billing.metrics.lost(Release::ClientLeft);
+        // Nothing waits for it: the hold has ended, and a repeated request may begin.
+        self.idempotency = None;
+        let lost = LostRequest {
+            wallet: self.wallet,
+            key_id: self.key_id.clone(),
+            adapter: self.adapter.clone(),
+        };
+        if let Err(error) = billing.store.count_lost(lost, billing.clock.now()).await {
+            log::debug!("{}: not counted as lost: {error}", self.operation);
+        }
+    }
+
     /// Counts the time until the first content.
     fn count_start(&self, billing: &Billing) {
         let (took, waited) = (self.timings.elapsed(&billing.clock), self.timings.waited());

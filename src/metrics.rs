@@ -155,6 +155,9 @@ impl Metrics {
         for cause in RELEASES {
             with(&table.released, [("cause", cause)]);
         }
+        for cause in [Release::ClientLeft, Release::NotWritten] {
+            with(&table.lost, [("cause", RELEASES[cause as usize])]);
+        }
         for reason in ["grant", "mining"] {
             with(&table.distributed, [("reason", reason)]);
         }
@@ -278,6 +281,11 @@ impl Metrics {
     pub(crate) fn released(&self, cause: Release, held: Credits) {
         let cause = [("cause", RELEASES[cause as usize])];
         with(&self.table.released, cause).inc_by(float(held));
+    }
+
+    /// A model worked on a request that nothing is charged for.
+    pub(crate) fn lost(&self, cause: Release) {
+        with(&self.table.lost, [("cause", RELEASES[cause as usize])]).inc();
     }
 
     /// A charge was reversed.

@@ -182,6 +182,8 @@ pub trait Repository: Send + Sync + 'static {
         answer: Option<[u8; 32]>,
         now: Timestamp,
     ) -> Result<()>;
+    /// Counts a request that is not paid in the usage of its key.
+    async fn count_lost(&self, lost: LostRequest, now: Timestamp) -> Result<()>;
     /// The response that is stored for this idempotency key, if any.
     ///
     /// # Errors

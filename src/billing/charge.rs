@@ -102,6 +102,9 @@ impl Charging<'_> {
         billing
             .metrics
             .released(Release::NotWritten, request.amount);
+        if charge.amount > Credits::ZERO {
+            billing.metrics.lost(Release::NotWritten);
+        }
         None
     }
 

@@ -1,6 +1,7 @@
 //! `POST /chat`: one message of a wallet, answered as plain text. The money is in `billing`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -102,6 +103,8 @@ pub(super) async fn answer(
         nodes,
         idempotency,
         timings: Arc::clone(&ctx.timings),
+        is_asked: AtomicBool::new(false),
+        is_lost: false,
         _permit: Arc::clone(&ctx.permit),
     };
     let body = begin(&app.billing, order).await?;

@@ -154,6 +154,8 @@ metrics! {
     "r3mes_credits_charged" charged: Amount;
     /// Held credits of chats that were not charged, by cause
     "r3mes_credits_released" released: Labeled<Amount, 1>;
+    /// Requests that a model worked on and that were not paid, by cause
+    "r3mes_requests_lost" lost: Labeled<Counter, 1>;
     /// Charges reversed, as they were written too late for their answer
     "r3mes_credits_refunded" refunded: Amount;
     /// Charges that were tried again after a failure of the storage

@@ -4,7 +4,7 @@ mod charge;
 mod idempotency;
 mod miners;
 
-pub use charge::{Charge, Charged, ChargedAnswer, NotWritten, Tokens};
+pub use charge::{Charge, Charged, ChargedAnswer, LostRequest, NotWritten, Tokens};
 pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
 

@@ -12,9 +12,9 @@ use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::{
     Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay, ExportedEntry,
-    HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport, MinerStats,
-    NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded, Resolution, StoreError,
-    StoreGauges, StoreObserver, StoredResponse, Totals, User, ledger_id,
+    HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport, LostRequest,
+    MinerStats, NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded, Resolution,
+    StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User, ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -206,6 +206,7 @@ verbs! {
     export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
+    count_lost(lost: LostRequest, now: Timestamp) -> ();
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     verify_ledger(full: bool) -> LedgerReport;

@@ -86,6 +86,37 @@ async fn twenty_concurrent_grants_with_one_key_are_made_once() {
 }
 
 #[tokio::test]
+async fn of_concurrent_debits_with_one_key_one_is_made_and_none_is_refused() {
+    let server = TestServer::start(config()).await;
+    server.payer(W1, 10).await;
+    let path = format!("/users/{W1}/credits");
+    for round in 0..20 {
+        // All that there is, so that a second one would not fit.
+        let key = format!("debit-{round}");
+        let debits: Vec<_> = (0..8)
+            .map(|_| {
+                let (admin, path, key) = (server.admin(), path.clone(), key.clone());
+                tokio::spawn(async move {
+                    let body = json!({"amount":-10,"reason":"x"});
+                    post(&admin, &path, &key, &body).await
+                })
+            })
+            .collect();
+        let mut replayed = 0;
+        for debit in debits {
+            let answer = debit.await.unwrap();
+            replayed += usize::from(answer.header("idempotency-replayed") == "true");
+            answer.expect(200);
+        }
+        assert_eq!(replayed, 7);
+        assert_eq!(server.balance(W1).await, Credits::ZERO);
+        let body = json!({"amount":10,"reason":"x"});
+        server.admin().post(&path, &body).await.expect(200);
+    }
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
 async fn an_account_is_created_once_and_a_refusal_is_not_stored() {
     let server = TestServer::start(config()).await;
     let admin = server.admin();
@@ -215,6 +246,47 @@ async fn a_rotated_and_a_second_key_of_the_wallet_get_the_stored_answer() {
         assert_eq!(server.balance(wallet).await, Credits::parse("4").unwrap());
     }
     assert_eq!(upstream.seen(COMPLETIONS).len(), 2);
+    server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn the_answer_of_a_free_request_is_stored_and_while_it_runs_a_repeat_waits() {
+    let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Upstream::inference(move |_: &Seen| {
+        let (scripted, frames) = Scripted::held();
+        sender.send(frames).unwrap();
+        scripted
+    })
+    .await;
+    let mut config = config_with_inference("openai", &upstream);
+    config.chat.price = Credits::ZERO;
+    let server = TestServer::start(config).await;
+    let caller = server.payer(W1, 0).await;
+    let asking = {
+        let caller = caller.clone();
+        tokio::spawn(async move { complete(&caller, "once").await })
+    };
+    let frames = held.recv().await.unwrap();
+    let running = complete(&caller, "once").await;
+    assert_eq!(running.header("retry-after"), "1");
+    running.refused(409, "idempotency_in_progress");
+    frames.send("{\"choices\":[{\"message\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}]}");
+    drop(frames);
+    let first = asking.await.unwrap();
+    assert_eq!(
+        (first.status, first.header("idempotency-replayed")),
+        (200, "")
+    );
+    let again = complete(&caller, "once").await;
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!(again.body, first.body);
+    // Free for one key, and another request is another one.
+    let mut other = question();
+    other["temperature"] = json!(0.5);
+    post(&caller, COMPLETIONS, "once", &other)
+        .await
+        .refused(422, "idempotency_key_reused");
+    assert_eq!(upstream.seen(COMPLETIONS).len(), 1);
     server.assert_ledger_adds_up().await;
 }
 

@@ -341,6 +341,7 @@ memory_store! {
     create_user(wallet: Wallet, now: Timestamp, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
+    count_lost(lost: LostRequest, now: Timestamp) -> ();
     create_key(key: KeyRecord, max_active: usize, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;

@@ -183,3 +183,37 @@ async fn reasons_that_the_server_writes_itself_are_refused_by_name() {
     }
     assert_eq!(server.balance(W1).await.to_string(), "3");
 }
+
+#[tokio::test]
+async fn a_sum_that_would_overflow_is_a_conflict_by_name_and_changes_nothing() {
+    let server = TestServer::start(config()).await;
+    let (admin, path) = (server.admin(), format!("/users/{W1}/credits"));
+    let grant = json!({ "amount": 5, "reason": "test" });
+    admin.post(&path, &grant).await.expect(200);
+    let file = rusqlite::Connection::open(server.database()).unwrap();
+    file.busy_timeout(std::time::Duration::from_secs(5))
+        .unwrap();
+    let set = |total: i64, earnings: i64| {
+        file.execute("UPDATE totals SET credits = ?1", [total])
+            .unwrap();
+        file.execute("UPDATE users SET total_earnings = ?1", [earnings])
+            .unwrap();
+    };
+    set(i64::MAX - 4_999_999, 0);
+    let refused = admin.post(&path, &grant).await.refused(409, "conflict");
+    let detail = "the total of all balances would be more than can be counted";
+    assert_eq!(refused["detail"], detail);
+    let earning = json!({ "wallet_address": W1, "earnings": 5, "source_id": "block-1" });
+    let refused = admin.post("/miner/earnings", &earning).await;
+    assert_eq!(refused.refused(409, "conflict")["detail"], detail);
+    set(5_000_000, i64::MAX - 4_999_999);
+    let refused = admin.post("/miner/earnings", &earning).await;
+    let detail = "the total of the wallet's earnings would be more than can be counted";
+    assert_eq!(refused.refused(409, "conflict")["detail"], detail);
+    set(5_000_000, 0);
+    server.assert_ledger_adds_up().await;
+    admin.post("/miner/earnings", &earning).await.expect(201);
+    admin.post(&path, &grant).await.expect(200);
+    assert_eq!(server.balance(W1).await.micro(), 15_000_000);
+    server.assert_ledger_adds_up().await;
+}

@@ -2,7 +2,7 @@
 
 use super::super::{Hold, HoldRequest, StoreError};
 use super::IdempotentRequest;
-use crate::model::Credits;
+use crate::model::{Credits, Wallet};
 
 /// The tokens of a request, as the model's server counted them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -48,6 +48,18 @@ pub struct Charged {
     pub amount: Credits,
     /// The request whose hold it ended.
     pub request: HoldRequest,
+}
+
+/// A request that a model worked on and that nothing is charged for, as its client left before the end of a whole answer, or
+/// before the first content of a streamed one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LostRequest {
+    /// The wallet whose credits were held.
+    pub wallet: Wallet,
+    /// The key of the request.
+    pub key_id: Option<String>,
+    /// The adapter that was asked.
+    pub adapter: String,
 }
 
 /// A charge that was definitely not written: nothing changed, and the amount is still held.

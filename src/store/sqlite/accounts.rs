@@ -7,14 +7,14 @@ use super::{idempotency, rollup, sql};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{
     Account, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest, LedgerEntry,
-    OperationId, Result, StoreError, Tokens, User, ledger_id,
+    LostRequest, OperationId, Result, StoreError, Tokens, User, ledger_id,
 };
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
 const MAX_BALANCE: i64 = 10_000_000_000_000_000;
 
 /// The reason of an entry that reverses a charge.
-const REFUND: &str = "chat_refund";
+pub(super) const REFUND: &str = "chat_refund";
 
 pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<User> {
     if !ensure(c, wallet, now)? {
@@ -134,6 +134,10 @@ pub(super) fn post(
     let amount = movement.amount;
     // What comes back was part of the balance before.
     let is_bounded = amount > Credits::ZERO && movement.reason != REFUND;
+    if is_bounded && !one::<bool>(c, sql::SELECT_TOTAL_FITS, [amount], value)? {
+        let detail = "the total of all balances would be more than can be counted";
+        return Err(StoreError::Conflict(detail.to_owned()));
+    }
     let most = if is_bounded { MAX_BALANCE } else { i64::MAX };
     let moved = execute(c, sql::MOVE_CREDITS, params![user, amount, most])?;
     // Asked for afterwards: RETURNING makes a table of its own for its row, which takes longer.
@@ -314,13 +318,25 @@ impl Used {
             self.adapter,
             requests,
             charged,
-            requests * prompt,
-            requests * cached,
-            requests * completion,
+            requests.saturating_mul(prompt),
+            requests.saturating_mul(cached),
+            requests.saturating_mul(completion),
         ];
         execute(c, sql::ADD_USAGE, values)?;
         Ok(())
     }
+}
+
+/// Counts a request that a model worked on and that is not paid.
+pub(super) fn count_lost(c: &Connection, lost: &LostRequest, now: Timestamp) -> Result<()> {
+    let (user, _) = account(c, &lost.wallet)?;
+    let key = match &lost.key_id {
+        Some(key) => key_number(c, key)?,
+        None => 0,
+    };
+    let day = now.millis().div_euclid(rollup::DAY);
+    execute(c, sql::ADD_LOST, params![user, day, key, lost.adapter])?;
+    Ok(())
 }
 
 /// Adds to what the keys of a limit spent.

@@ -84,14 +84,23 @@ repository! { self,
         let operation = OperationId::new();
         let mut hold = None;
         if amount < Credits::ZERO {
+            let asked = request.as_ref().map(|request| (request.key, request.request));
             // What was done before needs no credits now.
-            if let Some(request) = &request
-                && let Some(stored) = self.stored_response(request.key, request.request, now).await?
+            if let Some((key, request)) = asked
+                && let Some(stored) = self.stored_response(key, request, now).await?
             {
                 return Ok(Outcome::Replayed(stored));
             }
-            let request = HoldRequest { operation, wallet, amount: amount.negated(), limit: None };
-            hold = Some(self.hold(request).await?);
+            let debit = HoldRequest { operation, wallet, amount: amount.negated(), limit: None };
+            let held = self.hold(debit).await;
+            if let (Err(StoreError::Insufficient { .. }), Some((key, request))) = (&held, asked) {
+                // The same request may be taking them: asked of the writer, behind what it has in its queue.
+                let find = move |c: &Connection| idempotency::find(c, &key, &request, now);
+                if let Some(stored) = self.write(find).await? {
+                    return Ok(Outcome::Replayed(stored));
+                }
+            }
+            hold = Some(held?);
         }
         let grant = move |c: &Connection| {
             let movement = || accounts::Movement { operation, ..accounts::Movement::new(amount, &reason) };
@@ -121,6 +130,9 @@ repository! { self,
             Ok(((), Written { change: None, values, entry }))
         };
         self.writer.write(2, refund).await
+    }
+    count_lost(lost: LostRequest, now: Timestamp) -> () {
+        self.write(move |c| accounts::count_lost(c, &lost, now)).await
     }
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse> {
         self.read(move |c| idempotency::find(c, &key, &request, now)).await

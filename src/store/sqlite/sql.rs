@@ -20,12 +20,12 @@ statements! {
                     FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
     SELECT_ACCOUNT = "SELECT id, credits FROM users WHERE wallet = ?1";
     SELECT_CREDITS = "SELECT credits FROM users WHERE id = ?1";
+    SELECT_TOTAL_FITS = "SELECT credits + ?1 <= 9223372036854775807 FROM totals WHERE id = 1";
     MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE id = ?1 AND credits + ?2 BETWEEN 0 AND ?3";
     INSERT_ENTRY = "INSERT INTO ledger (user, amount, balance, reason, reference, operation, created_at, key, adapter, prompt_tokens, cached_tokens, completion_tokens)
                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens
                      FROM ledger l LEFT JOIN key_ids k ON k.id = l.key WHERE l.user = (SELECT id FROM users WHERE wallet = ?1) AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
-    SELECT_LAST_ENTRY = "SELECT coalesce(max(id), 0) FROM ledger";
     SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
                       FROM ledger l JOIN users u ON u.id = l.user LEFT JOIN key_ids k ON k.id = l.key WHERE l.id > ?1 ORDER BY l.id LIMIT ?2";
     SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
@@ -34,11 +34,15 @@ statements! {
     SELECT_CHARGE = "SELECT user, created_at, coalesce(key, 0), adapter, coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0), coalesce(completion_tokens, 0) FROM ledger WHERE id = ?1";
     SELECT_KEY_NUMBER = "SELECT id FROM key_ids WHERE key = ?1";
     INSERT_KEY_NUMBER = "INSERT INTO key_ids (key) VALUES (?1)";
+    // The sums of usage and spending end at the largest integer, so that none makes a charge fail.
     ADD_USAGE = "INSERT INTO usage (user, day, key, adapter, requests, charged, prompt_tokens, cached_tokens, completion_tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT (user, day, key, adapter) DO UPDATE SET requests = requests + excluded.requests, charged = charged + excluded.charged,
-                 prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
-                 completion_tokens = completion_tokens + excluded.completion_tokens";
-    ADD_SPENDING = "INSERT INTO spending (id, period, spent) VALUES (?1, ?2, ?3) ON CONFLICT (id, period) DO UPDATE SET spent = spent + excluded.spent";
+                 ON CONFLICT (user, day, key, adapter) DO UPDATE SET requests = min(requests + excluded.requests, 9223372036854775807),
+                 charged = min(charged + excluded.charged, 9223372036854775807), prompt_tokens = min(prompt_tokens + excluded.prompt_tokens, 9223372036854775807),
+                 cached_tokens = min(cached_tokens + excluded.cached_tokens, 9223372036854775807),
+                 completion_tokens = min(completion_tokens + excluded.completion_tokens, 9223372036854775807)";
+    ADD_LOST = "INSERT INTO usage (user, day, key, adapter, requests, charged, prompt_tokens, cached_tokens, completion_tokens, lost) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, 1)
+                ON CONFLICT (user, day, key, adapter) DO UPDATE SET lost = min(lost + excluded.lost, 9223372036854775807)";
+    ADD_SPENDING = "INSERT INTO spending (id, period, spent) VALUES (?1, ?2, ?3) ON CONFLICT (id, period) DO UPDATE SET spent = min(spent + excluded.spent, 9223372036854775807)";
     SELECT_SPENT = "SELECT coalesce((SELECT spent FROM spending WHERE id = ?1 AND period = ?2), 0)";
 
     // keys
@@ -145,7 +149,7 @@ statements! {
     // earnings
     INSERT_EARNING = "INSERT INTO earnings_history (source_id, wallet, earnings, recorded_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (source_id) DO NOTHING";
     SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
-    ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1";
+    ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1 AND total_earnings + ?2 <= 9223372036854775807";
     // Of the active miners, or the newest if none is, those with the newest one's unit: different units are not added up.
     SELECT_MINER = "SELECT u.total_earnings, n.recorded_at, n.unit, n.network_difficulty, sum(c.hashrate), max(c.gpu_temperature), avg(c.uptime_percentage),
                     CAST((SELECT sum(CAST(blocks_found AS REAL)) FROM workers WHERE wallet = ?1) AS INTEGER)
@@ -162,27 +166,29 @@ statements! {
     // over all wallets; unlike units are not added up, the newest worker's counts
     SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.unit =
                            (SELECT n.unit FROM workers n WHERE n.wallet = u.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
-                          (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = u.wallet)
+                          (SELECT CAST(sum(CAST(blocks_found AS REAL)) AS INTEGER) FROM workers w WHERE w.wallet = u.wallet)
                           FROM users u WHERE u.total_earnings > 0 ORDER BY u.total_earnings DESC, u.wallet LIMIT ?1";
     SELECT_TOP_EARNERS_SINCE = "SELECT e.wallet, sum(e.earnings) AS earned, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = e.wallet AND w.unit =
                            (SELECT n.unit FROM workers n WHERE n.wallet = e.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
-                                (SELECT sum(blocks_found) FROM workers w WHERE w.wallet = e.wallet)
+                                (SELECT CAST(sum(CAST(blocks_found AS REAL)) AS INTEGER) FROM workers w WHERE w.wallet = e.wallet)
                                 FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
-    SELECT_SUM_AND_TOTAL = "SELECT (SELECT coalesce(sum(credits), 0) FROM users WHERE id > 0), credits FROM totals WHERE id = 1";
-    SELECT_COUNT_AND_TOTAL = "SELECT (SELECT count(*) FROM users), users FROM totals WHERE id = 1";
     // An expression, since for the bare column SQLite walks the whole table in its order instead of the index.
     SELECT_TOTALS = "SELECT users, credits, (SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1) FROM totals WHERE id = 1";
 
     // verification: entries in the order of their ids, then each account
-    WALK_LEDGER = "SELECT id, user, amount, balance, reason FROM ledger WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3";
-    SELECT_BALANCE_BEFORE = "SELECT balance FROM ledger WHERE user = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1";
-    SELECT_BALANCES = "SELECT u.id, u.wallet, u.credits, coalesce((SELECT balance FROM ledger WHERE user = u.id ORDER BY id DESC LIMIT 1), 0)
+    SELECT_LAST = "SELECT (SELECT coalesce(max(id), 0) FROM ledger), (SELECT coalesce(max(id), 0) FROM users)";
+    WALK_LEDGER = "SELECT id, user, amount, balance, reason, reference, created_at, coalesce(key, 0), coalesce(adapter, '') FROM ledger WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3";
+    SELECT_BALANCE_BEFORE = "SELECT coalesce((SELECT balance FROM ledger WHERE user = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1), 0), EXISTS (SELECT 1 FROM users WHERE id = ?1)";
+    SELECT_REVERSED = "SELECT created_at, coalesce(key, 0), coalesce(adapter, '') FROM ledger WHERE id = ?1 AND id < ?2 AND user = ?3 AND amount = -?4 AND reason = 'chat'";
+    SELECT_BALANCES = "SELECT u.id, u.wallet, u.credits, coalesce((SELECT balance FROM ledger WHERE user = u.id ORDER BY id DESC LIMIT 1), 0), u.total_earnings
                        FROM users u WHERE u.id > ?1 ORDER BY u.id LIMIT ?2";
-    SELECT_SUMS = "SELECT (SELECT coalesce(sum(charged), 0) FROM usage WHERE user = ?1),
-                   (SELECT coalesce(sum(e.earnings), 0) FROM earnings_history e WHERE e.wallet = u.wallet), u.total_earnings,
-                   (SELECT coalesce(-sum(amount), 0) FROM ledger WHERE user = ?1 AND id > ?2 AND reason IN ('chat', 'chat_refund')),
-                   (SELECT coalesce(sum(amount), 0) FROM ledger WHERE user = ?1 AND id > ?2 AND reason = 'mining')
-                   FROM users u WHERE u.id = ?1";
+    SELECT_ENTRIES_SINCE = "SELECT id, user, amount, balance, reason, reference, created_at, coalesce(key, 0), coalesce(adapter, '') FROM ledger WHERE user = ?1 AND id > ?2";
+    SELECT_USAGE = "SELECT day, key, adapter, charged FROM usage WHERE user = ?1";
+    SELECT_EARNINGS = "SELECT source_id, earnings FROM earnings_history WHERE wallet = ?1";
+    // In halves, as sum() fails where it overflows.
+    SELECT_SUM_AND_TOTALS = "SELECT coalesce(sum(credits >> 32), 0), coalesce(sum(credits & 4294967295), 0), (SELECT credits FROM totals WHERE id = 1),
+                             (SELECT entries FROM totals WHERE id = 1), (SELECT coalesce(max(id), 0) FROM ledger) FROM users WHERE id > 0";
+    SELECT_COUNT_AND_TOTAL = "SELECT (SELECT count(*) FROM users), users FROM totals WHERE id = 1";
     SELECT_VERIFIED = "SELECT entry FROM verified WHERE id = 1";
     SET_VERIFIED = "UPDATE verified SET entry = ?1 WHERE id = 1";
 }

@@ -109,7 +109,10 @@ pub(super) fn record_earning(
         let detail = "this source_id was counted for another wallet or amount";
         return Err(StoreError::Conflict(detail.to_owned()));
     }
-    execute(c, sql::ADD_EARNINGS, params![wallet, amount])?;
+    if execute(c, sql::ADD_EARNINGS, params![wallet, amount])? == 0 {
+        let detail = "the total of the wallet's earnings would be more than can be counted";
+        return Err(StoreError::Conflict(detail.to_owned()));
+    }
     let movement = Movement {
         reference: Some(source.clone()),
         operation,

@@ -1,18 +1,21 @@
 //! Verifies the ledger in short steps: of each wallet every balance is the one before it plus the amount, and the newest is
-//! the wallet's; ids have no gaps, and what was charged and earned is what the entries say.
+//! the wallet's; ids have no gaps and are as many as the totals row counts; each row of the usage is the sum of its charges, and
+//! each earning is that of a ledger entry.
 //!
 //! Each step is a read of its own, so that the write-ahead log can be truncated in between, and entries written meanwhile
-//! change nothing, as values that must agree are read in one statement.
+//! change nothing: what must agree is read while one statement is open, and so from one state of the file.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, params};
 
 use super::row::{execute, first, one, pair, value};
-use super::sql;
-use crate::model::Credits;
-use crate::store::{LedgerReport, ledger_id};
+use super::{accounts, rollup, sql};
+use crate::model::{Credits, Timestamp};
+use crate::store::{LedgerReport, ledger_id, parse_ledger_id};
 
 /// Which part of the ledger is verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,12 +30,14 @@ pub(super) enum Scope {
 pub(super) struct LedgerVerifier {
     next: Next,
     scope: Scope,
-    /// The newest entry when the verification began.
+    /// The newest entry when the verification began, and the newest account after that.
     last: i64,
+    last_account: i64,
     /// By the ids of their accounts, of those from `block` on.
     wallets: HashMap<i64, Sums>,
     block: i64,
     block_size: i64,
+    hasher: RandomState,
     pub(super) report: LedgerReport,
 }
 
@@ -51,8 +56,25 @@ enum Next {
 #[derive(Clone, Copy, Default)]
 struct Sums {
     balance: i64,
-    charged: i64,
-    mined: i64,
+    charged: Marked,
+    mined: Marked,
+}
+
+/// A sum, and the sum of each amount times a random number that belongs to its row: the second differs, but for one time in
+/// millions of millions, if an amount belongs to another row. So rows are compared without keeping them in memory.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Marked {
+    sum: i64,
+    mark: u64,
+}
+
+impl Marked {
+    fn add(&mut self, hasher: &RandomState, row: impl Hash, amount: i64) {
+        // An odd factor loses no bit of the amount.
+        let factor = hasher.hash_one(row) | 1;
+        self.sum = self.sum.saturating_add(amount);
+        self.mark = (self.mark).wrapping_add(factor.wrapping_mul(amount.cast_unsigned()));
+    }
 }
 
 impl LedgerVerifier {
@@ -62,17 +84,19 @@ impl LedgerVerifier {
     const TIME: Duration = Duration::from_millis(50);
     /// Errors in a report at most.
     const MAX_ERRORS: usize = 100;
-    /// Accounts of one walk through the ledger: with more it is walked again, so that memory is bounded.
-    const BLOCK: i64 = 250_000;
+    /// Accounts of one walk through the ledger: with more it is walked again, so that memory is bounded (16 MB).
+    const BLOCK: i64 = 200_000;
 
     pub(super) fn new(scope: Scope) -> Self {
         Self {
             next: Next::Begin,
             scope,
             last: 0,
+            last_account: 0,
             wallets: HashMap::new(),
             block: 0,
             block_size: Self::BLOCK,
+            hasher: RandomState::new(),
             report: LedgerReport::default(),
         }
     }
@@ -116,8 +140,8 @@ impl LedgerVerifier {
     /// The entry after which to begin.
     fn first_entry(&mut self, c: &Connection) -> rusqlite::Result<i64> {
         // Before the newest entry, as another verification may remember a later one in between.
-        let verified: i64 = one(c, sql::SELECT_VERIFIED, [], value)?;
-        self.last = one(c, sql::SELECT_LAST_ENTRY, [], value)?;
+        let verified: i64 = first(c, sql::SELECT_VERIFIED, [], value)?.unwrap_or(0);
+        (self.last, self.last_account) = one(c, sql::SELECT_LAST, [], pair)?;
         if verified > self.last {
             self.error("entries that were verified before are missing".to_owned());
         }
@@ -155,22 +179,24 @@ impl LedgerVerifier {
 
     fn check_entry(&mut self, c: &Connection, row: &Row<'_>) -> rusqlite::Result<()> {
         let (id, user): (i64, i64) = pair(row)?;
-        if !(self.block..self.block.saturating_add(self.block_size)).contains(&(user - 1))
-            && self.scope == Scope::Full
-        {
+        if !(1..=self.last_account).contains(&user) {
+            if self.block == 0 {
+                self.account_is_missing(user);
+            }
             return Ok(());
         }
-        let (amount, balance): (i64, i64) = (row.get(2)?, row.get(3)?);
+        let is_in_block = user > self.block && user - self.block <= self.block_size;
         let known = match (self.wallets.get(&user), self.scope) {
+            (_, Scope::Full) if !is_in_block => return Ok(()),
             (Some(sums), _) => *sums,
             (None, Scope::Full) => Sums::default(),
-            (None, Scope::New) => Sums {
-                balance: first(c, sql::SELECT_BALANCE_BEFORE, [user, id], value)?.unwrap_or(0),
-                ..Sums::default()
-            },
+            (None, Scope::New) => self.sums_before(c, user, id)?,
         };
         self.report.entries += 1;
-        let expected = known.balance.saturating_add(amount);
+        let mut sums = known;
+        self.add(c, &mut sums, row)?;
+        let expected = known.balance.saturating_add(row.get(2)?);
+        let balance = sums.balance;
         if balance != expected || balance < 0 {
             let [balance, expected] = [balance, expected].map(Credits::from_micro);
             self.error(format!(
@@ -178,14 +204,54 @@ impl LedgerVerifier {
                 ledger_id(id)
             ));
         }
-        let reason = row.get_ref(4)?.as_str()?;
-        let of = |reasons: &[&str]| if reasons.contains(&reason) { amount } else { 0 };
-        let sums = Sums {
-            balance,
-            charged: known.charged.saturating_sub(of(&["chat", "chat_refund"])),
-            mined: known.mined.saturating_add(of(&["mining"])),
-        };
         self.wallets.insert(user, sums);
+        Ok(())
+    }
+
+    /// The sums of an account whose first new entry is `id`; they may be forgotten and read again, so that memory is bounded.
+    fn sums_before(&mut self, c: &Connection, user: i64, id: i64) -> rusqlite::Result<Sums> {
+        if self.wallets.len() as i64 >= Self::BLOCK {
+            self.wallets.clear();
+        }
+        let (balance, exists): (i64, bool) = one(c, sql::SELECT_BALANCE_BEFORE, [user, id], pair)?;
+        if !exists {
+            self.account_is_missing(user);
+        }
+        Ok(Sums {
+            balance,
+            ..Sums::default()
+        })
+    }
+
+    /// Adds an entry to the sums of its wallet.
+    fn add(&mut self, c: &Connection, sums: &mut Sums, row: &Row<'_>) -> rusqlite::Result<()> {
+        let (id, user, amount): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        sums.balance = row.get(3)?;
+        if self.scope == Scope::New {
+            return Ok(());
+        }
+        let charged = amount.saturating_neg();
+        match row.get_ref(4)?.as_str()? {
+            "mining" => {
+                let source = row.get_ref(5)?.as_str_or_null()?.unwrap_or_default();
+                sums.mined.add(&self.hasher, source, amount);
+            }
+            "chat" => add_used(&self.hasher, sums, charged, row, 6)?,
+            accounts::REFUND => {
+                // It takes back what was charged on that day.
+                let reversed = row.get_ref(5)?.as_str_or_null()?.and_then(parse_ledger_id);
+                let mut select = c.prepare_cached(sql::SELECT_REVERSED)?;
+                let mut rows = select.query(params![reversed, id, user, amount])?;
+                match rows.next()? {
+                    Some(row) => add_used(&self.hasher, sums, charged, row, 0)?,
+                    None => self.error(format!(
+                        "{}: there is no charge of its wallet and amount that it reverses",
+                        ledger_id(id)
+                    )),
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -208,7 +274,7 @@ impl LedgerVerifier {
             }
             let sums = self.wallets.remove(&user).unwrap_or_default();
             if self.scope == Scope::Full {
-                self.check_sums(c, user, &wallet, sums)?;
+                self.check_sums(c, user, &wallet, sums, row.get(4)?)?;
             }
             seen += 1;
             if seen == Self::ROWS || began.elapsed() > Self::TIME {
@@ -224,26 +290,31 @@ impl LedgerVerifier {
         c: &Connection,
         user: i64,
         wallet: &str,
-        sums: Sums,
+        mut sums: Sums,
+        total: i64,
     ) -> rusqlite::Result<()> {
-        let [usage, earnings, total, charged, mined] =
-            one(c, sql::SELECT_SUMS, params![user, self.last], |row| {
-                Ok([
-                    row.get(0)?,
-                    row.get(1)?,
-                    row.get(2)?,
-                    row.get(3)?,
-                    row.get(4)?,
-                ])
-            })?;
-        let (charged, mined) = (
-            sums.charged.saturating_add(charged),
-            sums.mined.saturating_add(mined),
-        );
+        let mut since = c.prepare_cached(sql::SELECT_ENTRIES_SINCE)?;
+        let mut since = since.query([user, self.last])?;
+        while let Some(row) = since.next()? {
+            self.add(c, &mut sums, row)?;
+        }
+        let mut found = Sums::default();
+        let mut usage = c.prepare_cached(sql::SELECT_USAGE)?;
+        let mut usage = usage.query([user])?;
+        while let Some(row) = usage.next()? {
+            let of: (i64, i64, &str) = (row.get(0)?, row.get(1)?, row.get_ref(2)?.as_str()?);
+            found.charged.add(&self.hasher, of, row.get(3)?);
+        }
+        let mut earnings = c.prepare_cached(sql::SELECT_EARNINGS)?;
+        let mut earnings = earnings.query([wallet])?;
+        while let Some(row) = earnings.next()? {
+            let source = row.get_ref(0)?.as_str()?;
+            found.mined.add(&self.hasher, source, row.get(1)?);
+        }
         for (what, found, expected) in [
-            ("its usage", usage, charged),
-            ("its earnings", earnings, mined),
-            ("the total of its earnings", total, mined),
+            ("its usage", found.charged.sum, sums.charged.sum),
+            ("its earnings", found.mined.sum, sums.mined.sum),
+            ("the total of its earnings", total, sums.mined.sum),
         ] {
             if found != expected {
                 let [found, expected] = [found, expected].map(Credits::from_micro);
@@ -252,23 +323,53 @@ impl LedgerVerifier {
                 ));
             }
         }
+        for (what, found, expected) in [
+            (
+                "its usage of a day, key and adapter",
+                found.charged,
+                sums.charged,
+            ),
+            ("one of its earnings", found.mined, sums.mined),
+        ] {
+            if found.sum == expected.sum && found != expected {
+                self.error(format!("{wallet}: {what} differs from its entries"));
+            }
+        }
         Ok(())
     }
 
     /// Reports entries of accounts that are not there.
     fn check_others(&mut self) {
-        for user in std::mem::take(&mut self.wallets).into_keys() {
-            self.error(format!(
-                "there are entries of account {user}, which is missing"
-            ));
+        let left = std::mem::take(&mut self.wallets);
+        if self.scope == Scope::Full {
+            left.into_keys()
+                .for_each(|user| self.account_is_missing(user));
         }
     }
 
     fn check_totals(&mut self, c: &Connection) -> rusqlite::Result<()> {
-        let (sum, total): (Credits, Credits) = one(c, sql::SELECT_SUM_AND_TOTAL, [], pair)?;
-        if total != sum {
+        type Totals = (Option<i64>, Option<i64>);
+        let (sum, entries, totals): (i128, i64, Totals) =
+            one(c, sql::SELECT_SUM_AND_TOTALS, [], |row| {
+                let (upper, lower): (i64, i64) = pair(row)?;
+                let sum = (i128::from(upper) << 32) + i128::from(lower);
+                Ok((sum, row.get(4)?, (row.get(2)?, row.get(3)?)))
+            })?;
+        let (Some(credits), Some(counted)) = totals else {
+            self.error("the totals row is missing".to_owned());
+            return Ok(());
+        };
+        if i128::from(credits) != sum {
+            let sum = i64::try_from(sum).unwrap_or(i64::MAX);
+            let [sum, credits] = [sum, credits].map(Credits::from_micro);
             self.error(format!(
-                "the total of all balances is {sum}, the totals row has {total}"
+                "the total of all balances is {sum}, the totals row has {credits}"
+            ));
+        }
+        if counted != entries {
+            self.error(format!(
+                "the newest entry is {}, the totals row has {counted} entries",
+                ledger_id(entries)
             ));
         }
         if self.scope == Scope::Full {
@@ -282,11 +383,33 @@ impl LedgerVerifier {
         Ok(())
     }
 
+    fn account_is_missing(&mut self, user: i64) {
+        let error = format!("there are entries of account {user}, which is missing");
+        if self.report.mistakes.last() != Some(&error) {
+            self.error(error);
+        }
+    }
+
     fn error(&mut self, error: String) {
         if self.report.mistakes.len() < Self::MAX_ERRORS {
             self.report.mistakes.push(error);
         }
     }
+}
+
+/// Adds what was charged to the sum of its day, key and adapter; those are in three columns from `column` on.
+fn add_used(
+    hasher: &RandomState,
+    sums: &mut Sums,
+    charged: i64,
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<()> {
+    let at: Timestamp = row.get(column)?;
+    let day = at.millis().div_euclid(rollup::DAY);
+    let (key, adapter): (i64, &str) = (row.get(column + 1)?, row.get_ref(column + 2)?.as_str()?);
+    sums.charged.add(hasher, (day, key, adapter), charged);
+    Ok(())
 }
 
 /// Remembers the newest entry that is verified.

@@ -251,6 +251,53 @@ async fn the_wal_stays_short_beside_endless_readers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_wal_is_emptied_beside_endless_verifications_of_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    let store = Arc::new(SqliteStore::open(&path, true).unwrap());
+    let now = r3mes_edge::Clock::default().now();
+    let grant = async |reason: String| {
+        let granted = store.grant(wallet(W1), Credits::from_micro(1), reason, now, None);
+        granted.await.unwrap();
+    };
+    // More entries than a step reads.
+    let many = "BEGIN; WITH RECURSIVE n (i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+                INSERT INTO ledger (id, user, amount, balance, reason, operation, created_at) SELECT i, 1, 1, i, 'test', zeroblob(16), 0 FROM n;
+                UPDATE users SET credits = 30000; UPDATE totals SET entries = 30000; COMMIT";
+    grant("test".to_owned()).await;
+    let file = rusqlite::Connection::open(&path).unwrap();
+    file.busy_timeout(Duration::from_secs(5)).unwrap();
+    file.execute_batch(many).unwrap();
+    drop(file);
+    let stop = Arc::new(AtomicBool::new(false));
+    let walkers: Vec<_> = (0..3)
+        .map(|_| {
+            let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut verified = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let report = store.verify_ledger(true).await.unwrap();
+                    assert_eq!(report.mistakes, [""; 0]);
+                    verified += 1;
+                }
+                verified
+            })
+        })
+        .collect();
+    let mut longest = 0;
+    for _ in 0..100 {
+        grant("x".repeat(1 << 20)).await;
+        longest = longest.max(store.gauges().wal_bytes.unwrap());
+    }
+    stop.store(true, Ordering::SeqCst);
+    for walker in walkers {
+        assert!(walker.await.unwrap() > 0);
+    }
+    println!("the log had {longest} bytes at most, while 100 MiB went through it");
+    assert!(longest < 64 << 20, "{longest} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_program_that_reads_holds_the_wal_but_no_write() {
     let mut longest = Duration::MAX;
     // A machine may be busy for a second, but not each time.

@@ -16,6 +16,7 @@ use crate::store::{
     StoreObserver,
 };
 
+mod overflow;
 mod races;
 mod simulation;
 mod size;

@@ -5,6 +5,8 @@ use super::*;
 use crate::model::Timestamp;
 use crate::store::{Charged, Earning, OperationId};
 
+mod tampering;
+
 const NOW: Timestamp = Timestamp::from_millis(1_795_489_200_000);
 
 fn grant(c: &Connection, of: u32, amount: i64) {
@@ -12,11 +14,12 @@ fn grant(c: &Connection, of: u32, amount: i64) {
     accounts::grant(c, &wallet(of), movement, NOW).unwrap();
 }
 
+/// With a key of its wallet's own.
 fn chat(c: &Connection, of: u32, amount: i64) -> Charged {
     let request = request(wallet(of), amount);
-    accounts::charge(c, &request, charge(amount), NOW)
-        .unwrap()
-        .0
+    let mut charge = charge(amount);
+    charge.key_id = Some(format!("key_{of}"));
+    accounts::charge(c, &request, charge, NOW).unwrap().0
 }
 
 fn earn(c: &Connection, of: u32, amount: i64) {
@@ -188,6 +191,38 @@ const OLD: &[(&str, &str, &str)] = &[
         "its usage is 0",
     ),
     (
+        "charges of two wallets swapped, both of the same amount",
+        "UPDATE ledger SET user = CASE id WHEN 4 THEN 1 ELSE 2 END, amount = -3, balance = CASE id WHEN 4 THEN 97 ELSE 47 END WHERE id IN (3, 4);
+         UPDATE ledger SET balance = balance - 1 WHERE user = 2 AND id > 4; UPDATE users SET credits = credits - 1 WHERE id = 2;
+         UPDATE usage SET charged = charged + 1 WHERE user = 2; UPDATE totals SET credits = credits - 1, entries = 18",
+        "its usage of a day, key and adapter differs from its entries",
+    ),
+    (
+        "the usage of another key",
+        "UPDATE usage SET key = 77 WHERE user = 1",
+        "its usage of a day, key and adapter differs",
+    ),
+    (
+        "the usage of another day",
+        "UPDATE usage SET day = day - 1 WHERE user = 2",
+        "its usage of a day, key and adapter differs",
+    ),
+    (
+        "an earning under another source",
+        "UPDATE earnings_history SET source_id = 'other' WHERE earnings = 7",
+        "one of its earnings differs",
+    ),
+    (
+        "the charge that was reversed moved",
+        "UPDATE ledger SET reason = 'bonus' WHERE id = 10",
+        "led_0000000000000011: there is no charge",
+    ),
+    (
+        "an entry of an account that never was",
+        "UPDATE ledger SET user = 9000000000 WHERE id = 8",
+        "there are entries of account 9000000000, which is missing",
+    ),
+    (
         "a wrong number of accounts",
         "UPDATE totals SET users = 5",
         "there are 4 accounts, the totals row has 5",
@@ -272,6 +307,27 @@ const NEW: &[(&str, &str, &str)] = &[
         "the totals row has",
     ),
     (
+        "the newest entry of all deleted with all that depends on it",
+        "DELETE FROM ledger WHERE id = 18; UPDATE users SET credits = 91 WHERE id = 1;
+         UPDATE totals SET credits = (SELECT sum(credits) FROM users), entries = 18; UPDATE usage SET charged = charged - 1, requests = requests - 1 WHERE user = 1",
+        "the newest entry is led_0000000000000017, the totals row has 18 entries",
+    ),
+    (
+        "the newest two entries of all merged",
+        "DELETE FROM ledger WHERE id = 18; UPDATE ledger SET amount = -2, balance = 90 WHERE id = 17",
+        "the newest entry is led_0000000000000017, the totals row has 18 entries",
+    ),
+    (
+        "balances that are more than can be counted",
+        "UPDATE users SET credits = 9223372036854775807",
+        "the total of all balances is 9223372036854.775807, the totals row",
+    ),
+    (
+        "a totals row deleted",
+        "DELETE FROM totals",
+        "the totals row is missing",
+    ),
+    (
         "a deleted account",
         "DELETE FROM users WHERE id = 3; UPDATE totals SET users = 3, credits = credits - 27",
         "there are entries of account 3, which is missing",
@@ -313,7 +369,11 @@ fn entries_that_were_verified_and_then_removed_without_a_trace_are_missed() {
          UPDATE ledger SET amount = -2, balance = 90 WHERE id = 17; DELETE FROM ledger WHERE id = 18";
     for scope in [Scope::Full, Scope::New] {
         let found = tampered(hidden, scope, LedgerVerifier::BLOCK);
-        assert_eq!(found, ["entries that were verified before are missing"]);
+        let counted = "the newest entry is led_0000000000000017, the totals row has 18 entries";
+        assert_eq!(
+            found,
+            ["entries that were verified before are missing", counted]
+        );
     }
 }
 
@@ -413,7 +473,12 @@ async fn the_position_is_remembered_only_if_there_is_no_error() {
     grant().await;
     let other = Connection::open(&path).unwrap();
     other.busy_timeout(Duration::from_secs(5)).unwrap();
-    other.execute("UPDATE users SET credits = 21", []).unwrap();
+    let set = |credits: i64| {
+        // As if no trigger had counted it.
+        let set = format!("UPDATE users SET credits = {credits}; UPDATE totals SET entries = 4");
+        other.execute_batch(&set).unwrap();
+    };
+    set(21);
     for _ in 0..2 {
         let report = store.verify_ledger(false).await.unwrap();
         assert_eq!(
@@ -423,7 +488,7 @@ async fn the_position_is_remembered_only_if_there_is_no_error() {
         );
     }
     // An entry that was checked with an error is checked again.
-    other.execute("UPDATE users SET credits = 20", []).unwrap();
+    set(20);
     assert_eq!(counted(false).await, 1);
     assert_eq!(counted(false).await, 0);
     drop(other);
