@@ -210,3 +210,32 @@ CREATE TABLE idempotency (
 CREATE INDEX idx_idempotency_principal ON idempotency (principal, expires_at);
 -- Which have expired?
 CREATE INDEX idx_idempotency_expires_at ON idempotency (expires_at);
+
+-- Who changed what: a row for each administrative change, written in its transaction. actor: the id of a key, or local: and a
+-- user id for a process on the file itself; address: the client's; action and target: what was done to what; amount: the
+-- credits that it added; reason: where one was stated. Never a secret.
+CREATE TABLE audit (
+    id         INTEGER PRIMARY KEY,
+    created_at INTEGER NOT NULL,
+    actor      TEXT NOT NULL,
+    address    TEXT,
+    action     TEXT NOT NULL,
+    target     TEXT NOT NULL,
+    amount     INTEGER,
+    reason     TEXT
+) STRICT;
+-- Which have expired?
+CREATE INDEX idx_audit_created_at ON audit (created_at);
+CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN
+    SELECT RAISE(ABORT, 'an audit entry is never changed');
+END;
+-- INSERT OR REPLACE fires no trigger on DELETE. An id that SQLite is to choose is -1 here.
+CREATE TRIGGER audit_is_never_replaced BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) BEGIN
+    SELECT RAISE(ABORT, 'an audit entry is never replaced');
+END;
+-- Two years, 63072000000 ms, before the newest entry: a bound in the table itself, which needs no clock, spares the newest entry
+-- and holds for every program that opens the file.
+CREATE TRIGGER audit_is_deleted_after_two_years BEFORE DELETE ON audit
+WHEN OLD.created_at >= (SELECT created_at FROM audit WHERE id = (SELECT max(id) FROM audit)) - 63072000000 BEGIN
+    SELECT RAISE(ABORT, 'an audit entry is stored for two years');
+END;

@@ -41,14 +41,14 @@ macro_rules! handing_on {
                 wallet: Wallet,
                 amount: Credits,
                 reason: String,
-                now: Timestamp,
+                actor: Actor,
                 idempotency: Option<IdempotentRequest<(LedgerEntry, bool)>>,
             ) -> Result<Outcome<(LedgerEntry, bool)>, StoreError> {
                 if amount > Self::MOST_AT_ONCE {
                     // A conflict is shown to the client in these words; `Unavailable` is for the log only.
                     return Err(StoreError::Conflict("at most 100 credits at once".to_owned()));
                 }
-                let done = self.inner.grant(wallet, amount, reason, now, idempotency).await?;
+                let done = self.inner.grant(wallet, amount, reason, actor, idempotency).await?;
                 // A replayed response moved no credits.
                 if let Outcome::New((entry, _)) = &done {
                     self.note(format_args!("{wallet} {} -> {}", entry.amount, entry.balance));
@@ -60,9 +60,9 @@ macro_rules! handing_on {
                 &self,
                 id: String,
                 wallet: Option<Wallet>,
-                now: Timestamp,
+                actor: Actor,
             ) -> Result<KeyRecord, StoreError> {
-                let key = self.inner.revoke_key(id, wallet, now).await?;
+                let key = self.inner.revoke_key(id, wallet, actor).await?;
                 self.note(format_args!("{} revoked", key.id));
                 Ok(key)
             }
@@ -110,7 +110,7 @@ macro_rules! handing_on {
 }
 
 handing_on! {
-    create_user(wallet: Wallet, now: Timestamp, idempotency: Option<IdempotentRequest<User>>) -> Outcome<User>;
+    create_user(wallet: Wallet, actor: Actor, idempotency: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
@@ -121,17 +121,19 @@ handing_on! {
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     verify_ledger(full: bool) -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize, idempotency: Option<IdempotentRequest<KeyRecord>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, actor: Actor, idempotency: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
     key(id: String) -> Option<KeyRecord>;
-    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize, actor: Actor) -> KeyRecord;
+    record_action(action: &'static str, target: String, actor: Actor) -> ();
+    audit(before: Option<i64>, limit: usize) -> Vec<AuditEntry>;
     purge(now: Timestamp) -> usize;
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
+    record_earning(earning: Earning, actor: Actor, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
     earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
@@ -154,8 +156,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         expires_at: None,
         login: false,
     };
-    let now = Clock::default().now();
-    let admin = issue_key(&*store, request, 1, now, None).await?;
+    let actor = Actor::local(Clock::default().now());
+    let admin = issue_key(&*store, request, 1, actor, None).await?;
     let server = EdgeServer::builder(config, store).start().await?;
     println!("http://{} {}", server.local_addr(), admin.key.reveal());
     tokio::signal::ctrl_c().await?;

@@ -90,10 +90,10 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// The admin that a command with access to the database acts as.
-    pub(crate) fn local_admin() -> Self {
+    /// The admin that a command with access to the database acts as, by the id that the audit trail has of it.
+    pub(crate) fn local_admin(id: String) -> Self {
         Self {
-            key_id: "local".to_owned(),
+            key_id: id,
             wallet: None,
             scopes: Scopes::ADMIN,
             expires_at: None,

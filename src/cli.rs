@@ -106,6 +106,11 @@ enum Command {
     /// Example: r3mes-edge ledger verify
     #[command(subcommand)]
     Ledger(export::Ledger),
+    /// List who made which administrative change
+    ///
+    /// Example: r3mes-edge audit list
+    #[command(subcommand)]
+    Audit(requests::Audit),
     /// Create and verify backups, also while a server runs
     ///
     /// Example: r3mes-edge backup create
@@ -280,6 +285,7 @@ async fn execute(cli: Cli) -> Result {
         Command::Ledger(export::Ledger::Export(options)) => {
             export::run(&existing()?.config, &options, json).await
         }
+        Command::Audit(requests::Audit::List) => requests::audit(&client()?).await,
         Command::Backup(backup::Command::Create(create)) => {
             backup::create(create, &client()?).await
         }

@@ -217,6 +217,7 @@ async fn respond(
         app: Arc::clone(app),
         route,
         operation: log_guard.operation,
+        client,
         path_param,
         query: head.uri.query().map(str::to_owned),
         headers: head.headers,

@@ -68,6 +68,7 @@ routes! {
     GET    "/blocks"                  chain::blocks;         Auth::Public,             Read,      None;
     POST   "/admin/backup"            ops::back_up;          Auth::Admin,              Write,     None, detached, unbounded, no_query;
     GET    "/admin/ledger/verify"     ops::verify_ledger;    Auth::Admin,              Write,     None, unbounded;
+    GET    "/admin/audit"             ops::audit;            Auth::Admin,              Read,      None;
     GET    "/admin/breakers"          ops::breakers;         Auth::Admin,              Read,      None, no_query;
     POST   "/admin/breakers/{name}"   ops::set_breaker;      Auth::Admin,              Write,     Common, detached;
     GET    "/health" | "/ping"        ops::health;           Auth::Open,               Health,    None, while_draining;

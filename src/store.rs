@@ -33,6 +33,9 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// The storage.
 ///
+/// A method that takes an [`Actor`] makes an administrative change, and adds its [`AuditEntry`] in the same transaction.
+/// A request that is refused, that changes nothing or whose response is replayed adds none.
+///
 /// A method that changes something returns after its change is on the disk, and after the observers were notified of it: a
 /// server caches keys and counts credits, and must be notified of every change, including those of other callers. A method
 /// that fails changes nothing.
@@ -62,7 +65,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, HashrateUnit, Sample, Wallet};
-/// use r3mes_edge::store::{Charge, HoldRequest, OperationId, StoreError};
+/// use r3mes_edge::store::{Actor, Charge, HoldRequest, OperationId, StoreError};
 /// use r3mes_edge::{Clock, Repository, SqliteStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -80,7 +83,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///
 /// // Money: granted, held for a request, charged when it ends.
 /// let (five, seven) = (Credits::parse("5")?, Credits::parse("7")?);
-/// store.grant(wallet, five, "welcome".to_owned(), now, None).await?;
+/// store.grant(wallet, five, "welcome".to_owned(), Actor::local(now), None).await?;
 /// let request = |amount| HoldRequest { operation: OperationId::new(), wallet, amount, limit: None };
 /// let hold = store.hold(request(five)).await?;
 /// let too_much = store.hold(request(seven)).await.unwrap_err();
@@ -107,7 +110,7 @@ pub trait Repository: Send + Sync + 'static {
     async fn create_user(
         &self,
         wallet: Wallet,
-        now: Timestamp,
+        actor: Actor,
         request: Option<IdempotentRequest<User>>,
     ) -> Result<Outcome<User>>;
     /// The account of `wallet`.
@@ -128,7 +131,7 @@ pub trait Repository: Send + Sync + 'static {
         wallet: Wallet,
         amount: Credits,
         reason: String,
-        now: Timestamp,
+        actor: Actor,
         request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
     ) -> Result<Outcome<(LedgerEntry, bool)>>;
     /// The entries of `wallet` older than the entry `before`, newest first, and its balance.
@@ -211,7 +214,7 @@ pub trait Repository: Send + Sync + 'static {
 
     /// Stores a new key; creates its wallet's account if missing. At most `max_active` keys of a wallet may be active.
     /// Returns whether the account is new. The key itself is never stored, so a repeated idempotency key gives
-    /// [`StoreError::AlreadyIssued`].
+    /// [`StoreError::AlreadyIssued`]. What becomes of a wallet login's key has no audit entry.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the wallet has `max_active` keys; [`StoreError::AlreadyIssued`].
@@ -219,6 +222,7 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         key: KeyRecord,
         max_active: usize,
+        actor: Actor,
         request: Option<IdempotentRequest<KeyRecord>>,
     ) -> Result<bool>;
     /// The key with this hash, active or not.
@@ -245,7 +249,7 @@ pub trait Repository: Send + Sync + 'static {
         &self,
         id: String,
         wallet: Option<Wallet>,
-        now: Timestamp,
+        actor: Actor,
     ) -> Result<KeyRecord>;
     /// The key with this id, active or not.
     async fn key(&self, id: String) -> Result<Option<KeyRecord>>;
@@ -260,10 +264,17 @@ pub trait Repository: Send + Sync + 'static {
         new: KeyRecord,
         until: Timestamp,
         max_active: usize,
+        actor: Actor,
     ) -> Result<KeyRecord>;
+    /// Adds an administrative change that the storage has no part in to the audit trail, after it happened.
+    async fn record_action(&self, action: &'static str, target: String, actor: Actor)
+    -> Result<()>;
+    /// The audit entries older than the entry `before`, newest first.
+    async fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>>;
     /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
-    /// Rolls up samples, deletes expired rows, returns free pages. In short steps, so that other writes do not wait.
+    /// Rolls up samples, deletes expired rows and audit entries older than two years, returns free pages. In short steps, so
+    /// that other writes do not wait.
     async fn compact(&self, retention: Retention, now: Timestamp) -> Result<()>;
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<()>;
@@ -277,7 +288,7 @@ pub trait Repository: Send + Sync + 'static {
     async fn record_earning(
         &self,
         earning: Earning,
-        now: Timestamp,
+        actor: Actor,
         request: Option<IdempotentRequest<Counted>>,
     ) -> Result<Outcome<Counted>>;
     /// The state of the miners of `wallet`.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::config::RatesConfig;
 use r3mes_edge::model::{Credits, Wallet};
-use r3mes_edge::store::issue_key;
+use r3mes_edge::store::{Actor, issue_key};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use stand_ins::{BLOCK_SECONDS, stand_in};
 use tokio::signal::unix::{SignalKind, signal};
@@ -153,7 +153,7 @@ impl Drop for Folder {
 /// An admin key, and a wallet with a key and 100 credits, made before the server starts: from then on it is the only one
 /// that writes.
 async fn fill(store: &dyn Repository, max_keys: usize) -> Result<(String, String), Box<dyn Error>> {
-    let now = Clock::default().now();
+    let actor = Actor::local(Clock::default().now());
     let wallet = Wallet::parse(WALLET)?;
     let request = |wallet, name: &str, scopes| KeyRequest {
         wallet,
@@ -163,13 +163,13 @@ async fn fill(store: &dyn Repository, max_keys: usize) -> Result<(String, String
         login: false,
     };
     let admin = request(None, "demo admin", Scopes::ADMIN);
-    let admin = issue_key(store, admin, max_keys, now, None).await?;
+    let admin = issue_key(store, admin, max_keys, actor.clone(), None).await?;
     let scopes = Scopes::parse(["chat", "read", "miner"])?;
     let key = request(Some(wallet), "demo", scopes);
-    let key = issue_key(store, key, max_keys, now, None).await?;
+    let key = issue_key(store, key, max_keys, actor.clone(), None).await?;
     let welcome = Credits::from_micro(100_000_000);
     store
-        .grant(wallet, welcome, "welcome".to_owned(), now, None)
+        .grant(wallet, welcome, "welcome".to_owned(), actor, None)
         .await?;
     Ok((admin.key.reveal().to_owned(), key.key.reveal().to_owned()))
 }

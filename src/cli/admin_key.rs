@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::auth::{KeyRecord, KeyRequest, PlainKey, Scope, Scopes};
+use r3mes_edge::store::Actor;
 use r3mes_edge::{Clock, Repository, SqliteStore};
 
 use super::output::note;
@@ -191,9 +192,10 @@ async fn adopt_unknown(
         expires_at: None,
         login: false,
     };
-    let record = request.record(&key, Clock::default().now());
+    let actor = Actor::local(Clock::default().now());
+    let record = request.record(&key, actor.at);
     let id = record.id.clone();
-    let stored = store.create_key(record, usize::MAX, None).await;
+    let stored = store.create_key(record, usize::MAX, actor, None).await;
     stored.map_err(|error| Problem::unchecked(database, error))?;
     Ok(Some(id))
 }

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use r3mes_edge::model::Timestamp;
 use r3mes_edge::store::{
-    LedgerReport, back_up, backup_file, prune_backups, restore, verify_backup,
+    Actor, LedgerReport, back_up, backup_file, prune_backups, restore, verify_backup,
 };
-use r3mes_edge::{Clock, Config};
+use r3mes_edge::{Clock, Config, Repository};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::client::{Client, server_of};
-use super::output::{answer, progress};
+use super::client::{self, Client, server_of};
+use super::output::{answer, note, progress};
 use super::requests::ledger_summary;
 use super::{Failure, Result, admin_key, checked};
 
@@ -59,6 +60,7 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
         let beside = || backup_file(database, config.backup.folder(), clock.now());
         let file = create.to.unwrap_or_else(beside);
         let ledger = back_up(database, &file)?;
+        record(config, &file, clock.now()).await;
         Copied { file, ledger }
     };
     copied.print(*json)?;
@@ -67,6 +69,25 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
     };
     prune_backups(database, copied.file.parent(), keep.into(), clock.now())
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
+}
+
+/// Adds a backup to the audit trail. Beside a server the file is only read, and where the caller may not write it, the
+/// backup is what counts.
+async fn record(config: &Config, file: &Path, now: Timestamp) {
+    let recorded = async {
+        if server_of(&config.database)?.is_some() {
+            return Ok(());
+        }
+        let name = file.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let store = client::open(config, false).await?;
+        let actor = Actor::local(now);
+        let recorded = store.record_action("backup.create", name, actor).await;
+        recorded.map_err(Failure::from)
+    };
+    if let Err(failure) = recorded.await {
+        note(format!("the audit trail has no entry of it: {failure}"));
+    }
 }
 
 pub(super) fn verify(file: PathBuf, json: bool) -> Result {
@@ -88,9 +109,10 @@ impl Copied {
 /// Puts a copy in the database's place.
 pub(super) async fn run_restore(config: &Config, file: &Path, json: bool) -> Result {
     let database = &config.database;
-    let suffix = format!("{}.replaced", Clock::default().now().compact());
+    let actor = Actor::local(Clock::default().now());
+    let suffix = format!("{}.replaced", actor.at.compact());
     progress("copying the database");
-    let old = restore(file, database, &suffix)?;
+    let old = restore(file, database, &suffix, &actor)?;
     let mut text = format!(
         "{} now holds the copy {}",
         database.display(),

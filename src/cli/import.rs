@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use r3mes_edge::Clock;
-use r3mes_edge::store::ImportReport;
+use r3mes_edge::store::{Actor, ImportReport};
 use serde_json::json;
 
 use super::Failure;
@@ -23,7 +23,9 @@ Example: r3mes-edge db import r3mes.db";
 
 pub(super) async fn run(settings: &Settings, json: bool, file: &Path) -> Result<(), Failure> {
     let store = client::open(&settings.config, false).await?;
-    let report = store.import_r3mes(file, Clock::default().now()).await?;
+    let report = store
+        .import_r3mes(file, Actor::local(Clock::default().now()))
+        .await?;
     match json {
         true => println!("{}", json!(report)),
         false => print(&report),

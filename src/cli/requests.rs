@@ -1,4 +1,5 @@
-//! The commands that are one request and print its answer: accounts, credits, the ledger's check, breakers.
+//! The commands that are one request and print its answer: accounts, credits, the ledger's check, the audit
+//! trail, breakers.
 
 use clap::{Args, Subcommand};
 use r3mes_edge::model::{Credits, Wallet};
@@ -119,6 +120,29 @@ pub(super) fn ledger_summary(report: &LedgerReport) -> String {
         lines += &format!("\n{error}");
     }
     lines
+}
+
+#[derive(Subcommand)]
+pub(super) enum Audit {
+    /// List the administrative changes of two years, newest first
+    ///
+    /// Each line is a change: time, key or local user, client's address, action, target, credits, reason.
+    ///
+    /// Example: r3mes-edge audit list
+    List,
+}
+
+pub(super) async fn audit(client: &Client) -> Result {
+    const COLUMNS: [(&str, usize); 7] = [
+        ("created_at", 0),
+        ("actor", 30),
+        ("address", 15),
+        ("action", 15),
+        ("target", 44),
+        ("amount", 18),
+        ("reason", 0),
+    ];
+    client.list("entries", "/admin/audit?", &COLUMNS).await
 }
 
 #[derive(Subcommand)]

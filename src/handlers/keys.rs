@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Context, PageSize, Result, cursor, cut_page, page_size};
-use crate::app::App;
 use crate::auth::{KeyRecord, KeyRequest, Principal, Scope, Scopes};
 use crate::error::ApiError;
 use crate::http::response::{json, json_with_status};
@@ -27,7 +26,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub(crate) async fn create(ctx: Context) -> Result {
     let (app, principal) = (&ctx.app, ctx.principal()?);
-    let now = app.clock.now();
+    let actor = ctx.actor();
+    let now = actor.at;
     let body: CreateRequest = ctx.json()?;
     let name = KeyRequest::name(&body.name.unwrap_or_default());
     let expires_at = |days: Whole<1, 365>| now.plus(DAY * days.count() as u32);
@@ -50,7 +50,7 @@ pub(crate) async fn create(ctx: Context) -> Result {
         reference: Some(key.id.clone()),
     })?;
     let max_keys = app.config.auth.max_keys_per_wallet;
-    let issued = issue_key(&*app.store, request, max_keys, now, idempotency).await?;
+    let issued = issue_key(&*app.store, request, max_keys, actor, idempotency).await?;
     json_with_status(StatusCode::CREATED, &issued.shown())
 }
 
@@ -121,7 +121,7 @@ async fn managed_key(ctx: &Context, id: String) -> Result<KeyRecord> {
 
 pub(crate) async fn revoke(ctx: Context) -> Result {
     let key = managed_key(&ctx, ctx.path_param.clone()).await?;
-    revoke_key(&ctx.app, key).await
+    revoke_key(&ctx, key).await
 }
 
 #[derive(Deserialize)]
@@ -139,12 +139,13 @@ pub(crate) async fn revoke_named(ctx: Context) -> Result {
     if key.wallet != Some(body.wallet_address) {
         return Err(StoreError::KeyNotFound.into());
     }
-    revoke_key(&ctx.app, key).await
+    revoke_key(&ctx, key).await
 }
 
-async fn revoke_key(app: &App, key: KeyRecord) -> Result {
-    let now = app.clock.now();
-    let record = app.store.revoke_key(key.id, key.wallet, now).await?;
+async fn revoke_key(ctx: &Context, key: KeyRecord) -> Result {
+    let (store, actor) = (&ctx.app.store, ctx.actor());
+    let now = actor.at;
+    let record = store.revoke_key(key.id, key.wallet, actor).await?;
     json(&record.shown(now))
 }
 
@@ -166,10 +167,10 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
     let pointer = None;
     check_grant(principal, old.scopes, old.ends_at())
         .map_err(|error| ApiError { pointer, ..error })?;
-    let now = app.clock.now();
-    let until = now.plus(Duration::from_secs(grace as u64));
+    let actor = ctx.actor();
+    let until = actor.at.plus(Duration::from_secs(grace as u64));
     let (ends_by, max_keys) = (principal.expires_at, app.config.auth.max_keys_per_wallet);
-    let rotated = rotate_key(&*app.store, &old, until, ends_by, max_keys, now);
+    let rotated = rotate_key(&*app.store, &old, until, ends_by, max_keys, actor);
     let (issued, _) = rotated.await?;
     json_with_status(StatusCode::CREATED, &issued.shown())
 }

@@ -53,7 +53,7 @@ pub(crate) async fn login(ctx: Context) -> Result {
         login: true,
     };
     let max_keys = app.config.auth.max_keys_per_wallet;
-    let issued = issue_key(&*app.store, request, max_keys, now, None).await?;
+    let issued = issue_key(&*app.store, request, max_keys, ctx.actor(), None).await?;
     json(&Login {
         access_token: issued.key.reveal(),
         token_type: "bearer",

@@ -41,7 +41,8 @@ struct EarningRequest {
 }
 
 pub(crate) async fn post_earnings(ctx: Context) -> Result {
-    let now = ctx.app.clock.now();
+    let actor = ctx.actor();
+    let now = actor.at;
     let request: EarningRequest = ctx.json()?;
     let source = request.source_id.as_bytes();
     if request.earnings <= Credits::ZERO {
@@ -64,7 +65,7 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
         reference: counted.entry.map(ledger_id),
     };
     let idempotency = ctx.idempotency(None, stored)?;
-    let done = ctx.app.store.record_earning(earning, now, idempotency);
+    let done = ctx.app.store.record_earning(earning, actor, idempotency);
     response::idempotent(done.await?, stored)
 }
 

@@ -1,15 +1,17 @@
-//! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, breakers.
+//! For the operator: health, metrics and alerts, version and time, copies of the database, the ledger's check, the
+//! audit trail, breakers.
 
 use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Context, Result};
+use super::{Context, PageQuery, Result, cursor, cut_page, page_size};
 use crate::breaker::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json, json_with_status};
+use crate::store::{AuditEntry, audit_id, parse_audit_id};
 
 /// The oldest clients that are served: the first ones of the R3MES backend, whose paths and fields are supported.
 const OLDEST_CLIENT: [u32; 3] = [0, 1, 0];
@@ -137,7 +139,9 @@ pub(crate) async fn back_up(ctx: Context) -> Result {
     let none = "the storage of this server makes no backups; use those of its own database";
     let none = || ApiError::new(ErrorCode::NotSupported, none);
     let backups = ctx.app.store.backups().ok_or_else(none)?;
-    json_with_status(StatusCode::CREATED, &ctx.app.back_up(backups, None).await?)
+    let backup = ctx.app.back_up(backups, None).await?;
+    ctx.record_action("backup.create", &backup.file).await;
+    json_with_status(StatusCode::CREATED, &backup)
 }
 
 #[derive(Deserialize)]
@@ -155,6 +159,25 @@ pub(crate) async fn verify_ledger(ctx: Context) -> Result {
         log::error!("ledger: {error}");
     }
     json(&report)
+}
+
+#[derive(Serialize)]
+struct Audit {
+    entries: Vec<AuditEntry>,
+    next_cursor: Option<String>,
+}
+
+/// Who made which administrative change.
+pub(crate) async fn audit(ctx: Context) -> Result {
+    let query: PageQuery = ctx.query()?;
+    let limit = page_size(query.limit);
+    let before = cursor(query.cursor, parse_audit_id)?;
+    let mut entries = ctx.app.store.audit(before, limit + 1).await?;
+    let next_cursor = cut_page(&mut entries, limit, |entry| audit_id(entry.id));
+    json(&Audit {
+        entries,
+        next_cursor,
+    })
 }
 
 /// The state of each upstream's breaker.
@@ -183,9 +206,16 @@ pub(crate) async fn set_breaker(ctx: Context) -> Result {
     let mut breakers = ctx.app.upstreams.breakers();
     let breaker = breakers.find(|breaker| breaker.name() == ctx.path_param);
     let breaker = breaker.ok_or_else(unknown)?;
-    match body.state {
-        BreakerState::Open => breaker.force_open(),
-        BreakerState::Reset => breaker.reset(),
-    }
+    let action = match body.state {
+        BreakerState::Open => {
+            breaker.force_open();
+            "breaker.open"
+        }
+        BreakerState::Reset => {
+            breaker.reset();
+            "breaker.reset"
+        }
+    };
+    ctx.record_action(action, breaker.name()).await;
     json(&breaker.status())
 }

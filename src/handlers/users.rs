@@ -25,8 +25,8 @@ pub(crate) async fn create(ctx: Context) -> Result {
         reference: None,
     };
     let idempotency = ctx.idempotency(None, stored)?;
-    let now = ctx.app.clock.now();
-    let done = ctx.app.store.create_user(wallet, now, idempotency).await?;
+    let created = ctx.app.store.create_user(wallet, ctx.actor(), idempotency);
+    let done = created.await?;
     response::idempotent(done, stored)
 }
 
@@ -71,8 +71,8 @@ pub(crate) async fn grant(ctx: Context) -> Result {
         reference: Some(ledger_id(entry.id)),
     };
     let idempotency = ctx.idempotency(None, stored)?;
-    let (store, now) = (&ctx.app.store, ctx.app.clock.now());
-    let granted = store.grant(wallet, amount, reason, now, idempotency);
+    let (store, actor) = (&ctx.app.store, ctx.actor());
+    let granted = store.grant(wallet, amount, reason, actor, idempotency);
     let done = granted.await.map_err(|error| match error {
         // A client that cannot pay gets 402; an admin who would debit too much gets 409.
         StoreError::Insufficient { balance, .. } => ApiError::new(

@@ -1,5 +1,6 @@
 //! The request context of a handler: the server's state, path and query parameters, headers, body and caller.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
 use crate::model::{Wallet, check_depth, read_object, read_query};
-use crate::store::{IdempotentRequest, OperationId, StoredResponse};
+use crate::store::{Actor, IdempotentRequest, OperationId, StoredResponse};
 use crate::timings::RequestTimings;
 
 /// A request that has passed every check: routed, within its rates, authenticated, its body read.
@@ -24,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) route: &'static Route,
     /// Identifies what the request charges.
     pub(crate) operation: OperationId,
+    /// The client's address.
+    pub(super) client: IpAddr,
     /// The value of the path's parameter; empty where it has none.
     pub(crate) path_param: String,
     pub(crate) query: Option<String>,
@@ -45,6 +48,37 @@ impl Context {
     pub(crate) fn principal(&self) -> Result<&Principal> {
         let missing = || ApiError::internal("a route without authentication needs a caller");
         self.principal.as_ref().ok_or_else(missing)
+    }
+
+    /// The caller and the time, for the audit trail. A login has no key yet, and no entry.
+    pub(crate) fn actor(&self) -> Actor {
+        let caller = self.principal.as_ref().map(|caller| &caller.key_id);
+        let at = self.app.clock.now();
+        match caller {
+            // Its connection is in this process.
+            Some(id) if id.starts_with("local:") => Actor::local(at),
+            id => Actor {
+                id: id.map_or("login", String::as_str).to_owned(),
+                address: Some(self.client),
+                at,
+            },
+        }
+    }
+
+    /// Adds a change that was made outside the storage to the audit trail. It cannot be undone, so that it succeeds all the
+    /// same where the entry cannot be written.
+    pub(crate) async fn record_action(&self, action: &'static str, target: &str) {
+        let actor = self.actor();
+        let (id, address) = (actor.id.clone(), self.client);
+        let recorded = self
+            .app
+            .store
+            .record_action(action, target.to_owned(), actor);
+        if let Err(error) = recorded.await {
+            log::error!(
+                "not in the audit trail: {action} of {target} by {id} from {address}: {error}"
+            );
+        }
     }
 
     /// Refuses a caller who may not act for `wallet`.

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Peer, RatesConfig};
 use crate::http;
 use crate::routes::{self, ROUTES};
-use crate::store::Repository;
+use crate::store::{Actor, Repository};
 
 /// Answers the requests of one connection with `store`: without a listener, rates, upstreams or background tasks. A
 /// request without a key has admin permissions.
@@ -35,9 +35,10 @@ pub async fn serve_local(
         ..Config::default()
     };
     let (clock, labels) = (Clock::default(), routes::labels());
+    let admin = Principal::local_admin(Actor::local(clock.now()).id);
     let app = App::new(config, store, clock, Vec::new(), labels).map_err(StartError::Config)?;
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Principal::local_admin());
+        request.extensions_mut().insert(admin.clone());
         let app = Arc::clone(&app);
         http::handle(app, ROUTES, Peer::Unix, Arc::default(), request)
     });

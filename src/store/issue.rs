@@ -1,6 +1,6 @@
 //! Issues and rotates API keys: generates the key, stores its record, hands both back.
 
-use super::{IdempotentRequest, Repository, StoreError};
+use super::{Actor, IdempotentRequest, Repository, StoreError};
 use crate::auth::{IssuedKey, KeyRecord, KeyRequest, PlainKey};
 use crate::model::{Timestamp, new_id};
 
@@ -14,12 +14,12 @@ pub async fn issue_key(
     store: &dyn Repository,
     request: KeyRequest,
     max_active: usize,
-    now: Timestamp,
+    actor: Actor,
     idempotency: Option<IdempotentRequest<KeyRecord>>,
 ) -> Result<IssuedKey, StoreError> {
     let key = generate()?;
-    let record = request.record(&key, now);
-    let stored = store.create_key(record.clone(), max_active, idempotency);
+    let record = request.record(&key, actor.at);
+    let stored = store.create_key(record.clone(), max_active, actor, idempotency);
     stored.await?;
     Ok(IssuedKey { key, record })
 }
@@ -35,9 +35,9 @@ pub async fn rotate_key(
     until: Timestamp,
     ends_by: Option<Timestamp>,
     max_active: usize,
-    now: Timestamp,
+    actor: Actor,
 ) -> Result<(IssuedKey, KeyRecord), StoreError> {
-    let key = generate()?;
+    let (key, now) = (generate()?, actor.at);
     let renewed = |expires_at: Timestamp| {
         let lifetime = expires_at.millis() - old.created_at.millis();
         Timestamp::from_millis(now.millis() + lifetime)
@@ -53,7 +53,7 @@ pub async fn rotate_key(
         ..old.clone()
     };
     let retired = store
-        .rotate_key(old.id.clone(), record.clone(), until, max_active)
+        .rotate_key(old.id.clone(), record.clone(), until, max_active, actor)
         .await?;
     Ok((IssuedKey { key, record }, retired))
 }

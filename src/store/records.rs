@@ -1,9 +1,11 @@
 //! The arguments and results of the storage's methods.
 
+mod audit;
 mod charge;
 mod idempotency;
 mod miners;
 
+pub use audit::{Actor, AuditEntry, audit_id, parse_audit_id};
 pub use charge::{Charge, Charged, ChargedAnswer, LostRequest, NotWritten, Tokens};
 pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
@@ -132,7 +134,12 @@ pub fn ledger_id(id: i64) -> String {
 /// Parses an identifier written by [`ledger_id`].
 #[must_use]
 pub fn parse_ledger_id(text: &str) -> Option<i64> {
-    let digits = text.strip_prefix("led_")?;
+    number_after("led_", text)
+}
+
+/// The number of an identifier with this prefix.
+fn number_after(prefix: &str, text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(prefix)?;
     let shape = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_digit());
     digits.parse().ok().filter(|_| shape)
 }

@@ -1,10 +1,11 @@
 //! The storage over one SQLite file: many readers beside one writer.
 //!
 //! `connections` opens the file, `writer` owns the only connection that changes anything, `read_pool` the others;
-//! `repository` implements the trait with the functions of each subject (`accounts`, `keys`, `idempotency`, `telemetry`,
-//! `rollup`, `backup`, `verify`); `sql` holds every statement, `migrate` the steps between versions of the schema.
+//! `repository` implements the trait with the functions of each subject (`accounts`, `keys`, `idempotency`, `audit`,
+//! `telemetry`, `rollup`, `backup`, `verify`); `sql` holds every statement, `migrate` the steps between versions of the schema.
 
 mod accounts;
+mod audit;
 mod backup;
 mod check;
 mod connections;

@@ -90,7 +90,10 @@ async fn balance(store: &Store) -> Option<Credits> {
 
 async fn grant(store: &Store, to: &str, amount: Credits) -> Result<LedgerEntry, StoreError> {
     let why = "test".to_owned();
-    match store.grant(wallet(to), amount, why, NOW, None).await? {
+    match store
+        .grant(wallet(to), amount, why, Actor::local(NOW), None)
+        .await?
+    {
         Outcome::New((entry, _)) => Ok(entry),
         Outcome::Replayed(_) => panic!("it was asked for once"),
     }
@@ -176,7 +179,7 @@ async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(
     assert_eq!(ledger, Err(unknown.clone()));
     assert_eq!(store.miner(wallet(W1), NOW).await, Err(unknown.clone()));
     assert_eq!(store.earnings(wallet(W1), NOW).await, Err(unknown));
-    let create = async || store.create_user(wallet(W1), NOW, None).await;
+    let create = async || store.create_user(wallet(W1), Actor::local(NOW), None).await;
     assert!(matches!(create().await, Ok(Outcome::New(user)) if user.created_at == NOW));
     assert_eq!(balance(&store).await, Some(Credits::ZERO));
     grant(&store, W1, FIVE).await.unwrap();
@@ -488,7 +491,7 @@ async fn a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credit
         };
         let (amount, why) = (ONE.negated(), "test".to_owned());
         store
-            .grant(wallet(W1), amount, why, NOW, Some(idempotent))
+            .grant(wallet(W1), amount, why, Actor::local(NOW), Some(idempotent))
             .await
     };
     assert!(matches!(take().await, Ok(Outcome::New(_))));
@@ -515,7 +518,7 @@ async fn a_repeated_request_with_one_key_takes_effect_once_and_is_replayed(store
         };
         let why = "test".to_owned();
         store
-            .grant(wallet(W1), amount, why, now, Some(idempotent))
+            .grant(wallet(W1), amount, why, Actor::local(now), Some(idempotent))
             .await
     };
     let stored_for = async |request| store.stored_response([1; 32], [request; 32], NOW).await;
@@ -559,7 +562,7 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
     for text in [W1, W2, W3] {
         grant(&store, text, ONE).await.unwrap();
         grant(&store, W1, ONE).await.unwrap();
-        let issued = issue_key(&*store, key_of(W1), 9, NOW, None).await;
+        let issued = issue_key(&*store, key_of(W1), 9, Actor::local(NOW), None).await;
         assert!(issued.is_ok());
     }
     let (mut users, mut entries, mut keys) = (vec![], vec![], vec![]);
@@ -590,7 +593,7 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
 }
 
 async fn a_retired_or_revoked_key_is_inactive(store: Store) {
-    let make = async || issue_key(&*store, key_of(W1), 1, NOW, None).await;
+    let make = async || issue_key(&*store, key_of(W1), 1, Actor::local(NOW), None).await;
     let issued = make().await.unwrap();
     assert!(
         store.user(wallet(W1)).await.is_ok(),
@@ -599,7 +602,8 @@ async fn a_retired_or_revoked_key_is_inactive(store: Store) {
     assert!(matches!(make().await, Err(StoreError::Conflict(_))));
     // A rotation: for a minute both keys are active.
     let minute = NOW.plus(Duration::from_secs(60));
-    let rotate = async |old, now| rotate_key(&*store, old, minute, None, 10, now).await;
+    let rotate =
+        async |old, now| rotate_key(&*store, old, minute, None, 10, Actor::local(now)).await;
     let (new, old) = rotate(&issued.record, NOW).await.unwrap();
     assert!(old.is_active(NOW) && !old.is_active(minute));
     let found = store.key_by_hash(issued.key.hash()).await;
@@ -607,7 +611,7 @@ async fn a_retired_or_revoked_key_is_inactive(store: Store) {
     let late = rotate(&old, minute).await;
     assert!(matches!(late, Err(StoreError::Conflict(_))));
     let id = &new.record.id;
-    let revoke = async |owner, now| store.revoke_key(id.clone(), owner, now).await;
+    let revoke = async |owner, now| store.revoke_key(id.clone(), owner, Actor::local(now)).await;
     let strangers = revoke(Some(wallet(W2)), NOW).await;
     assert_eq!(strangers, Err(StoreError::KeyNotFound));
     let revoked = revoke(Some(wallet(W1)), NOW).await.unwrap();
@@ -645,7 +649,7 @@ async fn duplicate_samples_and_earnings_count_once(store: Store) {
             source_id,
             recorded_at,
         };
-        store.record_earning(earning, NOW, None).await
+        store.record_earning(earning, Actor::local(NOW), None).await
     };
     for counted in [true, false] {
         let done = earn(W1, FIVE).await;
@@ -677,7 +681,10 @@ async fn observers_are_notified_of_a_change_before_its_method_returns(store: Sto
     let weak: Weak<Recorder> = Arc::downgrade(&recorder);
     store.observe(weak);
     let last = || recorder.0.lock().unwrap().pop();
-    store.create_user(wallet(W1), NOW, None).await.unwrap();
+    store
+        .create_user(wallet(W1), Actor::local(NOW), None)
+        .await
+        .unwrap();
     assert_eq!(last(), Some(Change::Account));
     grant(&store, W1, FIVE).await.unwrap();
     assert_eq!(last(), Some(Change::Granted(FIVE)));
@@ -685,9 +692,11 @@ async fn observers_are_notified_of_a_change_before_its_method_returns(store: Sto
     store.record_samples(samples, NOW).await.unwrap();
     let (new, first) = (1, true);
     assert_eq!(last(), Some(Change::Samples { new, first }));
-    let issued = issue_key(&*store, key_of(W1), 9, NOW, None).await;
+    let issued = issue_key(&*store, key_of(W1), 9, Actor::local(NOW), None).await;
     let issued = issued.unwrap();
-    let revoked = store.revoke_key(issued.record.id, None, NOW).await;
+    let revoked = store
+        .revoke_key(issued.record.id, None, Actor::local(NOW))
+        .await;
     assert!(revoked.is_ok());
     assert_eq!(last(), Some(Change::Key(issued.key.hash())));
     // A write that changes nothing is not reported.

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use r3mes_edge::auth::{KeyRequest, PlainKey, Scopes};
 use r3mes_edge::model::Timestamp;
+use r3mes_edge::store::Actor;
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -261,8 +262,9 @@ async fn a_database_with_keys_of_wallets_only_gets_a_first_admin_key() {
         expires_at: None,
         login: false,
     };
-    let record = request.record(&key, Timestamp::from_millis(0));
-    store.create_key(record, 100, None).await.unwrap();
+    let actor = Actor::local(Timestamp::from_millis(0));
+    let record = request.record(&key, actor.at);
+    store.create_key(record, 100, actor, None).await.unwrap();
     store.close();
     let server = Process::serve(&database, "");
     server.admin().get("/users").await.expect(200);

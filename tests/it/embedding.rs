@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::model::{Credits, HashrateUnit, Sample};
-use r3mes_edge::store::{Earning, issue_key};
+use r3mes_edge::store::{Actor, Earning, issue_key};
 use r3mes_edge::{Caller as Asking, Clock, EdgeServer, Repository, SqliteStore, StartError};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -48,7 +48,7 @@ async fn two_servers_in_one_process_are_independent() {
     let (two, ask_two) = serve(&stores[1]).await;
     let now = Clock::default().now();
     one.repository()
-        .create_user(wallet(W1), now, None)
+        .create_user(wallet(W1), Actor::local(now), None)
         .await
         .unwrap();
     ask_one.get(&format!("/users/{W1}")).await.expect(200);
@@ -78,14 +78,20 @@ async fn two_servers_over_one_store_both_observe_its_changes() {
         (json!(0), json!(0))
     );
     let now = Clock::default().now();
-    store.create_user(wallet(W1), now, None).await.unwrap();
+    store
+        .create_user(wallet(W1), Actor::local(now), None)
+        .await
+        .unwrap();
     assert_eq!(
         (users(&ask_one).await, users(&ask_two).await),
         (json!(1), json!(1))
     );
     // A dropped server observes nothing more, the other still does.
     drop(one);
-    store.create_user(wallet(W2), now, None).await.unwrap();
+    store
+        .create_user(wallet(W2), Actor::local(now), None)
+        .await
+        .unwrap();
     assert_eq!(users(&ask_two).await, 2);
 }
 
@@ -192,7 +198,13 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
     // A grant and an earning.
     let five = Credits::from_micro(5_000_000);
     store
-        .grant(wallet(W1), five, "welcome".to_owned(), now, None)
+        .grant(
+            wallet(W1),
+            five,
+            "welcome".to_owned(),
+            Actor::local(now),
+            None,
+        )
         .await
         .unwrap();
     assert_eq!(network().await["total_credits"], 5);
@@ -203,7 +215,7 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
         recorded_at: now,
     };
     store
-        .record_earning(earning.clone(), now, None)
+        .record_earning(earning.clone(), Actor::local(now), None)
         .await
         .unwrap();
     assert_eq!(network().await["total_credits"], 10);
@@ -216,7 +228,10 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
         "5.0"
     );
     // Counted once, as over HTTP.
-    store.record_earning(earning, now, None).await.unwrap();
+    store
+        .record_earning(earning, Actor::local(now), None)
+        .await
+        .unwrap();
     assert_eq!(
         figure("credits_distributed_total{reason=\"mining\"}").await,
         "5.0"
@@ -227,24 +242,37 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
 async fn a_key_revoked_by_the_host_is_refused_immediately() {
     let server = TestServer::start(config()).await;
     let (store, now) = (&*server.store, server.clock.now());
-    let issued = issue_key(store, key_of(Some(W1), Scopes::DEFAULT), 10, now, None)
-        .await
-        .unwrap();
+    let issued = issue_key(
+        store,
+        key_of(Some(W1), Scopes::DEFAULT),
+        10,
+        Actor::local(now),
+        None,
+    )
+    .await
+    .unwrap();
     let caller = server.with_key(issued.key.reveal());
     // Known to the server from here on.
     caller.get("/auth/me").await.expect(200);
-    let (_, retired) = r3mes_edge::store::rotate_key(store, &issued.record, now, None, 10, now)
-        .await
-        .unwrap();
+    let (_, retired) =
+        r3mes_edge::store::rotate_key(store, &issued.record, now, None, 10, Actor::local(now))
+            .await
+            .unwrap();
     assert_eq!(retired.id, issued.record.id);
     caller.get("/auth/me").await.refused(401, "invalid_api_key");
-    let other = issue_key(store, key_of(Some(W2), Scopes::DEFAULT), 10, now, None)
-        .await
-        .unwrap();
+    let other = issue_key(
+        store,
+        key_of(Some(W2), Scopes::DEFAULT),
+        10,
+        Actor::local(now),
+        None,
+    )
+    .await
+    .unwrap();
     let caller = server.with_key(other.key.reveal());
     caller.get("/auth/me").await.expect(200);
     // The future is dropped before its result, as by a time-out of the host: the write completes and is observed.
-    let revoking = store.revoke_key(other.record.id.clone(), None, now);
+    let revoking = store.revoke_key(other.record.id.clone(), None, Actor::local(now));
     drop(tokio::time::timeout(Duration::ZERO, revoking).await);
     eventually("the key is refused", async || {
         (caller.get("/auth/me").await.status == 401).then_some(())
@@ -284,7 +312,13 @@ async fn serve_own(
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path(), "edge.db");
     let now = Clock::default().now();
-    let admin = issue_key(&*store, key_of(None, Scopes::ADMIN), 10, now, None);
+    let admin = issue_key(
+        &*store,
+        key_of(None, Scopes::ADMIN),
+        10,
+        Actor::local(now),
+        None,
+    );
     let admin = admin.await.unwrap();
     let seen: Arc<Mutex<Vec<Asking>>> = Arc::default();
     let mut config = config();

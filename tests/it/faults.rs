@@ -11,10 +11,10 @@ use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::{
-    Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay, ExportedEntry,
-    HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport, LostRequest,
-    MinerStats, NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded, Resolution,
-    StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User, ledger_id,
+    Actor, AuditEntry, Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay,
+    ExportedEntry, HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport,
+    LostRequest, MinerStats, NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded,
+    Resolution, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User, ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -198,10 +198,10 @@ macro_rules! verbs {
 }
 
 verbs! {
-    create_user(wallet: Wallet, now: Timestamp, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
+    create_user(wallet: Wallet, actor: Actor, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
-    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
+    grant(wallet: Wallet, amount: Credits, reason: String, actor: Actor, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
     export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
@@ -210,18 +210,20 @@ verbs! {
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     verify_ledger(full: bool) -> LedgerReport;
-    create_key(key: KeyRecord, max_active: usize, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, actor: Actor, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
-    revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;
+    revoke_key(id: String, wallet: Option<Wallet>, actor: Actor) -> KeyRecord;
     key(id: String) -> Option<KeyRecord>;
-    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize, actor: Actor) -> KeyRecord;
+    record_action(action: &'static str, target: String, actor: Actor) -> ();
+    audit(before: Option<i64>, limit: usize) -> Vec<AuditEntry>;
     purge(now: Timestamp) -> usize;
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
+    record_earning(earning: Earning, actor: Actor, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
     earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
@@ -303,6 +305,7 @@ async fn a_failed_read_is_not_reported_as_not_found() {
         ("leaderboard", "/leaderboard".to_owned()),
         ("totals", "/network/stats".to_owned()),
         ("keys", "/api/keys".to_owned()),
+        ("audit", "/admin/audit".to_owned()),
         ("verify_ledger", "/admin/ledger/verify".to_owned()),
     ] {
         faults.fail(verb);

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use r3mes_edge::model::Credits;
-use r3mes_edge::store::{IdempotentRequest, StoredResponse};
+use r3mes_edge::store::{Actor, IdempotentRequest, StoredResponse};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -335,7 +335,7 @@ async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
             stores.spawn(async move {
                 let why = "test".to_owned();
                 store
-                    .grant(wallet(W3), amount, why, now, Some(idempotent))
+                    .grant(wallet(W3), amount, why, Actor::local(now), Some(idempotent))
                     .await
             });
         }

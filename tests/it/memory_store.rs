@@ -177,7 +177,7 @@ macro_rules! memory_store {
                 wallet: Wallet,
                 amount: Credits,
                 reason: String,
-                now: Timestamp,
+                actor: Actor,
                 request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
             ) -> Result<Outcome<(LedgerEntry, bool)>> {
                 let replayed = |state: &State| match &request {
@@ -203,7 +203,7 @@ macro_rules! memory_store {
                         return Err(StoreError::Conflict(stored.answer.unwrap_or_default()));
                     }
                     let is_new = !state.balances.contains_key(&wallet);
-                    let granted = (state.post(wallet, entry(amount, &reason, now)), is_new);
+                    let granted = (state.post(wallet, entry(amount, &reason, actor.at)), is_new);
                     if let Some(request) = &request {
                         let stored = (request.request, (request.answer)(&granted));
                         state.responses.insert(request.key, stored);
@@ -338,22 +338,24 @@ macro_rules! memory_store {
 }
 
 memory_store! {
-    create_user(wallet: Wallet, now: Timestamp, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
+    create_user(wallet: Wallet, actor: Actor, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     count_lost(lost: LostRequest, now: Timestamp) -> ();
-    create_key(key: KeyRecord, max_active: usize, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
+    create_key(key: KeyRecord, max_active: usize, actor: Actor, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord>;
-    revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord;
+    revoke_key(id: String, wallet: Option<Wallet>, actor: Actor) -> KeyRecord;
     key(id: String) -> Option<KeyRecord>;
-    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord;
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize, actor: Actor) -> KeyRecord;
+    record_action(action: &'static str, target: String, actor: Actor) -> ();
+    audit(before: Option<i64>, limit: usize) -> Vec<AuditEntry>;
     purge(now: Timestamp) -> usize;
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
-    record_earning(earning: Earning, now: Timestamp, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
+    record_earning(earning: Earning, actor: Actor, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
     earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use r3mes_edge::store::Actor;
 use r3mes_edge::{Repository, SqliteStore};
+use serde_json::json;
 
 use crate::import::{NEWER, OLDER, backend, old_key, sha256};
 use crate::support::{
@@ -15,7 +17,16 @@ async fn a_key_is_never_in_the_database_the_log_or_the_metrics() {
     let upstream = Upstream::inference(|_| Scripted::words(&["x"])).await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 5).await;
+    let admin = server.admin();
+    let me = caller.get("/auth/me").await.expect(200);
+    let rotate = format!("/api/keys/{}/rotate", me["key"]["id"].as_str().unwrap());
+    let grace = json!({ "grace_seconds": 3600 });
+    let rotated = admin.post(&rotate, &grace).await.expect(201);
+    let backup = admin.post("/admin/backup", &json!(null)).await;
+    backup.expect(201);
+    let audit = admin.get("/admin/audit").await;
     let key = caller.key().to_owned();
+    let keys = [&key, admin.key(), rotated["api_key"].as_str().unwrap()];
     let (_, _, mut body) = caller.chat("hello").await;
     while next_text(&mut body).await.is_some() {}
     caller
@@ -52,12 +63,19 @@ async fn a_key_is_never_in_the_database_the_log_or_the_metrics() {
     let metrics = server.anybody().get("/metrics").await;
     let database = server.database();
     let holds = |bytes: &[u8]| {
-        bytes
-            .windows(20)
-            .any(|window| window == &key.as_bytes()[20..40])
+        let holds_one = |window: &[u8]| keys.iter().any(|key| window == &key.as_bytes()[20..40]);
+        bytes.windows(20).any(holds_one)
     };
-    assert!(holds(format!("so it is looked for: {key}").as_bytes()));
+    for key in keys {
+        assert!(holds(format!("so it is looked for: {key}").as_bytes()));
+    }
     assert!(!holds(&metrics.body), "the metrics hold the key");
+    let trail = String::from_utf8_lossy(&audit.body);
+    assert!(
+        trail.contains("keys.rotate") && trail.contains("backup.create"),
+        "{trail}"
+    );
+    assert!(!holds(&audit.body), "the audit trail holds the key");
     for suffix in ["", "-wal", "-shm", ".lock"] {
         let file = format!("{}{suffix}", database.display());
         assert!(
@@ -98,7 +116,11 @@ async fn an_imported_key_is_never_in_the_database_or_the_log() {
     let import = |store: SqliteStore| -> Arc<dyn Repository> {
         let runtime = tokio::runtime::Handle::current();
         for backend in backends {
-            let import = || runtime.block_on(store.import_r3mes(&backend, now)).unwrap();
+            let import = || {
+                runtime
+                    .block_on(store.import_r3mes(&backend, Actor::local(now)))
+                    .unwrap()
+            };
             assert!(tokio::task::block_in_place(import).notes.is_empty());
         }
         Arc::new(store)

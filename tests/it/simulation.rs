@@ -12,7 +12,7 @@ use hyper::Method;
 use hyper::body::Incoming;
 use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::model::Credits;
-use r3mes_edge::store::{LockError, OpenError, issue_key};
+use r3mes_edge::store::{Actor, LockError, OpenError, issue_key};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use rusqlite::Connection;
 use serde_json::json;
@@ -189,7 +189,7 @@ impl Life {
                 login: false,
             };
             let now = Clock::default().now();
-            let admin = issue_key(&*store, request, 10, now, None);
+            let admin = issue_key(&*store, request, 10, Actor::local(now), None);
             let admin = admin.await.unwrap().key.reveal().to_owned();
             let store: Arc<dyn Repository> = Arc::clone(&store) as _;
             (

@@ -24,7 +24,7 @@ use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::config::{Listen, RatesConfig};
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{Credits, Timestamp, Wallet};
-use r3mes_edge::store::issue_key;
+use r3mes_edge::store::{Actor, issue_key};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
 
@@ -110,7 +110,7 @@ impl TestServer {
             expires_at: None,
             login: false,
         };
-        let admin = issue_key(&*store, request, 10, clock.now(), None)
+        let admin = issue_key(&*store, request, 10, Actor::local(clock.now()), None)
             .await
             .unwrap();
         let builder = EdgeServer::builder(config, Arc::clone(&store)).clock(clock.clone());

@@ -5,7 +5,7 @@
 ///
 /// ```
 /// use r3mes_edge::model::{Credits, Wallet};
-/// use r3mes_edge::store::{IdempotentRequest, LedgerEntry, Outcome, StoreError, StoredResponse, ledger_id};
+/// use r3mes_edge::store::{Actor, IdempotentRequest, LedgerEntry, Outcome, StoreError, StoredResponse, ledger_id};
 /// use r3mes_edge::{Clock, Repository, SqliteStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -27,7 +27,7 @@
 /// };
 /// let grant = async |request| {
 ///     let (five, why) = (Credits::from_micro(5_000_000), "welcome".to_owned());
-///     store.grant(wallet, five, why, now, Some(asked(request))).await
+///     store.grant(wallet, five, why, Actor::local(now), Some(asked(request))).await
 /// };
 /// assert!(matches!(grant(1).await?, Outcome::New(_)));
 /// // A repeated request gets the first answer; nothing moves.

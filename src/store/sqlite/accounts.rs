@@ -3,11 +3,11 @@
 use rusqlite::{Connection, Row, params};
 
 use super::row::{all, count, execute, first, one, pair, value};
-use super::{idempotency, rollup, sql};
+use super::{audit, idempotency, rollup, sql};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{
-    Account, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest, LedgerEntry,
-    LostRequest, OperationId, Result, StoreError, Tokens, User, ledger_id,
+    Account, Actor, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest,
+    LedgerEntry, LostRequest, OperationId, Result, StoreError, Tokens, User, ledger_id,
 };
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
@@ -16,18 +16,19 @@ const MAX_BALANCE: i64 = 10_000_000_000_000_000;
 /// The reason of an entry that reverses a charge.
 pub(super) const REFUND: &str = "chat_refund";
 
-pub(super) fn create(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<User> {
-    if !ensure(c, wallet, now)? {
+pub(super) fn create(c: &Connection, wallet: &Wallet, actor: &Actor) -> Result<User> {
+    if !ensure(c, wallet, actor.at)? {
         return Err(StoreError::Conflict(
             "an account with this wallet address exists already".to_owned(),
         ));
     }
+    audit::record(c, actor, "users.create", wallet.as_str(), None, None)?;
     Ok(User {
         wallet_address: *wallet,
         credits: Credits::ZERO,
         is_miner: false,
         last_mining_at: None,
-        created_at: now,
+        created_at: actor.at,
     })
 }
 

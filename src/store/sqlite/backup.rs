@@ -12,11 +12,11 @@ use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{SqliteStore, check, closed, sql, verify};
+use super::{SqliteStore, audit, check, closed, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
 use crate::store::{
-    Backup, Backups, InstanceLock, LedgerReport, Result, StoreError, async_trait, folder_of,
+    Actor, Backup, Backups, InstanceLock, LedgerReport, Result, StoreError, async_trait, folder_of,
     real_path,
 };
 
@@ -190,12 +190,17 @@ fn verify(c: &Connection) -> Result<LedgerReport, OpenError> {
 
 /// Replaces `database`, which no server may use, by a verified copy of a backup; returns the new path of the old database,
 /// if there was one: its name with `.` and `suffix` added, its `-wal`, `-shm` and `-journal` beside it. Remaining files of
-/// a missing database are moved away as well. The backup is not changed.
+/// a missing database are moved away as well. The backup is not changed; the audit trail of its copy states who restored it.
 ///
 /// # Errors
 /// If the backup does not verify, a server uses the database, or on an I/O error; then nothing is changed, unless the files
 /// themselves cannot be renamed: the error names the one.
-pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<PathBuf>, OpenError> {
+pub fn restore(
+    backup: &Path,
+    database: &Path,
+    suffix: &str,
+    actor: &Actor,
+) -> Result<Option<PathBuf>, OpenError> {
     let database = real_path(database);
     if !backup.exists() {
         return Err(OpenError::Missing(backup.to_owned()));
@@ -206,6 +211,7 @@ pub fn restore(backup: &Path, database: &Path, suffix: &str) -> Result<Option<Pa
     // With its log, as that may hold commits of a crashed server.
     copy.fill(&*ReadOnly::open(backup)?)?;
     copy.verify()?;
+    copy.record_restore(backup, actor)?;
     if rustix::process::geteuid().is_root() {
         // For the server's user.
         std::fs::metadata(folder_of(&copy.part))
@@ -308,6 +314,16 @@ impl PartialCopy {
             None => Ok(report),
             Some(error) => Err(OpenError::Damaged(self.part.clone(), error.clone())),
         }
+    }
+
+    /// Adds the restore to the audit trail of the copy, so that no database takes another's place without it.
+    fn record_restore(&self, backup: &Path, actor: &Actor) -> Result<(), OpenError> {
+        let c = connections::connect(&self.part)?;
+        c.pragma_update(None, "synchronous", "full")?;
+        let backup = backup.file_name().unwrap_or_default().to_string_lossy();
+        audit::record(&c, actor, "backup.restore", &backup, None, None)?;
+        // Closed, it is complete without its log; an error here would be lost in a drop.
+        c.close().map_err(|(_, error)| error.into())
     }
 
     /// Renames the complete file; after a crash it has either name.

@@ -12,10 +12,10 @@ use super::accounts::{self, Movement, Values};
 use super::read_only::ReadOnly;
 use super::row::{first, value};
 use super::writer::Written;
-use super::{OpenError, SqliteStore, connections, keys, sql};
+use super::{OpenError, SqliteStore, audit, connections, keys, sql};
 use crate::auth::{KeyHash, KeyRecord, KeyRequest, PlainKey, Scopes};
 use crate::model::{Credits, Timestamp, Wallet};
-use crate::store::{Account, StoreError};
+use crate::store::{Account, Actor, StoreError};
 
 /// The tables that are imported; accounts come first, so that they keep their age.
 const TABLES: [&str; 2] = ["users", "api_keys"];
@@ -30,6 +30,14 @@ pub struct ImportReport {
     pub tables: BTreeMap<&'static str, Option<ImportCounts>>,
     /// Accounts created for keys of wallets without a row in `users`.
     pub accounts_made: u64,
+}
+
+impl ImportReport {
+    /// Whether anything was new.
+    fn has_changes(&self) -> bool {
+        let mut tables = self.tables.values().flatten();
+        self.accounts_made > 0 || tables.any(|table| table.imported + table.changed > 0)
+    }
 }
 
 /// The rows of one table by outcome; the numbers add up to the table's.
@@ -87,16 +95,12 @@ fn refused(field: &'static str, reason: impl Into<String>) -> RowError {
 
 impl SqliteStore {
     /// Imports every valid row of a database of the R3MES backend in one transaction; nothing in it or beside it is
-    /// changed. `now` replaces times that a row lacks: of the creation of an account, of the revocation of a key.
+    /// changed. The time of `actor` replaces those that a row lacks: of the creation of an account, of the revocation of a key.
     ///
     /// # Errors
     /// Where the file is not one of a backend, or a file cannot be read or written; then nothing is imported. An invalid
     /// row is part of the report.
-    pub async fn import_r3mes(
-        &self,
-        file: &Path,
-        now: Timestamp,
-    ) -> Result<ImportReport, OpenError> {
+    pub async fn import_r3mes(&self, file: &Path, actor: Actor) -> Result<ImportReport, OpenError> {
         let source = ReadOnly::open_any(file)?;
         // One snapshot for all tables: a backend that still runs must not move credits in between.
         source.execute_batch("BEGIN")?;
@@ -109,9 +113,14 @@ impl SqliteStore {
         if !TABLES.into_iter().any(has_table) {
             return refused("none of the backend's tables can be read");
         }
+        let name = file.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
         let import = move |c: &Connection| {
             let mut values = Vec::new();
-            let report = import(&source, c, now, &mut values)?;
+            let report = import(&source, c, actor.at, &mut values)?;
+            if report.has_changes() {
+                audit::record(c, &actor, "db.import", &name, None, None)?;
+            }
             let written = Written {
                 values,
                 ..Written::default()

@@ -3,19 +3,39 @@
 use rusqlite::{Connection, Row, params};
 
 use super::row::{all, count, execute, first, one, value};
-use super::{accounts, sql};
+use super::{accounts, audit, sql};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Timestamp, Wallet};
-use crate::store::{Result, StoreError};
+use crate::store::{Actor, Result, StoreError};
 
 /// Stores a key; returns whether its wallet's account is new.
-pub(super) fn create(c: &Connection, key: &KeyRecord, max_active: usize) -> Result<bool> {
+pub(super) fn create(
+    c: &Connection,
+    key: &KeyRecord,
+    max_active: usize,
+    actor: &Actor,
+) -> Result<bool> {
     let new_account = match &key.wallet {
         Some(wallet) => accounts::ensure(c, wallet, key.created_at)?,
         None => false,
     };
     insert_new(c, key, max_active)?;
+    record_change(c, actor, "keys.create", key, None)?;
     Ok(new_account)
+}
+
+/// Adds a change of a key to the audit trail. That a wallet logs in, and out, is none of an administrator's.
+fn record_change(
+    c: &Connection,
+    actor: &Actor,
+    action: &str,
+    key: &KeyRecord,
+    reason: Option<&str>,
+) -> rusqlite::Result<()> {
+    match key.login {
+        true => Ok(()),
+        false => audit::record(c, actor, action, &key.id, None, reason),
+    }
 }
 
 /// Stores a key, whose wallet must have less than `max` active ones.
@@ -97,18 +117,15 @@ pub(super) fn revoke(
     c: &Connection,
     id: &str,
     wallet: Option<&Wallet>,
-    now: Timestamp,
+    actor: &Actor,
 ) -> Result<KeyRecord> {
     let found = existing(c, id)?;
     if wallet.is_some() && found.wallet.as_ref() != wallet {
         return Err(StoreError::KeyNotFound);
     }
-    revoke_at(c, id, now)
-}
-
-/// Revokes a key from `at` on; returns the updated key.
-fn revoke_at(c: &Connection, id: &str, at: Timestamp) -> Result<KeyRecord> {
-    execute(c, sql::REVOKE_KEY, params![id, at])?;
+    if execute(c, sql::REVOKE_KEY, params![id, actor.at])? > 0 {
+        record_change(c, actor, "keys.revoke", &found, None)?;
+    }
     existing(c, id)
 }
 
@@ -120,6 +137,7 @@ pub(super) fn rotate(
     new: &KeyRecord,
     until: Timestamp,
     max_active: usize,
+    actor: &Actor,
 ) -> Result<KeyRecord> {
     if !existing(c, id)?.is_active(new.created_at) {
         let detail = "the key is not active; make a new one instead";
@@ -130,7 +148,11 @@ pub(super) fn rotate(
         false => usize::MAX,
     };
     insert_new(c, new, max)?;
-    revoke_at(c, id, until)
+    execute(c, sql::REVOKE_KEY, params![id, until])?;
+    let old = existing(c, id)?;
+    let replaced = format!("replaced by {}", new.id);
+    record_change(c, actor, "keys.rotate", &old, Some(&replaced))?;
+    Ok(old)
 }
 
 /// Deletes some expired login keys; returns how many.

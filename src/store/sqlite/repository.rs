@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::read_pool::ReadPool;
 use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
-use super::{SqliteStore, accounts, disk_free, idempotency, keys, rollup, telemetry};
+use super::{SqliteStore, accounts, audit, disk_free, idempotency, keys, rollup, telemetry};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use crate::store::lock::with_suffix;
@@ -69,8 +69,8 @@ macro_rules! repository {
 }
 
 repository! { self,
-    create_user(wallet: Wallet, now: Timestamp, request: Option<IdempotentRequest<User>>) -> Outcome<User> {
-        let create = move |c: &Connection| idempotency::run(c, request, now, || accounts::create(c, &wallet, now));
+    create_user(wallet: Wallet, actor: Actor, request: Option<IdempotentRequest<User>>) -> Outcome<User> {
+        let create = move |c: &Connection| idempotency::run(c, request, actor.at, || accounts::create(c, &wallet, &actor));
         self.change(create, |done| done.as_new().map(|_| Change::Account)).await
     }
     user(wallet: Wallet) -> User {
@@ -79,9 +79,9 @@ repository! { self,
     users(after: Option<Wallet>, limit: usize) -> Vec<User> {
         self.read(move |c| accounts::users(c, after.as_ref(), limit)).await
     }
-    grant(wallet: Wallet, amount: Credits, reason: String, now: Timestamp, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
+    grant(wallet: Wallet, amount: Credits, reason: String, actor: Actor, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
         -> Outcome<(LedgerEntry, bool)> {
-        let operation = OperationId::new();
+        let (operation, now) = (OperationId::new(), actor.at);
         let mut hold = None;
         if amount < Credits::ZERO {
             let asked = request.as_ref().map(|request| (request.key, request.request));
@@ -104,7 +104,13 @@ repository! { self,
         }
         let grant = move |c: &Connection| {
             let movement = || accounts::Movement { operation, ..accounts::Movement::new(amount, &reason) };
-            let done = idempotency::run(c, request, now, || accounts::grant(c, &wallet, movement(), now))?;
+            let effect = || {
+                let action = if amount < Credits::ZERO { "credits.take" } else { "credits.grant" };
+                let granted = accounts::grant(c, &wallet, movement(), now)?;
+                audit::record(c, &actor, action, wallet.as_str(), Some(amount), Some(&reason))?;
+                Ok(granted)
+            };
+            let done = idempotency::run(c, request, now, effect)?;
             let written = done.as_new().map(|(entry, _)| Written {
                 change: Some(Change::Granted(entry.amount)),
                 values: vec![(Account::Wallet(wallet), entry.balance)],
@@ -112,7 +118,7 @@ repository! { self,
             });
             Ok((done, written.unwrap_or_default()))
         };
-        self.writer.charge(hold, 2, grant).await.map_err(|refused| refused.0)
+        self.writer.charge(hold, 3, grant).await.map_err(|refused| refused.0)
     }
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>) {
         self.read(move |c| accounts::ledger(c, &wallet, before, limit)).await
@@ -154,14 +160,14 @@ repository! { self,
         }
         Ok(verifier.report)
     }
-    create_key(key: KeyRecord, max_active: usize, request: Option<IdempotentRequest<KeyRecord>>) -> bool {
+    create_key(key: KeyRecord, max_active: usize, actor: Actor, request: Option<IdempotentRequest<KeyRecord>>) -> bool {
         let create = move |c: &Connection| {
-            let (mut new_account, now) = (false, key.created_at);
+            let mut new_account = false;
             let effect = || {
-                new_account = keys::create(c, &key, max_active)?;
+                new_account = keys::create(c, &key, max_active, &actor)?;
                 Ok(key)
             };
-            match idempotency::run(c, request, now, effect)? {
+            match idempotency::run(c, request, actor.at, effect)? {
                 Outcome::New(_) => Ok(new_account),
                 Outcome::Replayed(stored) => Err(StoreError::AlreadyIssued(stored.reference)),
             }
@@ -181,16 +187,22 @@ repository! { self,
     keys(wallet: Option<Wallet>, before: Option<String>, limit: usize) -> Vec<KeyRecord> {
         self.read(move |c| keys::list(c, wallet.as_ref(), before.as_deref(), limit)).await
     }
-    revoke_key(id: String, wallet: Option<Wallet>, now: Timestamp) -> KeyRecord {
-        let revoke = move |c: &Connection| keys::revoke(c, &id, wallet.as_ref(), now);
+    revoke_key(id: String, wallet: Option<Wallet>, actor: Actor) -> KeyRecord {
+        let revoke = move |c: &Connection| keys::revoke(c, &id, wallet.as_ref(), &actor);
         self.change(revoke, |key| Some(Change::Key(key.hash))).await
     }
     key(id: String) -> Option<KeyRecord> {
         self.get(|c| keys::by_id(c, &id)).await
     }
-    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize) -> KeyRecord {
-        let rotate = move |c: &Connection| keys::rotate(c, &id, &new, until, max_active);
+    rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize, actor: Actor) -> KeyRecord {
+        let rotate = move |c: &Connection| keys::rotate(c, &id, &new, until, max_active, &actor);
         self.change(rotate, |key| Some(Change::Key(key.hash))).await
+    }
+    record_action(action: &'static str, target: String, actor: Actor) -> () {
+        self.write(move |c| audit::record(c, &actor, action, &target, None, None)).await
+    }
+    audit(before: Option<i64>, limit: usize) -> Vec<AuditEntry> {
+        self.read(move |c| audit::list(c, before, limit)).await
     }
     purge(now: Timestamp) -> usize {
         let logins = in_steps(|| self.write(move |c| keys::purge_logins(c, now))).await?;
@@ -209,6 +221,7 @@ repository! { self,
         while let Some(worker) = next {
             next = self.write(move |c| rollup::delete_expired(c, worker, cutoffs)).await?;
         }
+        in_steps(|| self.write(move |c| audit::delete_expired(c, now))).await?;
         while self.write(rollup::vacuum_step).await? {}
         self.expired_at.store(now.millis(), Ordering::Relaxed);
         Ok(())
@@ -225,16 +238,16 @@ repository! { self,
         };
         self.writer.write(rows, record).await
     }
-    record_earning(earning: Earning, now: Timestamp, request: Option<IdempotentRequest<Counted>>) -> Outcome<Counted> {
+    record_earning(earning: Earning, actor: Actor, request: Option<IdempotentRequest<Counted>>) -> Outcome<Counted> {
         let operation = OperationId::new();
         let record = move |c: &Connection| {
             let mut balance = None;
             let effect = || {
-                let (counted, after) = telemetry::record_earning(c, &earning, operation, now)?;
+                let (counted, after) = telemetry::record_earning(c, &earning, operation, &actor)?;
                 balance = after;
                 Ok(counted)
             };
-            let done = idempotency::run(c, request, now, effect)?;
+            let done = idempotency::run(c, request, actor.at, effect)?;
             let new = done.as_new().filter(|earning| earning.counted);
             let written = Written {
                 change: new.map(|earning| Change::Earned(earning.earnings)),
@@ -243,7 +256,7 @@ repository! { self,
             };
             Ok((done, written))
         };
-        self.writer.write(4, record).await
+        self.writer.write(5, record).await
     }
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats {
         self.get(|c| telemetry::miner(c, &wallet, active_since)).await

@@ -73,6 +73,12 @@ statements! {
     PURGE_RESPONSES = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     PURGE_RESPONSES_OF_SCOPE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)";
 
+    // the audit trail; a row is deleted where both the clock and the newest row say that it is two years old
+    INSERT_AUDIT = "INSERT INTO audit (created_at, actor, address, action, target, amount, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    SELECT_AUDIT = "SELECT id, created_at, actor, address, action, target, amount, reason FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+    DELETE_AUDIT = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE created_at <
+                    min(?1, (SELECT created_at FROM audit WHERE id = (SELECT max(id) FROM audit))) - 63072000000 ORDER BY created_at LIMIT ?2)";
+
     // telemetry
     INSERT_SAMPLE = "INSERT INTO mining_stats (worker, recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage,
                      network_difficulty, uptime_seconds, power_watts, accepted, rejected, loss)

@@ -7,10 +7,10 @@ use rusqlite::{Connection, Row, params};
 
 use super::accounts::{self, Movement};
 use super::row::{all, count, execute, first, one, pair, value};
-use super::{rollup, sql};
+use super::{audit, rollup, sql};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
 use crate::store::{
-    Counted, Earning, EarningsDay, MinerStats, OperationId, RankedMiner, Recorded, Result,
+    Actor, Counted, Earning, EarningsDay, MinerStats, OperationId, RankedMiner, Recorded, Result,
     StoreError, Totals,
 };
 
@@ -90,7 +90,7 @@ pub(super) fn record_earning(
     c: &Connection,
     earning: &Earning,
     operation: OperationId,
-    now: Timestamp,
+    actor: &Actor,
 ) -> Result<(Counted, Option<Credits>)> {
     let counted = |entry: Option<i64>| Counted {
         wallet_address: earning.wallet,
@@ -98,7 +98,7 @@ pub(super) fn record_earning(
         counted: entry.is_some(),
         entry,
     };
-    accounts::ensure(c, &earning.wallet, now)?;
+    accounts::ensure(c, &earning.wallet, actor.at)?;
     let (wallet, amount, source) = (&earning.wallet, earning.earnings, &earning.source_id);
     let values = params![source, wallet, amount, earning.recorded_at];
     if execute(c, sql::INSERT_EARNING, values)? == 0 {
@@ -118,7 +118,9 @@ pub(super) fn record_earning(
         operation,
         ..Movement::new(amount, "mining")
     };
-    let (entry, _) = accounts::grant(c, wallet, movement, now)?;
+    let (entry, _) = accounts::grant(c, wallet, movement, actor.at)?;
+    let (action, target) = ("earnings.record", wallet.as_str());
+    audit::record(c, actor, action, target, Some(amount), Some(source))?;
     Ok((counted(Some(entry.id)), Some(entry.balance)))
 }
 

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
 use tokio::sync::oneshot;
 
-#[cfg(test)]
-pub(super) use self::health::Faults;
 pub(super) use self::health::StorageHealth;
+#[cfg(test)]
+pub(super) use self::health::{Commit, Faults};
 use super::row::execute;
 use super::{accounts, closed, sql};
 use crate::model::Credits;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use r3mes_edge::model::{Credits, HashrateUnit, Sample};
-use r3mes_edge::store::{Resolution, verify_backup};
+use r3mes_edge::store::{Actor, Resolution, verify_backup};
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 
@@ -257,7 +257,8 @@ async fn the_wal_is_emptied_beside_endless_verifications_of_the_ledger() {
     let store = Arc::new(SqliteStore::open(&path, true).unwrap());
     let now = r3mes_edge::Clock::default().now();
     let grant = async |reason: String| {
-        let granted = store.grant(wallet(W1), Credits::from_micro(1), reason, now, None);
+        let actor = Actor::local(now);
+        let granted = store.grant(wallet(W1), Credits::from_micro(1), reason, actor, None);
         granted.await.unwrap();
     };
     // More entries than a step reads.
@@ -315,7 +316,9 @@ async fn longest_write_beside_a_reader() -> Duration {
     let now = r3mes_edge::Clock::default().now();
     let grant = async |bytes: usize| {
         let (amount, reason) = (Credits::from_micro(1), "x".repeat(bytes));
-        let granted = store.grant(wallet(W1), amount, reason, now, None).await;
+        let granted = store
+            .grant(wallet(W1), amount, reason, Actor::local(now), None)
+            .await;
         granted.unwrap();
     };
     grant(1).await;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use r3mes_edge::model::Credits;
+use r3mes_edge::store::Actor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -37,7 +38,10 @@ async fn grant(server: &TestServer, times: i64) {
         let reason = REASONS[n as usize % REASONS.len()].to_owned();
         grants.spawn(async move {
             let amount = Credits::from_micro(n * 1_000_003);
-            store.grant(to, amount, reason, now, None).await.unwrap();
+            store
+                .grant(to, amount, reason, Actor::local(now), None)
+                .await
+                .unwrap();
         });
         if grants.len() == 100 {
             grants.join_next().await.unwrap().unwrap();
@@ -47,7 +51,13 @@ async fn grant(server: &TestServer, times: i64) {
     for (from, micro) in [(W1, 1), (W2, 999_999)] {
         let taken = Credits::from_micro(-micro);
         let (store, now) = (&server.store, server.clock.now());
-        let took = store.grant(wallet(from), taken, "a fee".to_owned(), now, None);
+        let took = store.grant(
+            wallet(from),
+            taken,
+            "a fee".to_owned(),
+            Actor::local(now),
+            None,
+        );
         took.await.unwrap();
     }
 }

@@ -26,7 +26,7 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 28] = [
+const ROWS: [Row; 29] = [
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -43,6 +43,7 @@ const ROWS: [Row; 28] = [
     row("credits take W1 0.5 --reason fee", 3, 0),
     row("ledger verify", 3, 0),
     row("ledger export", 3, 0),
+    row("audit list", 3, 0),
     row("backup create", 3, 0),
     row("backup verify COPY", 3, 0),
     row("restore COPY", 3, 0),

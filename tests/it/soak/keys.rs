@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use r3mes_edge::auth::{KeyRequest, Scopes};
 use r3mes_edge::model::Wallet;
-use r3mes_edge::store::issue_key;
+use r3mes_edge::store::{Actor, issue_key};
 use r3mes_edge::{Clock, Repository, SqliteStore};
 use tokio::task::JoinSet;
 
@@ -36,7 +36,7 @@ pub(super) async fn make(database: &Path) -> Vec<Vec<String>> {
                     login: false,
                 };
                 let now = Clock::default().now();
-                let issued = issue_key(&*store, request, OF_EACH, now, None).await;
+                let issued = issue_key(&*store, request, OF_EACH, Actor::local(now), None).await;
                 keys.push(issued.unwrap().key.reveal().to_owned());
             }
             keys

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use r3mes_edge::model::Credits;
 use r3mes_edge::store::{
-    InstanceLock, LockError, OpenError, back_up, check_database, verify_backup,
+    Actor, InstanceLock, LockError, OpenError, back_up, check_database, verify_backup,
 };
 use r3mes_edge::{Clock, Repository, SqliteStore};
 use rusqlite::Connection;
@@ -314,7 +314,7 @@ async fn nothing_acknowledged_is_lost_while_this_process_opens_its_file_again() 
         let reason = format!("round {round}");
         let now = Clock::default().now();
         store
-            .grant(wallet(W1), one, reason, now, None)
+            .grant(wallet(W1), one, reason, Actor::local(now), None)
             .await
             .unwrap();
         // Each of them met the file in this process, and any that opened and closed it would have dropped SQLite's locks.

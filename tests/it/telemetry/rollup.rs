@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use r3mes_edge::model::{HashrateUnit, Retention, Sample, Timestamp};
-use r3mes_edge::store::{HashratePoint, Resolution};
+use r3mes_edge::store::{Actor, HashratePoint, Resolution};
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 
@@ -102,7 +102,10 @@ fn compare(steps: Vec<Step>) {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("edge.db"), true).unwrap();
         let since = Timestamp::from_millis(EPOCH);
-        store.create_user(wallet(W1), since, None).await.unwrap();
+        store
+            .create_user(wallet(W1), Actor::local(since), None)
+            .await
+            .unwrap();
         let mut samples = BTreeMap::new();
         for step in steps {
             match step {

@@ -89,7 +89,7 @@ impl Bank {
     async fn give(&self, to: u32, amount: i64) -> Result<Outcome<(LedgerEntry, bool)>> {
         let reason = "as the test wants".to_owned();
         (self.store())
-            .grant(wallet(to), micro(amount), reason, NOW, None)
+            .grant(wallet(to), micro(amount), reason, Actor::local(NOW), None)
             .await
     }
 
@@ -301,11 +301,15 @@ async fn group_with_unknown_outcome(happens: bool) {
         false => bank.next_commit_fails(),
     }
     let store = Arc::clone(bank.store());
-    let mut account = Box::pin(store.create_user(wallet(3), NOW, None));
+    let mut account = Box::pin(store.create_user(wallet(3), Actor::local(NOW), None));
     let mut charging = Box::pin(store.charge(hold, charge(4), NOW));
     let mut granting = Box::pin(bank.give(2, 5));
     let mut taking = Box::pin(bank.give(1, -4));
-    let mut missing = Box::pin(bank.store().revoke_key("key_none".to_owned(), None, NOW));
+    let mut missing = Box::pin(bank.store().revoke_key(
+        "key_none".to_owned(),
+        None,
+        Actor::local(NOW),
+    ));
     assert!(poll(&mut account).await.is_pending());
     assert!(poll(&mut charging).await.is_pending());
     assert!(poll(&mut granting).await.is_pending());

@@ -3,7 +3,7 @@ use super::super::telemetry;
 use super::super::tests::{charge, fresh, request, wallet};
 use super::*;
 use crate::model::Timestamp;
-use crate::store::{Charged, Earning, OperationId};
+use crate::store::{Actor, Charged, Earning, OperationId};
 
 mod tampering;
 
@@ -29,7 +29,7 @@ fn earn(c: &Connection, of: u32, amount: i64) {
         source_id: OperationId::new().to_string(),
         recorded_at: NOW,
     };
-    telemetry::record_earning(c, &earning, OperationId::new(), NOW).unwrap();
+    telemetry::record_earning(c, &earning, OperationId::new(), &Actor::local(NOW)).unwrap();
 }
 
 /// A ledger of four wallets; the accounts are numbered as their wallets.
@@ -459,7 +459,13 @@ async fn the_position_is_remembered_only_if_there_is_no_error() {
     let store = crate::SqliteStore::open(&path, true).unwrap();
     let grant = async || {
         let reason = "as the test wants".to_owned();
-        let granted = store.grant(wallet(1), Credits::from_micro(5), reason, NOW, None);
+        let granted = store.grant(
+            wallet(1),
+            Credits::from_micro(5),
+            reason,
+            Actor::local(NOW),
+            None,
+        );
         granted.await.unwrap();
     };
     let counted = async |full| store.verify_ledger(full).await.unwrap().entries;

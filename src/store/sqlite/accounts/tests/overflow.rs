@@ -3,7 +3,7 @@
 use super::super::super::telemetry;
 use super::super::super::tests::fresh;
 use super::*;
-use crate::store::{Earning, LostRequest, Tokens};
+use crate::store::{Actor, Earning, LostRequest, Tokens};
 
 const MAX: i64 = i64::MAX;
 
@@ -93,7 +93,7 @@ fn an_earning_beyond_the_total_of_its_wallet_is_a_conflict_and_changes_nothing()
             recorded_at: NOW,
         };
         job(&c, |c| {
-            telemetry::record_earning(c, &earning, OperationId::new(), NOW)
+            telemetry::record_earning(c, &earning, OperationId::new(), &Actor::local(NOW))
         })
         .map(drop)
     };

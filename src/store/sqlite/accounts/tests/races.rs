@@ -62,7 +62,7 @@ async fn no_wallet_that_has_enough_is_refused_while_charges_debits_and_grants_ra
                 let price = [1, 30, 700][dice.up_to(3) as usize - 1] + dice.up_to(9);
                 let grant = |amount| {
                     let reason = "as the test wants".to_owned();
-                    store.grant(wallet, micro(amount), reason, NOW, None)
+                    store.grant(wallet, micro(amount), reason, Actor::local(NOW), None)
                 };
                 grant(price).await.unwrap();
                 let limit = (task % 3 == 0).then_some((spending, micro(i64::MAX)));
@@ -127,7 +127,9 @@ async fn no_wallet_falls_below_zero_while_more_is_asked_than_there_is() {
                     }
                 } else {
                     let reason = "as the test wants".to_owned();
-                    let given = store.grant(wallet, micro(signed), reason, NOW, None).await;
+                    let given = store
+                        .grant(wallet, micro(signed), reason, Actor::local(NOW), None)
+                        .await;
                     given.map(|_| gone -= signed)
                 };
                 if let Err(error) = done {

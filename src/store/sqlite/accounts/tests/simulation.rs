@@ -205,7 +205,9 @@ impl Simulation {
                 let store = Arc::clone(&self.bank);
                 let call = async move {
                     let of = self::wallet(wallet as u32);
-                    let given = store.grant(of, micro(amount), reason, NOW, None).await;
+                    let given = store
+                        .grant(of, micro(amount), reason, Actor::local(NOW), None)
+                        .await;
                     End::Done(given.map(drop))
                 };
                 self.call(movement, Box::pin(call)).await;
