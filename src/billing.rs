@@ -5,6 +5,7 @@
 //! request is paid, whatever ended it. What looks like the end of an answer is sent after the COMMIT of its charge.
 
 mod charge;
+mod in_flight;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use self::charge::Charging;
+pub(crate) use self::in_flight::{InFlightGuard, InFlightKeys};
 use crate::breaker::{Outcome, Permit};
 use crate::clock::Clock;
 use crate::config::ChatConfig;
 use crate::error::ApiError;
-use crate::limits::{ConcurrencyLimiter, ConcurrencyPermit};
 use crate::metrics::{ChatEnd, Metrics, Release};
 use crate::model::{Credits, Wallet};
 use crate::shutdown::Shutdown;
@@ -62,25 +63,6 @@ pub(crate) struct Order {
     pub(crate) is_lost: bool,
     /// The permit of the request in flight, so that a shutdown waits for the charge too.
     pub(crate) _permit: Arc<OwnedSemaphorePermit>,
-}
-
-/// The requests with an `Idempotency-Key` that are in flight. In memory only: a crash leaves nothing in flight.
-#[derive(Debug, Default)]
-pub(crate) struct InFlightKeys {
-    keys: Arc<ConcurrencyLimiter<[u8; 32]>>,
-    scopes: Arc<ConcurrencyLimiter<String>>,
-}
-
-/// One of them; dropped, it is no longer in flight.
-pub(crate) type InFlightGuard = (ConcurrencyPermit<[u8; 32]>, ConcurrencyPermit<String>);
-
-impl InFlightKeys {
-    /// Adds one and returns how many of its scope are in flight; `None` where the same key is in flight already.
-    pub(crate) fn enter(&self, scope: &str, key: [u8; 32]) -> Option<(InFlightGuard, usize)> {
-        let (key, _) = self.keys.try_acquire(key, 1)?;
-        let (scope, count) = self.scopes.try_acquire(scope.to_owned(), usize::MAX)?;
-        Some(((key, scope), count))
-    }
 }
 
 /// Begins a request; returns with its first content, or with why there is none.

@@ -1,9 +1,11 @@
 //! Metrics. `table` declares each; this module updates them. Labels come from fixed sets only: route
 //! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
 
+mod labels;
 pub(crate) mod process;
 mod table;
 
+pub(crate) use labels::{ChatEnd, Release};
 pub(crate) use table::{set, size, store, with};
 
 use std::collections::BTreeSet;
@@ -15,6 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::labels::{CHAT_ENDS, RELEASES, SERVER_ERROR, STATUSES};
 use self::table::{Float, Table};
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
@@ -41,42 +44,6 @@ impl RouteSlot {
         Self(index + 2)
     }
 }
-
-/// How a chat ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ChatEnd {
-    /// Whole.
-    Success,
-    /// Ended by the upstream (or the shutdown) after its first text.
-    Cut,
-    /// The client did not wait for its end.
-    ClientLeft,
-    /// The wallet could not pay.
-    Refused,
-    /// There was no text.
-    Failed,
-}
-
-/// The label of each [`ChatEnd`].
-const CHAT_ENDS: [&str; 5] = ["success", "cut", "client_left", "refused", "failed"];
-
-/// Why a hold ended without a charge.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Release {
-    /// No model gave any content.
-    Failed,
-    /// The client left before there was content, or before it took any.
-    ClientLeft,
-    /// The charge could not be written.
-    NotWritten,
-}
-
-/// The label of each [`Release`].
-const RELEASES: [&str; 3] = ["failed", "client_left", "not_written"];
-
-/// The label of a status; the first is for a client that left before there was one.
-const STATUSES: [&str; 5] = ["left", "2xx", "3xx", "4xx", "5xx"];
-const SERVER_ERROR: usize = 4;
 
 /// The metrics of one route, so that a request looks up no labels.
 struct RouteMetrics {

@@ -20,6 +20,7 @@ mod rollup;
 mod row;
 mod sql;
 mod telemetry;
+mod usage;
 mod verify;
 mod writer;
 

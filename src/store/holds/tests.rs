@@ -5,6 +5,7 @@ use std::task::Poll;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Wallet;
 
 static WALLETS: LazyLock<[Wallet; 2]> = LazyLock::new(|| {
     let texts = [

@@ -3,11 +3,12 @@
 use rusqlite::{Connection, Row, params};
 
 use super::row::{all, count, execute, first, one, pair, value};
+use super::usage::{Used, key_number, spend};
 use super::{audit, idempotency, rollup, sql};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{
     Account, Actor, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest,
-    LedgerEntry, LostRequest, OperationId, Result, StoreError, Tokens, User, ledger_id,
+    LedgerEntry, OperationId, Result, StoreError, Tokens, User, ledger_id,
 };
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
@@ -63,7 +64,7 @@ fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
 }
 
 /// The id of an account and its balance.
-fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
+pub(super) fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
     first(c, sql::SELECT_ACCOUNT, [wallet], pair)?.ok_or(StoreError::UserNotFound)
 }
 
@@ -293,74 +294,6 @@ pub(super) fn refund(
         execute(c, sql::DELETE_RESPONSE, [key])?;
     }
     Ok((Some(reversal), values))
-}
-
-/// A row of the usage.
-struct Used {
-    user: i64,
-    day: i64,
-    key: i64,
-    adapter: String,
-    tokens: Tokens,
-}
-
-impl Used {
-    /// Adds requests of these tokens, or takes them back.
-    fn add(&self, c: &Connection, requests: i64, charged: Credits) -> rusqlite::Result<()> {
-        let Tokens {
-            prompt,
-            cached,
-            completion,
-        } = self.tokens;
-        let values = params![
-            self.user,
-            self.day,
-            self.key,
-            self.adapter,
-            requests,
-            charged,
-            requests.saturating_mul(prompt),
-            requests.saturating_mul(cached),
-            requests.saturating_mul(completion),
-        ];
-        execute(c, sql::ADD_USAGE, values)?;
-        Ok(())
-    }
-}
-
-/// Counts a request that a model worked on and that is not paid.
-pub(super) fn count_lost(c: &Connection, lost: &LostRequest, now: Timestamp) -> Result<()> {
-    let (user, _) = account(c, &lost.wallet)?;
-    let key = match &lost.key_id {
-        Some(key) => key_number(c, key)?,
-        None => 0,
-    };
-    let day = now.millis().div_euclid(rollup::DAY);
-    execute(c, sql::ADD_LOST, params![user, day, key, lost.adapter])?;
-    Ok(())
-}
-
-/// Adds to what the keys of a limit spent.
-fn spend(
-    c: &Connection,
-    request: &HoldRequest,
-    amount: Credits,
-) -> Result<Option<(Account, Credits)>> {
-    let Some((spending, _)) = request.limit else {
-        return Ok(None);
-    };
-    let values = params![spending.row, spending.period, amount];
-    execute(c, sql::ADD_SPENDING, values)?;
-    let account = Account::Spending(spending);
-    Ok(Some((account, value_of(c, &account)?)))
-}
-
-/// The number of a key in the ledger.
-fn key_number(c: &Connection, key: &str) -> rusqlite::Result<i64> {
-    match first(c, sql::SELECT_KEY_NUMBER, [key], value)? {
-        Some(number) => Ok(number),
-        None => c.prepare_cached(sql::INSERT_KEY_NUMBER)?.insert([key]),
-    }
 }
 
 /// Whether the ledger has this operation as this entry.

@@ -5,16 +5,18 @@
 //! Each step is a read of its own, so that the write-ahead log can be truncated in between, and entries written meanwhile
 //! change nothing: what must agree is read while one statement is open, and so from one state of the file.
 
+mod sums;
+
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Row, params};
 
+use self::sums::{Sums, add_used};
 use super::row::{execute, first, one, pair, value};
-use super::{accounts, rollup, sql};
-use crate::model::{Credits, Timestamp};
+use super::{accounts, sql};
+use crate::model::Credits;
 use crate::store::{LedgerReport, ledger_id, parse_ledger_id};
 
 /// Which part of the ledger is verified.
@@ -50,31 +52,6 @@ enum Next {
     Accounts(i64),
     Totals,
     Done,
-}
-
-/// What the entries of a wallet add up to so far.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    balance: i64,
-    charged: Marked,
-    mined: Marked,
-}
-
-/// A sum, and the sum of each amount times a random number that belongs to its row: the second differs, but for one time in
-/// millions of millions, if an amount belongs to another row. So rows are compared without keeping them in memory.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Marked {
-    sum: i64,
-    mark: u64,
-}
-
-impl Marked {
-    fn add(&mut self, hasher: &RandomState, row: impl Hash, amount: i64) {
-        // An odd factor loses no bit of the amount.
-        let factor = hasher.hash_one(row) | 1;
-        self.sum = self.sum.saturating_add(amount);
-        self.mark = (self.mark).wrapping_add(factor.wrapping_mul(amount.cast_unsigned()));
-    }
 }
 
 impl LedgerVerifier {
@@ -395,21 +372,6 @@ impl LedgerVerifier {
             self.report.mistakes.push(error);
         }
     }
-}
-
-/// Adds what was charged to the sum of its day, key and adapter; those are in three columns from `column` on.
-fn add_used(
-    hasher: &RandomState,
-    sums: &mut Sums,
-    charged: i64,
-    row: &Row<'_>,
-    column: usize,
-) -> rusqlite::Result<()> {
-    let at: Timestamp = row.get(column)?;
-    let day = at.millis().div_euclid(rollup::DAY);
-    let (key, adapter): (i64, &str) = (row.get(column + 1)?, row.get_ref(column + 2)?.as_str()?);
-    sums.charged.add(hasher, (day, key, adapter), charged);
-    Ok(())
 }
 
 /// Remembers the newest entry that is verified.

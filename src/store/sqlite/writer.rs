@@ -8,9 +8,11 @@
 //! A COMMIT that returned an error may have happened. Before anything else is written, the ledger is asked for an entry of
 //! the group; until then its jobs are not answered and its holds remain.
 
+mod commit;
 mod health;
+mod job;
+mod wal;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -18,18 +20,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use self::commit::commit;
 pub(super) use self::health::StorageHealth;
 #[cfg(test)]
 pub(super) use self::health::{Commit, Faults};
-use super::row::execute;
+pub(super) use self::job::Written;
+use self::job::{End, Failure, Job, Refused};
+use self::wal::WriteAheadLog;
 use super::{accounts, closed, sql};
-use crate::model::Credits;
-use crate::store::{
-    Account, Change, Hold, HoldTable, Observers, OperationId, Origin, Result, StoreError,
-};
+use crate::store::{Hold, HoldTable, Observers, Origin, Result, StoreError};
 
 /// The handle to the writing thread.
 #[derive(Default)]
@@ -64,65 +66,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One write.
-struct Job {
-    work: Work,
-    /// About how many rows it writes.
-    rows: usize,
-    end: End,
-}
-
-/// The end of a job.
-struct End {
-    reply: oneshot::Sender<Reply>,
-    /// The hold that it charges.
-    hold: Option<Hold>,
-}
-
-/// Sent when the outcome is final; a hold that was not charged comes back.
-type Reply = Result<(), Refused>;
-
-/// Why a job was not written, and its hold.
-type Refused = Box<(StoreError, Option<Hold>)>;
-
-/// Changes the database; an error is rolled back.
-type Work = Box<dyn FnOnce(&Connection) -> Result<Written> + Send>;
-
-/// What a job wrote.
-#[derive(Default)]
-pub(super) struct Written {
-    /// The change, for observers.
-    pub(super) change: Option<Change>,
-    /// The balances and spending after it.
-    pub(super) values: Vec<(Account, Credits)>,
-    /// A ledger entry, by which the file itself shows whether its group was committed.
-    pub(super) entry: Option<(i64, OperationId)>,
-}
-
-impl End {
-    fn refuse(mut self, holds: &HoldTable, error: StoreError) {
-        if let Some(hold) = &mut self.hold {
-            holds.charge_failed(hold);
-        }
-        // Without a receiver the hold is released.
-        let _ = self.reply.send(Err(Box::new((error, self.hold))));
-    }
-}
-
-/// Why a group was not committed.
-enum Failure {
-    /// Nothing of it is in the file.
-    Definite(StoreError),
-    /// COMMIT returned an error, or the file was found to be another one after it.
-    Unknown(StoreError, Vec<Result<Written>>),
-}
-
-impl<E: Into<StoreError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Definite(error.into())
-    }
-}
-
 impl Writer {
     /// Jobs that may wait, beside those that charge a hold, of which there are never more than holds.
     pub(super) const CAPACITY: usize = 4096;
@@ -150,8 +93,7 @@ impl Writer {
             state: Arc::clone(&state),
             observers,
             health,
-            log,
-            log_limit: WriterThread::LOG_LIMIT,
+            log: WriteAheadLog::new(log),
             undecided: Vec::new(),
         };
         let builder = std::thread::Builder::new().name("r3mes-writer".to_owned());
@@ -274,21 +216,12 @@ struct WriterThread {
     state: Arc<State>,
     observers: Arc<Observers>,
     health: StorageHealth,
-    log: PathBuf,
-    /// The length at which the log is truncated next.
-    log_limit: u64,
+    log: WriteAheadLog,
     /// The group whose COMMIT returned an error, until the file shows whether it happened.
     undecided: Vec<(End, Result<Written>)>,
 }
 
 impl WriterThread {
-    /// Without readers the log restarts by itself at about 4 MiB.
-    const LOG_LIMIT: u64 = 32 << 20;
-    /// How much it grows between two attempts to truncate it.
-    const LOG_RETRY: u64 = 8 << 20;
-    /// How long truncating it waits for the current reads; writes wait too, new reads do not.
-    const LOG_TIMEOUT: Duration = Duration::from_millis(700);
-
     fn run(mut self) {
         loop {
             let timeout = match *lock(&self.state.fault) {
@@ -312,7 +245,7 @@ impl WriterThread {
             self.write(group);
             let has_fault = lock(&self.state.fault).is_some();
             if self.health.recovered(&self.c) && (!has_fault || self.decide()) {
-                self.truncate_log();
+                self.log.truncate(&self.c);
             }
             *lock(&self.state.began) = None;
         }
@@ -441,72 +374,6 @@ impl WriterThread {
         }
         true
     }
-
-    /// Truncates a long log, as SQLite restarts it only while nothing reads. If a long read prevents that, it is tried again
-    /// when the log has grown.
-    fn truncate_log(&mut self) {
-        let length = std::fs::metadata(&self.log).map_or(0, |file| file.len());
-        if length < self.log_limit {
-            return;
-        }
-        let _ = self.c.busy_timeout(Self::LOG_TIMEOUT);
-        let busy: rusqlite::Result<bool> =
-            (self.c).query_row(sql::CHECKPOINT_TRUNCATE, [], |row| row.get(0));
-        let _ = self.c.busy_timeout(StorageHealth::BUSY_TIMEOUT);
-        self.log_limit = Self::LOG_LIMIT;
-        if busy != Ok(false) {
-            self.log_limit = length + Self::LOG_RETRY;
-            log::warn!(
-                "the write-ahead log of {} MiB was not emptied: it is being read",
-                length >> 20
-            );
-        }
-    }
-}
-
-/// Runs a group in one transaction. An error is the whole group's; a job's own failure is only its own. A job that is
-/// alone needs no savepoint, for which SQLite would copy every page that it changes.
-fn commit(
-    c: &Connection,
-    works: Vec<Work>,
-    health: &StorageHealth,
-) -> Result<Vec<Result<Written>>, Failure> {
-    let alone = works.len() == 1;
-    // Rolled back if it is dropped.
-    let transaction = Transaction::new_unchecked(c, TransactionBehavior::Immediate)?;
-    let mut outcomes = Vec::with_capacity(works.len());
-    for work in works {
-        if !alone {
-            execute(c, "SAVEPOINT job", [])?;
-        }
-        let panicked = |_| Err(StoreError::Internal("a write panicked".to_owned()));
-        let outcome = catch_unwind(AssertUnwindSafe(|| work(c))).unwrap_or_else(panicked);
-        // A full disk or an I/O error may have rolled back everything, earlier jobs included.
-        if c.is_autocommit() {
-            let rolled_back = "the transaction was rolled back".to_owned();
-            let error = outcome.err();
-            return Err(error.unwrap_or(StoreError::Unavailable(rolled_back)).into());
-        }
-        match (&outcome, alone) {
-            (Ok(_), true) => {}
-            (Err(_), true) => return Ok(vec![outcome]),
-            (Ok(_), false) => drop(execute(c, "RELEASE job", [])?),
-            (Err(_), false) => c.execute_batch("ROLLBACK TO job; RELEASE job")?,
-        }
-        outcomes.push(outcome);
-    }
-    match health.commit(transaction) {
-        Ok(()) => Ok(outcomes),
-        Err(error) if is_log_incomplete(&error) => Err(error.into()),
-        Err(error) => Err(Failure::Unknown(error.into(), outcomes)),
-    }
-}
-
-/// Whether a COMMIT failed as the log could not be written: the frame that completes a transaction is the last that is
-/// written, and one that is written in part has a wrong checksum. After any other error it may be there.
-fn is_log_incomplete(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error().map(|error| error.extended_code);
-    matches!(code, Some(ffi::SQLITE_FULL | ffi::SQLITE_IOERR_WRITE))
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::row::execute;
 use super::*;
+use crate::model::Credits;
 use crate::model::Wallet;
 use crate::store::HoldRequest;
+use crate::store::{Account, OperationId};
 
 fn writer() -> (tempfile::TempDir, Writer) {
     let folder = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use super::super::super::telemetry;
 use super::super::super::tests::fresh;
+use super::super::super::usage::count_lost;
 use super::*;
 use crate::store::{Actor, Earning, LostRequest, Tokens};
 
