@@ -30,9 +30,9 @@ use crate::store::{
 };
 use crate::stream::{End, ModelStream, Relayed, Relaying};
 use crate::timings::RequestTimings;
-use crate::upstream::UpstreamError;
 use crate::upstream::answer::{Answer, ResponseFormat};
 use crate::upstream::inference::{InferenceRequest, Node};
+use crate::upstream::{Patience, UpstreamError};
 
 /// What the paid requests of a server share.
 pub(crate) struct Billing {
@@ -146,8 +146,12 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         conversation.end(Outcome::Success);
         return give_whole(&charging, order, hold, answer, reply).await;
     };
-    let (idle, timings) = (billing.config.idle_timeout, Arc::clone(&order.timings));
-    let (body, relaying, end) = ModelStream::relay(first, answer, idle, timings);
+    let patience = Patience {
+        idle: billing.config.idle_timeout,
+        total: billing.config.answer_timeout,
+    };
+    let timings = Arc::clone(&order.timings);
+    let (body, relaying, end) = ModelStream::relay(first, answer, patience, timings);
     if reply.send(Ok(body)).is_ok() {
         order.count_start(billing);
     }
@@ -253,19 +257,21 @@ async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> Result<Asked
     let slot = slot.unwrap_or(Err(UpstreamError::Busy))?;
     // Asked for only now: while it waited in the queue, the breaker may have opened.
     let permit = node.at.breaker.admit().map_err(UpstreamError::Open)?;
-    let patience = match order.request.format {
+    let idle = match order.request.format {
         ResponseFormat::Whole { .. } => chat.answer_timeout,
         ResponseFormat::Text | ResponseFormat::Events { .. } => chat.first_text_timeout,
     };
+    let total = chat.answer_timeout;
     order.is_asked.store(true, Ordering::Relaxed);
     let asked = Box::pin(async {
-        let mut answer = node.request(&order.request).await?;
-        let first = answer.next().await?;
+        let request = timeout(idle, node.request(&order.request)).await;
+        let mut answer = request.unwrap_or(Err(UpstreamError::Timeout("the answer's head")))?;
+        let first = answer.next(Patience { idle, total }).await?;
         Ok((answer, first))
     });
     let asked_at = std::time::Instant::now();
     let waiting = order.timings.waiting(&billing.clock);
-    let asked = timeout(patience, asked).await;
+    let asked = timeout(chat.answer_timeout, asked).await;
     drop(waiting);
     let name = node.at.breaker.name();
     match asked.unwrap_or(Err(UpstreamError::Timeout("the first content"))) {

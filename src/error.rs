@@ -268,7 +268,8 @@ impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         use ErrorCode::{Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
-            Busy, Connect, Cut, NoChat, NoText, Open, Refused, Status, Timeout, Unreadable,
+            Busy, Connect, Cut, NoChat, NoText, Open, Refused, Reported, Status, Timeout,
+            Unreadable,
         };
         let internal = error.to_string();
         let (code, detail) = match error {
@@ -290,6 +291,10 @@ impl From<UpstreamError> for ApiError {
             Connect(_) => (UpstreamBadResponse, "the upstream is unreachable"),
             Unreadable(_) => (UpstreamBadResponse, "the upstream's answer is invalid"),
             NoText => (UpstreamBadResponse, "the model wrote no text"),
+            Reported(_) => (
+                UpstreamBadResponse,
+                "the upstream reported an error inside its answer",
+            ),
             Cut(_) => (UpstreamBadResponse, "the upstream closed its answer early"),
         };
         Self::new(code, detail).for_the_log(internal)

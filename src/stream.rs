@@ -8,16 +8,16 @@ use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::timeout;
 
 use crate::timings::RequestTimings;
 use crate::upstream::answer::Answer;
-use crate::upstream::{ResponseBody, UpstreamError};
+use crate::upstream::{Patience, ResponseBody, UpstreamError};
 
 /// The body of the response.
 pub(crate) struct ModelStream<B = ResponseBody> {
@@ -84,16 +84,11 @@ struct Relay<B> {
     answer: Option<Answer<B>>,
     ended: Option<oneshot::Sender<(Answer<B>, Relayed)>>,
     /// How long the next piece may take.
-    patience: Duration,
-    /// Moved only where it is reached or too late, not for each of thousands of pieces.
-    deadline: Pin<Box<Sleep>>,
+    patience: Patience,
     /// Since when the next piece is waited for.
     waiting: Option<Instant>,
     timings: Arc<RequestTimings>,
 }
-
-/// How long a finished answer waits for its usage and the end of the upstream's stream.
-const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl<B: Body<Data = Bytes, Error: Display> + Unpin> Relay<B> {
     /// The next piece; `None` when the upstream's part is over.
@@ -105,46 +100,20 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Relay<B> {
         let Some(answer) = &mut self.answer else {
             return Poll::Ready(None);
         };
-        let next = answer.poll_next(context);
-        let is_finished = answer.is_finished();
-        if next.is_ready() {
-            self.waited();
-        }
-        let ended = match next {
-            Poll::Ready(Ok(Some(piece))) => return Poll::Ready(Some(piece)),
+        let ended = match answer.poll_next(context, self.patience) {
+            Poll::Ready(Ok(Some(piece))) => {
+                self.waited();
+                return Poll::Ready(Some(piece));
+            }
             Poll::Ready(Ok(None)) => Relayed::Whole,
-            // Only its usage and the end of the stream are missing.
-            Poll::Ready(Err(_)) if is_finished => Relayed::Whole,
             Poll::Ready(Err(error)) => Relayed::Broken(error),
             Poll::Pending => {
-                ready!(self.poll_deadline(is_finished, context));
-                match is_finished {
-                    true => Relayed::Whole,
-                    false => Relayed::Broken(UpstreamError::Timeout("the next piece")),
-                }
+                self.waiting.get_or_insert_with(Instant::now);
+                return Poll::Pending;
             }
         };
         self.end(ended);
         Poll::Ready(None)
-    }
-
-    fn poll_deadline(&mut self, is_finished: bool, context: &mut Context<'_>) -> Poll<()> {
-        let since = *self.waiting.get_or_insert_with(Instant::now);
-        let patience = match is_finished {
-            true => END_TIMEOUT,
-            false => self.patience,
-        };
-        let late = since + patience;
-        if self.deadline.deadline() > late {
-            self.deadline.as_mut().reset(late);
-        }
-        loop {
-            ready!(self.deadline.as_mut().poll(context));
-            if self.deadline.deadline() >= late {
-                return Poll::Ready(());
-            }
-            self.deadline.as_mut().reset(late);
-        }
     }
 }
 
@@ -176,7 +145,7 @@ impl<B> ModelStream<B> {
     pub(crate) fn relay(
         first: Bytes,
         answer: Answer<B>,
-        patience: Duration,
+        patience: Patience,
         timings: Arc<RequestTimings>,
     ) -> (Self, Relaying<B>, oneshot::Sender<End>) {
         let (ended, was_ended) = oneshot::channel();
@@ -188,7 +157,6 @@ impl<B> ModelStream<B> {
             answer: Some(answer),
             ended: Some(ended),
             patience,
-            deadline: Box::pin(sleep_until(Instant::now() + patience)),
             waiting: None,
             timings,
         };

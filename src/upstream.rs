@@ -13,12 +13,14 @@ pub(crate) mod discovery;
 pub(crate) mod inference;
 mod miner;
 mod sse;
+mod timer;
 #[cfg_attr(not(feature = "tls"), path = "upstream/no_tls.rs")]
 mod tls;
 
 pub(crate) use client::HttpClient;
 pub(crate) use connection::ResponseBody;
 pub use discovery::{ProbeResult, probe_all};
+pub(crate) use timer::Patience;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +62,9 @@ pub enum UpstreamError {
     /// It ended well, without any text for a client that reads nothing else.
     #[error("no text in the answer")]
     NoText,
+    /// It told of a failure inside a response that had begun.
+    #[error("reported an error inside the answer: {0:.500}")]
+    Reported(String),
     /// The response was aborted.
     #[error("broke off: {0:.500}")]
     Cut(String),
@@ -83,9 +88,11 @@ impl UpstreamError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Connect(_) => Outcome::Unreachable,
-            Self::Status(500..) | Self::Timeout(_) | Self::Unreadable(_) | Self::Cut(_) => {
-                Outcome::Failure
-            }
+            Self::Status(500..)
+            | Self::Timeout(_)
+            | Self::Unreadable(_)
+            | Self::Reported(_)
+            | Self::Cut(_) => Outcome::Failure,
             Self::NoText => Outcome::Success,
             _ => Outcome::Unknown,
         }

@@ -47,7 +47,7 @@ impl Charging<'_> {
             amount,
             key_id: self.key_id.clone(),
             adapter: self.adapter.clone(),
-            tokens: answer.usage,
+            tokens: answer.usage(),
             answer: stored,
         }
     }

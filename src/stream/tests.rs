@@ -34,6 +34,10 @@ type Parts = (ModelStream<Pieces>, Relaying<Pieces>, oneshot::Sender<End>);
 fn relay(pieces: &[&'static str], ends: bool, patience: Duration) -> Parts {
     let answer = Answer::text(Pieces(pieces.iter().copied().collect(), ends));
     let timings = Arc::new(RequestTimings::start(&Clock::default()));
+    let patience = Patience {
+        idle: patience,
+        total: LONG,
+    };
     ModelStream::relay("first".into(), answer, patience, timings)
 }
 
@@ -91,7 +95,7 @@ async fn an_upstream_that_sends_nothing_more_is_broken_and_the_client_reads_the_
     let (mut body, relaying, end) = relay(&["a"], false, Duration::from_millis(5));
     let owner = async {
         let (_, relayed) = relaying.ended(LONG).await.unwrap();
-        let error = UpstreamError::Timeout("the next piece");
+        let error = UpstreamError::Timeout("the next event");
         assert!(matches!(relayed, Relayed::Broken(late) if late == error));
         end.send(End::Broken("error".into())).unwrap();
     };

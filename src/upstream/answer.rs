@@ -2,46 +2,32 @@
 //!
 //! Nothing is sent before there is content: text, or for a client of `/v1` also a tool call or reasoning. Everything that is
 //! ready is sent in one piece. What a client reads as the end, and all after it, is withheld until the answer is charged.
+//!
+//! An answer is whole if it was finished as its format says and then ended, or came to nothing more for two seconds. One that
+//! reports an error is not, whatever follows.
 
+mod format;
+
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use serde_json::{Value, json};
+use serde_json::json;
 
+pub(crate) use self::format::{CompletionMeta, ResponseFormat};
 use super::connection::ResponseBody;
-use super::inference::openai::Chunk;
+use super::inference::chat_completions::{ChatCompletions, text_of};
 use super::inference::r3mes::TextReader;
-use super::sse::Parser;
+use super::inference::wire::{Meter, Reading, WireFormat};
+use super::sse::{Event, Parser};
+use super::timer::{Patience, Timer};
 use super::{UpstreamError, unreadable};
 use crate::store::Tokens;
-
-/// The format of the response to the client.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum ResponseFormat {
-    /// The text alone.
-    Text,
-    /// Events of OpenAI's streams, with the usage at their end if the client requested it.
-    Events {
-        include_usage: bool,
-        meta: CompletionMeta,
-    },
-    /// One JSON object.
-    Whole { meta: CompletionMeta },
-}
-
-/// The metadata of a completion from an upstream that sends only text.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct CompletionMeta {
-    pub(crate) id: String,
-    /// Unix seconds.
-    pub(crate) created: i64,
-    pub(crate) model: String,
-}
 
 /// The format of the upstream, with the state of its parser.
 #[derive(Debug)]
@@ -61,16 +47,13 @@ pub(crate) struct Answer<B = ResponseBody> {
     out: BytesMut,
     /// The end, from the finish reason on; of an answer that is one piece, all of it.
     tail: BytesMut,
-    has_content: bool,
+    meter: Meter,
     /// The end of the response; ready pieces are sent first.
     end: Option<Result<(), UpstreamError>>,
     received: usize,
     /// Nothing follows in the body, or nothing that matters.
     is_read: bool,
-    /// The usage that the server reported, if it did.
-    pub(crate) usage: Option<Tokens>,
-    /// Whether a finish reason was read: the answer is complete even without a `[DONE]`, as `transformers serve` sends none.
-    is_finished: bool,
+    timer: Timer,
 }
 
 /// The maximum size of an unstreamed response, and of everything before the first content.
@@ -88,49 +71,59 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             format,
             out: BytesMut::new(),
             tail: BytesMut::new(),
-            has_content: false,
+            // Every request is for one choice.
+            meter: Meter::new(1),
             end: None,
             received: 0,
             is_read: false,
-            usage: None,
-            is_finished: false,
+            timer: Timer::default(),
         }
     }
 
     /// The next piece of content for the client, never empty; `None` at the clean end, whose bytes are
     /// [`take_end`](Self::take_end)'s.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        poll_fn(|context| self.poll_next(context)).await
+    pub(crate) async fn next(
+        &mut self,
+        patience: Patience,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        poll_fn(|context| self.poll_next(context, patience)).await
     }
 
     /// The same as a poll. All that has arrived is one piece; nothing is waited for while there is content.
     pub(crate) fn poll_next(
         &mut self,
         context: &mut Context<'_>,
+        patience: Patience,
     ) -> Poll<Result<Option<Bytes>, UpstreamError>> {
-        let mut is_pending = false;
+        let (mut is_pending, mut is_alive) = (false, false);
         for _ in 0..BATCH {
             if self.is_read {
                 break;
             }
             match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(frame) => self.push(frame),
+                Poll::Ready(frame) => {
+                    self.push(frame);
+                    is_alive = true;
+                }
                 Poll::Pending => {
                     is_pending = true;
                     break;
                 }
             }
         }
-        if self.has_content && !self.out.is_empty() {
+        if self.has_content() && !self.out.is_empty() {
+            self.timer.stop();
             return Poll::Ready(Ok(Some(self.out.split().freeze())));
+        }
+        if self.end.is_none() && is_pending {
+            ready!(self.timer.poll(context, patience, is_alive));
+            self.break_off(UpstreamError::Timeout("the next event"));
         }
         match &self.end {
             Some(end) => Poll::Ready(end.clone().map(|()| None)),
             None => {
-                if !is_pending {
-                    // Frames without content so far; the others of this thread get their turn.
-                    context.waker().wake_by_ref();
-                }
+                // Frames without content so far; the others of this thread get their turn.
+                context.waker().wake_by_ref();
                 Poll::Pending
             }
         }
@@ -145,12 +138,12 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
 
     /// Whether there was content, which is paid for.
     pub(crate) const fn has_content(&self) -> bool {
-        self.has_content
+        self.meter.has_content()
     }
 
-    /// Whether the model is done: at most its usage and the end of the stream are missing.
-    pub(crate) const fn is_finished(&self) -> bool {
-        self.is_finished
+    /// The usage that the server reported, if it did.
+    pub(crate) fn usage(&self) -> Option<Tokens> {
+        self.meter.usage()
     }
 
     fn push(&mut self, frame: Option<Result<Frame<Bytes>, B::Error>>) {
@@ -160,13 +153,25 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         }
         let read = match frame {
             Some(Ok(frame)) => frame.data_ref().map_or(Ok(()), |data| self.read(data)),
-            Some(Err(error)) => Err(UpstreamError::Cut(error.to_string())),
+            Some(Err(error)) => return self.break_off(UpstreamError::Cut(error.to_string())),
             None => self.read_end(),
         };
         if let Err(error) = read {
             self.end = Some(Err(error));
             self.is_read = true;
         }
+    }
+
+    /// Nothing more comes: of an answer that is finished, nothing is missing.
+    fn break_off(&mut self, error: UpstreamError) {
+        let end = match self.meter.is_finished() {
+            true => self.finish(),
+            false => Err(error),
+        };
+        if let Err(error) = end {
+            self.end = Some(Err(error));
+        }
+        self.is_read = true;
     }
 
     fn read(&mut self, data: &[u8]) -> Result<(), UpstreamError> {
@@ -182,7 +187,11 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             UpstreamFormat::Json => self.out.extend_from_slice(data),
         }
         self.received += data.len();
-        let unsent = if self.has_content { 0 } else { self.out.len() };
+        let unsent = if self.has_content() {
+            0
+        } else {
+            self.out.len()
+        };
         let is_endless = unsent + self.tail.len() > MAX_BYTES;
         if is_endless || self.received > MAX_STREAMED {
             return Err(unreadable("an endless answer"));
@@ -199,35 +208,38 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                 self.write_text_end();
             }
             UpstreamFormat::Events(parser) => {
+                let is_finished = self.meter.is_finished();
                 // Some servers end their last event with one line end, or none.
                 parser.push(b"\n\n");
-                self.read_events()?;
-                if self.end.is_none() && !self.is_finished {
-                    let what = "the stream ended without [DONE] or a finish reason";
+                match self.read_events() {
+                    // The rest of an event that was cut is none.
+                    Err(_) if is_finished => {}
+                    read => read?,
+                }
+                if self.end.is_none() && !self.meter.is_finished() {
+                    let what = "the stream ended without a finish reason";
                     return Err(UpstreamError::Cut(what.to_owned()));
                 }
             }
             UpstreamFormat::Json => {
                 let whole = self.out.split();
-                let chunk = Chunk::parse(&whole)?;
-                self.has_content = chunk.has_content;
-                self.is_finished = chunk.is_finished;
-                self.usage = chunk.usage;
+                self.meter.add(&ChatCompletions.whole(&whole)?);
                 self.tail.extend_from_slice(whole.trim_ascii());
             }
         }
         self.finish()
     }
 
+    /// The answer ended. A client of `/v1` may read one without content; it is free.
     fn finish(&mut self) -> Result<(), UpstreamError> {
-        if !self.has_content {
-            if !self.is_finished {
-                return Err(unreadable("an answer without any content"));
-            }
-            // A client of `/v1` may read an answer that ended well without content; it is free.
-            if self.format == ResponseFormat::Text {
-                return Err(UpstreamError::NoText);
-            }
+        if !self.meter.is_finished() {
+            return Err(match self.has_content() {
+                true => UpstreamError::Cut("it ended without a finish reason".to_owned()),
+                false => unreadable("an answer without any content"),
+            });
+        }
+        if !self.has_content() && self.format == ResponseFormat::Text {
+            return Err(UpstreamError::NoText);
         }
         self.end = Some(Ok(()));
         Ok(())
@@ -238,40 +250,70 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             && let UpstreamFormat::Events(parser) = &mut self.upstream
             && let Some(event) = parser.next_event()?
         {
-            match event.trim_ascii() {
-                b"[DONE]" => self.finish()?,
+            match event.text().trim() {
+                "" => {}
+                "[DONE]" if event.name != "error" => self.finish()?,
                 _ => self.read_event(&event)?,
             }
         }
         Ok(())
     }
 
-    fn read_event(&mut self, event: &[u8]) -> Result<(), UpstreamError> {
-        let chunk = Chunk::parse(event)?;
-        self.is_finished |= chunk.is_finished;
-        self.usage = chunk.usage.or(self.usage);
-        match &self.format {
-            ResponseFormat::Text | ResponseFormat::Whole { .. } => self.write_text(&chunk.text()?),
-            // Requested by this server, not by the client.
-            ResponseFormat::Events { include_usage, .. }
-                if !include_usage && chunk.usage.is_some() && !chunk.has_choices => {}
-            ResponseFormat::Events { .. } => {
-                self.has_content |= chunk.has_content;
-                self.write_event(event);
+    fn read_event(&mut self, event: &Event) -> Result<(), UpstreamError> {
+        let mut reading = ChatCompletions.event(event)?;
+        let given_up = reading.given_up.take();
+        self.write_read(event, reading);
+        given_up.map_or(Ok(()), |reason| Err(UpstreamError::Reported(reason)))
+    }
+
+    fn write_read(&mut self, event: &Event, reading: Reading<'_>) {
+        let ResponseFormat::Events { include_usage, .. } = &self.format else {
+            // A client that reads text alone has no content of another kind.
+            let text = reading.text.map(text_of).unwrap_or_default();
+            self.write_text(&text);
+            let has_content = self.has_content();
+            self.add(&Reading {
+                has_content,
+                ..reading
+            });
+            return;
+        };
+        let include_usage = *include_usage;
+        self.add(&reading);
+        let mut data = Cow::Borrowed(event.text());
+        // Requested by this server, not by the client.
+        if let Some(usage) = reading.usage
+            && !include_usage
+        {
+            if reading.no_choice {
+                return;
             }
+            data.to_mut().replace_range(usage, "null");
         }
-        Ok(())
+        self.write_event(&event.name, &data);
+    }
+
+    fn add(&mut self, reading: &Reading<'_>) {
+        self.meter.add(reading);
+        if self.meter.is_finished() {
+            self.timer.finish();
+        }
     }
 
     /// Writes an event, line by line as received.
-    fn write_event(&mut self, data: &[u8]) {
-        let out = match self.is_finished {
+    fn write_event(&mut self, name: &str, data: &str) {
+        let out = match self.meter.is_finished() {
             true => &mut self.tail,
             false => &mut self.out,
         };
-        for line in data.split(|byte| *byte == b'\n') {
+        if !name.is_empty() {
+            out.extend_from_slice(b"event: ");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\n");
+        }
+        for line in data.split('\n') {
             out.extend_from_slice(b"data: ");
-            out.extend_from_slice(line);
+            out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\n");
         }
         out.extend_from_slice(b"\n");
@@ -284,25 +326,29 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         let ResponseFormat::Events { meta, .. } = &self.format else {
             self.out.extend_from_slice(text.as_bytes());
             // A whole completion is written at the end.
-            self.has_content |= self.format == ResponseFormat::Text;
+            if self.format == ResponseFormat::Text {
+                self.meter.add_content();
+            }
             return;
         };
-        let delta = match self.has_content {
+        let delta = match self.has_content() {
             true => json!({ "content": text }),
             false => json!({ "role": "assistant", "content": text }),
         };
         let chunk = meta.completion("chat.completion.chunk", "delta", delta, None);
-        self.write_event(chunk.as_bytes());
-        self.has_content = true;
+        self.write_event("", &chunk);
+        self.meter.add_content();
     }
 
     fn write_text_end(&mut self) {
-        self.is_finished = self.has_content || !self.out.is_empty();
+        if self.has_content() || !self.out.is_empty() {
+            self.meter.add_finish();
+        }
         match &self.format {
             ResponseFormat::Events { meta, .. } => {
                 let chunk =
                     meta.completion("chat.completion.chunk", "delta", json!({}), Some("stop"));
-                self.write_event(chunk.as_bytes());
+                self.write_event("", &chunk);
             }
             ResponseFormat::Whole { meta } if !self.out.is_empty() => {
                 let text = String::from_utf8_lossy(&self.out);
@@ -310,7 +356,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                 let whole = meta.completion("chat.completion", "message", message, Some("stop"));
                 self.out.clear();
                 self.tail = whole.as_bytes().into();
-                self.has_content = true;
+                self.meter.add_content();
             }
             ResponseFormat::Text | ResponseFormat::Whole { .. } => {}
         }
@@ -328,24 +374,6 @@ impl Answer {
     async fn read_rest(mut self) {
         let rest = async { while let Some(Ok(_)) = self.body.frame().await {} };
         let _ = tokio::time::timeout(std::time::Duration::from_millis(100), rest).await;
-    }
-}
-
-impl ResponseFormat {
-    /// What follows a complete answer.
-    pub(crate) const fn last_bytes(&self) -> &'static [u8] {
-        match self {
-            Self::Events { .. } => b"data: [DONE]\n\n",
-            Self::Text | Self::Whole { .. } => b"\n",
-        }
-    }
-}
-
-impl CompletionMeta {
-    fn completion(&self, object: &str, part: &str, value: Value, finish: Option<&str>) -> String {
-        let choice = json!({ "index": 0, part: value, "finish_reason": finish });
-        json!({ "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": [choice] })
-            .to_string()
     }
 }
 

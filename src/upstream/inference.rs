@@ -1,8 +1,10 @@
 //! Inference servers: a [`Node`] is one of them, with a number of slots, a short queue before them, and a health check.
-//! There is one file per wire format, for the request's body and for reading the answer; `answer.rs` relays what they read.
+//! There is one file per wire format, behind the trait of `wire.rs`; `answer.rs` relays what they read.
 
+pub(super) mod chat_completions;
 pub(super) mod openai;
 pub(super) mod r3mes;
+pub(super) mod wire;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

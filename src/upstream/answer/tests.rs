@@ -1,12 +1,14 @@
 //! What a client reads of an answer, for every format of upstream and client, and wherever the bytes are cut.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::*;
+use crate::upstream::timer::END_TIMEOUT;
 use proptest::prelude::*;
+use serde_json::Value;
 
 fn meta() -> CompletionMeta {
     CompletionMeta {
@@ -36,20 +38,28 @@ fn text() -> UpstreamFormat {
     UpstreamFormat::Text(TextReader::default())
 }
 
-/// A body of these pieces, a frame each.
-struct Pieces(VecDeque<Bytes>);
+/// A body of these pieces, a frame each; `None` is the loss of its connection.
+struct Pieces(VecDeque<Option<Bytes>>);
 
 impl Body for Pieces {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = &'static str;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        let piece = self.0.pop_front();
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data).ok_or("connection reset")))
     }
 }
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(600);
+const PATIENCE: Patience = Patience {
+    idle: LONG,
+    total: LONG,
+};
 
 /// Everything a client reads of an answer that comes in these pieces, and how it ends.
 fn read<'a>(
@@ -57,17 +67,32 @@ fn read<'a>(
     format: ResponseFormat,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (String, Result<Option<Tokens>, UpstreamError>) {
-    let pieces = pieces.into_iter().map(Bytes::copy_from_slice);
+    let pieces = pieces
+        .into_iter()
+        .map(|piece| Some(Bytes::copy_from_slice(piece)));
     let mut answer = Answer::new(Pieces(pieces.collect()), upstream, format);
+    let (mut sent, end) = read_content(&mut answer);
+    if end.is_ok() {
+        sent.push_str(std::str::from_utf8(&answer.take_end()).unwrap());
+    }
+    (sent, end.map(|()| answer.usage()))
+}
+
+/// What a client reads before the end, and how it ends.
+fn read_content(answer: &mut Answer<Pieces>) -> (String, Result<(), UpstreamError>) {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    }
     let mut sent = Vec::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let end = runtime.unwrap().block_on(async {
-        while let Some(piece) = answer.next().await? {
-            assert!(!piece.is_empty());
-            sent.extend_from_slice(&piece);
-        }
-        sent.extend_from_slice(&answer.take_end());
-        Ok(answer.usage)
+    let end = RUNTIME.with(|runtime| {
+        runtime.block_on(async {
+            while let Some(piece) = answer.next(PATIENCE).await? {
+                assert!(!piece.is_empty());
+                sent.extend_from_slice(&piece);
+            }
+            Ok(())
+        })
     });
     (String::from_utf8(sent).unwrap(), end)
 }
@@ -102,15 +127,34 @@ fn a_real_stream_is_read_as_text_or_relayed_with_its_usage_where_requested() {
 
 #[test]
 fn only_the_usage_is_withheld_from_a_client_that_did_not_request_it() {
-    let text: &[u8] = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":{\"prompt_tokens\":1}}\n\n";
-    let other: &[u8] = b"data: {\"choices\":[],\"filtered\":true}\n\n";
-    let usage: &[u8] = b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2}}\n\n";
-    let (sent, _) = read(
-        stream(),
-        events(false),
-        [text, other, usage, b"data: [DONE]\n\n"],
-    );
-    assert_eq!(sent.as_bytes(), [text, other].concat());
+    let other = "data: {\"choices\":[],\"filtered\":true}\n\n";
+    let with = |usage: &str| {
+        let text = event(
+            "a",
+            &format!(",\"finish_reason\": null}}], \"usage\": {usage}, \"x\":[{{"),
+        );
+        let end = event(
+            "",
+            &format!(",\"finish_reason\":\"stop\"}}],\"usage\":{usage},\"x\":[{{"),
+        );
+        (text, end)
+    };
+    for usage in [
+        "{\"prompt_tokens\":1}",
+        "{\"prompt_tokens\":1.5}",
+        "{\"prompt_tokens\":null}",
+        "{ }",
+        "[-1]",
+        "\"none\"",
+    ] {
+        let ((text, end), (text_without, end_without)) = (with(usage), with("null"));
+        let alone = format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n");
+        let body = [&text, other, &end, &alone, "data: [DONE]\n\n"].concat();
+        let (sent, _) = read(stream(), events(false), [body.as_bytes()]);
+        assert_eq!(sent, [&text_without, other, &end_without].concat());
+        let (sent, _) = read(stream(), events(true), [body.as_bytes()]);
+        assert_eq!(sent, [&text, other, &end, &alone].concat());
+    }
 }
 
 #[test]
@@ -118,18 +162,22 @@ fn an_answer_starts_with_its_first_content_and_without_any_is_a_failure() {
     let role: &[u8] = b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
     let call: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0}]}}]}\n\n";
     let done: &[u8] = b"data: [DONE]\n\n";
+    let finish: &[u8] = b"data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n";
     let half_an_emoji: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"\\ud83d\"}}]}}]}\n\n";
-    let (sent, end) = read(stream(), events(false), [half_an_emoji, done]);
-    assert_eq!((sent.as_bytes(), end), (half_an_emoji, Ok(None)));
+    let (sent, end) = read(stream(), events(false), [half_an_emoji, finish, done]);
+    assert_eq!(
+        (sent.as_bytes(), end),
+        ([half_an_emoji, finish].concat().as_slice(), Ok(None))
+    );
     let none: &[u8] = b"data: {\"choices\":[{\"delta\":{\"tool_calls\":[]}}]}\n\n";
     assert!(read(stream(), events(false), [none, done]).1.is_err());
     let (sent, end) = read(stream(), events(false), [role, b": still here\n\n", done]);
     assert_eq!(sent, "");
     assert!(matches!(end, Err(UpstreamError::Unreadable(_))));
-    let (sent, end) = read(stream(), events(false), [role, call, done]);
+    let (sent, end) = read(stream(), events(false), [role, call, finish, done]);
     assert_eq!(
         (sent.as_bytes(), end),
-        ([role, call].concat().as_slice(), Ok(None))
+        ([role, call, finish].concat().as_slice(), Ok(None))
     );
     assert!(
         read(stream(), ResponseFormat::Text, [role, call, done])
@@ -147,7 +195,7 @@ fn text_before_an_error_is_sent_before_the_failure() {
         let text = text.clone() + after;
         let (sent, end) = read(stream(), ResponseFormat::Text, [text.as_bytes()]);
         assert_eq!(sent, "part");
-        assert!(matches!(end, Err(UpstreamError::Cut(_))));
+        assert!(matches!(end, Err(UpstreamError::Reported(_))));
     }
 }
 
@@ -189,12 +237,13 @@ fn a_plain_text_is_written_in_openais_formats() {
     let mut again = Parser::default();
     again.push(sent.as_bytes());
     let mut joined = String::new();
-    let mut last = BytesMut::new();
+    let mut last = String::new();
     while let Some(event) = again.next_event().unwrap() {
-        joined += &Chunk::parse(&event).unwrap().text().unwrap();
-        last = event;
+        let reading = ChatCompletions.event(&event).unwrap();
+        joined += &reading.text.map(text_of).unwrap_or_default();
+        last = event.text().to_owned();
     }
-    let last: Value = serde_json::from_slice(&last).unwrap();
+    let last: Value = serde_json::from_str(&last).unwrap();
     assert_eq!(joined, "w\u{f6}rld \u{FFFD}");
     assert_eq!(last["choices"][0]["finish_reason"], "stop");
     let whole = read(text(), whole(), pieces).0;
@@ -222,7 +271,10 @@ fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
         assert!(relayed.contains("part"), "{relayed}");
         assert_eq!(end, same, "{events}");
         if let Err(error) = &end {
-            assert!(matches!(error, UpstreamError::Cut(_)), "{error}");
+            assert!(
+                matches!(error, UpstreamError::Cut(_) | UpstreamError::Reported(_)),
+                "{error}"
+            );
         }
         end.is_ok()
     };
@@ -235,20 +287,15 @@ fn a_finish_reason_and_a_clean_end_without_done_is_a_whole_answer() {
         let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":2}}\n\n";
         assert!(is_whole(&(event("part", "") + &finish + usage)), "{reason}");
     }
-    for reason in [
-        "null",
-        "\"\"",
-        "\" \"",
-        "\"null\"",
-        "\"abort\"",
-        "\"error\"",
-        "7",
-        "[]",
-    ] {
+    for reason in ["null", "\"\"", "\" \"", "\"null\"", "7", "[]"] {
         let finish = format!(",\"finish_reason\":{reason}");
         assert!(!is_whole(&event("part", &finish)), "{reason}");
     }
     assert!(!is_whole(&event("part", "")));
+    for reason in ["abort", "error"] {
+        let finish = event("", &format!(",\"finish_reason\":\"{reason}\""));
+        assert!(!is_whole(&(event("part", "") + &finish)), "{reason}");
+    }
     let error = "data: {\"error\":{\"message\":\"CUDA\"}}\n\n";
     let finish = event("", ",\"finish_reason\":\"stop\"");
     assert!(!is_whole(&(event("part", "") + &finish + error)));
@@ -264,20 +311,97 @@ async fn from_the_finish_reason_on_everything_is_withheld() {
     ] {
         let tail = format!("{}{usage}", if free { &finish } else { &pieces[1] });
         let body = [pieces.concat().as_str(), usage, "data: [DONE]\n\n"].concat();
-        let body = Pieces([Bytes::from(body)].into());
+        let body = Pieces([Some(Bytes::from(body))].into());
         let mut answer = Answer::new(body, stream(), events(true));
         if !free {
-            assert_eq!(answer.next().await.unwrap().unwrap(), event("part", ""));
+            assert_eq!(
+                answer.next(PATIENCE).await.unwrap().unwrap(),
+                event("part", "")
+            );
         }
-        assert_eq!(answer.next().await, Ok(None));
+        assert_eq!(answer.next(PATIENCE).await, Ok(None));
         assert_eq!(answer.has_content(), !free);
         assert_eq!(answer.take_end(), tail);
     }
 }
 
+/// A body whose pieces come after these pauses, and which then does not end.
+struct Slow(
+    VecDeque<(u64, String)>,
+    Option<Pin<Box<tokio::time::Sleep>>>,
+);
+
+impl Body for Slow {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        c: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        let Some((seconds, _)) = self.0.front() else {
+            return Poll::Pending;
+        };
+        let pause = Duration::from_secs(*seconds);
+        let sleep = self
+            .1
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+        std::task::ready!(sleep.as_mut().poll(c));
+        self.1 = None;
+        let piece = self.0.pop_front().map(|(_, piece)| piece.into());
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_a_server_sends_is_a_sign_of_life_and_a_finished_answer_ends_by_itself() {
+    let idle = Patience {
+        idle: Duration::from_secs(10),
+        total: Duration::from_secs(40),
+    };
+    let slow = |pieces: &[(u64, &str)], format| {
+        let pieces = pieces
+            .iter()
+            .map(|(pause, piece)| (*pause, (*piece).to_owned()));
+        Answer::new(Slow(pieces.collect(), None), stream(), format)
+    };
+    let part = event("part", "");
+    let thought = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"why\"}}]}\n\n";
+    let finish = event("", ",\"finish_reason\":\"stop\"");
+    let alive = [
+        (9, ": loading\n\n"),
+        (9, thought),
+        (9, "data: {\"prompt_progress\":{}}\n\n"),
+        (9, &part),
+        (9, ": alive\n\n"),
+        (9, &finish),
+        // Nobody waits for what never ends.
+        (1, ": alive\n\n"),
+        (0, ": alive\n\n"),
+    ];
+    let mut answer = slow(&alive, ResponseFormat::Text);
+    assert_eq!(answer.next(idle).await, Ok(Some("part".into())));
+    let start = tokio::time::Instant::now();
+    assert_eq!(answer.next(idle).await, Ok(None));
+    assert_eq!(start.elapsed().as_secs(), 9 + 9 + END_TIMEOUT.as_secs());
+    let alive = vec![(9, ": alive\n\n"); 5];
+    let mut answer = slow(&alive, events(false));
+    assert!(
+        answer.next(idle).await.is_err(),
+        "alive, but without content for too long"
+    );
+
+    let silent = Err(UpstreamError::Timeout("the next event"));
+    assert_eq!(slow(&[(11, &part)], events(false)).next(idle).await, silent);
+    let mut answer = slow(&[(9, &part), (11, &finish)], events(false));
+    assert!(answer.next(idle).await.is_ok());
+    assert_eq!(answer.next(idle).await, silent);
+}
+
 #[test]
 fn the_last_event_needs_no_blank_line_after_it() {
     let text = event("part", "");
+    let finish = event("", ",\"finish_reason\":\"stop\"");
     for done in [
         "data: [DONE]",
         "data: [DONE]\n",
@@ -291,7 +415,7 @@ fn the_last_event_needs_no_blank_line_after_it() {
         let (sent, end) = read(
             stream(),
             ResponseFormat::Text,
-            [text.as_bytes(), done.as_bytes()],
+            [text.as_bytes(), finish.as_bytes(), done.as_bytes()],
         );
         assert_eq!((sent.as_str(), end), ("part", Ok(None)), "{done:?}");
     }
@@ -319,7 +443,7 @@ fn the_last_event_needs_no_blank_line_after_it() {
 #[test]
 fn a_piece_that_begins_as_the_errors_of_r3mes_nodes_do_is_not_text() {
     let formats = || [ResponseFormat::Text, events(false), whole()];
-    let is_error = |end: &Result<Option<Tokens>, UpstreamError>| matches!(end, Err(UpstreamError::Cut(what)) if what.contains("[Error: CUDA"));
+    let is_error = |end: &Result<Option<Tokens>, UpstreamError>| matches!(end, Err(UpstreamError::Reported(what)) if what.contains("[Error: CUDA"));
     // Wherever the first piece is cut, it is put together.
     let first = b"\n[Error: CUDA secret]";
     for at in 0..9 {
@@ -394,3 +518,5 @@ proptest! {
         }
     }
 }
+
+mod generated;

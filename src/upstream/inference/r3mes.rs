@@ -43,7 +43,7 @@ impl TextReader {
         if piece.starts_with(Self::ERROR) {
             let error = String::from_utf8_lossy(piece);
             let what = format!("an error inside the answer: {}", error.trim());
-            return Err(UpstreamError::Cut(what));
+            return Err(UpstreamError::Reported(what));
         }
         self.is_text |= !Self::ERROR.starts_with(piece);
         if !self.is_text {

@@ -49,8 +49,12 @@ impl Frames {
         self.send(format!("data: {chunk}\n\n"));
     }
 
+    /// The finish reason and the end.
     pub(crate) fn send_done(self) {
-        self.send("data: [DONE]\n\n");
+        self.send(concat!(
+            "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+            "data: [DONE]\n\n"
+        ));
     }
 
     /// Cuts the connection in the middle of the answer.
