@@ -4,20 +4,22 @@
 //! drop this task, which notices and charges or releases. Nothing given, nothing charged; once content was given, the
 //! request is paid, whatever ended it. What looks like the end of an answer is sent after the COMMIT of its charge.
 
+mod ask;
 mod charge;
 mod in_flight;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
+use self::ask::{Asked, ask_nodes};
 use self::charge::Charging;
 pub(crate) use self::in_flight::{InFlightGuard, InFlightKeys};
-use crate::breaker::{Outcome, Permit};
+use crate::breaker::Outcome;
 use crate::clock::Clock;
 use crate::config::ChatConfig;
 use crate::error::ApiError;
@@ -32,7 +34,6 @@ use crate::stream::{End, ModelStream, Relayed, Relaying};
 use crate::timings::RequestTimings;
 use crate::upstream::answer::{Answer, ResponseFormat};
 use crate::upstream::inference::{InferenceRequest, Node};
-use crate::upstream::{Patience, UpstreamError};
 
 /// What the paid requests of a server share.
 pub(crate) struct Billing {
@@ -50,7 +51,7 @@ pub(crate) struct Order {
     pub(crate) wallet: Wallet,
     pub(crate) key_id: Option<String>,
     pub(crate) price: Credits,
-    pub(crate) request: InferenceRequest,
+    pub(crate) request: Arc<InferenceRequest>,
     pub(crate) adapter: String,
     /// Those that may answer it.
     pub(crate) nodes: Vec<Arc<Node>>,
@@ -128,6 +129,7 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         conversation,
         answer,
         first,
+        patience,
     } = match asked {
         Ok(asked) => asked,
         Err(error) => {
@@ -146,10 +148,7 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         conversation.end(Outcome::Success);
         return give_whole(&charging, order, hold, answer, reply).await;
     };
-    let patience = Patience {
-        idle: billing.config.idle_timeout,
-        total: billing.config.answer_timeout,
-    };
+    let patience = patience.with_idle(billing.config.idle_timeout);
     let timings = Arc::clone(&order.timings);
     let (body, relaying, end) = ModelStream::relay(first, answer, patience, timings);
     if reply.send(Ok(body)).is_ok() {
@@ -161,7 +160,7 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         order.is_lost = true;
         return ChatEnd::ClientLeft;
     };
-    let ended = conversation.over(relayed);
+    let ended = conversation.over(relayed, billing.clock.instant());
     end_stream(&charging, order, hold, answer, ended, end).await
 }
 
@@ -188,112 +187,6 @@ async fn give_whole(
         order.count_start(billing);
     }
     given
-}
-
-/// A model that answers.
-struct Conversation {
-    node: Arc<Node>,
-    permit: Permit,
-    _slot: OwnedSemaphorePermit,
-}
-
-/// A model that was asked, and the first content of its answer; `None` where it is complete.
-struct Asked {
-    conversation: Conversation,
-    answer: Answer,
-    first: Option<Bytes>,
-}
-
-impl Conversation {
-    /// Reports to the breaker how it ended.
-    fn end(self, outcome: Outcome) {
-        self.node.run_health_checks(self.permit.end(outcome));
-    }
-
-    /// The same for a stream, and what its client is to read of it.
-    fn over(self, relayed: Relayed) -> Ended {
-        let (outcome, ended) = match relayed {
-            Relayed::Whole => (Outcome::Success, Ended::Whole),
-            Relayed::ClientLeft => (Outcome::Unknown, Ended::ClientLeft),
-            Relayed::Stopped => (Outcome::Unknown, Ended::Broken(ApiError::shutting_down())),
-            Relayed::Broken(error) => {
-                log::warn!(
-                    "inference {} broke off: {error}",
-                    self.node.at.breaker.name()
-                );
-                (error.outcome(), Ended::Broken(error.into()))
-            }
-        };
-        self.end(outcome);
-        ended
-    }
-}
-
-/// Asks one node after the other, the least busy first, until one gives content.
-async fn ask_nodes(billing: &Billing, order: &Order) -> Result<Asked, UpstreamError> {
-    let mut left = order.nodes.clone();
-    loop {
-        let least = left
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, node)| node.load())
-            .map(|(at, _)| at);
-        let Some(least) = least else {
-            return Err(UpstreamError::Busy);
-        };
-        let node = left.remove(least);
-        match ask(billing, order, &node).await {
-            Err(error) if error.is_retryable() && !left.is_empty() => {}
-            answered => return answered,
-        }
-    }
-}
-
-async fn ask(billing: &Billing, order: &Order, node: &Arc<Node>) -> Result<Asked, UpstreamError> {
-    let chat = &billing.config;
-    let waiting = order.timings.waiting(&billing.clock);
-    let slot = timeout(chat.first_text_timeout, node.acquire_slot()).await;
-    drop(waiting);
-    let slot = slot.unwrap_or(Err(UpstreamError::Busy))?;
-    // Asked for only now: while it waited in the queue, the breaker may have opened.
-    let permit = node.at.breaker.admit().map_err(UpstreamError::Open)?;
-    let idle = match order.request.format {
-        ResponseFormat::Whole { .. } => chat.answer_timeout,
-        ResponseFormat::Text | ResponseFormat::Events { .. } => chat.first_text_timeout,
-    };
-    let total = chat.answer_timeout;
-    order.is_asked.store(true, Ordering::Relaxed);
-    let asked = Box::pin(async {
-        let request = timeout(idle, node.request(&order.request)).await;
-        let mut answer = request.unwrap_or(Err(UpstreamError::Timeout("the answer's head")))?;
-        let first = answer.next(Patience { idle, total }).await?;
-        Ok((answer, first))
-    });
-    let asked_at = std::time::Instant::now();
-    let waiting = order.timings.waiting(&billing.clock);
-    let asked = timeout(chat.answer_timeout, asked).await;
-    drop(waiting);
-    let name = node.at.breaker.name();
-    match asked.unwrap_or(Err(UpstreamError::Timeout("the first content"))) {
-        Ok((answer, first)) => {
-            billing.metrics.upstream_waited(name, asked_at.elapsed());
-            let conversation = Conversation {
-                node: Arc::clone(node),
-                permit,
-                _slot: slot,
-            };
-            Ok(Asked {
-                conversation,
-                answer,
-                first,
-            })
-        }
-        Err(error) => {
-            log::warn!("inference {name}: {error}");
-            node.run_health_checks(permit.end(error.outcome()));
-            Err(error)
-        }
-    }
 }
 
 /// How the upstream's part of a stream ended.

@@ -10,7 +10,7 @@ use hyper::header::HeaderName;
 use crate::limits::{Decision, seconds_up};
 use crate::model::{InputError, InputKind};
 use crate::store::StoreError;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Meaning, Refusal, UpstreamError};
 
 macro_rules! codes {
     ($($name:ident $text:literal $status:literal $title:literal $openai:literal;)*) => {
@@ -55,6 +55,8 @@ codes! {
     KeyInQuery           "key_in_query"           400 "Key in the query string" "invalid_request_error";
     UnsupportedParameter "unsupported_parameter"  400 "Unsupported parameter"   "invalid_request_error";
     UnsupportedMedia     "unsupported_media"      400 "Unsupported media"       "invalid_request_error";
+    ContextLength        "context_length_exceeded" 400 "Context length exceeded" "invalid_request_error";
+    InvalidSchema        "invalid_schema"         400 "Invalid schema"          "invalid_request_error";
     MissingCredentials   "missing_credentials"    401 "Missing credentials"     "authentication_error";
     InvalidApiKey        "invalid_api_key"        401 "Invalid API key"         "authentication_error";
     InvalidSignature     "invalid_signature"      401 "Invalid signature"       "authentication_error";
@@ -81,6 +83,7 @@ codes! {
     CircuitOpen          "circuit_open"           503 "Circuit open"            "api_error";
     InferenceDisabled    "inference_disabled"     503 "Inference disabled"      "api_error";
     ChainDisabled        "chain_disabled"         503 "Chain disabled"          "api_error";
+    ModelLoading         "model_loading"          503 "Model loading"           "api_error";
     Overloaded           "overloaded"             503 "Overloaded"              "api_error";
     StorageUnavailable   "storage_unavailable"    503 "Storage unavailable"     "api_error";
     ShuttingDown         "shutting_down"          503 "Shutting down"           "api_error";
@@ -266,24 +269,20 @@ impl From<StoreError> for ApiError {
 
 impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
-        use ErrorCode::{Overloaded, UpstreamBadResponse, UpstreamTimeout};
+        use ErrorCode::{CircuitOpen, Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
-            Busy, Connect, Cut, NoChat, NoText, Open, Refused, Reported, Status, Timeout,
+            Busy, Connect, Cut, NoChat, NoText, Open, Paused, Refused, Reported, Status, Timeout,
             Unreadable,
         };
         let internal = error.to_string();
         let (code, detail) = match error {
-            Open(wait) => {
-                let detail = "the circuit breaker of the upstream is open after repeated failures";
-                return Self::new(ErrorCode::CircuitOpen, detail).retry_after(wait);
-            }
-            Refused(status) => {
-                let detail =
-                    format!("the inference server refused this request with status {status}");
-                return Self::from(InputError::field("", detail)).for_the_log(internal);
-            }
-            Busy | Status(429) => (Overloaded, "inference server at capacity; retry shortly"),
-            Status(status) | NoChat(status) => {
+            Refused(refusal) => return Self::from(refusal).for_the_log(internal),
+            Open(_) => (
+                CircuitOpen,
+                "the circuit breaker of the upstream is open after repeated failures",
+            ),
+            Busy(_) | Paused(_) => (Overloaded, AT_CAPACITY),
+            Status(status) | NoChat(_, status) => {
                 let detail = format!("the upstream answered with status {status}");
                 return Self::new(UpstreamBadResponse, detail).for_the_log(internal);
             }
@@ -297,7 +296,63 @@ impl From<UpstreamError> for ApiError {
             ),
             Cut(_) => (UpstreamBadResponse, "the upstream closed its answer early"),
         };
-        Self::new(code, detail).for_the_log(internal)
+        let mut error_response = Self::new(code, detail).for_the_log(internal);
+        if let Some(wait) = error.retry_after() {
+            error_response.retry_after = Some(wait);
+        }
+        error_response
+    }
+}
+
+const AT_CAPACITY: &str = "inference server at capacity; retry shortly";
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let status = refusal.status;
+        match refusal.meaning {
+            // The first words are OpenAI's: clients find the reason by them too.
+            Meaning::ContextLength(limit) => {
+                let limit = limit.map_or_else(
+                    || "This model's maximum context length is exceeded".to_owned(),
+                    |limit| format!("This model's maximum context length is {limit} tokens"),
+                );
+                let detail = format!("{limit}; shorten the messages or lower max_tokens");
+                Self::new(ErrorCode::ContextLength, detail).at("/messages")
+            }
+            Meaning::Schema => {
+                let detail = "the inference server cannot use this JSON schema or grammar";
+                Self::new(ErrorCode::InvalidSchema, detail)
+            }
+            Meaning::Media => {
+                let detail = "this model takes no media of this kind, or cannot read them";
+                Self::new(ErrorCode::UnsupportedMedia, detail).at("/messages")
+            }
+            Meaning::Request(member) => {
+                let pointer = member.map(|name| format!("/{name}")).unwrap_or_default();
+                let detail =
+                    format!("the inference server refused this request with status {status}");
+                InputError::field(pointer, detail).into()
+            }
+            Meaning::NotServed => {
+                let detail = "no inference server of this model serves this request";
+                Self::new(ErrorCode::NotSupported, detail)
+            }
+            Meaning::Loading(wait) => {
+                let wait = wait.unwrap_or(Duration::from_secs(5));
+                Self::new(ErrorCode::ModelLoading, "the model is loading").retry_after(wait)
+            }
+            Meaning::Unavailable(wait) => {
+                Self::new(ErrorCode::Overloaded, AT_CAPACITY).retry_after(wait)
+            }
+            Meaning::StreamOptions
+            | Meaning::Model
+            | Meaning::Credentials
+            | Meaning::Redirect
+            | Meaning::Server => {
+                let detail = format!("the upstream answered with status {status}");
+                Self::new(ErrorCode::UpstreamBadResponse, detail)
+            }
+        }
     }
 }
 

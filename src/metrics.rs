@@ -118,6 +118,7 @@ impl Metrics {
         }
         for upstream in upstreams {
             with(&table.upstream_wait, [("upstream", upstream)]);
+            with(&table.upstream_queue, [("upstream", upstream)]);
         }
         for cause in RELEASES {
             with(&table.released, [("cause", cause)]);
@@ -235,6 +236,12 @@ impl Metrics {
     /// An inference server sent its first content after so long. `upstream` is a configured one.
     pub(crate) fn upstream_waited(&self, upstream: &str, took: Duration) {
         let wait = with(&self.table.upstream_wait, [("upstream", upstream)]);
+        wait.observe(took.as_secs_f64());
+    }
+
+    /// A chat waited for a slot of an inference server for so long.
+    pub(crate) fn upstream_queued(&self, upstream: &str, took: Duration) {
+        let wait = with(&self.table.upstream_queue, [("upstream", upstream)]);
         wait.observe(took.as_secs_f64());
     }
 

@@ -63,6 +63,16 @@ pub(crate) fn refresh_gauges(app: &App) {
             store(&counter, count);
         }
     }
+    for node in &app.upstreams.nodes {
+        let (upstream, queue) = (("upstream", node.at.breaker.name()), node.queue.status());
+        set(&with(&table.upstream_waiting, [upstream]), queue.waiting);
+        set(&with(&table.upstream_in_flight, [upstream]), queue.in_use);
+        set(&with(&table.upstream_slots, [upstream]), queue.slots);
+        for (cause, count) in node.standing.counts() {
+            let counter = with(&table.upstream_failures, [upstream, ("cause", cause)]);
+            store(&counter, count);
+        }
+    }
     for (cache, counts) in [
         ("totals", app.caches.totals.counts()),
         ("pages", app.caches.pages.counts()),

@@ -4,20 +4,24 @@
 //! upstream to that of the client nothing is handed from task to task. The task that owns the hold learns how the answer
 //! ended ([`Relaying`]), charges it, and then gives what the client reads as the end.
 
+mod patience;
+
+pub(crate) use patience::Patience;
+
 use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::timings::RequestTimings;
 use crate::upstream::answer::Answer;
-use crate::upstream::{Patience, ResponseBody, UpstreamError};
+use crate::upstream::{ResponseBody, UpstreamError};
 
 /// The body of the response.
 pub(crate) struct ModelStream<B = ResponseBody> {
@@ -100,16 +104,22 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Relay<B> {
         let Some(answer) = &mut self.answer else {
             return Poll::Ready(None);
         };
-        let ended = match answer.poll_next(context, self.patience) {
-            Poll::Ready(Ok(Some(piece))) => {
-                self.waited();
-                return Poll::Ready(Some(piece));
-            }
+        let next = answer.poll_next(context);
+        let (received, is_finished) = (answer.received(), answer.is_finished());
+        if next.is_ready() {
+            self.waited();
+        }
+        let ended = match next {
+            Poll::Ready(Ok(Some(piece))) => return Poll::Ready(Some(piece)),
             Poll::Ready(Ok(None)) => Relayed::Whole,
             Poll::Ready(Err(error)) => Relayed::Broken(error),
             Poll::Pending => {
                 self.waiting.get_or_insert_with(Instant::now);
-                return Poll::Pending;
+                ready!(self.patience.poll(received, is_finished, context));
+                match is_finished {
+                    true => Relayed::Whole,
+                    false => Relayed::Broken(UpstreamError::Timeout("the next event")),
+                }
             }
         };
         self.end(ended);
@@ -121,7 +131,9 @@ impl<B> Relay<B> {
     /// Nothing is waited for now.
     fn waited(&mut self) {
         if let Some(since) = self.waiting.take() {
-            self.timings.add_waited(since.elapsed());
+            let now = Instant::now();
+            self.patience.renew(now);
+            self.timings.add_waited(now - since);
         }
     }
 

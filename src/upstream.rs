@@ -12,15 +12,15 @@ mod connection;
 pub(crate) mod discovery;
 pub(crate) mod inference;
 mod miner;
+pub(crate) mod queue;
 mod sse;
-mod timer;
 #[cfg_attr(not(feature = "tls"), path = "upstream/no_tls.rs")]
 mod tls;
 
 pub(crate) use client::HttpClient;
 pub(crate) use connection::ResponseBody;
 pub use discovery::{ProbeResult, probe_all};
-pub(crate) use timer::Patience;
+pub use inference::refusal::{Meaning, Refusal};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT,
+};
 use hyper::{Method, Request};
 use tokio::sync::SetOnce;
 
@@ -41,9 +43,12 @@ pub enum UpstreamError {
     /// The breaker is open; when to try again.
     #[error("the breaker is open for {0:?}")]
     Open(Duration),
-    /// All slots are in use and the queue is full.
+    /// The server asked to be left alone; for how long.
+    #[error("out of rotation for {0:?}, as it asked for")]
+    Paused(Duration),
+    /// All slots are in use and the queue is full, or a slot was waited for too long; when to try again.
     #[error("at capacity")]
-    Busy,
+    Busy(Duration),
     /// No connection.
     #[error("no connection: {0}")]
     Connect(String),
@@ -53,33 +58,57 @@ pub enum UpstreamError {
     /// A status that is not a success.
     #[error("status {0}")]
     Status(u16),
-    /// The status by which it refused the client's request.
-    #[error("the request was refused with status {0}")]
-    Refused(u16),
+    /// The status by which an inference server refused a request, and what it means.
+    #[error("status {}{}{}", .0.status, if .0.words.is_empty() { "" } else { ": " }, .0.words)]
+    Refused(Refusal),
     /// A response that cannot be parsed, or is too large.
     #[error("unreadable: {0:.500}")]
     Unreadable(String),
     /// It ended well, without any text for a client that reads nothing else.
     #[error("no text in the answer")]
     NoText,
-    /// It told of a failure inside a response that had begun.
+    /// It reported a failure inside a response that had begun.
     #[error("reported an error inside the answer: {0:.500}")]
     Reported(String),
     /// The response was aborted.
     #[error("broke off: {0:.500}")]
     Cut(String),
-    /// An R3MES node that is healthy and serves no inference: the status of `POST /chat`. [`probe_all`] finds it.
-    #[error("GET /health answers, but POST /chat has status {0}: it serves no inference")]
-    NoChat(u16),
+    /// An inference server that is healthy and serves no chat: the request for one, and its status. [`probe_all`] finds it.
+    #[error(
+        "its health check passes, but POST {0} has status {1}: it serves no inference, or not with this key"
+    )]
+    NoChat(&'static str, u16),
 }
 
 impl UpstreamError {
     /// Whether another upstream may succeed.
     pub(crate) const fn is_retryable(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::NoText => false,
-            Self::Status(status) => *status >= 500 || *status == 429,
+            Self::NoText => false,
+            // A 500 for a picture is of this server's model; another may read it.
+            Self::Refused(refusal) => !refusal.is_of_client() || refusal.status >= 500,
             _ => true,
+        }
+    }
+
+    /// When to try again, where it says so.
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Open(wait) | Self::Paused(wait) | Self::Busy(wait) => Some(*wait),
+            Self::Refused(refusal) => match refusal.meaning {
+                Meaning::Unavailable(wait) => Some(wait),
+                Meaning::Loading(wait) => wait,
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the model is loading.
+    pub(crate) const fn is_loading(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => matches!(refusal.meaning, Meaning::Loading(_)),
+            _ => false,
         }
     }
 
@@ -88,6 +117,11 @@ impl UpstreamError {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Connect(_) => Outcome::Unreachable,
+            // Neither what the client asked for, nor a wrong key or address, nor a server that is busy has failed.
+            Self::Refused(refusal) => match refusal.meaning {
+                Meaning::Server if refusal.status >= 500 => Outcome::Failure,
+                _ => Outcome::Unknown,
+            },
             Self::Status(500..)
             | Self::Timeout(_)
             | Self::Unreadable(_)
@@ -140,6 +174,8 @@ impl Endpoint {
             .method(method)
             .uri(&url)
             .header(header, "application/json")
+            // Answers are read as they come.
+            .header(ACCEPT_ENCODING, "identity")
             .header(USER_AGENT, AGENT);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token);
@@ -153,6 +189,14 @@ impl Endpoint {
     async fn get(&self, path: &str, deadline: Duration) -> Result<Bytes, UpstreamError> {
         let request = self.request(path, None)?;
         self.client.fetch(request, deadline).await
+    }
+
+    /// Removes what must not be logged from what the upstream said.
+    fn redact(&self, words: &mut String) {
+        let token = self.token.as_ref().and_then(|token| token.to_str().ok());
+        if let Some(token) = token.and_then(|token| token.strip_prefix("Bearer ")) {
+            *words = words.replace(token, "[redacted]");
+        }
     }
 
     /// Makes one call under the breaker.

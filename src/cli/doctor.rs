@@ -9,7 +9,7 @@ use hyper::{Request, Uri};
 use r3mes_edge::Config;
 use r3mes_edge::store::{self, folder_of};
 use r3mes_edge::upstream::{ProbeResult, UpstreamError, probe_all};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::settings::Settings;
@@ -35,7 +35,7 @@ fn advice(check: &str) -> &'static str {
         "backups" => "set backup.every and backup.folder, or run r3mes-edge backup create",
         "listener" => "change the setting, or chmod o-w the folder",
         "server" => "its log and GET /alerts give the reason; restart it if it crashed or hangs",
-        "inference" => "start one with POST /chat, or correct its address in the configuration",
+        "inference" => "start it, or correct its url, model or api_key_file in the configuration",
         "chain" | "miner" => "start one, or correct its address in the configuration",
         _ => "correct the file that the setting names",
     }
@@ -49,7 +49,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
         ("disk_free", disk_free(config)),
         ("backups", vec![backups(config)]),
         ("listener", listeners(config)),
-        ("server", vec![server(&config.database).await]),
+        ("server", server(&config.database).await),
     ];
     checks.extend(upstreams(config).await);
     let mut report = Vec::new();
@@ -168,26 +168,48 @@ fn listeners(config: &Config) -> Vec<Finding> {
     listeners.chain(risks).collect()
 }
 
-/// Whether the server that the lock file names is ready. The lock itself is not tried: a server that starts at that moment
+/// Whether the server that the lock file names is ready, and which inference servers fail its requests. The lock itself is not tried: a server that starts at that moment
 /// would find it held.
-async fn server(database: &Path) -> Finding {
+async fn server(database: &Path) -> Vec<Finding> {
     let file = database.with_added_extension("lock");
     let address = std::fs::read_to_string(file).unwrap_or_default();
     let address = address.trim();
     if !address.starts_with("http://") && client::socket_path(address).is_none() {
-        return (GOOD, "none runs on this database".to_owned());
+        return vec![(GOOD, "none runs on this database".to_owned())];
     }
-    let mut request = Request::new(String::new());
-    *request.uri_mut() = Uri::from_static("/readyz");
-    let answered = timeout(TIMEOUT, client::send(address, request)).await;
-    match answered.unwrap_or_else(|_| Err("no answer".into())) {
+    let get = async |path: &'static str| {
+        let mut request = Request::new(String::new());
+        *request.uri_mut() = Uri::from_static(path);
+        let answered = timeout(TIMEOUT, client::send(address, request)).await;
+        answered.unwrap_or_else(|_| Err("no answer".into()))
+    };
+    let ready = match get("/readyz").await {
         Ok(answer) if answer.status().is_success() => (GOOD, format!("ready at {address}")),
         Ok(answer) => {
             let status = answer.status().as_u16();
             (PROBLEM, format!("not ready at {address}: status {status}"))
         }
         Err(error) => (WARNING, format!("not reached at {address}: {error}")),
-    }
+    };
+    let health = get("/health").await.map(|health| health.into_body());
+    let failing = health.map_or(Vec::new(), |health| failing_nodes(&health));
+    [vec![ready], failing].concat()
+}
+
+/// The inference servers whose last answer failed, as the server's health has them.
+fn failing_nodes(health: &[u8]) -> Vec<Finding> {
+    let health: Value = serde_json::from_slice(health).unwrap_or_default();
+    let nodes = health["nodes"].as_array().into_iter().flatten();
+    let failing = nodes.filter(|node| node["last_failure"].is_object());
+    let found = |node: &Value| {
+        let (name, failure) = (&node["name"], &node["last_failure"]);
+        let cause = failure["cause"].as_str().unwrap_or_default();
+        let status = failure["status"].as_u64();
+        let status = status.map_or(String::new(), |status| format!(" (status {status})"));
+        let (times, ago) = (&node["failures"], &node["seconds_since_failure"]);
+        format!("inference {name} fails: {cause}{status}, {times} in a row, the last {ago} s ago")
+    };
+    failing.map(|node| (WARNING, found(node))).collect()
 }
 
 /// Whether upstreams answer.
@@ -220,7 +242,7 @@ fn upstream(probed: &ProbeResult) -> Option<Finding> {
         Ok(()) => Some((GOOD, format!("{name} answers at {url}"))),
         Err(error) if probed.configured => Some((PROBLEM, format!("{name} at {url}: {error}"))),
         // A node at a conventional address gets chats too.
-        Err(error @ UpstreamError::NoChat(_)) => {
+        Err(error @ UpstreamError::NoChat(..)) => {
             Some((WARNING, format!("{name} at {url}: {error}")))
         }
         Err(_) => None,

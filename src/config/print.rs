@@ -160,6 +160,7 @@ mod tests {
                     kind: crate::config::InferenceKind::OpenAi,
                     url: "http://127.0.0.1:1".to_owned(),
                     model: words[4].clone(),
+                    in_flight: (at > 0).then_some(at),
                     adapters: list.clone(),
                     ca_file: None,
                     api_key_file: Some("key".into()),

@@ -11,7 +11,7 @@ use crate::model::section::section;
 use crate::model::{Credits, units};
 
 /// What counts permits or sizes a table: tokio panics on a semaphore that is too large.
-const COUNT: std::ops::RangeInclusive<usize> = 1..=1_000_000;
+pub(super) const COUNT: std::ops::RangeInclusive<usize> = 1..=1_000_000;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -88,16 +88,18 @@ section! {
         max_message: usize = 10_000, in 1..;
         /// The adapter of a message that names none and matches no keyword.
         default_adapter: String = "general".to_owned();
-        /// Chats in flight at one inference server.
+        /// Chats in flight at one inference server whose own `in_flight` is not set, until llama.cpp says how many slots it has.
         in_flight: usize = 4, in COUNT;
         /// Chats that may queue for it.
-        queue: usize = 16;
-        /// Until the first text.
-        first_text_timeout: Duration as "units::duration" = seconds(60);
-        /// For an answer that is not streamed.
-        answer_timeout: Duration as "units::duration" = seconds(300);
-        /// Between two texts.
-        idle_timeout: Duration as "units::duration" = seconds(30);
+        queue: usize = 16, in 0..=1_000_000;
+        /// Until the head of a streamed answer; the server may have to load its model first.
+        head_timeout: Duration as "units::duration" = seconds(300);
+        /// From then until the first text, and for a slot; anything the server sends renews it.
+        first_text_timeout: Duration as "units::duration" = seconds(120);
+        /// Between two texts; anything the server sends renews it.
+        idle_timeout: Duration as "units::duration" = seconds(60);
+        /// For the whole answer, from when a server is asked; all the others are within it.
+        answer_timeout: Duration as "units::duration" = seconds(1800);
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::validate::{HTTP_URL, is_http, is_name};
+use super::sections::COUNT;
+use super::validate::{is_name, wrong_address, wrong_base, wrong_inference_base};
 use crate::model::section::section;
 use crate::model::{Wallet, units};
 
@@ -26,10 +27,12 @@ section! {
         name: String = String::new(), where |name| is_name(name) => "must be letters, digits, dots, dashes or underscores";
         /// What it speaks.
         kind: InferenceKind = InferenceKind::OpenAi;
-        /// `http://host:port` or `https://host:port`
-        url: String = String::new(), where |url| is_http(url) => HTTP_URL;
+        /// `http://host:port` or `https://host:port`, without the `/v1` of OpenAI's API.
+        url: String = String::new(), check |url| wrong_inference_base(url);
         /// The model to ask for; where empty, the first that `/v1/models` names.
         model: String = String::new();
+        /// Chats in flight at it; where not set, as many as llama.cpp says it has slots, else `chat.in_flight`.
+        in_flight: Option<usize> = None, where |slots| slots.is_none_or(|slots| COUNT.contains(&slots)) => "must be from 1 to 1000000";
         /// The adapters it serves; where empty, the default adapter.
         adapters: Vec<String> = Vec::new();
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
@@ -65,7 +68,7 @@ section! {
     /// The chain.
     ChainConfig {
         /// The CometBFT RPC, `http://host:port`; where not set, discovery tries the conventional one.
-        rpc: Option<String> = None, each is_http => HTTP_URL;
+        rpc: Option<String> = None, check |url| url.as_deref().and_then(wrong_base);
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
         /// For one answer of the chain.
@@ -91,7 +94,7 @@ section! {
     /// The miner on this machine.
     MinerConfig {
         /// Its statistics page; where not set, discovery tries the conventional one.
-        url: Option<String> = None, each is_http => HTTP_URL;
+        url: Option<String> = None, check |url| url.as_deref().and_then(wrong_address);
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
         /// What the page looks like.

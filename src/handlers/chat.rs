@@ -93,12 +93,12 @@ pub(super) async fn answer(
         wallet,
         key_id: ctx.principal.as_ref().map(|key| key.key_id.clone()),
         price: chat.price,
-        request: InferenceRequest {
+        request: Arc::new(InferenceRequest {
             // An R3MES node has no name for the default adapter.
             lora: (adapter != chat.default_adapter).then(|| adapter.clone()),
             prompt,
             format,
-        },
+        }),
         adapter,
         nodes,
         idempotency,
@@ -147,7 +147,7 @@ fn adapter_for(app: &App, message: &str) -> String {
     found.map_or(default, |(name, _)| name).clone()
 }
 
-/// The servers of an adapter that are `fit` and whose breakers are not open. Checked before any money moves: where there is
+/// The servers of an adapter that are `fit`, whose breakers are not open and that did not ask to be left alone. Checked before any money moves: where there is
 /// none, the request fails at once.
 pub(super) fn open_nodes(
     app: &App,
@@ -156,11 +156,13 @@ pub(super) fn open_nodes(
 ) -> Result<Vec<Arc<Node>>> {
     let nodes = app.upstreams.nodes.iter();
     let nodes = nodes.filter(|node| node.serves(adapter) && fit(node));
-    let refusals = nodes.map(|node| (node, node.at.breaker.refusal()));
-    let (open, refused): (Vec<_>, Vec<_>) = refusals.partition(|(_, wait)| wait.is_none());
-    match refused.iter().filter_map(|(_, wait)| *wait).min() {
+    let now = app.clock.instant();
+    let refusals = nodes.map(|node| (node, node.refusal(now)));
+    let (open, refused): (Vec<_>, Vec<_>) = refusals.partition(|(_, refusal)| refusal.is_none());
+    let refused = refused.into_iter().filter_map(|(_, refusal)| refusal);
+    match refused.min_by_key(UpstreamError::retry_after) {
         _ if !open.is_empty() => Ok(open.into_iter().map(|(node, _)| Arc::clone(node)).collect()),
-        Some(wait) => Err(UpstreamError::Open(wait).into()),
+        Some(refusal) => Err(refusal.into()),
         None => Err(ApiError::new(
             ErrorCode::InferenceDisabled,
             "no inference server is configured for this adapter, and none was found",

@@ -25,7 +25,16 @@ pub(crate) async fn health(ctx: Context) -> Result {
     let breakers: Vec<_> = app.upstreams.breakers().map(|b| b.status()).collect();
     let mut states = breakers.iter().map(|breaker| breaker.state);
     let closed = states.all(|state| state == Phase::Closed);
-    let is_ok = ready && closed && !draining && !chain_halted;
+    let present = || {
+        app.upstreams
+            .nodes
+            .iter()
+            .filter(|node| node.at.is_present())
+    };
+    let need_operator = present().any(|node| node.standing.needs_operator());
+    let is_ok = ready && closed && !draining && !chain_halted && !need_operator;
+    let now = app.clock.instant();
+    let nodes: Vec<_> = present().map(|node| node.status(now)).collect();
     let uptime = app.clock.instant().saturating_duration_since(app.started);
     let mut miner = app.upstreams.miner.iter();
     let mut health = json!({
@@ -40,7 +49,8 @@ pub(crate) async fn health(ctx: Context) -> Result {
             "pool_size": store.pool_size,
             "holds": store.holds,
         },
-        "inference": app.upstreams.nodes.iter().any(|node| node.at.is_present()),
+        "inference": !nodes.is_empty(),
+        "nodes": nodes,
         "chain": app.upstreams.chain().is_some(),
         "chain_halted": chain_halted,
         "miner": miner.any(|miner| miner.at.is_present()),

@@ -126,6 +126,16 @@ metrics! {
     "r3mes_chat_overhead_seconds" chat_overhead: Histogram = seconds();
     /// Time until an inference server sent its first content
     "r3mes_upstream_first_content_seconds" upstream_wait: Labeled<Histogram, 1> = Family::new_with_constructor(chat_seconds);
+    /// Time a chat waited for a slot of an inference server
+    "r3mes_upstream_queue_seconds" upstream_queue: Labeled<Histogram, 1> = Family::new_with_constructor(chat_seconds);
+    /// Chats that wait for a slot of an inference server
+    "r3mes_upstream_waiting" upstream_waiting: Labeled<Gauge, 1>;
+    /// Chats in a slot of an inference server
+    "r3mes_upstream_in_flight" upstream_in_flight: Labeled<Gauge, 1>;
+    /// Slots of an inference server
+    "r3mes_upstream_slots" upstream_slots: Labeled<Gauge, 1>;
+    /// Calls of an inference server that failed, by cause
+    "r3mes_upstream_failures" upstream_failures: Labeled<Counter, 2>;
     /// Wallets with an authenticated request in the last 15 minutes
     "active_users" active_users: Gauge;
     /// Credits given out, by reason

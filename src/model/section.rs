@@ -1,7 +1,8 @@
 //! The macro that declares a section of the configuration, one row a key.
 
 /// Declares a section as a struct: each key with its documentation, type, written form (a module of [`super::units`]),
-/// default, and where it has one its range, another condition, a condition of each item, or the section it is.
+/// default, and where it has one its range, another condition, a condition of each item, what is wrong with a value, or the
+/// section it is.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -10,7 +11,7 @@ macro_rules! section {
                 $(#[$about_key:meta])*
                 $key:ident: $type:ty $(as $form:literal)? = $default:expr
                     $(, in $range:expr)? $(, where $valid:expr => $message:expr)?
-                    $(, each $valid_item:expr => $about_item:expr)? $(, section $invalid:expr)?;
+                    $(, each $valid_item:expr => $about_item:expr)? $(, check $wrong:expr)? $(, section $invalid:expr)?;
             )*
         }
     ) => {
@@ -49,6 +50,12 @@ macro_rules! section {
                     $(
                         if let Some(item) = self.$key.iter().find(|item| !$valid_item(item)) {
                             let message = format!("{item}: {}", $about_item);
+                            return Some((stringify!($key).to_owned(), message));
+                        }
+                    )?
+                    $(
+                        let wrong: fn(&$type) -> Option<String> = $wrong;
+                        if let Some(message) = wrong(&self.$key) {
                             return Some((stringify!($key).to_owned(), message));
                         }
                     )?

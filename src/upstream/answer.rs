@@ -10,9 +10,8 @@ mod format;
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -25,7 +24,6 @@ use super::inference::chat_completions::{ChatCompletions, text_of};
 use super::inference::r3mes::TextReader;
 use super::inference::wire::{Meter, Reading, WireFormat};
 use super::sse::{Event, Parser};
-use super::timer::{Patience, Timer};
 use super::{UpstreamError, unreadable};
 use crate::store::Tokens;
 
@@ -53,7 +51,6 @@ pub(crate) struct Answer<B = ResponseBody> {
     received: usize,
     /// Nothing follows in the body, or nothing that matters.
     is_read: bool,
-    timer: Timer,
 }
 
 /// The maximum size of an unstreamed response, and of everything before the first content.
@@ -76,35 +73,27 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             end: None,
             received: 0,
             is_read: false,
-            timer: Timer::default(),
         }
     }
 
-    /// The next piece of content for the client, never empty; `None` at the clean end, whose bytes are
-    /// [`take_end`](Self::take_end)'s.
-    pub(crate) async fn next(
-        &mut self,
-        patience: Patience,
-    ) -> Result<Option<Bytes>, UpstreamError> {
-        poll_fn(|context| self.poll_next(context, patience)).await
+    #[cfg(test)]
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// The same as a poll. All that has arrived is one piece; nothing is waited for while there is content.
+    /// The next piece of content for the client, never empty; `None` at the clean end, whose bytes are
+    /// [`take_end`](Self::take_end)'s. All that has arrived is one piece; nothing is waited for while there is content.
     pub(crate) fn poll_next(
         &mut self,
         context: &mut Context<'_>,
-        patience: Patience,
     ) -> Poll<Result<Option<Bytes>, UpstreamError>> {
-        let (mut is_pending, mut is_alive) = (false, false);
+        let mut is_pending = false;
         for _ in 0..BATCH {
             if self.is_read {
                 break;
             }
             match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(frame) => {
-                    self.push(frame);
-                    is_alive = true;
-                }
+                Poll::Ready(frame) => self.push(frame),
                 Poll::Pending => {
                     is_pending = true;
                     break;
@@ -112,18 +101,15 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             }
         }
         if self.has_content() && !self.out.is_empty() {
-            self.timer.stop();
             return Poll::Ready(Ok(Some(self.out.split().freeze())));
-        }
-        if self.end.is_none() && is_pending {
-            ready!(self.timer.poll(context, patience, is_alive));
-            self.break_off(UpstreamError::Timeout("the next event"));
         }
         match &self.end {
             Some(end) => Poll::Ready(end.clone().map(|()| None)),
             None => {
-                // Frames without content so far; the others of this thread get their turn.
-                context.waker().wake_by_ref();
+                if !is_pending {
+                    // Frames without content so far; the others of this thread get their turn.
+                    context.waker().wake_by_ref();
+                }
                 Poll::Pending
             }
         }
@@ -144,6 +130,16 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
     /// The usage that the server reported, if it did.
     pub(crate) fn usage(&self) -> Option<Tokens> {
         self.meter.usage()
+    }
+
+    /// Bytes of the body so far, whatever they are.
+    pub(crate) const fn received(&self) -> usize {
+        self.received
+    }
+
+    /// Whether the model is done: at most its usage and the end of the stream are missing.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.meter.is_finished()
     }
 
     fn push(&mut self, frame: Option<Result<Frame<Bytes>, B::Error>>) {
@@ -272,14 +268,14 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             let text = reading.text.map(text_of).unwrap_or_default();
             self.write_text(&text);
             let has_content = self.has_content();
-            self.add(&Reading {
+            self.meter.add(&Reading {
                 has_content,
                 ..reading
             });
             return;
         };
         let include_usage = *include_usage;
-        self.add(&reading);
+        self.meter.add(&reading);
         let mut data = Cow::Borrowed(event.text());
         // Requested by this server, not by the client.
         if let Some(usage) = reading.usage
@@ -291,13 +287,6 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             data.to_mut().replace_range(usage, "null");
         }
         self.write_event(&event.name, &data);
-    }
-
-    fn add(&mut self, reading: &Reading<'_>) {
-        self.meter.add(reading);
-        if self.meter.is_finished() {
-            self.timer.finish();
-        }
     }
 
     /// Writes an event, line by line as received.
@@ -379,6 +368,15 @@ impl Answer {
 
 #[cfg(test)]
 impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
+    /// The text of a stream of events.
+    pub(crate) fn text_of_events(body: B) -> Self {
+        Self::new(
+            body,
+            UpstreamFormat::Events(Parser::default()),
+            ResponseFormat::Text,
+        )
+    }
+
     /// A text, as it comes.
     pub(crate) fn text(body: B) -> Self {
         Self::new(

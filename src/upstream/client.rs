@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONNECTION, HOST, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -46,7 +46,10 @@ impl HttpClient {
         })
     }
 
-    /// Sends a request and waits for the head of its answer, which must be a success.
+    /// Sends a request and waits for the head of its answer, whatever its status.
+    ///
+    /// # Errors
+    /// No answer, or one that is compressed.
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -78,8 +81,14 @@ impl HttpClient {
             answer = connection.send(request, idle).await;
         }
         match answer {
-            Some(Ok(response)) if response.status().is_success() => Ok(response),
-            Some(Ok(response)) => Err(UpstreamError::Status(response.status().as_u16())),
+            Some(Ok(response)) => match response.headers().get(CONTENT_ENCODING) {
+                Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+                    let what =
+                        format!("Content-Encoding {coding:?}, though only identity is accepted");
+                    Err(UpstreamError::Unreadable(what))
+                }
+                _ => Ok(response),
+            },
             Some(Err(error)) => Err(UpstreamError::Cut(with_causes(&error))),
             None => Err(UpstreamError::Cut("closed before an answer".to_owned())),
         }
@@ -98,7 +107,11 @@ impl HttpClient {
         deadline: Duration,
     ) -> Result<Bytes, UpstreamError> {
         let whole = async {
-            let body = self.send(request).await?.into_body();
+            let response = self.send(request).await?;
+            if !response.status().is_success() {
+                return Err(UpstreamError::Status(response.status().as_u16()));
+            }
+            let body = response.into_body();
             let read = body::read(body, Self::MAX_BYTES).await;
             read.map_err(|unread| match unread {
                 BodyError::TooLong => unreadable("more than 1 MiB"),

@@ -61,10 +61,15 @@ impl Completion {
         })
     }
 
-    /// The body for the inference server.
-    pub(super) fn body(&self, model: &str) -> String {
+    /// Whether the client's request has a member of this name.
+    pub(super) fn has_member(&self, name: &str) -> bool {
+        self.rest.iter().any(|(member, _)| member == name)
+    }
+
+    /// The body for the inference server; `stream_options` are left out for one that refuses them.
+    pub(super) fn body(&self, model: &str, stream_options: bool) -> String {
         let mut body = format!("{{\"model\":{},\"stream\":{}", json!(model), self.stream);
-        if self.stream {
+        if self.stream && stream_options {
             let mut options = self.stream_options.clone();
             options.insert("include_usage".to_owned(), true.into());
             body += &format!(",\"stream_options\":{}", Value::Object(options));
@@ -131,13 +136,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn sent(body: &str) -> Value {
-        serde_json::from_str(&Completion::parse(body).unwrap().body("tiny")).unwrap()
+        serde_json::from_str(&Completion::parse(body).unwrap().body("tiny", true)).unwrap()
     }
 
     #[test]
     fn unknown_members_are_passed_on_unchanged() {
         let body = r#"{"model":"general","messages":[{"role":"user","content":"hi"}],"temperature":1e-1,"x":{"y":[1.0,null]},"stream":true,"stream_options":{"z":1}}"#;
-        let text = Completion::parse(body).unwrap().body("tiny");
+        let text = Completion::parse(body).unwrap().body("tiny", true);
         assert!(
             text.contains(r#""temperature":1e-1,"x":{"y":[1.0,null]}"#),
             "{text}"
@@ -204,7 +209,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_makes_the_parser_panic(body in "[\\[\\]{}\":,a-z0-9\\\\ .e-]{0,60}") {
-            let _ = Completion::parse(&body).map(|read| (read.body("m"), read.as_text()));
+            let _ = Completion::parse(&body).map(|read| (read.body("m", true), read.as_text()));
         }
 
         #[test]
@@ -213,7 +218,7 @@ mod tests {
             let at = at.index(body.len());
             body.replace_range(at..=at, &with);
             if let Ok(read) = Completion::parse(&body) {
-                prop_assert!(serde_json::from_str::<Value>(&read.body("m")).is_ok(), "{}", read.body("m"));
+                prop_assert!(serde_json::from_str::<Value>(&read.body("m", true)).is_ok(), "{}", read.body("m", true));
             }
         }
     }

@@ -79,7 +79,7 @@ impl Upstreams {
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
-            Ok(Arc::new(Node::new(at, node, &config.chat)))
+            Ok(Arc::new(Node::new(at, node, &config.chat, clock.clone())))
         };
         let nodes = nodes.into_iter().map(|settings| {
             let name = settings.name.clone();
@@ -134,7 +134,7 @@ impl Upstreams {
             for (_, at, probe) in self.all() {
                 let state = if at.is_present() {
                     "configured"
-                } else if let Ok(()) | Err(UpstreamError::NoChat(_)) = probe.await {
+                } else if let Ok(()) | Err(UpstreamError::NoChat(..)) = probe.await {
                     let _ = at.present.set(());
                     "found"
                 } else {

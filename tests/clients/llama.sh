@@ -48,11 +48,12 @@ serve() {
 listen = "127.0.0.1:0"
 discover = false
 rates = { chat = "off", write = "off", auth = "off" }
-chat = { in_flight = $1, queue = 16 }
+chat = { queue = 16 }
 [[inference]]
 name = "llama"
 kind = "openai"
 url = "http://127.0.0.1:$port"
+in_flight = $1
 TOML
   why="the server does not start"
   database=$scratch/edge-$1.db

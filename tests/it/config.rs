@@ -56,6 +56,39 @@ fn the_first_error_of_file_or_environment_is_shown_with_its_place() {
     );
 }
 
+/// A11 of the faults found from outside.
+#[test]
+fn an_upstream_address_that_would_not_be_used_as_written_starts_no_server_and_its_password_is_not_shown()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (url, right) in [
+        ("http://127.0.0.1:1234/v1", "http://127.0.0.1:1234"),
+        ("http://127.0.0.1:1234/v1/", "http://127.0.0.1:1234"),
+        (
+            "http://user:hunter2@127.0.0.1:1234",
+            "http://127.0.0.1:1234",
+        ),
+        ("http://127.0.0.1:1234?key=hunter2", "http://127.0.0.1:1234"),
+        (
+            "http://127.0.0.1:1234/api#hunter2",
+            "http://127.0.0.1:1234/api",
+        ),
+    ] {
+        let text = format!("[[inference]]\nname = \"node\"\nurl = \"{url}\"\n");
+        std::fs::write(folder.join("r3mes-edge.toml"), text).unwrap();
+        for command in [&["config", "check"][..], &["serve"], &["doctor"]] {
+            let (code, out, error) = run(folder, command, &[]);
+            assert_eq!((code, out.as_str()), (2, ""), "{url} {command:?}");
+            let place = "r3mes-edge.toml:3:1: inference[0].url: must be without ";
+            assert!(error.contains(place), "{error}");
+            assert!(error.ends_with(&format!(": {right:?}\n")), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert!(!folder.join("r3mes-edge.db").exists());
+    }
+}
+
 #[test]
 fn a_file_of_the_working_folder_that_others_can_write_is_skipped_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();

@@ -245,6 +245,42 @@ async fn a_healthy_r3mes_node_without_chat_is_found_without_an_inference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_chats_is_found_with_its_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    // llama.cpp names its models without a key.
+    for (status, part) in [
+        (401, "POST /v1/chat/completions has status 401"),
+        (307, "has status 307"),
+        (404, "has status 404"),
+        (400, ""),
+    ] {
+        let upstream = Upstream::inference(move |_| Scripted::whole(status, "{}")).await;
+        let node = format!(
+            "[[inference]]\nname = \"node\"\nurl = \"{}\"\n",
+            upstream.url()
+        );
+        let config = format!("{ALONE}{node}");
+        let (code, checks) = doctor(&database, &config);
+        assert_eq!(code, i32::from(status != 400), "{checks:#}");
+        if status == 400 {
+            assert_found(&checks, "inference", "ok", "node answers");
+            continue;
+        }
+        assert_found(&checks, "inference", "problem", part);
+        // The running server counts what its chats met.
+        let server = Process::serve(&database, &node);
+        let hi = json!({ "message": "hi", "wallet_address": W1 });
+        let answer = server.admin().post("/chat", &hi).await;
+        assert!(answer.status > 500);
+        let (_, checks) = doctor(&database, &config);
+        let part = format!("(status {status}), 1 in a row");
+        assert_found(&checks, "server", "warning", &part);
+        assert_eq!(server.terminate(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn low_disk_space_a_missing_folder_and_a_server_that_rejects_writes_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let database = node(folder.path()).await;

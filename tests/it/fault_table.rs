@@ -1,5 +1,7 @@
 //! What a chat costs in every fault, as one table: each row is a real server, a wallet with five credits, and one fault.
 
+mod nodes;
+
 use std::time::{Duration, Instant};
 
 use hyper::Method;

@@ -38,6 +38,7 @@ mod losses;
 mod memory_store;
 mod migrations;
 mod network;
+mod nodes;
 mod notify;
 mod openapi;
 mod ops;

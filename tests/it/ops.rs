@@ -44,7 +44,7 @@ async fn a_healthy_node_is_alive_ready_and_ok() {
                 "ready": true, "write_queue": null, "pool_in_use": null, "pool_size": null, "file_bytes": null,
                 "wal_bytes": null, "holds": 0,
             },
-            "inference": false, "chain": false, "chain_halted": false, "miner": false, "breakers": [],
+            "inference": false, "nodes": [], "chain": false, "chain_halted": false, "miner": false, "breakers": [],
         })
     );
     // These need no key, also through a proxy.

@@ -240,7 +240,10 @@ async fn recover(serving: &Process, around: &Surroundings, model: &LedgerModel) 
         // The chain is asked where its stored answer is too old; the model's probe is one of the chats.
         let asked = admin.try_get("/chain/status").await;
         let health = admin.try_get("/health").await.unwrap_or_default();
-        if health["status"] == "ok" && asked.is_some() && around.none_withheld() {
+        // A 429 takes the model's server out of use for a second.
+        let mut nodes = health["nodes"].as_array().into_iter().flatten();
+        let none_paused = nodes.all(|node| node["paused_seconds"].is_null());
+        if health["status"] == "ok" && none_paused && asked.is_some() && around.none_withheld() {
             break;
         }
         if began.elapsed() > PATIENCE {

@@ -7,7 +7,7 @@ mod upstream;
 
 pub(crate) use process::{Process, edge, edge_output, on_a_small_disk};
 pub(crate) use raw_upstream::{RawAnswer, RawRequest, RawUpstream, Then};
-pub(crate) use upstream::{Frames, Scripted, Seen, Upstream};
+pub(crate) use upstream::{Frames, Loading, Scripted, Seen, Upstream};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

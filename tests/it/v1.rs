@@ -366,6 +366,8 @@ async fn an_answer_without_content_is_free_and_a_refused_request_is_a_client_err
         ),
     ] {
         scripts.lock().unwrap().push(script);
+        // After a 429 the server is left alone for a second.
+        server.clock.advance(std::time::Duration::from_secs(2));
         let refused = caller
             .post(PATH, &asked(stream))
             .await
@@ -531,8 +533,8 @@ async fn a_node_that_fails_before_its_first_content_is_followed_by_the_next() {
         );
         assert_eq!(works.seen(PATH).len(), asked);
     }
-    // The breaker excluded the failing node although its health checks passed.
-    assert_eq!(broken.seen(PATH).len(), 20);
+    // One that failed comes after the others for a while, so it is not asked each time.
+    assert!((1..10).contains(&broken.seen(PATH).len()));
     assert_eq!(server.balance(W1).await, credits(0));
     server.assert_ledger_adds_up().await;
 }

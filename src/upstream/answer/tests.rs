@@ -3,10 +3,8 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::*;
-use crate::upstream::timer::END_TIMEOUT;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -54,13 +52,6 @@ impl Body for Pieces {
     }
 }
 
-/// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
-const PATIENCE: Patience = Patience {
-    idle: LONG,
-    total: LONG,
-};
-
 /// Everything a client reads of an answer that comes in these pieces, and how it ends.
 fn read<'a>(
     upstream: UpstreamFormat,
@@ -87,7 +78,7 @@ fn read_content(answer: &mut Answer<Pieces>) -> (String, Result<(), UpstreamErro
     let mut sent = Vec::new();
     let end = RUNTIME.with(|runtime| {
         runtime.block_on(async {
-            while let Some(piece) = answer.next(PATIENCE).await? {
+            while let Some(piece) = answer.next().await? {
                 assert!(!piece.is_empty());
                 sent.extend_from_slice(&piece);
             }
@@ -314,88 +305,12 @@ async fn from_the_finish_reason_on_everything_is_withheld() {
         let body = Pieces([Some(Bytes::from(body))].into());
         let mut answer = Answer::new(body, stream(), events(true));
         if !free {
-            assert_eq!(
-                answer.next(PATIENCE).await.unwrap().unwrap(),
-                event("part", "")
-            );
+            assert_eq!(answer.next().await.unwrap().unwrap(), event("part", ""));
         }
-        assert_eq!(answer.next(PATIENCE).await, Ok(None));
+        assert_eq!(answer.next().await, Ok(None));
         assert_eq!(answer.has_content(), !free);
         assert_eq!(answer.take_end(), tail);
     }
-}
-
-/// A body whose pieces come after these pauses, and which then does not end.
-struct Slow(
-    VecDeque<(u64, String)>,
-    Option<Pin<Box<tokio::time::Sleep>>>,
-);
-
-impl Body for Slow {
-    type Data = Bytes;
-    type Error = &'static str;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        c: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-        let Some((seconds, _)) = self.0.front() else {
-            return Poll::Pending;
-        };
-        let pause = Duration::from_secs(*seconds);
-        let sleep = self
-            .1
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
-        std::task::ready!(sleep.as_mut().poll(c));
-        self.1 = None;
-        let piece = self.0.pop_front().map(|(_, piece)| piece.into());
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn whatever_a_server_sends_is_a_sign_of_life_and_a_finished_answer_ends_by_itself() {
-    let idle = Patience {
-        idle: Duration::from_secs(10),
-        total: Duration::from_secs(40),
-    };
-    let slow = |pieces: &[(u64, &str)], format| {
-        let pieces = pieces
-            .iter()
-            .map(|(pause, piece)| (*pause, (*piece).to_owned()));
-        Answer::new(Slow(pieces.collect(), None), stream(), format)
-    };
-    let part = event("part", "");
-    let thought = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"why\"}}]}\n\n";
-    let finish = event("", ",\"finish_reason\":\"stop\"");
-    let alive = [
-        (9, ": loading\n\n"),
-        (9, thought),
-        (9, "data: {\"prompt_progress\":{}}\n\n"),
-        (9, &part),
-        (9, ": alive\n\n"),
-        (9, &finish),
-        // Nobody waits for what never ends.
-        (1, ": alive\n\n"),
-        (0, ": alive\n\n"),
-    ];
-    let mut answer = slow(&alive, ResponseFormat::Text);
-    assert_eq!(answer.next(idle).await, Ok(Some("part".into())));
-    let start = tokio::time::Instant::now();
-    assert_eq!(answer.next(idle).await, Ok(None));
-    assert_eq!(start.elapsed().as_secs(), 9 + 9 + END_TIMEOUT.as_secs());
-    let alive = vec![(9, ": alive\n\n"); 5];
-    let mut answer = slow(&alive, events(false));
-    assert!(
-        answer.next(idle).await.is_err(),
-        "alive, but without content for too long"
-    );
-
-    let silent = Err(UpstreamError::Timeout("the next event"));
-    assert_eq!(slow(&[(11, &part)], events(false)).next(idle).await, silent);
-    let mut answer = slow(&[(9, &part), (11, &finish)], events(false));
-    assert!(answer.next(idle).await.is_ok());
-    assert_eq!(answer.next(idle).await, silent);
 }
 
 #[test]

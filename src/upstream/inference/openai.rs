@@ -5,16 +5,22 @@ use serde_json::{Value, json};
 use super::{InferenceRequest, Prompt};
 use crate::upstream::{UpstreamError, unreadable};
 
-pub(super) fn request_body(request: &InferenceRequest, model: &str) -> String {
+/// `stream_options` are left out for a server that refuses them.
+pub(super) fn request_body(
+    request: &InferenceRequest,
+    model: &str,
+    stream_options: bool,
+) -> String {
     match &request.prompt {
-        Prompt::Completion(completion, _) => completion.body(model),
-        Prompt::Message(text) => json!({
-            "model": model,
-            "messages": [{ "role": "user", "content": text }],
-            "stream": true,
-            "stream_options": { "include_usage": true },
-        })
-        .to_string(),
+        Prompt::Completion(completion, _) => completion.body(model, stream_options),
+        Prompt::Message(text) => {
+            let messages = json!([{ "role": "user", "content": text }]);
+            let mut body = json!({ "model": model, "messages": messages, "stream": true });
+            if stream_options {
+                body["stream_options"] = json!({ "include_usage": true });
+            }
+            body.to_string()
+        }
     }
 }
 

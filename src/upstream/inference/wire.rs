@@ -12,7 +12,7 @@ pub(in crate::upstream) trait WireFormat {
     /// Reads an event of a stream.
     ///
     /// # Errors
-    /// [`UpstreamError::Reported`] where it tells of a failure, [`UpstreamError::Unreadable`] where it is no event of this
+    /// [`UpstreamError::Reported`] where it reports a failure, [`UpstreamError::Unreadable`] where it is no event of this
     /// format. Both break the answer off, whatever follows.
     fn event<'a>(&self, event: &'a Event) -> Result<Reading<'a>, UpstreamError>;
 
@@ -98,7 +98,7 @@ impl Meter {
         self.finished.len() >= self.choices
     }
 
-    /// The usage, if the server told it. llama.cpp tells one for each choice, with the same prompt.
+    /// The usage, if the server reported it. llama.cpp reports one for each choice, with the same prompt.
     pub(in crate::upstream) fn usage(&self) -> Option<Tokens> {
         let first = self.by_choice.values().next();
         self.total.or_else(|| {

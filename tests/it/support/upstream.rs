@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 /// A request that an upstream got.
@@ -30,6 +30,8 @@ pub(crate) struct Scripted {
     status: u16,
     content_type: &'static str,
     location: Option<String>,
+    /// What the head waits for.
+    loaded: Option<oneshot::Receiver<()>>,
     frames: mpsc::UnboundedReceiver<Result<Bytes, Broken>>,
 }
 
@@ -68,6 +70,21 @@ impl Frames {
     }
 }
 
+/// An answer whose head is not sent yet.
+pub(crate) struct Loading {
+    loaded: oneshot::Sender<()>,
+    frames: Frames,
+}
+
+impl Loading {
+    /// Sends the head.
+    pub(crate) fn finish(self) -> Frames {
+        // Some tests disconnect the reader.
+        let _ = self.loaded.send(());
+        self.frames
+    }
+}
+
 impl Scripted {
     /// An answer whose frames the test sends.
     pub(crate) fn held() -> (Self, Frames) {
@@ -78,10 +95,22 @@ impl Scripted {
                 status: 200,
                 content_type: "text/event-stream",
                 location: None,
+                loaded: None,
                 frames,
             },
             Frames(sender),
         )
+    }
+
+    /// The same, whose head is sent when its model is loaded.
+    pub(crate) fn loading() -> (Self, Loading) {
+        let (scripted, frames) = Self::held();
+        let (loaded, wait) = oneshot::channel();
+        let scripted = Self {
+            loaded: Some(wait),
+            ..scripted
+        };
+        (scripted, Loading { loaded, frames })
     }
 
     /// Reads the request and does not answer.
@@ -271,7 +300,10 @@ async fn serve(
                     body: String::from_utf8(body.to_vec()).unwrap(),
                 };
                 seen.lock().unwrap().push(request.clone());
-                let scripted = script(&request);
+                let mut scripted = script(&request);
+                if let Some(loaded) = scripted.loaded.take() {
+                    let _ = loaded.await;
+                }
                 if !scripted.head {
                     std::future::pending::<()>().await;
                 }

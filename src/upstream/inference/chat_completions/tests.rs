@@ -41,7 +41,7 @@ const FIXTURES: &[(&str, &[u8], Metered)] = fixtures! {
     "stream-error.sglang.sse", (true, false, None);
     "stream-error.ollama.sse", (true, false, None);
     "stream-cut.sse", (true, false, None);
-    // An error written as text, with a finish reason: nothing tells it from an answer but the missing [DONE].
+    // An error written as text, with a finish reason: only the missing [DONE] distinguishes it from an answer.
     "stream-error.localai.sse", (true, true, None);
 };
 
