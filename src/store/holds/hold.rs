@@ -87,13 +87,13 @@ pub struct Hold {
 
 /// The place where holds live.
 pub trait HoldOwner: Send + Sync {
-    /// Ends a hold that is dropped; must not block. Where an owner other than a [`HoldTable`] made it, also one that was
-    /// charged, for which there is nothing left to do.
+    /// Ends a hold that is dropped; must not block. Where an owner other than a [`HoldTable`](super::HoldTable) made it, also
+    /// one that was charged, for which there is nothing left to do.
     fn release(&self, hold: &Hold);
 }
 
 impl Hold {
-    /// A hold that lives with `owner`; [`HoldTable`] makes its own.
+    /// A hold that lives with `owner`; [`HoldTable`](super::HoldTable) makes its own.
     pub fn new(request: HoldRequest, owner: Arc<dyn HoldOwner>) -> Self {
         Self {
             request,
