@@ -3,12 +3,12 @@
 use rusqlite::{Connection, Row, params};
 
 use super::row::{all, count, execute, first, one, pair, value};
-use super::usage::{Used, key_number, spend};
-use super::{audit, idempotency, rollup, sql};
+use super::usage::{self, Used, key_number, spend};
+use super::{audit, idempotency, sql};
 use crate::model::{Credits, Timestamp, Wallet};
 use crate::store::{
     Account, Actor, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest,
-    LedgerEntry, OperationId, Result, StoreError, Tokens, User, ledger_id,
+    LedgerEntry, LostRequest, OperationId, Result, StoreError, Tokens, User, ledger_id,
 };
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
@@ -64,7 +64,7 @@ fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
 }
 
 /// The id of an account and its balance.
-pub(super) fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
+fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
     first(c, sql::SELECT_ACCOUNT, [wallet], pair)?.ok_or(StoreError::UserNotFound)
 }
 
@@ -98,7 +98,7 @@ pub(super) fn export(
 pub(super) fn value_of(c: &Connection, account: &Account) -> Result<Credits> {
     match account {
         Account::Wallet(wallet) => balance(c, wallet),
-        Account::Spending(of) => Ok(one(c, sql::SELECT_SPENT, [of.row, of.period], value)?),
+        Account::Spending(of) => Ok(usage::spent(c, of)?),
     }
 }
 
@@ -238,7 +238,7 @@ pub(super) fn charge(
     }
     let used = Used {
         user,
-        day: now.millis().div_euclid(rollup::DAY),
+        day: usage::day(now),
         key: key.unwrap_or(0),
         adapter: charge.adapter,
         tokens: charge.tokens.unwrap_or_default(),
@@ -270,7 +270,7 @@ pub(super) fn refund(
         let at: Timestamp = row.get(1)?;
         let used = Used {
             user: row.get(0)?,
-            day: at.millis().div_euclid(rollup::DAY),
+            day: usage::day(at),
             key: row.get(2)?,
             adapter: row.get(3)?,
             tokens: Tokens {
@@ -294,6 +294,12 @@ pub(super) fn refund(
         execute(c, sql::DELETE_RESPONSE, [key])?;
     }
     Ok((Some(reversal), values))
+}
+
+/// Counts a request that is not paid.
+pub(super) fn count_lost(c: &Connection, lost: &LostRequest, now: Timestamp) -> Result<()> {
+    let (user, _) = account(c, &lost.wallet)?;
+    Ok(usage::count_lost(c, user, lost, now)?)
 }
 
 /// Whether the ledger has this operation as this entry.

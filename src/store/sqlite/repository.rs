@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::read_pool::ReadPool;
 use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
-use super::{SqliteStore, accounts, audit, disk_free, idempotency, keys, rollup, telemetry, usage};
+use super::{SqliteStore, accounts, audit, disk_free, idempotency, keys, rollup, telemetry};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use crate::store::lock::with_suffix;
@@ -138,7 +138,7 @@ repository! { self,
         self.writer.write(2, refund).await
     }
     count_lost(lost: LostRequest, now: Timestamp) -> () {
-        self.write(move |c| usage::count_lost(c, &lost, now)).await
+        self.write(move |c| accounts::count_lost(c, &lost, now)).await
     }
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse> {
         self.read(move |c| idempotency::find(c, &key, &request, now)).await

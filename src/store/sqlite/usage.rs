@@ -2,11 +2,10 @@
 
 use rusqlite::{Connection, params};
 
-use super::accounts::{account, value_of};
-use super::row::{execute, first, value};
-use super::{rollup, sql};
+use super::row::{execute, first, one, value};
+use super::sql;
 use crate::model::{Credits, Timestamp};
-use crate::store::{Account, HoldRequest, LostRequest, Result, Tokens};
+use crate::store::{Account, HoldRequest, LostRequest, Spending, Tokens};
 
 /// A row of the usage.
 pub(super) struct Used {
@@ -46,16 +45,24 @@ impl Used {
     }
 }
 
-/// Counts a request that a model worked on and that is not paid.
-pub(super) fn count_lost(c: &Connection, lost: &LostRequest, now: Timestamp) -> Result<()> {
-    let (user, _) = account(c, &lost.wallet)?;
+/// Days since 1970, in UTC.
+pub(super) const fn day(at: Timestamp) -> i64 {
+    at.millis().div_euclid(24 * 60 * 60 * 1000)
+}
+
+/// Counts a request of an account that a model worked on and that is not paid.
+pub(super) fn count_lost(
+    c: &Connection,
+    user: i64,
+    lost: &LostRequest,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     let key = match &lost.key_id {
         Some(key) => key_number(c, key)?,
         None => 0,
     };
-    let day = now.millis().div_euclid(rollup::DAY);
-    execute(c, sql::ADD_LOST, params![user, day, key, lost.adapter])?;
-    Ok(())
+    let values = params![user, day(now), key, lost.adapter];
+    execute(c, sql::ADD_LOST, values).map(drop)
 }
 
 /// Adds to what the keys of a limit spent.
@@ -63,14 +70,18 @@ pub(super) fn spend(
     c: &Connection,
     request: &HoldRequest,
     amount: Credits,
-) -> Result<Option<(Account, Credits)>> {
+) -> rusqlite::Result<Option<(Account, Credits)>> {
     let Some((spending, _)) = request.limit else {
         return Ok(None);
     };
     let values = params![spending.row, spending.period, amount];
     execute(c, sql::ADD_SPENDING, values)?;
-    let account = Account::Spending(spending);
-    Ok(Some((account, value_of(c, &account)?)))
+    Ok(Some((Account::Spending(spending), spent(c, &spending)?)))
+}
+
+/// What the keys of a limit spent in the period.
+pub(super) fn spent(c: &Connection, of: &Spending) -> rusqlite::Result<Credits> {
+    one(c, sql::SELECT_SPENT, [of.row, of.period], value)
 }
 
 /// The number of a key in the ledger.

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hash};
 
 use rusqlite::Row;
 
-use super::super::rollup;
+use super::super::usage;
 use crate::model::Timestamp;
 
 /// What the entries of a wallet add up to so far.
@@ -42,7 +42,7 @@ pub(super) fn add_used(
     column: usize,
 ) -> rusqlite::Result<()> {
     let at: Timestamp = row.get(column)?;
-    let day = at.millis().div_euclid(rollup::DAY);
+    let day = usage::day(at);
     let (key, adapter): (i64, &str) = (row.get(column + 1)?, row.get_ref(column + 2)?.as_str()?);
     sums.charged.add(hasher, (day, key, adapter), charged);
     Ok(())

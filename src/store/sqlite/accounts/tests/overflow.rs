@@ -2,7 +2,6 @@
 
 use super::super::super::telemetry;
 use super::super::super::tests::fresh;
-use super::super::super::usage::count_lost;
 use super::*;
 use crate::store::{Actor, Earning, LostRequest, Tokens};
 
