@@ -17,7 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
 use self::ask::{Asked, ask_nodes};
-use self::charge::Charging;
 pub(crate) use self::in_flight::{InFlightGuard, InFlightKeys};
 use crate::breaker::Outcome;
 use crate::clock::Clock;
@@ -138,15 +137,10 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
             return ChatEnd::Failed;
         }
     };
-    let charging = Charging {
-        billing,
-        key_id: order.key_id.clone(),
-        adapter: order.adapter.clone(),
-    };
     let Some(first) = first else {
         // The whole answer is here and nothing of it was sent.
         conversation.end(Outcome::Success);
-        return give_whole(&charging, order, hold, answer, reply).await;
+        return give_whole(billing, order, hold, answer, reply).await;
     };
     let patience = patience.with_idle(billing.config.idle_timeout);
     let timings = Arc::clone(&order.timings);
@@ -161,27 +155,26 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         return ChatEnd::ClientLeft;
     };
     let ended = conversation.over(relayed, billing.clock.instant());
-    end_stream(&charging, order, hold, answer, ended, end).await
+    end_stream(billing, order, hold, answer, ended, end).await
 }
 
 /// Charges a whole answer and then gives it.
 async fn give_whole(
-    charging: &Charging<'_>,
+    billing: &Billing,
     order: &mut Order,
     hold: Hold,
     mut answer: Answer,
     reply: Reply,
 ) -> ChatEnd {
-    let billing = charging.billing;
     let mut text = answer.take_end();
     let (once, running) = order.idempotency.take().unzip();
     let stored = once.map(|once| (once, String::from_utf8_lossy(&text).into_owned()));
-    let charge = charging.charge(order.price, &answer, stored);
+    let charge = order.charge(&answer, stored);
     // From here on the upstream is not needed.
     answer.drain();
     text.extend_from_slice(order.request.format.last_bytes());
     let response = ModelStream::paid(text.freeze());
-    let given = charging.give(hold, charge, reply, response).await;
+    let given = billing.give(hold, charge, reply, response).await;
     drop(running);
     if given == ChatEnd::Success {
         order.count_start(billing);
@@ -216,14 +209,14 @@ async fn until_relayed(
 
 /// Charges a stream whose content was relayed, and then gives its end.
 async fn end_stream(
-    charging: &Charging<'_>,
+    billing: &Billing,
     order: &Order,
     hold: Hold,
     mut answer: Answer,
     ended: Ended,
     end: Option<oneshot::Sender<End>>,
 ) -> ChatEnd {
-    let charge = charging.charge(order.price, &answer, None);
+    let charge = order.charge(&answer, None);
     let price = charge.amount;
     let tail = answer.take_end();
     // From here on the upstream is not needed: where the client is gone, this cancels it.
@@ -231,7 +224,7 @@ async fn end_stream(
         Ended::Whole => answer.drain(),
         Ended::ClientLeft | Ended::Broken(_) => drop(answer),
     }
-    let mut writing = pin!(charging.write(hold, charge, None));
+    let mut writing = pin!(billing.write(hold, charge, None));
     let written = timeout(charge::CHARGE_TIMEOUT, &mut writing).await;
     let is_charged = matches!(written, Ok(Some(_)));
     let (error, mut chat_end) = match ended {

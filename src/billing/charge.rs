@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Billing, Reply};
+use super::{Billing, Order, Reply};
 use crate::error::{ApiError, ErrorCode};
 use crate::metrics::{ChatEnd, Release};
 use crate::model::Credits;
@@ -18,29 +18,21 @@ pub(super) const CHARGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts to write a charge, doubled up to the second.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 
-/// Who pays, and for what.
-pub(super) struct Charging<'a> {
-    pub(super) billing: &'a Billing,
-    pub(super) key_id: Option<String>,
-    pub(super) adapter: String,
-}
-
 /// The error of an answer whose charge is not written.
 pub(super) fn not_charged() -> ApiError {
     let detail = "the storage is unavailable, so the answer could not be charged";
     ApiError::new(ErrorCode::StorageUnavailable, detail)
 }
 
-impl Charging<'_> {
+impl Order {
     /// The charge for an answer: nothing for one without content.
     pub(super) fn charge(
         &self,
-        price: Credits,
         answer: &Answer,
         stored: Option<(IdempotentRequest<ChargedAnswer>, String)>,
     ) -> Charge {
         let amount = match answer.has_content() {
-            true => price,
+            true => self.price,
             false => Credits::ZERO,
         };
         Charge {
@@ -51,7 +43,9 @@ impl Charging<'_> {
             answer: stored,
         }
     }
+}
 
+impl Billing {
     /// Writes a charge; repeated after a failure, at the latest until `deadline` or the end of the shutdown. `None` where it
     /// is not written: then the hold is released. A charge of nothing is tried one time.
     pub(super) async fn write(
@@ -60,14 +54,14 @@ impl Charging<'_> {
         charge: Charge,
         deadline: Option<Instant>,
     ) -> Option<Charged> {
-        let (billing, request) = (self.billing, *hold.request());
+        let request = *hold.request();
         let [mut pause, most] = RETRY_AFTER;
         let error = loop {
-            let now = billing.clock.now();
+            let now = self.clock.now();
             // One attempt is made in a shutdown too.
-            let failed = match billing.store.charge(hold, charge.clone(), now).await {
+            let failed = match self.store.charge(hold, charge.clone(), now).await {
                 Ok(charged) => {
-                    billing.metrics.charged(charged.amount, charge.amount);
+                    self.metrics.charged(charged.amount, charge.amount);
                     return Some(charged);
                 }
                 Err(failed) => failed,
@@ -85,10 +79,10 @@ impl Charging<'_> {
                 request.operation,
                 failed.error
             );
-            billing.metrics.table.charges_retried.inc();
+            self.metrics.table.charges_retried.inc();
             tokio::select! {
                 biased;
-                () = billing.shutdown.aborted() => break closing(),
+                () = self.shutdown.aborted() => break closing(),
                 () = sleep(pause) => {}
             }
             pause = (2 * pause).min(most);
@@ -99,11 +93,9 @@ impl Charging<'_> {
             charge.amount,
             request.wallet.short()
         );
-        billing
-            .metrics
-            .released(Release::NotWritten, request.amount);
+        self.metrics.released(Release::NotWritten, request.amount);
         if charge.amount > Credits::ZERO {
-            billing.metrics.lost(Release::NotWritten);
+            self.metrics.lost(Release::NotWritten);
         }
         None
     }
@@ -139,21 +131,17 @@ impl Charging<'_> {
 
     /// Reverses a charge; repeated until that is written.
     async fn refund(&self, charged: Charged, answer: Option<[u8; 32]>) {
-        let billing = self.billing;
         let [mut pause, most] = RETRY_AFTER;
-        while let Err(error) = (billing.store)
-            .refund(charged, answer, billing.clock.now())
-            .await
-        {
+        while let Err(error) = (self.store).refund(charged, answer, self.clock.now()).await {
             let (operation, amount) = (charged.request.operation, charged.amount);
             log::error!("{operation}: the charge of {amount} credits is not reversed yet: {error}");
             tokio::select! {
                 () = sleep(pause) => {}
-                () = billing.shutdown.aborted() => return,
+                () = self.shutdown.aborted() => return,
             }
             pause = (2 * pause).min(most);
         }
-        billing.metrics.refunded(charged.amount);
+        self.metrics.refunded(charged.amount);
     }
 }
 
