@@ -125,8 +125,8 @@ impl Failure {
 }
 
 impl Standing {
-    /// The longest that a failed server comes after the others; it doubles from a second with each failure.
-    const MAX_DEMOTION: Duration = Duration::from_secs(32);
+    /// A failed server comes after the others for a second, which doubles with each failure so often at most: 32 seconds.
+    const DEMOTION_DOUBLINGS: u32 = 5;
     /// Servers unload a model that was not used for a while: Ollama after 5 minutes.
     const WARM: Duration = Duration::from_secs(240);
 
@@ -165,8 +165,11 @@ impl Standing {
     /// this the server that fails fastest, being never busy, would get every request first.
     pub(crate) fn recent_failures(&self, now: Instant) -> u32 {
         let state = self.lock();
-        let demotion = Duration::from_secs(1 << state.failures.saturating_sub(1).min(5));
-        let demotion = demotion.min(Self::MAX_DEMOTION);
+        let doublings = state
+            .failures
+            .saturating_sub(1)
+            .min(Self::DEMOTION_DOUBLINGS);
+        let demotion = Duration::from_secs(1 << doublings);
         let failed = state.last_failure.map(|(_, at)| at + demotion > now);
         if failed == Some(true) {
             state.failures
