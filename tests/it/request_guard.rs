@@ -21,6 +21,25 @@ async fn parameters_that_multiply_work_and_remote_media_are_refused_without_a_ch
     for (name, value, code, pointer) in [
         ("n_cmpl", json!(8), "unsupported_parameter", "/n_cmpl"),
         ("best_of", json!(4), "unsupported_parameter", "/best_of"),
+        // LiteLLM: another server, another server's answer, a failure of our server that the client decides.
+        (
+            "api_base",
+            json!("http://127.0.0.1:9"),
+            "unsupported_parameter",
+            "/api_base",
+        ),
+        (
+            "mock_response",
+            json!("hello"),
+            "unsupported_parameter",
+            "/mock_response",
+        ),
+        (
+            "timeout",
+            json!(0.0001),
+            "unsupported_parameter",
+            "/timeout",
+        ),
         (
             "n_predict",
             json!(-1),

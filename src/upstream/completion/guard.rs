@@ -15,9 +15,10 @@ const REFUSED: [(&str, &str); 2] = [
     ),
     (
         "it reaches into the inference server or other people's requests",
-        "bootstrap_host bootstrap_port bootstrap_room chat_template custom_logit_processor data_parallel_rank draft_model \
-         ec_transfer_params id_slot keep_alive kv_transfer_params logits_processors lora lora_path priority request_id rid \
-         session_id session_params slot_id ttl",
+        "api_base api_key base_url bootstrap_host bootstrap_port bootstrap_room chat_template custom_logit_processor \
+         data_parallel_rank draft_model ec_transfer_params fallbacks id_slot keep_alive kv_transfer_params \
+         logits_processors lora lora_path max_retries mock_response num_retries priority request_id rid session_id \
+         session_params slot_id stream_timeout timeout ttl",
     ),
 ];
 

@@ -1,7 +1,7 @@
 //! What an inference server means by a status that is not a success: whose fault it is, and what helps.
 //!
-//! The texts are those of llama.cpp, vLLM, SGLang, Ollama, LM Studio, TGI and OpenAI. A text that no rule knows is judged by
-//! its status alone. Nothing of it reaches a client but a number, and a name that the client's own request has.
+//! The texts are those of llama.cpp, vLLM, SGLang, Ollama, LM Studio, TGI, LiteLLM and OpenAI. A text that no rule knows is
+//! judged by its status alone. Nothing of it reaches a client but a number, and a name that the client's own request has.
 
 use std::time::Duration;
 
@@ -119,9 +119,11 @@ fn message(json: &Value) -> Option<&str> {
         "/detail",
         "/detail/0/msg",
     ];
-    let mut texts = PLACES
+    let texts = PLACES
         .iter()
         .filter_map(|place| json.pointer(place)?.as_str());
+    // LiteLLM ends each message with the group of the model, whatever the error is.
+    let mut texts = texts.map(|text| text.split("\n\nLiteLLM: ").next().unwrap_or(text));
     texts.find(|text| !text.trim().is_empty())
 }
 
@@ -151,6 +153,8 @@ fn meaning(status: u16, retry_after: Option<Duration>, json: &Value, text: &str)
         503 | 529 if let Some(wait) = retry_after => return Meaning::Unavailable(bounded(wait)),
         404 if names_model(text) => return Meaning::Model,
         404 | 405 | 501 => return Meaning::NotServed,
+        // LiteLLM without a database, for any key that is not its own.
+        400 if is_type(json, "no_db_connection") => return Meaning::Credentials,
         400 | 413 | 422 | 500 => {}
         _ => return Meaning::Server,
     }
@@ -172,6 +176,10 @@ fn meaning(status: u16, retry_after: Option<Duration>, json: &Value, text: &str)
     } else {
         Meaning::Request(member(json))
     }
+}
+
+fn is_type(json: &Value, name: &str) -> bool {
+    json.pointer("/error/type").is_some_and(|of| of == name)
 }
 
 fn bounded(wait: Duration) -> Duration {
@@ -229,8 +237,16 @@ const SCHEMA: &[&str] = &[
     "structured output",
 ];
 
-/// llama.cpp "Failed to parse tools: …" and "Failed to parse messages: …", with status 500.
-const REQUEST: &[&str] = &["failed to parse tools", "failed to parse messages"];
+/// With status 500: llama.cpp "Failed to parse tools: …", "Failed to parse messages: …", "Failed to parse tool call arguments as
+/// JSON: …", "Unknown reasoning format: …" and what its JSON library says of a member; LiteLLM "Invalid user message at index".
+const REQUEST: &[&str] = &[
+    "failed to parse tools",
+    "failed to parse messages",
+    "failed to parse tool call arguments",
+    "unknown reasoning format",
+    "[json.exception.",
+    "please ensure all",
+];
 
 /// Ollama "model 'x' not found", vLLM "The model `x` does not exist", LiteLLM "Invalid model name", LM Studio
 /// `model_not_found`, llama-swap "could not find real modelID", mlx "pinned to".

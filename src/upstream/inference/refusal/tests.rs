@@ -172,6 +172,57 @@ fn what_servers_say_is_understood() {
             r#"{"error":{"message":"Invalid model name passed in model=tiny"}}"#,
             Meaning::Model,
         ),
+        (
+            500,
+            r#"{"error":{"code":500,"message":"Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] parse error at line 1, column 2: syntax error while parsing object key - invalid literal; last read: '{b'; expected string literal","type":"server_error"}}"#,
+            Meaning::Request(None),
+        ),
+        (
+            500,
+            r#"{"error":{"code":500,"message":"Unknown reasoning format: x","type":"server_error"}}"#,
+            Meaning::Request(None),
+        ),
+        (
+            500,
+            r#"{"error":{"code":500,"message":"Cannot use both json_schema and grammar","type":"server_error"}}"#,
+            Meaning::Schema,
+        ),
+        // LiteLLM, before llama.cpp.
+        (
+            400,
+            r#"{"error":{"message":"litellm.ContextWindowExceededError: litellm.BadRequestError: ContextWindowExceededError: OpenAIException - request (6013 tokens) exceeds the available context size (1024 tokens), try increasing it\nmodel=tiny. context_window_fallbacks=None. fallbacks=None.\n\nSet 'context_window_fallback' - https://docs.litellm.ai/docs/routing#fallbacks\n\nLiteLLM: model group 'tiny' failed with the error above. No fallback was attempted.","type":"invalid_request_error","param":null,"code":"400"}}"#,
+            length(1024),
+        ),
+        (
+            400,
+            r#"{"error":{"message":"litellm.BadRequestError: OpenAIException - Field 'temperature': [json.exception.type_error.302] type must be number, but is string\n\nLiteLLM: model group 'tiny' failed with the error above. No fallback was attempted.","type":"invalid_request_error","param":null,"code":"400"}}"#,
+            request("temperature"),
+        ),
+        (
+            500,
+            r#"{"error":{"message":"litellm.InternalServerError: InternalServerError: OpenAIException - image input is not supported - hint: if this is unexpected, you may need to provide the mmproj\n\nLiteLLM: model group 'tiny' failed with the error above. No fallback was attempted.","type":"internal_server_error","param":null,"code":"500"}}"#,
+            Meaning::Media,
+        ),
+        (
+            500,
+            r#"{"error":{"message":"litellm.APIConnectionError: APIConnectionError: OpenAIException - Invalid user message at index 0. Please ensure all user messages are valid OpenAI chat completion messages.\n\nLiteLLM: model group 'tiny' failed with the error above. No fallback was attempted.","type":"internal_server_error","param":null,"code":"500"}}"#,
+            Meaning::Request(None),
+        ),
+        (
+            500,
+            r#"{"error":{"message":"litellm.InternalServerError: InternalServerError: OpenAIException - Connection error.\n\nLiteLLM: model group 'tiny' failed with the error above. No fallback was attempted.","type":"internal_server_error","param":null,"code":"500"}}"#,
+            Meaning::Server,
+        ),
+        (
+            400,
+            r#"{"error":{"message":"litellm.BadRequestError: OpenAIException - Tool choice: unknown function x\n\nLiteLLM: model group 'tiny' failed with the error above. No fallback was attempted.","type":"invalid_request_error","param":null,"code":"400"}}"#,
+            Meaning::Request(None),
+        ),
+        (
+            400,
+            r#"{"error":{"message":"No connected db.","type":"no_db_connection","param":null,"code":"400"}}"#,
+            Meaning::Credentials,
+        ),
         // OpenAI, Azure, Mistral.
         (
             400,
