@@ -1,104 +1,14 @@
 #!/usr/bin/env bash
 # A real llama.cpp (a Python wheel of its server) with a tiny model before the real binary: clients that stream one chat
-# right after the other must each get all of it, and the ledger must say what they paid.
+# right after the other must each get all of it, and the ledger must say what they paid. Then tools, long contexts, pictures,
+# wrong requests, clients that leave, kill -9 in the middle of answers and under load, and models that are loaded again.
 #
-# The long form adds a crash of the server and pictures, which this server cannot read and answers with 500:
-#   SECONDS_A_ROUND=60 CLIENTS="1 4 8 16" IN_FLIGHT="1 4" FAULTS="crash pictures" tests/clients/llama.sh
+# The long form has more rounds of the first:
+#   SECONDS_A_ROUND=60 CLIENTS="1 4 8 16" IN_FLIGHT="1 4" tests/clients/llama.sh
 # R3MES_EDGE=FILE takes that program instead of building one.
 . "$(dirname "$0")/common.bash"
-seconds=${SECONDS_A_ROUND:-20}
-here=$PWD/tests/clients/llama
-
-need curl
-why='python3 with venv and pip is needed'
-python3 -m venv "$scratch/venv"
-"$scratch/venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp gguf numpy
-edge=${R3MES_EDGE:-}
-if [ -z "$edge" ]; then
-  build --bin r3mes-edge
-  edge=$built/r3mes-edge
-fi
-wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm other=remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx
-granted=1000000
-
-why='no model is made'
-"$scratch/venv/bin/python" "$here/model.py" "$scratch/tiny.gguf"
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-# start_llama: sets llama; returns when it answers.
-start_llama() {
-  why='llama.cpp does not start'
-  "$scratch/venv/bin/python" "$here/server.py" "$scratch/tiny.gguf" "$port" > "$scratch/llama.log" 2>&1 &
-  llama=$!
-  running+=("$llama")
-  for _ in $(seq 150); do
-    if curl -sf -o "$scratch/models" "http://127.0.0.1:$port/v1/models"; then
-      why='a command failed'
-      return
-    fi
-    kill -0 "$llama" 2> /dev/null || break
-    sleep 0.2
-  done
-  tail -n 5 "$scratch/llama.log"
-  fail "$why"
-}
-
-# serve IN_FLIGHT: starts the edge over a new database; sets server, EDGE and the keys KEY and OTHER.
-serve() {
-  cat > "$scratch/edge.toml" << TOML
-listen = "127.0.0.1:0"
-discover = false
-rates = { chat = "off", write = "off", auth = "off" }
-chat = { queue = 16 }
-[[inference]]
-name = "llama"
-kind = "openai"
-url = "http://127.0.0.1:$port"
-in_flight = $1
-TOML
-  why="the server does not start"
-  database=$scratch/edge-$1.db
-  "$edge" --config "$scratch/edge.toml" --database "$database" > /dev/null 2> "$scratch/log" &
-  server=$!
-  running+=("$server")
-  await "$database.lock" "$server"
-  EDGE=$(cat "$database.lock") paid=0
-  KEY=$("$edge" --database "$database" keys create --wallet $wallet 2> /dev/null)
-  OTHER=$("$edge" --database "$database" keys create --wallet $other 2> /dev/null)
-  export EDGE KEY
-  for one in $wallet $other; do
-    "$edge" --database "$database" credits grant $one $granted --reason test > "$scratch/out"
-  done
-  why='a command failed'
-}
-
-# load CLIENTS SECONDS: sets whole and failed, adds to paid. The first failures are in $scratch/load.
-load() {
-  why='the clients do not run'
-  python3 "$here/load.py" "$1" "$2" > "$scratch/load"
-  count
-  why='a command failed'
-}
-count() {
-  local now
-  read -r whole failed now < "$scratch/load"
-  paid=$((paid + now))
-}
-
-# settled WHAT: the ledger has what was paid, and nothing else.
-settled() {
-  why="$1: the ledger"
-  "$edge" --database "$database" ledger verify > "$scratch/out" || { cat "$scratch/out"; fail "$why"; }
-  curl -sf -o "$scratch/user" "$EDGE/users/$wallet"
-  grep -qE "\"credits\":$((granted - paid))[,}]" "$scratch/user" ||
-    fail "$1: $paid chats are paid, but the account is $(cat "$scratch/user")"
-  why='a command failed'
-}
-
-# chat KEY BODY: the status of one that is not streamed.
-chat() {
-  curl -s -o "$scratch/answer" -w '%{http_code}' --max-time 60 "$EDGE/v1/chat/completions" -H "X-API-Key: $1" -d "$2"
-}
-hello='{"max_tokens":8,"logit_bias":{"2":-100},"messages":[{"role":"user","content":"hello"}]}'
+. "$(dirname "$0")/llama/common.bash"
+seconds=${SECONDS_A_ROUND:-15}
 
 # crash: llama.cpp dies under eight clients and comes back; soon after it no client is refused any more.
 crash() {
@@ -106,43 +16,64 @@ crash() {
   local load=$! back
   running+=("$load")
   sleep 2
-  kill -KILL "$llama"
-  wait "$llama" 2> /dev/null || true
-  over "$llama"
-  start_llama
+  kill_hard "$llama"
+  start_llama tiny "$port"
   back=$(date +%s%N)
   wait "$load"
   over "$load"
   count
-  until [ "$(chat "$KEY" "$hello")" = 200 ]; do
-    [ $(($(date +%s%N) - back)) -lt 30000000000 ] || { cat "$scratch/answer"; fail 'after a crash of llama.cpp chats stay refused'; }
-    sleep 0.2
-  done
-  paid=$((paid + 1))
-  echo "ok      kill -9 of llama.cpp under 8 clients: $whole chats whole, $failed failed, answered again $((($(date +%s%N) - back) / 1000000)) ms after it was back"
+  again "$back"
+  echo "ok      kill -9 of llama.cpp under 8 clients: $whole chats whole, $failed failed, answered again $took ms after it was back"
   settled 'crash'
 }
 
-# pictures: what this server cannot read, asked for by two wallets in turn, shuts no client out.
-pictures() {
-  local picture key
-  picture='{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}'
-  for _ in $(seq 6); do
-    for key in "$KEY" "$OTHER"; do
-      [ "$(chat "$key" "$picture")" != 200 ] || fail 'a picture was understood'
-    done
+# reload: the edge reads its configuration again under load, and no chat notices.
+reload() {
+  python3 "$here/load.py" 8 3 > "$scratch/load" &
+  local load=$!
+  running+=("$load")
+  for _ in $(seq 10); do
+    sleep 0.25
+    kill -HUP "$server"
   done
-  [ "$(chat "$KEY" "$hello")" = 200 ] || { cat "$scratch/answer"; fail 'pictures of two wallets shut the server for a third request'; }
-  paid=$((paid + 1))
-  echo 'ok      12 pictures of two wallets, each refused, and a chat after them is answered'
-  settled 'pictures'
+  wait "$load"
+  over "$load"
+  count
+  [ "$whole" -gt 0 ] && [ "$failed" = 0 ] || { cat "$scratch/load"; fail "$failed chats failed while the configuration was read again"; }
+  echo "ok      10 SIGHUP under 8 clients: $whole chats whole, $failed failed"
+  settled 'reload'
 }
 
-start_llama
+# asleep: llama.cpp has unloaded its model.
+asleep() {
+  for _ in $(seq 100); do
+    curl -sf -o "$scratch/out" "http://127.0.0.1:$slow_port/props"
+    ! grep -q '"is_sleeping":true' "$scratch/out" || return 0
+    sleep 0.1
+  done
+  fail 'llama.cpp keeps its model'
+}
+
+# wake: the model is loaded again for eight clients at one time, three times; none fails.
+wake() {
+  local all=0
+  for _ in 1 2 3; do
+    asleep
+    load 8 0.5
+    [ "$whole" -ge 8 ] && [ "$failed" = 0 ] || { cat "$scratch/load"; fail "$failed chats failed while the model was loaded"; }
+    all=$((all + whole))
+  done
+  echo "ok      the model unloaded and loaded again 3 times, each time for 8 clients: $all chats whole, none failed"
+  settled 'wake'
+}
+
+port=$(free_port)
+start_llama tiny "$port"
 printf '%-10s %-9s %-9s %-9s %-9s %s\n' clients in_flight seconds whole failed 'chats/s'
-bad=0
+bad=0 server=
 for in_flight in ${IN_FLIGHT:-4}; do
-  serve "$in_flight"
+  [ -z "$server" ] || end "$server"
+  serve "$port" "in_flight = $in_flight"
   for clients in ${CLIENTS:-8}; do
     load "$clients" "$seconds"
     printf '%-10s %-9s %-9s %-9s %-9s %s\n' "$clients" "$in_flight" "$seconds" "$whole" "$failed" $((whole / seconds))
@@ -151,10 +82,26 @@ for in_flight in ${IN_FLIGHT:-4}; do
     bad=$((bad + failed))
     settled "$clients clients"
   done
-  for fault in ${FAULTS:-}; do "$fault"; done
-  why="the server's end"
-  end "$server"
-  why='a command failed'
 done
 [ "$bad" = 0 ] || fail "$bad chats failed"
+for name in answers tools contexts refusals; do scene "$name"; done
+pictures
+reload
+blameless
+crash
+end "$server"
+kill_hard "$llama"
+
+slow_port=$(free_port)
+start_llama slow "$slow_port" 1
+serve "$slow_port"
+wake
+scene leave "http://127.0.0.1:$slow_port" 4
+blameless
+die "$llama"
+start_llama slow "$slow_port" 1
+again "$(date +%s%N)"
+echo "ok      answered again $took ms after it was back"
+settled 'the end'
+end "$server"
 passed

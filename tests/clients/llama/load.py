@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 BODY = json.dumps({
     "stream": True,
     "max_tokens": 24,
-    # The end of the text: without it, no answer is empty.
-    "logit_bias": {"2": -100},
+    # The ends of the text: without them, no answer is empty.
+    "logit_bias": {"256": -100, "258": -100},
     "messages": [{"role": "user", "content": "What comes after this?"}],
 })
 HEADERS = {"Authorization": "Bearer " + os.environ["KEY"], "Content-Type": "application/json"}

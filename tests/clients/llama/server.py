@@ -1,4 +1,8 @@
-"""llama.cpp's own server on loopback: server.py MODEL PORT"""
+"""llama.cpp's own server on loopback: server.py MODEL PORT [SECONDS]
+
+It has four slots of 4096 tokens, and says at /slots and /metrics what it is doing. Its model is unloaded when it has nothing to do
+for so many seconds, and loaded again for the next request.
+"""
 
 import signal
 import sys
@@ -11,9 +15,12 @@ settings.hostnames = ["127.0.0.1"]
 settings.port = int(sys.argv[2])
 settings.model_alias = {"tiny"}
 settings.n_parallel = 4
-settings.n_ctx = 4096
+settings.n_ctx = 4 * 4096
 settings.cpuparams.n_threads = 1
 settings.warmup = False
 settings.fit_params = False
+settings.endpoint_slots = settings.endpoint_metrics = True
+if sys.argv[3:] > [""]:
+    settings.sleep_idle_seconds = int(sys.argv[3])
 server = xllamacpp.Server(settings)
 signal.pause()
