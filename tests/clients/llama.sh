@@ -92,6 +92,14 @@ crash
 end "$server"
 kill_hard "$llama"
 
+"$scratch/venv/bin/python" "$here/projector.py" "$scratch/projector.gguf"
+start_llama tiny "$port" 0 "$scratch/projector.gguf"
+serve "$port"
+scene picture
+blameless
+end "$server"
+kill_hard "$llama"
+
 slow_port=$(free_port)
 start_llama slow "$slow_port" 1
 serve "$slow_port"

@@ -39,12 +39,14 @@ answers() {
   fail "$why"
 }
 
-# start_llama MODEL PORT [SECONDS]: sets llama; returns when it answers. Its model is unloaded when it has nothing to do for so long.
+# start_llama MODEL PORT [SECONDS [PROJECTOR]]: sets llama, server.py of these; returns when it answers.
 start_llama() {
-  "$scratch/venv/bin/python" "$here/server.py" "$scratch/$1.gguf" "$2" "${3:-}" > "$scratch/upstream.log" 2>&1 &
+  local model=$1 port=$2
+  shift 2
+  "$scratch/venv/bin/python" "$here/server.py" "$scratch/$model.gguf" "$port" "$@" > "$scratch/upstream.log" 2>&1 &
   llama=$!
   running+=("$llama")
-  answers "http://127.0.0.1:$2/v1/models" "$llama" 'llama.cpp does not start'
+  answers "http://127.0.0.1:$port/v1/models" "$llama" 'llama.cpp does not start'
 }
 
 # kill_hard PID

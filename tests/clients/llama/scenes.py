@@ -4,13 +4,16 @@ Prints what was found; the last line is how many chats have content, and so are 
 not as it should be. The scenes are the functions at the end.
 """
 
+import base64
 import http.client
 import json
 import os
+import struct
 import sys
 import threading
 import time
 import urllib.request
+import zlib
 from urllib.parse import urlsplit
 
 HEADERS = {"Authorization": "Bearer " + os.environ["KEY"], "Content-Type": "application/json"}
@@ -157,6 +160,37 @@ def tools():
     return 3
 
 
+def png(width):
+    """A red square."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + bytes([200, 30, 40]) * width) * width
+    head = struct.pack(">IIBBBBB", width, width, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(data).decode()}}
+
+
+def picture():
+    """A server that reads pictures: its tokens say that it did; of one that is broken its client gets a reason."""
+    text = {"type": "text", "text": "What is it?"}
+    read = []
+    for parts in ([text], [text, png(64)], [text, png(64), png(1024)]):
+        stream = Stream(message(parts, max_tokens=8, logit_bias=ENDLESS, stream_options={"include_usage": True}))
+        stream.read()
+        if stream.status != 200 or not stream.looks_whole():
+            fail(f"{stream.status} {stream}")
+        read.append(stream.usage["prompt_tokens"])
+    if not read[0] < read[1] < read[2]:
+        fail(f"prompts of {read} tokens with 0, 1 and 2 pictures")
+    status, answer = whole(message([text, {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]))
+    if (status, answer.get("error", {}).get("code")) != (400, "unsupported_media"):
+        fail(f"a broken picture: {status} {answer}")
+    print(f"ok      pictures that are read: prompts of {read[0]}, {read[1]} and {read[2]} tokens with 0, 1 and 2; a broken one is unsupported_media")
+    return len(read)
+
+
 def contexts():
     """A prompt that nearly fills a slot's context of 4096 tokens; each byte is one."""
     stream = Stream(message("a" * 4000, max_tokens=16, logit_bias=ENDLESS, stream_options={"include_usage": True}))
@@ -196,6 +230,21 @@ def refusals():
     return 0
 
 
+def stopped(url):
+    """Llama.cpp becomes idle, and makes no token in the second after; how long that took, in s."""
+    left = time.monotonic()
+    while (now := inside(url))[0]:
+        if time.monotonic() - left > 5:
+            fail(f"{now[0]} slots are still at work 5 s after the clients left")
+        time.sleep(0.01)
+    idle = time.monotonic() - left
+    time.sleep(1)
+    later = inside(url)
+    if idle > 1 or later != now:
+        fail(f"idle after {idle:.3f} s, then {now}, a second later {later}")
+    return idle
+
+
 def leave(url, clients):
     """Clients leave in the middle of long answers: llama.cpp at this address stops them."""
     # As many tokens as the slot has.
@@ -208,17 +257,26 @@ def leave(url, clients):
     busy, _ = inside(url)
     for stream in streams:
         stream.leave()
-    left = time.monotonic()
-    while (now := inside(url))[0]:
-        if time.monotonic() - left > 5:
-            fail(f"{now[0]} slots are still at work 5 s after the clients left")
+    idle = stopped(url)
+    print(f"ok      {clients} clients left in streams of 3500 tokens: {busy} slots at work, idle {idle * 1000:.0f} ms later, no token since")
+    # Who left before a whole answer was there has got nothing of it. llama.cpp sees only in a stream that a client has left.
+    body = message("hello", max_tokens=400, logit_bias=ENDLESS)
+    waiting = [http.client.HTTPConnection(EDGE, timeout=120) for _ in streams]
+    for connection in waiting:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), HEADERS)
+    begun = time.monotonic()
+    while inside(url)[0] < len(waiting):
+        if time.monotonic() - begun > 10:
+            fail(f"{len(waiting)} requests do not fill the slots of llama.cpp")
         time.sleep(0.01)
-    idle = time.monotonic() - left
-    time.sleep(1)
-    later = inside(url)
-    if idle > 1 or later != now or busy != len(streams):
-        fail(f"{busy} slots at work, idle after {idle:.3f} s, then {now}, a second later {later}")
-    print(f"ok      {clients} clients left in answers of 3500 tokens: {busy} slots at work, idle {idle * 1000:.0f} ms later, no token since")
+    for connection in waiting:
+        connection.close()
+    left = time.monotonic()
+    while inside(url)[0]:
+        if time.monotonic() - left > 30:
+            fail("answers of 400 tokens take more than 30 s")
+        time.sleep(0.01)
+    print(f"ok      {clients} left before whole answers of 400 tokens: none is paid; llama.cpp worked on for {(time.monotonic() - left) * 1000:.0f} ms")
     return len(streams)
 
 
@@ -244,4 +302,4 @@ def die(clients, begun):
     return len(streams)
 
 
-print({scene.__name__: scene for scene in (answers, tools, contexts, refusals, leave, die)}[sys.argv[1]](*sys.argv[2:]))
+print({scene.__name__: scene for scene in (answers, tools, picture, contexts, refusals, leave, die)}[sys.argv[1]](*sys.argv[2:]))

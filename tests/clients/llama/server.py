@@ -1,7 +1,7 @@
-"""llama.cpp's own server on loopback: server.py MODEL PORT [SECONDS]
+"""llama.cpp's own server on loopback: server.py MODEL PORT [SECONDS [PROJECTOR]]
 
 It has four slots of 4096 tokens, and says at /slots and /metrics what it is doing. Its model is unloaded when it has nothing to do
-for so many seconds, and loaded again for the next request.
+for so many seconds that are not 0, and loaded again for the next request. With a projector it reads pictures.
 """
 
 import signal
@@ -20,7 +20,10 @@ settings.cpuparams.n_threads = 1
 settings.warmup = False
 settings.fit_params = False
 settings.endpoint_slots = settings.endpoint_metrics = True
-if sys.argv[3:] > [""]:
+if sys.argv[3:] and sys.argv[3] != "0":
     settings.sleep_idle_seconds = int(sys.argv[3])
+if sys.argv[4:]:
+    settings.mmproj.path = sys.argv[4]
+    settings.mmproj_use_gpu = False
 server = xllamacpp.Server(settings)
 signal.pause()
