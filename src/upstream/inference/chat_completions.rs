@@ -285,7 +285,15 @@ impl<'de> Deserialize<'de> for Lossy {
             }
 
             fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Lossy, E> {
-                Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+                let mut text = String::with_capacity(bytes.len());
+                for chunk in bytes.utf8_chunks() {
+                    text += chunk.valid();
+                    // The three bytes of a surrogate are three invalid chunks, of which this is the first.
+                    if chunk.invalid() == [0xED] {
+                        text.push(char::REPLACEMENT_CHARACTER);
+                    }
+                }
+                Ok(Lossy(text))
             }
         }
         deserializer.deserialize_bytes(Bytes)
