@@ -3,6 +3,18 @@
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
 
+-- Which database this is, and which state of it a write-ahead log belongs to. database: in every copy, so that several can
+-- share a folder. log: a random number, new in each log that SQLite begins; before: that of the log before it. So the file that
+-- a log belongs to has one of the two. open_at: the path at which a process has it open, or had when it was killed.
+CREATE TABLE identity (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    database TEXT NOT NULL,
+    log      INTEGER NOT NULL,
+    before   INTEGER NOT NULL,
+    open_at  TEXT
+) STRICT;
+INSERT INTO identity (id, database, log, before) VALUES (1, lower(hex(randomblob(8))), random(), 0);
+
 -- One row a wallet; other tables refer to its id, a few bytes instead of the address. The balance is never assigned: it moves
 -- with a ledger entry in the same transaction.
 CREATE TABLE users (

@@ -12,7 +12,7 @@ use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{SqliteStore, audit, check, closed, sql, verify};
+use super::{SqliteStore, audit, check, closed, identity, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
 use crate::store::{
@@ -30,9 +30,9 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     Ok(copy(database, to.to_owned())?.finish()?.ledger)
 }
 
-/// Copies a snapshot of `database`, to be verified and named `to` by [`PartialCopy::finish`].
-pub(super) fn copy(database: &Path, to: PathBuf) -> Result<PartialCopy, OpenError> {
-    let copy = PartialCopy::create(to)?;
+/// Copies a snapshot of `database`, to be verified and named `to` by [`NewFile::finish`].
+pub(super) fn copy(database: &Path, to: PathBuf) -> Result<NewFile, OpenError> {
+    let copy = NewFile::create(to)?;
     copy.fill(&*ReadOnly::open(database)?)?;
     Ok(copy)
 }
@@ -207,7 +207,7 @@ pub fn restore(
     }
     let mut lock = InstanceLock::acquire(&database)?;
     let old = database.with_added_extension(suffix);
-    let copy = PartialCopy::new(with_suffix(&database, connections::RESTORING), database)?;
+    let copy = NewFile::new(with_suffix(&database, connections::RESTORING), database)?;
     // With its log, as that may hold commits of a crashed server.
     copy.fill(&*ReadOnly::open(backup)?)?;
     copy.verify()?;
@@ -250,13 +250,14 @@ fn move_away(database: &Path, new: &Path) -> Result<Option<PathBuf>, OpenError> 
     Ok(moved)
 }
 
-/// A copy that is being made, under a name that marks it as incomplete; deleted if it is dropped before it is complete.
-pub(super) struct PartialCopy {
-    part: PathBuf,
+/// A database file that is being made, under a name that marks it as incomplete; deleted if it is dropped before it is
+/// complete.
+pub(super) struct NewFile {
+    pub(super) part: PathBuf,
     to: PathBuf,
 }
 
-impl PartialCopy {
+impl NewFile {
     /// Creates the empty file of a copy that is to be named `to`.
     pub(super) fn create(to: PathBuf) -> Result<Self, OpenError> {
         if to.exists() {
@@ -265,7 +266,8 @@ impl PartialCopy {
         Self::new(to.with_added_extension("part"), to)
     }
 
-    fn new(part: PathBuf, to: PathBuf) -> Result<Self, OpenError> {
+    /// The same where another name marks it, and where `to` may exist.
+    pub(super) fn new(part: PathBuf, to: PathBuf) -> Result<Self, OpenError> {
         // Left by an interrupted copy.
         delete_database(&part);
         connections::create_empty(&part).map_err(OpenError::io(&part))?;
@@ -287,7 +289,17 @@ impl PartialCopy {
         while copy.step(STEP)? != StepResult::Done {
             file.sync_data().map_err(OpenError::io(&self.part))?;
         }
-        Ok(())
+        drop(copy);
+        // Nothing has it open, and no log is its own.
+        identity::begin_log(&to)?;
+        identity::set_open_at(&to, None)?;
+        to.close().map_err(|(_, error)| error.into())
+    }
+
+    /// Writes it to the disk.
+    pub(super) fn sync(&self) -> Result<(), OpenError> {
+        let synced = File::open(&self.part).and_then(|file| file.sync_all());
+        synced.map_err(OpenError::io(&self.part))
     }
 
     /// Verifies the copy and names it.
@@ -306,8 +318,7 @@ impl PartialCopy {
 
     /// Verifies and syncs the copy.
     fn verify(&self) -> Result<LedgerReport, OpenError> {
-        let synced = File::open(&self.part).and_then(|file| file.sync_all());
-        synced.map_err(OpenError::io(&self.part))?;
+        self.sync()?;
         let copy = ReadOnly::open_any(&self.part)?;
         let report = verify(&copy)?;
         match report.mistakes.first() {
@@ -327,7 +338,7 @@ impl PartialCopy {
     }
 
     /// Renames the complete file; after a crash it has either name.
-    fn persist(&self) -> Result<(), OpenError> {
+    pub(super) fn persist(&self) -> Result<(), OpenError> {
         let renamed = std::fs::rename(&self.part, &self.to)
             .and_then(|()| File::open(folder_of(&self.to)))
             .and_then(|folder| folder.sync_all());
@@ -335,7 +346,7 @@ impl PartialCopy {
     }
 }
 
-impl Drop for PartialCopy {
+impl Drop for NewFile {
     fn drop(&mut self) {
         // Once it is complete there are none of that name.
         delete_database(&self.part);

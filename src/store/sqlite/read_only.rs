@@ -54,6 +54,22 @@ impl ReadOnly {
     }
 }
 
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
+    .union(OpenFlags::SQLITE_OPEN_URI)
+    .union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// <https://sqlite.org/uri.html>
+fn uri(path: &Path, options: &str) -> String {
+    let name = path.to_string_lossy().replace('%', "%25");
+    let name = name.replace('?', "%3f").replace('#', "%23");
+    format!("file:{name}?mode=ro{options}")
+}
+
+/// Opens the file at a real path as if no log were beside it.
+pub(super) fn open_without_log(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(uri(path, "&immutable=1"), FLAGS)
+}
+
 /// What opens the file at a real path, and the lock that must be held meanwhile. Its connections wait for so long for another
 /// program's lock, as one that recovers the log after a crash has.
 pub(super) fn manager(
@@ -79,15 +95,9 @@ pub(super) fn manager(
             ""
         }
     };
-    // https://sqlite.org/uri.html
-    let name = path.to_string_lossy().replace('%', "%25");
-    let name = name.replace('?', "%3f").replace('#', "%23");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let is_private = lock.is_some();
-    let manager = SqliteConnectionManager::file(format!("file:{name}?mode=ro{option}"))
-        .with_flags(flags)
+    let manager = SqliteConnectionManager::file(uri(path, option))
+        .with_flags(FLAGS)
         .with_init(move |connection| {
             connection.busy_timeout(timeout)?;
             if is_private {

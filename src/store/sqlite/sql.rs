@@ -12,6 +12,11 @@ macro_rules! statements {
 }
 
 statements! {
+    // which database a file is, and which of its states a log belongs to
+    SELECT_IDENTITY = "SELECT database, log, before, open_at FROM identity WHERE id = 1";
+    SET_OPEN_AT = "UPDATE identity SET open_at = ?1 WHERE id = 1";
+    BEGIN_LOG = "UPDATE identity SET before = log, log = random() WHERE id = 1";
+
     // users and credits
     INSERT_USER = "INSERT INTO users (wallet, created_at) VALUES (?1, ?2) ON CONFLICT (wallet) DO NOTHING";
     SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)

@@ -47,7 +47,8 @@ pub(super) fn writing(path: &Path) -> Result<Connection, OpenError> {
 
 /// A new database.
 pub(super) fn fresh(path: &Path) -> Connection {
-    drop(connections::create_empty(path).unwrap());
+    drop(connections::lock(path, true).unwrap());
+    std::fs::remove_file(with_suffix(path, ".lock")).unwrap();
     writing(path).unwrap()
 }
 
