@@ -134,8 +134,13 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
 -- Which keys has this wallet, newest first?
 CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
+-- How many active keys has this wallet?
+CREATE INDEX idx_api_keys_active ON api_keys (wallet, revoked_at, expires_at) WHERE login = 0;
 -- Which login keys have expired?
 CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
+-- Which other keys of wallets ended long ago?
+CREATE INDEX idx_api_keys_revoked ON api_keys (revoked_at) WHERE revoked_at IS NOT NULL AND wallet IS NOT NULL AND imported = 0;
+CREATE INDEX idx_api_keys_expired ON api_keys (expires_at) WHERE expires_at IS NOT NULL AND wallet IS NOT NULL AND imported = 0;
 
 -- The miners, each with its latest values; a value that the newest sample left out is that of an earlier one. Samples refer
 -- to the id, a few bytes instead of the wallet's address. unit: 0 gradients/h, 1 H/s. rolled_until: the samples before this

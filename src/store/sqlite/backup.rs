@@ -12,7 +12,7 @@ use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{SqliteStore, audit, check, closed, identity, sql, verify};
+use super::{SqliteStore, audit, check, closed, identity, read_only, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
 use crate::store::{
@@ -50,7 +50,8 @@ pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> Pa
     }
 }
 
-/// The backups of `database` in `folder`, or beside it, the newest last; only files named by this program.
+/// The backups of `database` in `folder`, or beside it, the newest last; only files named by this program, and not those of
+/// another database that has a file of the same name and shares the folder.
 ///
 /// # Errors
 /// Where the folder cannot be read.
@@ -58,22 +59,33 @@ pub fn backups(
     database: &Path,
     folder: Option<&Path>,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
-    stamped_files(database, folder, EXTENSION)
+    let mut files = stamped_files(database, folder, |extension| extension == EXTENSION)?;
+    // Of a database that cannot be read all files of its name are shown, as one of them is to replace it.
+    if let Ok(own) = ReadOnly::open(database).and_then(|c| Ok(identity::read(&c)?)) {
+        files.retain(|(_, file)| {
+            let copy = read_only::open_without_log(file).and_then(|c| identity::read(&c));
+            copy.map_or(true, |copy| copy.database == own.database)
+        });
+    }
+    Ok(files)
 }
 
 /// The files named after `database`, a time and an extension, sorted by time.
 fn stamped_files(
     database: &Path,
     folder: Option<&Path>,
-    extension: &str,
+    has_extension: impl Fn(&str) -> bool,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
     let database = real_path(database);
     let folder = folder.unwrap_or(folder_of(&database));
     let name = database.file_name().unwrap_or_default().to_string_lossy();
     let made_at = |file: &Path| {
         let text = file.file_name()?.to_str()?;
-        let stamp = text.strip_prefix(&*name)?.strip_prefix('.')?;
-        Timestamp::parse_compact(stamp.strip_suffix(extension)?.strip_suffix('.')?)
+        let named = text.strip_prefix(&*name)?.strip_prefix('.')?;
+        // The stamp has a dot itself.
+        let (stamp, extension) = named.split_at_checked(named.find("Z.")? + 1)?;
+        let stamp = Timestamp::parse_compact(stamp)?;
+        has_extension(&extension[1..]).then_some(stamp)
     };
     let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
     let files = files.collect::<std::io::Result<Vec<_>>>()?.into_iter();
@@ -84,27 +96,51 @@ fn stamped_files(
     Ok(stamped)
 }
 
-/// Deletes all backups but the newest `keep`, and unfinished ones that crashes left. Those dated
-/// after `now` count as the oldest: otherwise they would remain, and each new backup would be deleted.
+/// Deletes all backups in the folder of `made`, which was made now and stays whatever its date, but it and the newest others,
+/// `keep` in all, and unfinished ones that crashes left. Those dated after `now` count as the oldest: otherwise they would
+/// remain, and each new backup would be deleted.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file cannot be deleted.
 pub fn prune_backups(
     database: &Path,
-    folder: Option<&Path>,
+    made: &Path,
     keep: usize,
     now: Timestamp,
 ) -> std::io::Result<()> {
-    let mut all = backups(database, folder)?;
-    all.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
-    let unfinished = stamped_files(database, folder, "backup.part")?;
+    let folder = Some(folder_of(made));
+    let mut others = backups(database, folder)?;
+    others.retain(|(_, file)| file.file_name() != made.file_name());
+    others.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
+    let unfinished = stamped_files(database, folder, |extension| extension == "backup.part")?;
     // After an hour a copy is not being written any more.
     let is_abandoned = |begun: Timestamp| begun.plus(Duration::from_secs(3600)) < now;
     let abandoned = unfinished
         .into_iter()
         .filter(|(begun, _)| is_abandoned(*begun));
-    for (_, old) in all.into_iter().rev().skip(keep).chain(abandoned) {
-        std::fs::remove_file(old)?;
+    let old = others.into_iter().rev().skip(keep.saturating_sub(1));
+    for (_, file) in old.chain(abandoned) {
+        std::fs::remove_file(file)?;
+    }
+    Ok(())
+}
+
+/// How long the files of a database stay that a restore replaced or a migration copied; the newest of them stay in any case.
+const REPLACED_KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// Deletes the files of databases that were replaced long ago.
+pub(super) fn delete_replaced(database: &Path, now: Timestamp) -> std::io::Result<()> {
+    let is_replaced = |extension: &str| {
+        let of_restore = extension.strip_prefix("replaced");
+        of_restore.is_some_and(|suffix| SUFFIXES.contains(&suffix))
+            || extension.starts_with("version-")
+    };
+    let files = stamped_files(database, None, is_replaced)?;
+    let newest = files.last().map(|(at, _)| *at);
+    for (at, file) in files {
+        if Some(at) != newest && at.plus(REPLACED_KEPT) < now {
+            std::fs::remove_file(file)?;
+        }
     }
     Ok(())
 }
@@ -130,7 +166,7 @@ impl Backups for SqliteStore {
             }
             let backup = copy.finish()?;
             if let Some(keep) = keep {
-                prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)?;
+                prune_backups(&path, Path::new(&backup.path), keep, now).map_err(unavailable)?;
             }
             Ok(backup)
         })

@@ -2,12 +2,14 @@
 //! A file of another program or another version is refused before anything in it or beside it changes.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rustix::fs::Access;
 
 use super::backup::NewFile;
 use super::read_only::ReadOnly;
@@ -102,7 +104,7 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
     let size = |suffix| std::fs::metadata(with_suffix(path, suffix)).map_or(0, |file| file.len());
     for suffix in ["-wal", "-shm", "-journal"] {
         let beside = with_suffix(path, suffix);
-        check_usable(&beside).map_err(OpenError::io(&beside))?;
+        check_usable(&beside, Access::READ_OK | Access::WRITE_OK)?;
     }
     if size("") > 0 {
         // A database of this program has one only where another program changed its mode.
@@ -124,22 +126,23 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
     Ok(lock)
 }
 
-/// An error that SQLite would report without the name of the file.
-fn check_usable(beside: &Path) -> std::io::Result<()> {
-    use std::io::{Error, ErrorKind};
-    match std::fs::metadata(beside) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Ok(about) if !about.is_file() => {
-            let what = "it is not a regular file; move it away";
-            return Err(Error::new(ErrorKind::InvalidInput, what));
-        }
-        about => about?,
+/// Refuses a file beside a database that cannot be used, which SQLite would not name.
+pub(super) fn check_usable(beside: &Path, access: Access) -> Result<(), OpenError> {
+    let check = || {
+        match std::fs::metadata(beside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Ok(about) if !about.is_file() => {
+                let what = "it is not a regular file; move it away";
+                return Err(Error::new(ErrorKind::InvalidInput, what));
+            }
+            about => about?,
+        };
+        rustix::fs::access(beside, access).map_err(|error| {
+            let what = "give it the owner and the mode of the database";
+            Error::new(Error::from(error).kind(), format!("{error}: {what}"))
+        })
     };
-    let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
-    rustix::fs::access(beside, access).map_err(|error| {
-        let what = "give it the owner and the mode of the database";
-        Error::new(Error::from(error).kind(), format!("{error}: {what}"))
-    })
+    check().map_err(OpenError::io(beside))
 }
 
 /// Creates a database in place of a missing or an empty file. It gets its name when it is complete and on the disk, so that it
@@ -176,7 +179,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // SQLite falls back to a read-only connection if the file is not writable.
     if connection.is_readonly("main")? {
-        let error = std::io::ErrorKind::ReadOnlyFilesystem;
+        let error = ErrorKind::ReadOnlyFilesystem;
         return Err(OpenError::Io(path.to_owned(), error.into()));
     }
     Ok(connection)

@@ -13,9 +13,12 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Access;
 
 use super::SqliteStore;
-use super::connections::{BUSY_TIMEOUT, OpenError, check_version, configure_statements};
+use super::connections::{
+    BUSY_TIMEOUT, OpenError, check_usable, check_version, configure_statements,
+};
 use super::read_pool::ReadPool;
 use super::writer::Writer;
 use crate::store::lock::{LockedFile, with_suffix};
@@ -82,6 +85,9 @@ pub(super) fn manager(
         Ok(_) => {}
         Err(error) if error.kind() == NotFound => return Err(OpenError::Missing(path.to_owned())),
         Err(error) => return Err(OpenError::Io(path.to_owned(), error)),
+    }
+    for suffix in ["-wal", "-shm"] {
+        check_usable(&with_suffix(path, suffix), Access::READ_OK)?;
     }
     let mut lock = LockedFile::lock_shared(path).map_err(OpenError::io(path))?;
     let exists = |suffix| with_suffix(path, suffix).exists();

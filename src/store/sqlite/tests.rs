@@ -84,6 +84,29 @@ fn every_statement_is_answered_by_an_index() {
 }
 
 #[test]
+fn counting_the_active_keys_walks_none_that_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = fresh(&folder.path().join("edge.db"));
+    let statement = format!("EXPLAIN QUERY PLAN {}", sql::COUNT_ACTIVE_KEYS);
+    let mut plan = connection.prepare(&statement).unwrap();
+    let steps = plan
+        .query_map((1, 2), |row| row.get::<_, String>(3))
+        .unwrap();
+    let steps: Vec<_> = steps.map(Result::unwrap).collect();
+    for range in [
+        "revoked_at=? AND expires_at=?",
+        "revoked_at=? AND expires_at>?",
+        "revoked_at>?",
+    ] {
+        let range = format!("INDEX idx_api_keys_active (wallet=? AND {range})");
+        assert!(
+            steps.iter().any(|step| step.contains(&range)),
+            "{range}: {steps:#?}"
+        );
+    }
+}
+
+#[test]
 fn every_statement_is_in_the_one_list() {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
