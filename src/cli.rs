@@ -233,8 +233,20 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    // clap ends the process itself, with 2, where the arguments are wrong.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            // `--help` and `--version` are no errors.
+            if wrong.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                output::failure(2, wrong.kind());
+            }
+            // It ends the process, with 2 where the arguments are wrong.
+            wrong.exit();
+        }
+    };
+    let json = cli.json;
+    // What a server prints at its first start is not why it runs.
+    let prints = !matches!(cli.command, None | Some(Command::Serve));
     // On a machine with many cores the rest is left to the miner.
     let cores = std::thread::available_parallelism();
     let workers = cores.map_or(1, NonZero::get).min(8);
@@ -253,9 +265,19 @@ pub(crate) fn run() -> ExitCode {
     });
     // Before the output below.
     logging::flush();
-    match done.and_then(|()| output::all_written()) {
+    let all_written = |()| {
+        if prints {
+            output::all_written()
+        } else {
+            Ok(())
+        }
+    };
+    match done.and_then(all_written) {
         Ok(()) | Err(Failure::ReaderClosed) => ExitCode::SUCCESS,
         Err(failure) => {
+            if json {
+                output::failure(failure.code(), &failure);
+            }
             output::note(format_args!("r3mes-edge: {failure}"));
             ExitCode::from(failure.code())
         }

@@ -77,7 +77,9 @@ async fn poll_miner(app: Arc<App>) {
             Ok(Some(sample)) => {
                 app.metrics.set_miner(&sample);
                 let now = sample.recorded_at;
-                if let Err(error) = app.store.record_samples(vec![sample], now).await {
+                let max_workers = app.config.limits.workers_per_wallet;
+                let recorded = app.store.record_samples(vec![sample], max_workers, now);
+                if let Err(error) = recorded.await {
                     log::warn!("a sample of the miner was not recorded: {error}");
                 }
             }

@@ -28,7 +28,7 @@ type Finding = (&'static str, String);
 fn advice(check: &str) -> &'static str {
     match check {
         "files" => {
-            "start the server, which creates the database, or name the right one with --database"
+            "give each file the owner and the mode that is stated; where there is no database, start the server, which creates one, or name the right one with --database"
         }
         "admin_key" => "make a key that works",
         "disk_free" => "create the folder, or free disk space: without it writes are rejected",
@@ -84,22 +84,33 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         let found = format!("there is no database at {}", database.display());
         return vec![(PROBLEM, found)];
     };
-    let mut files = vec![database.clone(), admin_key::path(database)];
+    let beside = ["-wal", "-shm", ".admin-key"].map(|suffix| {
+        let mut file = database.clone().into_os_string();
+        file.push(suffix);
+        file.into()
+    });
     let copies = store::backups(database, config.backup.folder());
-    files.extend(copies.unwrap_or_default().into_iter().map(|(_, copy)| copy));
+    let copies = copies.unwrap_or_default().into_iter();
     let owner = metadata.uid();
-    let check = |file: PathBuf| {
+    let check = |(file, is_copy): (PathBuf, bool)| {
         let metadata = std::fs::metadata(&file).ok()?;
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
         let size = mebibytes(metadata.len());
         let (status, what) = match mode & 0o077 {
             0 if user == owner => (GOOD, format!("has mode {mode:04o} and {size}")),
+            // Made by a command of root; the server does not read it.
+            0 if is_copy && user == 0 => {
+                (GOOD, format!("is root's, has mode {mode:04o} and {size}"))
+            }
             0 => (PROBLEM, format!("belongs to user {user}: chown {owner} it")),
             _ => (PROBLEM, format!("has mode {mode:04o}: chmod 600 it")),
         };
         Some((status, format!("{shown} {what}")))
     };
-    files.into_iter().filter_map(check).collect()
+    let own = std::iter::once(database.clone()).chain(beside);
+    let files = own.map(|file| (file, false));
+    let files = files.chain(copies.map(|(_, copy)| (copy, true)));
+    files.filter_map(check).collect()
 }
 
 fn mebibytes(bytes: u64) -> String {

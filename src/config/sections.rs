@@ -44,6 +44,8 @@ section! {
         request_timeout: Duration as "units::duration" = seconds(30);
         /// For requests in flight at shutdown.
         shutdown_grace: Duration as "units::duration" = seconds(30);
+        /// Different workers of one wallet; samples of a further one are refused with 409.
+        workers_per_wallet: usize = 1000, in COUNT;
     }
 }
 

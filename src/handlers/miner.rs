@@ -26,7 +26,8 @@ pub(crate) async fn post_stats(ctx: Context) -> Result {
         return Err(ApiError::forbidden(detail));
     }
     let accepted = samples.len();
-    app.store.record_samples(samples, now).await?;
+    let max_workers = app.config.limits.workers_per_wallet;
+    app.store.record_samples(samples, max_workers, now).await?;
     json_with_status(StatusCode::CREATED, &json!({ "accepted": accepted }))
 }
 

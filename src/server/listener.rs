@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::StartError;
 use crate::config::{Listen, Peer};
@@ -74,9 +74,36 @@ impl Listener {
     }
 }
 
-/// The next connection of any listener. `first` rotates, so that many connections at one do not starve another.
-pub(super) async fn accept(listeners: &[Listener], first: &mut usize) -> (Box<dyn Stream>, Peer) {
+/// What [`accept`] remembers from one connection to the next.
+#[derive(Default)]
+pub(super) struct Accepting {
+    /// Rotates, so that many connections at one listener do not starve another.
+    first: usize,
+    /// Attempts that failed since the last line of the log about them, and when that was.
+    failures: u32,
+    logged_at: Option<Instant>,
+}
+
+impl Accepting {
+    /// One line in ten seconds, as the attempts of a server without file descriptors fail ten times a second.
+    fn log_failure(&mut self, error: &io::Error) {
+        self.failures += 1;
+        let is_due = |at: Instant| at.elapsed() >= Duration::from_secs(10);
+        if self.logged_at.is_none_or(is_due) {
+            let failures = std::mem::take(&mut self.failures);
+            log::error!("no connection was accepted in {failures} attempts: {error}");
+            self.logged_at = Some(Instant::now());
+        }
+    }
+}
+
+/// The next connection of any listener.
+pub(super) async fn accept(
+    listeners: &[Listener],
+    state: &mut Accepting,
+) -> (Box<dyn Stream>, Peer) {
     loop {
+        let first = &mut state.first;
         let accepted = poll_fn(|context| {
             for _ in 0..listeners.len() {
                 let listener = &listeners[*first % listeners.len()];
@@ -90,7 +117,7 @@ pub(super) async fn accept(listeners: &[Listener], first: &mut usize) -> (Box<dy
         match accepted.await {
             Ok(accepted) => return accepted,
             // Likely no file descriptors are left.
-            Err(error) => log::error!("a connection was not accepted: {error}"),
+            Err(error) => state.log_failure(&error),
         }
         sleep(Duration::from_millis(100)).await;
     }
@@ -240,6 +267,20 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn attempts_to_accept_that_fail_are_one_line_of_the_log_in_ten_seconds() {
+        let mut state = Accepting::default();
+        let error = io::Error::from_raw_os_error(24);
+        let mut lines = 0;
+        for _ in 0..300 {
+            state.log_failure(&error);
+            // Logged, the count begins anew.
+            lines += u32::from(state.failures == 0);
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(lines, 3);
+    }
+
     #[tokio::test]
     async fn listeners_are_accepted_from_in_turn() {
         let folder = tempfile::tempdir().unwrap();
@@ -256,9 +297,9 @@ mod tests {
             callers.push(std::net::TcpStream::connect(address).unwrap());
         }
         let _local = UnixStream::connect(&path).await.unwrap();
-        let (mut first, mut peers) = (0, Vec::new());
+        let (mut state, mut peers) = (Accepting::default(), Vec::new());
         for _ in 0..2 {
-            peers.push(accept(&listeners, &mut first).await.1);
+            peers.push(accept(&listeners, &mut state).await.1);
         }
         assert!(peers.contains(&Peer::Unix), "{peers:?}");
     }
@@ -283,7 +324,7 @@ mod tests {
         for client in ["[::1]", "127.0.0.1"] {
             let address = format!("{client}:{port}");
             let _client = std::net::TcpStream::connect(address).unwrap();
-            accept(&listeners, &mut 0).await;
+            accept(&listeners, &mut Accepting::default()).await;
         }
     }
 }

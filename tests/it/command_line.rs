@@ -3,6 +3,7 @@
 mod accounts;
 mod admin_key;
 mod export;
+mod outputs;
 mod reading;
 mod table;
 

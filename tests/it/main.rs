@@ -13,6 +13,7 @@ mod alerts;
 mod architecture;
 mod audit;
 mod backup;
+mod bounds;
 mod breaker;
 mod chain;
 mod chat;
