@@ -9,6 +9,7 @@
     reason = "a test that cannot go on may panic, and says what it measured"
 )]
 
+mod access;
 mod alerts;
 mod architecture;
 mod audit;

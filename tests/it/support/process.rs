@@ -148,7 +148,7 @@ impl Drop for Process {
 
 fn write_config(file: &Path, config: &str) -> PathBuf {
     let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n";
-    let rates = "[rates]\nhealth = \"off\"\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
+    let rates = "[rates]\nhealth = \"off\"\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\npage = \"off\"\nrefused = \"off\"\n";
     std::fs::write(file, format!("{common}{rates}{config}")).unwrap();
     file.to_owned()
 }
