@@ -67,6 +67,9 @@ struct GlobalArgs {
     /// The database file [default: r3mes-edge.db here]
     #[arg(long, global = true, value_name = "FILE")]
     database: Option<PathBuf>,
+    /// The file with the admin key, by which commands ask a running server [default: <database>.admin-key]
+    #[arg(long, global = true, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -233,8 +236,18 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    // clap ends the process itself, with 2, where the arguments are wrong.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            let text = error.render().to_string();
+            let line = text.lines().next().unwrap_or_default();
+            output::failure(line.trim_start_matches("error: "), 2);
+        }
+        error.exit()
+    });
+    if let Some(file) = &cli.global.admin_key_file {
+        admin_key::name(file.clone());
+    }
+    let json = cli.json;
     // On a machine with many cores the rest is left to the miner.
     let cores = std::thread::available_parallelism();
     let workers = cores.map_or(1, NonZero::get).min(8);
@@ -257,6 +270,9 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) | Err(Failure::ReaderClosed) => ExitCode::SUCCESS,
         Err(failure) => {
             output::note(format_args!("r3mes-edge: {failure}"));
+            if json {
+                output::failure(&failure, failure.code());
+            }
             ExitCode::from(failure.code())
         }
     }
@@ -303,12 +319,16 @@ async fn execute(cli: Cli) -> Result {
 /// Refuses a database that does not exist.
 fn with_database(settings: Settings) -> Result<Settings> {
     let database = &settings.config.database;
-    if database.exists() {
-        return Ok(settings);
-    }
     let origin = settings.origins.of("database");
-    Err(Failure::NotFound(format!(
-        "there is no database at {} ({origin}); start the server, which creates it, or name another with --database",
-        files::absolute(database).display()
-    )))
+    let shown = files::absolute(database);
+    let shown = shown.display();
+    match database.try_exists() {
+        Ok(true) => Ok(settings),
+        Ok(false) => Err(Failure::NotFound(format!(
+            "there is no database at {shown} ({origin}); start the server, which creates it, or name another with --database"
+        ))),
+        Err(error) => Err(Failure::Failed(format!(
+            "the database at {shown} ({origin}) cannot be accessed: {error}; run this as its owner or root, or name another with --database"
+        ))),
+    }
 }

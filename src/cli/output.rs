@@ -4,9 +4,12 @@
 use std::collections::HashMap;
 use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, IsTerminal, Write, stdout};
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::{Failure, Result};
@@ -14,14 +17,32 @@ use super::{Failure, Result};
 /// Why lines are not written any more.
 static BROKEN: OnceLock<ErrorKind> = OnceLock::new();
 
+/// Whether a line was written, or tried.
+static PRINTED: AtomicBool = AtomicBool::new(false);
+
 /// What `println!` is in this program: if a line cannot be written the command completes, and [`all_written`] then makes it
 /// a failure.
 pub(super) fn line(text: Arguments<'_>) {
+    PRINTED.store(true, Ordering::Relaxed);
     if BROKEN.get().is_none()
         && let Err(error) = writeln!(stdout().lock(), "{text}")
     {
         let _ = BROKEN.set(error.kind());
     }
+}
+
+/// Prints why a command failed as JSON, unless it has printed its result already.
+pub(super) fn failure(message: impl Display, exit_code: u8) {
+    if !PRINTED.load(Ordering::Relaxed) {
+        let error = json!({ "message": message.to_string(), "exit_code": exit_code });
+        println!("{}", json!({ "error": error }));
+    }
+}
+
+/// Whether what is written on standard output is lost: it was closed, which the runtime replaces by /dev/null.
+pub(super) fn is_discarded() -> bool {
+    let device = std::fs::metadata("/dev/null").map(|null| null.rdev());
+    rustix::fs::fstat(stdout()).is_ok_and(|out| device.is_ok_and(|null| out.st_rdev == null))
 }
 
 /// Prints the result of a command: its JSON, or a text for people. Never fails: see [`all_written`].

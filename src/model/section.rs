@@ -49,7 +49,7 @@ macro_rules! section {
                     )?
                     $(
                         if let Some(item) = self.$key.iter().find(|item| !$valid_item(item)) {
-                            let message = format!("{item}: {}", $about_item);
+                            let message = format!("{:?}: {}", item.to_string(), $about_item);
                             return Some((stringify!($key).to_owned(), message));
                         }
                     )?

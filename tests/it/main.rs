@@ -19,6 +19,7 @@ mod chain;
 mod chat;
 mod command_line;
 mod config;
+mod config_check;
 mod connections;
 mod contract;
 mod crash;
