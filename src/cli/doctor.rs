@@ -28,7 +28,9 @@ type Finding = (&'static str, String);
 fn advice(check: &str) -> &'static str {
     match check {
         "database" => "start the server, which creates it, or name the right one with --database",
-        "files" => "they must be the server's user's alone; root's copies are safe too",
+        "files" => {
+            "make them the server's user's alone, but copies may be root's; where there is no database, start the server, which creates it, or name the right one with --database"
+        }
         "admin_key" => "make a key that works",
         "disk_free" => "create the folder, or free disk space: without it writes are rejected",
         "backups" => "set backup.every and backup.folder, or run r3mes-edge backup create",
@@ -43,7 +45,7 @@ fn advice(check: &str) -> &'static str {
 pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     let config = &settings.config;
     let mut checks = vec![
-        ("database", database(config)),
+        ("files", database(config)),
         ("files", file_modes(config)),
         ("admin_key", admin_key(&config.database).await),
         ("disk_free", disk_free(config)),
