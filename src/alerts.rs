@@ -107,6 +107,12 @@ impl Alerts {
     }
 }
 
+/// Checks the file with the webhook's address.
+pub(crate) fn check(settings: &AlertsConfig) -> Result<(), String> {
+    let file = settings.webhook_file.as_deref();
+    file.map_or(Ok(()), |file| webhook::address(file).map(drop))
+}
+
 impl State {
     /// What was counted in the last five minutes, or since the first evaluation where that is later.
     fn window(&mut self, now: Instant, counts: AlertCounts) -> AlertCounts {

@@ -103,7 +103,7 @@ impl App {
         own: Vec<HostRoutes>,
         routes: impl Iterator<Item = (&'static str, &'static str)>,
     ) -> Result<Arc<Self>, String> {
-        let upstreams = Upstreams::new(&config, &clock)?;
+        let upstreams = Upstreams::new(&config, &clock).map_err(|error| error.to_string())?;
         let challenges = Challenges::new().map_err(|error| format!("no random bytes: {error}"))?;
         let adapters = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker.name());

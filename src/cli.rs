@@ -67,6 +67,9 @@ struct GlobalArgs {
     /// The database file [default: r3mes-edge.db here]
     #[arg(long, global = true, value_name = "FILE")]
     database: Option<PathBuf>,
+    /// The file with the admin key, by which commands ask a running server [default: <database>.admin-key]
+    #[arg(long, global = true, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -233,17 +236,19 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(wrong) => {
-            // `--help` and `--version` are no errors.
-            if wrong.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-                output::failure(2, wrong.kind());
-            }
-            // It ends the process, with 2 where the arguments are wrong.
-            wrong.exit();
+    let cli = Cli::try_parse().unwrap_or_else(|wrong| {
+        // `--help` and `--version` are no errors.
+        if wrong.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            let text = wrong.render().to_string();
+            let line = text.lines().next().unwrap_or_default();
+            output::failure(2, line.trim_start_matches("error: "));
         }
-    };
+        // It ends the process, with 2 where the arguments are wrong.
+        wrong.exit()
+    });
+    if let Some(file) = &cli.global.admin_key_file {
+        admin_key::name(file.clone());
+    }
     let json = cli.json;
     // What a server prints at its first start is not why it runs.
     let prints = !matches!(cli.command, None | Some(Command::Serve));
@@ -325,12 +330,16 @@ async fn execute(cli: Cli) -> Result {
 /// Refuses a database that does not exist.
 fn with_database(settings: Settings) -> Result<Settings> {
     let database = &settings.config.database;
-    if database.exists() {
-        return Ok(settings);
-    }
     let origin = settings.origins.of("database");
-    Err(Failure::NotFound(format!(
-        "there is no database at {} ({origin}); start the server, which creates it, or name another with --database",
-        files::absolute(database).display()
-    )))
+    let shown = files::absolute(database);
+    let shown = shown.display();
+    match database.try_exists() {
+        Ok(true) => Ok(settings),
+        Ok(false) => Err(Failure::NotFound(format!(
+            "there is no database at {shown} ({origin}); start the server, which creates it, or name another with --database"
+        ))),
+        Err(error) => Err(Failure::Failed(format!(
+            "the database at {shown} ({origin}) cannot be accessed: {error}; run this as its owner or root, or name another with --database"
+        ))),
+    }
 }

@@ -80,11 +80,11 @@ routes! {
     GET    "/system/time"             ops::time;             Auth::Open,               Read,      None, no_query;
     GET    "/openapi.json"            ops::openapi;          Auth::Open,               Read,      None;
     #[cfg(feature = "page")]
-    GET    "/"                        dashboard::page;       Auth::Open,               Read,      None;
+    GET    "/"                        dashboard::page;       Auth::Open,               Page,      None;
     #[cfg(feature = "page")]
-    GET    "/page.js"                 dashboard::script;     Auth::Open,               Read,      None;
+    GET    "/page.js"                 dashboard::script;     Auth::Open,               Page,      None;
     #[cfg(feature = "page")]
-    GET    "/page.css"                dashboard::style;      Auth::Open,               Read,      None;
+    GET    "/page.css"                dashboard::style;      Auth::Open,               Page,      None;
 }
 
 /// Path and method of every route, as the metrics label them.

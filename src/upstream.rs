@@ -22,6 +22,7 @@ pub(crate) use connection::ResponseBody;
 pub use discovery::{ProbeResult, probe_all};
 pub use inference::refusal::{Meaning, Refusal};
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +34,11 @@ use hyper::header::{
 };
 use hyper::{Method, Request};
 use tokio::sync::SetOnce;
+use zeroize::Zeroizing;
 
 use crate::breaker::{Breaker, Outcome};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Origin};
 
 /// Why an upstream gave no usable response. The texts are for the log, never for a client.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -215,16 +219,47 @@ impl Endpoint {
     }
 }
 
-/// The first line of the file that a setting names, as a Bearer token. The error does not hold what the file holds.
-fn read_bearer_token(setting: &str, file: &Path) -> Result<HeaderValue, String> {
-    let text = std::fs::read_to_string(file).map(zeroize::Zeroizing::new);
-    let text = text.map_err(|error| format!("{setting} {}: {error}", file.display()))?;
-    let token = text.lines().next().unwrap_or_default().trim();
-    match HeaderValue::try_from(format!("Bearer {token}")) {
+/// The first line of a file with a secret, as editors of every system write it: with a byte order mark, or with CRLF.
+pub(crate) fn first_line(file: &Path) -> std::io::Result<Zeroizing<String>> {
+    const LONGEST: u64 = 64 << 10;
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(file)?
+        .take(LONGEST)
+        .read_to_string(&mut text)?;
+    let text = text.trim_start_matches('\u{feff}');
+    Ok(Zeroizing::new(
+        text.lines().next().unwrap_or_default().trim().to_owned(),
+    ))
+}
+
+/// The first line of a file as a Bearer token. The error does not hold what the file holds.
+fn read_bearer_token(file: &Path) -> Result<HeaderValue, String> {
+    let shown = file.display();
+    let token = first_line(file).map_err(|error| unusable(file, &error))?;
+    match HeaderValue::try_from(format!("Bearer {}", *token)) {
         Ok(mut value) if !token.is_empty() => {
             value.set_sensitive(true);
             Ok(value)
         }
-        _ => Err(format!("{setting} {}: no token", file.display())),
+        _ => Err(format!(
+            "{shown}: its first line must be the token, in visible ASCII"
+        )),
     }
+}
+
+/// Why a file that a setting names cannot be used, and what to do.
+pub(crate) fn unusable(file: &Path, error: &dyn std::fmt::Display) -> String {
+    let shown = file.display();
+    format!("{shown}: {error}; name a file that the server's user can read")
+}
+
+/// Checks what a start would read for the upstreams: the files with keys and certificates.
+///
+/// # Errors
+/// The first setting whose file cannot be used.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    discovery::Upstreams::new(config, &Clock::default())?;
+    let token = config.miner.token_file.as_deref().map(read_bearer_token);
+    let invalid = |what| ConfigError::new(Origin::Default, "miner.token_file", what);
+    token.transpose().map(drop).map_err(invalid)
 }

@@ -139,15 +139,15 @@ pub(crate) async fn hashrate(ctx: Context) -> Result {
         }
         points => points?,
     };
-    if ctx.accepts("text/csv") {
-        let media_type = "text/csv; charset=utf-8";
-        return Ok(response::bytes(
+    let response = match ctx.prefers("text/csv", "application/json") {
+        true => response::bytes(
             StatusCode::OK,
-            media_type,
+            "text/csv; charset=utf-8",
             csv(&points).into(),
-        ));
-    }
-    json(&json!({ "hashrate": points }))
+        ),
+        false => json(&json!({ "hashrate": points }))?,
+    };
+    Ok(response::by_accept(response))
 }
 
 fn csv(points: &[HashratePoint]) -> String {

@@ -91,11 +91,15 @@ pub(crate) async fn alerts(ctx: Context) -> Result {
 }
 
 pub(crate) async fn metrics(ctx: Context) -> Result {
-    let open_metrics = ctx.accepts("application/openmetrics-text");
+    let open_metrics = ctx.prefers("application/openmetrics-text", "text/plain");
     crate::monitoring::refresh_gauges(&ctx.app);
     let page = ctx.app.metrics.page(open_metrics);
     let (content_type, text) = page.map_err(|error| ApiError::internal(error.to_string()))?;
-    Ok(response::bytes(StatusCode::OK, content_type, text.into()))
+    Ok(response::by_accept(response::bytes(
+        StatusCode::OK,
+        content_type,
+        text.into(),
+    )))
 }
 
 #[derive(Deserialize)]

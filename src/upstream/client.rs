@@ -34,8 +34,11 @@ impl HttpClient {
     /// Trusts the authorities in `ca_file` (PEM) and no others, or without one, those that browsers trust.
     ///
     /// # Errors
-    /// If the file cannot be used, or this build cannot connect to the address.
-    pub(crate) fn new(address: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+    /// If the file cannot be used, or this build cannot connect to the address: the setting, and what is wrong with it.
+    pub(crate) fn new(
+        address: &str,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, (&'static str, String)> {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.set_connect_timeout(Some(Duration::from_secs(2)));

@@ -16,7 +16,7 @@ use super::miner::MinerPage;
 use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
-use crate::config::{Config, InferenceConfig, InferenceKind};
+use crate::config::{Config, ConfigError, InferenceConfig, InferenceKind, Origin};
 
 const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
     ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
@@ -53,8 +53,15 @@ type Probe = Pin<Box<dyn Future<Output = Result<(), UpstreamError>> + Send>>;
 
 impl Upstreams {
     /// # Errors
-    /// A text that names the invalid setting.
-    pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
+    /// The setting whose file cannot be used.
+    pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, ConfigError> {
+        let invalid = |section: &str, (setting, what): (&str, String)| {
+            let setting = match (section, setting) {
+                ("chain", "url") => "rpc",
+                _ => setting,
+            };
+            ConfigError::new(Origin::Default, &format!("{section}.{setting}"), what)
+        };
         let endpoint = |name: &str, url: &str, ca_file: &Option<PathBuf>, configured: bool| {
             Ok(Endpoint {
                 url: url.to_owned(),
@@ -74,22 +81,21 @@ impl Upstreams {
             let mut at = endpoint(&node.name, &node.url, &node.ca_file, configured)?;
             at.client.reuses_connections = node.kind != InferenceKind::R3mes;
             if let Some(file) = &node.api_key_file {
-                at.token = Some(read_bearer_token("api_key_file", file)?);
+                let token = read_bearer_token(file).map_err(|what| ("api_key_file", what))?;
+                at.token = Some(token);
             }
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
             Ok(Arc::new(Node::new(at, node, &config.chat, clock.clone())))
         };
-        let nodes = nodes.into_iter().map(|settings| {
-            let name = settings.name.clone();
-            node(settings).map_err(|what: String| format!("inference {name:?}: {what}"))
+        let nodes = nodes.into_iter().enumerate().map(|(at, settings)| {
+            node(settings).map_err(|what| invalid(&format!("inference[{at}]"), what))
         });
         let optional = |name, url: &Option<String>, usual, ca_file| {
             let address = url.as_deref().or(config.discover.then_some(usual));
             let at = address.map(|at| endpoint(name, at, ca_file, url.is_some()));
-            at.transpose()
-                .map_err(|what: String| format!("{name}.{what}"))
+            at.transpose().map_err(|what| invalid(name, what))
         };
         let (chain, miner) = (&config.chain, &config.miner);
         let rpc = optional("chain", &chain.rpc, USUAL_CHAIN, &chain.ca_file)?;
@@ -152,7 +158,7 @@ impl Upstreams {
 /// Probes all configured upstreams and conventional addresses concurrently; takes a few seconds at most.
 ///
 /// # Errors
-/// A text that names the invalid setting.
+/// A text that names the setting whose file cannot be used.
 ///
 /// # Example
 /// ```
@@ -176,7 +182,8 @@ impl Upstreams {
 /// ```
 pub async fn probe_all(config: &Config) -> Result<Vec<ProbeResult>, String> {
     const DEADLINE: Duration = Duration::from_secs(5);
-    let upstreams = Upstreams::new(config, &Clock::default())?;
+    let upstreams = Upstreams::new(config, &Clock::default());
+    let upstreams = upstreams.map_err(|error| error.to_string())?;
     let probes = upstreams.all().map(|(kind, at, probe)| {
         let probed = tokio::spawn(timeout(DEADLINE, probe));
         (kind, at, probed)

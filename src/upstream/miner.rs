@@ -36,7 +36,7 @@ impl MinerPage {
         let mut request = self.at.request("", None)?;
         // Read each time, so that a new token needs no restart; it is a line of a local file.
         if let Some(file) = &self.settings.token_file {
-            let token = read_bearer_token("token_file", file).map_err(unreadable)?;
+            let token = read_bearer_token(file).map_err(unreadable)?;
             request.headers_mut().insert(AUTHORIZATION, token);
         }
         let body = self

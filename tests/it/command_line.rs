@@ -2,6 +2,7 @@
 
 mod accounts;
 mod admin_key;
+mod environment;
 mod export;
 mod outputs;
 mod reading;

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on may panic, and says what it measured"
 )]
 
+mod access;
 mod alerts;
 mod architecture;
 mod audit;
@@ -19,6 +20,7 @@ mod chain;
 mod chat;
 mod command_line;
 mod config;
+mod config_check;
 mod connections;
 mod contract;
 mod crash;
