@@ -15,10 +15,12 @@ use crate::model::{Credits, Timestamp, Whole};
 const STATS: Policy = Policy {
     ttl: Duration::from_secs(300),
     stale_if_error: Duration::from_secs(300),
+    failure_ttl: Duration::ZERO,
 };
 const LEADERBOARD: Policy = Policy {
     ttl: Duration::from_secs(60),
     stale_if_error: Duration::from_secs(300),
+    failure_ttl: Duration::ZERO,
 };
 
 #[derive(Serialize)]
@@ -39,16 +41,12 @@ pub(crate) async fn stats(ctx: Context) -> Result {
     let now = || app.clock.instant();
     let cached = app.caches.totals.get((), STATS, now, compute).await?;
     let (totals, generated_at) = cached.value;
-    // It has a cache of its own.
-    let block_height = match app.upstreams.chain() {
-        Some(chain) => app.cached_chain_status(chain).await.ok(),
-        None => None,
-    };
+    let block_height = app.known_height().await;
     let body = json_bytes(&Stats {
         active_miners: totals.active_miners,
         total_users: totals.users,
         total_credits: totals.credits,
-        block_height: block_height.map(|status| status.value.latest_block_height),
+        block_height,
         generated_at,
     })?;
     Ok(response::cached(body, &cached, STATS))
