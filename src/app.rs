@@ -74,8 +74,8 @@ pub(crate) struct Caches {
     pub(crate) keys: KeyCache,
     /// Figures over all wallets, and when they were computed.
     pub(crate) totals: Cache<(), (Totals, Timestamp), ApiError>,
-    /// Leaderboards, by their days (0 is all time) and length.
-    pub(crate) pages: Cache<(u16, usize), Bytes, ApiError>,
+    /// Leaderboards, by their days (0 is all time), length, and whether they have the form of the R3MES backend.
+    pub(crate) pages: Cache<(u16, usize, bool), Bytes, ApiError>,
     metrics: Arc<Metrics>,
 }
 

@@ -12,6 +12,7 @@
 mod alerts;
 mod architecture;
 mod audit;
+mod backend_clients;
 mod backup;
 mod breaker;
 mod chain;
