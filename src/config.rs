@@ -25,8 +25,8 @@ pub use proxies::{Peer, Proxy};
 pub use rates::RatesConfig;
 pub use risks::Risk;
 pub use sections::{
-    AlertsConfig, AuthConfig, BackupConfig, ChatConfig, LimitsConfig, LogConfig, LogFormat,
-    WebhookKind,
+    AlertsConfig, AuthConfig, BackupConfig, ChatConfig, CompatConfig, LimitsConfig, LogConfig,
+    LogFormat, WebhookKind,
 };
 pub use upstreams::{
     AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind,
@@ -98,6 +98,8 @@ section! {
         backup: BackupConfig = BackupConfig::default(), section BackupConfig::invalid;
         /// The thresholds of alerts, and the webhook they are sent to.
         alerts: AlertsConfig = AlertsConfig::default(), section AlertsConfig::invalid;
+        /// For clients of the R3MES backend.
+        compat: CompatConfig = CompatConfig::default(), section CompatConfig::invalid;
         /// What is logged.
         log: LogConfig = LogConfig::default(), section LogConfig::invalid;
     }

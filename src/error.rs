@@ -271,8 +271,8 @@ impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         use ErrorCode::{CircuitOpen, Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
-            Busy, Connect, Cut, NoChat, NoText, Open, Paused, Refused, Reported, Status, Timeout,
-            Unreadable,
+            Busy, Connect, Cut, Limited, NoChat, NoText, Open, Paused, Refused, Reported, Status,
+            Timeout, Unreadable,
         };
         let internal = error.to_string();
         let (code, detail) = match error {
@@ -282,6 +282,7 @@ impl From<UpstreamError> for ApiError {
                 "the circuit breaker of the upstream is open after repeated failures",
             ),
             Busy(_) | Paused(_) => (Overloaded, AT_CAPACITY),
+            Limited(..) => (Overloaded, "the upstream limits its requests; retry later"),
             Status(status) | NoChat(_, status) => {
                 let detail = format!("the upstream answered with status {status}");
                 return Self::new(UpstreamBadResponse, detail).for_the_log(internal);

@@ -5,12 +5,14 @@
 //! What a client may read of an [`UpstreamError`] is decided in `error.rs`.
 
 pub(crate) mod answer;
+mod availability;
 pub(crate) mod chain;
 mod client;
 pub(crate) mod completion;
 mod connection;
 pub(crate) mod discovery;
 pub(crate) mod inference;
+mod json;
 mod miner;
 pub(crate) mod queue;
 mod sse;
@@ -30,12 +32,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use tokio::sync::SetOnce;
 use zeroize::Zeroizing;
 
+use self::availability::Availability;
+use self::inference::refusal::parse_wait;
 use crate::breaker::{Breaker, Outcome};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Origin};
@@ -62,6 +66,9 @@ pub enum UpstreamError {
     /// A status that is not a success.
     #[error("status {0}")]
     Status(u16),
+    /// The status by which the chain or the miner asked to be left alone, and for how long.
+    #[error("status {0}: left alone for {1:?}")]
+    Limited(u16, Duration),
     /// The status by which an inference server refused a request, and what it means.
     #[error("status {}{}{}", .0.status, if .0.words.is_empty() { "" } else { ": " }, .0.words)]
     Refused(Refusal),
@@ -98,7 +105,9 @@ impl UpstreamError {
     /// When to try again, where it says so.
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Open(wait) | Self::Paused(wait) | Self::Busy(wait) => Some(*wait),
+            Self::Open(wait) | Self::Paused(wait) | Self::Busy(wait) | Self::Limited(_, wait) => {
+                Some(*wait)
+            }
             Self::Refused(refusal) => match refusal.meaning {
                 Meaning::Unavailable(wait) => Some(wait),
                 Meaning::Loading(wait) => wait,
@@ -114,6 +123,19 @@ impl UpstreamError {
             Self::Refused(refusal) => matches!(refusal.meaning, Meaning::Loading(_)),
             _ => false,
         }
+    }
+
+    /// The error in short, without words of the upstream, a path or an address.
+    fn reason(&self) -> String {
+        let reason = match self {
+            Self::Status(status) | Self::Limited(status, _) => return format!("status {status}"),
+            Self::Connect(_) => "no connection",
+            Self::Timeout(_) => "no answer in time",
+            Self::Reported(_) => "an error instead of an answer",
+            Self::Cut(_) => "a broken answer",
+            _ => "an unreadable answer",
+        };
+        reason.to_owned()
     }
 
     /// What it implies for the upstream's health.
@@ -148,7 +170,10 @@ pub(crate) struct Endpoint {
     /// Sent as `Authorization`.
     token: Option<HeaderValue>,
     client: HttpClient,
+    clock: Clock,
     pub(crate) breaker: Arc<Breaker>,
+    /// Of the chain and the miner; inference servers have a standing.
+    pub(crate) availability: Availability,
     /// Set permanently when it is configured or found.
     present: SetOnce<()>,
 }
@@ -203,13 +228,30 @@ impl Endpoint {
         }
     }
 
-    /// Makes one call under the breaker.
+    /// The body of an answer that must be a success.
+    fn success(&self, answer: Response<Bytes>) -> Result<Bytes, UpstreamError> {
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let status = answer.status().as_u16();
+        let after = answer.headers().get(RETRY_AFTER);
+        let after = after.and_then(|after| parse_wait(after.to_str().ok()?, self.clock.now()));
+        Err(match availability::pause(status, after) {
+            Some(wait) => UpstreamError::Limited(status, wait),
+            None => UpstreamError::Status(status),
+        })
+    }
+
+    /// Makes one call under the breaker, unless the upstream asked to be left alone.
     async fn guarded<T>(
         &self,
         call: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
+        self.availability.check(self.clock.instant())?;
         let permit = self.breaker.admit().map_err(UpstreamError::Open)?;
         let answer = call.await;
+        let (name, now) = (self.breaker.name(), self.clock.instant());
+        self.availability.record(name, answer.as_ref().err(), now);
         let outcome = (answer.as_ref()).map_or_else(UpstreamError::outcome, |_| Outcome::Success);
         if let Some(health_check) = permit.end(outcome) {
             // There is nothing else to check: the call was a health check itself.

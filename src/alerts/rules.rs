@@ -19,6 +19,9 @@ pub(crate) struct Snapshot {
     pub(crate) ledger_errors: usize,
     /// The breakers that are not closed, and whether an operator opened them.
     pub(crate) open_breakers: Vec<(String, bool)>,
+    /// The chain and the miner where they give no usable answer by a fault that no breaker counts, and why; the miner only if it
+    /// never gave one, as its silence is watched too.
+    pub(crate) failing_upstreams: Vec<(String, String)>,
     pub(crate) is_chain_halted: bool,
     /// Where this process makes backups by a schedule: how often, and when the last was made.
     pub(crate) backup: Option<(Duration, Timestamp)>,
@@ -145,13 +148,36 @@ fn shares_flat(now: &Snapshot, limits: &AlertsConfig) -> Option<Condition> {
     Some(holds(flat && long, shares as f64))
 }
 
+/// An upstream that gives no usable answer, by a wrong address or token for instance, which its breaker does not count.
+fn failing_upstreams(now: &Snapshot, limits: &AlertsConfig) -> impl Iterator<Item = Finding> {
+    let silence = now.silence().unwrap_or_default();
+    let is_silent = silence > limits.miner_silent.as_secs_f64();
+    let failing = now.failing_upstreams.iter();
+    // One cause, one alert.
+    let failing = failing.filter(move |(name, _)| name != "miner" || !is_silent);
+    failing.map(|(name, reason)| Finding {
+        immediate: CONFIRMED,
+        alert: Alert {
+            name: "upstream_failing",
+            subject: Some(name.clone()),
+            severity: Severity::Warning,
+            summary: format!(
+                "{name} gives no usable answer: {reason}; are its address, kind and token right? The log has the details"
+            ),
+            value: 1.0,
+            since: now.time,
+            ..Alert::default()
+        },
+    })
+}
+
 /// Evaluates every rule; `window` is what was counted in the last five minutes.
 pub(super) fn evaluate(
     now: &Snapshot,
     window: &AlertCounts,
     limits: &AlertsConfig,
 ) -> Vec<Finding> {
-    // The one rule over several things.
+    // The rules over several things.
     let breakers = now.open_breakers.iter().map(|(name, forced)| {
         let why = match forced {
             true => "an operator took it out of use",
@@ -173,5 +199,6 @@ pub(super) fn evaluate(
     });
     let rules = RULES.iter();
     let rules = rules.filter_map(|rule| rule(now, window, limits));
-    rules.chain(breakers).collect()
+    let failing = failing_upstreams(now, limits);
+    rules.chain(breakers).chain(failing).collect()
 }

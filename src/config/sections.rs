@@ -203,3 +203,19 @@ pub enum WebhookKind {
     /// A text, with its title and priority as headers.
     Ntfy,
 }
+
+section! {
+    /// For clients of the R3MES backend that cannot read what its figures may be here.
+    CompatConfig {
+        /// Whether figures that were never reported are 0 instead of null on the paths of the R3MES backend; its dashboard
+        /// fails at a null.
+        unknown_as_zero: bool = false;
+    }
+}
+
+impl CompatConfig {
+    /// A figure as clients read it.
+    pub(crate) fn unknown<T: Default>(&self, figure: Option<T>) -> Option<T> {
+        figure.or_else(|| self.unknown_as_zero.then(T::default))
+    }
+}

@@ -86,14 +86,14 @@ section! {
 pub enum MinerKind {
     /// `/stats` of the R3MES miner engine.
     R3mes,
-    /// `/2/summary` of XMRig.
+    /// `/2/summary` of XMRig and of miners with the same summary, in hashes a second, or of xmrig-proxy, in kilohashes.
     Xmrig,
 }
 
 section! {
     /// The miner on this machine.
     MinerConfig {
-        /// Its statistics page; where not set, discovery tries the conventional one.
+        /// Its statistics page, without a path the usual one of its kind; where not set, discovery tries the conventional one.
         url: Option<String> = None, check |url| url.as_deref().and_then(wrong_address);
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;

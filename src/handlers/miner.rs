@@ -72,7 +72,14 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
 
 pub(crate) async fn stats(ctx: Context) -> Result {
     let (wallet, active_since) = (ctx.wallet()?, ctx.app.active_since());
-    json(&ctx.app.store.miner(wallet, active_since).await?)
+    let mut stats = ctx.app.store.miner(wallet, active_since).await?;
+    let compat = &ctx.app.config.compat;
+    stats.hashrate = compat.unknown(stats.hashrate);
+    stats.gpu_temperature = compat.unknown(stats.gpu_temperature);
+    stats.blocks_found = compat.unknown(stats.blocks_found);
+    stats.uptime_percentage = compat.unknown(stats.uptime_percentage);
+    stats.network_difficulty = compat.unknown(stats.network_difficulty);
+    json(&stats)
 }
 
 #[derive(Deserialize)]

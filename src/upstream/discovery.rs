@@ -7,16 +7,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Uri;
+use hyper::http::uri::PathAndQuery;
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
+use super::availability::Availability;
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
 use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, InferenceConfig, InferenceKind, Origin};
+use crate::config::{Config, ConfigError, InferenceConfig, InferenceKind, MinerKind, Origin};
 
 const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
     ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
@@ -67,6 +70,8 @@ impl Upstreams {
                 url: url.to_owned(),
                 token: None,
                 client: HttpClient::new(url, ca_file.as_deref())?,
+                clock: clock.clone(),
+                availability: Availability::default(),
                 breaker: Breaker::new(name, config.breaker.clone(), clock.clone()),
                 present: SetOnce::new_with(configured.then_some(())),
             })
@@ -99,7 +104,8 @@ impl Upstreams {
         };
         let (chain, miner) = (&config.chain, &config.miner);
         let rpc = optional("chain", &chain.rpc, USUAL_CHAIN, &chain.ca_file)?;
-        let page = optional("miner", &miner.url, USUAL_MINER, &miner.ca_file)?;
+        let url = miner.url.as_deref().map(|url| with_path(url, miner.kind));
+        let page = optional("miner", &url, USUAL_MINER, &miner.ca_file)?;
         let (timeout, settings) = (chain.timeout, miner.clone());
         Ok(Self {
             nodes: nodes.collect::<Result<_, _>>()?,
@@ -129,6 +135,13 @@ impl Upstreams {
         present.map(|(_, at, _)| &at.breaker)
     }
 
+    /// The chain and the miner, where they are present.
+    pub(crate) fn polled(&self) -> impl Iterator<Item = &Endpoint> {
+        let chain = self.chain.iter().map(|chain| &chain.at);
+        let polled = chain.chain(self.miner.iter().map(|miner| &miner.at));
+        polled.filter(|at| at.is_present())
+    }
+
     /// The chain, if one is configured or was found.
     pub(crate) fn chain(&self) -> Option<&Arc<Chain>> {
         self.chain.as_ref().filter(|chain| chain.at.is_present())
@@ -152,6 +165,19 @@ impl Upstreams {
             }
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
+    }
+}
+
+/// The address of a miner's page; one without a path has the usual one of its kind.
+fn with_path(url: &str, kind: MinerKind) -> String {
+    let path = match kind {
+        MinerKind::R3mes => "/stats",
+        MinerKind::Xmrig => "/2/summary",
+    };
+    let address: Uri = url.parse().unwrap_or_default();
+    match address.path_and_query().map(PathAndQuery::as_str) {
+        Some("/") => format!("{}{path}", url.trim_end_matches('/')),
+        _ => url.to_owned(),
     }
 }
 

@@ -13,6 +13,7 @@ mod access;
 mod alerts;
 mod architecture;
 mod audit;
+mod backend_clients;
 mod backup;
 mod bounds;
 mod breaker;
