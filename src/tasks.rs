@@ -69,13 +69,13 @@ async fn poll_miner(app: Arc<App>) {
             "the miner at {url} is not recorded: set wallet in [miner] to say whose it is"
         );
     };
-    let mut ticks = interval(settings.every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        ticks.tick().await;
-        match page.read(wallet, &app.clock).await {
+        let next = app.clock.instant() + settings.every;
+        let read = page.read(wallet, &app.clock).await;
+        let sample = read.as_ref().ok().and_then(Option::as_ref);
+        app.metrics.set_miner(sample);
+        match read {
             Ok(Some(sample)) => {
-                app.metrics.set_miner(&sample);
                 let now = sample.recorded_at;
                 if let Err(error) = app.store.record_samples(vec![sample], now).await {
                     log::warn!("a sample of the miner was not recorded: {error}");
@@ -84,6 +84,7 @@ async fn poll_miner(app: Arc<App>) {
             Ok(None) | Err(UpstreamError::Open(_)) => {}
             Err(error) => log::warn!("the miner at {url} was not read: {error}"),
         }
+        app.clock.sleep_until(next).await;
     }
 }
 

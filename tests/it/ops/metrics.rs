@@ -113,11 +113,18 @@ pub(crate) async fn single_metric(caller: &Caller, name: &str) -> f64 {
 }
 
 pub(crate) async fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let read = metric_if_known(server, name, labels).await;
+    read.unwrap_or_else(|| panic!("there is no {name} {labels:?}"))
+}
+
+/// One that is left out where there is none.
+pub(crate) async fn metric_if_known(
+    server: &TestServer,
+    name: &str,
+    labels: &[(&str, &str)],
+) -> Option<f64> {
     let series = Series::new(name, labels);
-    let read = metrics(server).await;
-    *read
-        .get(&series)
-        .unwrap_or_else(|| panic!("there is no {series:?}"))
+    metrics(server).await.get(&series).copied()
 }
 
 #[tokio::test]
