@@ -122,6 +122,7 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         backup: schedule.map(|every| (every, last_backup)),
         miner,
     };
+    app.metrics.table.alert_evaluations.inc();
     app.alerts.update(&snapshot, &settings, instant)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::app::App;
 use crate::store::Backups;
@@ -145,9 +145,10 @@ async fn back_up(app: Arc<App>) {
         !newest.is_some_and(|at| at <= now && now < at.plus(every))
     };
     let mut retry = MINUTE;
-    let mut ticks = interval(SECOND);
+    let mut next = app.clock.instant();
     loop {
-        ticks.tick().await;
+        app.clock.sleep_until(next).await;
+        next = app.clock.instant() + SECOND;
         if !app.store.is_leader() || !is_due() {
             continue;
         }

@@ -104,7 +104,12 @@ rules! {
         "the ledger does not add up; run r3mes-edge ledger verify, keep the file, and restore a good backup";
     "chain_halted", Critical, IMMEDIATE: holds(now.is_chain_halted, 1.0),
         "the chain answers but makes no new blocks";
-    "backup_age", Warning, CONFIRMED: now.backup.map_or(FINE, |(every, last)| above(now.age(last), (2 * every).as_secs_f64())),
+    "backup_age", Warning, CONFIRMED: match now.backup {
+            None => FINE,
+            // A copy of it does not verify either.
+            Some(_) if now.ledger_errors > 0 => None::<Condition>?,
+            Some((every, last)) => above(now.age(last), (2 * every).as_secs_f64()),
+        },
         "the last backup of the database is {:.0} hours old; the log has the reason", (value / 3600.0).floor();
     "miner_silent", Critical, CONFIRMED: above(now.silence()?, limits.miner_silent.as_secs_f64()),
         "the miner sent no sample for {:.0} min; is it running, and can its page be reached?", value / 60.0;

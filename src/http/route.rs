@@ -14,8 +14,8 @@ pub enum Auth {
     Open,
     /// Everyone if public reads are on; otherwise a key that may read, of the path's wallet if the path has one.
     Public,
-    /// Everyone if public reads are on; otherwise an admin.
-    PublicElseAdmin,
+    /// Everyone if public reads are on; otherwise a key that may read metrics.
+    PublicElseMetrics,
     /// Any key.
     AnyKey,
     /// A key with this scope.

@@ -232,6 +232,8 @@ metrics! {
     "r3mes_disk_free_bytes" disk_free: Size;
     /// 1 where an alert is firing, or of how many things it is, by name and severity
     "r3mes_alerts_firing" alerts: Labeled<Gauge, 2>;
+    /// Times that the alerts were evaluated
+    "r3mes_alert_evaluations" alert_evaluations: Counter;
     /// Memory that is in use and not swapped out
     "r3mes_process_resident_memory_bytes" resident_bytes: Gauge;
     /// Processor time used so far, all threads

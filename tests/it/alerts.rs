@@ -1,5 +1,9 @@
 //! Every alert: the real server is driven into it and out of it, and a webhook receives each message once.
 
+mod day;
+mod node;
+mod single;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
