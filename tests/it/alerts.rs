@@ -221,6 +221,49 @@ async fn a_share_of_server_errors_fires_an_alert_and_client_errors_do_not() {
 }
 
 #[tokio::test]
+async fn errors_do_not_end_because_fewer_clients_ask() {
+    let watched = Watched::start(config()).await;
+    let admin = watched.server.admin();
+    let read = async |count: u32| {
+        for _ in 0..count {
+            admin.get(&format!("/users/{W1}")).await;
+        }
+        watched.a_minute_later().await
+    };
+    // A few errors of a few requests prove nothing.
+    watched.faults.fail("user");
+    for _ in 0..3 {
+        assert_eq!(read(3).await, Vec::<String>::new());
+    }
+    assert_eq!(read(60).await, ["error_rate"]);
+    for _ in 0..12 {
+        assert_eq!(read(1).await, ["error_rate"]);
+    }
+    watched.faults.mend();
+    for _ in 0..7 {
+        read(1).await;
+    }
+    assert_eq!(read(1).await, Vec::<String>::new());
+    watched
+        .assert_fired_and_resolved("error_rate", "CRITICAL")
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_no_chain_and_no_model_has_no_errors_by_saying_so() {
+    let watched = Watched::start(config()).await;
+    let payer = watched.server.payer(W1, 5).await;
+    for _ in 0..2 {
+        for _ in 0..60 {
+            let answer = watched.server.anybody().get("/chain/status").await;
+            answer.refused(503, "chain_disabled");
+            assert_eq!(payer.chat("hi").await.0, 503);
+        }
+        assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
 async fn a_storage_that_runs_out_of_something_fires_an_alert() {
     let healthy = StoreGauges {
         queue_capacity: 4096,
@@ -464,6 +507,57 @@ async fn a_miner_whose_shares_the_pool_does_not_accept_fires_an_alert() {
     watched
         .assert_fired_and_resolved("shares_flat", "CRITICAL")
         .await;
+}
+
+#[tokio::test]
+async fn shares_that_no_miner_reports_any_more_are_not_flat() {
+    let watched = with_miner().await;
+    let sample = |worker: &str, accepted: Option<u32>| json!({ "worker": worker, "hashrate": 40, "accepted": accepted, "wallet_address": W1 });
+    for minute in 0..50 {
+        watched.server.clock.advance(MINUTE);
+        // One counts its shares, and is switched off; the other has none to count.
+        let mut samples = vec![sample("silent", None)];
+        if minute < 20 {
+            samples.push(sample("counts", Some(minute / 8)));
+        }
+        let admin = watched.server.admin();
+        let samples = json!(samples);
+        admin.post("/miner/stats", &samples).await.expect(201);
+        assert_eq!(watched.firing().await, Vec::<String>::new(), "{minute}");
+    }
+}
+
+#[tokio::test]
+async fn a_miner_that_comes_back_is_judged_by_what_it_does_since() {
+    let watched = with_miner().await;
+    let before = |minute| json!({ "hashrate": 400, "accepted": 1000 + minute });
+    assert_eq!(watched.samples(20, before).await, Vec::<String>::new());
+    watched.server.clock.advance(19 * MINUTE);
+    assert_eq!(watched.a_minute_later().await, ["miner_silent"]);
+    // It counts anew, warms up, and its first share takes a while.
+    for minute in 0..14 {
+        let after = |_| json!({ "hashrate": if minute < 4 { 0 } else { 400 }, "accepted": 0 });
+        let firing = watched.samples(1, after).await;
+        let ends = ["miner_silent"];
+        assert!(
+            firing.is_empty() || minute < 2 && firing == ends,
+            "{minute}: {firing:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_time_in_which_the_server_was_off_is_no_silence_of_the_miner() {
+    let watched = with_miner().await;
+    let before = watched.server.clock.now().minus(60 * MINUTE);
+    let sample = json!({ "hashrate": 40, "recorded_at": before, "wallet_address": W1 });
+    let admin = watched.server.admin();
+    admin.post("/miner/stats", &sample).await.expect(201);
+    for _ in 0..4 {
+        assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
+    }
+    watched.server.clock.advance(MINUTE);
+    assert_eq!(watched.a_minute_later().await, ["miner_silent"]);
 }
 
 #[tokio::test]
