@@ -129,8 +129,8 @@ async fn a_key_for_metrics_reads_them_and_the_alerts_where_public_reads_are_clos
         server.caller(W1, &["read"]).await,
     );
     for path in ["/metrics", "/alerts"] {
-        let nobody = server.anybody().get(path).await;
-        nobody.refused(401, "missing_credentials");
+        let answer = server.anybody().get(path).await;
+        answer.refused(401, "missing_credentials");
         let detail = reader.get(path).await.refused(403, "forbidden");
         assert!(detail["detail"].as_str().unwrap().ends_with("metrics"));
         assert_eq!(scraper.get(path).await.status, 200);
