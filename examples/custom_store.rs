@@ -137,7 +137,7 @@ handing_on! {
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
     earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
-    shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
+    shares(wallet: Wallet, since: Timestamp) -> Option<Shares>;
     leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
     totals(active_since: Timestamp) -> Totals;
 }

@@ -1,13 +1,15 @@
 //! Alerts: rules over the node's own figures, confirmed over time, with one message for an incident's beginning and one for
 //! its end; in the log, at `/alerts`, and to a webhook.
 //!
-//! `rules` defines what is wrong, `tracker` when it is an incident, `webhook` delivers its messages.
+//! `snapshot` has the figures, `rules` defines what is wrong, `tracker` when it is an incident, `webhook` delivers its
+//! messages.
 
 mod rules;
+mod snapshot;
 mod tracker;
 mod webhook;
 
-pub(crate) use rules::{Miner, Snapshot};
+pub(crate) use snapshot::{Miner, Snapshot};
 pub(crate) use tracker::Alert;
 
 use std::collections::VecDeque;
@@ -16,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use self::tracker::{IncidentTracker, Severity};
+use self::snapshot::Window;
+use self::tracker::{Finding, IncidentTracker, Severity};
 use crate::clock::Clock;
 use crate::config::AlertsConfig;
-use crate::metrics::{AlertCounts, Metrics};
+use crate::metrics::{AlertCounts, Metrics, SHARES, Share};
 
 /// The alerts of a server.
 #[derive(Default)]
@@ -54,8 +57,7 @@ impl Alerts {
         now: Instant,
     ) -> (Vec<Alert>, Vec<Alert>) {
         let mut state = self.lock();
-        let window = state.window(now, snapshot.counts);
-        let findings = rules::evaluate(snapshot, &window, settings);
+        let findings = state.evaluate(snapshot, settings, now);
         let (time, confirm) = (snapshot.time, settings.confirm);
         for alert in state.tracker.update(&findings, now, time, confirm) {
             let (name, summary) = (alert.name, &alert.summary);
@@ -72,12 +74,17 @@ impl Alerts {
         (state.tracker.firing(), state.tracker.recent())
     }
 
-    /// How many are firing, by severity.
-    pub(crate) fn count(&self) -> [(&'static str, usize); 2] {
+    /// How many of each alert are firing, with its severity.
+    pub(crate) fn count(&self) -> impl Iterator<Item = (&'static str, &'static str, usize)> {
         let firing = self.lock().tracker.firing();
-        let is_critical = |alert: &&Alert| alert.severity == Severity::Critical;
-        let critical = firing.iter().filter(is_critical).count();
-        [("warning", firing.len() - critical), ("critical", critical)]
+        rules::ALL.iter().map(move |(name, severity)| {
+            let severity = match severity {
+                Severity::Warning => "warning",
+                Severity::Critical => "critical",
+            };
+            let count = firing.iter().filter(|alert| alert.name == *name).count();
+            (*name, severity, count)
+        })
     }
 
     /// Delivers messages to the webhook for ever; a failed one again after a second, then after longer and longer.
@@ -114,6 +121,31 @@ pub(crate) fn check(settings: &AlertsConfig) -> Result<(), String> {
 }
 
 impl State {
+    /// What is wrong now. What was counted while another alert explains it counts for nothing, now and later.
+    fn evaluate(
+        &mut self,
+        snapshot: &Snapshot,
+        settings: &AlertsConfig,
+        now: Instant,
+    ) -> Vec<Finding> {
+        let mut window = Window {
+            counts: self.window(now, snapshot.counts),
+            explained: Default::default(),
+        };
+        let findings = rules::evaluate(snapshot, &window, settings);
+        window.explained = snapshot.explained(|name| {
+            let is_bad = |finding: &Finding| finding.is_known && finding.alert.name == name;
+            self.tracker.is_firing(name) || findings.iter().any(is_bad)
+        });
+        for share in (0..SHARES).filter(|share| window.explained[*share]) {
+            window.counts[share] = Share::default();
+            for (_, earlier) in &mut self.history {
+                earlier[share] = snapshot.counts[share];
+            }
+        }
+        rules::evaluate(snapshot, &window, settings)
+    }
+
     /// What was counted in the last five minutes, or since the first evaluation where that is later.
     fn window(&mut self, now: Instant, counts: AlertCounts) -> AlertCounts {
         let age = |at: Instant| now.saturating_duration_since(at);

@@ -67,7 +67,10 @@ pub(crate) fn handle(
         let is_http_1_0 = head.version == Version::HTTP_10;
         let response = respond(&app, routes, peer, head, body, &mut log_guard)
             .await
-            .unwrap_or_else(|error| response::error_response(error, &log_guard.request_id));
+            .unwrap_or_else(|error| {
+                log_guard.error = Some(error.code);
+                response::error_response(error, &log_guard.request_id)
+            });
         let response = finalize_response(&app, response, &if_none_match, &mut log_guard);
         let refused = has_body && !response.status().is_success();
         exchange.refused.store(refused, Ordering::Relaxed);

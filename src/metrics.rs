@@ -1,10 +1,12 @@
 //! Metrics. `table` declares each; this module updates them. Labels come from fixed sets only: route
 //! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
 
+mod counts;
 mod labels;
 pub(crate) mod process;
 mod table;
 
+pub(crate) use counts::*;
 pub(crate) use labels::{ChatEnd, Release};
 pub(crate) use table::{set, size, store, with};
 
@@ -18,7 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use self::labels::{CHAT_ENDS, RELEASES, SERVER_ERROR, STATUSES};
-use self::table::{Float, Table};
+use self::table::Table;
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
 use crate::model::{Credits, Sample, Timestamp};
@@ -61,42 +63,6 @@ pub(crate) struct Metrics {
     routes: Vec<RouteMetrics>,
     /// From when on something counts as slow, which a reload changes, and what alerts compare.
     watched: Mutex<(AlertsConfig, AlertCounts)>,
-}
-
-/// The shares that alerts compare over five minutes: since the start, or of such a window.
-pub(crate) type AlertCounts = [Share; 3];
-/// Requests that failed because of this server or an upstream.
-pub(crate) const ERRORS: usize = 0;
-/// Slow ones of the answers that waited for no model.
-pub(crate) const SLOW_ANSWERS: usize = 1;
-/// Chats that waited long for this server, apart from their model.
-pub(crate) const SLOW_CHATS: usize = 2;
-
-/// So many of all.
-#[derive(Clone, Copy, Default, PartialEq, Debug)]
-pub(crate) struct Share {
-    pub(crate) part: u64,
-    pub(crate) all: u64,
-}
-
-impl Share {
-    fn count(&mut self, is_part: bool) {
-        self.all += 1;
-        self.part += u64::from(is_part);
-    }
-
-    /// What was counted after `earlier`.
-    pub(crate) fn since(self, earlier: Self) -> Self {
-        Self {
-            part: self.part - earlier.part,
-            all: self.all - earlier.all,
-        }
-    }
-
-    /// `None` of fewer than `least`.
-    pub(crate) fn of_at_least(self, least: u64) -> Option<f64> {
-        (self.all >= least).then(|| self.part as f64 / self.all as f64)
-    }
 }
 
 impl Metrics {
@@ -157,10 +123,12 @@ impl Metrics {
 
     /// Counts a request; without a status where its client left before there was one. `took` is without the time of its
     /// client, which may be slow on purpose; only what `is_bounded` by the request timeout counts for the latency alert.
+    /// `fault` is what failed, [`OWN_ERRORS`] or one of the others, where its client is not to blame.
     pub(crate) fn request(
         &self,
         route: RouteSlot,
         status: Option<u16>,
+        fault: Option<usize>,
         took: Duration,
         is_bounded: bool,
     ) {
@@ -171,7 +139,9 @@ impl Metrics {
             route.duration.observe(took.as_secs_f64());
         }
         let (limits, counts) = &mut *self.watched();
-        counts[ERRORS].count(status == SERVER_ERROR);
+        for kind in [OWN_ERRORS, STORAGE_ERRORS, UPSTREAM_ERRORS] {
+            counts[kind].count(fault == Some(kind));
+        }
         if is_bounded {
             counts[SLOW_ANSWERS].count(took > limits.response_time);
         }
@@ -193,15 +163,13 @@ impl Metrics {
 
     /// Adds the metrics of backups, for a storage that makes them.
     pub(crate) fn add_backups(&self) {
-        self.table.backup_made_at.set(Some(Float::default()));
         self.table.backup_failures.set(Some(Counter::default()));
     }
 
     /// A backup was made at this time.
     pub(crate) fn backed_up(&self, made_at: Timestamp) {
-        if let Some(gauge) = self.table.backup_made_at.get() {
-            gauge.set(seconds(made_at));
-        }
+        let made_at = table::float(seconds(made_at));
+        self.table.backup_made_at.set(Some(made_at));
     }
 
     pub(crate) fn backup_failed(&self) {
@@ -213,7 +181,7 @@ impl Metrics {
     /// When the newest known backup was made.
     pub(crate) fn last_backup(&self) -> Option<Timestamp> {
         let seconds = self.table.backup_made_at.get()?.get();
-        (seconds > 0.0).then(|| Timestamp::from_millis((seconds * 1000.0) as i64))
+        Some(Timestamp::from_millis((seconds * 1000.0) as i64))
     }
 
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
@@ -267,22 +235,38 @@ impl Metrics {
         self.table.refunded.inc_by(float(amount));
     }
 
-    /// Sets the gauges of the miner on this machine. Values that its sample leaves out are not changed.
-    pub(crate) fn set_miner(&self, sample: &Sample) {
+    /// Sets the gauges of the miner on this machine. What it does not report, and all but the time while it is not read, is
+    /// left out of the page.
+    pub(crate) fn set_miner(&self, sample: Option<&Sample>) {
         let table = &self.table;
         for (gauge, value) in [
-            (&table.miner_hashrate, Some(sample.hashrate)),
-            (&table.miner_gpu_temperature, sample.gpu_temperature),
-            (&table.miner_power_watts, sample.power_watts),
-            (&table.miner_read_at, Some(seconds(sample.recorded_at))),
+            (&table.miner_hashrate, sample.map(|sample| sample.hashrate)),
+            (
+                &table.miner_gpu_temperature,
+                sample.and_then(|sample| sample.gpu_temperature),
+            ),
+            (
+                &table.miner_power_watts,
+                sample.and_then(|sample| sample.power_watts),
+            ),
         ] {
-            gauge.set(value.unwrap_or_else(|| gauge.get()));
+            gauge.set(value.map(table::float));
         }
         for (gauge, shares) in [
-            (&table.miner_accepted, sample.accepted),
-            (&table.miner_rejected, sample.rejected),
+            (
+                &table.miner_accepted,
+                sample.and_then(|sample| sample.accepted),
+            ),
+            (
+                &table.miner_rejected,
+                sample.and_then(|sample| sample.rejected),
+            ),
         ] {
-            gauge.set(shares.unwrap_or_else(|| gauge.get()));
+            gauge.set(shares.map(table::whole));
+        }
+        if let Some(sample) = sample {
+            let read_at = seconds(sample.recorded_at);
+            table.miner_read_at.set(Some(table::float(read_at)));
         }
     }
 
@@ -379,14 +363,21 @@ mod tests {
         let alerts = AlertsConfig::default();
         let none = std::iter::empty;
         let metrics = Metrics::new(&BTreeSet::new(), none(), std::iter::empty(), &alerts);
-        metrics.request(RouteSlot::NONE, Some(500), alerts.response_time, true);
+        let none = RouteSlot::NONE;
+        metrics.request(
+            none,
+            Some(500),
+            Some(OWN_ERRORS),
+            alerts.response_time,
+            true,
+        );
         let before = metrics.alert_counts();
-        metrics.request(RouteSlot::NONE, Some(404), 2 * alerts.response_time, true);
-        metrics.request(RouteSlot::NONE, Some(200), 2 * alerts.response_time, false);
+        metrics.request(none, Some(404), None, 2 * alerts.response_time, true);
+        metrics.request(none, Some(200), None, 2 * alerts.response_time, false);
         metrics.chat_began(alerts.overhead_p99, alerts.overhead_p99);
         metrics.chat_began(alerts.overhead_p99, 2 * alerts.overhead_p99);
         let (now, share) = (metrics.alert_counts(), |part, all| Share { part, all });
-        assert_eq!(now[ERRORS].since(before[ERRORS]), share(0, 2));
+        assert_eq!(now[OWN_ERRORS].since(before[OWN_ERRORS]), share(0, 2));
         assert_eq!(now[SLOW_ANSWERS].since(before[SLOW_ANSWERS]), share(1, 1));
         assert_eq!(now[SLOW_CHATS].since(before[SLOW_CHATS]), share(1, 2));
     }

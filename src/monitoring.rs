@@ -11,7 +11,7 @@ use crate::config::AlertsConfig;
 use crate::limits::RateClass;
 use crate::metrics::{process, set, size, store, with};
 use crate::model::Timestamp;
-use crate::store::{Resolution, StoreError};
+use crate::store::{HashratePoint, Resolution, StoreError};
 
 /// A wallet counts as an active user for this long after an authenticated request.
 const SEEN: Duration = Duration::from_secs(15 * 60);
@@ -41,8 +41,9 @@ pub(crate) fn refresh_gauges(app: &App) {
         let class = [("class", class.as_str())];
         set(&with(&table.limiter_entries, class), entries);
     }
-    for (severity, count) in app.alerts.count() {
-        set(&with(&table.alerts, [("severity", severity)]), count);
+    for (name, severity, count) in app.alerts.count() {
+        let labels = [("alert", name), ("severity", severity)];
+        set(&with(&table.alerts, labels), count);
     }
     for breaker in app.upstreams.breakers() {
         let (upstream, status) = (("upstream", breaker.name()), breaker.status());
@@ -94,13 +95,14 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         None
     });
     let (instant, now) = (app.clock.instant(), app.clock.now());
+    let nodes = app.upstreams.nodes.iter();
+    let nodes = nodes.filter(|node| node.at.is_present() && node.standing.needs_operator());
     let open_breakers = app
         .upstreams
         .breakers()
         .map(|breaker| breaker.status())
         .filter(|status| status.state != Phase::Closed)
         .map(|status| (status.name.to_owned(), status.forced));
-    let started = now.minus(instant.saturating_duration_since(app.started));
     let polled = || app.upstreams.polled();
     // A page that never had a hashrate has been silent since its first answer.
     let mut pages = polled().filter(|at| at.breaker.name() == "miner");
@@ -119,7 +121,9 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
     });
     let makes_backups = app.store.backups().is_some() && app.store.is_leader();
     let schedule = app.config.backup.every.filter(|_| makes_backups);
-    let last_backup = app.metrics.last_backup().unwrap_or(started);
+    // One in the future was made before the clock was set back.
+    let last_backup = (app.metrics.last_backup()).filter(|made_at| *made_at <= now);
+    let last_backup = last_backup.unwrap_or_else(|| started(app));
     let snapshot = Snapshot {
         time: now,
         counts: app.metrics.alert_counts(),
@@ -128,14 +132,26 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
         failing_upstreams: failing_upstreams.collect(),
+        misconfigured: nodes
+            .map(|node| node.at.breaker.name().to_owned())
+            .collect(),
         is_chain_halted: app.chain_halted.load(Ordering::Acquire),
         backup: schedule.map(|every| (every, last_backup)),
         miner,
     };
+    app.metrics.table.alert_evaluations.inc();
     app.alerts.update(&snapshot, &settings, instant)
 }
 
+/// When the server started, by the wall clock as it is now.
+fn started(app: &App) -> Timestamp {
+    let uptime = app.clock.instant().saturating_duration_since(app.started);
+    app.clock.now().minus(uptime)
+}
+
 async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, StoreError> {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const RECENT: Duration = Duration::from_secs(900);
     const DAY: Duration = Duration::from_secs(86_400);
     let Some(wallet) = app.config.miner.wallet else {
         return Ok(None);
@@ -145,25 +161,63 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
         Err(StoreError::UserNotFound) => return Ok(None),
         stats => stats?,
     };
-    let mean = async |since: Timestamp, resolution| -> Result<Option<f64>, StoreError> {
+    let points = async |period: Duration, resolution| {
+        let since = now.minus(period);
         let mut points = store.hashrate(wallet, since, resolution, 10_000).await?;
         points.retain(|point| Some(point.hashrate_unit) == stats.hashrate_unit);
-        let sum: f64 = points.iter().map(|point| point.hashrate).sum();
-        Ok((!points.is_empty()).then(|| sum / points.len() as f64))
+        Ok::<_, StoreError>(points)
     };
-    let recent = mean(now.minus(Duration::from_secs(900)), Resolution::Minute).await?;
-    let day = mean(now.minus(DAY), Resolution::Hour).await?;
     // Longer, so that there is a sample before that time too, also for a miner with one every few minutes.
-    let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
-    let shares = store.shares(wallet, counted_since).await?;
-    let week = now.minus(limits.earnings_stopped + 7 * DAY);
-    let earned = store.earnings(wallet, week).await?;
+    let watched = limits.shares_flat.mul_f64(1.5);
+    let minutes = points(watched.clamp(RECENT, DAY), Resolution::Minute).await?;
+    let expected = limits.earnings_stopped;
+    let longest = expected.max(watched).clamp(DAY, 365 * DAY);
+    let hours = points(longest, Resolution::Hour).await?;
+    let hashing = |point: &HashratePoint| point.min > 0.0;
+    let gap = limits.miner_silent;
+    let hashing_since = match watched <= DAY {
+        true => unbroken_since(&minutes, gap + MINUTE, hashing),
+        false => unbroken_since(&hours, gap + 60 * MINUTE, hashing),
+    };
+    let reporting_since = unbroken_since(&minutes, gap + MINUTE, |_| true);
+    // A miner that just started is still warming up.
+    let is_warm = reporting_since.is_some_and(|since| since <= now.minus(10 * MINUTE));
+    let means = mean(&minutes, now.minus(RECENT)).zip(mean(&hours, now.minus(DAY)));
+    let mined = hours.iter().filter(|hour| hour.hashrate > 0.0);
+    let mined = mined.filter(|hour| hour.recorded_at >= now.minus(expected));
+    let earned = store.earnings(wallet, now.minus(expected + 7 * DAY));
     Ok(Some(Miner {
-        newest: stats.recorded_at,
-        hashrate: stats.hashrate,
-        means: recent.zip(day),
+        // The time in which there was no server to send one to does not count.
+        newest: stats.recorded_at.map(|newest| newest.max(started(app))),
+        hashing_since,
+        means: means.filter(|_| is_warm),
         temperature: stats.gpu_temperature,
-        shares,
-        last_earning: earned.last().map(|day| day.recorded_at),
+        shares: store.shares(wallet, now.minus(watched)).await?,
+        mined_hours: mined.count() as u64,
+        last_earning: earned.await?.last().map(|day| day.recorded_at),
     }))
+}
+
+fn mean(points: &[HashratePoint], since: Timestamp) -> Option<f64> {
+    let points = points.iter().filter(|point| point.recorded_at >= since);
+    let (count, sum) = points.fold((0, 0.0), |(count, sum), point| {
+        (count + 1, sum + point.hashrate)
+    });
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+/// The first of the newest points that all fulfil a condition, without a longer gap between them.
+fn unbroken_since(
+    points: &[HashratePoint],
+    gap: Duration,
+    fulfils: impl Fn(&HashratePoint) -> bool,
+) -> Option<Timestamp> {
+    let mut since: Option<Timestamp> = None;
+    for point in points.iter().rev().take_while(|point| fulfils(point)) {
+        if since.is_some_and(|since| since > point.recorded_at.plus(gap)) {
+            break;
+        }
+        since = Some(point.recorded_at);
+    }
+    since
 }

@@ -76,8 +76,8 @@ routes! {
     GET    "/health" | "/ping"        ops::health;           Auth::Open,               Health,    None, while_draining;
     GET    "/livez"                   ops::livez;            Auth::Open,               Health,    None, while_draining;
     GET    "/readyz"                  ops::readyz;           Auth::Open,               Health,    None, while_draining;
-    GET    "/alerts"                  ops::alerts;           Auth::PublicElseAdmin,    Health,    None, while_draining;
-    GET    "/metrics"                 ops::metrics;          Auth::PublicElseAdmin,    Health,    None, while_draining;
+    GET    "/alerts"                  ops::alerts;           Auth::PublicElseMetrics,  Health,    None, while_draining;
+    GET    "/metrics"                 ops::metrics;          Auth::PublicElseMetrics,  Health,    None, while_draining;
     GET    "/system/version"          ops::version;          Auth::Open,               Read,      None;
     GET    "/system/time"             ops::time;             Auth::Open,               Read,      None, no_query;
     GET    "/openapi.json"            ops::openapi;          Auth::Open,               Read,      None;

@@ -321,9 +321,9 @@ pub trait Repository: Send + Sync + 'static {
         resolution: Resolution,
         limit: usize,
     ) -> Result<Vec<HashratePoint>>;
-    /// Shares that the pool accepted from the wallet's miners since a time, from the miners' counters, and the time of the
-    /// first sample used; `None` with fewer than two samples. A counter that restarted counts from 0.
-    async fn shares(&self, wallet: Wallet, since: Timestamp) -> Result<Option<(i64, Timestamp)>>;
+    /// Shares that the pool accepted from the wallet's miners since a time, from the miners' counters; `None` where no miner
+    /// reported them in two samples. A counter that restarted counts from 0.
+    async fn shares(&self, wallet: Wallet, since: Timestamp) -> Result<Option<Shares>>;
     /// The top earners since a time, or of all time.
     async fn leaderboard(&self, since: Option<Timestamp>, limit: usize)
     -> Result<Vec<RankedMiner>>;

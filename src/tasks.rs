@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::app::App;
 use crate::store::Backups;
@@ -68,13 +68,12 @@ async fn poll_miner(app: Arc<App>) {
             "the miner at {url} is not recorded: set wallet in [miner] to say whose it is"
         );
     };
-    let mut ticks = interval(settings.every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        ticks.tick().await;
+        let next = app.clock.instant() + settings.every;
         // A failure is logged once, by the upstream.
-        if let Ok(Some(sample)) = page.read(wallet, &app.clock).await {
-            app.metrics.set_miner(&sample);
+        let read = page.read(wallet, &app.clock).await.ok().flatten();
+        app.metrics.set_miner(read.as_ref());
+        if let Some(sample) = read {
             let now = sample.recorded_at;
             let max_workers = app.config.limits.workers_per_wallet;
             let recorded = app.store.record_samples(vec![sample], max_workers, now);
@@ -82,6 +81,7 @@ async fn poll_miner(app: Arc<App>) {
                 log::warn!("a sample of the miner was not recorded: {error}");
             }
         }
+        app.clock.sleep_until(next).await;
     }
 }
 
@@ -146,9 +146,10 @@ async fn back_up(app: Arc<App>) {
         !newest.is_some_and(|at| at <= now && now < at.plus(every))
     };
     let mut retry = MINUTE;
-    let mut ticks = interval(SECOND);
+    let mut next = app.clock.instant();
     loop {
-        ticks.tick().await;
+        app.clock.sleep_until(next).await;
+        next = app.clock.instant() + SECOND;
         if !app.store.is_leader() || !is_due() {
             continue;
         }

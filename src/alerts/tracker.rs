@@ -21,11 +21,13 @@ pub(crate) enum Severity {
 /// The rule, and where it watches several things, which of them.
 type Key = (&'static str, Option<String>);
 
-/// What a rule found to be wrong in one snapshot.
+/// What a rule found in one snapshot: that something is wrong, or that this is unknown.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Finding {
     /// Begins without confirmation over time.
     pub(crate) immediate: bool,
+    /// Else no incident begins or ends.
+    pub(crate) is_known: bool,
     /// As it would be if it began now.
     pub(crate) alert: Alert,
 }
@@ -72,7 +74,7 @@ impl IncidentTracker {
     /// How many resolved incidents stay.
     const RECENT: usize = 50;
 
-    /// Applies what is wrong at one moment; returns the incidents that began and ended.
+    /// Applies the findings of one moment, of which what is fine has none; returns the incidents that began and ended.
     pub(crate) fn update(
         &mut self,
         findings: &[Finding],
@@ -80,7 +82,7 @@ impl IncidentTracker {
         time: Timestamp,
         confirm: Duration,
     ) -> Vec<Alert> {
-        for Finding { alert, .. } in findings {
+        for Finding { alert, .. } in findings.iter().filter(|finding| finding.is_known) {
             let begin = || Incident {
                 alert: alert.clone(),
                 is_firing: false,
@@ -91,6 +93,10 @@ impl IncidentTracker {
         let mut changes = Vec::new();
         self.open.retain(|key, incident| {
             let finding = findings.iter().find(|f| f.alert.key() == *key);
+            if finding.is_some_and(|finding| !finding.is_known) {
+                incident.since = None;
+                return incident.is_firing;
+            }
             if let Some(finding) = finding {
                 let since = incident.alert.since;
                 incident.alert.clone_from(&finding.alert);
@@ -116,6 +122,12 @@ impl IncidentTracker {
         });
         self.recent.truncate(Self::RECENT);
         changes
+    }
+
+    /// Whether this alert fires, of whatever subject.
+    pub(crate) fn is_firing(&self, name: &str) -> bool {
+        let mut open = self.open.values();
+        open.any(|incident| incident.is_firing && incident.alert.name == name)
     }
 
     pub(crate) fn firing(&self) -> Vec<Alert> {
@@ -154,7 +166,11 @@ mod tests {
             since: Timestamp::from_millis(second as i64 * 1000),
             ..Alert::default()
         };
-        Finding { immediate, alert }
+        Finding {
+            immediate,
+            is_known: true,
+            alert,
+        }
     }
 
     /// The findings of a moment when something is wrong, or not.
@@ -185,6 +201,27 @@ mod tests {
         at(161, false);
         assert_eq!(changes, [(60, false), (160, true)]);
         assert_eq!(tracker.recent()[0].since, Timestamp::from_millis(0));
+    }
+
+    #[test]
+    fn what_is_unknown_begins_and_ends_no_incident() {
+        let (mut tracker, begin) = (IncidentTracker::default(), Instant::now());
+        let mut at = |second: u64, state: Option<bool>| {
+            let now = begin + Duration::from_secs(second);
+            let mut found = findings(second, state != Some(false), false);
+            for finding in &mut found {
+                finding.is_known = state.is_some();
+            }
+            tracker.update(&found, now, Timestamp::from_millis(0), CONFIRM);
+            tracker.is_firing("test")
+        };
+        assert!(!at(0, None) && !at(70, None));
+        // A bad minute with a gap in it is none.
+        assert!(!at(80, Some(true)) && !at(110, None) && !at(145, Some(true)));
+        assert!(at(205, Some(true)));
+        assert!(at(300, None) && at(900, None));
+        assert!(at(905, Some(false)) && at(930, None) && at(970, Some(false)));
+        assert!(!at(1030, Some(false)));
     }
 
     #[test]

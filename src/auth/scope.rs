@@ -14,17 +14,20 @@ pub enum Scope {
     Miner = 4,
     /// Manage the wallet's keys.
     Keys = 8,
+    /// Read the metrics and alerts of the server.
+    Metrics = 16,
     /// Everything, for every wallet.
-    Admin = 16,
+    Admin = 32,
 }
 
 impl Scope {
     /// Every scope with its name, in the order they are written.
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &str); 6] = [
         (Self::Chat, "chat"),
         (Self::Read, "read"),
         (Self::Miner, "miner"),
         (Self::Keys, "keys"),
+        (Self::Metrics, "metrics"),
         (Self::Admin, "admin"),
     ];
 
@@ -58,11 +61,11 @@ impl Scopes {
         let mut set = 0;
         for name in names {
             let known = Scope::ALL.iter().find(|(_, known)| *known == name);
-            let (scope, _) = known.ok_or("may hold chat, read, miner, keys and admin")?;
+            let (scope, _) = known.ok_or("may hold chat, read, miner, keys, metrics and admin")?;
             set |= *scope as u8;
         }
         if set == 0 {
-            return Err("must hold at least one of chat, read, miner, keys and admin");
+            return Err("must hold at least one of chat, read, miner, keys, metrics and admin");
         }
         Ok(Self(set))
     }
@@ -133,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_set_round_trips_through_its_names(set in 1u8..32, turn in 0usize..5) {
+        fn every_set_round_trips_through_its_names(set in 1u8..64, turn in 0usize..5) {
             let scopes = Scopes(set);
             let mut names: Vec<&str> = scopes.names().collect();
             let by = turn % names.len();

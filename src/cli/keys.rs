@@ -59,7 +59,7 @@ pub(super) struct Create {
     /// A name for lists
     #[arg(long, default_value = "")]
     name: String,
-    /// Its scopes: chat, read, miner, keys
+    /// Its scopes: chat, read, miner, keys, metrics
     #[arg(long, value_delimiter = ',', conflicts_with = "admin")]
     scopes: Option<Vec<String>>,
     /// How long it is valid, in whole days: 1d to 365d [default: unlimited]

@@ -16,6 +16,10 @@ pub(super) enum Metrics {
     ///
     /// Example: r3mes-edge metrics rules > r3mes-edge.rules.yml
     Rules,
+    /// Print the configuration by which Prometheus scrapes this server, with a key where it needs one
+    ///
+    /// Example: r3mes-edge metrics scrape > prometheus.yml
+    Scrape,
     /// Print a dashboard for Grafana
     ///
     /// Example: r3mes-edge metrics dashboard > r3mes-edge.json
@@ -23,11 +27,13 @@ pub(super) enum Metrics {
 }
 
 const RULES: &str = include_str!("../../examples/prometheus-rules.yml");
+const SCRAPE: &str = include_str!("../../examples/prometheus.yml");
 const DASHBOARD: &str = include_str!("../../examples/grafana-dashboard.json");
 
 pub(super) fn metrics(command: &Metrics, json: bool) -> Result {
     match command {
         Metrics::Rules => answer(json, Value::from(RULES), RULES.trim_end()),
+        Metrics::Scrape => answer(json, Value::from(SCRAPE), SCRAPE.trim_end()),
         Metrics::Dashboard => answer(true, DASHBOARD.trim_end(), ""),
     }
 }

@@ -8,8 +8,9 @@ use hyper::header::HeaderValue;
 use super::route::Route;
 use crate::app::App;
 use crate::auth::Principal;
+use crate::error::ErrorCode;
 use crate::limits::Decision;
-use crate::metrics::RouteSlot;
+use crate::metrics::{OWN_ERRORS, RouteSlot, STORAGE_ERRORS, UPSTREAM_ERRORS};
 use crate::store::OperationId;
 use crate::timings::RequestTimings;
 
@@ -27,6 +28,8 @@ pub(crate) struct AccessLogGuard {
     pub(super) is_host: bool,
     /// The status of the response, and how long the server took to make it.
     pub(super) response: Option<(u16, Duration)>,
+    /// What went wrong, where this server made the response.
+    pub(super) error: Option<ErrorCode>,
     pub(super) principal: Option<Principal>,
     /// Of the body, as far as hyper took it.
     pub(super) bytes: u64,
@@ -47,6 +50,7 @@ impl AccessLogGuard {
             route: None,
             is_host: false,
             response: None,
+            error: None,
             principal: None,
             bytes: 0,
             rate: None,
@@ -57,6 +61,20 @@ impl AccessLogGuard {
     /// How long the server took up to now.
     pub(super) fn server_time(&self) -> Duration {
         self.timings.server_time(&self.app.clock)
+    }
+}
+
+/// What failed, where it is for the operator to mend. A 5xx that says what this server does not have, or that it is about to
+/// stop, is no failure.
+const fn fault(error: ErrorCode) -> Option<usize> {
+    use ErrorCode::{
+        CircuitOpen, Internal, Overloaded, StorageUnavailable, UpstreamBadResponse, UpstreamTimeout,
+    };
+    match error {
+        Internal | Overloaded => Some(OWN_ERRORS),
+        StorageUnavailable => Some(STORAGE_ERRORS),
+        UpstreamBadResponse | UpstreamTimeout | CircuitOpen => Some(UPSTREAM_ERRORS),
+        _ => None,
     }
 }
 
@@ -74,7 +92,12 @@ impl Drop for AccessLogGuard {
         };
         let is_bounded = self.route.is_none_or(|route| !route.unbounded);
         let sent = self.response.map(|(status, _)| status);
-        self.app.metrics.request(slot, sent, ready, is_bounded);
+        let fault = match self.error {
+            Some(error) => fault(error),
+            None => (status >= 500).then_some(OWN_ERRORS),
+        };
+        let metrics = &self.app.metrics;
+        metrics.request(slot, sent, fault, ready, is_bounded);
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         let principal = self.principal.as_ref();
         let wallet = principal.and_then(|principal| Some(principal.wallet?.short()));

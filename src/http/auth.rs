@@ -128,7 +128,7 @@ pub(super) fn authorize(
     principal: Option<&Principal>,
 ) -> Result<()> {
     let mut hint = String::new();
-    if matches!(route.auth, Auth::Public | Auth::PublicElseAdmin) {
+    if matches!(route.auth, Auth::Public | Auth::PublicElseMetrics) {
         match closed_reads(config, head) {
             None => return Ok(()),
             Some(reason) => hint = reason,
@@ -140,7 +140,8 @@ pub(super) fn authorize(
         Auth::AnyKey => None,
         Auth::Chat => Some(Scope::Chat),
         Auth::Public => Some(Scope::Read),
-        Auth::PublicElseAdmin | Auth::Admin => Some(Scope::Admin),
+        Auth::PublicElseMetrics => Some(Scope::Metrics),
+        Auth::Admin => Some(Scope::Admin),
         Auth::Key(scope) | Auth::Own(scope) => Some(scope),
     };
     let Some(principal) = principal else {

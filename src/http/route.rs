@@ -14,8 +14,8 @@ pub enum Auth {
     Open,
     /// Everyone if public reads are on; otherwise a key that may read, of the path's wallet if the path has one.
     Public,
-    /// Everyone if public reads are on; otherwise an admin.
-    PublicElseAdmin,
+    /// Everyone if public reads are on; otherwise a key that may read metrics.
+    PublicElseMetrics,
     /// Any key.
     AnyKey,
     /// A key with this scope.
@@ -151,7 +151,7 @@ pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) ->
         true => &path[path.len() - segments.len() - 1..],
         false => path,
     };
-    let is_of_operator = |route: &&Route| matches!(route.auth, Auth::Admin | Auth::PublicElseAdmin);
+    let is_of_operator = |route: &&Route| matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
     let mut others = Vec::new();
     for route in routes
         .iter()

@@ -56,11 +56,19 @@ impl<M: Clone + EncodeMetric + TypedMetric> EncodeMetric for Optional<M> {
 pub(crate) type Size = Optional<Gauge>;
 
 pub(crate) fn size(gauge: &Size, bytes: Option<u64>) {
-    gauge.set(bytes.map(|bytes| {
-        let gauge = Gauge::default();
-        gauge.set(bytes.cast_signed());
-        gauge
-    }));
+    gauge.set(bytes.map(|bytes| whole(bytes.cast_signed())));
+}
+
+pub(super) fn whole(value: i64) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(value);
+    gauge
+}
+
+pub(super) fn float(value: f64) -> Float {
+    let gauge = Float::default();
+    gauge.set(value);
+    gauge
 }
 
 /// The metric with these labels, whose values must come from fixed sets.
@@ -174,18 +182,18 @@ metrics! {
     "r3mes_charges_short" charges_short: Counter;
     /// Samples recorded, from requests and from the collector
     "r3mes_miner_samples" samples: Counter;
-    /// The last hashrate of the miner on this machine, in its own unit
-    "r3mes_miner_hashrate" miner_hashrate: Float;
-    /// Its last temperature
-    "r3mes_miner_gpu_temperature_celsius" miner_gpu_temperature: Float;
-    /// Its last power draw
-    "r3mes_miner_power_watts" miner_power_watts: Float;
+    /// The hashrate of the miner on this machine, in its own unit; this and what follows only while its page is read and shows it
+    "r3mes_miner_hashrate" miner_hashrate: Optional<Float>;
+    /// Its temperature
+    "r3mes_miner_gpu_temperature_celsius" miner_gpu_temperature: Optional<Float>;
+    /// Its power draw
+    "r3mes_miner_power_watts" miner_power_watts: Optional<Float>;
     /// Shares that the pool accepted, as the miner counts them
-    "r3mes_miner_shares_accepted" miner_accepted: Gauge;
+    "r3mes_miner_shares_accepted" miner_accepted: Optional<Gauge>;
     /// Shares that the pool rejected, as the miner counts them
-    "r3mes_miner_shares_rejected" miner_rejected: Gauge;
-    /// When the miner's page was last read, unix time; 0 where it never was
-    "r3mes_miner_read_timestamp_seconds" miner_read_at: Float;
+    "r3mes_miner_shares_rejected" miner_rejected: Optional<Gauge>;
+    /// When the miner's page was last read, unix time; not before the first time
+    "r3mes_miner_read_timestamp_seconds" miner_read_at: Optional<Float>;
     /// 0 closed, 1 half-open, 2 open
     "r3mes_breaker_state" breaker_state: Labeled<Gauge, 1>;
     /// 1 where an operator opened the breaker
@@ -216,14 +224,16 @@ metrics! {
     "r3mes_db_file_bytes" file_bytes: Size;
     /// Size of the write-ahead log
     "r3mes_db_wal_bytes" wal_bytes: Size;
-    /// When the last good backup was made, unix time; 0 where none is known
+    /// When the last good backup was made, unix time; not where none is known
     "r3mes_backup_timestamp_seconds" backup_made_at: Optional<Float>;
     /// Backups that failed
     "r3mes_backup_failures" backup_failures: Optional<Counter>;
     /// Free space on the file system of the database
     "r3mes_disk_free_bytes" disk_free: Size;
-    /// Alerts that are firing, by severity
-    "r3mes_alerts_firing" alerts: Labeled<Gauge, 1>;
+    /// 1 where an alert is firing, or of how many things it is, by name and severity
+    "r3mes_alerts_firing" alerts: Labeled<Gauge, 2>;
+    /// Times that the alerts were evaluated
+    "r3mes_alert_evaluations" alert_evaluations: Counter;
     /// Memory that is in use and not swapped out
     "r3mes_process_resident_memory_bytes" resident_bytes: Gauge;
     /// Processor time used so far, all threads

@@ -66,7 +66,7 @@ fn a_path_parameter_is_one_segment() {
 #[test]
 fn a_base_address_that_ends_in_a_slash_leads_to_the_same_routes_but_the_operators() {
     for route in ROUTES {
-        let is_of_operator = matches!(route.auth, Auth::Admin | Auth::PublicElseAdmin);
+        let is_of_operator = matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
         let paths = [Some(route.path), route.alias].into_iter().flatten();
         for path in paths.filter(|path| *path != "/") {
             let path = path.replace(['{', '}'], "");
@@ -107,7 +107,7 @@ fn by_segments(path: &str) -> Vec<&'static Route> {
         path
     };
     let is_open =
-        |route: &&Route| !is_doubled || !matches!(route.auth, Auth::Admin | Auth::PublicElseAdmin);
+        |route: &&Route| !is_doubled || !matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
     let matches = |pattern: &str| {
         let (pattern, path) = (pattern.split('/'), path.split('/'));
         pattern.clone().count() == path.clone().count()

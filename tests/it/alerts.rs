@@ -1,5 +1,9 @@
 //! Every alert: the real server is driven into it and out of it, and a webhook receives each message once.
 
+mod day;
+mod node;
+mod single;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
@@ -13,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::chat::whole;
 use crate::faults::Faults;
+use crate::ops::metrics::{metric, metric_if_known};
 use crate::support::{
     Scripted, Seen, TestServer, Upstream, W1, config, config_with_inference, eventually, fixture,
     wallet,
@@ -122,10 +127,10 @@ async fn slow_answers_fire_an_alert_and_chats_do_not_count() {
     }
     assert_eq!(watched.firing().await, Vec::<String>::new());
     watched.faults.slow(&clock, Duration::from_millis(2500));
-    admin
-        .get(&format!("/users/{W1}"))
-        .await
-        .refused(404, "user_not_found");
+    for _ in 0..3 {
+        let answer = admin.get(&format!("/users/{W1}")).await;
+        answer.refused(404, "user_not_found");
+    }
     watched.faults.slow(&clock, Duration::ZERO);
     assert_eq!(watched.a_minute_later().await, ["response_time"]);
     clock.advance(6 * MINUTE);
@@ -175,8 +180,10 @@ async fn chats_that_wait_for_this_server_and_not_for_their_model_fire_an_alert()
     let payer = watched.server.payer(W1, 5).await;
     watched.firing().await;
     watched.faults.slow(&clock, Duration::from_millis(200));
-    let (_, _, body) = payer.chat("hi").await;
-    whole(body).await.unwrap();
+    for _ in 0..3 {
+        let (_, _, body) = payer.chat("hi").await;
+        whole(body).await.unwrap();
+    }
     watched.faults.slow(&clock, Duration::ZERO);
     assert_eq!(watched.a_minute_later().await, ["gateway_overhead"]);
     clock.advance(6 * MINUTE);
@@ -211,6 +218,49 @@ async fn a_share_of_server_errors_fires_an_alert_and_client_errors_do_not() {
     watched
         .assert_fired_and_resolved("error_rate", "CRITICAL")
         .await;
+}
+
+#[tokio::test]
+async fn errors_do_not_end_because_fewer_clients_ask() {
+    let watched = Watched::start(config()).await;
+    let admin = watched.server.admin();
+    let read = async |count: u32| {
+        for _ in 0..count {
+            admin.get(&format!("/users/{W1}")).await;
+        }
+        watched.a_minute_later().await
+    };
+    // A few errors of a few requests prove nothing.
+    watched.faults.fail("user");
+    for _ in 0..3 {
+        assert_eq!(read(3).await, Vec::<String>::new());
+    }
+    assert_eq!(read(60).await, ["error_rate"]);
+    for _ in 0..12 {
+        assert_eq!(read(1).await, ["error_rate"]);
+    }
+    watched.faults.mend();
+    for _ in 0..7 {
+        read(1).await;
+    }
+    assert_eq!(read(1).await, Vec::<String>::new());
+    watched
+        .assert_fired_and_resolved("error_rate", "CRITICAL")
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_no_chain_and_no_model_has_no_errors_by_saying_so() {
+    let watched = Watched::start(config()).await;
+    let payer = watched.server.payer(W1, 5).await;
+    for _ in 0..2 {
+        for _ in 0..60 {
+            let answer = watched.server.anybody().get("/chain/status").await;
+            answer.refused(503, "chain_disabled");
+            assert_eq!(payer.chat("hi").await.0, 503);
+        }
+        assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
+    }
 }
 
 #[tokio::test]
@@ -310,7 +360,7 @@ async fn missed_backups_fire_an_alert() {
     watched.server.clock.advance(125 * MINUTE);
     assert_eq!(watched.a_minute_later().await, ["backup_age"]);
     std::fs::create_dir(&folder).unwrap();
-    let figure = async |name| crate::ops::metrics::metric(&watched.server, name, &[]).await;
+    let figure = async |name| metric(&watched.server, name, &[]).await;
     let failed = std::cell::Cell::new(f64::NAN);
     eventually("a copy is made", async || {
         let failures = figure("r3mes_backup_failures_total").await;
@@ -318,7 +368,8 @@ async fn missed_backups_fire_an_alert() {
             // A backup is retried at most once an hour. An attempt that began before the folder existed may still fail.
             watched.server.clock.advance(61 * MINUTE);
         }
-        let made_at = figure("r3mes_backup_timestamp_seconds").await;
+        let name = "r3mes_backup_timestamp_seconds";
+        let made_at = metric_if_known(&watched.server, name, &[]).await?;
         let now = watched.server.clock.now().millis() as f64 / 1000.0;
         // Not one of two hours ago that found the folder only after it was made.
         (made_at > now - 1800.0).then_some(())
@@ -426,12 +477,16 @@ impl Watched {
 }
 
 #[tokio::test]
-async fn a_silent_miner_fires_an_alert_and_its_last_sample_none() {
+async fn a_silent_miner_fires_an_alert_and_its_other_alerts_neither_begin_nor_end() {
     let watched = with_miner().await;
     let hot = |_| json!({ "hashrate": 40, "gpu_temperature": 99 });
     assert_eq!(watched.samples(3, hot).await, ["temperature"]);
     watched.server.clock.advance(6 * MINUTE);
-    assert_eq!(watched.a_minute_later().await, ["miner_silent"]);
+    assert_eq!(
+        watched.a_minute_later().await,
+        ["miner_silent", "temperature"]
+    );
+    assert_eq!(watched.received_so_far("temperature").len(), 1);
     let cool = |_| json!({ "hashrate": 40, "gpu_temperature": 60 });
     assert_eq!(watched.samples(3, cool).await, Vec::<String>::new());
     watched
@@ -456,6 +511,57 @@ async fn a_miner_whose_shares_the_pool_does_not_accept_fires_an_alert() {
 }
 
 #[tokio::test]
+async fn shares_that_no_miner_reports_any_more_are_not_flat() {
+    let watched = with_miner().await;
+    let sample = |worker: &str, accepted: Option<u32>| json!({ "worker": worker, "hashrate": 40, "accepted": accepted, "wallet_address": W1 });
+    for minute in 0..50 {
+        watched.server.clock.advance(MINUTE);
+        // One counts its shares, and is switched off; the other has none to count.
+        let mut samples = vec![sample("silent", None)];
+        if minute < 20 {
+            samples.push(sample("counts", Some(minute / 8)));
+        }
+        let admin = watched.server.admin();
+        let samples = json!(samples);
+        admin.post("/miner/stats", &samples).await.expect(201);
+        assert_eq!(watched.firing().await, Vec::<String>::new(), "{minute}");
+    }
+}
+
+#[tokio::test]
+async fn a_miner_that_comes_back_is_judged_by_what_it_does_since() {
+    let watched = with_miner().await;
+    let before = |minute| json!({ "hashrate": 400, "accepted": 1000 + minute });
+    assert_eq!(watched.samples(20, before).await, Vec::<String>::new());
+    watched.server.clock.advance(19 * MINUTE);
+    assert_eq!(watched.a_minute_later().await, ["miner_silent"]);
+    // It counts anew, warms up, and its first share takes a while.
+    for minute in 0..14 {
+        let after = |_| json!({ "hashrate": if minute < 4 { 0 } else { 400 }, "accepted": 0 });
+        let firing = watched.samples(1, after).await;
+        let ends = ["miner_silent"];
+        assert!(
+            firing.is_empty() || minute < 2 && firing == ends,
+            "{minute}: {firing:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_time_in_which_the_server_was_off_is_no_silence_of_the_miner() {
+    let watched = with_miner().await;
+    let before = watched.server.clock.now().minus(60 * MINUTE);
+    let sample = json!({ "hashrate": 40, "recorded_at": before, "wallet_address": W1 });
+    let admin = watched.server.admin();
+    admin.post("/miner/stats", &sample).await.expect(201);
+    for _ in 0..4 {
+        assert_eq!(watched.a_minute_later().await, Vec::<String>::new());
+    }
+    watched.server.clock.advance(MINUTE);
+    assert_eq!(watched.a_minute_later().await, ["miner_silent"]);
+}
+
+#[tokio::test]
 async fn a_hashrate_far_below_its_own_day_fires_an_alert() {
     let watched = with_miner().await;
     watched.server.wait_for_noon();
@@ -470,7 +576,10 @@ async fn a_hashrate_far_below_its_own_day_fires_an_alert() {
 
 #[tokio::test]
 async fn earnings_that_stop_fire_an_alert() {
-    let watched = with_miner().await;
+    let mut config = config();
+    config.miner.wallet = Some(wallet(W1));
+    config.alerts.earnings_stopped = 120 * MINUTE;
+    let watched = Watched::start(config).await;
     let healthy = |_| json!({ "hashrate": 40 });
     let earn = async |source: &str| {
         let earning = json!({ "wallet_address": W1, "earnings": 1, "source_id": source });
@@ -479,8 +588,10 @@ async fn earnings_that_stop_fire_an_alert() {
     };
     earn("a").await;
     assert_eq!(watched.samples(3, healthy).await, Vec::<String>::new());
-    watched.server.clock.advance(25 * 60 * MINUTE);
-    assert_eq!(watched.samples(3, healthy).await, ["earnings_stopped"]);
+    // While it does not mine, it earns nothing.
+    watched.server.clock.advance(180 * MINUTE);
+    assert_eq!(watched.samples(3, healthy).await, Vec::<String>::new());
+    assert_eq!(watched.samples(120, healthy).await, ["earnings_stopped"]);
     earn("b").await;
     assert_eq!(watched.samples(3, healthy).await, Vec::<String>::new());
     watched

@@ -14,7 +14,8 @@ use r3mes_edge::store::{
     Actor, AuditEntry, Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay,
     ExportedEntry, HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport,
     LostRequest, MinerStats, NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded,
-    Resolution, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User, ledger_id,
+    Resolution, Shares, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User,
+    ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -227,7 +228,7 @@ verbs! {
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
     earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
-    shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)>;
+    shares(wallet: Wallet, since: Timestamp) -> Option<Shares>;
     leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
     totals(active_since: Timestamp) -> Totals;
 }

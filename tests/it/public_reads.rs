@@ -1,11 +1,11 @@
 //! Who may read public figures without a key: by setting, by listeners, by signs of a proxy.
 
 use r3mes_edge::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{TestServer, config};
+use crate::support::{TestServer, W1, config};
 
 const PATHS: [&str; 3] = ["/network/stats", "/leaderboard", "/alerts"];
 
@@ -119,4 +119,32 @@ async fn a_trusted_proxy_closes_public_reads_for_direct_requests_too() {
     let (status, detail) = read(&server, PATHS[0], "1.1", "").await;
     assert_eq!(status, 401);
     assert!(detail.contains("auth.trusted_proxies"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_key_for_metrics_reads_them_and_the_alerts_where_public_reads_are_closed() {
+    let server = start("public_reads = false").await;
+    let (scraper, reader) = (
+        server.caller(W1, &["metrics"]).await,
+        server.caller(W1, &["read"]).await,
+    );
+    for path in ["/metrics", "/alerts"] {
+        let answer = server.anybody().get(path).await;
+        answer.refused(401, "missing_credentials");
+        let detail = reader.get(path).await.refused(403, "forbidden");
+        assert!(detail["detail"].as_str().unwrap().ends_with("metrics"));
+        assert_eq!(scraper.get(path).await.status, 200);
+        assert_eq!(server.admin().get(path).await.status, 200);
+    }
+    for path in [
+        "/network/stats",
+        &format!("/users/{W1}"),
+        "/admin/audit",
+        "/api/keys",
+    ] {
+        scraper.get(path).await.refused(403, "forbidden");
+    }
+    let more = json!({ "wallet_address": W1, "scopes": ["read"] });
+    let made = scraper.post("/api/keys", &more).await;
+    made.refused(403, "forbidden");
 }

@@ -8,7 +8,7 @@ use r3mes_edge::{Clock, Config};
 use serde_json::json;
 
 use crate::faults::Faults;
-use crate::ops::metrics::metric;
+use crate::ops::metrics::{metric, metric_if_known};
 use crate::support::{Caller, TestServer, W1, config, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -153,7 +153,7 @@ async fn a_new_leader_makes_no_backup_where_the_one_before_just_did() {
     faults.lead(true);
     pass(Duration::from_secs(2)).await;
     let found = async || {
-        let made_at = metric(&server, "r3mes_backup_timestamp_seconds", &[]).await;
+        let made_at = metric_if_known(&server, "r3mes_backup_timestamp_seconds", &[]).await?;
         (made_at == now.millis() as f64 / 1000.0).then_some(())
     };
     eventually("the new leader finds it", found).await;
@@ -181,8 +181,11 @@ async fn a_storage_without_backups_or_files_refuses_a_backup_and_shows_nothing_o
         let storage = &health["storage"];
         ["file_bytes", "wal_bytes"].map(|size| storage.get(size).is_some())
     };
-    let full = page(&server).await;
-    assert!(FIGURES.iter().all(|name| full.contains(name)), "{full}");
+    eventually("all are shown once a copy is made", async || {
+        let full = page(&server).await;
+        (FIGURES.iter().all(|name| full.contains(name))).then_some(())
+    })
+    .await;
     assert_eq!(sizes(&server).await, [true; 2]);
     server.shutdown().await;
 

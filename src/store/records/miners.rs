@@ -67,6 +67,17 @@ pub struct MinerStats {
     pub recorded_at: Option<Timestamp>,
 }
 
+/// Shares that the pool accepted in a time, as the miners count them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shares {
+    /// How many.
+    pub accepted: i64,
+    /// The first sample that reports them.
+    pub since: Timestamp,
+    /// The last one.
+    pub until: Timestamp,
+}
+
 /// The resolution of a hashrate history; finer is less.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Deserialize)]
 pub enum Resolution {

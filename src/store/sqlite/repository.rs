@@ -274,7 +274,7 @@ repository! { self,
     hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint> {
         self.read(move |c| rollup::read(c, &wallet, since, resolution, limit)).await
     }
-    shares(wallet: Wallet, since: Timestamp) -> Option<(i64, Timestamp)> {
+    shares(wallet: Wallet, since: Timestamp) -> Option<Shares> {
         self.read(move |c| telemetry::shares(c, &wallet, since)).await
     }
     leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner> {

@@ -149,8 +149,8 @@ statements! {
                       GROUP BY at, unit ORDER BY at, unit LIMIT ?6";
 
     // A counter that is less than before began anew.
-    SELECT_SHARES = "SELECT CAST(total(max(accepted - before, 0)) AS INTEGER), min(began) FROM (
-                         SELECT s.accepted AS accepted, lag(s.accepted) OVER own AS before, lag(s.recorded_at) OVER own AS began
+    SELECT_SHARES = "SELECT CAST(total(max(accepted - before, 0)) AS INTEGER), min(began), max(recorded_at) FROM (
+                         SELECT s.recorded_at AS recorded_at, s.accepted AS accepted, lag(s.accepted) OVER own AS before, lag(s.recorded_at) OVER own AS began
                          FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
                          WHERE w.wallet = ?1 AND w.recorded_at >= ?2 AND s.accepted IS NOT NULL
                          WINDOW own AS (PARTITION BY s.worker ORDER BY s.recorded_at))

@@ -11,7 +11,7 @@ use super::{audit, rollup, sql};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
 use crate::store::{
     Actor, Counted, Earning, EarningsDay, MinerStats, OperationId, RankedMiner, Recorded, Result,
-    StoreError, Totals,
+    Shares, StoreError, Totals,
 };
 
 pub(super) fn record(
@@ -186,11 +186,16 @@ pub(super) fn shares(
     c: &Connection,
     wallet: &Wallet,
     since: Timestamp,
-) -> rusqlite::Result<Option<(i64, Timestamp)>> {
+) -> rusqlite::Result<Option<Shares>> {
     let values = params![wallet, since];
     one(c, sql::SELECT_SHARES, values, |row| {
-        let shares = row.get(0)?;
-        Ok(row.get::<_, Option<_>>(1)?.map(|began| (shares, began)))
+        let (accepted, since, until) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let times: (Option<Timestamp>, Option<Timestamp>) = (since, until);
+        Ok(times.0.zip(times.1).map(|(since, until)| Shares {
+            accepted,
+            since,
+            until,
+        }))
     })
 }
 

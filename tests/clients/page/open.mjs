@@ -216,7 +216,8 @@ async function oldData() {
   rig.on("request", async (request) => {
     if (new URL(request.url()).pathname !== "/metrics") return request.continue();
     const real = await api("/metrics");
-    const changed = real.replace(/^(r3mes_miner_shares_accepted) .*$/m, "$1 361").replace(/^(r3mes_miner_shares_rejected) .*$/m, "$1 2").replace(/^(r3mes_miner_power_watts) .*$/m, "$1 254.6");
+    // The miner of the demo reports neither.
+    const changed = `${real}r3mes_miner_shares_accepted 361\nr3mes_miner_shares_rejected 2\nr3mes_miner_power_watts 254.6\n`;
     return request.respond({ status: 200, contentType: "text/plain", body: changed });
   });
   await rig.goto(EDGE);

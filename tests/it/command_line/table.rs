@@ -26,7 +26,7 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 30] = [
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -54,6 +54,7 @@ const ROWS: [Row; 29] = [
     row("config check", 0, 0),
     row("config print --origin", 0, 0),
     row("metrics rules", 0, 0),
+    row("metrics scrape", 0, 0),
     row("metrics dashboard", 0, 0),
     row("breaker list", 3, 5),
     row("breaker open node", 3, 5),

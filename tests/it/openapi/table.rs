@@ -151,7 +151,7 @@ fn who(auth: Auth) -> String {
     match auth {
         Auth::Open => "Open to anybody.".to_owned(),
         Auth::Public => "Open where public reads are on; else needs a key with the scope `read`, of this wallet where the path names one.".to_owned(),
-        Auth::PublicElseAdmin => "Open where public reads are on; else needs an admin's key.".to_owned(),
+        Auth::PublicElseMetrics => "Open where public reads are on; else needs a key with the scope `metrics`.".to_owned(),
         Auth::AnyKey => "Needs a key.".to_owned(),
         Auth::Key(scope) => scoped(scope) + ".",
         Auth::Own(scope) => scoped(scope) + ", of this wallet.",
@@ -176,7 +176,7 @@ fn security(auth: Auth) -> Value {
     match auth {
         Auth::Open => json!([]),
         Auth::Public => optional(Scope::Read),
-        Auth::PublicElseAdmin => optional(Scope::Admin),
+        Auth::PublicElseMetrics => optional(Scope::Metrics),
         Auth::AnyKey => json!(keys(&[])),
         Auth::Key(scope) | Auth::Own(scope) => json!(keys(&[scope])),
         Auth::Chat => json!(keys(&[Scope::Chat])),

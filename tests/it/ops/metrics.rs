@@ -15,9 +15,9 @@ use crate::support::{
 
 /// A line of the metrics page.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Series {
-    name: String,
-    labels: BTreeMap<String, String>,
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Series {
@@ -101,7 +101,7 @@ async fn metrics(server: &TestServer) -> BTreeMap<Series, f64> {
     read_metrics(&server.anybody()).await
 }
 
-async fn read_metrics(caller: &Caller) -> BTreeMap<Series, f64> {
+pub(crate) async fn read_metrics(caller: &Caller) -> BTreeMap<Series, f64> {
     let page = caller.get("/metrics").await;
     assert_eq!(page.status, 200);
     parse(std::str::from_utf8(&page.body).unwrap())
@@ -113,11 +113,18 @@ pub(crate) async fn single_metric(caller: &Caller, name: &str) -> f64 {
 }
 
 pub(crate) async fn metric(server: &TestServer, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let read = metric_if_known(server, name, labels).await;
+    read.unwrap_or_else(|| panic!("there is no {name} {labels:?}"))
+}
+
+/// One that is left out where there is none.
+pub(crate) async fn metric_if_known(
+    server: &TestServer,
+    name: &str,
+    labels: &[(&str, &str)],
+) -> Option<f64> {
     let series = Series::new(name, labels);
-    let read = metrics(server).await;
-    *read
-        .get(&series)
-        .unwrap_or_else(|| panic!("there is no {series:?}"))
+    metrics(server).await.get(&series).copied()
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use r3mes_edge::Config;
@@ -9,6 +9,7 @@ use r3mes_edge::model::Timestamp;
 use serde_json::{Value, json};
 
 use super::samples;
+use crate::ops::metrics::metric_if_known;
 use crate::support::{
     Process, Scripted, TestServer, Upstream, W1, config, eventually, fixture, wallet,
 };
@@ -327,4 +328,63 @@ async fn a_miner_that_never_answers_well_is_logged_once() {
     assert_eq!(server.wait_for_end(), Some(0));
     let log = server.log().join("\n");
     assert_eq!(log.matches("was not read").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn figures_that_are_not_known_are_not_on_the_page_of_metrics() {
+    let body = Arc::new(Mutex::new(Some(fixture("r3mes-miner-stats.json"))));
+    let miner = {
+        let body = Arc::clone(&body);
+        Upstream::start(move |_| match &*body.lock().unwrap() {
+            Some(body) => Scripted::whole(200, body.clone()),
+            None => Scripted::whole(500, "{}"),
+        })
+        .await
+    };
+    let server = TestServer::start(config_with_miner(&miner, "/stats", MinerKind::R3mes)).await;
+    let figures = async || {
+        let mut figures = Vec::new();
+        for name in [
+            "hashrate",
+            "gpu_temperature_celsius",
+            "power_watts",
+            "shares_accepted",
+            "shares_rejected",
+        ] {
+            let name = format!("r3mes_miner_{name}");
+            figures.push(metric_if_known(&server, &name, &[]).await);
+        }
+        figures
+    };
+    let shown = async |expected: [Option<f64>; 5]| {
+        eventually("the page shows what the miner reports", async || {
+            (figures().await == expected).then_some(())
+        })
+        .await;
+    };
+    // The engine reports neither power nor shares.
+    shown([Some(42.5), Some(67.0), None, None, None]).await;
+    let read_at = metric_if_known(&server, "r3mes_miner_read_timestamp_seconds", &[]);
+    let read_at = read_at.await.unwrap();
+    *body.lock().unwrap() = Some(br#"{"hashrate":40.0}"#.to_vec());
+    shown([Some(40.0), None, None, None, None]).await;
+    *body.lock().unwrap() = None;
+    shown([None; 5]).await;
+    let last = metric_if_known(&server, "r3mes_miner_read_timestamp_seconds", &[]);
+    assert!(last.await.unwrap() >= read_at);
+}
+
+#[tokio::test]
+async fn a_miner_that_was_never_read_has_no_figure_of_any_kind() {
+    let server = TestServer::start(config()).await;
+    let page = server.admin().get("/metrics").await;
+    let page = String::from_utf8(page.body.to_vec()).unwrap();
+    for name in [
+        "r3mes_miner_hashrate",
+        "r3mes_miner_shares",
+        "r3mes_miner_read",
+        "r3mes_backup_timestamp",
+    ] {
+        assert!(!page.contains(name), "{name}");
+    }
 }
