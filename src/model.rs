@@ -3,6 +3,7 @@
 //! Nothing here knows HTTP or SQL: a [`Wallet`] has a valid checksum, [`Credits`] never passed through a float, a
 //! [`Sample`] is within its ranges.
 
+mod clock;
 mod credits;
 mod fields;
 mod input;
@@ -13,6 +14,7 @@ mod time;
 pub(crate) mod units;
 mod wallet;
 
+pub use clock::ClockReading;
 pub use credits::Credits;
 pub use input::{InputError, InputKind};
 pub use retention::Retention;

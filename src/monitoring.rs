@@ -19,8 +19,11 @@ const SEEN: Duration = Duration::from_secs(15 * 60);
 /// Updates the gauges of values that are stored elsewhere.
 pub(crate) fn refresh_gauges(app: &App) {
     let (table, gauges) = (&app.metrics.table, app.store.gauges());
-    let seen_since = app.clock.now().minus(SEEN);
-    let active = app.caches.keys.active_wallets(seen_since);
+    let seen = app.until_now(app.clock.now().minus(SEEN));
+    let active = app.caches.keys.active_wallets(&seen);
+    table
+        .clock_jump
+        .set(app.clock.jump().unwrap_or_default() / 1000);
     let in_flight = app.config.limits.in_flight - app.in_flight.available_permits();
     for (gauge, value) in [
         (&table.active_users, active),
@@ -112,6 +115,7 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
         is_chain_halted: app.chain_halted.load(Ordering::Acquire),
+        clock_jump: app.clock.jump(),
         backup: schedule.map(|every| (every, last_backup)),
         miner,
     };
@@ -124,12 +128,14 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
         return Ok(None);
     };
     let (store, now) = (&app.store, app.clock.now());
-    let stats = match store.miner(wallet, app.active_since()).await {
+    let stats = match store.miner(wallet, now).await {
         Err(StoreError::UserNotFound) => return Ok(None),
         stats => stats?,
     };
     let mean = async |since: Timestamp, resolution| -> Result<Option<f64>, StoreError> {
-        let mut points = store.hashrate(wallet, since, resolution, 10_000).await?;
+        let mut points = store
+            .hashrate(wallet, app.until_now(since), resolution, 10_000)
+            .await?;
         points.retain(|point| Some(point.hashrate_unit) == stats.hashrate_unit);
         let sum: f64 = points.iter().map(|point| point.hashrate).sum();
         Ok((!points.is_empty()).then(|| sum / points.len() as f64))
@@ -138,9 +144,9 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
     let day = mean(now.minus(DAY), Resolution::Hour).await?;
     // Longer, so that there is a sample before that time too, also for a miner with one every few minutes.
     let counted_since = now.minus(limits.shares_flat.mul_f64(1.5));
-    let shares = store.shares(wallet, counted_since).await?;
+    let shares = store.shares(wallet, app.until_now(counted_since)).await?;
     let week = now.minus(limits.earnings_stopped + 7 * DAY);
-    let earned = store.earnings(wallet, week).await?;
+    let earned = store.earnings(wallet, app.until_now(week)).await?;
     Ok(Some(Miner {
         newest: stats.recorded_at,
         hashrate: stats.hashrate,

@@ -20,6 +20,8 @@ pub(crate) struct Snapshot {
     /// The breakers that are not closed, and whether an operator opened them.
     pub(crate) open_breakers: Vec<(String, bool)>,
     pub(crate) is_chain_halted: bool,
+    /// By how many milliseconds the wall clock jumped, while that is in question.
+    pub(crate) clock_jump: Option<i64>,
     /// Where this process makes backups by a schedule: how often, and when the last was made.
     pub(crate) backup: Option<(Duration, Timestamp)>,
     pub(crate) miner: Option<Miner>,
@@ -77,6 +79,9 @@ fn holds(bad: bool, value: f64) -> Condition {
     (bad, value, 0.0)
 }
 
+/// Seconds that the clock may be set by unnoticed.
+const CLOCK_STEP: f64 = 300.0;
+
 const CONFIRMED: bool = false;
 const IMMEDIATE: bool = true;
 
@@ -122,6 +127,8 @@ rules! {
         "the ledger does not add up; run r3mes-edge ledger verify, keep the file, and restore a good backup";
     "chain_halted", Critical, IMMEDIATE: holds(now.is_chain_halted, 1.0),
         "the chain answers but makes no new blocks";
+    "clock_jump", Warning, IMMEDIATE: (true, now.clock_jump? as f64 / 1000.0, CLOCK_STEP),
+        "the clock was set {}; nothing expires by it until it has held for an hour: set it right, or run r3mes-edge db accept-clock if it is", clock_change(value);
     "backup_age", Warning, CONFIRMED: now.backup.map(|(every, last)| above(now.age(last), (2 * every).as_secs_f64()))?,
         "the last backup of the database is {:.0} hours old; the log has the reason", (value / 3600.0).floor();
     "miner_silent", Critical, CONFIRMED: above(now.silence()?, limits.miner_silent.as_secs_f64()),
@@ -134,6 +141,17 @@ rules! {
         "the GPU has {value:.0} °C; check its fans and its power limit";
     "earnings_stopped", Warning, CONFIRMED: above(now.age(now.live_miner(limits)?.last_earning?), limits.earnings_stopped.as_secs_f64()),
         "the miner earned nothing for {:.0} hours, and did in the week before", (value / 3600.0).floor();
+}
+
+/// A change of the clock, in seconds, in words.
+fn clock_change(seconds: f64) -> String {
+    let way = if seconds < 0.0 { "back" } else { "ahead" };
+    let minutes = seconds.abs() / 60.0;
+    match minutes {
+        ..120.0 => format!("{way} by {minutes:.0} minutes"),
+        ..2880.0 => format!("{way} by {:.0} hours", minutes / 60.0),
+        _ => format!("{way} by {:.0} days", minutes / 1440.0),
+    }
 }
 
 fn shares_flat(now: &Snapshot, limits: &AlertsConfig) -> Option<Condition> {

@@ -33,8 +33,8 @@ struct Stats {
 pub(crate) async fn stats(ctx: Context) -> Result {
     let app = &ctx.app;
     let compute = || async {
-        let totals = app.store.totals(app.active_since()).await?;
-        Ok::<_, ApiError>((totals, app.clock.now()))
+        let now = app.clock.now();
+        Ok::<_, ApiError>((app.store.totals(now).await?, now))
     };
     let now = || app.clock.instant();
     let cached = app.caches.totals.get((), STATS, now, compute).await?;
@@ -80,7 +80,7 @@ pub(crate) async fn leaderboard(ctx: Context) -> Result {
         let now = app.clock.now();
         let period = Duration::from_secs(86_400 * u64::from(days));
         let since = (days > 0).then(|| now.minus(period));
-        let miners = app.store.leaderboard(since, limit).await?;
+        let miners = app.store.leaderboard(since, now, limit).await?;
         // A JSON value would not hold the digits of an amount.
         json_bytes(&BTreeMap::from([("miners", miners)]))
     };

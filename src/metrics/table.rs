@@ -224,6 +224,8 @@ metrics! {
     "r3mes_disk_free_bytes" disk_free: Size;
     /// Alerts that are firing, by severity
     "r3mes_alerts_firing" alerts: Labeled<Gauge, 1>;
+    /// Seconds by which the wall clock jumped, negative if back, while that is in question; else 0
+    "r3mes_clock_jump_seconds" clock_jump: Gauge;
     /// Memory that is in use and not swapped out
     "r3mes_process_resident_memory_bytes" resident_bytes: Gauge;
     /// Processor time used so far, all threads

@@ -16,6 +16,7 @@ mod backup;
 mod breaker;
 mod chain;
 mod chat;
+mod clock;
 mod command_line;
 mod config;
 mod connections;
