@@ -1,4 +1,4 @@
-//! The clock: all code reads the time here, so that a test can advance it and a wall clock that jumps is told.
+//! The clock: all code reads the time here, so that a test can advance it and a jump of the wall clock is detected.
 
 mod jump;
 
@@ -24,6 +24,8 @@ struct State {
     ahead_nanos: AtomicU64,
     /// What a test set the wall clock ahead by, in milliseconds.
     set_millis: AtomicI64,
+    /// The last stamp, in unix milliseconds.
+    last_stamp: AtomicI64,
     advanced: Notify,
     detector: Mutex<JumpDetector>,
 }
@@ -35,6 +37,7 @@ impl Default for Clock {
             state: Arc::new(State {
                 ahead_nanos: AtomicU64::new(0),
                 set_millis: AtomicI64::new(0),
+                last_stamp: AtomicI64::new(i64::MIN / 2),
                 advanced: Notify::new(),
                 detector: Mutex::new(JumpDetector::new(wall, boot)),
             }),
@@ -73,10 +76,27 @@ impl Clock {
         self.with(JumpDetector::now)
     }
 
-    /// The time by which stored rows expire. It is not later than [`Clock::now`], and by no jump later than it was.
+    /// [`Clock::now`], but later than any before it, so that what is stored stays in order while the clock is corrected.
     #[must_use]
-    pub fn confirmed(&self) -> Timestamp {
-        self.with(JumpDetector::confirmed)
+    pub fn stamp(&self) -> Timestamp {
+        let now = self.now().millis();
+        let next = |last: i64| match last - now {
+            // More is no correction.
+            0..=jump::LARGEST_STEP => last + 1,
+            _ => now,
+        };
+        let last = &self.state.last_stamp;
+        let previous =
+            last.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
+        Timestamp::from_millis(next(previous.unwrap_or_else(|last| last)))
+    }
+
+    /// [`Clock::now`], if the wall clock has kept step for an hour or was accepted: the time by which stored rows expire.
+    #[must_use]
+    pub fn confirmed(&self) -> Option<Timestamp> {
+        let (wall, boot) = self.read();
+        let now = self.detector().confirmed(wall, boot);
+        now.map(Timestamp::from_millis)
     }
 
     /// The time by which credentials expire: the wall clock, or [`Clock::now`] where that is later, so that a clock that is

@@ -272,7 +272,8 @@ pub trait Repository: Send + Sync + 'static {
     -> Result<()>;
     /// The audit entries older than the entry `before`, newest first.
     async fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>>;
-    /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many.
+    /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many. The server calls it, and
+    /// [`compact`](Self::compact), only while it is sure of the time.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
     /// Rolls up samples, deletes expired rows and audit entries older than two years, returns free pages. In short steps, so
     /// that other writes do not wait.

@@ -99,8 +99,9 @@ async fn watch_chain(app: Arc<App>) {
 
 /// Rolls up samples and deletes those past their retention.
 async fn compact_samples(app: Arc<App>) {
-    let (retention, now) = (app.config.retention, app.clock.confirmed());
-    if app.store.is_leader()
+    let retention = app.config.retention;
+    if let Some(now) = app.clock.confirmed()
+        && app.store.is_leader()
         && let Err(error) = app.store.compact(retention, now).await
     {
         log::warn!("samples were not rolled up or not deleted: {error}");
@@ -109,8 +110,9 @@ async fn compact_samples(app: Arc<App>) {
 
 /// Deletes expired keys and responses, and records the last use of keys.
 async fn purge_expired(app: Arc<App>) {
-    if app.store.is_leader()
-        && let Err(error) = app.store.purge(app.clock.confirmed()).await
+    if let Some(now) = app.clock.confirmed()
+        && app.store.is_leader()
+        && let Err(error) = app.store.purge(now).await
     {
         log::warn!("expired rows were not deleted: {error}");
     }

@@ -1,17 +1,17 @@
-//! Tells a jump of the wall clock, and which time holds meanwhile. It reads no clock: both times are passed in.
+//! Detects a jump of the wall clock, and decides which time holds meanwhile. It reads no clock: both times are passed in.
 //!
 //! The difference of the wall clock and the clock since boot is constant but for small corrections. Once it has been so for an
 //! hour it is confirmed, and a wall clock that then moves away from it by more than five minutes is not followed: the time
 //! goes on as before, until the wall clock is back, has held for an hour, or is accepted by the operator.
 //!
-//! Before it is confirmed (after a boot, or with a new database) nothing tells which of two times is right. Then a jump back
+//! Before it is confirmed (after a boot, or with a new database) it is unknown which of two times is right. Then a jump back
 //! is followed, as a clock that was ahead is set right more often than one that was right is set back, and a jump ahead only
-//! where the machine was off before, which explains it. Nothing expires by a time that is not confirmed.
+//! where the machine was off before, which explains it. Nothing stored expires by a time that is not confirmed.
 
 use crate::model::ClockReading;
 
 /// More than what a clock is corrected by while it runs, in milliseconds.
-const LARGEST_STEP: i64 = 300_000;
+pub(super) const LARGEST_STEP: i64 = 300_000;
 /// For how long a clock must keep step until it is believed.
 const HOLD: i64 = 3_600_000;
 /// A machine that was off for longer is worth a word.
@@ -40,8 +40,6 @@ pub(super) struct JumpDetector {
     confirmed: bool,
     /// The difference by which it was at least this late when the database was last used, where that was before this boot.
     earliest: Option<i64>,
-    /// Whether that was confirmed then.
-    was_confirmed: bool,
     jump: Option<Jump>,
 }
 
@@ -57,7 +55,6 @@ impl JumpDetector {
             since: boot,
             confirmed: false,
             earliest: None,
-            was_confirmed: false,
             jump: None,
         }
     }
@@ -73,10 +70,10 @@ impl JumpDetector {
             return;
         }
         let earliest = at - boot;
-        (self.earliest, self.was_confirmed) = (Some(earliest), last.held >= HOLD);
+        self.earliest = Some(earliest);
         if self.offset >= earliest - LARGEST_STEP {
             self.begin(earliest, self.offset, boot);
-        } else if self.was_confirmed {
+        } else if last.held >= HOLD {
             // The time cannot be earlier than it was.
             self.offset = earliest;
         } else {
@@ -150,14 +147,10 @@ impl JumpDetector {
         is_set
     }
 
-    /// The time up to which stored rows may expire: none that a wrong clock could have brought about.
-    pub(super) fn confirmed(&mut self, wall: i64, boot: i64) -> i64 {
+    /// The time, if it is confirmed.
+    pub(super) fn confirmed(&mut self, wall: i64, boot: i64) -> Option<i64> {
         let now = self.now(wall, boot);
-        match self.earliest {
-            _ if self.confirmed => now,
-            Some(earliest) if self.was_confirmed => now.min(boot + earliest),
-            _ => 0,
-        }
+        self.confirmed.then_some(now)
     }
 
     /// By how many milliseconds the wall clock jumped, while that is in question; negative is back.

@@ -33,7 +33,7 @@ impl Machine {
     fn confirmed() -> Self {
         let mut machine = Self::new(0);
         machine.pass(2 * HOLD);
-        assert_eq!(machine.confirmed_error(), 0);
+        assert_eq!(machine.confirmed_error(), Some(0));
         machine
     }
 
@@ -45,7 +45,7 @@ impl Machine {
         self.right() + self.wrong
     }
 
-    /// Time passes, with a look at the clock every minute.
+    /// Time passes, and the clock is read every minute.
     fn pass(&mut self, time: i64) {
         let end = self.boot + time;
         while self.boot < end {
@@ -59,8 +59,10 @@ impl Machine {
         self.detector.now(self.wall(), self.boot) - self.right()
     }
 
-    fn confirmed_error(&mut self) -> i64 {
-        self.detector.confirmed(self.wall(), self.boot) - self.right()
+    /// The same of the time by which rows expire.
+    fn confirmed_error(&mut self) -> Option<i64> {
+        let confirmed = self.detector.confirmed(self.wall(), self.boot);
+        confirmed.map(|at| at - self.right())
     }
 
     fn jump(&mut self) -> Option<i64> {
@@ -114,10 +116,10 @@ fn a_confirmed_time_goes_on_through_a_jump_that_ends_and_nothing_expires_by_it()
         assert_eq!(machine.error(), 0);
         assert_eq!(machine.jump(), Some(wrong));
         machine.pass(HOLD - MINUTE);
-        assert_eq!((machine.error(), machine.confirmed_error()), (0, 0));
+        assert_eq!((machine.error(), machine.confirmed_error()), (0, Some(0)));
         machine.wrong = 0;
         assert_eq!((machine.error(), machine.jump()), (0, None));
-        assert_eq!(machine.confirmed_error(), 0);
+        assert_eq!(machine.confirmed_error(), Some(0));
     }
 }
 
@@ -132,7 +134,7 @@ fn a_jump_that_held_for_an_hour_is_followed_unless_the_clock_was_never_set() {
     assert_eq!((machine.error(), machine.jump()), (0, Some(DAY)));
     machine.pass(2 * MINUTE);
     assert_eq!((machine.error(), machine.jump()), (DAY, None));
-    assert_eq!(machine.confirmed_error(), DAY);
+    assert_eq!(machine.confirmed_error(), Some(DAY));
 
     let mut machine = Machine::confirmed();
     machine.wrong = -NOW;
@@ -149,7 +151,7 @@ fn an_accepted_clock_is_followed_at_once_unless_it_was_never_set() {
     assert_eq!(machine.error(), -2 * YEAR);
     assert_eq!(
         (machine.confirmed_error(), machine.jump()),
-        (-2 * YEAR, None)
+        (Some(-2 * YEAR), None)
     );
 
     machine.wrong = -NOW;
@@ -164,10 +166,10 @@ fn a_clock_that_was_ahead_from_the_first_start_is_followed_when_it_is_set_right(
     assert_eq!(machine.error(), 9 * YEAR);
     machine.wrong = 0;
     assert_eq!((machine.error(), machine.jump()), (0, Some(-9 * YEAR)));
-    assert!(machine.confirmed_error() < 0, "nothing expires yet");
+    assert_eq!(machine.confirmed_error(), None);
     machine.pass(HOLD);
     assert_eq!((machine.error(), machine.jump()), (0, None));
-    assert_eq!(machine.confirmed_error(), 0);
+    assert_eq!(machine.confirmed_error(), Some(0));
 
     // If it was right before, and is again, nothing waits.
     let mut machine = Machine::new(0);
@@ -181,15 +183,15 @@ fn a_clock_that_was_ahead_from_the_first_start_is_followed_when_it_is_set_right(
     // Nor does a jump ahead of a time that is not confirmed.
     machine.wrong = 3 * YEAR;
     assert_eq!((machine.error(), machine.jump()), (0, Some(3 * YEAR)));
-    assert!(machine.confirmed_error() < 0);
+    assert_eq!(machine.confirmed_error(), None);
 }
 
 #[test]
-fn a_clock_of_1970_is_told_and_left_at_once_for_any_that_was_set() {
+fn a_clock_of_1970_is_an_alert_and_left_at_once_for_any_that_was_set() {
     let mut machine = Machine::new(-NOW);
     machine.pass(3 * HOLD);
     assert!(machine.jump().is_some_and(|by| by < 0));
-    assert!(machine.confirmed_error() < -50 * YEAR, "nothing expires");
+    assert_eq!(machine.confirmed_error(), None);
     machine.wrong = 0;
     assert_eq!((machine.error(), machine.jump()), (0, None));
 }
@@ -201,7 +203,7 @@ fn a_restart_on_the_same_boot_is_exact_and_keeps_what_was_confirmed() {
         machine.restart(40 * DAY, false, wrong);
         let jumped = (wrong != 0).then_some(wrong);
         assert_eq!((machine.error(), machine.jump()), (0, jumped));
-        assert_eq!(machine.confirmed_error(), 0);
+        assert_eq!(machine.confirmed_error(), Some(0));
         // A restart in the middle of a jump does not make it the truth.
         machine.restart(MINUTE, false, wrong);
         assert_eq!((machine.error(), machine.jump()), (0, jumped));
@@ -216,14 +218,14 @@ fn after_a_reboot_the_time_is_not_before_what_it_was_and_nothing_expires_for_an_
     let mut machine = Machine::confirmed();
     machine.restart(8 * HOLD, true, 0);
     assert_eq!((machine.error(), machine.jump()), (0, None));
-    assert_eq!(machine.confirmed_error(), -8 * HOLD);
+    assert_eq!(machine.confirmed_error(), None);
     machine.pass(HOLD);
-    assert_eq!(machine.confirmed_error(), 0);
+    assert_eq!(machine.confirmed_error(), Some(0));
 
-    // A clock far ahead is told; set right, that ends.
+    // A clock far ahead is an alert; set right, that ends.
     machine.restart(8 * HOLD, true, 3 * YEAR);
     assert_eq!(machine.jump(), Some(3 * YEAR + 8 * HOLD));
-    assert_eq!(machine.confirmed_error(), -8 * HOLD);
+    assert_eq!(machine.confirmed_error(), None);
     machine.wrong = 0;
     assert_eq!((machine.error(), machine.jump()), (0, None));
 
@@ -237,7 +239,7 @@ fn after_a_reboot_the_time_is_not_before_what_it_was_and_nothing_expires_for_an_
         machine.wrong = 0;
         assert_eq!((machine.error(), machine.jump()), (0, None));
         machine.pass(HOLD);
-        assert_eq!(machine.confirmed_error(), 0);
+        assert_eq!(machine.confirmed_error(), Some(0));
     }
 }
 
@@ -248,7 +250,7 @@ fn a_time_that_was_never_confirmed_gives_way_to_an_earlier_one_after_a_reboot() 
     assert_eq!(machine.error(), 0);
     assert!(machine.jump().is_some_and(|by| by < -8 * YEAR));
     machine.pass(HOLD);
-    assert_eq!((machine.jump(), machine.confirmed_error()), (None, 0));
+    assert_eq!((machine.jump(), machine.confirmed_error()), (None, Some(0)));
 }
 
 #[test]
@@ -286,9 +288,8 @@ proptest! {
                 machine.pass(MINUTE);
                 wrong_for += MINUTE;
                 if wrong_for < HOLD {
-                    prop_assert!(machine.confirmed_error() <= 300_000);
+                    prop_assert!(machine.confirmed_error().is_none_or(|error| error <= 300_000));
                 }
-                prop_assert!(machine.confirmed_error() <= machine.error().max(300_000));
             }
             if wrong_for >= HOLD {
                 // It was believed; what follows has another premise.
@@ -297,6 +298,6 @@ proptest! {
         }
         machine.wrong = 0;
         machine.pass(HOLD + 2 * MINUTE);
-        prop_assert_eq!((machine.error(), machine.jump(), machine.confirmed_error()), (0, None, 0));
+        prop_assert_eq!((machine.error(), machine.jump(), machine.confirmed_error()), (0, None, Some(0)));
     }
 }

@@ -206,6 +206,7 @@ repository! { self,
         self.read(move |c| audit::list(c, before, limit)).await
     }
     purge(now: Timestamp) -> usize {
+        in_steps(|| self.write(move |c| idempotency::shorten(c, now))).await?;
         let logins = in_steps(|| self.write(move |c| keys::purge_logins(c, now))).await?;
         Ok(logins + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
     }

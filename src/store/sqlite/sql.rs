@@ -70,6 +70,8 @@ statements! {
     SELECT_OLDEST_EXPIRY = "SELECT expires_at FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1";
     DELETE_RESPONSE = "DELETE FROM idempotency WHERE key = ?1";
     INSERT_RESPONSE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    // an expiry after ?1 was stored by a clock that was ahead
+    SHORTEN_RESPONSES = "UPDATE idempotency SET expires_at = ?2 WHERE key IN (SELECT key FROM idempotency WHERE expires_at > ?1 LIMIT ?3)";
     PURGE_RESPONSES = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     PURGE_RESPONSES_OF_SCOPE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)";
 
