@@ -89,9 +89,11 @@ async fn poll_miner(app: Arc<App>) {
 /// Refreshes the chain's status in the cache, so that a halt is noticed and a last status is available when the chain is
 /// down, even without requests; and when a request wants it without waiting for it.
 async fn watch_chain(app: Arc<App>) {
-    const INTERVAL: Duration = Duration::from_secs(15);
+    // A wrong address or token is found soon after the start.
+    let mut interval = 5 * SECOND;
     loop {
-        let _ = timeout(INTERVAL, app.chain_wanted.notified()).await;
+        let _ = timeout(interval, app.chain_wanted.notified()).await;
+        interval = 15 * SECOND;
         if let Some(chain) = app.upstreams.chain() {
             // A failure is logged once, by the upstream.
             let _ = app.cached_chain_status(chain).await;
