@@ -57,8 +57,9 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     let mut addresses = listeners.into_iter().map(client::local_address);
     let address = addresses.next().unwrap_or_default();
     store
-        .announce(&client::announcement(&address))
+        .announce(&address)
         .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
+    client::announce_network(&database);
     let (version, shown) = (env!("CARGO_PKG_VERSION"), database.display());
     let serving = format!("r3mes-edge {version} serves {shown} on {address}");
     log::info!("{serving}");
