@@ -173,7 +173,11 @@ fn backups(config: &Config) -> Finding {
             let count = copies.len();
             (GOOD, format!("{count} copies, the newest of {newest}"))
         }
-        Err(error) => (PROBLEM, error.to_string()),
+        Err(error) => {
+            let folder = config.backup.folder();
+            let folder = folder.unwrap_or_else(|| folder_of(&config.database));
+            (PROBLEM, format!("{}: {error}", folder.display()))
+        }
     }
 }
 
