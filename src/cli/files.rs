@@ -49,7 +49,7 @@ pub(super) fn check_access(database: &Path, access: Access) -> Result<(), String
             Err(error @ Errno::ACCESS) => {
                 let (shown, error) = (file.display(), io::Error::from(error));
                 return Err(format!(
-                    "{shown} cannot be accessed: {error}; run this as the owner of the database or root, or chown the file to the owner"
+                    "{shown} cannot be accessed: {error}; only the owner of the database or root may use it, and all its files must be the owner's"
                 ));
             }
             _ => {}
