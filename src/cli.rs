@@ -38,6 +38,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use r3mes_edge::StartError;
 use r3mes_edge::config::{ConfigError, Listen};
 use r3mes_edge::store::{LockError, OpenError, StoreError};
+use rustix::fs::Access;
 
 use self::client::Client;
 use self::settings::Settings;
@@ -334,7 +335,10 @@ fn with_database(settings: Settings) -> Result<Settings> {
     let shown = files::absolute(database);
     let shown = shown.display();
     match database.try_exists() {
-        Ok(true) => Ok(settings),
+        Ok(true) => {
+            files::check_access(database, Access::READ_OK).map_err(Failure::Failed)?;
+            Ok(settings)
+        }
         Ok(false) => Err(Failure::NotFound(format!(
             "there is no database at {shown} ({origin}); start the server, which creates it, or name another with --database"
         ))),

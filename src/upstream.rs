@@ -279,12 +279,12 @@ fn read_bearer_token(file: &Path) -> Result<HeaderValue, String> {
     let shown = file.display();
     let token = first_line(file).map_err(|error| unusable(file, &error))?;
     match HeaderValue::try_from(format!("Bearer {}", *token)) {
-        Ok(mut value) if !token.is_empty() => {
+        Ok(mut value) if !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) => {
             value.set_sensitive(true);
             Ok(value)
         }
         _ => Err(format!(
-            "{shown}: its first line must be the token, in visible ASCII"
+            "{shown}: its first line must be the token alone, in visible ASCII"
         )),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use r3mes_edge::model::new_id;
 use r3mes_edge::server::serve_local;
 use r3mes_edge::store::{InstanceLock, LockError, OpenError};
 use r3mes_edge::{Config, SqliteStore};
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -159,30 +161,36 @@ async fn respond(config: &Config, request: Request<String>) -> Result<String> {
     })
 }
 
-/// What the lock file of a server at `address` holds: the address, and a line with its network.
-pub(super) fn announcement(address: &str) -> String {
-    format!("{address}\n{}", network().unwrap_or_default())
+/// An extended attribute of the lock file with the server's network namespace; the file itself is the address alone.
+const NETWORK: &str = "user.r3mes_edge.network";
+
+/// The network namespace of this process; empty where there is no /proc.
+fn network() -> Vec<u8> {
+    let namespace = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    namespace.into_os_string().into_vec()
 }
 
-/// The network namespace of this process; none where there is no /proc.
-fn network() -> Option<String> {
-    let namespace = std::fs::read_link("/proc/self/ns/net").ok()?;
-    namespace.to_str().map(str::to_owned)
+/// Adds this process's network namespace to the lock file, where its file system has extended attributes.
+pub(super) fn announce_network(database: &Path) {
+    let file = database.with_added_extension("lock");
+    if let Err(error) = setxattr(&file, NETWORK, &network(), XattrFlags::empty()) {
+        log::debug!("{} has no {NETWORK}: {error}", file.display());
+    }
 }
 
 /// Refuses an address of another network namespace, a container's, say: another program may listen there in this one, and
 /// must not get the admin key.
 fn check_network(address: &str, database: &Path) -> Result {
-    let announced = std::fs::read_to_string(database.with_added_extension("lock"));
-    let announced = announced.unwrap_or_default();
-    match (announced.lines().nth(1), network()) {
-        (Some(server), Some(here)) if address.starts_with("http") && server != here => {
-            Err(Failure::Unavailable(format!(
-                "the server at {address} was not reached: it runs in another network (a container, say); run the command there, as with docker exec"
-            )))
-        }
-        _ => Ok(()),
+    let (file, mut announced) = (database.with_added_extension("lock"), [0; 64]);
+    let length = getxattr(&file, NETWORK, &mut announced).unwrap_or(0);
+    let (server, here) = (&announced[..length], network());
+    let is_known = length > 0 && !here.is_empty() && socket_path(address).is_none();
+    if is_known && server != here {
+        return Err(Failure::Unavailable(format!(
+            "the server at {address} was not reached: it runs in another network (a container, say); run the command there, as with docker exec"
+        )));
     }
+    Ok(())
 }
 
 /// Sends a request to the server at `address` as an admin; retries if rate-limited for less than the deadline.

@@ -29,7 +29,7 @@ fn advice(check: &str) -> &'static str {
     match check {
         "database" => "start the server, which creates it, or name the right one with --database",
         "files" => {
-            "make them the server's user's alone, but copies may be root's; where there is no database, start the server, which creates it, or name the right one with --database"
+            "make them the server's user's alone, but copies may be root's; a missing database is created by the server, or name the right one with --database"
         }
         "admin_key" => "make a key that works",
         "disk_free" => "create the folder, or free disk space: without it writes are rejected",
@@ -85,7 +85,10 @@ fn database(config: &Config) -> Vec<Finding> {
     match config.database.try_exists() {
         Ok(true) => Vec::new(),
         Ok(false) => vec![(PROBLEM, format!("there is no database at {shown}"))],
-        Err(error) => vec![(PROBLEM, format!("{shown} was not checked: {error}"))],
+        Err(error) => vec![(
+            PROBLEM,
+            format!("{shown} was not checked: {error}; run this as the server's user or root"),
+        )],
     }
 }
 
@@ -170,7 +173,11 @@ fn backups(config: &Config) -> Finding {
             let count = copies.len();
             (GOOD, format!("{count} copies, the newest of {newest}"))
         }
-        Err(error) => (PROBLEM, error.to_string()),
+        Err(error) => {
+            let folder = config.backup.folder();
+            let folder = folder.unwrap_or_else(|| folder_of(&config.database));
+            (PROBLEM, format!("{}: {error}", folder.display()))
+        }
     }
 }
 
@@ -194,7 +201,7 @@ fn listeners(config: &Config) -> Vec<Finding> {
 async fn server(database: &Path) -> Vec<Finding> {
     let file = database.with_added_extension("lock");
     let address = std::fs::read_to_string(file).unwrap_or_default();
-    let address = address.lines().next().unwrap_or_default();
+    let address = address.trim();
     if !address.starts_with("http://") && client::socket_path(address).is_none() {
         return vec![(GOOD, "none runs on this database".to_owned())];
     }

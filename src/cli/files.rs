@@ -2,17 +2,19 @@
 
 use std::fmt::Arguments;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Result, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use r3mes_edge::store::folder_of;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 
 /// Writes a file that must not exist yet; it and its name are on the disk when this returns.
 ///
 /// # Errors
 /// If it exists or cannot be written; half a file is not left.
-pub(super) fn create(path: &Path, mode: u32, text: Arguments<'_>) -> Result<()> {
+pub(super) fn create(path: &Path, mode: u32, text: Arguments<'_>) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(mode);
     let mut file = options.open(path)?;
@@ -26,7 +28,7 @@ pub(super) fn create(path: &Path, mode: u32, text: Arguments<'_>) -> Result<()> 
 ///
 /// # Errors
 /// If it cannot be written; then the old file is unchanged.
-pub(super) fn replace(path: &Path, owner: (u32, u32), text: Arguments<'_>) -> Result<()> {
+pub(super) fn replace(path: &Path, owner: (u32, u32), text: Arguments<'_>) -> io::Result<()> {
     let new = &path.with_added_extension("new");
     // A crash may have left it.
     let _ = fs::remove_file(new);
@@ -35,6 +37,25 @@ pub(super) fn replace(path: &Path, owner: (u32, u32), text: Arguments<'_>) -> Re
         .and_then(|()| fs::rename(new, path))
         .inspect_err(|_| drop(fs::remove_file(new)))?;
     File::open(folder_of(path))?.sync_all()
+}
+
+/// Checks that this user may use a database and its log: SQLite does not name the file that it cannot open.
+pub(super) fn check_access(database: &Path, access: Access) -> Result<(), String> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = database.as_os_str().to_owned();
+        file.push(suffix);
+        // By the effective user, as opening it is.
+        match accessat(CWD, &file, access, AtFlags::EACCESS) {
+            Err(error @ Errno::ACCESS) => {
+                let (shown, error) = (file.display(), io::Error::from(error));
+                return Err(format!(
+                    "{shown} cannot be accessed: {error}; only the owner of the database or root may use it, and all its files must be the owner's"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn absolute(path: &Path) -> PathBuf {

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use r3mes_edge::{EdgeServer, upstream};
+use rustix::fs::Access;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
@@ -41,6 +42,8 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     // A write beyond the limit of a file's size (ulimit -f) fails like one on a full disk, instead of ending the process.
     let _too_large = handler(SignalKind::from_raw(libc::SIGXFSZ))?;
     raise_file_limit();
+    let access = Access::READ_OK | Access::WRITE_OK;
+    files::check_access(&config.database, access).map_err(Failure::Failed)?;
     let store = tokio::select! {
         opened = client::open(&config, true) => opened?,
         _ = terminate.recv() => return Ok(()),
@@ -57,8 +60,9 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     let mut addresses = listeners.into_iter().map(client::local_address);
     let address = addresses.next().unwrap_or_default();
     store
-        .announce(&client::announcement(&address))
+        .announce(&address)
         .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
+    client::announce_network(&database);
     let (version, shown) = (env!("CARGO_PKG_VERSION"), database.display());
     let serving = format!("r3mes-edge {version} serves {shown} on {address}");
     log::info!("{serving}");

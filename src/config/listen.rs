@@ -76,6 +76,9 @@ impl FromStr for Listen {
                 "{text:?} is not the whole path of a file; use {USE}"
             ));
         }
+        if path.contains(char::is_control) {
+            return Err(format!("{text:?} has a control character; use {USE}"));
+        }
         // Neither too long nor with a zero byte.
         std::os::unix::net::SocketAddr::from_pathname(path)
             .map_err(|error| format!("{text:?}: {error}"))?;
@@ -189,6 +192,7 @@ mod tests {
             ("[\"127.0.0.1:8000\", \"unix:edge.sock\"]", "whole path"),
             ("\"unix:/run/\"", "whole path"),
             ("\"unix:@edge\"", "whole path"),
+            ("\"unix:/run/a\\nb\"", "control character"),
             ("\"/run/edge.sock\"", "unix:/run"),
             (long.as_str(), "SUN_LEN"),
         ] {

@@ -101,7 +101,7 @@ impl InstanceLock {
         }
     }
 
-    /// Writes the holder's address, for commands that send requests to it; further lines are the caller's.
+    /// Writes the holder's address, for commands that send requests to it.
     ///
     /// # Errors
     /// Where the lock file cannot be written.
@@ -151,12 +151,11 @@ fn lock_file(database: &Path) -> PathBuf {
     database.with_added_extension("lock")
 }
 
-/// The announced address: the first line.
+/// The announced address.
 fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
     let mut address = Vec::new();
     file.read_to_end(&mut address)?;
-    let address = String::from_utf8_lossy(&address);
-    let address = address.trim().lines().next().unwrap_or_default().to_owned();
+    let address = String::from_utf8_lossy(&address).trim().to_owned();
     Ok(Some(address).filter(|address| !address.is_empty()))
 }
 
@@ -236,7 +235,7 @@ mod tests {
             let held = InstanceLock::acquire(&database).unwrap();
             held.announce(&earlier).unwrap();
             held.announce(&last).unwrap();
-            let last = last.trim().lines().next().unwrap_or_default();
+            let last = last.trim();
             match InstanceLock::acquire(&database) {
                 Err(LockError::Held(address)) => prop_assert_eq!(address, (!last.is_empty()).then(|| last.to_owned())),
                 other => prop_assert!(false, "{:?}", other),

@@ -18,6 +18,8 @@ fn a_few(config: &mut Config, classes: &[RateClass]) {
     }
 }
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 async fn send(caller: &Caller, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     caller.send(method, path, headers, "").await.status
@@ -34,7 +36,7 @@ async fn a_page_of_another_origin_cannot_use_up_the_rates_of_the_operator() {
     );
     let server = TestServer::start(config).await;
     let caller = server.anybody();
-    let loads: [&[(&str, &str)]; 5] = [
+    let loads: [Headers<'_>; 5] = [
         &[
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-mode", "no-cors"),
@@ -111,7 +113,7 @@ async fn a_page_of_another_origin_cannot_use_up_the_rates_of_the_operator() {
 /// D6 of the faults found from outside.
 #[tokio::test]
 async fn requests_without_a_route_share_a_rate_of_their_own() {
-    let refusals: [(&str, &str, &[(&str, &str)], u16); 5] = [
+    let refusals: [(&str, &str, Headers<'_>, u16); 5] = [
         ("GET", "/nothing", &[], 404),
         ("PUT", "/users", &[], 405),
         ("GET", "/livez", &[("host", "evil.example")], 421),

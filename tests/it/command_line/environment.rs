@@ -210,6 +210,42 @@ fn a_missing_permission_is_not_reported_as_a_missing_file() {
     assert!(!stdout.contains("there is no database"), "{stdout}");
 }
 
+#[test]
+fn a_file_of_the_database_that_belongs_to_another_user_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root, which becomes another user");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    let database = folder.path().join("edge.db");
+    Process::serve(&database, "").kill();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        chown(entry.unwrap().path(), Some(12_345), None).unwrap();
+    }
+    let database = database.to_str().unwrap();
+    let asked = |arguments: &[&str]| {
+        let mut command = command(folder.path());
+        let command = command.args(["--database", database]).args(arguments);
+        run(command.uid(12_345).gid(12_345))
+    };
+    for name in ["", "-wal", "-shm"] {
+        let file = format!("{database}{name}");
+        chown(&file, Some(0), None).unwrap();
+        for arguments in [&["users", "list"][..], &["ledger", "export"], &["serve"]] {
+            let (code, _, stderr) = asked(arguments);
+            let expected = format!("{file} cannot be accessed: Permission denied");
+            assert!(
+                code == 1 && stderr.contains(&expected),
+                "{arguments:?}: {stderr}"
+            );
+            assert!(!stderr.contains("restore"), "{arguments:?}: {stderr}");
+        }
+        chown(&file, Some(12_345), None).unwrap();
+    }
+    assert_eq!(asked(&["users", "list"]).0, 0);
+}
+
 /// D13 of the faults found from outside.
 #[test]
 fn a_key_that_could_not_be_printed_is_not_made() {
