@@ -350,7 +350,7 @@ impl World {
         let (code, answer, stderr) = edge_output(&self.home, &arguments);
         self.assert_nothing_deleted(&before);
         if self.server.is_some() {
-            // Of a file that was moved away under its server the lock file tells.
+            // Of a file that was moved away under its server the lock file says so.
             assert_eq!(code, 4, "{stderr}");
             return self.note("restore beside a server");
         }
