@@ -84,16 +84,14 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         let found = format!("there is no database at {}", database.display());
         return vec![(PROBLEM, found)];
     };
-    let beside = ["-wal", "-shm", ".admin-key"].map(|suffix| {
+    let own = ["", "-wal", "-shm", ".admin-key"].map(|suffix| {
         let mut file = database.clone().into_os_string();
         file.push(suffix);
-        file.into()
+        PathBuf::from(file)
     });
-    let copies = store::backups(database, config.backup.folder());
-    let copies = copies.unwrap_or_default().into_iter();
     let owner = metadata.uid();
-    let check = |(file, is_copy): (PathBuf, bool)| {
-        let metadata = std::fs::metadata(&file).ok()?;
+    let check = |file: &Path, is_copy: bool| {
+        let metadata = std::fs::metadata(file).ok()?;
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
         let size = mebibytes(metadata.len());
         let (status, what) = match mode & 0o077 {
@@ -107,10 +105,12 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         };
         Some((status, format!("{shown} {what}")))
     };
-    let own = std::iter::once(database.clone()).chain(beside);
-    let files = own.map(|file| (file, false));
-    let files = files.chain(copies.map(|(_, copy)| (copy, true)));
-    files.filter_map(check).collect()
+    // Before anything opens the database, as SQLite gives its files their owner back where root does.
+    let mut findings: Vec<_> = own.iter().filter_map(|file| check(file, false)).collect();
+    let copies = store::backups(database, config.backup.folder());
+    let copies = copies.unwrap_or_default();
+    findings.extend(copies.iter().filter_map(|(_, copy)| check(copy, true)));
+    findings
 }
 
 fn mebibytes(bytes: u64) -> String {

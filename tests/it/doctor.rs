@@ -99,7 +99,6 @@ async fn a_copy_of_root_is_well_and_a_log_of_another_user_is_named() {
     }
     let (_, checks) = doctor(&database, ALONE);
     assert_eq!(found(&checks, "files").0, "ok", "{checks:#}");
-    // SQLite itself gives -shm its owner back, where root reads.
     owned("-wal", 1);
     let (code, checks) = doctor(&database, ALONE);
     assert_eq!(code, 1);
