@@ -101,15 +101,12 @@ fn file_modes(config: &Config) -> Vec<Finding> {
     let beside = ["-wal", "-shm", ".lock"].map(|suffix| {
         let mut name = database.clone().into_os_string();
         name.push(suffix);
-        name.into()
+        PathBuf::from(name)
     });
-    let key = admin_key::path(database);
-    let own = [database.clone(), key].into_iter().chain(beside);
-    let copies = store::backups(database, config.backup.folder());
-    let copies = copies.unwrap_or_default().into_iter().map(|(_, copy)| copy);
+    let own = [database.clone(), admin_key::path(database)];
     let owner = metadata.uid();
-    let check = |file: PathBuf, by_root: bool| {
-        let metadata = std::fs::metadata(&file).ok()?;
+    let check = |file: &Path, by_root: bool| {
+        let metadata = std::fs::metadata(file).ok()?;
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
         let size = mebibytes(metadata.len());
         let (status, what) = match mode & 0o077 {
@@ -121,9 +118,13 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         };
         Some((status, format!("{shown} {what}")))
     };
-    let own = own.filter_map(|file| check(file, false));
-    own.chain(copies.filter_map(|copy| check(copy, true)))
-        .collect()
+    // Before anything opens the database, as SQLite gives its files their owner back where root does.
+    let own = own.iter().chain(&beside);
+    let mut findings: Vec<_> = own.filter_map(|file| check(file, false)).collect();
+    let copies = store::backups(database, config.backup.folder());
+    let copies = copies.unwrap_or_default();
+    findings.extend(copies.iter().filter_map(|(_, copy)| check(copy, true)));
+    findings
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -1,4 +1,4 @@
-//! What nobody clears away by hand has a bound: workers of a wallet, keys that ended, files that a restore replaced.
+//! What grows without being cleared away by hand has a bound: workers of a wallet, keys that ended, files that a restore replaced.
 
 use std::time::Duration;
 

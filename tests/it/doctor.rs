@@ -77,6 +77,35 @@ async fn chain(time: r3mes_edge::model::Timestamp) -> Upstream {
     Upstream::start(move |_| Scripted::whole(200, status.to_string())).await
 }
 
+#[tokio::test]
+async fn a_copy_of_root_is_well_and_a_log_of_another_user_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can give files to other users");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let server = Process::serve(&database, "");
+    let made = server.admin().post("/admin/backup", &json!(null)).await;
+    made.expect(201);
+    server.kill();
+    // Those of the server's user; the copy stays root's.
+    let owned = |suffix: &str, user: u32| {
+        let file = format!("{}{suffix}", database.display());
+        std::os::unix::fs::chown(file, Some(user), None).unwrap();
+    };
+    for suffix in ["", "-wal", "-shm", ".admin-key", ".lock"] {
+        owned(suffix, 65534);
+    }
+    let (_, checks) = doctor(&database, ALONE);
+    assert_eq!(found(&checks, "files").0, "ok", "{checks:#}");
+    owned("-wal", 1);
+    let (code, checks) = doctor(&database, ALONE);
+    assert_eq!(code, 1);
+    let expected = "edge.db-wal belongs to user 1: chown 65534 it";
+    assert_found(&checks, "files", "problem", expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_healthy_node_has_no_problems_with_and_without_a_server_and_no_file_changes() {
     let folder = tempfile::tempdir().unwrap();

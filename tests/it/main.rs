@@ -30,6 +30,7 @@ mod doctor;
 mod embedding;
 mod fault_table;
 mod faults;
+mod file_sequences;
 mod http;
 mod http10;
 mod https;

@@ -165,7 +165,7 @@ impl LockedFile {
 #[cfg(target_os = "linux")]
 fn is_mounted(file: &File, path: &Path) -> bool {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
-    // Without MOUNT_ROOT (before Linux 5.8) it is told by the device alone.
+    // Without MOUNT_ROOT (before Linux 5.8) the device alone shows it.
     let attributes = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
     let is_root = attributes.is_ok_and(|about| {
         let root = StatxAttributes::MOUNT_ROOT;

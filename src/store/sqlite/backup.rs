@@ -327,7 +327,6 @@ impl NewFile {
         }
         drop(copy);
         // Nothing has it open, and no log is its own.
-        identity::begin_log(&to)?;
         identity::set_open_at(&to, None)?;
         to.close().map_err(|(_, error)| error.into())
     }

@@ -11,7 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use rustix::fs::Access;
 
-use super::backup::NewFile;
+use super::backup::{self, NewFile};
 use super::read_only::ReadOnly;
 use super::{identity, migrate, sql};
 use crate::store::lock::with_suffix;
@@ -148,6 +148,13 @@ pub(super) fn check_usable(beside: &Path, access: Access) -> Result<(), OpenErro
 /// Creates a database in place of a missing or an empty file. It gets its name when it is complete and on the disk, so that it
 /// never is in its log alone.
 fn create_database(path: &Path, lock: &mut InstanceLock) -> Result<(), OpenError> {
+    if let Ok([.., (_, copy)]) = backup::backups(path, None).as_deref() {
+        log::warn!(
+            "{} is missing or empty, and a new database is made there; to go on with the earlier one, stop and run r3mes-edge restore {}",
+            path.display(),
+            copy.display()
+        );
+    }
     let new = NewFile::new(with_suffix(path, CREATING), path.to_owned())?;
     let mut connection = connect(&new.part)?;
     // Before the first table: a file created without it cannot shrink.

@@ -71,10 +71,19 @@ pub(super) fn begin_log(c: &Connection) -> rusqlite::Result<usize> {
     execute(c, sql::BEGIN_LOG, [])
 }
 
-/// Notes in the file that it is open at `path`, or not any more, and empties the log into it.
+/// Notes in the file that it is open at `path`, or not any more, and empties the log into it. From then on no earlier log is
+/// its own, wherever that was copied or moved to.
 pub(super) fn set_open_at(c: &Connection, path: Option<&Path>) -> rusqlite::Result<()> {
+    let is_emptied = || {
+        let busy: bool = c.query_row(sql::CHECKPOINT_TRUNCATE, [], |row| row.get(0))?;
+        Ok::<_, rusqlite::Error>(!busy)
+    };
     let place = path.map(Path::to_string_lossy);
     execute(c, sql::SET_OPEN_AT, [place])?;
-    // Not where another program reads it; what the row states of the log holds all the same.
-    c.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(()))
+    // While another program reads it, its log stays, and the number of that log.
+    if is_emptied()? {
+        begin_log(c)?;
+        is_emptied()?;
+    }
+    Ok(())
 }

@@ -80,3 +80,33 @@ fn the_copy_that_was_just_made_is_never_deleted_whatever_the_clocks_say() {
     prune_backups(&database, &made[3], 0, now.minus(day)).unwrap();
     assert!(made[3].exists());
 }
+
+#[test]
+fn a_new_database_in_the_place_of_one_that_has_copies_is_logged_with_the_newest() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let warning = |server: &Process| {
+        let log = server.log();
+        let mut lines = log
+            .iter()
+            .filter(|line| line.contains("a new database is made there"));
+        lines.next().cloned()
+    };
+    let server = Process::serve(&database, "");
+    assert_eq!(warning(&server), None);
+    assert_eq!(server.terminate(), Some(0));
+    let copies = [(); 2].map(|()| {
+        let (code, output) = edge(&database, &["--json", "backup", "create"]);
+        assert_eq!(code, 0, "{output}");
+        parsed(&output)["file"].as_str().unwrap().to_owned()
+    });
+    std::fs::remove_file(&database).unwrap();
+    let server = Process::serve(&database, "");
+    let warning = warning(&server).unwrap();
+    assert!(
+        warning.contains(&format!("restore {}", copies[1])),
+        "{warning}"
+    );
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(edge(&database, &["restore", &copies[1]]).0, 0);
+}

@@ -87,7 +87,7 @@ fn no_key_is_made_where_stdout_is_closed() {
         1
     );
     assert_eq!(keys(), before);
-    // A file that is full is told afterwards, with the key to revoke.
+    // That it could not be printed is reported afterwards, with the key to revoke.
     assert_eq!(redirected(&database, &create, ">/dev/full").0, 1);
 }
 

@@ -182,3 +182,34 @@ async fn a_file_that_is_mounted_without_its_folder_is_refused() {
         assert!(log.contains("mount the folder"), "{log}");
     }
 }
+
+#[tokio::test]
+async fn a_log_that_was_copied_or_left_behind_is_never_replayed_over_what_came_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    let log = with_suffix(&database, "-wal");
+    for ends_cleanly in [true, false] {
+        let server = Process::serve(&database, "");
+        assert!(granted(&server.admin()).await);
+        let early = std::fs::read(&log).unwrap();
+        assert!(granted(&server.admin()).await);
+        let balance = credits(&server.admin()).await;
+        if ends_cleanly {
+            assert_eq!(server.terminate(), Some(0));
+        } else {
+            server.kill();
+            std::fs::remove_file(&log).unwrap();
+            // It begins with what is in the file, and has nothing of the log any more.
+            let server = Process::serve(&database, "");
+            server.kill();
+        }
+        std::fs::write(&log, early).unwrap();
+        assert_refused(&database, &["edge.db-wal", "another state"]);
+        std::fs::remove_file(&log).unwrap();
+        let server = Process::serve(&database, "");
+        if ends_cleanly {
+            assert_eq!(credits(&server.admin()).await, balance);
+        }
+        assert_eq!(server.terminate(), Some(0));
+    }
+}
