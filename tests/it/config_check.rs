@@ -54,6 +54,12 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("limits.connections", "\"many\"", "must be a whole number"),
     ("limits.per_address", "0", "must be between 1 and 1000000"),
     (
+        "limits.workers_per_wallet",
+        "0",
+        "must be between 1 and 1000000",
+    ),
+    ("compat.unknown_as_zero", "1", "must be true or false"),
+    (
         "limits.in_flight",
         "1000001",
         "must be between 1 and 1000000",

@@ -55,7 +55,8 @@ fn socket(folder: &Path) -> String {
 async fn all_listeners_serve_one_server_and_close_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let socket = socket(folder.path());
-    let mut config = on(&["127.0.0.1:0", "127.0.0.1:0", &socket]);
+    // Addresses of its own, as another test may get a port that this one gave back.
+    let mut config = on(&["127.0.86.1:0", "127.0.86.1:0", &socket]);
     config.limits.connections = 1;
     let mut server = TestServer::start(config).await;
     let listeners = server.listeners();

@@ -69,7 +69,7 @@ impl Process {
         mut command: Command,
         database: impl FnOnce(u32) -> PathBuf,
     ) -> Result<Self, String> {
-        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let command = command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let written = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
