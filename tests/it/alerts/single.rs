@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use r3mes_edge::store::StoreGauges;
+use serde_json::json;
 
 use super::MINUTE;
 use super::node::{Miner, Node, Page, Script};
+use crate::support::W1;
 
 /// Runs a node that is well, then with a fault, then without it.
 async fn check(alert: &str, miner: Miner, fault: fn(&mut Script)) {
@@ -142,5 +144,24 @@ async fn backups_and_full_checks_are_no_slow_answers() {
     for _ in 0..8 {
         node.play(|script| script.slow = SECOND / 3);
         assert_eq!(node.pass(MINUTE).await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_miner_whose_page_is_gone_is_not_hidden_by_another_that_sends() {
+    let mut node = Node::start(Miner::Xmrig, true, true).await;
+    let sample =
+        json!({ "hashrate": 10, "hashrate_unit": "H/s", "worker": "other", "wallet_address": W1 });
+    for minute in 0..30 {
+        if minute == 5 {
+            node.play(|script| script.miner = Page::Dead);
+        }
+        let firing = node.pass(MINUTE).await;
+        let admin = node.server.admin();
+        admin.post("/miner/stats", &sample).await.expect(201);
+        // Its breaker opens after some failures.
+        let may_be_none = minute < 12 && firing.is_empty();
+        let has_opened = minute > 5 && firing == ["breaker_open"];
+        assert!(may_be_none || has_opened, "minute {minute}: {firing:?}");
     }
 }
