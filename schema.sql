@@ -3,6 +3,18 @@
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
 
+-- Which database this is, and which state of it a write-ahead log belongs to. database: in every copy, so that several can
+-- share a folder. log: a random number, new in each log that SQLite begins; before: that of the log before it. So the file that
+-- a log belongs to has one of the two. open_at: the path at which a process has it open, or had when it was killed.
+CREATE TABLE identity (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    database TEXT NOT NULL,
+    log      INTEGER NOT NULL,
+    before   INTEGER NOT NULL,
+    open_at  TEXT
+) STRICT;
+INSERT INTO identity (id, database, log, before) VALUES (1, lower(hex(randomblob(8))), random(), 0);
+
 -- One row a wallet; other tables refer to its id, a few bytes instead of the address. The balance is never assigned: it moves
 -- with a ledger entry in the same transaction.
 CREATE TABLE users (
@@ -122,8 +134,13 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);
 -- Which keys has this wallet, newest first?
 CREATE INDEX idx_api_keys_wallet ON api_keys (wallet, id);
+-- How many active keys has this wallet?
+CREATE INDEX idx_api_keys_active ON api_keys (wallet, revoked_at, expires_at) WHERE login = 0;
 -- Which login keys have expired?
 CREATE INDEX idx_api_keys_login ON api_keys (expires_at) WHERE login = 1;
+-- Which other keys of wallets ended long ago?
+CREATE INDEX idx_api_keys_revoked ON api_keys (revoked_at) WHERE revoked_at IS NOT NULL AND wallet IS NOT NULL AND imported = 0;
+CREATE INDEX idx_api_keys_expired ON api_keys (expires_at) WHERE expires_at IS NOT NULL AND wallet IS NOT NULL AND imported = 0;
 
 -- The miners, each with its latest values; a value that the newest sample left out is that of an earlier one. Samples refer
 -- to the id, a few bytes instead of the wallet's address. unit: 0 gradients/h, 1 H/s. rolled_until: the samples before this

@@ -132,7 +132,7 @@ handing_on! {
     purge(now: Timestamp) -> usize;
     compact(retention: Retention, now: Timestamp) -> ();
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
-    record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded;
+    record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
     earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;

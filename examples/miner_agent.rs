@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // The same verb that `POST /miner/stats` uses: it returns once the sample is on the disk.
         let recorded = server
             .repository()
-            .record_samples(vec![read(wallet, now)], now);
+            .record_samples(vec![read(wallet, now)], 1000, now);
         // A full disk is no reason to stop mining; the next sample may fit.
         if let Err(error) = recorded.await {
             eprintln!("a sample was not recorded: {error}");

@@ -114,6 +114,12 @@ impl Alerts {
     }
 }
 
+/// Checks the file with the webhook's address.
+pub(crate) fn check(settings: &AlertsConfig) -> Result<(), String> {
+    let file = settings.webhook_file.as_deref();
+    file.map_or(Ok(()), |file| webhook::address(file).map(drop))
+}
+
 impl State {
     /// What is wrong now. What was counted while another alert explains it counts for nothing, now and later.
     fn evaluate(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nonzero_ext::nonzero;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::alerts::Alerts;
 use crate::auth::{Challenges, KeyCache};
@@ -15,6 +15,7 @@ use crate::billing::{Billing, InFlightKeys};
 use crate::cache::{Cache, Cached, Policy};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::error::ApiError;
 use crate::host_routes::HostRoutes;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -39,8 +40,12 @@ pub(crate) struct App {
     /// The adapters a client may name.
     pub(crate) adapters: BTreeSet<String>,
     pub(crate) upstreams: Upstreams,
-    pub(crate) chain_status: Cache<(), ChainStatus>,
-    pub(crate) blocks: Cache<usize, Arc<Blocks>>,
+    pub(crate) chain_status: Cache<(), ChainStatus, UpstreamError>,
+    pub(crate) blocks: Cache<usize, Arc<Blocks>, UpstreamError>,
+    /// What is known of the chain without waiting for it.
+    chain_known: watch::Sender<ChainKnown>,
+    /// Notified when the chain's status is wanted fresh.
+    pub(crate) chain_wanted: Notify,
     pub(crate) alerts: Alerts,
     /// The routes of the embedding program.
     pub(crate) own: Vec<HostRoutes>,
@@ -56,13 +61,21 @@ pub(crate) struct App {
     pub(crate) ledger_errors: AtomicUsize,
 }
 
+/// The chain's height, and when it was read.
+#[derive(Clone, Copy, Debug, Default)]
+struct ChainKnown {
+    height: Option<(i64, Instant)>,
+    /// Whether the chain was asked, and answered or failed.
+    is_asked: bool,
+}
+
 /// Cached keys and responses. The store reports every commit here, so that none outlives its source.
 pub(crate) struct Caches {
     pub(crate) keys: KeyCache,
     /// Figures over all wallets, and when they were computed.
-    pub(crate) totals: Cache<(), (Totals, Timestamp)>,
-    /// Leaderboards, by their days (0 is all time) and length.
-    pub(crate) pages: Cache<(u16, usize), Bytes>,
+    pub(crate) totals: Cache<(), (Totals, Timestamp), ApiError>,
+    /// Leaderboards, by their days (0 is all time), length, and whether they have the form of the R3MES backend.
+    pub(crate) pages: Cache<(u16, usize, bool), Bytes, ApiError>,
     metrics: Arc<Metrics>,
 }
 
@@ -103,7 +116,7 @@ impl App {
         own: Vec<HostRoutes>,
         routes: impl Iterator<Item = (&'static str, &'static str)>,
     ) -> Result<Arc<Self>, String> {
-        let upstreams = Upstreams::new(&config, &clock)?;
+        let upstreams = Upstreams::new(&config, &clock).map_err(|error| error.to_string())?;
         let challenges = Challenges::new().map_err(|error| format!("no random bytes: {error}"))?;
         let adapters = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker.name());
@@ -137,6 +150,8 @@ impl App {
             upstreams,
             chain_status: Cache::new(nonzero!(1usize)),
             blocks: Cache::new(nonzero!(16usize)),
+            chain_known: watch::Sender::default(),
+            chain_wanted: Notify::new(),
             alerts: Alerts::default(),
             own,
             billing,
@@ -183,6 +198,7 @@ impl App {
         Policy {
             ttl: Duration::from_secs(2),
             stale_if_error: self.config.chain.stale_if_error,
+            failure_ttl: Duration::from_secs(2),
         }
     }
 
@@ -193,14 +209,42 @@ impl App {
     ) -> Result<Cached<ChainStatus>, UpstreamError> {
         let (now, policy) = (|| self.clock.instant(), self.chain_policy());
         let fetch = || async {
-            let status = chain.status().await?;
-            // A halted chain does not report that it is catching up.
+            let status = chain.status().await;
+            self.chain_known.send_modify(|known| {
+                let height = status.as_ref().map(|status| status.latest_block_height);
+                let height = height.ok().map(|height| (height, self.clock.instant()));
+                known.height = height.or(known.height);
+                known.is_asked = true;
+            });
+            let status = status?;
+            // A halted chain does not report that it is catching up; one without a block has not begun.
             let next_due = (status.latest_block_time).plus(self.config.chain.max_block_age);
-            let halted = !status.catching_up && next_due < self.clock.now();
+            let has_begun = !status.catching_up && status.latest_block_height > 0;
+            let halted = has_begun && next_due < self.clock.now();
             self.chain_halted.store(halted, Ordering::Release);
             Ok(status)
         };
         self.chain_status.get((), policy, now, fetch).await
+    }
+
+    /// The chain's height as it is known. It is not waited for, except for a moment where it was never asked; a refresh that is
+    /// due begins in the background.
+    pub(crate) async fn known_height(&self) -> Option<i64> {
+        const FIRST_ANSWER: Duration = Duration::from_millis(250);
+        self.upstreams.chain()?;
+        let policy = self.chain_policy();
+        let is_younger = |(_, at): &(i64, Instant), than| self.clock.instant() < *at + than;
+        let mut known = self.chain_known.subscribe();
+        let fresh =
+            |known: &ChainKnown| known.height.filter(|height| is_younger(height, policy.ttl));
+        if fresh(&known.borrow()).is_none() {
+            self.chain_wanted.notify_one();
+        }
+        let asked = known.wait_for(|known| known.is_asked);
+        let _ = tokio::time::timeout(FIRST_ANSWER, asked).await;
+        let height = self.chain_known.borrow().height;
+        let height = height.filter(|height| is_younger(height, policy.stale_if_error));
+        height.map(|(height, _)| height)
     }
 
     /// Makes a backup in the configured folder, where the newest `keep` remain, and counts its outcome.

@@ -34,9 +34,9 @@ section! {
         /// How many calls are "the last calls"; the shares count only once there were that many.
         last_calls: usize = 20, in 1..=1_000_000;
         /// How long it stays open the first time; doubled each time it opens again without a success in between.
-        open: Duration as "units::duration" = Duration::from_secs(60);
+        open: Duration as "units::duration" = Duration::from_secs(60), in Duration::from_millis(1)..;
         /// How long it stays open at most.
-        max_open: Duration as "units::duration" = Duration::from_secs(300);
+        max_open: Duration as "units::duration" = Duration::from_secs(300), in Duration::from_millis(1)..;
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Policy {
     pub ttl: Duration,
     /// While computing fails, a value younger than this is served instead of the error (RFC 5861, `stale-if-error`).
     pub stale_if_error: Duration,
+    /// A failure is remembered for this long, in which no caller computes again.
+    pub failure_ttl: Duration,
 }
 
 /// Where a value came from.
@@ -54,24 +56,24 @@ pub struct Cached<V> {
     pub source: Source,
 }
 
-/// The cache.
+/// The cache, of values and of errors.
 #[derive(Debug)]
-pub struct Cache<K: Hash + Eq, V> {
-    slots: Mutex<LruCache<K, Arc<Slot<V>>>>,
+pub struct Cache<K: Hash + Eq, V, E> {
+    slots: Mutex<LruCache<K, Arc<Slot<V, E>>>>,
     served: [AtomicU64; 3],
 }
 
 /// Locked by the caller that computes, while the others wait.
-type Slot<V> = tokio::sync::Mutex<Stored<V>>;
+type Slot<V, E> = tokio::sync::Mutex<Stored<V, E>>;
 
 #[derive(Debug)]
-struct Stored<V> {
+struct Stored<V, E> {
     value: Option<(V, Instant)>,
-    /// The last failure to compute it.
-    failed_at: Option<Instant>,
+    /// The failure of the last computation.
+    failure: Option<(E, Instant)>,
 }
 
-impl<K: Hash + Eq, V: Clone> Cache<K, V> {
+impl<K: Hash + Eq, V: Clone, E: Clone> Cache<K, V, E> {
     /// An empty cache of at most `capacity` values.
     #[must_use]
     pub fn new(capacity: NonZeroUsize) -> Self {
@@ -86,7 +88,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     ///
     /// # Errors
     /// Those of `compute`, if no value younger than `stale_if_error` is stored.
-    pub async fn get<E, F>(
+    pub async fn get<F>(
         &self,
         key: K,
         policy: Policy,
@@ -100,11 +102,11 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         let slot = Arc::clone(self.slots().get_or_insert(key, || {
             Arc::new(Slot::new(Stored {
                 value: None,
-                failed_at: None,
+                failure: None,
             }))
         }));
         let mut stored = slot.lock().await;
-        let read = |stored: &Stored<V>, source, max_age| {
+        let read = |stored: &Stored<V, E>, source, max_age| {
             let (value, stored_at) = stored.value.as_ref()?;
             let age = now().saturating_duration_since(*stored_at);
             (age < max_age).then(|| self.serve(value.clone(), age, source))
@@ -112,20 +114,22 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         if let Some(hit) = read(&stored, Source::Hit, policy.ttl) {
             return Ok(hit);
         }
-        // Callers that waited for a failed computation get the stale value instead of retrying one after the other.
-        if stored.failed_at.is_some_and(|at| at >= asked_at)
-            && let Some(stale) = read(&stored, Source::Stale, policy.stale_if_error)
+        // Callers that waited for a failed computation, or come soon after it, do not repeat it one after the other.
+        if let Some((error, at)) = &stored.failure
+            && (*at >= asked_at || now().saturating_duration_since(*at) < policy.failure_ttl)
         {
-            return Ok(stale);
+            let stale = read(&stored, Source::Stale, policy.stale_if_error);
+            return stale.ok_or_else(|| error.clone());
         }
         // Boxed, so that a hit does not pay for the size of the computation's future.
         match Box::pin(compute()).await {
             Ok(value) => {
                 stored.value = Some((value.clone(), now()));
+                stored.failure = None;
                 Ok(self.serve(value, Duration::ZERO, Source::Miss))
             }
             Err(error) => {
-                stored.failed_at = Some(now());
+                stored.failure = Some((error.clone(), now()));
                 read(&stored, Source::Stale, policy.stale_if_error).ok_or(error)
             }
         }
@@ -149,7 +153,7 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         Cached { value, age, source }
     }
 
-    fn slots(&self) -> MutexGuard<'_, LruCache<K, Arc<Slot<V>>>> {
+    fn slots(&self) -> MutexGuard<'_, LruCache<K, Arc<Slot<V, E>>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -67,6 +67,9 @@ struct GlobalArgs {
     /// The database file [default: r3mes-edge.db here]
     #[arg(long, global = true, value_name = "FILE")]
     database: Option<PathBuf>,
+    /// The file with the admin key, by which commands ask a running server [default: <database>.admin-key]
+    #[arg(long, global = true, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -233,8 +236,22 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    // clap ends the process itself, with 2, where the arguments are wrong.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|wrong| {
+        // `--help` and `--version` are no errors.
+        if wrong.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            let text = wrong.render().to_string();
+            let line = text.lines().next().unwrap_or_default();
+            output::failure(2, line.trim_start_matches("error: "));
+        }
+        // It ends the process, with 2 where the arguments are wrong.
+        wrong.exit()
+    });
+    if let Some(file) = &cli.global.admin_key_file {
+        admin_key::name(file.clone());
+    }
+    let json = cli.json;
+    // What a server prints at its first start is not why it runs.
+    let prints = !matches!(cli.command, None | Some(Command::Serve));
     // On a machine with many cores the rest is left to the miner.
     let cores = std::thread::available_parallelism();
     let workers = cores.map_or(1, NonZero::get).min(8);
@@ -253,9 +270,19 @@ pub(crate) fn run() -> ExitCode {
     });
     // Before the output below.
     logging::flush();
-    match done.and_then(|()| output::all_written()) {
+    let all_written = |()| {
+        if prints {
+            output::all_written()
+        } else {
+            Ok(())
+        }
+    };
+    match done.and_then(all_written) {
         Ok(()) | Err(Failure::ReaderClosed) => ExitCode::SUCCESS,
         Err(failure) => {
+            if json {
+                output::failure(failure.code(), &failure);
+            }
             output::note(format_args!("r3mes-edge: {failure}"));
             ExitCode::from(failure.code())
         }
@@ -303,12 +330,16 @@ async fn execute(cli: Cli) -> Result {
 /// Refuses a database that does not exist.
 fn with_database(settings: Settings) -> Result<Settings> {
     let database = &settings.config.database;
-    if database.exists() {
-        return Ok(settings);
-    }
     let origin = settings.origins.of("database");
-    Err(Failure::NotFound(format!(
-        "there is no database at {} ({origin}); start the server, which creates it, or name another with --database",
-        files::absolute(database).display()
-    )))
+    let shown = files::absolute(database);
+    let shown = shown.display();
+    match database.try_exists() {
+        Ok(true) => Ok(settings),
+        Ok(false) => Err(Failure::NotFound(format!(
+            "there is no database at {shown} ({origin}); start the server, which creates it, or name another with --database"
+        ))),
+        Err(error) => Err(Failure::Failed(format!(
+            "the database at {shown} ({origin}) cannot be accessed: {error}; run this as its owner or root, or name another with --database"
+        ))),
+    }
 }

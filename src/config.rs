@@ -25,8 +25,8 @@ pub use proxies::{Peer, Proxy};
 pub use rates::RatesConfig;
 pub use risks::Risk;
 pub use sections::{
-    AlertsConfig, AuthConfig, BackupConfig, ChatConfig, LimitsConfig, LogConfig, LogFormat,
-    WebhookKind,
+    AlertsConfig, AuthConfig, BackupConfig, ChatConfig, CompatConfig, LimitsConfig, LogConfig,
+    LogFormat, WebhookKind,
 };
 pub use upstreams::{
     AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind,
@@ -63,9 +63,11 @@ section! {
         /// Where to listen.
         #[serde(deserialize_with = "listen::one_or_more")]
         listen: Vec<Listen> = vec![Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)))],
-            where |listen| !listen.is_empty() => "must name an address";
+            where |listen| !listen.is_empty() => "must name an address, \"127.0.0.1:8000\"",
+            check |listen| listen::repeated(listen);
         /// The database file.
-        database: PathBuf = PathBuf::from("r3mes-edge.db");
+        database: PathBuf = PathBuf::from("r3mes-edge.db"),
+            where |file| !file.as_os_str().is_empty() => "must name a file";
         /// Whether to discover upstreams at their conventional local addresses where none is set.
         discover: bool = true;
         /// Sizes and times.
@@ -96,6 +98,8 @@ section! {
         backup: BackupConfig = BackupConfig::default(), section BackupConfig::invalid;
         /// The thresholds of alerts, and the webhook they are sent to.
         alerts: AlertsConfig = AlertsConfig::default(), section AlertsConfig::invalid;
+        /// For clients of the R3MES backend.
+        compat: CompatConfig = CompatConfig::default(), section CompatConfig::invalid;
         /// What is logged.
         log: LogConfig = LogConfig::default(), section LogConfig::invalid;
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::header::HeaderName;
 
 use crate::limits::{Decision, seconds_up};
-use crate::model::{InputError, InputKind};
+use crate::model::{InputError, InputKind, shortened};
 use crate::store::StoreError;
 use crate::upstream::{Meaning, Refusal, UpstreamError};
 
@@ -111,7 +111,7 @@ impl ApiError {
         let retry_after = (code.status() == 503).then_some(Duration::from_secs(1));
         Self {
             code,
-            detail: detail.into(),
+            detail: shortened(detail.into()),
             internal: None,
             pointer: None,
             retry_after,
@@ -150,7 +150,7 @@ impl ApiError {
     /// Adds which part of the request is wrong.
     #[must_use]
     pub(crate) fn at(mut self, pointer: impl Into<String>) -> Self {
-        self.pointer = Some(pointer.into());
+        self.pointer = Some(shortened(pointer.into()));
         self
     }
 
@@ -271,8 +271,8 @@ impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         use ErrorCode::{CircuitOpen, Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
-            Busy, Connect, Cut, NoChat, NoText, Open, Paused, Refused, Reported, Status, Timeout,
-            Unreadable,
+            Busy, Connect, Cut, Limited, NoChat, NoText, Open, Paused, Refused, Reported, Status,
+            Timeout, Unreadable,
         };
         let internal = error.to_string();
         let (code, detail) = match error {
@@ -282,6 +282,7 @@ impl From<UpstreamError> for ApiError {
                 "the circuit breaker of the upstream is open after repeated failures",
             ),
             Busy(_) | Paused(_) => (Overloaded, AT_CAPACITY),
+            Limited(..) => (Overloaded, "the upstream limits its requests; retry later"),
             Status(status) | NoChat(_, status) => {
                 let detail = format!("the upstream answered with status {status}");
                 return Self::new(UpstreamBadResponse, detail).for_the_log(internal);

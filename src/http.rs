@@ -28,7 +28,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
-    X_CONTENT_TYPE_OPTIONS,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, StatusCode, Version};
@@ -60,7 +60,9 @@ pub(crate) fn handle(
     let (head, body) = request.into_parts();
     async move {
         let mut log_guard = AccessLogGuard::new(&app, sent_request_id(&head.headers));
-        let if_none_match = head.headers.get(IF_NONE_MATCH).cloned();
+        // Several lines of it are one list.
+        let if_none_match = head.headers.get_all(IF_NONE_MATCH).iter().cloned();
+        let if_none_match: Vec<_> = if_none_match.collect();
         let has_body = !body.is_end_stream();
         let is_http_1_0 = head.version == Version::HTTP_10;
         let response = respond(&app, routes, peer, head, body, &mut log_guard)
@@ -69,7 +71,7 @@ pub(crate) fn handle(
                 log_guard.error = Some(error.code);
                 response::error_response(error, &log_guard.request_id)
             });
-        let response = finalize_response(response, if_none_match.as_ref(), &mut log_guard);
+        let response = finalize_response(&app, response, &if_none_match, &mut log_guard);
         let refused = has_body && !response.status().is_success();
         exchange.refused.store(refused, Ordering::Relaxed);
         Ok(response.map(|content| ResponseBody {
@@ -84,8 +86,9 @@ pub(crate) fn handle(
 
 /// Adds the headers of every response.
 fn finalize_response(
+    app: &App,
     mut response: Response,
-    if_none_match: Option<&HeaderValue>,
+    if_none_match: &[HeaderValue],
     log_guard: &mut AccessLogGuard,
 ) -> Response {
     let headers = response.headers_mut();
@@ -99,12 +102,18 @@ fn finalize_response(
     if let Some(origin) = log_guard.origin.take() {
         origin::allow_origin(headers, origin);
     }
+    if !app.config.auth.cors_origins.is_empty() {
+        // In answers to requests without an Origin too: a cache must not give them to a page.
+        headers.append(VARY, HeaderValue::from_static("Origin"));
+    }
     if log_guard.principal.is_some() || !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    if let (Some(wanted), Some(tag)) = (if_none_match, headers.get(ETAG))
-        && matches_tag(wanted.as_bytes(), tag.as_bytes())
-    {
+    let matches = |tag: &HeaderValue| {
+        let mut lists = if_none_match.iter();
+        lists.any(|list| matches_tag(list.as_bytes(), tag.as_bytes()))
+    };
+    if headers.get(ETAG).is_some_and(matches) {
         headers.remove(CONTENT_TYPE);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = response::Content::default();
@@ -121,57 +130,30 @@ async fn respond(
     body: Incoming,
     log_guard: &mut AccessLogGuard,
 ) -> Result {
-    // Origin.
+    // Origin and route. What is refused here has a rate of its own: no page of another origin uses up the operator's.
     let client = origin::client_address(&app.config, peer, &head.headers);
-    origin::check_host(&app.config, &head)?;
-    log_guard.origin = origin::check_origin(&app.config, &head)?;
-
-    // Route.
-    let target = match route::find(routes, head.method.as_str(), head.uri.path()) {
-        RouteMatch::Route(route, path_param) => {
-            log_guard.route = Some(route);
-            Target::Row(route, path_param.to_owned())
-        }
-        RouteMatch::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
-            let mut response = response::bytes(StatusCode::NO_CONTENT, "", Bytes::new());
-            let headers = response.headers_mut();
-            headers.remove(CONTENT_TYPE);
-            response::set(headers, ALLOW, allow);
-            if log_guard.origin.is_some() {
-                origin::allow_preflight(headers);
-            }
-            return Ok(response);
-        }
-        RouteMatch::OtherMethods(allow) => {
-            let detail = format!("this path answers to {allow}");
-            return Err(ApiError {
-                header: Some(Box::new((ALLOW, allow))),
-                ..ApiError::new(ErrorCode::MethodNotAllowed, detail)
-            });
-        }
-        RouteMatch::NotFound => {
-            let mut hosts = app.own.iter();
-            let Some(host) = hosts.find(|host| host.matches(head.uri.path())) else {
-                let detail = "no route has this path";
-                return Err(ApiError::new(ErrorCode::NotFound, detail));
-            };
-            log_guard.is_host = true;
-            Target::Host(host)
+    let target = match target(app, routes, &head, log_guard) {
+        Ok(target) => target,
+        Err(refusal) => {
+            limit(app, log_guard, RateClass::Refused, client.into())?;
+            return Err(refusal);
         }
     };
     let (rate, is_open, while_draining) = match &target {
         Target::Row(route, _) => (route.rate, route.auth == Auth::Open, route.while_draining),
         Target::Host(_) => (RateClass::Read, false, false),
+        Target::Options(_) if log_guard.origin.is_some() => (RateClass::Read, true, false),
+        Target::Options(_) => (RateClass::Refused, true, false),
     };
     if app.shutdown.is_draining() && !while_draining {
         return Err(ApiError::shutting_down());
     }
+    limit(app, log_guard, rate, client.into())?;
     // Before anything that costs a hash or a query.
     if head.uri.query().is_some_and(auth::holds_key) {
         let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
         return Err(ApiError::new(ErrorCode::KeyInQuery, detail));
     }
-    limit(app, log_guard, rate, client.into())?;
 
     // Authentication.
     let principal = match is_open {
@@ -180,6 +162,7 @@ async fn respond(
     };
     let (route, path_param) = match target {
         Target::Row(route, path_param) => (route, path_param),
+        Target::Options(allow) => return Ok(options(allow, log_guard.origin.is_some())),
         // The host decides who may call it, and reads the body.
         Target::Host(host) => {
             let caller = Caller {
@@ -250,6 +233,60 @@ enum Target<'a> {
     /// A row of the routes table, with the value of its path parameter.
     Row(&'static Route, String),
     Host(&'a HostRoutes),
+    /// OPTIONS of a path, with its other methods.
+    Options(String),
+}
+
+/// Finds what answers a request that comes from where it may.
+fn target<'a>(
+    app: &'a App,
+    routes: &'static [Route],
+    head: &Parts,
+    log_guard: &mut AccessLogGuard,
+) -> Result<Target<'a>> {
+    origin::check_host(&app.config, head)?;
+    log_guard.origin = origin::check_origin(&app.config, head)?;
+    if log_guard.origin.is_none() {
+        origin::check_site(head)?;
+    }
+    request_body::check_transfer_coding(&head.headers)?;
+    match route::find(routes, head.method.as_str(), head.uri.path()) {
+        RouteMatch::Route(route, path_param) => {
+            log_guard.route = Some(route);
+            Ok(Target::Row(route, path_param.to_owned()))
+        }
+        RouteMatch::OtherMethods(allow) if head.method == hyper::Method::OPTIONS => {
+            Ok(Target::Options(allow))
+        }
+        RouteMatch::OtherMethods(allow) => {
+            let detail = format!("this path answers to {allow}");
+            Err(ApiError {
+                header: Some(Box::new((ALLOW, allow))),
+                ..ApiError::new(ErrorCode::MethodNotAllowed, detail)
+            })
+        }
+        RouteMatch::NotFound => {
+            let mut hosts = app.own.iter();
+            let Some(host) = hosts.find(|host| host.matches(head.uri.path())) else {
+                let detail = "no route has this path";
+                return Err(ApiError::new(ErrorCode::NotFound, detail));
+            };
+            log_guard.is_host = true;
+            Ok(Target::Host(host))
+        }
+    }
+}
+
+/// Answers OPTIONS; a preflight where the page's origin is an allowed one.
+fn options(allow: String, is_preflight: bool) -> Response {
+    let mut response = response::bytes(StatusCode::NO_CONTENT, "", Bytes::new());
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_TYPE);
+    response::set(headers, ALLOW, allow);
+    if is_preflight {
+        origin::allow_preflight(headers);
+    }
+    response
 }
 
 fn limit(
@@ -262,8 +299,8 @@ fn limit(
         return Ok(());
     };
     let error = decision.retry_after.map(|_| ApiError::from(&decision));
-    // The budget of failures is shown when it is spent.
-    if error.is_some() || class != RateClass::Failures {
+    // The budgets of failures and refusals are shown when they are spent.
+    if error.is_some() || !matches!(class, RateClass::Failures | RateClass::Refused) {
         log_guard.rate = Some(decision);
     }
     error.map_or(Ok(()), |error| {

@@ -29,7 +29,7 @@
 //! let wallet = Wallet::parse("remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm")?;
 //! let now = Clock::default().now();
 //! let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
-//! server.repository().record_samples(vec![sample], now).await?;
+//! server.repository().record_samples(vec![sample], 1000, now).await?;
 //!
 //! server.shutdown().await;
 //! # Ok(())

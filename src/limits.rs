@@ -40,11 +40,15 @@ pub enum RateClass {
     Health,
     /// Wrong credentials, by address only.
     Failures,
+    /// The operator's page and its files.
+    Page,
+    /// Requests that are refused before they have a route: unknown paths, methods and hosts, foreign pages.
+    Refused,
 }
 
 impl RateClass {
     /// Every class.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Auth,
         Self::Chat,
         Self::Write,
@@ -52,6 +56,8 @@ impl RateClass {
         Self::Read,
         Self::Health,
         Self::Failures,
+        Self::Page,
+        Self::Refused,
     ];
 
     /// The class's name in configuration, headers and metrics.
@@ -65,6 +71,8 @@ impl RateClass {
             Self::Read => "read",
             Self::Health => "health",
             Self::Failures => "failures",
+            Self::Page => "page",
+            Self::Refused => "refused",
         }
     }
 }

@@ -21,7 +21,9 @@ pub use time::Timestamp;
 pub use wallet::Wallet;
 
 pub(crate) use fields::{Member, items, members};
-pub(crate) use input::{Whole, check_depth, exact_credits, pointer, read_object, read_query};
+pub(crate) use input::{
+    Whole, check_depth, exact_credits, pointer, read_object, read_query, shortened,
+};
 pub(crate) use sample::{MOST_COUNT, MOST_FIGURE};
 
 /// A new identifier that sorts by its time of creation: `prefix` and a UUID of version 7 (RFC 9562) in 26 digits of

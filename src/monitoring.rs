@@ -90,7 +90,7 @@ pub(crate) fn refresh_gauges(app: &App) {
 /// Evaluates the rules now; returns the firing alerts, and the recent ones.
 pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
     let settings = app.metrics.alert_settings();
-    let miner = read_miner(app, &settings).await.unwrap_or_else(|error| {
+    let mut miner = read_miner(app, &settings).await.unwrap_or_else(|error| {
         log::warn!("the miner's alerts were not evaluated: {error}");
         None
     });
@@ -103,6 +103,22 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         .map(|breaker| breaker.status())
         .filter(|status| status.state != Phase::Closed)
         .map(|status| (status.name.to_owned(), status.forced));
+    let polled = || app.upstreams.polled();
+    // A page that never had a hashrate has been silent since its first answer.
+    let mut pages = polled().filter(|at| at.breaker.name() == "miner");
+    let first_answer = pages.find_map(|at| at.availability.answered_at());
+    if let Some(at) = first_answer.filter(|_| app.config.miner.wallet.is_some()) {
+        let since = now.minus(instant.saturating_duration_since(at));
+        let miner = miner.get_or_insert_default();
+        miner.newest = miner.newest.or(Some(since));
+    }
+    let failing_upstreams = polled().filter(|at| at.breaker.status().state == Phase::Closed);
+    let failing_upstreams = failing_upstreams.filter_map(|at| {
+        let name = at.breaker.name();
+        let is_watched = name == "miner" && at.availability.answered_at().is_some();
+        let reason = at.availability.failure().filter(|_| !is_watched)?;
+        Some((name.to_owned(), reason))
+    });
     let makes_backups = app.store.backups().is_some() && app.store.is_leader();
     let schedule = app.config.backup.every.filter(|_| makes_backups);
     // One in the future was made before the clock was set back.
@@ -115,6 +131,7 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         is_ready: app.store.is_ready() || app.shutdown.is_draining(),
         ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
+        failing_upstreams: failing_upstreams.collect(),
         misconfigured: nodes
             .map(|node| node.at.breaker.name().to_owned())
             .collect(),

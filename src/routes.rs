@@ -60,10 +60,12 @@ routes! {
     GET    "/miner/earnings/{wallet}" miner::earnings;       Auth::Public,             Read,      None;
     GET    "/miner/hashrate/{wallet}" miner::hashrate;       Auth::Public,             Read,      None;
     GET    "/leaderboard"             network::leaderboard;  Auth::Public,             Read,      None;
+    GET    "/leaderboard/miners"      network::backend_leaderboard; Auth::Public,      Read,      None;
     POST   "/chat"                    chat::chat;            Auth::Chat,               Chat,      Chat, unbounded;
     POST   "/v1/chat/completions"     openai::completions;   Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
     GET    "/v1/models"               openai::models;        Auth::Key(Scope::Chat),   Read,      None, no_query;
     GET    "/network/stats"           network::stats;        Auth::Public,             Read,      None, no_query;
+    GET    "/faucet/status"           network::faucet;       Auth::Open,               Read,      None, no_query;
     GET    "/chain/status"            chain::status;         Auth::Public,             Read,      None, no_query;
     GET    "/blocks"                  chain::blocks;         Auth::Public,             Read,      None;
     POST   "/admin/backup"            ops::back_up;          Auth::Admin,              Write,     None, detached, unbounded, no_query;
@@ -80,11 +82,11 @@ routes! {
     GET    "/system/time"             ops::time;             Auth::Open,               Read,      None, no_query;
     GET    "/openapi.json"            ops::openapi;          Auth::Open,               Read,      None;
     #[cfg(feature = "page")]
-    GET    "/"                        dashboard::page;       Auth::Open,               Read,      None;
+    GET    "/"                        dashboard::page;       Auth::Open,               Page,      None;
     #[cfg(feature = "page")]
-    GET    "/page.js"                 dashboard::script;     Auth::Open,               Read,      None;
+    GET    "/page.js"                 dashboard::script;     Auth::Open,               Page,      None;
     #[cfg(feature = "page")]
-    GET    "/page.css"                dashboard::style;      Auth::Open,               Read,      None;
+    GET    "/page.css"                dashboard::style;      Auth::Open,               Page,      None;
 }
 
 /// Path and method of every route, as the metrics label them.

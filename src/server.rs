@@ -2,6 +2,7 @@
 //!
 //! It reads no environment, handles no signal and installs no logger: it is a guest in its caller's process.
 
+mod check;
 mod connection;
 mod io_timeout;
 mod listener;
@@ -25,6 +26,7 @@ use crate::host_routes::HostRoutes;
 use crate::store::Repository;
 use crate::{routes, tasks};
 
+pub use self::check::check;
 pub use self::local::serve_local;
 pub use crate::host_routes::Caller;
 

@@ -77,7 +77,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///
 /// // Telemetry.
 /// let sample = Sample::new(wallet, now, 42.5, HashrateUnit::GradientsPerHour);
-/// store.record_samples(vec![sample], now).await?;
+/// store.record_samples(vec![sample], 1000, now).await?;
 /// let miner = store.miner(wallet, now).await?;
 /// assert_eq!(miner.hashrate, Some(42.5));
 ///
@@ -271,7 +271,8 @@ pub trait Repository: Send + Sync + 'static {
     -> Result<()>;
     /// The audit entries older than the entry `before`, newest first.
     async fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>>;
-    /// Deletes expired keys of wallet logins and expired idempotent responses; returns how many.
+    /// Deletes expired keys of wallet logins, other keys of wallets that ended more than 30 days ago, and expired idempotent
+    /// responses; returns how many. A store of files also deletes those that it replaced more than 30 days ago.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
     /// Rolls up samples, deletes expired rows and audit entries older than two years, returns free pages. In short steps, so
     /// that other writes do not wait.
@@ -279,8 +280,16 @@ pub trait Repository: Send + Sync + 'static {
     /// Notes when keys were last used.
     async fn touch_keys(&self, touched: Vec<(String, Timestamp)>) -> Result<()>;
 
-    /// Stores samples, all or none; creates missing accounts.
-    async fn record_samples(&self, samples: Vec<Sample>, now: Timestamp) -> Result<Recorded>;
+    /// Stores samples, all or none; creates missing accounts. A wallet may have `max_workers` different workers.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for one more.
+    async fn record_samples(
+        &self,
+        samples: Vec<Sample>,
+        max_workers: usize,
+        now: Timestamp,
+    ) -> Result<Recorded>;
     /// Stores an earning and grants its credits, once for its `source_id`.
     ///
     /// # Errors

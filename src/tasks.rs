@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::app::App;
 use crate::store::Backups;
-use crate::upstream::UpstreamError;
 use crate::{alerts, monitoring};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,6 +29,7 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
         webhooks.await;
     });
     tasks.spawn(poll_miner(app()));
+    tasks.spawn(watch_chain(app()));
     tasks.spawn(back_up(app()));
 
     // These run at an interval, the first time after a delay.
@@ -37,7 +37,6 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     tasks.spawn(every(alerts::STEP, now, app(), |app| async move {
         monitoring::evaluate(&app).await;
     }));
-    tasks.spawn(every(15 * SECOND, 15 * SECOND, app(), watch_chain));
     tasks.spawn(every(MINUTE, now, app(), compact_samples));
     tasks.spawn(every(MINUTE, MINUTE, app(), purge_expired));
     tasks.spawn(every(HOUR, now, app(), verify_ledger));
@@ -71,29 +70,31 @@ async fn poll_miner(app: Arc<App>) {
     };
     loop {
         let next = app.clock.instant() + settings.every;
-        let read = page.read(wallet, &app.clock).await;
-        let sample = read.as_ref().ok().and_then(Option::as_ref);
-        app.metrics.set_miner(sample);
-        match read {
-            Ok(Some(sample)) => {
-                let now = sample.recorded_at;
-                if let Err(error) = app.store.record_samples(vec![sample], now).await {
-                    log::warn!("a sample of the miner was not recorded: {error}");
-                }
+        // A failure is logged once, by the upstream.
+        let read = page.read(wallet, &app.clock).await.ok().flatten();
+        app.metrics.set_miner(read.as_ref());
+        if let Some(sample) = read {
+            let now = sample.recorded_at;
+            let max_workers = app.config.limits.workers_per_wallet;
+            let recorded = app.store.record_samples(vec![sample], max_workers, now);
+            if let Err(error) = recorded.await {
+                log::warn!("a sample of the miner was not recorded: {error}");
             }
-            Ok(None) | Err(UpstreamError::Open(_)) => {}
-            Err(error) => log::warn!("the miner at {url} was not read: {error}"),
         }
         app.clock.sleep_until(next).await;
     }
 }
 
 /// Refreshes the chain's status in the cache, so that a halt is noticed and a last status is available when the chain is
-/// down, even without requests.
+/// down, even without requests; and when a request wants it without waiting for it.
 async fn watch_chain(app: Arc<App>) {
-    if let Some(chain) = app.upstreams.chain() {
-        // The breaker counts and logs a failure.
-        let _ = app.cached_chain_status(chain).await;
+    const INTERVAL: Duration = Duration::from_secs(15);
+    loop {
+        let _ = timeout(INTERVAL, app.chain_wanted.notified()).await;
+        if let Some(chain) = app.upstreams.chain() {
+            // A failure is logged once, by the upstream.
+            let _ = app.cached_chain_status(chain).await;
+        }
     }
 }
 

@@ -5,12 +5,14 @@
 //! What a client may read of an [`UpstreamError`] is decided in `error.rs`.
 
 pub(crate) mod answer;
+mod availability;
 pub(crate) mod chain;
 mod client;
 pub(crate) mod completion;
 mod connection;
 pub(crate) mod discovery;
 pub(crate) mod inference;
+mod json;
 mod miner;
 pub(crate) mod queue;
 mod sse;
@@ -22,6 +24,7 @@ pub(crate) use connection::ResponseBody;
 pub use discovery::{ProbeResult, probe_all};
 pub use inference::refusal::{Meaning, Refusal};
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +32,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use tokio::sync::SetOnce;
+use zeroize::Zeroizing;
 
+use self::availability::Availability;
+use self::inference::refusal::parse_wait;
 use crate::breaker::{Breaker, Outcome};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError, Origin};
 
 /// Why an upstream gave no usable response. The texts are for the log, never for a client.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -58,6 +66,9 @@ pub enum UpstreamError {
     /// A status that is not a success.
     #[error("status {0}")]
     Status(u16),
+    /// The status by which the chain or the miner asked to be left alone, and for how long.
+    #[error("status {0}: left alone for {1:?}")]
+    Limited(u16, Duration),
     /// The status by which an inference server refused a request, and what it means.
     #[error("status {}{}{}", .0.status, if .0.words.is_empty() { "" } else { ": " }, .0.words)]
     Refused(Refusal),
@@ -94,7 +105,9 @@ impl UpstreamError {
     /// When to try again, where it says so.
     pub(crate) const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Open(wait) | Self::Paused(wait) | Self::Busy(wait) => Some(*wait),
+            Self::Open(wait) | Self::Paused(wait) | Self::Busy(wait) | Self::Limited(_, wait) => {
+                Some(*wait)
+            }
             Self::Refused(refusal) => match refusal.meaning {
                 Meaning::Unavailable(wait) => Some(wait),
                 Meaning::Loading(wait) => wait,
@@ -110,6 +123,19 @@ impl UpstreamError {
             Self::Refused(refusal) => matches!(refusal.meaning, Meaning::Loading(_)),
             _ => false,
         }
+    }
+
+    /// The error in short, without words of the upstream, a path or an address.
+    fn reason(&self) -> String {
+        let reason = match self {
+            Self::Status(status) | Self::Limited(status, _) => return format!("status {status}"),
+            Self::Connect(_) => "no connection",
+            Self::Timeout(_) => "no answer in time",
+            Self::Reported(_) => "an error instead of an answer",
+            Self::Cut(_) => "a broken answer",
+            _ => "an unreadable answer",
+        };
+        reason.to_owned()
     }
 
     /// What it implies for the upstream's health.
@@ -144,7 +170,10 @@ pub(crate) struct Endpoint {
     /// Sent as `Authorization`.
     token: Option<HeaderValue>,
     client: HttpClient,
+    clock: Clock,
     pub(crate) breaker: Arc<Breaker>,
+    /// Of the chain and the miner; inference servers have a standing.
+    pub(crate) availability: Availability,
     /// Set permanently when it is configured or found.
     present: SetOnce<()>,
 }
@@ -199,13 +228,30 @@ impl Endpoint {
         }
     }
 
-    /// Makes one call under the breaker.
+    /// The body of an answer that must be a success.
+    fn success(&self, answer: Response<Bytes>) -> Result<Bytes, UpstreamError> {
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let status = answer.status().as_u16();
+        let after = answer.headers().get(RETRY_AFTER);
+        let after = after.and_then(|after| parse_wait(after.to_str().ok()?, self.clock.now()));
+        Err(match availability::pause(status, after) {
+            Some(wait) => UpstreamError::Limited(status, wait),
+            None => UpstreamError::Status(status),
+        })
+    }
+
+    /// Makes one call under the breaker, unless the upstream asked to be left alone.
     async fn guarded<T>(
         &self,
         call: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
+        self.availability.check(self.clock.instant())?;
         let permit = self.breaker.admit().map_err(UpstreamError::Open)?;
         let answer = call.await;
+        let (name, now) = (self.breaker.name(), self.clock.instant());
+        self.availability.record(name, answer.as_ref().err(), now);
         let outcome = (answer.as_ref()).map_or_else(UpstreamError::outcome, |_| Outcome::Success);
         if let Some(health_check) = permit.end(outcome) {
             // There is nothing else to check: the call was a health check itself.
@@ -215,16 +261,47 @@ impl Endpoint {
     }
 }
 
-/// The first line of the file that a setting names, as a Bearer token. The error does not hold what the file holds.
-fn read_bearer_token(setting: &str, file: &Path) -> Result<HeaderValue, String> {
-    let text = std::fs::read_to_string(file).map(zeroize::Zeroizing::new);
-    let text = text.map_err(|error| format!("{setting} {}: {error}", file.display()))?;
-    let token = text.lines().next().unwrap_or_default().trim();
-    match HeaderValue::try_from(format!("Bearer {token}")) {
+/// The first line of a file with a secret, as editors of every system write it: with a byte order mark, or with CRLF.
+pub(crate) fn first_line(file: &Path) -> std::io::Result<Zeroizing<String>> {
+    const LONGEST: u64 = 64 << 10;
+    let mut text = Zeroizing::new(String::new());
+    std::fs::File::open(file)?
+        .take(LONGEST)
+        .read_to_string(&mut text)?;
+    let text = text.trim_start_matches('\u{feff}');
+    Ok(Zeroizing::new(
+        text.lines().next().unwrap_or_default().trim().to_owned(),
+    ))
+}
+
+/// The first line of a file as a Bearer token. The error does not hold what the file holds.
+fn read_bearer_token(file: &Path) -> Result<HeaderValue, String> {
+    let shown = file.display();
+    let token = first_line(file).map_err(|error| unusable(file, &error))?;
+    match HeaderValue::try_from(format!("Bearer {}", *token)) {
         Ok(mut value) if !token.is_empty() => {
             value.set_sensitive(true);
             Ok(value)
         }
-        _ => Err(format!("{setting} {}: no token", file.display())),
+        _ => Err(format!(
+            "{shown}: its first line must be the token, in visible ASCII"
+        )),
     }
+}
+
+/// Why a file that a setting names cannot be used, and what to do.
+pub(crate) fn unusable(file: &Path, error: &dyn std::fmt::Display) -> String {
+    let shown = file.display();
+    format!("{shown}: {error}; name a file that the server's user can read")
+}
+
+/// Checks what a start would read for the upstreams: the files with keys and certificates.
+///
+/// # Errors
+/// The first setting whose file cannot be used.
+pub fn check(config: &Config) -> Result<(), ConfigError> {
+    discovery::Upstreams::new(config, &Clock::default())?;
+    let token = config.miner.token_file.as_deref().map(read_bearer_token);
+    let invalid = |what| ConfigError::new(Origin::Default, "miner.token_file", what);
+    token.transpose().map(drop).map_err(invalid)
 }

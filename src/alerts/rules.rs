@@ -122,6 +122,7 @@ rules! {
     "earnings_stopped", Warning, CONFIRMED: earnings_stopped(now, limits)?,
         "the miner earned nothing for {:.0} hours, and did in the week before", (value / 3600.0).floor();
     each "breaker_open", Critical, IMMEDIATE: now.unused_upstreams();
+    each "upstream_failing", Warning, CONFIRMED: now.failing_upstreams(limits);
     each "inference_refused", Critical, CONFIRMED: now.misconfigured.iter().map(|name| (name.clone(), format!("{name} refuses what it is asked; see its last failure in /health, and check its key, address and model")));
 }
 

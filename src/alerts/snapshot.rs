@@ -25,6 +25,9 @@ pub(crate) struct Snapshot {
     pub(crate) ledger_errors: usize,
     /// The breakers that are not closed, and whether an operator opened them.
     pub(crate) open_breakers: Vec<(String, bool)>,
+    /// The chain and the miner where they give no usable answer by a fault that no breaker counts, and why; the miner only if it
+    /// never gave one, as its silence is watched too.
+    pub(crate) failing_upstreams: Vec<(String, String)>,
     /// The inference servers whose last call failed by something that the operator has to mend.
     pub(crate) misconfigured: Vec<String>,
     pub(crate) is_chain_halted: bool,
@@ -94,6 +97,24 @@ impl Snapshot {
                 false => "its calls failed; is it running?",
             };
             (name.clone(), format!("{name} gets no calls: {why}"))
+        })
+    }
+
+    /// The upstreams that give no usable answer, by a wrong address or token for instance, which no breaker counts.
+    pub(super) fn failing_upstreams(
+        &self,
+        limits: &AlertsConfig,
+    ) -> impl Iterator<Item = (String, String)> {
+        let silence = self.silence().unwrap_or_default();
+        let is_silent = silence > limits.miner_silent.as_secs_f64();
+        let failing = self.failing_upstreams.iter();
+        // One cause, one alert.
+        let failing = failing.filter(move |(name, _)| name != MINER || !is_silent);
+        failing.map(|(name, reason)| {
+            let summary = format!(
+                "{name} gives no usable answer: {reason}; are its address, kind and token right? The log has the details"
+            );
+            (name.clone(), summary)
         })
     }
 

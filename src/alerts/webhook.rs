@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::Request;
 use hyper::header::CONTENT_TYPE;
+use hyper::{Request, Uri};
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::tracker::{Alert, Severity};
 use crate::config::WebhookKind;
 use crate::model::Timestamp;
-use crate::upstream::HttpClient;
+use crate::upstream::{HttpClient, first_line, unusable};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -26,14 +26,24 @@ pub(super) async fn deliver(
     at: Timestamp,
 ) -> Result<(), String> {
     // Read each time, so that a new address needs no restart; it is a line of a local file.
-    let text = std::fs::read_to_string(file).map(Zeroizing::new);
-    let text = text.map_err(|error| format!("webhook_file {}: {error}", file.display()))?;
-    let address = text.lines().next().unwrap_or_default().trim();
-    let request = message(address, kind, alert, node, at)?;
+    let address = address(file).map_err(|what| format!("webhook_file {what}"))?;
+    let request = message(&address, kind, alert, node, at)?;
     // A new one each time: messages are rare, and most servers have none to send.
-    let client = HttpClient::new(address, None)?;
+    let client = HttpClient::new(&address, None).map_err(|(_, what)| what)?;
     let answer = client.fetch(request, TIMEOUT).await;
     answer.map(drop).map_err(|error| error.to_string())
+}
+
+/// The address in the first line of a file. The error does not hold it.
+pub(super) fn address(file: &Path) -> Result<Zeroizing<String>, String> {
+    let address = first_line(file).map_err(|error| unusable(file, &error))?;
+    match address.parse::<Uri>() {
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => Ok(address),
+        _ => Err(format!(
+            "{}: its first line must be the webhook's http:// or https:// address",
+            file.display()
+        )),
+    }
 }
 
 fn message(

@@ -1,4 +1,5 @@
-//! The admin key file: the only file of the server with a key in plain text, readable by its owner only. The key becomes
+//! The admin key file, beside the database or where `--admin-key-file` names it: the only file of the server with a key in
+//! plain text, readable by its owner only. The key becomes
 //! invalid when another database is restored, or when it is revoked, rotated over HTTP, or edited; errors then name the
 //! command that creates a new one, `keys create --admin`.
 
@@ -7,6 +8,7 @@ use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use r3mes_edge::auth::{KeyRecord, KeyRequest, PlainKey, Scope, Scopes};
 use r3mes_edge::store::Actor;
@@ -19,9 +21,18 @@ use super::{Failure, Result, failed, files};
 pub(super) const RELOAD: &str =
     "start the server or send it SIGHUP (a service: systemctl reload r3mes-edge)";
 
+/// What `--admin-key-file` names.
+static NAMED: OnceLock<PathBuf> = OnceLock::new();
+
+/// Uses this file instead of the one beside the database.
+pub(super) fn name(file: PathBuf) {
+    let _ = NAMED.set(file);
+}
+
 /// The admin key file of `database`.
 pub(super) fn path(database: &Path) -> PathBuf {
-    database.with_added_extension("admin-key")
+    let beside = || database.with_added_extension("admin-key");
+    NAMED.get().cloned().unwrap_or_else(beside)
 }
 
 /// An error of the key file, with advice: the same text for the log, `doctor` and every command.
@@ -35,10 +46,15 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(database: &Path, is_refused: bool, what: impl Display) -> Self {
+        let named = NAMED.get().map(|file| {
+            let file = files::quoted(&files::absolute(file));
+            format!(" --admin-key-file {file}")
+        });
         let text = format!(
-            "the admin key in {} {what}; to mend it: as the database's owner or root run r3mes-edge keys create --admin --database {}, then {RELOAD}",
+            "the admin key in {} {what}; to mend it: as the database's owner or root run r3mes-edge keys create --admin --database {}{}, then {RELOAD}",
             path(database).display(),
-            files::quoted(&files::absolute(database))
+            files::quoted(&files::absolute(database)),
+            named.unwrap_or_default()
         );
         Self { is_refused, text }
     }
@@ -60,7 +76,7 @@ pub(super) fn read(database: &Path) -> Result<(PlainKey, Metadata), Problem> {
         if metadata.is_file() {
             file.take(1024).read_to_string(&mut text)?;
         }
-        let key = PlainKey::parse(text.trim());
+        let key = PlainKey::parse(text.trim_start_matches('\u{feff}').trim());
         let key = key.ok_or_else(|| io::Error::other("it does not hold an API key"))?;
         Ok((key, metadata))
     };
@@ -127,14 +143,17 @@ pub(super) async fn report(database: &Path) {
     }
 }
 
-/// Creates the first admin key if the database has none, and returns its file; otherwise adopts a new key in the file.
+/// Creates the first admin key if the database has none; otherwise adopts a new key in the file. Returns the file as long as
+/// the first key was not used: a start that fails, as its port is taken, may have been the first.
 ///
 /// The file is written and synced before the hash is stored: a crash in between leaves a key that is not valid yet, and
 /// the next start stores its hash. The other order could leave a database without an administrator.
 pub(super) async fn ensure(store: &SqliteStore, database: &Path) -> Result<Option<PathBuf>> {
     if store.has_admin_key().await? {
         adopt(store, database).await;
-        return Ok(None);
+        return Ok(is_first_and_unused(store, database)
+            .await?
+            .then(|| path(database)));
     }
     let path = path(database);
     let key = PlainKey::generate().map_err(failed)?;
@@ -145,11 +164,22 @@ pub(super) async fn ensure(store: &SqliteStore, database: &Path) -> Result<Optio
             path.display()
         ))),
         _ => {
-            let adopted = adopt_unknown(store, database, "first admin key").await;
+            let adopted = adopt_unknown(store, database, FIRST).await;
             let adopted = adopted.inspect_err(|problem| log::warn!("{problem}"));
             Ok(adopted.is_ok().then_some(path))
         }
     }
+}
+
+/// The name of the first key.
+const FIRST: &str = "first admin key";
+
+async fn is_first_and_unused(store: &SqliteStore, database: &Path) -> Result<bool> {
+    let Ok((key, _)) = read(database) else {
+        return Ok(false);
+    };
+    let record = store.key_by_hash(key.hash()).await?;
+    Ok(record.is_some_and(|key| key.name == FIRST && key.last_used.is_none()))
 }
 
 /// Stores the file's key if the database does not know it; logs that, or the file's error.

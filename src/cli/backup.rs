@@ -67,7 +67,7 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
     let Some(keep) = create.keep else {
         return Ok(());
     };
-    prune_backups(database, copied.file.parent(), keep.into(), clock.now())
+    prune_backups(database, &copied.file, keep.into(), clock.now())
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }
 

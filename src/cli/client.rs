@@ -159,8 +159,35 @@ async fn respond(config: &Config, request: Request<String>) -> Result<String> {
     })
 }
 
+/// What the lock file of a server at `address` holds: the address, and a line with its network.
+pub(super) fn announcement(address: &str) -> String {
+    format!("{address}\n{}", network().unwrap_or_default())
+}
+
+/// The network namespace of this process; none where there is no /proc.
+fn network() -> Option<String> {
+    let namespace = std::fs::read_link("/proc/self/ns/net").ok()?;
+    namespace.to_str().map(str::to_owned)
+}
+
+/// Refuses an address of another network namespace, a container's, say: another program may listen there in this one, and
+/// must not get the admin key.
+fn check_network(address: &str, database: &Path) -> Result {
+    let announced = std::fs::read_to_string(database.with_added_extension("lock"));
+    let announced = announced.unwrap_or_default();
+    match (announced.lines().nth(1), network()) {
+        (Some(server), Some(here)) if address.starts_with("http") && server != here => {
+            Err(Failure::Unavailable(format!(
+                "the server at {address} was not reached: it runs in another network (a container, say); run the command there, as with docker exec"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Sends a request to the server at `address` as an admin; retries if rate-limited for less than the deadline.
 async fn ask(address: &str, database: &Path, mut request: Request<String>) -> Result<Reply> {
+    check_network(address, database)?;
     let (key, _) = admin_key::read(database).map_err(failed)?;
     let key = key.reveal().parse().map_err(failed)?;
     request.headers_mut().insert("x-api-key", key);

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use r3mes_edge::config::Origin;
+use r3mes_edge::server;
 use serde_json::{Map, Value, json};
 
 use super::output::answer;
@@ -10,7 +11,9 @@ use super::{Failure, GlobalArgs, Result};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Check the configuration; the first error is shown with its position
+    /// Check the configuration, and the files, folders and addresses that it names; the first error is shown with its position
+    ///
+    /// It makes no request and may run beside the server. Run it as the server's user, whose permissions count.
     ///
     /// Exit code 2: the configuration has an error.
     ///
@@ -36,7 +39,11 @@ pub(super) fn run(command: &Command, global: &GlobalArgs, json: bool) -> Result 
 fn check(global: &GlobalArgs, json: bool) -> Result {
     let file = settings::find(global);
     let name = file.as_ref().map(|file| file.display().to_string());
-    let error = settings::read(global, file).err();
+    let error = settings::read(global, file).and_then(|settings| {
+        let checked = server::check(&settings.config);
+        checked.map_err(|error| settings.located(error))
+    });
+    let error = error.err();
     if json {
         let report = json!({ "valid": error.is_none(), "file": name, "error": error });
         println!("{report}");

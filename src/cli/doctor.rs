@@ -27,8 +27,9 @@ type Finding = (&'static str, String);
 /// What to do about the findings of a check.
 fn advice(check: &str) -> &'static str {
     match check {
+        "database" => "start the server, which creates it, or name the right one with --database",
         "files" => {
-            "start the server, which creates the database, or name the right one with --database"
+            "make them the server's user's alone, but copies may be root's; where there is no database, start the server, which creates it, or name the right one with --database"
         }
         "admin_key" => "make a key that works",
         "disk_free" => "create the folder, or free disk space: without it writes are rejected",
@@ -44,6 +45,7 @@ fn advice(check: &str) -> &'static str {
 pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     let config = &settings.config;
     let mut checks = vec![
+        ("files", database(config)),
         ("files", file_modes(config)),
         ("admin_key", admin_key(&config.database).await),
         ("disk_free", disk_free(config)),
@@ -77,29 +79,48 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     }
 }
 
+/// Whether there is a database, as far as this user may know.
+fn database(config: &Config) -> Vec<Finding> {
+    let shown = config.database.display();
+    match config.database.try_exists() {
+        Ok(true) => Vec::new(),
+        Ok(false) => vec![(PROBLEM, format!("there is no database at {shown}"))],
+        Err(error) => vec![(PROBLEM, format!("{shown} was not checked: {error}"))],
+    }
+}
+
 /// Whether only their owner, the user of the server, can use the database and its copies.
 fn file_modes(config: &Config) -> Vec<Finding> {
     let database = &config.database;
     let Ok(metadata) = std::fs::metadata(database) else {
-        let found = format!("there is no database at {}", database.display());
-        return vec![(PROBLEM, found)];
+        return Vec::new();
     };
-    let mut files = vec![database.clone(), admin_key::path(database)];
+    let beside = ["-wal", "-shm", ".lock"].map(|suffix| {
+        let mut name = database.clone().into_os_string();
+        name.push(suffix);
+        name.into()
+    });
+    let key = admin_key::path(database);
+    let own = [database.clone(), key].into_iter().chain(beside);
     let copies = store::backups(database, config.backup.folder());
-    files.extend(copies.unwrap_or_default().into_iter().map(|(_, copy)| copy));
+    let copies = copies.unwrap_or_default().into_iter().map(|(_, copy)| copy);
     let owner = metadata.uid();
-    let check = |file: PathBuf| {
+    let check = |file: PathBuf, by_root: bool| {
         let metadata = std::fs::metadata(&file).ok()?;
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
         let size = mebibytes(metadata.len());
         let (status, what) = match mode & 0o077 {
-            0 if user == owner => (GOOD, format!("has mode {mode:04o} and {size}")),
+            0 if user == owner || (by_root && user == 0) => {
+                (GOOD, format!("has mode {mode:04o} and {size}"))
+            }
             0 => (PROBLEM, format!("belongs to user {user}: chown {owner} it")),
             _ => (PROBLEM, format!("has mode {mode:04o}: chmod 600 it")),
         };
         Some((status, format!("{shown} {what}")))
     };
-    files.into_iter().filter_map(check).collect()
+    let own = own.filter_map(|file| check(file, false));
+    own.chain(copies.filter_map(|copy| check(copy, true)))
+        .collect()
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -108,7 +129,7 @@ fn mebibytes(bytes: u64) -> String {
 
 /// Whether the key in the admin key file works.
 async fn admin_key(database: &Path) -> Vec<Finding> {
-    if !database.exists() {
+    if !database.try_exists().unwrap_or(false) {
         return Vec::new();
     }
     vec![match timeout(TIMEOUT, admin_key::check(database)).await {
@@ -173,7 +194,7 @@ fn listeners(config: &Config) -> Vec<Finding> {
 async fn server(database: &Path) -> Vec<Finding> {
     let file = database.with_added_extension("lock");
     let address = std::fs::read_to_string(file).unwrap_or_default();
-    let address = address.trim();
+    let address = address.lines().next().unwrap_or_default();
     if !address.starts_with("http://") && client::socket_path(address).is_none() {
         return vec![(GOOD, "none runs on this database".to_owned())];
     }

@@ -123,6 +123,7 @@ mod tests {
             config: None,
             listen: Vec::new(),
             database: None,
+            admin_key_file: None,
         }
     }
 

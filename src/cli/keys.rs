@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::admin_key::{self, RELOAD};
 use super::client::{self, Client};
-use super::output::{answer, note};
+use super::output::{answer, check_open, note};
 use super::{Failure, Result, failed, path_segment};
 
 #[derive(Subcommand)]
@@ -96,6 +96,7 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
             if create.admin && create.expires.is_none() {
                 return create_admin(&create, client).await;
             }
+            check_open()?;
             print(post(client, "/api/keys", &create).await?, client, None)
         }
         Command::List { wallet } => {
@@ -178,6 +179,7 @@ async fn create_admin(create: &Create, client: &Client) -> Result {
 async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(client, id).await? {
+        check_open()?;
         let new = post(client, &path, &json!({ "grace_seconds": grace })).await?;
         return print(new, client, None);
     }

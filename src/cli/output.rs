@@ -4,19 +4,26 @@
 use std::collections::HashMap;
 use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, IsTerminal, Write, stdout};
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::{Failure, Result};
 
 /// Why lines are not written any more.
 static BROKEN: OnceLock<ErrorKind> = OnceLock::new();
+/// Whether the answer has begun.
+static BEGUN: AtomicBool = AtomicBool::new(false);
 
 /// What `println!` is in this program: if a line cannot be written the command completes, and [`all_written`] then makes it
 /// a failure.
 pub(super) fn line(text: Arguments<'_>) {
+    BEGUN.store(true, Ordering::Relaxed);
     if BROKEN.get().is_none()
         && let Err(error) = writeln!(stdout().lock(), "{text}")
     {
@@ -31,6 +38,33 @@ pub(super) fn answer(json: bool, value: impl Display, text: impl Display) -> Res
         false => println!("{text}"),
     }
     Ok(())
+}
+
+/// Prints why a command failed as JSON, unless its answer has begun: that is one value.
+pub(super) fn failure(code: u8, text: impl Display) {
+    if !BEGUN.load(Ordering::Relaxed) {
+        println!(
+            "{}",
+            json!({ "error": { "message": text.to_string(), "exit_code": code } })
+        );
+    }
+}
+
+/// Refuses to go on where stdout was closed by the caller: it is /dev/null then, opened by the standard library to read and
+/// write, and what is printed is lost without an error.
+pub(super) fn check_open() -> Result {
+    let is_null = rustix::fs::fstat(stdout()).is_ok_and(|stdout| {
+        let null = std::fs::metadata("/dev/null");
+        null.is_ok_and(|null| null.rdev() == stdout.st_rdev)
+    });
+    let flags = rustix::fs::fcntl_getfl(stdout());
+    match is_null && flags.is_ok_and(|flags| flags.contains(OFlags::RDWR)) {
+        true => Err(Failure::Failed(
+            "standard output is closed, and the key, which is shown only now, would be lost: nothing was made"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// A line on stderr, which may be closed too: what was done stays done.

@@ -1,14 +1,21 @@
 //! SIGHUP: reloads the configuration and applies the settings that can change while the server runs.
 
+use std::path::PathBuf;
+
 use r3mes_edge::{Config, EdgeServer};
 
 use super::{GlobalArgs, Result, failed, logging, settings};
 
-/// Reloads the configuration and applies what it can; with an error in it nothing changes.
+/// Reloads the configuration and applies what it can; with an error in it, or without its file, nothing changes.
 ///
-/// `in_force` is the configuration in use; changes that need a restart are logged at each reload until then.
-pub(super) async fn reload(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) {
-    match apply(global, in_force, server).await {
+/// `file` is where it was read from, `in_force` is the configuration in use; changes that need a restart are logged at each reload until then.
+pub(super) async fn reload(
+    global: &GlobalArgs,
+    file: &mut Option<PathBuf>,
+    in_force: &mut Config,
+    server: &EdgeServer,
+) {
+    match apply(global, file, in_force, server).await {
         // A warning, so that the sender of the signal sees it at a higher log level too.
         Ok(changes) => log::warn!("configuration reloaded: {changes}"),
         Err(error) => {
@@ -17,10 +24,17 @@ pub(super) async fn reload(global: &GlobalArgs, in_force: &mut Config, server: &
     }
 }
 
-async fn apply(global: &GlobalArgs, in_force: &mut Config, server: &EdgeServer) -> Result<String> {
-    let global = global.clone();
-    let loaded = tokio::task::spawn_blocking(move || settings::load(&global)).await;
-    let config = loaded.map_err(failed)??.resolve().config;
+async fn apply(
+    global: &GlobalArgs,
+    file: &mut Option<PathBuf>,
+    in_force: &mut Config,
+    server: &EdgeServer,
+) -> Result<String> {
+    let (global, before) = (global.clone(), file.clone());
+    let loaded = tokio::task::spawn_blocking(move || settings::reload(&global, before)).await;
+    let loaded = loaded.map_err(failed)??.resolve();
+    *file = loaded.file;
+    let config = loaded.config;
     let changes = in_force.changes(&config).map_err(failed)?;
     server.reload(&config);
     logging::set_level(&config.log.level);

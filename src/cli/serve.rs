@@ -5,7 +5,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
-use r3mes_edge::EdgeServer;
+use r3mes_edge::{EdgeServer, upstream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::settings::Settings;
@@ -14,10 +14,22 @@ use super::{
 };
 
 pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
-    let Settings { config, file, .. } = settings;
+    // Before a database is created.
+    upstream::check(&settings.config).map_err(|error| settings.located(error))?;
+    let Settings {
+        config,
+        mut file,
+        ignored,
+        ..
+    } = settings;
     logging::start(&config.log, &config.log.level);
     if let Some(file) = &file {
         log::info!("configuration from {}", file.display());
+    }
+    for variable in ignored {
+        log::debug!(
+            "{variable} is ignored: Kubernetes and Docker set such variables, and no setting has this name"
+        );
     }
     // Before anything else: an early signal stops the server as gracefully as a late one.
     let handler = |kind| {
@@ -35,7 +47,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
         _ = interrupt.recv() => return Ok(()),
     };
     let database = config.database.clone();
-    let first_key = admin_key::ensure(&store, &database).await?;
+    let unused_key = admin_key::ensure(&store, &database).await?;
     let mut running = config.clone();
     let server = EdgeServer::builder(config, Arc::clone(&store) as _);
     let server = server.start().await?;
@@ -45,7 +57,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     let mut addresses = listeners.into_iter().map(client::local_address);
     let address = addresses.next().unwrap_or_default();
     store
-        .announce(&address)
+        .announce(&client::announcement(&address))
         .map_err(|error| Failure::Failed(format!("the lock file was not written: {error}")))?;
     let (version, shown) = (env!("CARGO_PKG_VERSION"), database.display());
     let serving = format!("r3mes-edge {version} serves {shown} on {address}");
@@ -53,7 +65,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     for other in addresses {
         log::info!("it also serves on {other}");
     }
-    if let Some(file) = &first_key {
+    if let Some(file) = &unused_key {
         println!("{}", next_steps(&address, file));
     }
     notify::send(&format!("READY=1\nSTATUS={serving}"));
@@ -64,7 +76,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                reload::reload(global, &mut running, &server).await;
+                reload::reload(global, &mut file, &mut running, &server).await;
                 admin_key::adopt(&store, &database).await;
             }
             () = &mut trimming => break,
@@ -92,7 +104,7 @@ fn raise_file_limit() {
     }
 }
 
-/// The commands to paste after the first start.
+/// The commands to paste as long as the first key was not used.
 fn next_steps(address: &str, key_file: &Path) -> String {
     let (curl, address) = match client::socket_path(address) {
         Some(socket) => (

@@ -2,6 +2,7 @@
 //! it is safe.
 
 use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,9 +22,17 @@ pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) file: Option<PathBuf>,
     pub(super) origins: Origins,
+    /// Variables that an orchestrator sets.
+    pub(super) ignored: Vec<String>,
 }
 
 impl Settings {
+    /// Adds to an error where its setting comes from.
+    pub(super) fn located(&self, error: ConfigError) -> ConfigError {
+        let origin = self.origins.of(&error.key);
+        ConfigError { origin, ..error }
+    }
+
     /// Follows symbolic links to the real database, before other names are derived from its own.
     pub(super) fn resolve(mut self) -> Self {
         self.config.database = real_path(&self.config.database);
@@ -41,19 +50,18 @@ pub(super) fn read(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Setting
     let mut loader = Loader::default();
     if let Some(file) = &file {
         let name = file.display().to_string();
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
-            origin: Origin::Named { name: name.clone() },
-            key: String::new(),
-            message: error.to_string(),
-        })?;
+        let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
         loader.file(&name, &text)?;
     }
     let mut environment: Vec<_> = std::env::vars_os().collect();
     environment.sort();
+    let mut ignored = Vec::new();
     for (variable, value) in &environment {
         let variable = variable.to_string_lossy();
-        if let Some(key) = variable.strip_prefix("R3MES_EDGE_") {
-            loader.set(key, value, &variable)?;
+        match variable.strip_prefix("R3MES_EDGE_") {
+            Some(name) if is_injected(name) => ignored.push(variable.into_owned()),
+            Some(key) => loader.set(key, value, &variable)?,
+            None => {}
         }
     }
     if !global.listen.is_empty() {
@@ -70,14 +78,67 @@ pub(super) fn read(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Setting
         config,
         file,
         origins,
+        ignored,
     })
+}
+
+/// Loads it again from the file that it was read from, which must still be there and safe; without one, as at the start.
+pub(super) fn reload(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Settings, ConfigError> {
+    match file {
+        Some(file) if global.config.is_none() && !is_safe(&file) => {
+            let what = "is not yours, or others can write it: chown it and chmod go-w it";
+            Err(ConfigError {
+                origin: named(&file),
+                key: String::new(),
+                message: what.to_owned(),
+            })
+        }
+        Some(file) => read(global, Some(file)),
+        None => load(global),
+    }
+}
+
+fn named(file: &Path) -> Origin {
+    let name = file.display().to_string();
+    Origin::Named { name }
+}
+
+/// Why a file was not read, and what to do.
+fn unreadable(file: &Path, error: &io::Error) -> ConfigError {
+    let advice = match error.kind() {
+        ErrorKind::NotFound => "name one that exists with --config, or write one with init",
+        ErrorKind::PermissionDenied => {
+            "run this as a user who may read it, or name another with --config"
+        }
+        ErrorKind::InvalidData => "save it as UTF-8",
+        _ => "name another with --config",
+    };
+    ConfigError {
+        origin: named(file),
+        key: String::new(),
+        message: format!("{error}; {advice}"),
+    }
+}
+
+/// Whether Kubernetes (for each Service) or Docker (for each link) sets a variable of this name where a service is called
+/// `r3mes-edge`, or begins so; the name is that after `R3MES_EDGE_`.
+fn is_injected(name: &str) -> bool {
+    let name = format!("_{name}");
+    let of_link = name == "_NAME" || name.starts_with("_ENV_");
+    let of_service = name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_");
+    of_link || (of_service && !name.contains("__"))
 }
 
 /// The file that is named, or the first of the default ones that exists and is safe.
 pub(super) fn find(global: &GlobalArgs) -> Option<PathBuf> {
     let default = [HERE, SYSTEM].map(PathBuf::from);
     let mut default = default.into_iter();
-    let found = || default.find(|file| file.exists() && is_safe(file));
+    // Where it is not known whether there is one, reading it gives the reason.
+    let may_exist = |file: &PathBuf| file.try_exists().unwrap_or(true);
+    let found = || default.find(|file| may_exist(file) && is_safe(file));
     global.config.clone().or_else(found)
 }
 
@@ -85,11 +146,36 @@ pub(super) fn find(global: &GlobalArgs) -> Option<PathBuf> {
 fn is_safe(file: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     let metadata = std::fs::metadata(file);
-    let is_own = metadata.is_ok_and(|file| file.uid() == me && file.mode() & 0o022 == 0);
+    let is_own = metadata.map_or(true, |file| file.uid() == me && file.mode() & 0o022 == 0);
     if !is_own && file == HERE {
         note(format!(
             "r3mes-edge: warning: {HERE} is skipped, as it is not yours or others can write it; name it with --config to use it anyway"
         ));
     }
     is_own || file == SYSTEM
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_setting_has_a_name_that_an_orchestrator_sets() {
+        for (key, _) in Config::default().settings().unwrap() {
+            let name = key.to_uppercase().replace('.', "__");
+            assert!(!is_injected(&name), "{name}");
+        }
+        for name in [
+            "SERVICE_HOST",
+            "METRICS_SERVICE_PORT_HTTP",
+            "PORT",
+            "NAME",
+            "ENV_A__B",
+        ] {
+            assert!(is_injected(name), "{name}");
+        }
+        for name in ["CHAT__PORT", "IMPORT", "PORTS", "SERVICE", "HOST", "NAMES"] {
+            assert!(!is_injected(name), "{name}");
+        }
+    }
 }

@@ -38,13 +38,24 @@ pub(super) fn metrics(command: &Metrics, json: bool) -> Result {
     }
 }
 
-pub(super) fn completions(shell: Shell, mut command: clap::Command, json: bool) -> Result {
+pub(super) fn completions(shell: Shell, command: clap::Command, json: bool) -> Result {
     let mut script = Vec::new();
-    generate(shell, &mut command, "r3mes-edge", &mut script);
+    // The states of bash's script are named by the program, and those of a name with a hyphen are named in two ways
+    // (clap_complete 4.6): none is found after the first word.
+    let name = if shell == Shell::Bash {
+        "r3mes_edge"
+    } else {
+        NAME
+    };
+    generate(shell, &mut command.name(name), name, &mut script);
     let script = String::from_utf8_lossy(&script);
+    let script = script.replace(" -o default r3mes_edge\n", &format!(" -o default {NAME}\n"));
     let shown = json!({ "shell": shell.to_string(), "script": script });
     answer(json, shown, script.trim_end())
 }
+
+/// The program's name, as it is typed.
+const NAME: &str = "r3mes-edge";
 
 pub(super) fn version(json: bool) -> Result {
     let version = env!("CARGO_PKG_VERSION");

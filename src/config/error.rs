@@ -52,7 +52,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(origin: Origin, key: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(origin: Origin, key: &str, message: impl Into<String>) -> Self {
         Self {
             origin,
             key: key.to_owned(),

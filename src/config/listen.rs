@@ -89,6 +89,30 @@ impl Serialize for Listen {
     }
 }
 
+/// Two addresses of which only one can be bound, and what to do.
+pub(super) fn repeated(listen: &[Listen]) -> Option<String> {
+    let mut pairs = listen.iter().enumerate().flat_map(|(at, one)| {
+        let others = &listen[at + 1..];
+        others.iter().map(move |other| (one, other))
+    });
+    let (one, other) = pairs.find(|(one, other)| is_same_place(one, other))?;
+    Some(format!(
+        "{one} and {other} are the same place; name it once"
+    ))
+}
+
+fn is_same_place(one: &Listen, other: &Listen) -> bool {
+    let (Some(one), Some(other)) = (one.address(), other.address()) else {
+        return one == other;
+    };
+    let (a, b) = (one.ip(), other.ip());
+    let is_covered = a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+    // Port 0 is another one each time.
+    one.port() == other.port()
+        && one.port() != 0
+        && (is_covered || a.to_canonical() == b.to_canonical())
+}
+
 /// Reads one text, in which commas separate several addresses, or an array.
 pub(super) fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Listen>, D::Error> {
     let texts = match Value::deserialize(from)? {
@@ -125,6 +149,32 @@ mod tests {
             let config = Config::read("listen = \"10.0.0.1:1\"", [("LISTEN", &*setting)]).unwrap();
             let read: Vec<_> = config.listen.iter().map(Listen::to_string).collect();
             assert_eq!(read, all, "{setting}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_named_twice_is_refused() {
+        for twice in [
+            ["127.0.0.1:8000", "127.0.0.1:8000"],
+            ["0.0.0.0:8000", "127.0.0.1:8000"],
+            ["[::1]:8000", "[::]:8000"],
+            ["[::ffff:127.0.0.1]:8000", "127.0.0.1:8000"],
+            ["unix:/run/edge.sock", "unix:/run/edge.sock"],
+        ] {
+            let error = read(&format!("{twice:?}")).unwrap_err();
+            assert!(
+                error.contains("are the same place; name it once"),
+                "{error}"
+            );
+        }
+        for two in [
+            ["127.0.0.1:8000", "127.0.0.1:8001"],
+            ["127.0.0.1:8000", "127.0.0.2:8000"],
+            ["127.0.0.1:0", "127.0.0.1:0"],
+            ["0.0.0.0:8000", "[::]:8000"],
+            ["unix:/run/a.sock", "unix:/run/b.sock"],
+        ] {
+            assert!(read(&format!("{two:?}")).is_ok(), "{two:?}");
         }
     }
 

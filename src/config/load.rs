@@ -147,8 +147,14 @@ impl Loader {
             let key = found.path().to_string();
             error(&key, describe(&found.inner().to_string(), &key))
         })?;
-        let valid = config.validate();
-        valid.map_err(|found| error(&found.key, found.message))?;
+        config.validate().map_err(|found| {
+            let mut error = error(&found.key, found.message);
+            if error.origin == Origin::Default {
+                // A default is invalid only beside certain inference servers.
+                error.origin = self.origins.nearest("inference");
+            }
+            error
+        })?;
         Ok((config, self.origins))
     }
 }
@@ -178,10 +184,32 @@ fn is_inside(key: &str, outer: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-/// serde's message; that of an unknown key with the nearest known one.
+/// serde's message as what the value must be; that of an unknown key with the nearest known one.
 fn describe(message: &str, key: &str) -> String {
     if !message.starts_with("unknown field") {
-        return message.to_owned();
+        let found = [
+            "invalid type: ",
+            "invalid value: ",
+            "invalid length ",
+            "unknown variant ",
+        ];
+        let found = found.iter().find_map(|kind| message.strip_prefix(kind));
+        let Some((found, expected)) = found.and_then(|found| found.split_once(", expected "))
+        else {
+            return message.to_owned();
+        };
+        let expected = match expected {
+            "usize" | "u32" => "a whole number, 0 or more",
+            "f64" => "a number",
+            "a boolean" => "true or false",
+            "a string" | "path string" | "a borrowed string" => "a text in quotes",
+            "a sequence" => "a list in brackets",
+            "string or map" => "one of the words that the example lists",
+            "a map" => "a section",
+            section if section.starts_with("struct ") => "a section",
+            words => words,
+        };
+        return format!("must be {expected}, not {found}");
     }
     let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
     let (section, unknown) = key.rsplit_once('.').unwrap_or(("", key));

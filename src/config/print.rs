@@ -132,21 +132,25 @@ mod tests {
         }
     }
 
+    /// A name with every character that TOML treats in its own way.
+    const LABEL: &str = "[a-zA-Z0-9\"'\\\\#=.,\\[\\]{}ü☀]{1,9}";
+
     proptest! {
         #[test]
         fn a_printed_configuration_reads_back_as_the_same(
-            words in prop::collection::vec(any::<String>(), 5),
-            list in prop::collection::vec(any::<String>(), 0..3),
-            adapters in prop::collection::btree_map(any::<String>(), prop::collection::vec(any::<String>(), 0..3), 0..3),
+            words in prop::collection::vec(LABEL, 5),
+            list in prop::collection::vec(LABEL, 0..3),
+            path in "\\PC{1,9}|\n|\u{7f}",
+            adapters in prop::collection::btree_map(LABEL, prop::collection::vec(LABEL, 0..3), 0..3),
             price in 1..1_000_000_000i64,
-            (open, rate) in (any::<u32>(), 0.0..=1.0),
+            (open, rate) in (1..=u32::MAX, 0.0..=1.0),
             nodes in 0..3usize,
         ) {
             let mut config = Config::default();
             config.chat.price = crate::model::Credits::from_micro(price);
             config.chat.default_adapter.clone_from(&words[0]);
-            config.miner.worker.clone_from(&words[1]);
-            config.database = words[2].clone().into();
+            config.miner.worker = format!("worker-{nodes}");
+            config.database = path.into();
             config.chain.ca_file = Some(words[3].clone().into());
             config.auth.hosts = vec!["edge.example".to_owned()];
             config.auth.public_reads = Some(nodes == 0);
@@ -161,7 +165,7 @@ mod tests {
                     url: "http://127.0.0.1:1".to_owned(),
                     model: words[4].clone(),
                     in_flight: (at > 0).then_some(at),
-                    adapters: list.clone(),
+                    adapters: [&list[..], &words[..1]].concat(),
                     ca_file: None,
                     api_key_file: Some("key".into()),
                 });

@@ -65,10 +65,25 @@ impl FromStr for Proxy {
         if text == "unix" {
             return Ok(Self::Unix);
         }
-        let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
-        network.map(Self::Network).map_err(|_| {
+        // Of a connection from IPv4 to an IPv6 socket, too, the address is compared as IPv4's.
+        let address = |address: IpAddr| IpNet::from(address.to_canonical());
+        let network = text.parse().or_else(|_| text.parse().map(address));
+        let network: IpNet = network.map_err(|_| {
             format!("invalid proxy {text:?}; use 127.0.0.1, 10.0.0.0/8, or unix for Unix sockets")
-        })
+        })?;
+        let whole = network.trunc();
+        if whole != network {
+            let address = network.addr();
+            return Err(format!(
+                "{text:?} is an address in a network; use {address} for that alone, or {whole} for all of it"
+            ));
+        }
+        if network.addr().to_canonical().is_ipv4() != network.addr().is_ipv4() {
+            return Err(format!(
+                "{text:?} is a network of IPv4 addresses; write it as one, 10.0.0.0/8"
+            ));
+        }
+        Ok(Self::Network(network))
     }
 }
 
@@ -98,6 +113,7 @@ mod tests {
             "127.0.0.1",
             Peer::Address("::ffff:127.0.0.1".parse().unwrap())
         ));
+        assert!(is("::ffff:127.0.0.1", local));
         // The address that a Unix socket's rates go by makes its peer no proxy.
         assert!(!is("127.0.0.1", Peer::Unix) && !is("unix", local) && !is("127.0.0.2", local));
         for text in [
@@ -106,8 +122,22 @@ mod tests {
             "localhost",
             "127.0.0.1:80",
             "10.0.0.0/33",
+            "::ffff:10.0.0.0/104",
         ] {
             assert!(text.parse::<Proxy>().is_err(), "{text}");
+        }
+        for (text, right) in [
+            (
+                "10.0.0.5/8",
+                "use 10.0.0.5 for that alone, or 10.0.0.0/8 for all of it",
+            ),
+            (
+                "fd00::1/8",
+                "use fd00::1 for that alone, or fd00::/8 for all of it",
+            ),
+        ] {
+            let error = text.parse::<Proxy>().unwrap_err();
+            assert!(error.ends_with(right), "{error}");
         }
     }
 }

@@ -24,6 +24,10 @@ section! {
         health: Option<Rate> as "rate" = per_minute(600);
         /// Wrong credentials, by address only.
         failures: Option<Rate> as "rate" = per_minute(20);
+        /// The operator's page and its files.
+        page: Option<Rate> as "rate" = per_minute(600);
+        /// Requests without a route: unknown paths, methods and hosts, pages of other origins; by address only.
+        refused: Option<Rate> as "rate" = per_minute(120);
     }
 }
 
@@ -48,6 +52,8 @@ impl RatesConfig {
             RateClass::Read => &mut self.read,
             RateClass::Health => &mut self.health,
             RateClass::Failures => &mut self.failures,
+            RateClass::Page => &mut self.page,
+            RateClass::Refused => &mut self.refused,
         }
     }
 

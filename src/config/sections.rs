@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::validate::{is_host, is_narrow, is_origin};
+use super::validate::LABEL;
+use super::validate::{is_host, is_label, is_narrow, is_origin};
 use super::{Peer, Proxy};
 use crate::model::section::section;
 use crate::model::{Credits, units};
 
 /// What counts permits or sizes a table: tokio panics on a semaphore that is too large.
 pub(super) const COUNT: std::ops::RangeInclusive<usize> = 1..=1_000_000;
+
+/// No time at all would end everything before it began.
+pub(super) const TIMEOUT: std::ops::RangeFrom<Duration> = Duration::from_millis(1)..;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -35,15 +39,17 @@ section! {
         /// Bytes of a body of OpenAI's API, which carries whole conversations and pictures.
         v1_body: usize as "units::size" = 2 << 20;
         /// For the whole request head, and for the pause between requests on one connection.
-        header_timeout: Duration as "units::duration" = seconds(10);
+        header_timeout: Duration as "units::duration" = seconds(10), in TIMEOUT;
         /// For the whole body.
-        body_timeout: Duration as "units::duration" = seconds(30);
+        body_timeout: Duration as "units::duration" = seconds(30), in TIMEOUT;
         /// For a client to read some of its answer.
-        write_timeout: Duration as "units::duration" = seconds(30);
+        write_timeout: Duration as "units::duration" = seconds(30), in TIMEOUT;
         /// For the answer to anything but chat.
-        request_timeout: Duration as "units::duration" = seconds(30);
+        request_timeout: Duration as "units::duration" = seconds(30), in TIMEOUT;
         /// For requests in flight at shutdown.
         shutdown_grace: Duration as "units::duration" = seconds(30);
+        /// Different workers of one wallet; samples of a further one are refused with 409.
+        workers_per_wallet: usize = 1000, in COUNT;
     }
 }
 
@@ -67,7 +73,7 @@ section! {
         /// How long the key of a wallet login is valid.
         login_ttl: Duration as "units::duration" = seconds(3600), in seconds(60)..;
         /// Active keys of one wallet at most.
-        max_keys_per_wallet: usize = 10;
+        max_keys_per_wallet: usize = 10, in COUNT;
     }
 }
 
@@ -87,19 +93,19 @@ section! {
         /// Characters of a message at most.
         max_message: usize = 10_000, in 1..;
         /// The adapter of a message that names none and matches no keyword.
-        default_adapter: String = "general".to_owned();
+        default_adapter: String = "general".to_owned(), where |name| is_label(name) => LABEL;
         /// Chats in flight at one inference server whose own `in_flight` is not set, until llama.cpp says how many slots it has.
         in_flight: usize = 4, in COUNT;
         /// Chats that may queue for it.
         queue: usize = 16, in 0..=1_000_000;
         /// Until the head of a streamed answer; the server may have to load its model first.
-        head_timeout: Duration as "units::duration" = seconds(300);
+        head_timeout: Duration as "units::duration" = seconds(300), in TIMEOUT;
         /// From then until the first text, and for a slot; anything the server sends renews it.
-        first_text_timeout: Duration as "units::duration" = seconds(120);
+        first_text_timeout: Duration as "units::duration" = seconds(120), in TIMEOUT;
         /// Between two texts; anything the server sends renews it.
-        idle_timeout: Duration as "units::duration" = seconds(60);
+        idle_timeout: Duration as "units::duration" = seconds(60), in TIMEOUT;
         /// For the whole answer, from when a server is asked; all the others are within it.
-        answer_timeout: Duration as "units::duration" = seconds(1800);
+        answer_timeout: Duration as "units::duration" = seconds(1800), in TIMEOUT;
     }
 }
 
@@ -196,4 +202,20 @@ pub enum WebhookKind {
     Discord,
     /// A text, with its title and priority as headers.
     Ntfy,
+}
+
+section! {
+    /// For clients of the R3MES backend that cannot read what its figures may be here.
+    CompatConfig {
+        /// Whether figures that were never reported are 0 instead of null on the paths of the R3MES backend; its dashboard
+        /// fails at a null.
+        unknown_as_zero: bool = false;
+    }
+}
+
+impl CompatConfig {
+    /// A figure as clients read it.
+    pub(crate) fn unknown<T: Default>(&self, figure: Option<T>) -> Option<T> {
+        figure.or_else(|| self.unknown_as_zero.then(T::default))
+    }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::sections::COUNT;
-use super::validate::{is_name, wrong_address, wrong_base, wrong_inference_base};
+use super::sections::{COUNT, TIMEOUT};
+use super::validate::{LABEL, is_label, is_name, wrong_address, wrong_base, wrong_inference_base};
 use crate::model::section::section;
 use crate::model::{Wallet, units};
 
@@ -30,11 +30,11 @@ section! {
         /// `http://host:port` or `https://host:port`, without the `/v1` of OpenAI's API.
         url: String = String::new(), check |url| wrong_inference_base(url);
         /// The model to ask for; where empty, the first that `/v1/models` names.
-        model: String = String::new();
+        model: String = String::new(), where |name| name.is_empty() || is_label(name) => LABEL;
         /// Chats in flight at it; where not set, as many as llama.cpp says it has slots, else `chat.in_flight`.
         in_flight: Option<usize> = None, where |slots| slots.is_none_or(|slots| COUNT.contains(&slots)) => "must be from 1 to 1000000";
         /// The adapters it serves; where empty, the default adapter.
-        adapters: Vec<String> = Vec::new();
+        adapters: Vec<String> = Vec::new(), each is_label => LABEL;
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
         /// A file whose first line is its Bearer token; read at start.
@@ -72,11 +72,11 @@ section! {
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
         /// For one answer of the chain.
-        timeout: Duration as "units::duration" = Duration::from_secs(2);
+        timeout: Duration as "units::duration" = Duration::from_secs(2), in TIMEOUT;
         /// How old an answer may be that is served while the chain is down.
         stale_if_error: Duration as "units::duration" = Duration::from_secs(3600);
         /// How old the newest block may be before the chain counts as halted.
-        max_block_age: Duration as "units::duration" = Duration::from_secs(60);
+        max_block_age: Duration as "units::duration" = Duration::from_secs(60), in TIMEOUT;
     }
 }
 
@@ -86,14 +86,14 @@ section! {
 pub enum MinerKind {
     /// `/stats` of the R3MES miner engine.
     R3mes,
-    /// `/2/summary` of XMRig.
+    /// `/2/summary` of XMRig and of miners with the same summary, in hashes a second, or of xmrig-proxy, in kilohashes.
     Xmrig,
 }
 
 section! {
     /// The miner on this machine.
     MinerConfig {
-        /// Its statistics page; where not set, discovery tries the conventional one.
+        /// Its statistics page, without a path the usual one of its kind; where not set, discovery tries the conventional one.
         url: Option<String> = None, check |url| url.as_deref().and_then(wrong_address);
         /// For https (feature `tls`): a PEM file of the only authorities to trust; where not set, those that browsers trust.
         ca_file: Option<PathBuf> = None;
@@ -102,7 +102,8 @@ section! {
         /// Whose miner it is; without a wallet nothing can be recorded.
         wallet: Option<Wallet> = None;
         /// Its name among the wallet's miners.
-        worker: String = "local".to_owned();
+        worker: String = "local".to_owned(),
+            where |name| is_name(name) && name.len() <= 64 => "must be 1 to 64 letters, digits, dots, dashes or underscores";
         /// How often the page is polled.
         every: Duration as "units::duration" = Duration::from_secs(10), in Duration::from_secs(1)..;
         /// A file whose first line is the page's Bearer token.

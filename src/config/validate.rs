@@ -2,9 +2,10 @@
 //! of single keys in their sections need.
 
 use hyper::Uri;
+use hyper::http::uri::Authority;
 use ipnet::IpNet;
 
-use super::{Config, ConfigError, Origin, Proxy};
+use super::{AdapterConfig, Config, ConfigError, InferenceConfig, Origin, Proxy};
 
 const HTTP_URL: &str = "must be an http:// or https:// address with a host";
 
@@ -22,11 +23,50 @@ impl Config {
                 Some((format!("inference[{at}].{key}"), message))
             })
         };
-        match self.invalid().or_else(in_node) {
+        let in_adapter = || self.adapters.iter().find_map(wrong_adapter);
+        let unserved = || self.unserved_default();
+        let invalid = self.invalid().or_else(in_node).or_else(in_adapter);
+        match invalid.or_else(unserved) {
             Some((key, message)) => Err(ConfigError::new(Origin::Default, &key, message)),
             None => Ok(()),
         }
     }
+}
+
+impl Config {
+    /// The default adapter has to be one of those that are served, or every message that names none would fail.
+    fn unserved_default(&self) -> Option<(String, String)> {
+        let default = &self.chat.default_adapter;
+        let served =
+            |node: &InferenceConfig| node.adapters.is_empty() || node.adapters.contains(default);
+        if self.inference.is_empty() || self.inference.iter().any(served) {
+            return None;
+        }
+        let names = self.inference.iter().flat_map(|node| &node.adapters);
+        let names: Vec<_> = names.map(String::as_str).collect();
+        let message = format!(
+            "no inference server serves {default:?}: name one of {}, or add it to the adapters of a server",
+            names.join(", ")
+        );
+        Some(("chat.default_adapter".to_owned(), message))
+    }
+}
+
+/// What is wrong with an adapter: its name, or a word that would be in every message or none.
+fn wrong_adapter((name, adapter): (&String, &AdapterConfig)) -> Option<(String, String)> {
+    if !is_label(name) {
+        return Some(("adapters".to_owned(), format!("{name:?}: {LABEL}")));
+    }
+    let at = adapter.keywords.iter().position(|word| !is_label(word))?;
+    Some((format!("adapters.{name}.keywords[{at}]"), LABEL.to_owned()))
+}
+
+/// What [`is_label`] asks for.
+pub(super) const LABEL: &str = "must be a text of one line, not empty, without spaces around it";
+
+/// Whether a name can be shown and compared as it is.
+pub(super) fn is_label(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && !text.contains(char::is_control)
 }
 
 /// Whether no network that one operator has is wider: 10.0.0.0/8 and fc00::/7 are the widest private ones.
@@ -71,6 +111,12 @@ pub(super) fn wrong_address(text: &str) -> Option<String> {
     let (Some("http" | "https"), Some(_)) = (url.scheme_str(), url.host()) else {
         return Some(HTTP_URL.to_owned());
     };
+    let authority = url.authority().map_or("", Authority::as_str);
+    let address = authority.rsplit('@').next().unwrap_or_default();
+    let has_port = address.len() > url.host().map_or(0, str::len);
+    if has_port && !matches!(url.port_u16(), Some(1..)) {
+        return Some("must have a port from 1 to 65535, or none".to_owned());
+    }
     // The parser drops a fragment.
     let page = || {
         format!(
@@ -80,10 +126,7 @@ pub(super) fn wrong_address(text: &str) -> Option<String> {
                 .map_or(String::new(), |query| format!("?{query}"))
         )
     };
-    if url
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
+    if authority.contains('@') {
         return Some(format!("{CREDENTIALS}: {:?}", page()));
     }
     text.contains('#')
@@ -127,146 +170,4 @@ fn is_made_of(text: &str, others: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(auth: &str) -> Result<Config, String> {
-        Config::read(auth, []).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn proxy_networks_wider_than_any_private_one_are_refused() {
-        for network in ["0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"] {
-            let refused = read(&format!("auth.trusted_proxies = [\"{network}\"]")).unwrap_err();
-            assert!(refused.contains(network), "{refused}");
-            assert!(refused.contains("proxies' own addresses"), "{refused}");
-        }
-        read("auth.trusted_proxies = [\"10.0.0.0/8\", \"fc00::/7\", \"127.0.0.1\", \"unix\"]")
-            .unwrap();
-    }
-
-    #[test]
-    fn origins_and_hosts_that_match_everything_or_nothing_are_refused() {
-        for origin in [
-            "*",
-            "null",
-            "app.example",
-            "https://*.app.example",
-            "https://app.example/",
-            "https://App.example",
-            "https://app.example:443",
-            "",
-        ] {
-            let refused = read(&format!("auth.cors_origins = [\"{origin}\"]")).unwrap_err();
-            assert!(refused.contains("auth.cors_origins"), "{origin}: {refused}");
-        }
-        for host in [
-            "*",
-            "*.edge.example",
-            ".edge.example",
-            "https://edge.example",
-            "edge.example:443",
-            "[::1",
-            "",
-        ] {
-            let refused = read(&format!("auth.hosts = [\"{host}\"]")).unwrap_err();
-            assert!(refused.contains("auth.hosts"), "{host}: {refused}");
-        }
-        read("auth.cors_origins = [\"https://app.example\", \"http://[::1]:3000\", \"moz-extension://0a-1b\"]").unwrap();
-        read("auth.hosts = [\"edge.example\", \"203.0.113.7\", \"[2001:db8::1]\"]").unwrap();
-    }
-
-    #[test]
-    fn an_address_that_would_not_be_used_as_written_is_refused_with_its_right_form() {
-        let inference = |url: &str| format!("[[inference]]\nname = \"node\"\nurl = \"{url}\"");
-        let chain = |url: &str| format!("chain.rpc = \"{url}\"");
-        let miner = |url: &str| format!("miner.url = \"{url}\"");
-        for (config, key, right) in [
-            (
-                inference("http://h:1/v1"),
-                "inference[0].url",
-                "\"http://h:1\"",
-            ),
-            (
-                inference("http://h:1/v1/"),
-                "inference[0].url",
-                "\"http://h:1\"",
-            ),
-            (
-                inference("http://h/openai/v1"),
-                "inference[0].url",
-                "\"http://h/openai\"",
-            ),
-            (
-                inference("https://h/v1/chat/completions"),
-                "inference[0].url",
-                "\"https://h\"",
-            ),
-            (
-                inference("http://user:secret@[::1]:8/x"),
-                "inference[0].url",
-                "\"http://[::1]:8/x\"",
-            ),
-            (
-                inference("http://secret@h"),
-                "inference[0].url",
-                "\"http://h\"",
-            ),
-            (
-                inference("http://h:1?key=secret"),
-                "inference[0].url",
-                "\"http://h:1\"",
-            ),
-            (
-                inference("http://h:1/#secret"),
-                "inference[0].url",
-                "\"http://h:1\"",
-            ),
-            (
-                chain("http://h:1/?key=secret"),
-                "chain.rpc",
-                "\"http://h:1\"",
-            ),
-            (chain("http://u:secret@h:1"), "chain.rpc", "\"http://h:1\""),
-            (
-                miner("http://u:secret@h/stats?a=1"),
-                "miner.url",
-                "\"http://h/stats?a=1\"",
-            ),
-            (
-                miner("http://h/stats#secret"),
-                "miner.url",
-                "\"http://h/stats\"",
-            ),
-        ] {
-            let refused = read(&config).unwrap_err();
-            assert!(
-                refused.contains(&format!("{key}: must be without")),
-                "{refused}"
-            );
-            assert!(refused.ends_with(right), "{refused}");
-            assert!(!refused.contains("secret"), "{refused}");
-        }
-        for url in [
-            "",
-            "h:8080",
-            "ftp://h",
-            "http://",
-            "http://user:secret@",
-            "http://u:secret word@h",
-        ] {
-            let refused = read(&inference(url)).unwrap_err();
-            assert!(refused.contains(HTTP_URL), "{url}: {refused}");
-            assert!(!refused.contains("secret"), "{refused}");
-        }
-        for url in [
-            "http://h:1",
-            "http://[::1]:11434/",
-            "https://h/openai",
-            "http://h/v1/gateway",
-        ] {
-            read(&inference(url)).unwrap();
-        }
-        read(&miner("http://h/stats?a=1")).unwrap();
-    }
-}
+mod tests;

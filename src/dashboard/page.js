@@ -267,7 +267,7 @@ function showUpstreams() {
   const block = now.chain ? chain.data : null;
   set("height", block ? whole.format(block.latest_block_height) : none);
   const facts = block && [block.network, `block ${ago(since(block.latest_block_time))}`, block.catching_up && "catching up", block.halted && "halted", block.stale && `last good answer, ${span(block.age_seconds * SECOND)} old`];
-  set("chain", facts ? facts.filter(Boolean).join(" · ") : now.chain ? chain.trouble ? sentence(chain.trouble.message) : "chain height" : "no chain is in use");
+  set("chain", facts ? facts.filter(Boolean).join(" · ") : now.chain ? chain.trouble ? sentence(chain.trouble.message) : "chain height" : "no chain answers");
   by("chain").dataset.mark = block && (block.halted || block.stale || chain.trouble) ? "warn" : "";
   const rows = now.breakers.map((breaker) => {
     const [mark, word] = STATES[breaker.state] ?? ["warn", breaker.state];

@@ -26,7 +26,8 @@ pub(crate) async fn post_stats(ctx: Context) -> Result {
         return Err(ApiError::forbidden(detail));
     }
     let accepted = samples.len();
-    app.store.record_samples(samples, now).await?;
+    let max_workers = app.config.limits.workers_per_wallet;
+    app.store.record_samples(samples, max_workers, now).await?;
     json_with_status(StatusCode::CREATED, &json!({ "accepted": accepted }))
 }
 
@@ -71,7 +72,14 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
 
 pub(crate) async fn stats(ctx: Context) -> Result {
     let (wallet, active_since) = (ctx.wallet()?, ctx.app.active_since());
-    json(&ctx.app.store.miner(wallet, active_since).await?)
+    let mut stats = ctx.app.store.miner(wallet, active_since).await?;
+    let compat = &ctx.app.config.compat;
+    stats.hashrate = compat.unknown(stats.hashrate);
+    stats.gpu_temperature = compat.unknown(stats.gpu_temperature);
+    stats.blocks_found = compat.unknown(stats.blocks_found);
+    stats.uptime_percentage = compat.unknown(stats.uptime_percentage);
+    stats.network_difficulty = compat.unknown(stats.network_difficulty);
+    json(&stats)
 }
 
 #[derive(Deserialize)]
@@ -138,15 +146,15 @@ pub(crate) async fn hashrate(ctx: Context) -> Result {
         }
         points => points?,
     };
-    if ctx.accepts("text/csv") {
-        let media_type = "text/csv; charset=utf-8";
-        return Ok(response::bytes(
+    let response = match ctx.prefers("text/csv", "application/json") {
+        true => response::bytes(
             StatusCode::OK,
-            media_type,
+            "text/csv; charset=utf-8",
             csv(&points).into(),
-        ));
-    }
-    json(&json!({ "hashrate": points }))
+        ),
+        false => json(&json!({ "hashrate": points }))?,
+    };
+    Ok(response::by_accept(response))
 }
 
 fn csv(points: &[HashratePoint]) -> String {

@@ -12,6 +12,7 @@ use crate::breaker::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json, json_with_status};
 use crate::store::{AuditEntry, audit_id, parse_audit_id};
+use crate::upstream::Endpoint;
 
 /// The oldest clients that are served: the first ones of the R3MES backend, whose paths and fields are supported.
 const OLDEST_CLIENT: [u32; 3] = [0, 1, 0];
@@ -32,11 +33,20 @@ pub(crate) async fn health(ctx: Context) -> Result {
             .filter(|node| node.at.is_present())
     };
     let need_operator = present().any(|node| node.standing.needs_operator());
-    let is_ok = ready && closed && !draining && !chain_halted && !need_operator;
+    // One that never answered has a wrong address or token; its breaker may be closed.
+    let never_answered = |at: &Endpoint| {
+        let availability = &at.availability;
+        availability.answered_at().is_none() && availability.failure().is_some()
+    };
+    let all_answer = !app.upstreams.polled().any(never_answered);
+    let answers = |name| {
+        let mut polled = app.upstreams.polled();
+        polled.any(|at| at.breaker.name() == name && !never_answered(at))
+    };
+    let is_ok = ready && closed && !draining && !chain_halted && !need_operator && all_answer;
     let now = app.clock.instant();
     let nodes: Vec<_> = present().map(|node| node.status(now)).collect();
     let uptime = app.clock.instant().saturating_duration_since(app.started);
-    let mut miner = app.upstreams.miner.iter();
     let mut health = json!({
         "status": if is_ok { "ok" } else { "degraded" },
         "version": env!("CARGO_PKG_VERSION"),
@@ -51,9 +61,9 @@ pub(crate) async fn health(ctx: Context) -> Result {
         },
         "inference": !nodes.is_empty(),
         "nodes": nodes,
-        "chain": app.upstreams.chain().is_some(),
+        "chain": answers("chain"),
         "chain_halted": chain_halted,
-        "miner": miner.any(|miner| miner.at.is_present()),
+        "miner": answers("miner"),
         "breakers": breakers,
     });
     for (name, size) in [
@@ -91,11 +101,15 @@ pub(crate) async fn alerts(ctx: Context) -> Result {
 }
 
 pub(crate) async fn metrics(ctx: Context) -> Result {
-    let open_metrics = ctx.accepts("application/openmetrics-text");
+    let open_metrics = ctx.prefers("application/openmetrics-text", "text/plain");
     crate::monitoring::refresh_gauges(&ctx.app);
     let page = ctx.app.metrics.page(open_metrics);
     let (content_type, text) = page.map_err(|error| ApiError::internal(error.to_string()))?;
-    Ok(response::bytes(StatusCode::OK, content_type, text.into()))
+    Ok(response::by_accept(response::bytes(
+        StatusCode::OK,
+        content_type,
+        text.into(),
+    )))
 }
 
 #[derive(Deserialize)]

@@ -101,13 +101,13 @@ impl Drop for AccessLogGuard {
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         let principal = self.principal.as_ref();
         let wallet = principal.and_then(|principal| Some(principal.wallet?.short()));
-        // An unmatched route can be requested by anyone without limit.
+        // What changed nothing here and did not fail here is not for the usual log: anyone can make such lines.
         let level = match (status, method) {
-            _ if route == "-" => log::Level::Debug,
             (500, _) => log::Level::Error,
-            (501.., _) => log::Level::Warn,
-            (..400, "GET") => log::Level::Debug,
-            _ => log::Level::Info,
+            (501.., _) if route != "-" => log::Level::Warn,
+            (..400 | 499, "POST" | "DELETE") => log::Level::Info,
+            (..400, _) if self.is_host => log::Level::Info,
+            _ => log::Level::Debug,
         };
         log::log!(
             target: "r3mes_edge::http",

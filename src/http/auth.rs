@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
 use super::access_log::AccessLogGuard;
@@ -93,7 +92,7 @@ fn credentials(headers: &HeaderMap) -> Result<Option<&str>> {
     if let Some(key) = single(headers, "X-API-Key")? {
         return Ok(Some(key.to_str().unwrap_or_default()));
     }
-    let value = headers.get(AUTHORIZATION);
+    let value = single(headers, "Authorization")?;
     Ok(value.map(|value| {
         let text = value.to_str().unwrap_or_default();
         match text.split_once(' ') {

@@ -125,12 +125,11 @@ impl Context {
             .map_err(|_| ApiError::parameter(name, "must be plain text"))
     }
 
-    /// Whether the client prefers a media type to JSON.
-    pub(crate) fn accepts(&self, media_type: &str) -> bool {
-        let accept = self.headers.get(ACCEPT).map(HeaderValue::as_bytes);
-        let accept = std::str::from_utf8(accept.unwrap_or_default());
-        let mut types = accept.unwrap_or_default().split(',');
-        types.any(|accepted| accepted.trim().starts_with(media_type))
+    /// Whether the client prefers a media type to the usual one.
+    pub(crate) fn prefers(&self, media_type: &str, usual: &str) -> bool {
+        let [this, usual] = [media_type, usual].map(|name| accepted(&self.headers, name));
+        // Where both are named alike, the usual one is what a client gets without asking.
+        this > usual || (this == usual && this.1 == NAMED)
     }
 
     /// The `Idempotency-Key` of this request, if any. Its scope is the wallet that pays (`payer`; where none pays, that of
@@ -187,6 +186,35 @@ impl Context {
 }
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
+/// The precision of a range without a wildcard.
+const NAMED: u8 = 3;
+
+/// How much a client wants a media type by `Accept` (RFC 9110, 12.5.1): the quality and the precision of the range that
+/// names it most precisely; 0 where it is not wanted.
+fn accepted(headers: &HeaderMap, media_type: &str) -> (f32, u8) {
+    let lines = headers.get_all(ACCEPT).iter();
+    let ranges = lines.flat_map(|line| line.to_str().unwrap_or_default().split(','));
+    let matching = ranges.filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next()?.to_ascii_lowercase();
+        let precision = match name.strip_suffix('*') {
+            Some("*/") => 1,
+            Some(main) if main.ends_with('/') && media_type.starts_with(main) => 2,
+            None if name == media_type => NAMED,
+            _ => return None,
+        };
+        let mut parameters = parts.filter_map(|parameter| parameter.split_once('='));
+        let quality = parameters.find(|(name, _)| name.trim_end().eq_ignore_ascii_case("q"));
+        let quality = quality.map_or(Ok(1.0), |(_, text)| text.trim_start().parse());
+        Some((precision, quality.unwrap_or(0.0_f32).clamp(0.0, 1.0)))
+    });
+    let most_precise = matching.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    match most_precise {
+        Some((precision, quality)) if quality > 0.0 => (quality, precision),
+        _ => (0.0, 0),
+    }
+}
 
 /// A header that may be sent one time.
 pub(super) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, HeaderName, HeaderValue,
-    ORIGIN, VARY,
+    ORIGIN,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Version};
@@ -43,10 +43,12 @@ pub(super) fn proxy_sign(head: &Parts) -> Option<&str> {
 pub(super) fn client_address(config: &Config, peer: Peer, headers: &HeaderMap) -> IpAddr {
     let mut nearest = peer;
     let lists = headers.get_all(&X_FORWARDED_FOR).iter().rev();
-    let mut hops = lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(','));
+    // By bytes: what the client wrote on the left may be in any encoding.
+    let mut hops = lists.flat_map(|list| list.as_bytes().rsplit(|byte| *byte == b','));
     while config.auth.trusts(nearest) {
         // An invalid address ends the chain: the proxy that forwarded it is the nearest that is known.
-        match hops.next().and_then(|hop| hop_address(hop.trim())) {
+        let hop = hops.next().and_then(|hop| std::str::from_utf8(hop).ok());
+        match hop.and_then(|hop| hop_address(hop.trim())) {
             Some(hop) => nearest = Peer::Address(hop),
             None => break,
         }
@@ -117,6 +119,26 @@ pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<Heade
     Err(ApiError::forbidden(detail))
 }
 
+/// Refuses what a page of another origin makes a browser load, as an image or a frame, say; a link to this server is
+/// followed. Browsers send `Origin` with few of these requests, but `Sec-Fetch-Site` with all (W3C, Fetch Metadata).
+pub(super) fn check_site(head: &Parts) -> Result<()> {
+    let is = |name: &str, value: &str| {
+        let sent = head.headers.get(name);
+        sent.is_some_and(|sent| sent.as_bytes().eq_ignore_ascii_case(value.as_bytes()))
+    };
+    let is_foreign = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    let is_document =
+        is("sec-fetch-dest", "document") || !head.headers.contains_key("sec-fetch-dest");
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    let is_link = is_read && is("sec-fetch-mode", "navigate") && is_document;
+    // A preflight changes nothing.
+    if !is_foreign || is_link || head.method == Method::OPTIONS {
+        return Ok(());
+    }
+    let detail = "pages of other origins may not load this; see [auth] cors_origins";
+    Err(ApiError::forbidden(detail))
+}
+
 /// Lets a page of an allowed origin read the response.
 pub(super) fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     const EXPOSED: HeaderValue = HeaderValue::from_static(
@@ -124,7 +146,6 @@ pub(super) fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     );
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    headers.insert(VARY, HeaderValue::from_static("Origin"));
 }
 
 /// Answers the preflight of an allowed origin.
@@ -150,9 +171,14 @@ mod tests {
     }
 
     fn client(trusted: &str, peer: &str, forwarded: &[&str]) -> String {
+        let forwarded: Vec<_> = forwarded.iter().map(|list| list.as_bytes()).collect();
+        client_by_bytes(trusted, peer, &forwarded)
+    }
+
+    fn client_by_bytes(trusted: &str, peer: &str, forwarded: &[&[u8]]) -> String {
         let mut headers = HeaderMap::new();
         for list in forwarded {
-            headers.append("x-forwarded-for", HeaderValue::from_str(list).unwrap());
+            headers.append("x-forwarded-for", HeaderValue::from_bytes(list).unwrap());
         }
         let config = config(&format!("[auth]\ntrusted_proxies = [{trusted}]"));
         let peer = peer.parse().map_or(Peer::Unix, Peer::Address);
@@ -196,6 +222,28 @@ mod tests {
         );
         assert_eq!(client(socket, "127.0.0.1", &["203.0.113.7"]), "127.0.0.1");
         assert_eq!(client(socket, "unix", &[]), "127.0.0.1");
+    }
+
+    #[test]
+    fn what_a_client_forged_on_the_left_of_a_hop_changes_nothing_whatever_its_bytes() {
+        for forged in [
+            &b"\xff"[..],
+            b"\xc3\xa4, \xe2\x98\x80",
+            "ä, 1.2.3.4".as_bytes(),
+            b"\"a,b\"",
+        ] {
+            let one = [forged, b", 203.0.113.7"].concat();
+            for lists in [vec![&one[..]], vec![forged, b"203.0.113.7"]] {
+                assert_eq!(
+                    client_by_bytes("\"127.0.0.1\"", "127.0.0.1", &lists),
+                    "203.0.113.7"
+                );
+            }
+        }
+        let last = client_by_bytes("\"127.0.0.1\"", "127.0.0.1", &[b"203.0.113.7, \xff"]);
+        assert_eq!(last, "127.0.0.1");
+        let mapped = client("\"127.0.0.1\"", "127.0.0.1", &["::ffff:203.0.113.7"]);
+        assert_eq!(mapped, "203.0.113.7");
     }
 
     fn host_passes(listen: &str, hosts: &str, host: &str) -> bool {

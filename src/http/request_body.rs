@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
 use tokio::time::timeout;
 
 use super::Result;
@@ -24,6 +24,19 @@ pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<()>
     }
     let detail = "without a key, send the body as Content-Type: application/json";
     Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
+}
+
+/// Refuses a body in a coding other than chunked: hyper would hand it on as it is (RFC 9112, 6.1).
+pub(super) fn check_transfer_coding(headers: &HeaderMap) -> Result<()> {
+    let lists = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    match codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        true => Ok(()),
+        false => Err(ApiError {
+            header: Some(Box::new((CONNECTION, "close".to_owned()))),
+            ..ApiError::parameter("Transfer-Encoding", "must be chunked, or left out")
+        }),
+    }
 }
 
 pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes> {

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::header::{
-    AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    AGE, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -95,6 +96,13 @@ pub(crate) fn file(content_type: &'static str, body: &'static [u8]) -> Response 
     set_etag(response.headers_mut(), body);
     let revalidate = HeaderValue::from_static("public, no-cache");
     response.headers_mut().insert(CACHE_CONTROL, revalidate);
+    response
+}
+
+/// Marks a representation that was chosen by `Accept`.
+pub(crate) fn by_accept(mut response: Response) -> Response {
+    let accept = HeaderValue::from_static("Accept");
+    response.headers_mut().append(VARY, accept);
     response
 }
 

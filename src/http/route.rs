@@ -142,10 +142,21 @@ pub enum RouteMatch<'a> {
     NotFound,
 }
 
-/// Finds the route of a request.
+/// Finds the route of a request. `//livez` is `/livez`, as clients send it that are given a base address with a slash at its end;
+/// but a route of the operator has one spelling, as a second would bypass a proxy's rules.
 pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) -> RouteMatch<'a> {
+    let segments = path.trim_start_matches('/');
+    let is_doubled = !segments.is_empty() && path.len() > segments.len() + 1;
+    let path = match is_doubled {
+        true => &path[path.len() - segments.len() - 1..],
+        false => path,
+    };
+    let is_of_operator = |route: &&Route| matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
     let mut others = Vec::new();
-    for route in routes {
+    for route in routes
+        .iter()
+        .filter(|route| !(is_doubled && is_of_operator(route)))
+    {
         match route.param(path) {
             Some(param) if route.has_method(method) => return RouteMatch::Route(route, param),
             Some(_) if route.method == "GET" => others.push("GET, HEAD"),

@@ -57,6 +57,19 @@ impl InputError {
     }
 }
 
+/// A text of an error that may repeat what the client sent, without its middle where it is long: an answer must not be
+/// larger than its request.
+pub(crate) fn shortened(text: String) -> String {
+    const START: usize = 300;
+    const END: usize = 200;
+    if text.len() <= START + END {
+        return text;
+    }
+    let start = &text[..text.floor_char_boundary(START)];
+    let end = &text[text.ceil_char_boundary(text.len() - END)..];
+    format!("{start} … {end}")
+}
+
 /// The JSON pointer of the member `name` in the object at `at` (RFC 6901).
 pub(crate) fn pointer(at: &str, name: &str) -> String {
     format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"))

@@ -49,7 +49,8 @@ macro_rules! section {
                     )?
                     $(
                         if let Some(item) = self.$key.iter().find(|item| !$valid_item(item)) {
-                            let message = format!("{item}: {}", $about_item);
+                            let item = item.to_string();
+                            let message = format!("{}: {}", item.escape_debug(), $about_item);
                             return Some((stringify!($key).to_owned(), message));
                         }
                     )?

@@ -16,7 +16,11 @@ macro_rules! text_form {
             pub(crate) fn deserialize<'de, D: serde::Deserializer<'de>>(
                 from: D,
             ) -> Result<$type, D::Error> {
-                let text: String = serde::Deserialize::deserialize(from)?;
+                // A number without a unit is refused by what reads texts, which names the units.
+                let text = match serde::Deserialize::deserialize(from)? {
+                    serde_json::Value::String(text) => text,
+                    other => other.to_string(),
+                };
                 $parse(&text).map_err(serde::de::Error::custom)
             }
 

@@ -56,11 +56,35 @@ fn a_path_parameter_is_one_segment() {
         "/users/a/b",
         "/users//ledger",
         "/users/a/ledger/",
-        "//",
         "",
         "/metrics/",
     ] {
         assert_eq!(param(path), None, "{path}");
+    }
+}
+
+#[test]
+fn a_base_address_that_ends_in_a_slash_leads_to_the_same_routes_but_the_operators() {
+    for route in ROUTES {
+        let is_of_operator = matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
+        let paths = [Some(route.path), route.alias].into_iter().flatten();
+        for path in paths.filter(|path| *path != "/") {
+            let path = path.replace(['{', '}'], "");
+            let expected = found(route.method, &path);
+            assert!(expected.is_some(), "{path}");
+            let expected = expected.filter(|_| !is_of_operator);
+            assert_eq!(found(route.method, &format!("/{path}")), expected);
+            assert_eq!(found(route.method, &format!("//{path}")), expected);
+        }
+    }
+    for path in [
+        "//",
+        "///",
+        "/users//abc",
+        "//users//abc",
+        "/system//version",
+    ] {
+        assert_eq!(found("GET", path), None, "{path}");
     }
 }
 
@@ -75,6 +99,15 @@ fn the_methods_of_a_path_are_listed_where_another_is_used() {
 
 /// The table read segment by segment.
 fn by_segments(path: &str) -> Vec<&'static Route> {
+    let rest = path.trim_start_matches('/');
+    let is_doubled = !rest.is_empty() && path.starts_with("//");
+    let path = if is_doubled {
+        &format!("/{rest}")
+    } else {
+        path
+    };
+    let is_open =
+        |route: &&Route| !is_doubled || !matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
     let matches = |pattern: &str| {
         let (pattern, path) = (pattern.split('/'), path.split('/'));
         pattern.clone().count() == path.clone().count()
@@ -82,7 +115,7 @@ fn by_segments(path: &str) -> Vec<&'static Route> {
                 pattern == segment || (pattern.starts_with('{') && !segment.is_empty())
             })
     };
-    let routes = ROUTES.iter();
+    let routes = ROUTES.iter().filter(is_open);
     let found = routes.filter(|route| matches(route.path) || route.alias.is_some_and(matches));
     found.collect()
 }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::io_timeout::WriteTimeoutStream;
-use super::listener::{self, Listener};
+use super::listener::{self, Accepting, Listener};
 use crate::app::App;
 use crate::http::{self, Exchange};
 use crate::limits::{Bucket, ConcurrencyLimiter};
@@ -33,12 +33,12 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
         .header_read_timeout(limits.header_timeout)
         .max_header_size(64 << 10)
         .max_buf_size(64 << 10);
-    let mut first = 0;
+    let mut accepting = Accepting::default();
     loop {
         // The permit first: what cannot be served yet stays in the kernel's queue.
         let next = async {
             let permit = Arc::clone(&connections).acquire_owned().await;
-            (permit, listener::accept(&listeners, &mut first).await)
+            (permit, listener::accept(&listeners, &mut accepting).await)
         };
         let (permit, (stream, peer)) = tokio::select! {
             accepted = next => accepted,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::StartError;
 use crate::config::{Listen, Peer};
@@ -74,9 +74,74 @@ impl Listener {
     }
 }
 
-/// The next connection of any listener. `first` rotates, so that many connections at one do not starve another.
-pub(super) async fn accept(listeners: &[Listener], first: &mut usize) -> (Box<dyn Stream>, Peer) {
+/// Whether the addresses can be bound, as far as that can be known without doing it: a place that is in use may be that of the
+/// server that is running.
+pub(super) fn check(addresses: &[Listen]) -> Result<(), String> {
+    for listen in addresses {
+        let tried = match listen {
+            Listen::Tcp(address) => tcp_socket(*address, addresses).map(drop),
+            Listen::Unix(path) => check_socket_file(path),
+        };
+        match tried {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                return Err(format!(
+                    "{listen}: {error}; name an address of this machine and a port that this user may use"
+                ));
+            }
+            _ => {}
+        }
+        if let Some(what) = listen.open_folder() {
+            return Err(format!("{what}; chmod o-w the folder, or name another"));
+        }
+    }
+    Ok(())
+}
+
+/// Neither removes a stale socket nor makes one.
+fn check_socket_file(path: &Path) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    let what = |what: &str| io::Error::other(what.to_owned());
+    if !std::fs::metadata(parent)?.is_dir() {
+        return Err(what("its folder is a file"));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(what("a file that is no socket has this name"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What [`accept`] remembers from one connection to the next.
+#[derive(Default)]
+pub(super) struct Accepting {
+    /// Rotates, so that many connections at one listener do not starve another.
+    first: usize,
+    /// Attempts that failed since the last line of the log about them, and when that was.
+    failures: u32,
+    logged_at: Option<Instant>,
+}
+
+impl Accepting {
+    /// One line in ten seconds, as the attempts of a server without file descriptors fail ten times a second.
+    fn log_failure(&mut self, error: &io::Error) {
+        self.failures += 1;
+        let is_due = |at: Instant| at.elapsed() >= Duration::from_secs(10);
+        if self.logged_at.is_none_or(is_due) {
+            let failures = std::mem::take(&mut self.failures);
+            log::error!("no connection was accepted in {failures} attempts: {error}");
+            self.logged_at = Some(Instant::now());
+        }
+    }
+}
+
+/// The next connection of any listener.
+pub(super) async fn accept(
+    listeners: &[Listener],
+    state: &mut Accepting,
+) -> (Box<dyn Stream>, Peer) {
     loop {
+        let first = &mut state.first;
         let accepted = poll_fn(|context| {
             for _ in 0..listeners.len() {
                 let listener = &listeners[*first % listeners.len()];
@@ -90,13 +155,19 @@ pub(super) async fn accept(listeners: &[Listener], first: &mut usize) -> (Box<dy
         match accepted.await {
             Ok(accepted) => return accepted,
             // Likely no file descriptors are left.
-            Err(error) => log::error!("a connection was not accepted: {error}"),
+            Err(error) => state.log_failure(&error),
         }
         sleep(Duration::from_millis(100)).await;
     }
 }
 
 fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<Listener> {
+    let socket = tcp_socket(address, all)?;
+    socket.listen(BACKLOG).map(Listener::Tcp)
+}
+
+/// A socket that is bound and does not listen yet: until then others may be bound to the same address.
+fn tcp_socket(address: SocketAddr, all: &[Listen]) -> io::Result<TcpSocket> {
     let socket = match address.is_ipv4() {
         true => TcpSocket::new_v4()?,
         false => TcpSocket::new_v6()?,
@@ -108,7 +179,7 @@ fn bind_tcp(address: SocketAddr, all: &[Listen]) -> io::Result<Listener> {
         rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
     }
     socket.bind(address)?;
-    socket.listen(BACKLOG).map(Listener::Tcp)
+    Ok(socket)
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
@@ -240,6 +311,20 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn attempts_to_accept_that_fail_are_one_line_of_the_log_in_ten_seconds() {
+        let mut state = Accepting::default();
+        let error = io::Error::from_raw_os_error(24);
+        let mut lines = 0;
+        for _ in 0..300 {
+            state.log_failure(&error);
+            // Logged, the count begins anew.
+            lines += u32::from(state.failures == 0);
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(lines, 3);
+    }
+
     #[tokio::test]
     async fn listeners_are_accepted_from_in_turn() {
         let folder = tempfile::tempdir().unwrap();
@@ -256,9 +341,9 @@ mod tests {
             callers.push(std::net::TcpStream::connect(address).unwrap());
         }
         let _local = UnixStream::connect(&path).await.unwrap();
-        let (mut first, mut peers) = (0, Vec::new());
+        let (mut state, mut peers) = (Accepting::default(), Vec::new());
         for _ in 0..2 {
-            peers.push(accept(&listeners, &mut first).await.1);
+            peers.push(accept(&listeners, &mut state).await.1);
         }
         assert!(peers.contains(&Peer::Unix), "{peers:?}");
     }
@@ -283,7 +368,7 @@ mod tests {
         for client in ["[::1]", "127.0.0.1"] {
             let address = format!("{client}:{port}");
             let _client = std::net::TcpStream::connect(address).unwrap();
-            accept(&listeners, &mut 0).await;
+            accept(&listeners, &mut Accepting::default()).await;
         }
     }
 }

@@ -21,7 +21,7 @@ pub use self::file::{folder_of, real_path};
 pub struct InstanceLock {
     database: PathBuf,
     announcement: File,
-    /// The database file, and during a restore the file that replaces it. Closed last.
+    /// The database file, and behind it one that it replaces. Closed last.
     files: Vec<LockedFile>,
     /// `-wal` and `-shm` as SQLite has them open.
     logs: OnceLock<[Option<FileId>; 2]>,
@@ -40,6 +40,9 @@ pub enum LockError {
     /// The database file has hard links; how many.
     #[error("{path} has {links} hard links, and SQLite keeps a separate -wal for each name, so that commits would be lost: delete the other names (find / -xdev -samefile {path}), or give this database a file of its own with cp and mv", path = .0.display(), links = .1)]
     HardLinks(PathBuf, u64),
+    /// The database file is mounted by itself.
+    #[error("{} is mounted without its folder, so that its -wal with the last commits would not be on that mount, and lost with the container: mount the folder (docker: -v DATA:/data and --database /data/edge.db)", .0.display())]
+    Mounted(PathBuf),
     /// The lock file or the database could not be used.
     #[error("cannot lock {}: {}", .0.display(), .1)]
     Io(PathBuf, std::io::Error),
@@ -98,7 +101,7 @@ impl InstanceLock {
         }
     }
 
-    /// Writes the holder's address, for commands that send requests to it.
+    /// Writes the holder's address, for commands that send requests to it; further lines are the caller's.
     ///
     /// # Errors
     /// Where the lock file cannot be written.
@@ -109,10 +112,15 @@ impl InstanceLock {
         file.write_all(address.as_bytes())
     }
 
-    /// Locks another file too: the database that was created now, or a file that is about to replace it.
+    /// Locks another file too, which is about to be the database.
     pub(super) fn add(&mut self, file: &Path) -> Result<(), LockError> {
-        self.files.extend(LockedFile::lock(file)?);
+        self.files.splice(..0, LockedFile::lock(file)?);
         Ok(())
+    }
+
+    /// Whether the header of the database is that of one with a `-wal`.
+    pub(super) fn is_in_wal_mode(&self) -> bool {
+        self.files.first().is_some_and(LockedFile::is_in_wal_mode)
     }
 
     /// From now on checks `-wal` and `-shm` too; called when SQLite has created them.
@@ -143,11 +151,12 @@ fn lock_file(database: &Path) -> PathBuf {
     database.with_added_extension("lock")
 }
 
-/// The announced address.
+/// The announced address: the first line.
 fn address_in(file: &mut File) -> std::io::Result<Option<String>> {
     let mut address = Vec::new();
     file.read_to_end(&mut address)?;
-    let address = String::from_utf8_lossy(&address).trim().to_owned();
+    let address = String::from_utf8_lossy(&address);
+    let address = address.trim().lines().next().unwrap_or_default().to_owned();
     Ok(Some(address).filter(|address| !address.is_empty()))
 }
 
@@ -227,7 +236,7 @@ mod tests {
             let held = InstanceLock::acquire(&database).unwrap();
             held.announce(&earlier).unwrap();
             held.announce(&last).unwrap();
-            let last = last.trim();
+            let last = last.trim().lines().next().unwrap_or_default();
             match InstanceLock::acquire(&database) {
                 Err(LockError::Held(address)) => prop_assert_eq!(address, (!last.is_empty()).then(|| last.to_owned())),
                 other => prop_assert!(false, "{:?}", other),

@@ -10,6 +10,7 @@ mod backup;
 mod check;
 mod connections;
 mod idempotency;
+mod identity;
 mod import;
 mod keys;
 mod migrate;

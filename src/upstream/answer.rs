@@ -23,7 +23,7 @@ use super::connection::ResponseBody;
 use super::inference::chat_completions::{ChatCompletions, text_of};
 use super::inference::r3mes::TextReader;
 use super::inference::wire::{Meter, Reading, WireFormat};
-use super::sse::{Event, Parser};
+use super::sse::Parser;
 use super::{UpstreamError, unreadable};
 use crate::store::Tokens;
 
@@ -246,23 +246,24 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             && let UpstreamFormat::Events(parser) = &mut self.upstream
             && let Some(event) = parser.next_event()?
         {
-            match event.text().trim() {
+            let data = event.text();
+            match data.trim() {
                 "" => {}
                 "[DONE]" if event.name != "error" => self.finish()?,
-                _ => self.read_event(&event)?,
+                _ => self.read_event(&event.name, data)?,
             }
         }
         Ok(())
     }
 
-    fn read_event(&mut self, event: &Event) -> Result<(), UpstreamError> {
-        let mut reading = ChatCompletions.event(event)?;
+    fn read_event(&mut self, name: &str, data: &str) -> Result<(), UpstreamError> {
+        let mut reading = ChatCompletions.event(name, data)?;
         let given_up = reading.given_up.take();
-        self.write_read(event, reading);
+        self.write_read(name, data, reading);
         given_up.map_or(Ok(()), |reason| Err(UpstreamError::Reported(reason)))
     }
 
-    fn write_read(&mut self, event: &Event, reading: Reading<'_>) {
+    fn write_read(&mut self, name: &str, data: &str, reading: Reading<'_>) {
         let ResponseFormat::Events { include_usage, .. } = &self.format else {
             // A client that reads text alone has no content of another kind.
             let text = reading.text.map(text_of).unwrap_or_default();
@@ -276,7 +277,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         };
         let include_usage = *include_usage;
         self.meter.add(&reading);
-        let mut data = Cow::Borrowed(event.text());
+        let mut data = Cow::Borrowed(data);
         // Requested by this server, not by the client.
         if let Some(usage) = reading.usage
             && !include_usage
@@ -286,7 +287,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
             }
             data.to_mut().replace_range(usage, "null");
         }
-        self.write_event(&event.name, &data);
+        self.write_event(name, &data);
     }
 
     /// Writes an event, line by line as received.

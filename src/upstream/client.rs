@@ -34,8 +34,11 @@ impl HttpClient {
     /// Trusts the authorities in `ca_file` (PEM) and no others, or without one, those that browsers trust.
     ///
     /// # Errors
-    /// If the file cannot be used, or this build cannot connect to the address.
-    pub(crate) fn new(address: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+    /// If the file cannot be used, or this build cannot connect to the address: the setting, and what is wrong with it.
+    pub(crate) fn new(
+        address: &str,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, (&'static str, String)> {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.set_connect_timeout(Some(Duration::from_secs(2)));
@@ -106,17 +109,28 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
         deadline: Duration,
     ) -> Result<Bytes, UpstreamError> {
+        let answer = self.fetch_any(request, deadline).await?;
+        match answer.status().is_success() {
+            true => Ok(answer.into_body()),
+            false => Err(UpstreamError::Status(answer.status().as_u16())),
+        }
+    }
+
+    /// Reads a whole answer within `deadline`, whatever its status; the body of one that is no success may be missing.
+    pub(super) async fn fetch_any(
+        &self,
+        request: Request<Full<Bytes>>,
+        deadline: Duration,
+    ) -> Result<Response<Bytes>, UpstreamError> {
         let whole = async {
-            let response = self.send(request).await?;
-            if !response.status().is_success() {
-                return Err(UpstreamError::Status(response.status().as_u16()));
-            }
-            let body = response.into_body();
-            let read = body::read(body, Self::MAX_BYTES).await;
-            read.map_err(|unread| match unread {
-                BodyError::TooLong => unreadable("more than 1 MiB"),
-                BodyError::Broken(error) => UpstreamError::Cut(error.to_string()),
-            })
+            let (head, body) = self.send(request).await?.into_parts();
+            let body = match body::read(body, Self::MAX_BYTES).await {
+                Ok(body) => body,
+                Err(_) if !head.status.is_success() => Bytes::new(),
+                Err(BodyError::TooLong) => return Err(unreadable("more than 1 MiB")),
+                Err(BodyError::Broken(error)) => return Err(UpstreamError::Cut(error.to_string())),
+            };
+            Ok(Response::from_parts(head, body))
         };
         let answer = tokio::time::timeout(deadline, whole).await;
         answer.unwrap_or(Err(UpstreamError::Timeout("the whole answer")))

@@ -7,16 +7,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Uri;
+use hyper::http::uri::PathAndQuery;
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
 
+use super::availability::Availability;
 use super::chain::Chain;
 use super::inference::Node;
 use super::miner::MinerPage;
 use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
-use crate::config::{Config, InferenceConfig, InferenceKind};
+use crate::config::{Config, ConfigError, InferenceConfig, InferenceKind, MinerKind, Origin};
 
 const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
     ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
@@ -53,13 +56,22 @@ type Probe = Pin<Box<dyn Future<Output = Result<(), UpstreamError>> + Send>>;
 
 impl Upstreams {
     /// # Errors
-    /// A text that names the invalid setting.
-    pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, String> {
+    /// The setting whose file cannot be used.
+    pub(crate) fn new(config: &Config, clock: &Clock) -> Result<Self, ConfigError> {
+        let invalid = |section: &str, (setting, what): (&str, String)| {
+            let setting = match (section, setting) {
+                ("chain", "url") => "rpc",
+                _ => setting,
+            };
+            ConfigError::new(Origin::Default, &format!("{section}.{setting}"), what)
+        };
         let endpoint = |name: &str, url: &str, ca_file: &Option<PathBuf>, configured: bool| {
             Ok(Endpoint {
                 url: url.to_owned(),
                 token: None,
                 client: HttpClient::new(url, ca_file.as_deref())?,
+                clock: clock.clone(),
+                availability: Availability::default(),
                 breaker: Breaker::new(name, config.breaker.clone(), clock.clone()),
                 present: SetOnce::new_with(configured.then_some(())),
             })
@@ -74,26 +86,26 @@ impl Upstreams {
             let mut at = endpoint(&node.name, &node.url, &node.ca_file, configured)?;
             at.client.reuses_connections = node.kind != InferenceKind::R3mes;
             if let Some(file) = &node.api_key_file {
-                at.token = Some(read_bearer_token("api_key_file", file)?);
+                let token = read_bearer_token(file).map_err(|what| ("api_key_file", what))?;
+                at.token = Some(token);
             }
             if node.adapters.is_empty() {
                 node.adapters.push(config.chat.default_adapter.clone());
             }
             Ok(Arc::new(Node::new(at, node, &config.chat, clock.clone())))
         };
-        let nodes = nodes.into_iter().map(|settings| {
-            let name = settings.name.clone();
-            node(settings).map_err(|what: String| format!("inference {name:?}: {what}"))
+        let nodes = nodes.into_iter().enumerate().map(|(at, settings)| {
+            node(settings).map_err(|what| invalid(&format!("inference[{at}]"), what))
         });
         let optional = |name, url: &Option<String>, usual, ca_file| {
             let address = url.as_deref().or(config.discover.then_some(usual));
             let at = address.map(|at| endpoint(name, at, ca_file, url.is_some()));
-            at.transpose()
-                .map_err(|what: String| format!("{name}.{what}"))
+            at.transpose().map_err(|what| invalid(name, what))
         };
         let (chain, miner) = (&config.chain, &config.miner);
         let rpc = optional("chain", &chain.rpc, USUAL_CHAIN, &chain.ca_file)?;
-        let page = optional("miner", &miner.url, USUAL_MINER, &miner.ca_file)?;
+        let url = miner.url.as_deref().map(|url| with_path(url, miner.kind));
+        let page = optional("miner", &url, USUAL_MINER, &miner.ca_file)?;
         let (timeout, settings) = (chain.timeout, miner.clone());
         Ok(Self {
             nodes: nodes.collect::<Result<_, _>>()?,
@@ -123,6 +135,13 @@ impl Upstreams {
         present.map(|(_, at, _)| &at.breaker)
     }
 
+    /// The chain and the miner, where they are present.
+    pub(crate) fn polled(&self) -> impl Iterator<Item = &Endpoint> {
+        let chain = self.chain.iter().map(|chain| &chain.at);
+        let polled = chain.chain(self.miner.iter().map(|miner| &miner.at));
+        polled.filter(|at| at.is_present())
+    }
+
     /// The chain, if one is configured or was found.
     pub(crate) fn chain(&self) -> Option<&Arc<Chain>> {
         self.chain.as_ref().filter(|chain| chain.at.is_present())
@@ -149,10 +168,23 @@ impl Upstreams {
     }
 }
 
+/// The address of a miner's page; one without a path has the usual one of its kind.
+fn with_path(url: &str, kind: MinerKind) -> String {
+    let path = match kind {
+        MinerKind::R3mes => "/stats",
+        MinerKind::Xmrig => "/2/summary",
+    };
+    let address: Uri = url.parse().unwrap_or_default();
+    match address.path_and_query().map(PathAndQuery::as_str) {
+        Some("/") => format!("{}{path}", url.trim_end_matches('/')),
+        _ => url.to_owned(),
+    }
+}
+
 /// Probes all configured upstreams and conventional addresses concurrently; takes a few seconds at most.
 ///
 /// # Errors
-/// A text that names the invalid setting.
+/// A text that names the setting whose file cannot be used.
 ///
 /// # Example
 /// ```
@@ -176,7 +208,8 @@ impl Upstreams {
 /// ```
 pub async fn probe_all(config: &Config) -> Result<Vec<ProbeResult>, String> {
     const DEADLINE: Duration = Duration::from_secs(5);
-    let upstreams = Upstreams::new(config, &Clock::default())?;
+    let upstreams = Upstreams::new(config, &Clock::default());
+    let upstreams = upstreams.map_err(|error| error.to_string())?;
     let probes = upstreams.all().map(|(kind, at, probe)| {
         let probed = tokio::spawn(timeout(DEADLINE, probe));
         (kind, at, probed)

@@ -10,13 +10,12 @@ pub(super) fn connector(
     http: HttpConnector,
     address: &str,
     ca_file: Option<&Path>,
-) -> Result<Connector, String> {
+) -> Result<Connector, (&'static str, String)> {
     let setting = match ca_file {
         Some(_) => "ca_file",
         None if address.to_lowercase().starts_with("https:") => "url",
         None => return Ok(http),
     };
-    Err(format!(
-        "{setting}: https needs the feature `tls`, which this program was built without"
-    ))
+    let what = "https needs the feature `tls`, which this program was built without";
+    Err((setting, what.to_owned()))
 }

@@ -9,6 +9,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::unusable;
+
 pub(super) type Connector = HttpsConnector<HttpConnector>;
 
 /// Adds TLS to connections to `https` addresses.
@@ -16,11 +18,11 @@ pub(super) fn connector(
     mut http: HttpConnector,
     _: &str,
     ca_file: Option<&Path>,
-) -> Result<Connector, String> {
+) -> Result<Connector, (&'static str, String)> {
     let tls = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(authorities(ca_file)?)
+        .map_err(|error| ("url", error.to_string()))?
+        .with_root_certificates(authorities(ca_file).map_err(|what| ("ca_file", what))?)
         .with_no_client_auth();
     // It would refuse https itself.
     http.enforce_http(false);
@@ -36,14 +38,14 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
         return Ok(roots.collect());
     };
-    let wrong = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", file.display());
+    let wrong = |error: &dyn std::fmt::Display| unusable(file, error);
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
         let certificate = certificate.map_err(|error| wrong(&error))?;
         roots.add(certificate).map_err(|error| wrong(&error))?;
     }
     if roots.is_empty() {
-        return Err(wrong(&"holds no certificate"));
+        return Err(wrong(&"it holds no certificate (PEM)"));
     }
     Ok(roots)
 }

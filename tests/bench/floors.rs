@@ -159,7 +159,7 @@ impl Writer {
             Some(one) => Some(one.lock().await),
             None => None,
         };
-        self.store.record_samples(vec![sample], now).await?;
+        self.store.record_samples(vec![sample], 1000, now).await?;
         Ok(())
     }
 }

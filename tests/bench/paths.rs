@@ -278,7 +278,7 @@ impl Alone {
                     let samples = this.samples(producer, number, size)?;
                     let sent = Instant::now();
                     this.store
-                        .record_samples(samples, Clock::default().now())
+                        .record_samples(samples, 1000, Clock::default().now())
                         .await?;
                     waits.push(sent.elapsed());
                 }

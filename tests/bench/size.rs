@@ -41,7 +41,7 @@ pub(crate) fn filled(file: &Path, rows: u64) -> Result<()> {
     let others = (0..100).map(|at| ago(OTHERS[at % 2], &format!("rig-{at}"), 0));
     let samples = own.chain(others).collect::<Result<Vec<_>>>()?;
     let found = samples.len();
-    alone()?.block_on(store.record_samples(samples, now))?;
+    alone()?.block_on(store.record_samples(samples, 1000, now))?;
     store.close();
     drop(store);
 

@@ -388,6 +388,7 @@ async fn a_breaker_that_is_not_closed_fires_an_alert_at_once_by_its_name() {
     let watched = Watched::start(config).await;
     let admin = watched.server.admin();
     for _ in 0..5 {
+        watched.server.clock.advance(Duration::from_secs(2));
         let answer = watched.server.anybody().get("/chain/status").await;
         assert!(answer.status >= 500);
     }

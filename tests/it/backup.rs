@@ -3,6 +3,7 @@
 mod minutes;
 mod restore;
 mod server;
+mod shared;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,3 +1,7 @@
+//! The chain's status and blocks, from its documented answers, odd ones and none.
+
+mod kinds;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -324,11 +328,14 @@ async fn five_failures_open_the_chains_breaker_and_no_more_calls_are_made() {
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
     for _ in 0..5 {
+        // A failure is not repeated for so long.
+        server.clock.advance(Duration::from_secs(2));
         caller
             .get("/chain/status")
             .await
             .refused(502, "upstream_bad_response");
     }
+    server.clock.advance(Duration::from_secs(2));
     for path in ["/chain/status", "/blocks"] {
         let answer = caller.get(path).await;
         let wait: u64 = answer.header("retry-after").parse().unwrap();
@@ -355,6 +362,7 @@ async fn an_open_breaker_still_serves_the_last_answer() {
     up.store(false, Ordering::SeqCst);
     server.clock.advance(Duration::from_secs(3));
     for _ in 0..10 {
+        server.clock.advance(Duration::from_secs(2));
         let answer = caller.get("/chain/status").await;
         assert_eq!(answer.header("x-cache"), "stale");
         assert_eq!(answer.expect(200)["latest_block_height"], 1_262_196);
@@ -388,6 +396,7 @@ async fn an_invalid_answer_of_the_chain_is_refused_and_never_shown() {
     let server = TestServer::start(config).await;
     let caller = server.anybody();
     let ask = async |path: &str, script: Scripted| -> Answer {
+        server.clock.advance(Duration::from_secs(2));
         scripts.lock().unwrap().push(script);
         caller.get(path).await
     };
@@ -407,10 +416,6 @@ async fn an_invalid_answer_of_the_chain_is_refused_and_never_shown() {
         (200, "null".to_owned()),
         (200, "[".repeat(200_000)),
         (200, status_of((1 << 20) + 1)),
-        (
-            200,
-            status(|status| drop(status.as_object_mut().unwrap().remove("jsonrpc"))),
-        ),
         (200, status(|status| status["jsonrpc"] = json!("99999999"))),
         (
             200,
@@ -553,23 +558,19 @@ async fn a_hundred_concurrent_requests_are_one_call_to_the_chain() {
 }
 
 #[tokio::test]
-async fn a_hundred_concurrent_requests_are_five_calls_to_a_broken_chain() {
+async fn a_hundred_concurrent_requests_are_one_call_to_a_broken_chain() {
     let chain = Upstream::start(|_| Scripted::whole(500, "{}")).await;
     let server = TestServer::start(config_with_chain(&chain)).await;
     let caller = server.anybody();
     let requests: Vec<_> = (0..100)
         .map(|_| {
             let caller = caller.clone();
-            tokio::spawn(async move { caller.get("/chain/status").await.status })
+            tokio::spawn(async move { caller.get("/chain/status").await })
         })
         .collect();
-    let mut refused = [0, 0];
     for one in requests {
-        match one.await.unwrap() {
-            502 => refused[0] += 1,
-            503 => refused[1] += 1,
-            other => panic!("{other}"),
-        }
+        let answer = one.await.unwrap();
+        answer.refused(502, "upstream_bad_response");
     }
-    assert_eq!((refused, chain.seen("/status").len()), ([5, 95], 5));
+    assert_eq!(chain.seen("/status").len(), 1);
 }

@@ -2,7 +2,9 @@
 
 mod accounts;
 mod admin_key;
+mod environment;
 mod export;
+mod outputs;
 mod reading;
 mod table;
 

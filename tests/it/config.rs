@@ -257,7 +257,7 @@ async fn a_changed_file_is_reloaded_on_sighup_without_a_lost_request_and_an_inva
         let ask = async || server.log().into_iter().find(|entry| entry.contains(line));
         eventually(line, ask).await
     };
-    let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nhealth = \"off\"\n";
+    let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n[rates]\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nhealth = \"off\"\npage = \"off\"\nrefused = \"off\"\n";
     let text = |more: &str| format!("{common}{more}");
     server.reload(&text(
         "read = \"3/h\"\n[limits]\nbody = \"32KiB\"\n[alerts]\ndisk_free = \"1000000GiB\"\nconfirm = \"0s\"\n",

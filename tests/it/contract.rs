@@ -629,7 +629,7 @@ fn sample(second: u64, hashrate: f64) -> Sample {
 async fn duplicate_samples_and_earnings_count_once(store: Store) {
     let samples = vec![sample(10, 2.0), sample(0, 1.0)];
     for (new, first) in [(2, true), (0, false)] {
-        let recorded = store.record_samples(samples.clone(), NOW).await;
+        let recorded = store.record_samples(samples.clone(), 1000, NOW).await;
         assert_eq!(recorded, Ok(Recorded { new, first }));
     }
     let read = async |limit| {
@@ -689,7 +689,7 @@ async fn observers_are_notified_of_a_change_before_its_method_returns(store: Sto
     grant(&store, W1, FIVE).await.unwrap();
     assert_eq!(last(), Some(Change::Granted(FIVE)));
     let samples = vec![sample(0, 1.0)];
-    store.record_samples(samples, NOW).await.unwrap();
+    store.record_samples(samples, 1000, NOW).await.unwrap();
     let (new, first) = (1, true);
     assert_eq!(last(), Some(Change::Samples { new, first }));
     let issued = issue_key(&*store, key_of(W1), 9, Actor::local(NOW), None).await;

@@ -186,7 +186,7 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
     let now = server.clock.now();
     // A first sample makes the account and a miner of it.
     let sample = Sample::new(wallet(W1), now, 42.5, HashrateUnit::GradientsPerHour);
-    store.record_samples(vec![sample], now).await.unwrap();
+    store.record_samples(vec![sample], 1000, now).await.unwrap();
     let stats = anybody.get(&format!("/miner/stats/{W1}")).await.expect(200);
     assert_eq!(stats["hashrate"], 42.5);
     let shown = network().await;

@@ -44,40 +44,6 @@ it finishes and ends without [DONE]    text    200 whole                  1  CLO
 it finishes and ends without [DONE]    events  200 whole                  1  CLOSED
 an error follows its finish            text    200 cut                    1  OPEN
 an error follows its finish            events  200 error event, cut       1  OPEN
-[DONE] without a finish reason         text    200 cut                    1  OPEN
-[DONE] without a finish reason         events  200 error event, cut       1  OPEN
-[DONE] with one line end               text    200 whole                  1  CLOSED
-[DONE] with one line end               events  200 whole                  1  CLOSED
-the finish reason abort                text    200 cut                    1  OPEN
-the finish reason abort                events  200 error event, cut       1  OPEN
-the finish reason abort                whole   502 upstream_bad_response  0  OPEN
-the finish reason error                text    200 cut                    1  OPEN
-the finish reason error                events  200 error event, cut       1  OPEN
-the finish reason error                whole   502 upstream_bad_response  0  OPEN
-empty finish reasons and contents      text    200 whole                  1  CLOSED
-empty finish reasons and contents      events  200 whole                  1  CLOSED
-a line `error: {...}` after its text   text    200 cut                    1  OPEN
-a line `error: {...}` after its text   events  200 error event, cut       1  OPEN
-an error page after its text           text    200 cut                    1  OPEN
-an error page after its text           events  200 error event, cut       1  OPEN
-a line of JSON after its text          text    200 cut                    1  OPEN
-a line of JSON after its text          events  200 error event, cut       1  OPEN
-an event `error` after its text        text    200 cut                    1  OPEN
-an event `error` after its text        events  200 error event, cut       1  OPEN
-an object `error` after its text       text    200 cut                    1  OPEN
-an object `error` after its text       events  200 error event, cut       1  OPEN
-a type `error` after its text          text    200 cut                    1  OPEN
-a type `error` after its text          events  200 error event, cut       1  OPEN
-an `error_code` after its text         text    200 cut                    1  OPEN
-an `error_code` after its text         events  200 error event, cut       1  OPEN
-a `detail` after its text              text    200 cut                    1  OPEN
-a `detail` after its text              events  200 error event, cut       1  OPEN
-half a surrogate pair                  text    200 whole                  1  CLOSED
-half a surrogate pair                  events  200 whole                  1  CLOSED
-a content in parts                     text    200 whole                  1  CLOSED
-a content in parts                     events  200 whole                  1  CLOSED
-events of another kind between         text    200 whole                  1  CLOSED
-events of another kind between         events  200 whole                  1  CLOSED
 it finishes and hangs                  text    200 whole                  1  CLOSED
 it finishes and hangs                  events  200 whole                  1  CLOSED
 it answers 500                         text    502 upstream_bad_response  0  OPEN
@@ -144,63 +110,6 @@ nothing is given on a full disk        whole   503 overloaded             0  CLO
 const FINISH: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"part\"}}]}\n\n";
 
-const DONE: &str = "data: [DONE]\n\n";
-
-/// What streams send before their `[DONE]`.
-const STREAMS: [(&str, &str); 14] = [
-    ("[DONE] without a finish reason", "WORD"),
-    ("[DONE] with one line end", "WORDFINISH"),
-    (
-        "empty finish reasons and contents",
-        "data: {\"choices\":[{\"delta\":{\"content\":\"\",\"tool_calls\":[ ]},\"finish_reason\":\"\"}]}\n\nWORD\
-         data: {\"choices\":[{\"delta\":{\"refusal\":false,\"reasoning\":{}},\"finish_reason\":\"null\"}]}\n\nFINISH",
-    ),
-    (
-        "a line `error: {...}` after its text",
-        "WORDerror: {\"message\":\"secret\"}\n\nFINISH",
-    ),
-    (
-        "an error page after its text",
-        "WORD<html>secret</html>\n\nFINISH",
-    ),
-    (
-        "a line of JSON after its text",
-        "WORD{\"message\":\"secret\"}\n\nFINISH",
-    ),
-    (
-        "an event `error` after its text",
-        "WORDevent: error\ndata: {\"message\":\"secret\"}\n\nFINISH",
-    ),
-    (
-        "an object `error` after its text",
-        "WORDdata: {\"object\":\"error\",\"message\":\"secret\"}\n\nFINISH",
-    ),
-    (
-        "a type `error` after its text",
-        "WORDdata: {\"type\":\"error\",\"message\":\"secret\"}\n\nFINISH",
-    ),
-    (
-        "an `error_code` after its text",
-        "WORDdata: {\"text\":\"secret\",\"error_code\":50001}\n\nFINISH",
-    ),
-    (
-        "a `detail` after its text",
-        "WORDdata: {\"detail\":\"secret\"}\n\nFINISH",
-    ),
-    (
-        "half a surrogate pair",
-        "WORDdata: {\"choices\":[{\"delta\":{\"content\":\"\\ud83d\"}}]}\n\nFINISH",
-    ),
-    (
-        "a content in parts",
-        "data: {\"choices\":[{\"delta\":{\"content\":[{\"type\":\"text\",\"text\":\"part\"}]}}]}\n\nFINISH",
-    ),
-    (
-        "events of another kind between",
-        ": keep-alive\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\nWORDdata: {\"choices\":[7]}\n\nFINISH",
-    ),
-];
-
 /// The faults of the storage, under an answer that ends well.
 const MONEY: [&str; 3] = [
     "the disk is full at the hold",
@@ -234,14 +143,6 @@ fn script(fault: &str, whole: bool) -> Option<Scripted> {
             frames.send(WORD);
             frames.send(format!("{FINISH}data: {error}\n\n"));
         }
-        "the finish reason abort" | "the finish reason error" => {
-            let reason = fault.rsplit(' ').next().unwrap();
-            let finish = FINISH.replace("stop", reason);
-            match whole {
-                true => frames.send(finish[6..].replace("delta", "message")),
-                false => frames.send(format!("{WORD}{finish}{DONE}")),
-            }
-        }
         "an error follows its first text" => frames.send(format!("{WORD}data: {error}\n\n")),
         fault if MONEY.contains(&fault) && whole => {
             return Some(Scripted::completion("part"));
@@ -250,15 +151,7 @@ fn script(fault: &str, whole: bool) -> Option<Scripted> {
             frames.send(WORD);
             frames.send_done();
         }
-        _ => {
-            let (_, before) = STREAMS.iter().find(|(named, _)| *named == fault)?;
-            let before = before.replace("WORD", WORD).replace("FINISH", FINISH);
-            let done = match fault {
-                "[DONE] with one line end" => DONE.trim_end().to_owned() + "\n",
-                _ => DONE.to_owned(),
-            };
-            frames.send(before + &done);
-        }
+        _ => return None,
     }
     Some(scripted)
 }

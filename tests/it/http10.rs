@@ -21,7 +21,7 @@ use crate::support::{
     Caller, Process, Scripted, TestServer, Upstream, W1, config, config_with_inference,
 };
 
-const CHAT: &str = "/chat";
+pub(crate) const CHAT: &str = "/chat";
 const V1: &str = "/v1/chat/completions";
 
 async fn send(address: &str, request: String) -> TcpStream {
@@ -31,7 +31,7 @@ async fn send(address: &str, request: String) -> TcpStream {
 }
 
 /// Asks for a streamed chat.
-async fn ask(caller: &Caller, path: &str) -> TcpStream {
+pub(crate) async fn ask(caller: &Caller, path: &str) -> TcpStream {
     let body = match path {
         CHAT => json!({ "message": "hi" }),
         _ => json!({ "stream": true, "messages": [{ "role": "user", "content": "hi" }] }),
@@ -56,7 +56,7 @@ async fn read_until(stream: &mut TcpStream, text: &str) -> String {
 }
 
 /// Reads the rest; returns it and how the connection ended.
-async fn read_to_end(mut stream: TcpStream) -> (String, Result<(), ErrorKind>) {
+pub(crate) async fn read_to_end(mut stream: TcpStream) -> (String, Result<(), ErrorKind>) {
     let mut read = Vec::new();
     let end = loop {
         match stream.read_buf(&mut read).await {

@@ -170,15 +170,15 @@ async fn a_file_that_cannot_be_used_stops_the_start_and_its_setting_is_named() {
     for (text, named) in [
         (
             format!("{node}ca_file = {empty:?}"),
-            "inference \"node\": ca_file",
+            "inference[0].ca_file: ",
         ),
         (
             format!("{node}ca_file = \"/nowhere.pem\""),
-            "inference \"node\": ca_file",
+            "inference[0].ca_file: ",
         ),
         (
             format!("{node}api_key_file = {empty:?}"),
-            "inference \"node\": api_key_file",
+            "inference[0].api_key_file: ",
         ),
         (
             format!("[chain]\nrpc = \"https://localhost\"\nca_file = {empty:?}"),

@@ -9,15 +9,19 @@
     reason = "a test that cannot go on may panic, and says what it measured"
 )]
 
+mod access;
 mod alerts;
 mod architecture;
 mod audit;
+mod backend_clients;
 mod backup;
+mod bounds;
 mod breaker;
 mod chain;
 mod chat;
 mod command_line;
 mod config;
+mod config_check;
 mod connections;
 mod contract;
 mod crash;

@@ -4,6 +4,7 @@
 mod clock;
 mod damage;
 mod files;
+mod logs;
 
 use std::io::Write;
 use std::path::Path;
@@ -44,7 +45,9 @@ async fn credits(admin: &Caller) -> Value {
 
 /// The exit code of a server that does not start on `database`, and its error.
 fn refused_start(database: &Path) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
+    // One that does start is ended.
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "30", env!("CARGO_BIN_EXE_r3mes-edge")]);
     let command = command.env_clear().arg("--database").arg(database);
     let done = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
     let error = String::from_utf8_lossy(&done.stderr).into_owned();

@@ -108,6 +108,9 @@ impl LockedFile {
         if about.nlink() > 1 {
             return Err(LockError::HardLinks(path.to_owned(), about.nlink()));
         }
+        if is_mounted(&file, path) {
+            return Err(LockError::Mounted(path.to_owned()));
+        }
         locked.push(id);
         Ok(Some(Self { file, id }))
     }
@@ -156,6 +159,26 @@ impl LockedFile {
             ),
         }
     }
+}
+
+/// Whether the file is a mount of its own, as `docker run -v FILE:FILE` makes one: its folder is on another.
+#[cfg(target_os = "linux")]
+fn is_mounted(file: &File, path: &Path) -> bool {
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+    // Without MOUNT_ROOT (before Linux 5.8) it is told by the device alone.
+    let attributes = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    let is_root = attributes.is_ok_and(|about| {
+        let root = StatxAttributes::MOUNT_ROOT;
+        about.stx_attributes.contains(root) && about.stx_attributes_mask.contains(root)
+    });
+    let devices = [file.metadata(), std::fs::metadata(folder_of(path))];
+    let devices = devices.map(|about| about.ok().map(|about| about.dev()));
+    is_root || devices[0] != devices[1]
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_mounted(_: &File, _: &Path) -> bool {
+    false
 }
 
 impl Drop for LockedFile {

@@ -12,7 +12,7 @@ use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{SqliteStore, audit, check, closed, sql, verify};
+use super::{SqliteStore, audit, check, closed, identity, read_only, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
 use crate::store::{
@@ -30,9 +30,9 @@ pub fn back_up(database: &Path, to: &Path) -> Result<LedgerReport, OpenError> {
     Ok(copy(database, to.to_owned())?.finish()?.ledger)
 }
 
-/// Copies a snapshot of `database`, to be verified and named `to` by [`PartialCopy::finish`].
-pub(super) fn copy(database: &Path, to: PathBuf) -> Result<PartialCopy, OpenError> {
-    let copy = PartialCopy::create(to)?;
+/// Copies a snapshot of `database`, to be verified and named `to` by [`NewFile::finish`].
+pub(super) fn copy(database: &Path, to: PathBuf) -> Result<NewFile, OpenError> {
+    let copy = NewFile::create(to)?;
     copy.fill(&*ReadOnly::open(database)?)?;
     Ok(copy)
 }
@@ -50,7 +50,8 @@ pub fn backup_file(database: &Path, folder: Option<&Path>, now: Timestamp) -> Pa
     }
 }
 
-/// The backups of `database` in `folder`, or beside it, the newest last; only files named by this program.
+/// The backups of `database` in `folder`, or beside it, the newest last; only files named by this program, and not those of
+/// another database that has a file of the same name and shares the folder.
 ///
 /// # Errors
 /// Where the folder cannot be read.
@@ -58,22 +59,33 @@ pub fn backups(
     database: &Path,
     folder: Option<&Path>,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
-    stamped_files(database, folder, EXTENSION)
+    let mut files = stamped_files(database, folder, |extension| extension == EXTENSION)?;
+    // Of a database that cannot be read all files of its name are shown, as one of them is to replace it.
+    if let Ok(own) = ReadOnly::open(database).and_then(|c| Ok(identity::read(&c)?)) {
+        files.retain(|(_, file)| {
+            let copy = read_only::open_without_log(file).and_then(|c| identity::read(&c));
+            copy.map_or(true, |copy| copy.database == own.database)
+        });
+    }
+    Ok(files)
 }
 
 /// The files named after `database`, a time and an extension, sorted by time.
 fn stamped_files(
     database: &Path,
     folder: Option<&Path>,
-    extension: &str,
+    has_extension: impl Fn(&str) -> bool,
 ) -> std::io::Result<Vec<(Timestamp, PathBuf)>> {
     let database = real_path(database);
     let folder = folder.unwrap_or(folder_of(&database));
     let name = database.file_name().unwrap_or_default().to_string_lossy();
     let made_at = |file: &Path| {
         let text = file.file_name()?.to_str()?;
-        let stamp = text.strip_prefix(&*name)?.strip_prefix('.')?;
-        Timestamp::parse_compact(stamp.strip_suffix(extension)?.strip_suffix('.')?)
+        let named = text.strip_prefix(&*name)?.strip_prefix('.')?;
+        // The stamp has a dot itself.
+        let (stamp, extension) = named.split_at_checked(named.find("Z.")? + 1)?;
+        let stamp = Timestamp::parse_compact(stamp)?;
+        has_extension(&extension[1..]).then_some(stamp)
     };
     let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
     let files = files.collect::<std::io::Result<Vec<_>>>()?.into_iter();
@@ -84,27 +96,51 @@ fn stamped_files(
     Ok(stamped)
 }
 
-/// Deletes all backups but the newest `keep`, and unfinished ones that crashes left. Those dated
-/// after `now` count as the oldest: otherwise they would remain, and each new backup would be deleted.
+/// Deletes all backups in the folder of `made`, which was made now and stays whatever its date, but it and the newest others,
+/// `keep` in all, and unfinished ones that crashes left. Those dated after `now` count as the oldest: otherwise they would
+/// remain, and each new backup would be deleted.
 ///
 /// # Errors
 /// Where the folder cannot be read, or a file cannot be deleted.
 pub fn prune_backups(
     database: &Path,
-    folder: Option<&Path>,
+    made: &Path,
     keep: usize,
     now: Timestamp,
 ) -> std::io::Result<()> {
-    let mut all = backups(database, folder)?;
-    all.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
-    let unfinished = stamped_files(database, folder, "backup.part")?;
+    let folder = Some(folder_of(made));
+    let mut others = backups(database, folder)?;
+    others.retain(|(_, file)| file.file_name() != made.file_name());
+    others.sort_by_key(|(made_at, _)| (*made_at <= now, *made_at));
+    let unfinished = stamped_files(database, folder, |extension| extension == "backup.part")?;
     // After an hour a copy is not being written any more.
     let is_abandoned = |begun: Timestamp| begun.plus(Duration::from_secs(3600)) < now;
     let abandoned = unfinished
         .into_iter()
         .filter(|(begun, _)| is_abandoned(*begun));
-    for (_, old) in all.into_iter().rev().skip(keep).chain(abandoned) {
-        std::fs::remove_file(old)?;
+    let old = others.into_iter().rev().skip(keep.saturating_sub(1));
+    for (_, file) in old.chain(abandoned) {
+        std::fs::remove_file(file)?;
+    }
+    Ok(())
+}
+
+/// How long the files of a database stay that a restore replaced or a migration copied; the newest of them stay in any case.
+const REPLACED_KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// Deletes the files of databases that were replaced long ago.
+pub(super) fn delete_replaced(database: &Path, now: Timestamp) -> std::io::Result<()> {
+    let is_replaced = |extension: &str| {
+        let of_restore = extension.strip_prefix("replaced");
+        of_restore.is_some_and(|suffix| SUFFIXES.contains(&suffix))
+            || extension.starts_with("version-")
+    };
+    let files = stamped_files(database, None, is_replaced)?;
+    let newest = files.last().map(|(at, _)| *at);
+    for (at, file) in files {
+        if Some(at) != newest && at.plus(REPLACED_KEPT) < now {
+            std::fs::remove_file(file)?;
+        }
     }
     Ok(())
 }
@@ -130,7 +166,7 @@ impl Backups for SqliteStore {
             }
             let backup = copy.finish()?;
             if let Some(keep) = keep {
-                prune_backups(&path, folder.as_deref(), keep, now).map_err(unavailable)?;
+                prune_backups(&path, Path::new(&backup.path), keep, now).map_err(unavailable)?;
             }
             Ok(backup)
         })
@@ -207,7 +243,7 @@ pub fn restore(
     }
     let mut lock = InstanceLock::acquire(&database)?;
     let old = database.with_added_extension(suffix);
-    let copy = PartialCopy::new(with_suffix(&database, connections::RESTORING), database)?;
+    let copy = NewFile::new(with_suffix(&database, connections::RESTORING), database)?;
     // With its log, as that may hold commits of a crashed server.
     copy.fill(&*ReadOnly::open(backup)?)?;
     copy.verify()?;
@@ -250,13 +286,14 @@ fn move_away(database: &Path, new: &Path) -> Result<Option<PathBuf>, OpenError> 
     Ok(moved)
 }
 
-/// A copy that is being made, under a name that marks it as incomplete; deleted if it is dropped before it is complete.
-pub(super) struct PartialCopy {
-    part: PathBuf,
+/// A database file that is being made, under a name that marks it as incomplete; deleted if it is dropped before it is
+/// complete.
+pub(super) struct NewFile {
+    pub(super) part: PathBuf,
     to: PathBuf,
 }
 
-impl PartialCopy {
+impl NewFile {
     /// Creates the empty file of a copy that is to be named `to`.
     pub(super) fn create(to: PathBuf) -> Result<Self, OpenError> {
         if to.exists() {
@@ -265,7 +302,8 @@ impl PartialCopy {
         Self::new(to.with_added_extension("part"), to)
     }
 
-    fn new(part: PathBuf, to: PathBuf) -> Result<Self, OpenError> {
+    /// The same where another name marks it, and where `to` may exist.
+    pub(super) fn new(part: PathBuf, to: PathBuf) -> Result<Self, OpenError> {
         // Left by an interrupted copy.
         delete_database(&part);
         connections::create_empty(&part).map_err(OpenError::io(&part))?;
@@ -287,7 +325,17 @@ impl PartialCopy {
         while copy.step(STEP)? != StepResult::Done {
             file.sync_data().map_err(OpenError::io(&self.part))?;
         }
-        Ok(())
+        drop(copy);
+        // Nothing has it open, and no log is its own.
+        identity::begin_log(&to)?;
+        identity::set_open_at(&to, None)?;
+        to.close().map_err(|(_, error)| error.into())
+    }
+
+    /// Writes it to the disk.
+    pub(super) fn sync(&self) -> Result<(), OpenError> {
+        let synced = File::open(&self.part).and_then(|file| file.sync_all());
+        synced.map_err(OpenError::io(&self.part))
     }
 
     /// Verifies the copy and names it.
@@ -306,8 +354,7 @@ impl PartialCopy {
 
     /// Verifies and syncs the copy.
     fn verify(&self) -> Result<LedgerReport, OpenError> {
-        let synced = File::open(&self.part).and_then(|file| file.sync_all());
-        synced.map_err(OpenError::io(&self.part))?;
+        self.sync()?;
         let copy = ReadOnly::open_any(&self.part)?;
         let report = verify(&copy)?;
         match report.mistakes.first() {
@@ -327,7 +374,7 @@ impl PartialCopy {
     }
 
     /// Renames the complete file; after a crash it has either name.
-    fn persist(&self) -> Result<(), OpenError> {
+    pub(super) fn persist(&self) -> Result<(), OpenError> {
         let renamed = std::fs::rename(&self.part, &self.to)
             .and_then(|()| File::open(folder_of(&self.to)))
             .and_then(|folder| folder.sync_all());
@@ -335,7 +382,7 @@ impl PartialCopy {
     }
 }
 
-impl Drop for PartialCopy {
+impl Drop for NewFile {
     fn drop(&mut self) {
         // Once it is complete there are none of that name.
         delete_database(&self.part);

@@ -2,15 +2,18 @@
 //! A file of another program or another version is refused before anything in it or beside it changes.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rustix::fs::Access;
 
+use super::backup::NewFile;
 use super::read_only::ReadOnly;
-use super::{migrate, sql};
+use super::{identity, migrate, sql};
 use crate::store::lock::with_suffix;
 use crate::store::{InstanceLock, LockError, StoreError};
 
@@ -42,6 +45,12 @@ pub enum OpenError {
     /// There is no database, but this file of one, so none is created.
     #[error("{} belongs to a database whose file is missing or empty, so no new one is made: put that file back beside it, or run r3mes-edge restore FILE, which moves it out of the way", .0.display())]
     Leftover(PathBuf),
+    /// The file (first) would be damaged by the log (second) of another state or another database.
+    #[error("{file} would be damaged by {log}, which belongs to another state of it or to another database; nothing was changed: put the file that {log} belongs to back, or run r3mes-edge restore FILE with the copy to serve, which moves {log} out of the way", file = .0.display(), log = .1.display())]
+    OtherLog(PathBuf, PathBuf),
+    /// The file (first) comes from where it is, or was, in use (second), without its log.
+    #[error("{file} was copied or moved from {place}, where it was in use, without its log, so that the last commits are missing; nothing was changed: put {place}-wal beside it as {file}-wal; if that is lost for good, or another program made the copy as a whole, run r3mes-edge restore {file}", file = .0.display(), place = .1.display())]
+    LogMissing(PathBuf, PathBuf),
     /// The file system refused.
     #[error("cannot use {}: {}", .0.display(), .1)]
     Io(PathBuf, std::io::Error),
@@ -79,6 +88,8 @@ pub(super) const CACHED_STATEMENTS: usize = 64;
 
 /// The suffix of a restored copy before it replaces the database.
 pub(super) const RESTORING: &str = ".restoring";
+/// The suffix of a new database before it is complete.
+const CREATING: &str = ".creating";
 
 /// Locks the database at a real path, which is created if it is missing and `create` is set.
 pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError> {
@@ -89,24 +100,69 @@ pub(super) fn lock(path: &Path, create: bool) -> Result<InstanceLock, OpenError>
         Err(error @ OpenError::Missing(_)) if !create => return Err(error),
         _ => {}
     }
-    let exists = || path.symlink_metadata().is_ok();
     let mut lock = InstanceLock::acquire(path)?;
     let size = |suffix| std::fs::metadata(with_suffix(path, suffix)).map_or(0, |file| file.len());
-    // SQLite would start over and delete the log with all its commits. A new file has a journal before its first page.
-    let leftovers: &[&str] = match exists() {
-        true if size("") > 0 => &[],
-        true => &["-wal"],
-        false => &["-wal", "-journal", RESTORING],
-    };
-    if let Some(suffix) = leftovers.iter().find(|suffix| size(suffix) > 0) {
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let beside = with_suffix(path, suffix);
+        check_usable(&beside, Access::READ_OK | Access::WRITE_OK)?;
+    }
+    if size("") > 0 {
+        // A database of this program has one only where another program changed its mode.
+        if size("-journal") > 0 && lock.is_in_wal_mode() {
+            let journal = with_suffix(path, "-journal");
+            return Err(OpenError::OtherLog(path.to_owned(), journal));
+        }
+        return Ok(lock);
+    }
+    // SQLite would start over and delete the log with all its commits.
+    let leftovers = ["-wal", "-shm", "-journal", RESTORING];
+    if let Some(suffix) = leftovers.into_iter().find(|suffix| size(suffix) > 0) {
         return Err(OpenError::Leftover(with_suffix(path, suffix)));
     }
-    if !exists() {
-        // -wal and -shm get its mode.
-        create_empty(path).map_err(OpenError::io(path))?;
-        lock.add(path)?;
+    if !create {
+        return Err(OpenError::Foreign(path.to_owned()));
     }
+    create_database(path, &mut lock)?;
     Ok(lock)
+}
+
+/// Refuses a file beside a database that cannot be used, which SQLite would not name.
+pub(super) fn check_usable(beside: &Path, access: Access) -> Result<(), OpenError> {
+    let check = || {
+        match std::fs::metadata(beside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Ok(about) if !about.is_file() => {
+                let what = "it is not a regular file; move it away";
+                return Err(Error::new(ErrorKind::InvalidInput, what));
+            }
+            about => about?,
+        };
+        rustix::fs::access(beside, access).map_err(|error| {
+            let what = "give it the owner and the mode of the database";
+            Error::new(Error::from(error).kind(), format!("{error}: {what}"))
+        })
+    };
+    check().map_err(OpenError::io(beside))
+}
+
+/// Creates a database in place of a missing or an empty file. It gets its name when it is complete and on the disk, so that it
+/// never is in its log alone.
+fn create_database(path: &Path, lock: &mut InstanceLock) -> Result<(), OpenError> {
+    let new = NewFile::new(with_suffix(path, CREATING), path.to_owned())?;
+    let mut connection = connect(&new.part)?;
+    // Before the first table: a file created without it cannot shrink.
+    connection.pragma_update(None, "auto_vacuum", "incremental")?;
+    let fresh = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    fresh.execute_batch(SCHEMA)?;
+    fresh.pragma_update(None, "application_id", APPLICATION_ID)?;
+    fresh.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    fresh.commit()?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.close().map_err(|(_, error)| error)?;
+    new.sync()?;
+    // Before it has its name, so that no other process can lock it first.
+    lock.add(&new.part)?;
+    new.persist()
 }
 
 /// Creates an empty file that only its owner can read; one created by SQLite would be readable by others for a moment.
@@ -123,23 +179,22 @@ pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // SQLite falls back to a read-only connection if the file is not writable.
     if connection.is_readonly("main")? {
-        let error = std::io::ErrorKind::ReadOnlyFilesystem;
+        let error = ErrorKind::ReadOnlyFilesystem;
         return Err(OpenError::Io(path.to_owned(), error.into()));
     }
     Ok(connection)
 }
 
-/// Creates the schema in an empty file, or brings an older file up to it, and configures the connection to write.
+/// Checks that a file and its log belong together and are of this program, brings an older file up to its schema, and
+/// configures the connection to write.
 pub(super) fn init_schema(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let is_empty = |c: &Connection| c.query_row(sql::IS_EMPTY, [], |row| row.get::<_, bool>(0));
-    let is_new = stamps(connection, path)? == (0, 0) && is_empty(connection)?;
-    if is_new {
-        // Before the first table: a file created without it cannot shrink.
-        connection.pragma_update(None, "auto_vacuum", "incremental")?;
-    } else {
-        check_version(connection, path)?;
-        migrate::migrate(connection, path, migrate::STEPS, SCHEMA_VERSION)?;
-    }
+    // A log that is not the file's own must not be written into it by closing the connection.
+    let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(no_checkpoint, true)?;
+    identity::check(connection, path)?;
+    check_version(connection, path)?;
+    connection.set_db_config(no_checkpoint, false)?;
+    migrate::migrate(connection, path, migrate::STEPS, SCHEMA_VERSION)?;
     // On this connection, before the pool opens: set by several at once it fails with "locked".
     connection.pragma_update(None, "journal_mode", "wal")?;
     // An acknowledged change is on the disk. NORMAL would lose the last commits in a power cut.
@@ -147,12 +202,9 @@ pub(super) fn init_schema(connection: &mut Connection, path: &Path) -> Result<()
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     configure_statements(connection)?;
-    if is_new {
-        let fresh = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        fresh.execute_batch(SCHEMA)?;
-        fresh.pragma_update(None, "application_id", APPLICATION_ID)?;
-        fresh.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        fresh.commit()?;
+    if let Err(error) = identity::set_open_at(connection, Some(path)) {
+        // As on a full disk: it only serves to find a fault of the future.
+        log::warn!("{} could not be marked as open: {error}", path.display());
     }
     connection.execute_batch(sql::COUNT_IDEMPOTENCY)?;
     Ok(())

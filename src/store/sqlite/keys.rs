@@ -1,5 +1,7 @@
 //! API keys: only their hashes are stored. A wallet has a limit of active keys; those of a wallet login do not count.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Row, params};
 
 use super::row::{all, count, execute, first, one, value};
@@ -155,9 +157,17 @@ pub(super) fn rotate(
     Ok(old)
 }
 
-/// Deletes some expired login keys; returns how many.
-pub(super) fn purge_logins(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
-    execute(c, sql::PURGE_LOGIN_KEYS, params![now, 500])
+/// How long a key is listed after it was revoked or expired. The audit trail has it longer.
+const ENDED_KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// Deletes some keys that ended: those of wallet logins at once, others of wallets later; returns how many. An imported key
+/// stays, which another import would bring back, and so does an admin's, which a server would adopt from its file.
+pub(super) fn purge(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
+    const STEP: i64 = 500;
+    let ended = now.minus(ENDED_KEPT);
+    Ok(execute(c, sql::PURGE_LOGIN_KEYS, params![now, STEP])?
+        + execute(c, sql::PURGE_REVOKED_KEYS, params![ended, STEP])?
+        + execute(c, sql::PURGE_EXPIRED_KEYS, params![ended, STEP])?)
 }
 
 pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> rusqlite::Result<()> {

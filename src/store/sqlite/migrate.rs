@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::backup::PartialCopy;
+use super::backup::NewFile;
 use super::check;
 use super::connections::{OpenError, SCHEMA_VERSION};
 use crate::model::Timestamp;
@@ -41,7 +41,7 @@ pub(super) fn migrate(
     }
     let stamp = Timestamp::from(SystemTime::now()).compact();
     let copy = database.with_added_extension(format!("{stamp}.version-{from}"));
-    let backup = PartialCopy::create(copy.clone())?;
+    let backup = NewFile::create(copy.clone())?;
     backup.fill(connection)?;
     backup.finish()?;
     // A table that others refer to may be made anew.

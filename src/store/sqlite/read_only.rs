@@ -13,9 +13,12 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::Access;
 
 use super::SqliteStore;
-use super::connections::{BUSY_TIMEOUT, OpenError, check_version, configure_statements};
+use super::connections::{
+    BUSY_TIMEOUT, OpenError, check_usable, check_version, configure_statements,
+};
 use super::read_pool::ReadPool;
 use super::writer::Writer;
 use crate::store::lock::{LockedFile, with_suffix};
@@ -54,6 +57,22 @@ impl ReadOnly {
     }
 }
 
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY
+    .union(OpenFlags::SQLITE_OPEN_URI)
+    .union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+/// <https://sqlite.org/uri.html>
+fn uri(path: &Path, options: &str) -> String {
+    let name = path.to_string_lossy().replace('%', "%25");
+    let name = name.replace('?', "%3f").replace('#', "%23");
+    format!("file:{name}?mode=ro{options}")
+}
+
+/// Opens the file at a real path as if no log were beside it.
+pub(super) fn open_without_log(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(uri(path, "&immutable=1"), FLAGS)
+}
+
 /// What opens the file at a real path, and the lock that must be held meanwhile. Its connections wait for so long for another
 /// program's lock, as one that recovers the log after a crash has.
 pub(super) fn manager(
@@ -67,6 +86,9 @@ pub(super) fn manager(
         Err(error) if error.kind() == NotFound => return Err(OpenError::Missing(path.to_owned())),
         Err(error) => return Err(OpenError::Io(path.to_owned(), error)),
     }
+    for suffix in ["-wal", "-shm"] {
+        check_usable(&with_suffix(path, suffix), Access::READ_OK)?;
+    }
     let mut lock = LockedFile::lock_shared(path).map_err(OpenError::io(path))?;
     let exists = |suffix| with_suffix(path, suffix).exists();
     let option = match (&lock, exists("-wal"), exists("-shm")) {
@@ -79,15 +101,9 @@ pub(super) fn manager(
             ""
         }
     };
-    // https://sqlite.org/uri.html
-    let name = path.to_string_lossy().replace('%', "%25");
-    let name = name.replace('?', "%3f").replace('#', "%23");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let is_private = lock.is_some();
-    let manager = SqliteConnectionManager::file(format!("file:{name}?mode=ro{option}"))
-        .with_flags(flags)
+    let manager = SqliteConnectionManager::file(uri(path, option))
+        .with_flags(FLAGS)
         .with_init(move |connection| {
             connection.busy_timeout(timeout)?;
             if is_private {

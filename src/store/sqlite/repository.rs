@@ -9,7 +9,9 @@ use rusqlite::Connection;
 use super::read_pool::ReadPool;
 use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
-use super::{SqliteStore, accounts, audit, disk_free, idempotency, keys, rollup, telemetry};
+use super::{
+    SqliteStore, accounts, audit, backup, disk_free, idempotency, keys, rollup, telemetry,
+};
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
 use crate::store::lock::with_suffix;
@@ -205,8 +207,13 @@ repository! { self,
         self.read(move |c| audit::list(c, before, limit)).await
     }
     purge(now: Timestamp) -> usize {
-        let logins = in_steps(|| self.write(move |c| keys::purge_logins(c, now))).await?;
-        Ok(logins + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
+        let path = self.path.clone();
+        let deleted = tokio::task::spawn_blocking(move || backup::delete_replaced(&path, now)).await;
+        if let Ok(Err(error)) = deleted {
+            log::warn!("files that were replaced long ago were not deleted: {error}");
+        }
+        let keys = in_steps(|| self.write(move |c| keys::purge(c, now))).await?;
+        Ok(keys + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
     }
     compact(retention: Retention, now: Timestamp) -> () {
         // A minute is complete when the sample after it would have arrived.
@@ -229,10 +236,10 @@ repository! { self,
     touch_keys(touched: Vec<(String, Timestamp)>) -> () {
         self.write(move |c| keys::touch(c, &touched)).await
     }
-    record_samples(samples: Vec<Sample>, now: Timestamp) -> Recorded {
+    record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded {
         let rows = samples.len();
         let record = move |c: &Connection| {
-            let done = telemetry::record(c, &samples, now)?;
+            let done = telemetry::record(c, &samples, max_workers, now)?;
             let Recorded { new, first } = done;
             Ok((done, Written { change: Some(Change::Samples { new, first }), ..Written::default() }))
         };

@@ -12,6 +12,11 @@ macro_rules! statements {
 }
 
 statements! {
+    // which database a file is, and which of its states a log belongs to
+    SELECT_IDENTITY = "SELECT database, log, before, open_at FROM identity WHERE id = 1";
+    SET_OPEN_AT = "UPDATE identity SET open_at = ?1 WHERE id = 1";
+    BEGIN_LOG = "UPDATE identity SET before = log, log = random() WHERE id = 1";
+
     // users and credits
     INSERT_USER = "INSERT INTO users (wallet, created_at) VALUES (?1, ?2) ON CONFLICT (wallet) DO NOTHING";
     SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
@@ -48,7 +53,10 @@ statements! {
     // keys
     INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, imported)
                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
-    COUNT_ACTIVE_KEYS = "SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND (revoked_at IS NULL OR revoked_at > ?2) AND (expires_at IS NULL OR expires_at > ?2)";
+    // Three ranges of an index, without the keys that ended.
+    COUNT_ACTIVE_KEYS = "SELECT (SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at IS NULL AND expires_at IS NULL)
+                         + (SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at IS NULL AND expires_at > ?2)
+                         + (SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at > ?2 AND (expires_at IS NULL OR expires_at > ?2))";
     SELECT_KEY_BY_HASH = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE hash = ?1";
     SELECT_KEY = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE id = ?1";
     SELECT_KEYS = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys
@@ -57,6 +65,8 @@ statements! {
                              WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
     REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND (revoked_at IS NULL OR revoked_at > ?2)";
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    PURGE_REVOKED_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE wallet IS NOT NULL AND imported = 0 AND revoked_at <= ?1 ORDER BY revoked_at LIMIT ?2)";
+    PURGE_EXPIRED_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE wallet IS NOT NULL AND imported = 0 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     // a key without a wallet is an admin's
     HAS_ADMIN_KEY = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE wallet IS NULL AND instr(scopes, 'admin') > 0)";
     ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
@@ -84,6 +94,7 @@ statements! {
                      network_difficulty, uptime_seconds, power_watts, accepted, rejected, loss)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (worker, recorded_at) DO NOTHING";
     SELECT_HAS_WORKER = "SELECT EXISTS (SELECT 1 FROM workers WHERE wallet = ?1)";
+    COUNT_WORKERS = "SELECT count(*) FROM workers WHERE wallet = ?1";
     SELECT_WORKER = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND worker = ?2";
     INSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, rolled_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
     // A late sample sets only the values that newer samples left out.

@@ -14,7 +14,12 @@ use crate::store::{
     Shares, StoreError, Totals,
 };
 
-pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Result<Recorded> {
+pub(super) fn record(
+    c: &Connection,
+    samples: &[Sample],
+    max_workers: usize,
+    now: Timestamp,
+) -> Result<Recorded> {
     let (mut recorded, mut late) = (Recorded::default(), Late::new());
     // A batch is nearly always of one wallet.
     for of_wallet in samples.chunk_by(|a, b| a.wallet == b.wallet) {
@@ -23,7 +28,7 @@ pub(super) fn record(c: &Connection, samples: &[Sample], now: Timestamp) -> Resu
         let mines: bool = one(c, sql::SELECT_HAS_WORKER, [wallet], value)?;
         recorded.first |= !mines;
         for sample in of_wallet {
-            recorded.new += usize::from(insert(c, sample, &mut late)?);
+            recorded.new += usize::from(insert(c, sample, max_workers, &mut late)?);
         }
     }
     for ((worker, _), minutes) in late {
@@ -37,7 +42,7 @@ type Late = BTreeMap<(i64, i64), Range<i64>>;
 
 /// Stores one sample and updates derived rows; `false` if it is stored already. Adds the minutes that were
 /// rolled up without it to `late`: its own, and that of the sample before, which now counts for less time.
-fn insert(c: &Connection, sample: &Sample, late: &mut Late) -> rusqlite::Result<bool> {
+fn insert(c: &Connection, sample: &Sample, max_workers: usize, late: &mut Late) -> Result<bool> {
     let (at, unit) = (sample.recorded_at.millis(), sample.unit);
     let (wallet, name) = (&sample.wallet, &sample.worker);
     let minute = rollup::start(at, rollup::MINUTE);
@@ -45,6 +50,12 @@ fn insert(c: &Connection, sample: &Sample, late: &mut Late) -> rusqlite::Result<
     let (worker, rolled_until): (i64, i64) = match known {
         Some(known) => known,
         None => {
+            let workers: i64 = one(c, sql::COUNT_WORKERS, [wallet], value)?;
+            if workers >= count(max_workers) {
+                return Err(StoreError::Conflict(format!(
+                    "the wallet has {workers} workers already, as many as limits.workers_per_wallet allows, and {name:?} would be one more"
+                )));
+            }
             let values = params![wallet, name, at, sample.hashrate, unit, minute];
             (one(c, sql::INSERT_WORKER, values, value)?, minute)
         }

@@ -47,7 +47,8 @@ pub(super) fn writing(path: &Path) -> Result<Connection, OpenError> {
 
 /// A new database.
 pub(super) fn fresh(path: &Path) -> Connection {
-    drop(connections::create_empty(path).unwrap());
+    drop(connections::lock(path, true).unwrap());
+    std::fs::remove_file(with_suffix(path, ".lock")).unwrap();
     writing(path).unwrap()
 }
 
@@ -79,6 +80,29 @@ fn every_statement_is_answered_by_an_index() {
                 .any(|word| step.contains(word));
             assert!(!step.starts_with("SCAN") || bounded, "{name}: {steps:#?}");
         }
+    }
+}
+
+#[test]
+fn counting_the_active_keys_walks_none_that_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = fresh(&folder.path().join("edge.db"));
+    let statement = format!("EXPLAIN QUERY PLAN {}", sql::COUNT_ACTIVE_KEYS);
+    let mut plan = connection.prepare(&statement).unwrap();
+    let steps = plan
+        .query_map((1, 2), |row| row.get::<_, String>(3))
+        .unwrap();
+    let steps: Vec<_> = steps.map(Result::unwrap).collect();
+    for range in [
+        "revoked_at=? AND expires_at=?",
+        "revoked_at=? AND expires_at>?",
+        "revoked_at>?",
+    ] {
+        let range = format!("INDEX idx_api_keys_active (wallet=? AND {range})");
+        assert!(
+            steps.iter().any(|step| step.contains(&range)),
+            "{range}: {steps:#?}"
+        );
     }
 }
 

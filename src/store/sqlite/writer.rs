@@ -30,7 +30,7 @@ pub(super) use self::health::{Commit, Faults};
 pub(super) use self::job::Written;
 use self::job::{End, Failure, Job, Refused};
 use self::wal::WriteAheadLog;
-use super::{accounts, closed, sql};
+use super::{accounts, closed, identity};
 use crate::store::{Hold, HoldTable, Observers, Origin, Result, StoreError};
 
 /// The handle to the writing thread.
@@ -245,6 +245,7 @@ impl WriterThread {
             self.write(group);
             let has_fault = lock(&self.state.fault).is_some();
             if self.health.recovered(&self.c) && (!has_fault || self.decide()) {
+                self.log.mark(&self.c);
                 self.log.truncate(&self.c);
             }
             *lock(&self.state.began) = None;
@@ -257,7 +258,7 @@ impl WriterThread {
             end.refuse(&self.state.holds, closed());
         }
         // Closing the last connection checkpoints too; doing it here reports errors.
-        if let Err(error) = self.c.query_row(sql::CHECKPOINT_TRUNCATE, [], |_| Ok(())) {
+        if let Err(error) = identity::set_open_at(&self.c, None) {
             log::warn!("the write-ahead log was not emptied at the end: {error}");
         }
         if let Err((_, error)) = self.c.close() {

@@ -230,7 +230,7 @@ fn a_plain_text_is_written_in_openais_formats() {
     let mut joined = String::new();
     let mut last = String::new();
     while let Some(event) = again.next_event().unwrap() {
-        let reading = ChatCompletions.event(&event).unwrap();
+        let reading = ChatCompletions.event(&event.name, event.text()).unwrap();
         joined += &reading.text.map(text_of).unwrap_or_default();
         last = event.text().to_owned();
     }

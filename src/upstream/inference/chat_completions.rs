@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use super::wire::{Reading, WireFormat};
 use crate::store::Tokens;
-use crate::upstream::sse::Event;
 use crate::upstream::{UpstreamError, unreadable};
 
 /// The format.
@@ -17,18 +16,18 @@ use crate::upstream::{UpstreamError, unreadable};
 pub(in crate::upstream) struct ChatCompletions;
 
 impl WireFormat for ChatCompletions {
-    fn event<'a>(&self, event: &'a Event) -> Result<Reading<'a>, UpstreamError> {
-        if event.name == "error" {
-            return Err(UpstreamError::Reported(event.text().to_owned()));
+    fn event<'a>(&self, name: &str, data: &'a str) -> Result<Reading<'a>, UpstreamError> {
+        if name == "error" {
+            return Err(UpstreamError::Reported(data.to_owned()));
         }
-        let members = Members::parse(event.text())?;
-        let choices: Vec<Choice<'_>> = members.choices.and_then(read).unwrap_or_default();
+        let members = Members::parse(data)?;
+        let choices = members.choices.as_deref().unwrap_or_default();
         let mut reading = Reading {
-            usage: members.usage_in(event.text()),
-            no_choice: choices.is_empty() && members.choices.is_none_or(is_empty),
+            usage: members.usage_in(data),
+            no_choice: choices.is_empty() && !members.has_unread_choices,
             ..Reading::default()
         };
-        for choice in &choices {
+        for choice in choices {
             choice.read_into(&mut reading);
         }
         let index = choices.first().map(Choice::index);
@@ -39,11 +38,12 @@ impl WireFormat for ChatCompletions {
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Reading<'a>, UpstreamError> {
         let text = std::str::from_utf8(body).map_err(unreadable)?;
         let members = Members::parse(text)?;
-        let choices: Option<Vec<Choice<'_>>> = members.choices.and_then(read);
-        let choices = choices.filter(|choices| !choices.is_empty());
-        let choices = choices.ok_or_else(|| unreadable("an answer without choices"))?;
+        let choices = members.choices.as_deref().unwrap_or_default();
+        if choices.is_empty() {
+            return Err(unreadable("an answer without choices"));
+        }
         let mut reading = Reading::default();
-        for choice in &choices {
+        for choice in choices {
             choice.read_into(&mut reading);
         }
         if let Some(reason) = reading.given_up {
@@ -59,10 +59,10 @@ impl WireFormat for ChatCompletions {
     }
 }
 
-/// The members of an event or of a whole answer. Only their extent is read at first, so that one which is formed in another
-/// way than expected makes no event unreadable.
+/// The members of an event or of a whole answer. Of all but the choices only the extent is read at first, so that one which is
+/// formed in another way than expected makes no event unreadable.
 #[derive(Deserialize)]
-struct Members<'a> {
+struct Members<'a, C> {
     #[serde(borrow)]
     error: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -73,22 +73,22 @@ struct Members<'a> {
     object: Option<&'a RawValue>,
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    choices: Option<&'a RawValue>,
+    choices: Option<C>,
+    /// Whether there are choices, but formed in another way.
+    #[serde(skip)]
+    has_unread_choices: bool,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Choice<'a> {
+struct Choice<'a, D> {
     #[serde(borrow)]
     index: Option<&'a RawValue>,
     /// In an event of a chat.
-    #[serde(borrow)]
-    delta: Option<&'a RawValue>,
+    delta: Option<D>,
     /// In a whole chat.
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
+    message: Option<D>,
     /// In a completion.
     #[serde(borrow)]
     text: Option<&'a RawValue>,
@@ -135,20 +135,41 @@ struct PromptDetails {
     cached_tokens: Option<u32>,
 }
 
-impl<'a> Members<'a> {
+impl<'a> Members<'a, Vec<Choice<'a, Delta<'a>>>> {
+    /// Reads an event that is formed as usual in one pass, and any other part by part.
     fn parse(text: &'a str) -> Result<Self, UpstreamError> {
-        let members: Self = serde_json::from_str(text).map_err(unreadable)?;
+        let members = match serde_json::from_str(text) {
+            Ok(members) => members,
+            Err(_) => Self::by_parts(text)?,
+        };
         let is_error = |value: Option<&RawValue>| value.and_then(read::<&str>) == Some("error");
         let reports = [members.error, members.error_code].into_iter().flatten();
         if reports.map(RawValue::get).any(|value| !matches!(value, "false" | "0" | "\"\""))
             || is_error(members.object)
             || is_error(members.kind)
             // As FastAPI writes every error.
-            || (members.detail.is_some() && members.choices.is_none())
+            || (members.detail.is_some() && members.choices.is_none() && !members.has_unread_choices)
         {
             return Err(UpstreamError::Reported(text.to_owned()));
         }
         Ok(members)
+    }
+
+    fn by_parts(text: &'a str) -> Result<Self, UpstreamError> {
+        let parts: Members<'a, &RawValue> = serde_json::from_str(text).map_err(unreadable)?;
+        let choices: Option<Vec<Choice<'a, &RawValue>>> = parts.choices.and_then(read);
+        let choices = choices.map(|choices| choices.into_iter().map(Choice::read_parts).collect());
+        Ok(Self {
+            error: parts.error,
+            error_code: parts.error_code,
+            detail: parts.detail,
+            object: parts.object,
+            kind: parts.kind,
+            has_unread_choices: choices.is_none()
+                && parts.choices.is_some_and(|choices| !is_empty(choices)),
+            choices,
+            usage: parts.usage,
+        })
     }
 
     /// Where the usage is in the text of these members.
@@ -172,7 +193,19 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'a> Choice<'a> {
+impl<'a> Choice<'a, &'a RawValue> {
+    fn read_parts(self) -> Choice<'a, Delta<'a>> {
+        Choice {
+            index: self.index,
+            delta: self.delta.and_then(read),
+            message: self.message.and_then(read),
+            text: self.text,
+            finish_reason: self.finish_reason,
+        }
+    }
+}
+
+impl<'a> Choice<'a, Delta<'a>> {
     fn index(&self) -> u64 {
         self.index.and_then(read).unwrap_or(0)
     }
@@ -189,8 +222,8 @@ impl<'a> Choice<'a> {
             "abort" | "error" => reading.given_up = Some(format!("the finish reason {reason}")),
             _ => reading.finished.push(self.index()),
         }
-        let delta = self.delta.or(self.message).and_then(read::<Delta<'_>>);
-        let text = self.text.or(delta.as_ref().and_then(|delta| delta.content));
+        let delta = self.delta.as_ref().or(self.message.as_ref());
+        let text = self.text.or(delta.and_then(|delta| delta.content));
         if self.index() == 0 && reading.text.is_none() {
             reading.text = text.map(RawValue::get);
         }
@@ -252,7 +285,15 @@ impl<'de> Deserialize<'de> for Lossy {
             }
 
             fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Lossy, E> {
-                Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+                let mut text = String::with_capacity(bytes.len());
+                for chunk in bytes.utf8_chunks() {
+                    text += chunk.valid();
+                    // The three bytes of a surrogate are three invalid chunks, of which this is the first.
+                    if chunk.invalid() == [0xED] {
+                        text.push(char::REPLACEMENT_CHARACTER);
+                    }
+                }
+                Ok(Lossy(text))
             }
         }
         deserializer.deserialize_bytes(Bytes)

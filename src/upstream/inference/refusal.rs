@@ -99,7 +99,7 @@ impl Refusal {
 }
 
 /// Seconds, or the time until a date.
-fn parse_wait(text: &str, now: Timestamp) -> Option<Duration> {
+pub(in crate::upstream) fn parse_wait(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }

@@ -91,9 +91,9 @@ impl Failure {
             UpstreamError::Timeout(_) => (Cause::Timeout, None, false),
             UpstreamError::Unreadable(_) => (Cause::Unreadable, None, false),
             UpstreamError::Cut(_) | UpstreamError::Reported(_) => (Cause::BrokenOff, None, false),
-            UpstreamError::Status(status) | UpstreamError::NoChat(_, status) => {
-                (Cause::Status, Some(*status), false)
-            }
+            UpstreamError::Status(status)
+            | UpstreamError::Limited(status, _)
+            | UpstreamError::NoChat(_, status) => (Cause::Status, Some(*status), false),
             UpstreamError::Refused(refusal) => {
                 let cause = match refusal.meaning {
                     Meaning::Credentials => Cause::Credentials,

@@ -5,16 +5,15 @@ use std::ops::Range;
 
 use crate::store::Tokens;
 use crate::upstream::UpstreamError;
-use crate::upstream::sse::Event;
 
 /// A format in which model servers answer.
 pub(in crate::upstream) trait WireFormat {
-    /// Reads an event of a stream.
+    /// Reads an event of a stream: its name, which most servers leave empty, and its data.
     ///
     /// # Errors
     /// [`UpstreamError::Reported`] where it reports a failure, [`UpstreamError::Unreadable`] where it is no event of this
     /// format. Both break the answer off, whatever follows.
-    fn event<'a>(&self, event: &'a Event) -> Result<Reading<'a>, UpstreamError>;
+    fn event<'a>(&self, name: &str, data: &'a str) -> Result<Reading<'a>, UpstreamError>;
 
     /// Reads an answer that is one JSON object; with the same errors.
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Reading<'a>, UpstreamError>;

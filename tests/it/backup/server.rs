@@ -92,7 +92,11 @@ async fn a_server_that_stops_in_the_middle_of_a_copy_leaves_none_that_is_not_who
         let at = |n: u32| now.minus(Duration::from_secs(u64::from(batch * 1000 + n)));
         let sample = |n| Sample::new(wallet(W1), at(n), 1.0, HashrateUnit::HashesPerSecond);
         let samples = (0..1000).map(sample).collect();
-        server.store.record_samples(samples, now).await.unwrap();
+        server
+            .store
+            .record_samples(samples, 1000, now)
+            .await
+            .unwrap();
     }
     let admin = server.admin();
     let copying =
@@ -207,7 +211,7 @@ async fn the_wal_stays_short_beside_endless_readers() {
     };
     for batch in 0..30 {
         let samples = (0..1000).map(|n| sample(batch * 10_000 + n * 10)).collect();
-        store.record_samples(samples, now).await.unwrap();
+        store.record_samples(samples, 1000, now).await.unwrap();
     }
     // At least one reader is always active: each begins before another ends.
     let stop = Arc::new(AtomicBool::new(false));
@@ -235,7 +239,7 @@ async fn the_wal_stays_short_beside_endless_readers() {
         let samples = (0..60)
             .map(|m| sample((n + m * 5000) * 10 + 1 + n % 9))
             .collect();
-        store.record_samples(samples, now).await.unwrap();
+        store.record_samples(samples, 1000, now).await.unwrap();
         let length = log();
         written += length.saturating_sub(last);
         last = length;

@@ -424,6 +424,7 @@ async fn an_open_breaker_is_a_two_and_after_its_pause_a_one() {
     let state = async || metric(&server, "r3mes_breaker_state", &[("upstream", "chain")]).await;
     assert_eq!(state().await, 0.0);
     for _ in 0..5 {
+        server.clock.advance(Duration::from_secs(2));
         server
             .anybody()
             .get("/chain/status")

@@ -24,7 +24,8 @@ impl Process {
     pub(crate) fn serve_on(database: &Path, places: &[&str], config: &str) -> Self {
         let file = write_config(&database.with_extension("toml"), config);
         let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
-        command.env_clear().arg("--config").arg(file);
+        command.env_clear().stdout(Stdio::null());
+        command.arg("--config").arg(file);
         command.arg("--database").arg(database);
         command.args(places.iter().flat_map(|place| ["--listen", *place]));
         Self::start(command, |_| database.to_owned())
@@ -38,15 +39,17 @@ impl Process {
         before: &str,
         config: &str,
     ) -> Option<Self> {
-        let command = on_a_small_disk(disk, mebibytes, before, config)?;
+        let mut command = on_a_small_disk(disk, mebibytes, before, config)?;
+        command.stdout(Stdio::null());
         Some(Self::start(command, |process| {
             let root = format!("/proc/{process}/root{}", disk.display());
             Path::new(&root).join("edge.db")
         }))
     }
 
-    fn start(mut command: Command, database: impl FnOnce(u32) -> PathBuf) -> Self {
-        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    /// Starts this command, whose log is read.
+    pub(crate) fn start(mut command: Command, database: impl FnOnce(u32) -> PathBuf) -> Self {
+        let command = command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let written = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -148,7 +151,7 @@ impl Drop for Process {
 
 fn write_config(file: &Path, config: &str) -> PathBuf {
     let common = "listen = \"127.0.0.1:0\"\ndiscover = false\nlog.format = \"text\"\n";
-    let rates = "[rates]\nhealth = \"off\"\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\n";
+    let rates = "[rates]\nhealth = \"off\"\nauth = \"off\"\nchat = \"off\"\nwrite = \"off\"\ntelemetry = \"off\"\nread = \"off\"\npage = \"off\"\nrefused = \"off\"\n";
     std::fs::write(file, format!("{common}{rates}{config}")).unwrap();
     file.to_owned()
 }

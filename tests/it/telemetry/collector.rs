@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::samples;
 use crate::ops::metrics::metric_if_known;
-use crate::support::{Scripted, TestServer, Upstream, W1, config, eventually, fixture, wallet};
+use crate::support::{
+    Process, Scripted, TestServer, Upstream, W1, config, eventually, fixture, wallet,
+};
 
 /// A configuration that watches a miner's page, more often than an operator could set.
 fn config_with_miner(page: &Upstream, path: &str, kind: MinerKind) -> Config {
@@ -174,6 +176,158 @@ async fn a_token_file_that_is_not_there_counts_against_the_page_which_is_never_a
     })
     .await;
     assert!(page.seen("/").is_empty());
+}
+
+/// The page of an engine that answers with NaN, and one of each kind without a path.
+#[tokio::test]
+async fn a_page_is_found_without_its_path_and_read_where_a_member_is_no_number() {
+    for (kind, path, body, hashrate) in [
+        (
+            MinerKind::R3mes,
+            "/stats",
+            r#"{"hashrate": 50.5, "loss": NaN, "gpu_temp": 91.0, "gradient_norm": -Infinity}"#,
+            json!(50.5),
+        ),
+        (
+            MinerKind::Xmrig,
+            "/2/summary",
+            r#"{"uptime": 5, "hashrate": {"total": [1.5, NaN, null], "highest": inf}}"#,
+            json!(1.5),
+        ),
+    ] {
+        for given in ["", "/"] {
+            let page = Upstream::start(move |seen| match seen.path == path {
+                true => Scripted::whole(200, body),
+                false => Scripted::whole(404, "{}"),
+            })
+            .await;
+            let server = TestServer::start(config_with_miner(&page, given, kind)).await;
+            assert_eq!(recorded(&server).await["hashrate"], hashrate, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn figures_that_an_engine_does_not_have_are_null_and_not_zero() {
+    let page = Upstream::start(|_| {
+        let body = r#"{"hashrate":42.5,"loss":0.0,"gpu_temp":0.0,"uptime_seconds":9}"#;
+        Scripted::whole(200, body)
+    })
+    .await;
+    let server = TestServer::start(config_with_miner(&page, "/stats", MinerKind::R3mes)).await;
+    assert_eq!(recorded(&server).await["gpu_temperature"], Value::Null);
+    let (.., loss) = first_sample_in_the_file(server.database());
+    assert_eq!(loss, None);
+}
+
+/// The alerts that fire a minute and a bit after the page was asked a few times more.
+async fn alerts_later(server: &TestServer, page: &Upstream, minutes: u64) -> Vec<Value> {
+    let asked = page.seen("/").len();
+    eventually("the page is asked", async || {
+        (page.seen("/").len() > asked + 2).then_some(())
+    })
+    .await;
+    let caller = server.anybody();
+    let mut alerts = Value::Null;
+    for wait in [0, minutes * 60, 61] {
+        server.clock.advance(Duration::from_secs(wait));
+        alerts = caller.get("/alerts").await.expect(200);
+    }
+    alerts["firing"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_miner_that_never_answered_well_fires_an_alert_and_is_shown_in_health() {
+    for status in [401, 403, 404, 302] {
+        let is_good = Arc::new(AtomicBool::new(false));
+        let page = {
+            let is_good = Arc::clone(&is_good);
+            Upstream::start(move |_| match is_good.load(Ordering::SeqCst) {
+                true => Scripted::whole(200, fixture("r3mes-miner-stats.json")),
+                false => Scripted::whole(status, "{}"),
+            })
+            .await
+        };
+        let server = TestServer::start(config_with_miner(&page, "/stats", MinerKind::R3mes)).await;
+        let caller = server.anybody();
+        eventually("the page is asked", async || {
+            (!page.seen("/").is_empty()).then_some(())
+        })
+        .await;
+        if status == 403 {
+            // It asked to be left alone for a minute.
+            server.clock.advance(Duration::from_secs(30));
+            caller.get("/alerts").await.expect(200);
+            server.clock.advance(Duration::from_secs(29));
+            assert_eq!(page.seen("/").len(), 1);
+            server.clock.advance(Duration::from_secs(31));
+        }
+        let alerts = match status {
+            403 => caller.get("/alerts").await.expect(200)["firing"]
+                .as_array()
+                .unwrap()
+                .clone(),
+            _ => alerts_later(&server, &page, 0).await,
+        };
+        assert_eq!(alerts.len(), 1, "{alerts:?}");
+        assert_eq!(
+            (&alerts[0]["name"], &alerts[0]["subject"]),
+            (&json!("upstream_failing"), &json!("miner"))
+        );
+        let health = caller.get("/health").await.expect(200);
+        assert_eq!(
+            (&health["miner"], &health["status"]),
+            (&json!(false), &json!("degraded"))
+        );
+        assert_eq!(health["breakers"][0]["state"], "CLOSED");
+        is_good.store(true, Ordering::SeqCst);
+        recorded(&server).await;
+        eventually("it is shown as well", async || {
+            let health = caller.get("/health").await.expect(200);
+            (health["miner"] == true && health["status"] == "ok").then_some(())
+        })
+        .await;
+        assert_eq!(alerts_later(&server, &page, 0).await, Vec::<Value>::new());
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_run_records_nothing_and_is_silent_after_its_time() {
+    let page = Upstream::start(|_| {
+        let body = r#"{"hashrate":0.0,"loss":0.0,"loss_trend":"stable","gpu_temp":0.0,"vram_total_mb":24564,"gradient_norm":0.0,"uptime_seconds":0}"#;
+        Scripted::whole(200, body)
+    })
+    .await;
+    let server = TestServer::start(config_with_miner(&page, "/stats", MinerKind::R3mes)).await;
+    assert_eq!(alerts_later(&server, &page, 1).await, Vec::<Value>::new());
+    let path = format!("/miner/stats/{W1}");
+    server
+        .anybody()
+        .get(&path)
+        .await
+        .refused(404, "user_not_found");
+    let alerts = alerts_later(&server, &page, 5).await;
+    assert_eq!(alerts.len(), 1, "{alerts:?}");
+    assert_eq!(alerts[0]["name"], "miner_silent");
+}
+
+#[tokio::test]
+async fn a_miner_that_never_answers_well_is_logged_once() {
+    let page = Upstream::start(|_| Scripted::whole(401, "{}")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[miner]\nurl = \"{}/stats\"\nwallet = \"{W1}\"\nevery = \"1s\"",
+        page.url()
+    );
+    let mut server = Process::serve(&folder.path().join("edge.db"), &config);
+    eventually("the page is asked again", async || {
+        (page.seen("/").len() >= 3).then_some(())
+    })
+    .await;
+    server.tell_to_end();
+    assert_eq!(server.wait_for_end(), Some(0));
+    let log = server.log().join("\n");
+    assert_eq!(log.matches("was not read").count(), 1, "{log}");
 }
 
 #[tokio::test]

@@ -116,7 +116,10 @@ fn compare(steps: Vec<Step>) {
                         worker: format!("rig-{worker}"),
                         ..Sample::new(wallet(W1), time, rate, unit(worker))
                     };
-                    store.record_samples(vec![sample], time).await.unwrap();
+                    store
+                        .record_samples(vec![sample], 1000, time)
+                        .await
+                        .unwrap();
                     samples.entry((worker, at)).or_insert(rate);
                 }
                 Step::Compact(at) => {
@@ -225,7 +228,11 @@ async fn freed_pages_are_given_back_while_others_write() {
         let samples = (0..1000)
             .map(|n| Sample::new(wallet(W1), at(n), 1.0, unit(0)))
             .collect();
-        server.store.record_samples(samples, noon).await.unwrap();
+        server
+            .store
+            .record_samples(samples, 1000, noon)
+            .await
+            .unwrap();
     }
     server
         .store
@@ -248,7 +255,7 @@ async fn freed_pages_are_given_back_while_others_write() {
             let sample = Sample::new(wallet(W1), later.plus(n * step), 1.0, unit(0));
             server
                 .store
-                .record_samples(vec![sample], later)
+                .record_samples(vec![sample], 1000, later)
                 .await
                 .unwrap();
         }

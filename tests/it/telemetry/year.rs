@@ -67,7 +67,7 @@ async fn a_year_of_ten_miners_reaches_a_plateau_and_is_read_quickly() {
                     sample(*wallet, at, u64::from((day * 24 + hour) * 360 + n))
                 });
                 store
-                    .record_samples(samples.collect(), from.plus(HOUR))
+                    .record_samples(samples.collect(), 1000, from.plus(HOUR))
                     .await
                     .unwrap();
             }

@@ -85,21 +85,68 @@ fn a_file_of_another_version_is_refused_before_a_byte_is_written() {
 fn no_database_is_made_beside_the_leftovers_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edge.db");
-    for (suffix, beside_an_empty_file) in
-        [("-wal", true), ("-journal", false), (".restoring", false)]
-    {
+    for suffix in ["-wal", "-shm", "-journal", ".restoring"] {
         let left = with_suffix(&path, suffix);
         std::fs::write(&left, "something").unwrap();
-        assert!(matches!(lock(&path, true), Err(OpenError::Leftover(file)) if file == left));
-        assert!(!path.exists());
-        std::fs::write(&path, "").unwrap();
-        assert_eq!(lock(&path, true).is_err(), beside_an_empty_file, "{suffix}");
+        for empty in [false, true] {
+            if empty {
+                std::fs::write(&path, "").unwrap();
+            }
+            let refused = lock(&path, true);
+            assert!(matches!(refused, Err(OpenError::Leftover(file)) if file == left));
+        }
         std::fs::remove_file(&path).unwrap();
-        // An empty one is all that a process leaves that was killed at once.
+        // An empty one holds nothing.
         std::fs::write(&left, "").unwrap();
         assert!(lock(&path, true).is_ok());
         std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&left).unwrap();
     }
+}
+
+#[test]
+fn a_journal_beside_a_database_with_a_wal_is_not_played_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    drop(fresh(&path));
+    let before = std::fs::read(&path).unwrap();
+    let journal = with_suffix(&path, "-journal");
+    std::fs::write(&journal, "of another time").unwrap();
+    let refused = lock(&path, true);
+    assert!(matches!(refused, Err(OpenError::OtherLog(_, file)) if file == journal));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(std::fs::read(&journal).unwrap(), b"of another time");
+}
+
+#[test]
+fn what_is_no_file_beside_a_database_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    drop(fresh(&path));
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let other = with_suffix(&path, suffix);
+        std::fs::create_dir(&other).unwrap();
+        let refused = lock(&path, true).unwrap_err().to_string();
+        let expected = format!("{}: it is not a regular file", other.display());
+        assert!(refused.contains(&expected), "{refused}");
+        std::fs::remove_dir(&other).unwrap();
+    }
+}
+
+#[test]
+fn a_new_database_gets_its_name_when_it_is_complete_and_needs_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    // Half of one, of a process that was killed.
+    std::fs::write(with_suffix(&path, CREATING), "half").unwrap();
+    drop(SqliteStore::open(&path, true).unwrap());
+    assert!(!with_suffix(&path, CREATING).exists());
+    let store = SqliteStore::open(&path, false).unwrap();
+    let crashed = folder.path().join("crashed.db");
+    // While it is open, without anything else of it.
+    std::fs::copy(&path, &crashed).unwrap();
+    assert_eq!(check_database(&crashed).unwrap().errors().count(), 0);
+    drop(store);
 }
 
 #[cfg(unix)]

@@ -181,7 +181,7 @@ proptest! {
             parser.push((sent + tail).as_bytes());
             let mut read = String::new();
             while let Some(event) = parser.next_event().unwrap() {
-                read += &ChatCompletions.event(&event).unwrap().text.map(text_of).unwrap_or_default();
+                read += &ChatCompletions.event(&event.name, event.text()).unwrap().text.map(text_of).unwrap_or_default();
             }
             prop_assert_eq!(read, text);
         }

@@ -1,5 +1,7 @@
 //! What is read of the answers of real servers, and of odd ones.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::upstream::inference::wire::Meter;
 use crate::upstream::sse::Parser;
@@ -54,7 +56,7 @@ fn read_stream(bytes: &[u8], meter: &mut Meter) -> Result<bool, UpstreamError> {
         if event.text() == "[DONE]" {
             break;
         }
-        meter.add(&ChatCompletions.event(&event)?);
+        meter.add(&ChatCompletions.event(&event.name, event.text())?);
     }
     Ok(meter.is_finished())
 }
@@ -77,13 +79,8 @@ fn the_meter_finds_in_each_servers_answers_what_is_in_them() {
     }
 }
 
-fn event(data: &str) -> Event {
-    Event::new(String::new(), data.as_bytes().into())
-}
-
 fn read_event(data: &str) -> Result<(bool, usize), UpstreamError> {
-    let event = event(data);
-    let reading = ChatCompletions.event(&event)?;
+    let reading = ChatCompletions.event("", data)?;
     Ok((reading.has_content, reading.finished.len()))
 }
 
@@ -204,8 +201,7 @@ fn a_choice_that_is_given_up_is_not_finished() {
             "{{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"finish_reason\":\"{reason}\"}}]}}"
         );
         assert!(ChatCompletions.whole(data.as_bytes()).is_err());
-        let event = event(&data);
-        let reading = ChatCompletions.event(&event).unwrap();
+        let reading = ChatCompletions.event("", &data).unwrap();
         assert!(reading.given_up.is_some() && reading.finished.is_empty() && reading.has_content);
     }
 }
@@ -214,9 +210,8 @@ fn a_choice_that_is_given_up_is_not_finished() {
 fn usage_that_is_none_is_not_counted_but_known_to_be_there() {
     let tokens = |usage: &str| {
         let data = format!("{{\"choices\":[],\"usage\": {usage} }}");
-        let event = event(&data);
-        let reading = ChatCompletions.event(&event).unwrap();
-        assert_eq!(&event.text()[reading.usage.unwrap()], usage);
+        let reading = ChatCompletions.event("", &data).unwrap();
+        assert_eq!(&data[reading.usage.unwrap()], usage);
         reading.tokens.map(|(_, tokens)| tokens.prompt)
     };
     assert_eq!(
@@ -251,7 +246,35 @@ fn half_a_surrogate_pair_is_a_replacement_character_and_parts_are_joined() {
     ] {
         assert_eq!(text_of(content), text, "{content}");
     }
-    let half = text_of(r#""a smile \ud83d""#);
-    assert!(half.starts_with("a smile \u{FFFD}"), "{half}");
-    assert_eq!(half.trim_end_matches('\u{FFFD}'), "a smile ");
+    assert_eq!(
+        text_of(r#""a \ud83d smile \udc00""#),
+        "a \u{FFFD} smile \u{FFFD}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn an_event_read_in_one_pass_says_the_same_as_one_read_by_parts(
+        index in prop::option::of(0..3_u8),
+        delta in prop::option::of("\\{(\"content\":(null|\"\"|\"a\"|\\[\\]|7)(,\"reasoning\":(null|\"b\"))?)?\\}|null"),
+        text in prop::option::of("null|\"\"|\"a\""),
+        finish in prop::option::of("null|\"\"|\"stop\"|\"abort\"|7"),
+    ) {
+        let members = [
+            index.map(|index| format!("\"index\":{index}")),
+            delta.map(|delta| format!("\"delta\":{delta}")),
+            text.map(|text| format!("\"text\":{text}")),
+            finish.map(|finish| format!("\"finish_reason\":{finish}")),
+        ];
+        let members: Vec<_> = members.into_iter().flatten().collect();
+        let data = format!("{{\"choices\":[{{{}}}]}}", members.join(","));
+        let said = |members: Members<'_, Vec<Choice<'_, Delta<'_>>>>| {
+            let mut reading = Reading::default();
+            let choices = members.choices.unwrap();
+            choices.iter().for_each(|choice| choice.read_into(&mut reading));
+            format!("{reading:?}")
+        };
+        let by_parts = Members::by_parts(&data).unwrap();
+        prop_assert_eq!(said(serde_json::from_str(&data).unwrap()), said(by_parts));
+    }
 }
