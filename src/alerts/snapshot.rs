@@ -122,7 +122,8 @@ impl Snapshot {
     pub(super) fn explained(&self, active: impl Fn(&str) -> bool) -> [bool; SHARES] {
         let storage = !self.is_ready || active("storage_unavailable") || active("database_file");
         let reads = storage || active("pool_use");
-        let upstreams = active("breaker_open") || active("inference_refused");
+        let upstreams = ["breaker_open", "upstream_failing", "inference_refused"];
+        let upstreams = upstreams.into_iter().any(&active);
         let mut explained = [false; SHARES];
         explained[STORAGE_ERRORS] = storage;
         explained[UPSTREAM_ERRORS] = upstreams;

@@ -151,7 +151,8 @@ pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) ->
         true => &path[path.len() - segments.len() - 1..],
         false => path,
     };
-    let is_of_operator = |route: &&Route| matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
+    let is_of_operator =
+        |route: &&Route| matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
     let mut others = Vec::new();
     for route in routes
         .iter()

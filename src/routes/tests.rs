@@ -106,8 +106,9 @@ fn by_segments(path: &str) -> Vec<&'static Route> {
     } else {
         path
     };
-    let is_open =
-        |route: &&Route| !is_doubled || !matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
+    let is_open = |route: &&Route| {
+        !is_doubled || !matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics)
+    };
     let matches = |pattern: &str| {
         let (pattern, path) = (pattern.split('/'), path.split('/'));
         pattern.clone().count() == path.clone().count()

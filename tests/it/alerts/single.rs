@@ -118,6 +118,8 @@ faults! {
     the_chain_is_gone_under_load: "breaker_open", None, |script| (script.chain, script.reads) = (Page::Dead, 60);
     the_model_is_gone: "breaker_open", None, |script| (script.model, script.chats) = (Page::Dead, 3);
     the_model_is_gone_under_load: "breaker_open", None, |script| (script.model, script.chats) = (Page::Dead, 60);
+    the_chain_needs_a_token: "upstream_failing", None, |script| (script.chain, script.reads) = (Page::Status(401), 60);
+    the_chain_has_another_path_and_is_asked_often: "upstream_failing", None, |script| (script.chain, script.reads) = (Page::Status(404), 20);
     an_operator_takes_the_chain_out_of_use: "breaker_open", None, |script| script.forced = Some("chain");
     an_operator_takes_the_miner_out_of_use: "breaker_open", Xmrig, |script| script.forced = Some("miner");
     the_model_refuses_its_key: "inference_refused", None, |script| (script.model, script.chats) = (Page::Status(401), 2);
