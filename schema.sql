@@ -113,6 +113,16 @@ CREATE TABLE verified (
 ) STRICT;
 INSERT INTO verified (id, entry) VALUES (1, 0);
 
+-- The clock as it was last known, every five minutes: the server's time, the boot of the machine and the milliseconds since
+-- it, and for how many of them the wall clock had kept step. Without a row it was never known.
+CREATE TABLE clock (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    at     INTEGER NOT NULL,
+    boot   TEXT NOT NULL,
+    uptime INTEGER NOT NULL,
+    held   INTEGER NOT NULL
+) STRICT;
+
 -- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
 -- wallet login. revoked_at: may be in the future, after a rotation. imported: a key of the R3MES backend; until its
 -- first use its hash may be its SHA-256, which is all that the import knows of it.

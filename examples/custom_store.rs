@@ -10,11 +10,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a program")]
 
 use std::error::Error;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use r3mes_edge::auth::{KeyHash, KeyRecord, KeyRequest, Scopes};
-use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
+use r3mes_edge::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
 use r3mes_edge::{Clock, Config, EdgeServer};
 
@@ -134,12 +135,14 @@ handing_on! {
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
-    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
-    earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
-    shares(wallet: Wallet, since: Timestamp) -> Option<Shares>;
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
-    totals(active_since: Timestamp) -> Totals;
+    miner(wallet: Wallet, now: Timestamp) -> MinerStats;
+    earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay>;
+    hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
+    shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares>;
+    leaderboard(since: Option<Timestamp>, now: Timestamp, limit: usize) -> Vec<RankedMiner>;
+    totals(now: Timestamp) -> Totals;
+    last_clock() -> Option<ClockReading>;
+    record_clock(reading: ClockReading) -> ();
 }
 
 #[tokio::main]

@@ -1,6 +1,7 @@
 //! The state that every request shares.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::model::Timestamp;
 use crate::shutdown::Shutdown;
 use crate::store::{
     Backup, Backups, Change, LedgerReport, Origin, Repository, StoreError, StoreObserver, Totals,
+    latest_sample,
 };
 use crate::upstream::UpstreamError;
 use crate::upstream::chain::{Blocks, Chain, ChainStatus};
@@ -59,6 +61,8 @@ pub(crate) struct App {
     pub(crate) chain_halted: AtomicBool,
     /// Errors that the last check of the ledger found.
     pub(crate) ledger_errors: AtomicUsize,
+    /// Whether the clock was compared with what the storage last knew.
+    clock_resumed: AtomicBool,
 }
 
 /// The chain's height, and when it was read.
@@ -106,9 +110,6 @@ impl StoreObserver for Caches {
 }
 
 impl App {
-    /// A wallet mines while its last sample is not older than this.
-    pub(crate) const ACTIVE: Duration = Duration::from_secs(300);
-
     pub(crate) fn new(
         config: Config,
         store: Arc<dyn Repository>,
@@ -160,6 +161,7 @@ impl App {
             limits: watch::Sender::new(Limits::new(|class| config.rates.get(class), &clock)),
             chain_halted: AtomicBool::new(false),
             ledger_errors: AtomicUsize::new(0),
+            clock_resumed: AtomicBool::new(false),
             store,
             clock,
             config,
@@ -178,6 +180,33 @@ impl App {
         self.metrics.set_alert_settings(&config.alerts);
     }
 
+    /// Compares the clock with what the storage last knew, until that could be read one time; whether it was.
+    pub(crate) async fn resume_clock(&self) -> bool {
+        if self.clock_resumed.load(Ordering::Acquire) {
+            return true;
+        }
+        // A store that does not answer must not keep the server from starting.
+        let last = tokio::time::timeout(Duration::from_secs(5), self.store.last_clock());
+        match last.await.unwrap_or(Err(StoreError::Busy)) {
+            Ok(last) => {
+                if let Some(last) = last {
+                    self.clock.resume(&last);
+                }
+                self.clock_resumed.store(true, Ordering::Release);
+                true
+            }
+            Err(error) => {
+                log::warn!("the clock was not compared with the stored time: {error}");
+                false
+            }
+        }
+    }
+
+    /// Stores the clock for the next start.
+    pub(crate) async fn record_clock(&self) -> Result<(), StoreError> {
+        self.store.record_clock(self.clock.reading()).await
+    }
+
     /// Stores when keys were last used.
     pub(crate) async fn record_key_use(&self) {
         let touched = self.caches.keys.take_touched();
@@ -188,9 +217,9 @@ impl App {
         }
     }
 
-    /// A miner is active if its last sample is not older than this time.
-    pub(crate) fn active_since(&self) -> Timestamp {
-        self.clock.now().minus(Self::ACTIVE)
+    /// From a time until now, with what a clock may be ahead by.
+    pub(crate) fn until_now(&self, since: Timestamp) -> Range<Timestamp> {
+        since..latest_sample(self.clock.now())
     }
 
     /// How long responses of the chain are cached: short compared to the block time.

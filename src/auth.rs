@@ -14,6 +14,8 @@ pub use key::{KeyHash, PlainKey};
 pub(crate) use login::{Challenges, LoginError, SignedChallenge};
 pub use scope::{Scope, Scopes};
 
+use std::time::Duration;
+
 use crate::model::{Timestamp, Wallet};
 
 /// A key as it is stored: its hash, never the key itself.
@@ -44,10 +46,21 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
+    /// How long a replaced key may stay valid.
+    pub const MAX_GRACE: Duration = Duration::from_secs(30 * 86_400);
+
     /// Whether the key is accepted at `now`.
     #[must_use]
     pub fn is_active(&self, now: Timestamp) -> bool {
-        self.ends_at().is_none_or(|at| at > now)
+        self.expires_at.is_none_or(|at| at > now) && !self.is_revoked(now)
+    }
+
+    /// Whether it was revoked or replaced. A time further ahead than a replaced key lasts is that of a clock that was ahead.
+    #[must_use]
+    pub fn is_revoked(&self, now: Timestamp) -> bool {
+        let grace_ends = now.plus(Self::MAX_GRACE);
+        self.revoked_at
+            .is_some_and(|at| at <= now || at > grace_ends)
     }
 
     /// The earlier of expiry and revocation; `None` is never.

@@ -3,6 +3,7 @@
 //! Nothing here knows HTTP or SQL: a [`Wallet`] has a valid checksum, [`Credits`] never passed through a float, a
 //! [`Sample`] is within its ranges.
 
+mod clock;
 mod credits;
 mod fields;
 mod input;
@@ -13,6 +14,7 @@ mod time;
 pub(crate) mod units;
 mod wallet;
 
+pub use clock::ClockReading;
 pub use credits::Credits;
 pub use input::{InputError, InputKind};
 pub use retention::Retention;
@@ -31,6 +33,14 @@ pub(crate) use sample::{MOST_COUNT, MOST_FIGURE};
 #[must_use]
 pub fn new_id(prefix: &str) -> String {
     id_text(prefix, uuid::Uuid::now_v7())
+}
+
+/// The same with the server's time, for what is stored: the wall clock may be wrong.
+pub(crate) fn new_id_at(prefix: &str, now: Timestamp) -> String {
+    const TIME: u32 = 80;
+    let millis = u128::try_from(now.millis()).unwrap_or_default();
+    let rest = uuid::Uuid::now_v7().as_u128() & ((1 << TIME) - 1);
+    id_text(prefix, uuid::Uuid::from_u128(millis << TIME | rest))
 }
 
 /// An identifier derived from data, the same each time.
@@ -57,6 +67,24 @@ mod tests {
     fn new_ids_are_unique_and_in_order() {
         let ids: Vec<_> = (0..10_000).map(|_| new_id("req_")).collect();
         assert!(ids.is_sorted_by(|earlier, later| earlier < later));
+    }
+
+    #[test]
+    fn an_id_of_a_time_sorts_by_it_whatever_the_wall_clock_shows() {
+        let at = |millis| new_id_at("key_", Timestamp::from_millis(millis));
+        let ids = [
+            0,
+            1,
+            1_796_000_000_000,
+            1_796_000_000_001,
+            4_000_000_000_000,
+        ]
+        .map(at);
+        assert!(
+            ids.is_sorted_by(|earlier, later| earlier < later),
+            "{ids:?}"
+        );
+        assert_eq!(ids[0].len(), new_id("key_").len());
     }
 
     proptest! {

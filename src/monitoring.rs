@@ -19,8 +19,11 @@ const SEEN: Duration = Duration::from_secs(15 * 60);
 /// Updates the gauges of values that are stored elsewhere.
 pub(crate) fn refresh_gauges(app: &App) {
     let (table, gauges) = (&app.metrics.table, app.store.gauges());
-    let seen_since = app.clock.now().minus(SEEN);
-    let active = app.caches.keys.active_wallets(seen_since);
+    let seen = app.until_now(app.clock.now().minus(SEEN));
+    let active = app.caches.keys.active_wallets(&seen);
+    table
+        .clock_jump
+        .set(app.clock.jump().unwrap_or_default() / 1000);
     let in_flight = app.config.limits.in_flight - app.in_flight.available_permits();
     for (gauge, value) in [
         (&table.active_users, active),
@@ -136,6 +139,7 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
             .map(|node| node.at.breaker.name().to_owned())
             .collect(),
         is_chain_halted: app.chain_halted.load(Ordering::Acquire),
+        clock_jump: app.clock.jump(),
         backup: schedule.map(|every| (every, last_backup)),
         miner,
     };
@@ -157,13 +161,13 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
         return Ok(None);
     };
     let (store, now) = (&app.store, app.clock.now());
-    let stats = match store.miner(wallet, app.active_since()).await {
+    let stats = match store.miner(wallet, now).await {
         Err(StoreError::UserNotFound) => return Ok(None),
         stats => stats?,
     };
     let points = async |period: Duration, resolution| {
-        let since = now.minus(period);
-        let mut points = store.hashrate(wallet, since, resolution, 10_000).await?;
+        let period = app.until_now(now.minus(period));
+        let mut points = store.hashrate(wallet, period, resolution, 10_000).await?;
         points.retain(|point| Some(point.hashrate_unit) == stats.hashrate_unit);
         Ok::<_, StoreError>(points)
     };
@@ -185,7 +189,7 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
     let means = mean(&minutes, now.minus(RECENT)).zip(mean(&hours, now.minus(DAY)));
     let mined = hours.iter().filter(|hour| hour.hashrate > 0.0);
     let mined = mined.filter(|hour| hour.recorded_at >= now.minus(expected));
-    let earned = store.earnings(wallet, now.minus(expected + 7 * DAY));
+    let earned = store.earnings(wallet, app.until_now(now.minus(expected + 7 * DAY)));
     // The time in which there was no server to send one to does not count.
     let started = started(app);
     let read_at = app.metrics.miner_read_at().unwrap_or(started);
@@ -195,7 +199,9 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
         hashing_since,
         means: means.filter(|_| is_warm),
         temperature: stats.gpu_temperature,
-        shares: store.shares(wallet, now.minus(watched)).await?,
+        shares: store
+            .shares(wallet, app.until_now(now.minus(watched)))
+            .await?,
         mined_hours: mined.count() as u64,
         last_earning: earned.await?.last().map(|day| day.recorded_at),
     }))

@@ -70,6 +70,7 @@ routes! {
     GET    "/blocks"                  chain::blocks;         Auth::Public,             Read,      None;
     POST   "/admin/backup"            ops::back_up;          Auth::Admin,              Write,     None, detached, unbounded, no_query;
     GET    "/admin/ledger/verify"     ops::verify_ledger;    Auth::Admin,              Write,     None, unbounded;
+    POST   "/admin/clock/accept"      ops::accept_clock;     Auth::Admin,              Write,     None, detached, no_query;
     GET    "/admin/audit"             ops::audit;            Auth::Admin,              Read,      None;
     GET    "/admin/breakers"          ops::breakers;         Auth::Admin,              Read,      None, no_query;
     POST   "/admin/breakers/{name}"   ops::set_breaker;      Auth::Admin,              Write,     Common, detached;

@@ -92,7 +92,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError::Bind`] where an address cannot be bound; then none is. [`StartError::Config`] for an invalid
-    /// configuration. Nothing is read of the storage: one with a fault makes the server not ready.
+    /// configuration. A storage with a fault makes the server not ready.
     ///
     /// # Panics
     /// Outside a tokio runtime, or in one without I/O and time.
@@ -117,6 +117,7 @@ impl Builder {
         }
         let app = App::new(config, store, clock, self.own, routes::labels());
         let app = app.map_err(StartError::Config)?;
+        app.resume_clock().await;
         let mut serving = JoinSet::new();
         serving.spawn(connection::serve(Arc::clone(&app), sockets));
         Ok(EdgeServer {
@@ -181,6 +182,7 @@ impl EdgeServer {
         // Bounded by the grace; the runtime has logged a panic.
         let _ = self.serving.join_next().await;
         self.app.record_key_use().await;
+        tasks::record_clock(Arc::clone(&self.app)).await;
         let store = Arc::clone(&self.app.store);
         let closed = tokio::task::spawn_blocking(move || store.close());
         if closed.await.is_err() {

@@ -19,6 +19,7 @@ pub use observer::{Change, Observers, Origin, StoreObserver};
 pub use records::*;
 pub use sqlite::*;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Weak;
 
@@ -26,7 +27,7 @@ use std::sync::Weak;
 pub use async_trait::async_trait;
 
 use crate::auth::{KeyHash, KeyRecord};
-use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
+use crate::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
 
 /// The result of a method.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -272,7 +273,8 @@ pub trait Repository: Send + Sync + 'static {
     /// The audit entries older than the entry `before`, newest first.
     async fn audit(&self, before: Option<i64>, limit: usize) -> Result<Vec<AuditEntry>>;
     /// Deletes expired keys of wallet logins, other keys of wallets that ended more than 30 days ago, and expired idempotent
-    /// responses; returns how many. A store of files also deletes those that it replaced more than 30 days ago.
+    /// responses; returns how many. A store of files also deletes those that it replaced more than 30 days ago. The server
+    /// calls it, and [`compact`](Self::compact), only while it is sure of the time.
     async fn purge(&self, now: Timestamp) -> Result<usize>;
     /// Rolls up samples, deletes expired rows and audit entries older than two years, returns free pages. In short steps, so
     /// that other writes do not wait.
@@ -300,35 +302,45 @@ pub trait Repository: Send + Sync + 'static {
         actor: Actor,
         request: Option<IdempotentRequest<Counted>>,
     ) -> Result<Outcome<Counted>>;
-    /// The state of the miners of `wallet`.
+    /// The state of the miners of `wallet`. Samples of a time after [`latest_sample`]`(now)` do not count.
     ///
     /// # Errors
     /// [`StoreError::UserNotFound`].
-    async fn miner(&self, wallet: Wallet, active_since: Timestamp) -> Result<MinerStats>;
-    /// The days with earnings from `since` on, oldest first.
+    async fn miner(&self, wallet: Wallet, now: Timestamp) -> Result<MinerStats>;
+    /// The days with earnings in a period, oldest first.
     ///
     /// # Errors
     /// [`StoreError::UserNotFound`].
-    async fn earnings(&self, wallet: Wallet, since: Timestamp) -> Result<Vec<EarningsDay>>;
-    /// The hashrate from `since` on, oldest first.
+    async fn earnings(&self, wallet: Wallet, period: Range<Timestamp>) -> Result<Vec<EarningsDay>>;
+    /// The hashrate in a period, oldest first.
     ///
     /// # Errors
     /// [`StoreError::UserNotFound`]; [`StoreError::TooMuch`] for more than `limit` points.
     async fn hashrate(
         &self,
         wallet: Wallet,
-        since: Timestamp,
+        period: Range<Timestamp>,
         resolution: Resolution,
         limit: usize,
     ) -> Result<Vec<HashratePoint>>;
-    /// Shares that the pool accepted from the wallet's miners since a time, from the miners' counters; `None` where no miner
+    /// Shares that the pool accepted from the wallet's miners in a period, from the miners' counters; `None` where no miner
     /// reported them in two samples. A counter that restarted counts from 0.
-    async fn shares(&self, wallet: Wallet, since: Timestamp) -> Result<Option<Shares>>;
-    /// The top earners since a time, or of all time.
-    async fn leaderboard(&self, since: Option<Timestamp>, limit: usize)
-    -> Result<Vec<RankedMiner>>;
+    async fn shares(&self, wallet: Wallet, period: Range<Timestamp>) -> Result<Option<Shares>>;
+    /// The top earners since a time, or of all time. Samples and earnings of a time after [`latest_sample`]`(now)` do not
+    /// count.
+    async fn leaderboard(
+        &self,
+        since: Option<Timestamp>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RankedMiner>>;
     /// Figures over all wallets.
-    async fn totals(&self, active_since: Timestamp) -> Result<Totals>;
+    async fn totals(&self, now: Timestamp) -> Result<Totals>;
+
+    /// What [`record_clock`](Self::record_clock) stored last.
+    async fn last_clock(&self) -> Result<Option<ClockReading>>;
+    /// Stores the clock, every five minutes, so that the next start can tell a clock that is wrong.
+    async fn record_clock(&self, reading: ClockReading) -> Result<()>;
 
     /// The backups that this store makes. `None` if it makes none: `POST /admin/backup` is then 501 `not_supported`, a
     /// schedule in `[backup]` has no effect, and backups have neither metrics nor an alert.

@@ -39,6 +39,7 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     }));
     tasks.spawn(every(MINUTE, now, app(), compact_samples));
     tasks.spawn(every(MINUTE, MINUTE, app(), purge_expired));
+    tasks.spawn(every(5 * MINUTE, now, app(), record_clock));
     tasks.spawn(every(HOUR, now, app(), verify_ledger));
     tasks
 }
@@ -100,8 +101,9 @@ async fn watch_chain(app: Arc<App>) {
 
 /// Rolls up samples and deletes those past their retention.
 async fn compact_samples(app: Arc<App>) {
-    let (retention, now) = (app.config.retention, app.clock.now());
-    if app.store.is_leader()
+    let retention = app.config.retention;
+    if let Some(now) = app.clock.confirmed()
+        && app.store.is_leader()
         && let Err(error) = app.store.compact(retention, now).await
     {
         log::warn!("samples were not rolled up or not deleted: {error}");
@@ -110,12 +112,24 @@ async fn compact_samples(app: Arc<App>) {
 
 /// Deletes expired keys and responses, and records the last use of keys.
 async fn purge_expired(app: Arc<App>) {
-    if app.store.is_leader()
-        && let Err(error) = app.store.purge(app.clock.now()).await
+    if let Some(now) = app.clock.confirmed()
+        && app.store.is_leader()
+        && let Err(error) = app.store.purge(now).await
     {
         log::warn!("expired rows were not deleted: {error}");
     }
     app.record_key_use().await;
+}
+
+/// Stores the clock, so that the next start can compare it.
+pub(crate) async fn record_clock(app: Arc<App>) {
+    // What is stored must not be overwritten before it was read.
+    if app.store.is_leader()
+        && app.resume_clock().await
+        && let Err(error) = app.record_clock().await
+    {
+        log::warn!("the clock was not stored: {error}");
+    }
 }
 
 async fn verify_ledger(app: Arc<App>) {
@@ -158,7 +172,9 @@ async fn back_up(app: Arc<App>) {
         if !is_due() {
             continue;
         }
-        match app.back_up(backups, Some(settings.keep)).await {
+        // While the clock is in question it is unknown which copy is the oldest.
+        let keep = app.clock.jump().is_none().then_some(settings.keep);
+        match app.back_up(backups, keep).await {
             Ok(made) => {
                 log::info!("database backed up to {}", made.file);
                 retry = MINUTE;

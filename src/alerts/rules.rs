@@ -35,6 +35,9 @@ fn holds(bad: bool, value: f64) -> Condition {
     (bad, value, 0.0)
 }
 
+/// Seconds that the clock may be set by unnoticed.
+const CLOCK_STEP: f64 = 300.0;
+
 const CONFIRMED: bool = false;
 const IMMEDIATE: bool = true;
 
@@ -104,6 +107,11 @@ rules! {
         "the ledger does not add up; run r3mes-edge ledger verify, keep the file, and restore a good backup";
     "chain_halted", Critical, IMMEDIATE: holds(now.is_chain_halted, 1.0),
         "the chain answers but makes no new blocks";
+    "clock_jump", Warning, IMMEDIATE: match now.clock_jump {
+            None => FINE,
+            Some(millis) => (true, millis as f64 / 1000.0, CLOCK_STEP),
+        },
+        "the clock was set {}; nothing expires by it until it has held for an hour: set it right, or run r3mes-edge db accept-clock if it is", clock_change(value);
     "backup_age", Warning, CONFIRMED: match now.backup {
             None => FINE,
             // A copy of it does not verify either.
@@ -156,6 +164,17 @@ fn error_rate(window: &Window, limits: &AlertsConfig) -> Option<Condition> {
         errors.all >= ENOUGH,
         is_explained,
     )
+}
+
+/// A change of the clock, in seconds, in words.
+fn clock_change(seconds: f64) -> String {
+    let way = if seconds < 0.0 { "back" } else { "ahead" };
+    let minutes = seconds.abs() / 60.0;
+    match minutes {
+        ..120.0 => format!("{way} by {minutes:.0} minutes"),
+        ..2880.0 => format!("{way} by {:.0} hours", minutes / 60.0),
+        _ => format!("{way} by {:.0} days", minutes / 1440.0),
+    }
 }
 
 fn shares_flat(now: &Snapshot, limits: &AlertsConfig) -> Option<Condition> {

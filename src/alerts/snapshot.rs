@@ -31,6 +31,8 @@ pub(crate) struct Snapshot {
     /// The inference servers whose last call failed by something that the operator has to mend.
     pub(crate) misconfigured: Vec<String>,
     pub(crate) is_chain_halted: bool,
+    /// By how many milliseconds the wall clock jumped, while that is in question.
+    pub(crate) clock_jump: Option<i64>,
     /// Where this process makes backups by a schedule: how often, and when the last was made.
     pub(crate) backup: Option<(Duration, Timestamp)>,
     pub(crate) miner: Option<Miner>,

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -82,24 +83,24 @@ impl KeyCache {
         entries.clear();
     }
 
-    /// The keys used in a later minute than is stored, with that minute; they count as written from now on.
+    /// The keys used in another minute than is stored, with that minute; they count as written from now on.
     pub(crate) fn take_touched(&self) -> Vec<(String, Timestamp)> {
         let entries = self.lock();
         let touched = entries.iter().filter_map(|(_, key)| {
             let seen = key.last_seen.load(Ordering::Relaxed);
             let minute = seen - seen.rem_euclid(60_000);
-            let newer = key.written.fetch_max(minute, Ordering::Relaxed) < minute;
-            newer.then(|| (key.record.id.clone(), Timestamp::from_millis(minute)))
+            let other = key.written.swap(minute, Ordering::Relaxed) != minute && seen != 0;
+            other.then(|| (key.record.id.clone(), Timestamp::from_millis(minute)))
         });
         touched.collect()
     }
 
-    /// The number of wallets seen at or after `since`.
-    pub(crate) fn active_wallets(&self, since: Timestamp) -> usize {
+    /// The number of wallets seen in a period.
+    pub(crate) fn active_wallets(&self, period: &Range<Timestamp>) -> usize {
         let entries = self.lock();
         let seen = entries.iter().filter_map(|(_, key)| {
-            let active = key.last_seen.load(Ordering::Relaxed) >= since.millis();
-            key.record.wallet.filter(|_| active)
+            let seen = Timestamp::from_millis(key.last_seen.load(Ordering::Relaxed));
+            key.record.wallet.filter(|_| period.contains(&seen))
         });
         seen.collect::<HashSet<_>>().len()
     }

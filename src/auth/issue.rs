@@ -1,7 +1,7 @@
 //! New keys: the request, and the key with its record. `store::issue_key` stores one.
 
 use super::{KeyRecord, PlainKey, Scopes};
-use crate::model::{Timestamp, Wallet, new_id};
+use crate::model::{Timestamp, Wallet, new_id_at};
 
 /// A request for a new key, after its permissions were checked.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ impl KeyRequest {
     #[must_use]
     pub fn record(self, key: &PlainKey, now: Timestamp) -> KeyRecord {
         KeyRecord {
-            id: new_id("key_"),
+            id: new_id_at("key_", now),
             hash: key.hash(),
             start: key.start().to_owned(),
             wallet: self.wallet,

@@ -7,7 +7,7 @@ use r3mes_edge::model::Timestamp;
 use r3mes_edge::store::{
     Actor, LedgerReport, back_up, backup_file, prune_backups, restore, verify_backup,
 };
-use r3mes_edge::{Clock, Config, Repository};
+use r3mes_edge::{Clock, Config, Repository, SqliteStore};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -52,6 +52,11 @@ struct Copied {
 pub(super) async fn create(create: Create, client: &Client) -> Result {
     let Client { config, json } = client;
     let (database, clock) = (&config.database, Clock::default());
+    // A clock that is wrong neither dates a copy nor says which one is the oldest.
+    let last = SqliteStore::open_read_only(database)?.last_clock().await?;
+    if let Some(last) = last {
+        clock.resume(&last);
+    }
     progress("copying and checking the database");
     let copied = if create.to.is_none() && server_of(database)?.is_some() {
         // By the server, so that no write waits; in the folder of its own configuration.
@@ -67,6 +72,12 @@ pub(super) async fn create(create: Create, client: &Client) -> Result {
     let Some(keep) = create.keep else {
         return Ok(());
     };
+    if clock.jump().is_some() {
+        note(
+            "no old copy was deleted, as the clock of this machine is in question: see db accept-clock",
+        );
+        return Ok(());
+    }
     prune_backups(database, &copied.file, keep.into(), clock.now())
         .map_err(|error| Failure::Failed(format!("old copies were not deleted: {error}")))
 }

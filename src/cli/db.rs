@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use r3mes_edge::store::check_database;
+use serde_json::Value;
 
+use super::client::Client;
 use super::output::{answer, progress};
 use super::settings::Settings;
 use super::{Result, checked, import};
@@ -15,6 +17,12 @@ pub(super) enum Command {
     ///
     /// Example: r3mes-edge db check
     Check,
+    /// Believe the clock of this machine at once, instead of after it has held for an hour
+    ///
+    /// After a jump of the clock nothing expires by it until then, and the alert clock_jump fires.
+    ///
+    /// Example: r3mes-edge db accept-clock
+    AcceptClock,
     /// Import the database of an R3MES backend: accounts, balances and API keys
     #[command(after_help = import::HELP)]
     Import {
@@ -39,6 +47,17 @@ pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> R
             );
             answer(json, serde_json::to_string(&check)?, text)?;
             checked("the database", check.errors().count())
+        }
+        Command::AcceptClock => {
+            let (config, path) = (settings.config.clone(), "/admin/clock/accept");
+            let accepted = Client { config, json }.post(path, &()).await?;
+            let time: Value = serde_json::from_str(&accepted)?;
+            let time = time["server_time_iso"].as_str().unwrap_or_default();
+            answer(
+                json,
+                &accepted,
+                format!("the clock is accepted: it is {time}"),
+            )
         }
         Command::Import { file } => import::run(settings, json, file).await,
     }

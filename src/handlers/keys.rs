@@ -94,14 +94,14 @@ pub(crate) async fn list(ctx: Context) -> Result {
     let next_cursor = cut_page(&mut keys, limit, |key| key.id.clone());
     // So a page may be shorter than its limit.
     keys.retain(|key| manages(principal, key));
-    let now = ctx.app.clock.now();
+    let now = ctx.app.clock.latest();
     let keys: Vec<_> = keys.iter().map(|key| key.shown(now)).collect();
     json(&json!({ "keys": keys, "next_cursor": next_cursor }))
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
     let key = managed_key(&ctx, ctx.path_param.clone()).await?;
-    json(&key.shown(ctx.app.clock.now()))
+    json(&key.shown(ctx.app.clock.latest()))
 }
 
 /// Whether the caller may list, show, rotate and revoke a key: an admin any, others those of their wallet that are no

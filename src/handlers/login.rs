@@ -49,7 +49,7 @@ pub(crate) async fn login(ctx: Context) -> Result {
         wallet: Some(wallet),
         name: "login".to_owned(),
         scopes: Scopes::LOGIN,
-        expires_at: Some(now.plus(ttl)),
+        expires_at: Some(app.clock.latest().plus(ttl)),
         login: true,
     };
     let max_keys = app.config.auth.max_keys_per_wallet;
@@ -58,6 +58,6 @@ pub(crate) async fn login(ctx: Context) -> Result {
         access_token: issued.key.reveal(),
         token_type: "bearer",
         expires_in: ttl.as_secs(),
-        user: app.store.user(wallet).await?,
+        user: app.store.user(wallet).await?.seen_at(now),
     })
 }

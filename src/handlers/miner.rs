@@ -20,7 +20,9 @@ pub(crate) async fn post_stats(ctx: Context) -> Result {
     let now = app.clock.now();
     let retention = app.config.retention.raw;
     let oldest = retention.map(|retention| now.minus(retention));
-    let samples = Sample::parse_batch(ctx.text()?, principal.wallet, oldest, now)?;
+    // A miner whose clock is right may send the time of a wall clock that is not believed yet.
+    let latest = app.clock.latest();
+    let samples = Sample::parse_batch(ctx.text()?, principal.wallet, oldest, now, latest)?;
     if samples.iter().any(|sample| !principal.owns(&sample.wallet)) {
         let detail = "a key records samples of its own wallet only";
         return Err(ApiError::forbidden(detail));
@@ -58,7 +60,7 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
         wallet: request.wallet_address,
         earnings: request.earnings,
         source_id: request.source_id,
-        recorded_at: Sample::check_not_ahead(recorded_at, "", now)?,
+        recorded_at: Sample::check_not_ahead(recorded_at, "", ctx.app.clock.latest())?,
     };
     let stored = |counted: &Counted| StoredResponse {
         status: if counted.counted { 201 } else { 200 },
@@ -71,8 +73,8 @@ pub(crate) async fn post_earnings(ctx: Context) -> Result {
 }
 
 pub(crate) async fn stats(ctx: Context) -> Result {
-    let (wallet, active_since) = (ctx.wallet()?, ctx.app.active_since());
-    let mut stats = ctx.app.store.miner(wallet, active_since).await?;
+    let (wallet, now) = (ctx.wallet()?, ctx.app.clock.now());
+    let mut stats = ctx.app.store.miner(wallet, now).await?;
     let compat = &ctx.app.config.compat;
     stats.hashrate = compat.unknown(stats.hashrate);
     stats.gpu_temperature = compat.unknown(stats.gpu_temperature);
@@ -99,7 +101,8 @@ pub(crate) async fn earnings(ctx: Context) -> Result {
     // Whole UTC days, today the last of them.
     let today = ctx.app.clock.now().day();
     let since = today.minus(Duration::from_secs(86_400 * (days as u64 - 1)));
-    let days = ctx.app.store.earnings(wallet, since).await?;
+    let period = ctx.app.until_now(since);
+    let days = ctx.app.store.earnings(wallet, period).await?;
     let days: Vec<_> = days.into_iter().skip(offset).take(limit).collect();
     // A JSON value would not hold the digits of an amount.
     json(&BTreeMap::from([("earnings", days)]))
@@ -133,13 +136,12 @@ pub(crate) async fn hashrate(ctx: Context) -> Result {
         _ => (Resolution::Day, "1d"),
     };
     let finest = if hours <= 2 { Resolution::Raw } else { fitting };
-    let (store, period) = (&ctx.app.store, Duration::from_secs(hours as u64 * 3600));
-    let since = ctx.app.clock.now().minus(period);
+    let (store, length) = (&ctx.app.store, Duration::from_secs(hours as u64 * 3600));
+    let period = || ctx.app.until_now(ctx.app.clock.now().minus(length));
     let resolution = query.resolution.unwrap_or(finest);
-    let points = match store.hashrate(wallet, since, resolution, MAX_POINTS).await {
-        Err(StoreError::TooMuch) if query.resolution.is_none() => {
-            store.hashrate(wallet, since, fitting, MAX_POINTS).await?
-        }
+    let read = |resolution| store.hashrate(wallet, period(), resolution, MAX_POINTS);
+    let points = match read(resolution).await {
+        Err(StoreError::TooMuch) if query.resolution.is_none() => read(fitting).await?,
         Err(StoreError::TooMuch) => {
             let detail = format!("gives more than 10,000 points; resolution={name} fits");
             return Err(ApiError::parameter("resolution", &detail));

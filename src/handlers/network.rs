@@ -38,8 +38,8 @@ struct Stats {
 pub(crate) async fn stats(ctx: Context) -> Result {
     let app = &ctx.app;
     let compute = || async {
-        let totals = app.store.totals(app.active_since()).await?;
-        Ok::<_, ApiError>((totals, app.clock.now()))
+        let now = app.clock.now();
+        Ok::<_, ApiError>((app.store.totals(now).await?, now))
     };
     let now = || app.clock.instant();
     let cached = app.caches.totals.get((), STATS, now, compute).await?;
@@ -138,8 +138,9 @@ async fn cached_leaderboard(
     let compute = || async {
         let (days, limit, _) = key;
         let period = Duration::from_secs(86_400 * u64::from(days));
-        let since = (days > 0).then(|| app.clock.now().minus(period));
-        let mut miners = app.store.leaderboard(since, limit).await?;
+        let now = app.clock.now();
+        let since = (days > 0).then(|| now.minus(period));
+        let mut miners = app.store.leaderboard(since, now, limit).await?;
         for miner in &mut miners {
             miner.hashrate = app.config.compat.unknown(miner.hashrate);
             miner.blocks_found = app.config.compat.unknown(miner.blocks_found);

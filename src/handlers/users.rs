@@ -42,11 +42,14 @@ pub(crate) async fn list(ctx: Context) -> Result {
     let after = cursor(query.cursor, |text| Wallet::parse(text).ok())?;
     let mut users = ctx.app.store.users(after, limit + 1).await?;
     let next_cursor = cut_page(&mut users, limit, |user| user.wallet_address);
+    let now = ctx.app.clock.now();
+    let users = users.into_iter().map(|user| user.seen_at(now)).collect();
     json(&Users { users, next_cursor })
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
-    json(&ctx.app.store.user(ctx.wallet()?).await?)
+    let user = ctx.app.store.user(ctx.wallet()?).await?;
+    json(&user.seen_at(ctx.app.clock.now()))
 }
 
 #[derive(Deserialize)]

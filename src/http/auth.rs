@@ -15,7 +15,7 @@ use crate::auth::{CachedKey, KeyRecord, PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Bucket, RateClass};
-use crate::model::Wallet;
+use crate::model::{Sample, Wallet};
 
 /// The owner of the key that was sent, if any; a key has a rate of its own.
 pub(super) async fn authenticate(
@@ -52,7 +52,7 @@ async fn find_key(
     let malformed = "malformed API key: expected `r3mes_` and 49 characters with a valid checksum";
     let sent = PlainKey::parse(text).or_else(|| PlainKey::parse_imported(text));
     let sent = sent.ok_or_else(|| invalid(malformed))?;
-    let (hash, keys, now) = (sent.hash(), &app.caches.keys, app.clock.now());
+    let (hash, keys, now) = (sent.hash(), &app.caches.keys, app.clock.latest());
     let key = match keys.get(&hash) {
         Some(key) => key,
         None => {
@@ -76,14 +76,17 @@ async fn find_key(
             keys.insert(found?.ok_or_else(|| invalid("no such key"))?, generation)
         }
     };
-    if key.record.revoked_at.is_some_and(|at| at <= now) {
+    if key.record.is_revoked(now) {
         return Err(invalid("this key was revoked or replaced"));
     }
-    if !key.record.is_active(now) {
+    // A login's token that lasts longer was made by a clock that was ahead.
+    let longest = now.plus(app.config.auth.login_ttl + Sample::MAX_AHEAD);
+    let outlasts = key.record.login && key.record.expires_at > Some(longest);
+    if outlasts || !key.record.is_active(now) {
         let detail = "this key has expired";
         return Err(ApiError::new(ErrorCode::ExpiredApiKey, detail));
     }
-    key.touch(now);
+    key.touch(app.clock.now());
     Ok(key)
 }
 

@@ -53,7 +53,7 @@ impl Context {
     /// The caller and the time, for the audit trail. A login has no key yet, and no entry.
     pub(crate) fn actor(&self) -> Actor {
         let caller = self.principal.as_ref().map(|caller| &caller.key_id);
-        let at = self.app.clock.now();
+        let at = self.app.clock.stamp();
         match caller {
             // Its connection is in this process.
             Some(id) if id.starts_with("local:") => Actor::local(at),

@@ -234,6 +234,8 @@ metrics! {
     "r3mes_alerts_firing" alerts: Labeled<Gauge, 2>;
     /// Times that the alerts were evaluated
     "r3mes_alert_evaluations" alert_evaluations: Counter;
+    /// Seconds by which the wall clock jumped, negative if back, while that is in question; else 0
+    "r3mes_clock_jump_seconds" clock_jump: Gauge;
     /// Memory that is in use and not swapped out
     "r3mes_process_resident_memory_bytes" resident_bytes: Gauge;
     /// Processor time used so far, all threads

@@ -95,7 +95,8 @@ impl Sample {
     }
 
     /// Reads a body: one sample, an array of them, or one after the other (NDJSON). `owner` is the wallet of samples that name
-    /// none. A sample before `oldest` is refused: without those of that time it is unknown whether it is new.
+    /// none. A sample before `oldest` is refused: without those of that time it is unknown whether it is new. One without a
+    /// time is of `now`; one more than [`Self::MAX_AHEAD`] after `latest` is refused.
     ///
     /// # Errors
     /// The first error, with the index of its sample; a batch is all or nothing.
@@ -104,6 +105,7 @@ impl Sample {
         owner: Option<Wallet>,
         oldest: Option<Timestamp>,
         now: Timestamp,
+        latest: Timestamp,
     ) -> Result<Vec<Self>, InputError> {
         let values = serde_json::Deserializer::from_str(body).into_iter::<&RawValue>();
         let values: serde_json::Result<_> = values.take(Self::MAX_BATCH + 1).collect();
@@ -125,7 +127,7 @@ impl Sample {
                 false => String::new(),
             };
             let body: SampleBody = read_object(item.get(), &at)?;
-            body.checked(&at, owner, oldest, now)
+            body.checked(&at, owner, oldest, now, latest)
         });
         samples.collect()
     }
@@ -171,6 +173,7 @@ impl SampleBody {
         owner: Option<Wallet>,
         oldest: Option<Timestamp>,
         now: Timestamp,
+        latest: Timestamp,
     ) -> Result<Sample, InputError> {
         let refused = |name: &str, detail: &str| {
             let pointer = format!("{at}/{name}");
@@ -179,7 +182,7 @@ impl SampleBody {
         let Some(wallet) = self.wallet_address.or(owner) else {
             return refused("wallet_address", "is required");
         };
-        let recorded_at = Sample::check_not_ahead(self.recorded_at.unwrap_or(now), at, now)?;
+        let recorded_at = Sample::check_not_ahead(self.recorded_at.unwrap_or(now), at, latest)?;
         if let Some(oldest) = oldest
             && recorded_at < oldest
         {
@@ -252,7 +255,7 @@ mod tests {
 
     fn read(body: &str) -> Result<Vec<Sample>, InputError> {
         let oldest = NOW.minus(Duration::from_secs(7 * 86_400));
-        Sample::parse_batch(body, Some(owner()), Some(oldest), NOW)
+        Sample::parse_batch(body, Some(owner()), Some(oldest), NOW, NOW)
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub async fn serve_local(
     let (clock, labels) = (Clock::default(), routes::labels());
     let admin = Principal::local_admin(Actor::local(clock.now()).id);
     let app = App::new(config, store, clock, Vec::new(), labels).map_err(StartError::Config)?;
+    app.resume_clock().await;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(admin.clone());
         let app = Arc::clone(&app);

@@ -2,7 +2,7 @@
 
 use super::{Actor, IdempotentRequest, Repository, StoreError};
 use crate::auth::{IssuedKey, KeyRecord, KeyRequest, PlainKey};
-use crate::model::{Timestamp, new_id};
+use crate::model::{Timestamp, new_id_at};
 
 /// Creates a key and stores its hash. The wallet may then have at most `max_active` active keys. A repeated idempotency
 /// key creates nothing.
@@ -43,7 +43,7 @@ pub async fn rotate_key(
         Timestamp::from_millis(now.millis() + lifetime)
     };
     let record = KeyRecord {
-        id: new_id("key_"),
+        id: new_id_at("key_", now),
         hash: key.hash(),
         start: key.start().to_owned(),
         created_at: now,

@@ -27,6 +27,15 @@ pub struct User {
     pub created_at: Timestamp,
 }
 
+impl User {
+    /// Without a last sample that is from the future.
+    #[must_use]
+    pub fn seen_at(mut self, now: Timestamp) -> Self {
+        self.last_mining_at = self.last_mining_at.filter(|at| *at <= latest_sample(now));
+        self
+    }
+}
+
 /// One movement of credits.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct LedgerEntry {

@@ -8,6 +8,7 @@ mod accounts;
 mod audit;
 mod backup;
 mod check;
+mod clock;
 mod connections;
 mod idempotency;
 mod identity;

@@ -178,7 +178,7 @@ async fn an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance(
     let ledger = store.ledger(wallet(W1), None, 9).await;
     assert_eq!(ledger, Err(unknown.clone()));
     assert_eq!(store.miner(wallet(W1), NOW).await, Err(unknown.clone()));
-    assert_eq!(store.earnings(wallet(W1), NOW).await, Err(unknown));
+    assert_eq!(store.earnings(wallet(W1), NOW..NOW).await, Err(unknown));
     let create = async || store.create_user(wallet(W1), Actor::local(NOW), None).await;
     assert!(matches!(create().await, Ok(Outcome::New(user)) if user.created_at == NOW));
     assert_eq!(balance(&store).await, Some(Credits::ZERO));
@@ -634,7 +634,12 @@ async fn duplicate_samples_and_earnings_count_once(store: Store) {
     }
     let read = async |limit| {
         store
-            .hashrate(wallet(W1), NOW, Resolution::Raw, limit)
+            .hashrate(
+                wallet(W1),
+                NOW..NOW.plus(Duration::from_secs(86_400)),
+                Resolution::Raw,
+                limit,
+            )
             .await
     };
     let points = read(2).await.unwrap();

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -9,7 +10,7 @@ use hyper::Method;
 use hyper::body::Incoming;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::limits::RateClass;
-use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
+use r3mes_edge::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::{
     Actor, AuditEntry, Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay,
     ExportedEntry, HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport,
@@ -225,12 +226,14 @@ verbs! {
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
-    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
-    earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
-    shares(wallet: Wallet, since: Timestamp) -> Option<Shares>;
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
-    totals(active_since: Timestamp) -> Totals;
+    miner(wallet: Wallet, now: Timestamp) -> MinerStats;
+    earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay>;
+    hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
+    shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares>;
+    leaderboard(since: Option<Timestamp>, now: Timestamp, limit: usize) -> Vec<RankedMiner>;
+    totals(now: Timestamp) -> Totals;
+    last_clock() -> Option<ClockReading>;
+    record_clock(reading: ClockReading) -> ();
 }
 
 #[async_trait]

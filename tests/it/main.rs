@@ -19,6 +19,7 @@ mod bounds;
 mod breaker;
 mod chain;
 mod chat;
+mod clock;
 mod command_line;
 mod config;
 mod config_check;

@@ -2,12 +2,13 @@
 //! changes a copy of the state, which replaces the state when it succeeds.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 
 use r3mes_edge::Repository;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
-use r3mes_edge::model::{Credits, Retention, Sample, Timestamp, Wallet};
+use r3mes_edge::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::*;
 
 #[derive(Default)]
@@ -356,10 +357,12 @@ memory_store! {
     touch_keys(touched: Vec<(String, Timestamp)>) -> ();
     record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
-    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats;
-    earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay>;
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
-    shares(wallet: Wallet, since: Timestamp) -> Option<Shares>;
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner>;
-    totals(active_since: Timestamp) -> Totals;
+    miner(wallet: Wallet, now: Timestamp) -> MinerStats;
+    earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay>;
+    hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
+    shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares>;
+    leaderboard(since: Option<Timestamp>, now: Timestamp, limit: usize) -> Vec<RankedMiner>;
+    totals(now: Timestamp) -> Totals;
+    last_clock() -> Option<ClockReading>;
+    record_clock(reading: ClockReading) -> ();
 }

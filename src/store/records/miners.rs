@@ -1,6 +1,21 @@
 //! Samples and earnings of miners, as the storage returns them.
 
-use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
+use std::time::Duration;
+
+use crate::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
+
+/// A miner is active if its newest sample is not older than this time: five minutes.
+#[must_use]
+pub fn active_since(now: Timestamp) -> Timestamp {
+    now.minus(Duration::from_secs(300))
+}
+
+/// The latest time of a sample or an earning that counts: a later one is from the future, and was stored by a clock that was
+/// ahead.
+#[must_use]
+pub fn latest_sample(now: Timestamp) -> Timestamp {
+    now.plus(Sample::MAX_AHEAD)
+}
 
 /// An earning of a miner.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,7 +139,7 @@ pub struct RankedMiner {
     pub wallet_address: Wallet,
     /// Earnings in the period.
     pub total_earnings: Credits,
-    /// The sum of the workers' latest hashrates.
+    /// The sum over the active workers, in the unit of the newest; `None` if none is active.
     pub hashrate: Option<f64>,
     /// The sum of the workers' latest block counts.
     pub blocks_found: Option<i64>,

@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::row::{count, execute, first, one, value};
 use super::sql;
-use crate::model::Timestamp;
+use crate::model::{Sample, Timestamp};
 use crate::store::{IdempotentRequest, Outcome, Result, StoreError, StoredResponse};
 
 /// How long a response is stored.
@@ -122,6 +122,13 @@ pub(super) fn store<T>(
     ];
     execute(c, sql::INSERT_RESPONSE, values)?;
     Ok(())
+}
+
+/// Lets some responses that a clock stored that was ahead expire in a day; returns how many.
+pub(super) fn shorten(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
+    let longest = now.plus(LIFETIME + Sample::MAX_AHEAD);
+    let values = params![longest, now.plus(LIFETIME), count(PURGE_ROWS)];
+    execute(c, sql::SHORTEN_RESPONSES, values)
 }
 
 /// Deletes some expired responses; returns how many.

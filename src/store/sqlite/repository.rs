@@ -1,5 +1,6 @@
 //! Implements [`Repository`]: each method is one read or one write.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
@@ -10,10 +11,10 @@ use super::read_pool::ReadPool;
 use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
 use super::{
-    SqliteStore, accounts, audit, backup, disk_free, idempotency, keys, rollup, telemetry,
+    SqliteStore, accounts, audit, backup, clock, disk_free, idempotency, keys, rollup, telemetry,
 };
 use crate::auth::{KeyHash, KeyRecord};
-use crate::model::{Credits, Retention, Sample, Timestamp, Wallet};
+use crate::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
 use crate::store::lock::with_suffix;
 use crate::store::*;
 
@@ -212,6 +213,7 @@ repository! { self,
         if let Ok(Err(error)) = deleted {
             log::warn!("files that were replaced long ago were not deleted: {error}");
         }
+        in_steps(|| self.write(move |c| idempotency::shorten(c, now))).await?;
         let keys = in_steps(|| self.write(move |c| keys::purge(c, now))).await?;
         Ok(keys + in_steps(|| self.write(move |c| idempotency::purge(c, now))).await?)
     }
@@ -265,23 +267,29 @@ repository! { self,
         };
         self.writer.write(5, record).await
     }
-    miner(wallet: Wallet, active_since: Timestamp) -> MinerStats {
-        self.get(|c| telemetry::miner(c, &wallet, active_since)).await
+    miner(wallet: Wallet, now: Timestamp) -> MinerStats {
+        self.get(|c| telemetry::miner(c, &wallet, now)).await
     }
-    earnings(wallet: Wallet, since: Timestamp) -> Vec<EarningsDay> {
-        self.read(move |c| telemetry::earnings(c, &wallet, since)).await
+    earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay> {
+        self.read(move |c| telemetry::earnings(c, &wallet, period)).await
     }
-    hashrate(wallet: Wallet, since: Timestamp, resolution: Resolution, limit: usize) -> Vec<HashratePoint> {
-        self.read(move |c| rollup::read(c, &wallet, since, resolution, limit)).await
+    hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint> {
+        self.read(move |c| rollup::read(c, &wallet, period, resolution, limit)).await
     }
-    shares(wallet: Wallet, since: Timestamp) -> Option<Shares> {
-        self.read(move |c| telemetry::shares(c, &wallet, since)).await
+    shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares> {
+        self.read(move |c| telemetry::shares(c, &wallet, period)).await
     }
-    leaderboard(since: Option<Timestamp>, limit: usize) -> Vec<RankedMiner> {
-        self.read(move |c| telemetry::leaderboard(c, since, limit)).await
+    leaderboard(since: Option<Timestamp>, now: Timestamp, limit: usize) -> Vec<RankedMiner> {
+        self.read(move |c| telemetry::leaderboard(c, since, now, limit)).await
     }
-    totals(active_since: Timestamp) -> Totals {
-        self.read(move |c| telemetry::totals(c, active_since)).await
+    totals(now: Timestamp) -> Totals {
+        self.read(move |c| telemetry::totals(c, now)).await
+    }
+    last_clock() -> Option<ClockReading> {
+        self.get(|c| clock::last(c)).await
+    }
+    record_clock(reading: ClockReading) -> () {
+        self.write(move |c| clock::record(c, &reading)).await
     }
 }
 

@@ -5,6 +5,8 @@
 //! was measured in. So a mean is weighted by time, hours add up from minutes exactly, and a window without samples has no
 //! point. Samples that are not rolled up yet are added by reads; late ones are rolled up when they are stored.
 
+use std::ops::Range;
+
 use rusqlite::{Connection, Row, params};
 
 use super::row::{all, count, execute, first, pair, value};
@@ -66,11 +68,11 @@ pub(super) fn roll_up_minutes(
     Ok(())
 }
 
-/// The hashrate of a wallet from `since` on, at most `limit` points.
+/// The hashrate of a wallet in a period, at most `limit` points.
 pub(super) fn read(
     c: &Connection,
     wallet: &Wallet,
-    since: Timestamp,
+    period: Range<Timestamp>,
     resolution: Resolution,
     limit: usize,
 ) -> Result<Vec<HashratePoint>> {
@@ -83,8 +85,8 @@ pub(super) fn read(
         Resolution::Hour => HOUR,
         Resolution::Day => DAY,
     };
-    // From the start of the window that `since` lies in, so that the first one is complete.
-    let since = start(since.millis(), length);
+    // From the start of the window that the period begins in, so that the first one is complete.
+    let (since, until) = (start(period.start.millis(), length), period.end);
     let mut rows = 0;
     let read = |row: &Row<'_>| {
         let recorded_at: Timestamp = row.get(0)?;
@@ -101,9 +103,15 @@ pub(super) fn read(
     };
     let most = count(limit) + 1;
     let points = match resolution {
-        Resolution::Raw => all(&c, sql::SELECT_RAW, params![wallet, since, most], read)?,
+        Resolution::Raw => all(
+            &c,
+            sql::SELECT_RAW,
+            params![wallet, since, most, until],
+            read,
+        )?,
         _ => {
-            let values = params![wallet, since, length, length / MINUTE, MAX_ROWS, most];
+            let step = length / MINUTE;
+            let values = params![wallet, since, length, step, MAX_ROWS, most, until];
             all(&c, sql::SELECT_HISTORY, values, read)?
         }
     };

@@ -70,7 +70,7 @@ statements! {
     // a key without a wallet is an admin's
     HAS_ADMIN_KEY = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE wallet IS NULL AND instr(scopes, 'admin') > 0)";
     ADOPT_KEY = "UPDATE api_keys SET hash = ?2, start = ?3 WHERE hash = ?1 AND imported = 1";
-    TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1 AND (last_used IS NULL OR last_used < ?2)";
+    TOUCH_KEY = "UPDATE api_keys SET last_used = ?2 WHERE id = ?1";
 
     // answers stored for an Idempotency-Key; the column principal holds the scope
     SELECT_RESPONSE = "SELECT request, status, answer FROM idempotency WHERE key = ?1 AND expires_at > ?2";
@@ -80,6 +80,8 @@ statements! {
     SELECT_OLDEST_EXPIRY = "SELECT expires_at FROM idempotency WHERE principal = ?1 ORDER BY expires_at LIMIT 1";
     DELETE_RESPONSE = "DELETE FROM idempotency WHERE key = ?1";
     INSERT_RESPONSE = "INSERT INTO idempotency (key, principal, request, status, answer, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    // an expiry after ?1 was stored by a clock that was ahead
+    SHORTEN_RESPONSES = "UPDATE idempotency SET expires_at = ?2 WHERE key IN (SELECT key FROM idempotency WHERE expires_at > ?1 LIMIT ?3)";
     PURGE_RESPONSES = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
     PURGE_RESPONSES_OF_SCOPE = "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE principal = ?1 AND expires_at <= ?2 ORDER BY expires_at LIMIT ?3)";
 
@@ -97,7 +99,7 @@ statements! {
     COUNT_WORKERS = "SELECT count(*) FROM workers WHERE wallet = ?1";
     SELECT_WORKER = "SELECT id, rolled_until FROM workers WHERE wallet = ?1 AND worker = ?2";
     INSERT_WORKER = "INSERT INTO workers (wallet, worker, recorded_at, hashrate, unit, rolled_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id";
-    // A late sample sets only the values that newer samples left out.
+    // A late sample sets only the values that newer samples left out, and one from the future (after ?9) none.
     UPDATE_WORKER = "UPDATE workers SET
                      hashrate = CASE WHEN ?2 >= recorded_at THEN ?3 ELSE hashrate END,
                      unit = CASE WHEN ?2 >= recorded_at THEN ?4 ELSE unit END,
@@ -105,7 +107,12 @@ statements! {
                      blocks_found = CASE WHEN ?2 >= recorded_at THEN coalesce(?6, blocks_found) ELSE coalesce(blocks_found, ?6) END,
                      uptime_percentage = CASE WHEN ?2 >= recorded_at THEN coalesce(?7, uptime_percentage) ELSE coalesce(uptime_percentage, ?7) END,
                      network_difficulty = CASE WHEN ?2 >= recorded_at THEN coalesce(?8, network_difficulty) ELSE coalesce(network_difficulty, ?8) END,
-                     recorded_at = max(recorded_at, ?2) WHERE id = ?1";
+                     recorded_at = max(recorded_at, ?2) WHERE id = ?1 AND ?2 <= ?9 AND recorded_at <= ?9";
+    // Sets a row that is from the future (after ?2) to the newest sample that is not.
+    REPLACE_WORKER = "UPDATE workers SET (recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty) =
+                      (SELECT recorded_at, hashrate, unit, gpu_temperature, blocks_found, uptime_percentage, network_difficulty
+                       FROM mining_stats WHERE worker = ?1 AND recorded_at <= ?2 ORDER BY recorded_at DESC LIMIT 1)
+                      WHERE id = ?1 AND recorded_at > ?2";
 
     // the hashrate over time
     SELECT_UNROLLED = "SELECT id, rolled_until FROM workers WHERE rolled_until <= recorded_at AND rolled_until < ?1 ORDER BY rolled_until LIMIT ?2";
@@ -128,7 +135,7 @@ statements! {
                        min = excluded.min, max = excluded.max, samples = excluded.samples";
     // Per miner and window the mean weighted by time; over the miners its sum. The last column counts the rows behind it.
     SELECT_RAW = "SELECT recorded_at, unit, hashrate, hashrate, hashrate, 1, 0 FROM (
-                      SELECT s.recorded_at, s.unit, s.hashrate, w.worker FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
+                      SELECT s.recorded_at, s.unit, s.hashrate, w.worker FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2 AND s.recorded_at < ?4
                       WHERE w.wallet = ?1 AND w.recorded_at >= ?2 LIMIT ?3)
                   ORDER BY recorded_at, worker";
     SELECT_HISTORY = "SELECT at, unit, sum(mean), sum(least), sum(most), sum(samples), sum(row_count) FROM (
@@ -136,13 +143,13 @@ statements! {
                                  sum(samples) AS samples, count(*) AS row_count FROM (
                               SELECT h.worker AS worker, h.recorded_at AS at, h.unit AS unit, h.mean AS mean, h.weight AS weight, h.min AS least,
                                      h.max AS most, h.samples AS samples
-                              FROM workers w JOIN hashrate_history h ON h.worker = w.id AND h.step = ?4 AND h.recorded_at >= ?2
+                              FROM workers w JOIN hashrate_history h ON h.worker = w.id AND h.step = ?4 AND h.recorded_at >= ?2 AND h.recorded_at < ?7
                               WHERE w.wallet = ?1 AND w.recorded_at >= ?2
                               UNION ALL
                               SELECT worker, recorded_at / ?3 * ?3, unit, hashrate, weight, hashrate, hashrate, 1 FROM (
                                   SELECT s.worker AS worker, s.recorded_at AS recorded_at, s.unit AS unit, s.hashrate AS hashrate,
                                          min(60000, coalesce(lead(s.recorded_at) OVER (PARTITION BY s.worker ORDER BY s.recorded_at) - s.recorded_at, 60000)) AS weight
-                                  FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= max(?2, w.rolled_until)
+                                  FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= max(?2, w.rolled_until) AND s.recorded_at < ?7
                                   WHERE w.wallet = ?1 AND w.recorded_at >= ?2)
                               LIMIT ?5)
                           GROUP BY worker, at, unit)
@@ -151,7 +158,7 @@ statements! {
     // A counter that is less than before began anew.
     SELECT_SHARES = "SELECT CAST(total(max(accepted - before, 0)) AS INTEGER), min(began), max(recorded_at) FROM (
                          SELECT s.recorded_at AS recorded_at, s.accepted AS accepted, lag(s.accepted) OVER own AS before, lag(s.recorded_at) OVER own AS began
-                         FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2
+                         FROM workers w JOIN mining_stats s ON s.worker = w.id AND s.recorded_at >= ?2 AND s.recorded_at < ?3
                          WHERE w.wallet = ?1 AND w.recorded_at >= ?2 AND s.accepted IS NOT NULL
                          WINDOW own AS (PARTITION BY s.worker ORDER BY s.recorded_at))
                      WHERE before IS NOT NULL";
@@ -168,29 +175,39 @@ statements! {
     SELECT_EARNING = "SELECT wallet, earnings FROM earnings_history WHERE source_id = ?1";
     ADD_EARNINGS = "UPDATE users SET total_earnings = total_earnings + ?2 WHERE wallet = ?1 AND total_earnings + ?2 <= 9223372036854775807";
     // Of the active miners, or the newest if none is, those with the newest one's unit: different units are not added up.
-    SELECT_MINER = "SELECT u.total_earnings, n.recorded_at, n.unit, n.network_difficulty, sum(c.hashrate), max(c.gpu_temperature), avg(c.uptime_percentage),
-                    CAST((SELECT sum(CAST(blocks_found AS REAL)) FROM workers WHERE wallet = ?1) AS INTEGER)
+    // Instead of a row from the future (after ?3) the newest sample counts that is not.
+    SELECT_MINER = "WITH latest AS MATERIALIZED (
+                        SELECT worker, recorded_at, unit, network_difficulty, hashrate, gpu_temperature, uptime_percentage, blocks_found
+                        FROM workers WHERE wallet = ?1 AND recorded_at <= ?3
+                        UNION ALL
+                        SELECT w.worker, s.recorded_at, s.unit, s.network_difficulty, s.hashrate, s.gpu_temperature, s.uptime_percentage, s.blocks_found
+                        FROM workers w JOIN mining_stats s ON s.worker = w.id
+                        AND s.recorded_at = (SELECT max(recorded_at) FROM mining_stats WHERE worker = w.id AND recorded_at <= ?3)
+                        WHERE w.wallet = ?1 AND w.recorded_at > ?3)
+                    SELECT u.total_earnings, latest_one.recorded_at, latest_one.unit, latest_one.network_difficulty,
+                    sum(latest_active.hashrate), max(latest_active.gpu_temperature), avg(latest_active.uptime_percentage),
+                    CAST((SELECT sum(CAST(blocks_found AS REAL)) FROM latest) AS INTEGER)
                     FROM users u
-                    LEFT JOIN workers n ON n.id = (SELECT id FROM workers WHERE wallet = ?1 ORDER BY recorded_at DESC, worker DESC LIMIT 1)
-                    LEFT JOIN workers c ON c.wallet = ?1 AND c.unit = n.unit AND c.recorded_at >= min(n.recorded_at, ?2)
+                    LEFT JOIN (SELECT * FROM latest ORDER BY recorded_at DESC, worker DESC LIMIT 1) latest_one
+                    LEFT JOIN latest latest_active ON latest_active.unit = latest_one.unit AND latest_active.recorded_at >= min(latest_one.recorded_at, ?2)
                     WHERE u.wallet = ?1 GROUP BY u.wallet";
-    SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2
+    SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2 AND recorded_at < ?3
                               GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000";
 
     // what an import asks besides
     SELECT_OPENING = "SELECT amount FROM ledger WHERE user = (SELECT id FROM users WHERE wallet = ?1) AND reason = ?2 AND reference = ?3 ORDER BY id LIMIT 1";
 
-    // over all wallets; unlike units are not added up, the newest worker's counts
-    SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.unit =
-                           (SELECT n.unit FROM workers n WHERE n.wallet = u.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
-                          (SELECT CAST(sum(CAST(blocks_found AS REAL)) AS INTEGER) FROM workers w WHERE w.wallet = u.wallet)
+    // over all wallets, of the active miners (since ?2, to ?3); unlike units are not added up, the newest worker's counts
+    SELECT_TOP_EARNERS = "SELECT u.wallet, u.total_earnings, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = u.wallet AND w.recorded_at BETWEEN ?2 AND ?3 AND w.unit =
+                           (SELECT n.unit FROM workers n WHERE n.wallet = u.wallet AND n.recorded_at <= ?3 ORDER BY n.recorded_at DESC, n.worker DESC LIMIT 1)),
+                          (SELECT CAST(sum(CAST(blocks_found AS REAL)) AS INTEGER) FROM workers w WHERE w.wallet = u.wallet AND w.recorded_at <= ?3)
                           FROM users u WHERE u.total_earnings > 0 ORDER BY u.total_earnings DESC, u.wallet LIMIT ?1";
-    SELECT_TOP_EARNERS_SINCE = "SELECT e.wallet, sum(e.earnings) AS earned, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = e.wallet AND w.unit =
-                           (SELECT n.unit FROM workers n WHERE n.wallet = e.wallet ORDER BY n.recorded_at DESC LIMIT 1)),
-                                (SELECT CAST(sum(CAST(blocks_found AS REAL)) AS INTEGER) FROM workers w WHERE w.wallet = e.wallet)
-                                FROM earnings_history e WHERE e.recorded_at >= ?1 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?2";
+    SELECT_TOP_EARNERS_SINCE = "SELECT e.wallet, sum(e.earnings) AS earned, (SELECT sum(w.hashrate) FROM workers w WHERE w.wallet = e.wallet AND w.recorded_at BETWEEN ?2 AND ?3 AND w.unit =
+                           (SELECT n.unit FROM workers n WHERE n.wallet = e.wallet AND n.recorded_at <= ?3 ORDER BY n.recorded_at DESC, n.worker DESC LIMIT 1)),
+                                (SELECT CAST(sum(CAST(blocks_found AS REAL)) AS INTEGER) FROM workers w WHERE w.wallet = e.wallet AND w.recorded_at <= ?3)
+                                FROM earnings_history e WHERE e.recorded_at >= ?4 AND e.recorded_at <= ?3 GROUP BY e.wallet ORDER BY earned DESC, e.wallet LIMIT ?1";
     // An expression, since for the bare column SQLite walks the whole table in its order instead of the index.
-    SELECT_TOTALS = "SELECT users, credits, (SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at >= ?1) FROM totals WHERE id = 1";
+    SELECT_TOTALS = "SELECT users, credits, (SELECT count(DISTINCT wallet || '') FROM workers WHERE recorded_at BETWEEN ?1 AND ?2) FROM totals WHERE id = 1";
 
     // verification: entries in the order of their ids, then each account
     SELECT_LAST = "SELECT (SELECT coalesce(max(id), 0) FROM ledger), (SELECT coalesce(max(id), 0) FROM users)";
@@ -206,6 +223,10 @@ statements! {
     SELECT_SUM_AND_TOTALS = "SELECT coalesce(sum(credits >> 32), 0), coalesce(sum(credits & 4294967295), 0), (SELECT credits FROM totals WHERE id = 1),
                              (SELECT entries FROM totals WHERE id = 1), (SELECT coalesce(max(id), 0) FROM ledger) FROM users WHERE id > 0";
     SELECT_COUNT_AND_TOTAL = "SELECT (SELECT count(*) FROM users), users FROM totals WHERE id = 1";
+    // the clock as it was last known
+    SELECT_CLOCK = "SELECT at, boot, uptime, held FROM clock WHERE id = 1";
+    SET_CLOCK = "INSERT INTO clock (id, at, boot, uptime, held) VALUES (1, ?1, ?2, ?3, ?4)
+                 ON CONFLICT (id) DO UPDATE SET at = excluded.at, boot = excluded.boot, uptime = excluded.uptime, held = excluded.held";
     SELECT_VERIFIED = "SELECT entry FROM verified WHERE id = 1";
     SET_VERIFIED = "UPDATE verified SET entry = ?1 WHERE id = 1";
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use rusqlite::types::ToSql;
 use rusqlite::{Connection, Row, params};
 
 use super::accounts::{self, Movement};
@@ -11,7 +12,7 @@ use super::{audit, rollup, sql};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
 use crate::store::{
     Actor, Counted, Earning, EarningsDay, MinerStats, OperationId, RankedMiner, Recorded, Result,
-    Shares, StoreError, Totals,
+    Shares, StoreError, Totals, active_since, latest_sample,
 };
 
 pub(super) fn record(
@@ -28,7 +29,7 @@ pub(super) fn record(
         let mines: bool = one(c, sql::SELECT_HAS_WORKER, [wallet], value)?;
         recorded.first |= !mines;
         for sample in of_wallet {
-            recorded.new += usize::from(insert(c, sample, max_workers, &mut late)?);
+            recorded.new += usize::from(insert(c, sample, max_workers, now, &mut late)?);
         }
     }
     for ((worker, _), minutes) in late {
@@ -42,10 +43,17 @@ type Late = BTreeMap<(i64, i64), Range<i64>>;
 
 /// Stores one sample and updates derived rows; `false` if it is stored already. Adds the minutes that were
 /// rolled up without it to `late`: its own, and that of the sample before, which now counts for less time.
-fn insert(c: &Connection, sample: &Sample, max_workers: usize, late: &mut Late) -> Result<bool> {
+fn insert(
+    c: &Connection,
+    sample: &Sample,
+    max_workers: usize,
+    now: Timestamp,
+    late: &mut Late,
+) -> Result<bool> {
     let (at, unit) = (sample.recorded_at.millis(), sample.unit);
     let (wallet, name) = (&sample.wallet, &sample.worker);
     let minute = rollup::start(at, rollup::MINUTE);
+    let newest = latest_sample(now);
     let known = first(c, sql::SELECT_WORKER, params![wallet, name], pair)?;
     let (worker, rolled_until): (i64, i64) = match known {
         Some(known) => known,
@@ -78,7 +86,10 @@ fn insert(c: &Connection, sample: &Sample, max_workers: usize, late: &mut Late) 
     if execute(c, sql::INSERT_SAMPLE, values)? == 0 {
         return Ok(false);
     }
-    execute(c, sql::UPDATE_WORKER, &values[..8])?;
+    let latest = [&values[..8], &[&newest as &dyn ToSql]].concat();
+    if execute(c, sql::UPDATE_WORKER, &latest[..])? == 0 && sample.recorded_at <= newest {
+        execute(c, sql::REPLACE_WORKER, params![worker, newest])?;
+    }
     let changed = [minute - rollup::MINUTE, minute];
     if changed[0] < rolled_until
         && execute(
@@ -135,12 +146,9 @@ pub(super) fn record_earning(
     Ok((counted(Some(entry.id)), Some(entry.balance)))
 }
 
-pub(super) fn miner(
-    c: &Connection,
-    wallet: &Wallet,
-    active_since: Timestamp,
-) -> Result<MinerStats> {
-    let values = params![wallet, active_since];
+pub(super) fn miner(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<MinerStats> {
+    let active_since = active_since(now);
+    let values = params![wallet, active_since, latest_sample(now)];
     let miner = first(c, sql::SELECT_MINER, values, |row| {
         let recorded_at: Option<Timestamp> = row.get(1)?;
         Ok(MinerStats {
@@ -162,13 +170,13 @@ pub(super) fn miner(
 pub(super) fn earnings(
     c: &Connection,
     wallet: &Wallet,
-    since: Timestamp,
+    period: Range<Timestamp>,
 ) -> Result<Vec<EarningsDay>> {
     accounts::balance(c, wallet)?;
     let days = all(
         c,
         sql::SELECT_EARNINGS_BY_DAY,
-        params![wallet, since],
+        params![wallet, period.start, period.end],
         |row| {
             let (earnings, recorded_at): (Credits, Timestamp) = (row.get(0)?, row.get(1)?);
             Ok(EarningsDay {
@@ -185,9 +193,9 @@ pub(super) fn earnings(
 pub(super) fn shares(
     c: &Connection,
     wallet: &Wallet,
-    since: Timestamp,
+    period: Range<Timestamp>,
 ) -> rusqlite::Result<Option<Shares>> {
-    let values = params![wallet, since];
+    let values = params![wallet, period.start, period.end];
     one(c, sql::SELECT_SHARES, values, |row| {
         let (accepted, since, until) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let times: (Option<Timestamp>, Option<Timestamp>) = (since, until);
@@ -202,6 +210,7 @@ pub(super) fn shares(
 pub(super) fn leaderboard(
     c: &Connection,
     since: Option<Timestamp>,
+    now: Timestamp,
     limit: usize,
 ) -> rusqlite::Result<Vec<RankedMiner>> {
     let mut rank = 0;
@@ -215,20 +224,22 @@ pub(super) fn leaderboard(
             blocks_found: row.get(3)?,
         })
     };
-    let limit = count(limit);
+    let (limit, active, newest) = (count(limit), active_since(now), latest_sample(now));
     match since {
-        None => all(c, sql::SELECT_TOP_EARNERS, [limit], read),
-        Some(since) => all(
-            c,
-            sql::SELECT_TOP_EARNERS_SINCE,
-            params![since, limit],
-            read,
-        ),
+        None => {
+            let values = params![limit, active, newest];
+            all(c, sql::SELECT_TOP_EARNERS, values, read)
+        }
+        Some(since) => {
+            let values = params![limit, active, newest, since];
+            all(c, sql::SELECT_TOP_EARNERS_SINCE, values, read)
+        }
     }
 }
 
-pub(super) fn totals(c: &Connection, active_since: Timestamp) -> rusqlite::Result<Totals> {
-    one(c, sql::SELECT_TOTALS, [active_since], |row| {
+pub(super) fn totals(c: &Connection, now: Timestamp) -> rusqlite::Result<Totals> {
+    let active = [active_since(now), latest_sample(now)];
+    one(c, sql::SELECT_TOTALS, active, |row| {
         Ok(Totals {
             users: row.get(0)?,
             credits: row.get(1)?,

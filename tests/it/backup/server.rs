@@ -221,7 +221,12 @@ async fn the_wal_stays_short_beside_endless_readers() {
             tokio::spawn(async move {
                 let since = now.minus(Duration::from_secs(30));
                 while !stop.load(Ordering::SeqCst) {
-                    let read = store.hashrate(wallet(W1), since, Resolution::Minute, 10_000);
+                    let read = store.hashrate(
+                        wallet(W1),
+                        since..since.plus(Duration::from_secs(86_400)),
+                        Resolution::Minute,
+                        10_000,
+                    );
                     read.await.unwrap();
                 }
             })

@@ -26,7 +26,7 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 30] = [
+const ROWS: [Row; 31] = [
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -48,6 +48,7 @@ const ROWS: [Row; 30] = [
     row("backup verify COPY", 3, 0),
     row("restore COPY", 3, 0),
     row("db check", 3, 0),
+    row("db accept-clock", 3, 0),
     row("db import NOTHING", 3, 3),
     // It finds problems: the folder has no configuration, the node no upstreams.
     row("doctor", 1, 0),

@@ -18,7 +18,7 @@ pub(super) fn contents(database: &Path, imported_since: i64) -> BTreeMap<String,
     let connection = Connection::open(database).unwrap();
     let mut tables = connection
         .prepare(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('verified', 'identity') ORDER BY name",
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('verified', 'identity', 'clock') ORDER BY name",
         )
         .unwrap();
     let tables = tables.query_map([], |row| row.get(0)).unwrap();

@@ -139,7 +139,14 @@ fn compare(steps: Vec<Step>) {
                 store.compact(Retention::default(), later).await.unwrap();
             }
             for (resolution, length) in resolutions {
-                let points = store.hashrate(wallet(W1), since, resolution, 10_000).await;
+                let points = store
+                    .hashrate(
+                        wallet(W1),
+                        since..Timestamp::from_millis(i64::MAX),
+                        resolution,
+                        10_000,
+                    )
+                    .await;
                 assert_same(&points.unwrap(), &by_definition(&samples, length));
             }
         }

@@ -87,7 +87,8 @@ async fn a_year_of_ten_miners_reaches_a_plateau_and_is_read_quickly() {
                 let mut times: Vec<Duration> = Vec::new();
                 for wallet in &wallets {
                     let asked = Instant::now();
-                    let points = store.hashrate(*wallet, now.minus(span * DAY), resolution, 10_000);
+                    let points =
+                        store.hashrate(*wallet, now.minus(span * DAY)..now, resolution, 10_000);
                     let points = points.await.unwrap();
                     times.push(asked.elapsed());
                     assert!(!points.is_empty());

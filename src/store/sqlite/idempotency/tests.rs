@@ -93,6 +93,26 @@ fn no_answer_is_evicted_and_a_full_scope_refuses_a_new_key_before_its_effect() {
 }
 
 #[test]
+fn a_response_that_a_clock_ahead_stored_expires_a_day_after_the_clock_is_right() {
+    let (_folder, c) = database();
+    let ahead = NOW.plus(365 * LIFETIME);
+    for n in 0..120 {
+        assert_eq!(ask(&c, n, 7, ahead), Ok(Outcome::New(n)));
+    }
+    assert_eq!(ask(&c, 200, 7, NOW), Ok(Outcome::New(200)));
+    let mut shortened = 0;
+    while let some @ 1.. = shorten(&c, NOW).unwrap() {
+        shortened += some;
+    }
+    assert_eq!(shortened, 120, "those of the right time stay as they are");
+    let nearly = NOW.plus(LIFETIME - Duration::from_millis(1));
+    assert_eq!(purge(&c, nearly), Ok(0));
+    assert_eq!(ask(&c, 7, 7, nearly), again(7));
+    while purge(&c, NOW.plus(LIFETIME)).unwrap() > 0 {}
+    assert_eq!(counted(&c, None).0, 0);
+}
+
+#[test]
 fn a_body_over_the_limit_of_its_scope_or_of_all_leaves_its_status_and_reference() {
     let (_folder, c) = database();
     let stored = |scope, n, length: usize| {
