@@ -180,8 +180,7 @@ impl Metrics {
 
     /// When the newest known backup was made.
     pub(crate) fn last_backup(&self) -> Option<Timestamp> {
-        let seconds = self.table.backup_made_at.get()?.get();
-        Some(Timestamp::from_millis((seconds * 1000.0) as i64))
+        Some(time(self.table.backup_made_at.get()?.get()))
     }
 
     /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
@@ -270,6 +269,11 @@ impl Metrics {
         }
     }
 
+    /// When the page of the miner was last read.
+    pub(crate) fn miner_read_at(&self) -> Option<Timestamp> {
+        Some(time(self.table.miner_read_at.get()?.get()))
+    }
+
     /// The page with its content type, in OpenMetrics 1.0 or in Prometheus' text format 0.0.4.
     pub(crate) fn page(
         &self,
@@ -338,6 +342,10 @@ fn text_format(open_metrics: &str) -> String {
 /// A time as Prometheus writes it: unix seconds.
 fn seconds(time: Timestamp) -> f64 {
     time.millis() as f64 / 1000.0
+}
+
+fn time(seconds: f64) -> Timestamp {
+    Timestamp::from_millis((seconds * 1000.0).round() as i64)
 }
 
 /// Prometheus has no integers; this is the only function that converts an amount to a float, for output.

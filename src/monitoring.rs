@@ -190,9 +190,12 @@ async fn read_miner(app: &App, limits: &AlertsConfig) -> Result<Option<Miner>, S
     let mined = hours.iter().filter(|hour| hour.hashrate > 0.0);
     let mined = mined.filter(|hour| hour.recorded_at >= now.minus(expected));
     let earned = store.earnings(wallet, app.until_now(now.minus(expected + 7 * DAY)));
+    // The time in which there was no server to send one to does not count.
+    let started = started(app);
+    let read_at = app.metrics.miner_read_at().unwrap_or(started);
     Ok(Some(Miner {
-        // The time in which there was no server to send one to does not count.
-        newest: stats.recorded_at.map(|newest| newest.max(started(app))),
+        newest: stats.recorded_at.map(|newest| newest.max(started)),
+        sends: stats.recorded_at > Some(read_at),
         hashing_since,
         means: means.filter(|_| is_warm),
         temperature: stats.gpu_temperature,

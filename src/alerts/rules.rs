@@ -120,10 +120,10 @@ rules! {
         },
         "the last backup of the database is {:.0} hours old; the log has the reason", (value / 3600.0).floor();
     "miner_silent", Critical, CONFIRMED: above(now.silence()?, limits.miner_silent.as_secs_f64()),
-        "the miner sent no sample for {:.0} min; is it running, and can its page be reached?", value / 60.0;
+        "the miner sent no sample for {:.0} {}; is it running, and can its page be reached?", if value < 120.0 { value } else { value / 60.0 }, if value < 120.0 { "s" } else { "min" };
     "shares_flat", Critical, CONFIRMED: shares_flat(now, limits)?,
         "the miner has a hashrate, but the pool accepts no share; check its connection to the pool and its settings";
-    "hashrate_low", Warning, CONFIRMED: now.live_miner(limits)?.means.map(|(recent, day)| below(recent, day * limits.hashrate_low))?,
+    "hashrate_low", Warning, CONFIRMED: now.hashrates(limits).map(|(recent, day)| below(recent, day * limits.hashrate_low))?,
         "the hashrate is {value:.1}, far below its mean of the last day";
     "temperature", Warning, CONFIRMED: above(now.live_miner(limits)?.temperature?, limits.temperature),
         "the GPU has {value:.0} °C; check its fans and its power limit";

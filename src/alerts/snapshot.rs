@@ -43,6 +43,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Miner {
     /// When the newest sample came, or the server started if that was later.
     pub(crate) newest: Option<Timestamp>,
+    /// Whether that was of a miner whose page this server does not read.
+    pub(crate) sends: bool,
     /// Since when its hashrate has been above 0, without a pause; at most as long ago as is needed.
     pub(crate) hashing_since: Option<Timestamp>,
     /// The mean of the last quarter of an hour, and of the last day.
@@ -72,16 +74,24 @@ impl Snapshot {
         self.miner.as_ref().filter(|_| live)
     }
 
+    /// The hashrate of the last quarter of an hour, and of the last day; unknown where a part of it is not read.
+    pub(super) fn hashrates(&self, limits: &AlertsConfig) -> Option<(f64, f64)> {
+        let mut unused = self.open_breakers.iter().map(|(name, _)| name);
+        let is_whole = !unused.any(|name| name == MINER);
+        self.live_miner(limits)?.means.filter(|_| is_whole)
+    }
+
     /// Whether writes fail as there is no space, which `disk_free` reports.
     pub(super) fn is_disk_full(&self, limits: &AlertsConfig) -> bool {
         let free = self.store.disk_free_bytes;
         free.is_some_and(|free| free < FULL.min(limits.disk_free as u64))
     }
 
-    /// The upstreams that get no calls, and why. A miner that does not answer is silent, which is an alert of its own.
+    /// The upstreams that get no calls, and why. A miner that does not answer is silent, which is an alert of its own,
+    /// unless others of its wallet are not.
     pub(super) fn unused_upstreams(&self) -> impl Iterator<Item = (String, String)> {
-        let is_silent = self.silence().is_some();
-        let unused = move |(name, forced): &(String, bool)| *forced || name != MINER || !is_silent;
+        let is_watched = self.silence().is_some() && self.miner.as_ref().is_some_and(|m| !m.sends);
+        let unused = move |(name, forced): &(String, bool)| *forced || name != MINER || !is_watched;
         let unused = (self.open_breakers.iter()).filter(move |breaker| unused(breaker));
         unused.map(|(name, forced)| {
             let why = match forced {
@@ -114,8 +124,8 @@ impl Snapshot {
     pub(super) fn explained(&self, active: impl Fn(&str) -> bool) -> [bool; SHARES] {
         let storage = !self.is_ready || active("storage_unavailable") || active("database_file");
         let reads = storage || active("pool_use");
-        let failing = ["breaker_open", "upstream_failing", "inference_refused"];
-        let upstreams = failing.into_iter().any(&active);
+        let upstreams = ["breaker_open", "upstream_failing", "inference_refused"];
+        let upstreams = upstreams.into_iter().any(&active);
         let mut explained = [false; SHARES];
         explained[STORAGE_ERRORS] = storage;
         explained[UPSTREAM_ERRORS] = upstreams;

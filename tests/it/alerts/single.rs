@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use r3mes_edge::store::StoreGauges;
+use serde_json::json;
 
 use super::MINUTE;
 use super::node::{Miner, Node, Page, Script};
+use crate::support::W1;
 
 /// Runs a node that is well, then with a fault, then without it.
 async fn check(alert: &str, miner: Miner, fault: fn(&mut Script)) {
@@ -116,6 +118,8 @@ faults! {
     the_chain_is_gone_under_load: "breaker_open", None, |script| (script.chain, script.reads) = (Page::Dead, 60);
     the_model_is_gone: "breaker_open", None, |script| (script.model, script.chats) = (Page::Dead, 3);
     the_model_is_gone_under_load: "breaker_open", None, |script| (script.model, script.chats) = (Page::Dead, 60);
+    the_chain_needs_a_token: "upstream_failing", None, |script| (script.chain, script.reads) = (Page::Status(401), 60);
+    the_chain_has_another_path_and_is_asked_often: "upstream_failing", None, |script| (script.chain, script.reads) = (Page::Status(404), 20);
     an_operator_takes_the_chain_out_of_use: "breaker_open", None, |script| script.forced = Some("chain");
     an_operator_takes_the_miner_out_of_use: "breaker_open", Xmrig, |script| script.forced = Some("miner");
     the_model_refuses_its_key: "inference_refused", None, |script| (script.model, script.chats) = (Page::Status(401), 2);
@@ -142,5 +146,24 @@ async fn backups_and_full_checks_are_no_slow_answers() {
     for _ in 0..8 {
         node.play(|script| script.slow = SECOND / 3);
         assert_eq!(node.pass(MINUTE).await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_miner_whose_page_is_gone_is_not_hidden_by_another_that_sends() {
+    let mut node = Node::start(Miner::Xmrig, true, true).await;
+    let sample =
+        json!({ "hashrate": 10, "hashrate_unit": "H/s", "worker": "other", "wallet_address": W1 });
+    for minute in 0..30 {
+        if minute == 5 {
+            node.play(|script| script.miner = Page::Dead);
+        }
+        let firing = node.pass(MINUTE).await;
+        let admin = node.server.admin();
+        admin.post("/miner/stats", &sample).await.expect(201);
+        // Its breaker opens after some failures.
+        let may_be_none = minute < 12 && firing.is_empty();
+        let has_opened = minute > 5 && firing == ["breaker_open"];
+        assert!(may_be_none || has_opened, "minute {minute}: {firing:?}");
     }
 }

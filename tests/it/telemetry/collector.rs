@@ -281,7 +281,7 @@ async fn a_miner_that_never_answered_well_fires_an_alert_and_is_shown_in_health(
         );
         assert_eq!(health["breakers"][0]["state"], "CLOSED");
         is_good.store(true, Ordering::SeqCst);
-        // It may have asked to be left alone for another minute.
+        // The last call may have been refused for another minute.
         server.clock.advance(Duration::from_secs(61));
         recorded(&server).await;
         eventually("it is shown as well", async || {
