@@ -35,7 +35,7 @@ pub struct KeyRecord {
     pub scopes: Scopes,
     /// Creation time.
     pub created_at: Timestamp,
-    /// Expiry; `None` is never.
+    /// Expiry, by the wall clock; `None` is never.
     pub expires_at: Option<Timestamp>,
     /// Revocation or replacement; it may lie in the future.
     pub revoked_at: Option<Timestamp>,

@@ -39,7 +39,7 @@ impl Default for Clock {
                 set_millis: AtomicI64::new(0),
                 last_stamp: AtomicI64::new(i64::MIN / 2),
                 advanced: Notify::new(),
-                detector: Mutex::new(JumpDetector::new(wall, boot)),
+                detector: Mutex::new(JumpDetector::new(wall, boot, installed())),
             }),
         }
     }
@@ -54,6 +54,12 @@ fn wall_clock() -> i64 {
 fn since_boot() -> i64 {
     let time = clock_gettime(ClockId::Boottime);
     time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+}
+
+/// When the program's file was written, in unix milliseconds; 0 where that is unknown.
+fn installed() -> i64 {
+    let file = std::fs::metadata("/proc/self/exe").and_then(|file| file.modified());
+    file.map_or(0, |at| Timestamp::from(at).millis())
 }
 
 /// The boot of this machine, if it has a name.

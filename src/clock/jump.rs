@@ -5,8 +5,8 @@
 //! goes on as before, until the wall clock is back, has held for an hour, or is accepted by the operator.
 //!
 //! Before it is confirmed (after a boot, or with a new database) it is unknown which of two times is right. Then a jump back
-//! is followed, as a clock that was ahead is set right more often than one that was right is set back, and a jump ahead only
-//! where the machine was off before, which explains it. Nothing stored expires by a time that is not confirmed.
+//! is followed (not to before the program was installed), as a clock that was ahead is set right more often than one that was
+//! right is set back, and a jump ahead only where the machine was off before, which explains it. Nothing stored expires by a time that is not confirmed.
 
 use crate::model::ClockReading;
 
@@ -32,6 +32,8 @@ struct Jump {
 /// Differences are those of the wall clock (unix milliseconds) from the clock since boot (milliseconds).
 #[derive(Debug)]
 pub(super) struct JumpDetector {
+    /// No earlier time can be right, in unix milliseconds.
+    known: i64,
     /// The difference that is followed.
     offset: i64,
     /// Since when, by the clock since boot.
@@ -48,9 +50,10 @@ fn near(one: i64, other: i64) -> bool {
 }
 
 impl JumpDetector {
-    /// Follows the wall clock as it is.
-    pub(super) fn new(wall: i64, boot: i64) -> Self {
+    /// Follows the wall clock as it is. It cannot be earlier than `known`, when the program itself was installed.
+    pub(super) fn new(wall: i64, boot: i64, known: i64) -> Self {
         Self {
+            known: known.max(EARLIEST),
             offset: wall - boot,
             since: boot,
             confirmed: false,
@@ -62,7 +65,7 @@ impl JumpDetector {
     /// Goes on from what the storage last knew; `same_boot`: the machine was not restarted since.
     pub(super) fn resume(&mut self, last: &ClockReading, same_boot: bool, wall: i64, boot: i64) {
         let at = last.at.millis();
-        *self = Self::new(wall, boot);
+        *self = Self::new(wall, boot, self.known);
         if same_boot && last.uptime <= boot {
             self.offset = at - last.uptime;
             self.since = last.uptime - last.held;
@@ -73,7 +76,7 @@ impl JumpDetector {
         self.earliest = Some(earliest);
         if self.offset >= earliest - LARGEST_STEP {
             self.begin(earliest, self.offset, boot);
-        } else if last.held >= HOLD {
+        } else if last.held >= HOLD || wall < self.known {
             // The time cannot be earlier than it was.
             self.offset = earliest;
         } else {
@@ -103,10 +106,14 @@ impl JumpDetector {
                 self.begin(earliest, offset, boot);
             }
             // It was never set until now.
-            _ if self.offset + boot < EARLIEST && wall > self.offset + boot => {
-                *self = Self::new(wall, boot);
+            _ if self.offset + boot < self.known && wall > self.offset + boot => {
+                *self = Self::new(wall, boot, self.known);
             }
-            _ if offset < self.offset && self.earliest.is_none() && !self.confirmed => {
+            _ if offset < self.offset
+                && wall >= self.known
+                && self.earliest.is_none()
+                && !self.confirmed =>
+            {
                 self.follow(self.offset, offset, boot);
             }
             (Some(jump), _) if !jump.followed && near(offset, jump.other) => {
@@ -141,7 +148,7 @@ impl JumpDetector {
             *self = Self {
                 since: boot - HOLD,
                 confirmed: true,
-                ..Self::new(wall, boot)
+                ..Self::new(wall, boot, self.known)
             };
         }
         is_set

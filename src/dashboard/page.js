@@ -281,7 +281,7 @@ const asBytes = (number) => `${whole.format(number / 2 ** 20)} MiB`;
 const asShare = (number) => `${tenths.format(number * 100)} %`;
 /** How a rule's value is formatted; a rule that is only true or false has none. */
 const FIGURES = {
-  response_time: asShare, gateway_overhead: asShare, miner_silent: asSeconds, earnings_stopped: asSeconds,
+  response_time: asShare, gateway_overhead: asShare, miner_silent: asSeconds, earnings_stopped: asSeconds, clock_jump: (number) => asSeconds(Math.abs(number)),
   error_rate: asShare, pool_use: asShare, disk_free: asBytes, wal_size: asBytes, temperature: (number) => `${tenths.format(number)} °C`,
 };
 function figures({ name, value, threshold }) {

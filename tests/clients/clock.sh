@@ -122,9 +122,10 @@ curl -sf -o /dev/null "$EDGE/miner/earnings" -H "X-API-Key: $KEY" \
   -d "{\"wallet_address\":\"$wallet\",\"earnings\":2.5,\"source_id\":\"block-1\"}"
 grant one > /dev/null
 within 10 'the miner is read' 42.5 sh -c "curl -sf '$EDGE/miner/stats/$wallet' | jq .hashrate"
+jumped 'two years back, seconds after the first start' 3 -2y
 "$edge" --database "$database" db accept-clock
 jumped 'three years ahead for a minute' 60 +3y
-jumped 'two years back' 6 -2y
+jumped 'two years back' 3 -2y
 
 end "$server"
 set_clock '@1970-01-01 00:00:05'

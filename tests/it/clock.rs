@@ -181,6 +181,63 @@ async fn a_jump_of_the_clock_deletes_nothing_and_leaves_every_answer_as_it_was()
 }
 
 #[tokio::test]
+async fn a_server_that_is_seconds_old_keeps_its_answers_through_a_jump_too() {
+    let server = TestServer::start(config()).await;
+    let (admin, clock) = (server.admin(), server.clock.clone());
+    let earning = json!({ "wallet_address": W1, "earnings": 2, "source_id": "block-1" });
+    admin.post("/miner/earnings", &earning).await.expect(201);
+    let report = json!({ "wallet_address": W1, "hashrate": 42.5 });
+    admin.post("/miner/stats", &report).await.expect(201);
+    let before = figures(&admin).await;
+    for (ahead, back) in [
+        (3 * YEAR, 3 * YEAR),
+        (Duration::ZERO, 2 * YEAR),
+        (Duration::ZERO, 50 * YEAR),
+    ] {
+        match ahead.is_zero() {
+            true => clock.set_back(back),
+            false => clock.set_ahead(ahead),
+        }
+        assert_eq!(firing(&server).await, ["clock_jump"]);
+        admin.post("/miner/stats", &report).await.expect(201);
+        assert_eq!(figures(&admin).await, before);
+        let leaders = admin.get("/leaderboard?period=day").await.expect(200);
+        assert_eq!(leaders["miners"].as_array().unwrap().len(), 1);
+        match ahead.is_zero() {
+            true => clock.set_ahead(back),
+            false => clock.set_back(ahead),
+        }
+        firing(&server).await;
+        clock.advance(2 * MINUTE);
+        assert_eq!(firing(&server).await, Vec::<String>::new());
+        admin.post("/miner/stats", &report).await.expect(201);
+        assert_eq!(figures(&admin).await, before);
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_from_the_first_start_is_set_right_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.db");
+    let (server, clock) = serve(&path, |clock| {
+        clock.set_ahead(9 * YEAR);
+        assert!(clock.accept());
+    })
+    .await;
+    server.shutdown().await;
+    // As if it had run for a moment only: nothing confirmed that time.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute("UPDATE clock SET held = 0", []).unwrap();
+    drop((connection, clock));
+    let right = Clock::default().now();
+    let (server, clock) = serve(&path, |_| {}).await;
+    assert!(clock.now().millis().abs_diff(right.millis()) < 60_000);
+    assert!(clock.jump().is_some_and(|by| by < 0) && clock.confirmed().is_none());
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_jump_that_held_for_an_hour_or_that_the_operator_accepts_is_the_time() {
     let server = settled(config()).await;
     let (admin, clock) = (server.admin(), server.clock.clone());

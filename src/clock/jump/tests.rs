@@ -9,6 +9,8 @@ const YEAR: i64 = 365 * DAY;
 /// 2026-11-30, and the machine's boot ten days before.
 const NOW: i64 = 1_796_000_000_000;
 const BOOT: i64 = 10 * DAY;
+/// The program's file is a month old.
+const INSTALLED: i64 = NOW - 30 * DAY;
 
 /// One machine: what its wall clock shows is right, but for `wrong`.
 struct Machine {
@@ -21,7 +23,7 @@ impl Machine {
     /// With a new database, and a clock that is wrong by so much.
     fn new(wrong: i64) -> Self {
         let wall = NOW + wrong;
-        let detector = JumpDetector::new(wall, BOOT);
+        let detector = JumpDetector::new(wall, BOOT, INSTALLED);
         Self {
             detector,
             boot: BOOT,
@@ -85,7 +87,7 @@ impl Machine {
         // What the boot's clock shows is of no account after a reboot.
         (self.boot, self.wrong) = (self.boot + off, wrong);
         let (wall, boot) = (self.wall(), self.boot);
-        self.detector = JumpDetector::new(wall, boot);
+        self.detector = JumpDetector::new(wall, boot, INSTALLED);
         self.detector.resume(&last, !rebooted, wall, boot);
     }
 }
@@ -173,11 +175,16 @@ fn a_clock_that_was_ahead_from_the_first_start_is_followed_when_it_is_set_right(
 
     // If it was right before, and is again, nothing waits.
     let mut machine = Machine::new(0);
-    machine.wrong = -2 * YEAR;
+    machine.wrong = -10 * DAY;
     assert_eq!(
         (machine.error(), machine.jump()),
-        (-2 * YEAR, Some(-2 * YEAR))
+        (-10 * DAY, Some(-10 * DAY))
     );
+    machine.wrong = 0;
+    assert_eq!((machine.error(), machine.jump()), (0, None));
+    // The program was not installed yet.
+    machine.wrong = -2 * YEAR;
+    assert_eq!((machine.error(), machine.jump()), (0, Some(-2 * YEAR)));
     machine.wrong = 0;
     assert_eq!((machine.error(), machine.jump()), (0, None));
     // Nor does a jump ahead of a time that is not confirmed.
@@ -192,6 +199,13 @@ fn a_clock_of_1970_is_an_alert_and_left_at_once_for_any_that_was_set() {
     machine.pass(3 * HOLD);
     assert!(machine.jump().is_some_and(|by| by < 0));
     assert_eq!(machine.confirmed_error(), None);
+    machine.wrong = 0;
+    assert_eq!((machine.error(), machine.jump()), (0, None));
+
+    // Nor is one followed for long that is older than the program.
+    let mut machine = Machine::new(-2 * YEAR);
+    machine.pass(MINUTE);
+    assert_eq!(machine.error(), -2 * YEAR);
     machine.wrong = 0;
     assert_eq!((machine.error(), machine.jump()), (0, None));
 }

@@ -286,7 +286,7 @@ repository! { self,
         self.read(move |c| telemetry::totals(c, now)).await
     }
     last_clock() -> Option<ClockReading> {
-        self.get(|c| clock::last(c)).await
+        self.get(clock::last).await
     }
     record_clock(reading: ClockReading) -> () {
         self.write(move |c| clock::record(c, &reading)).await
