@@ -47,7 +47,7 @@ fn two_databases_of_one_name_share_a_folder_and_prune_only_their_own_copies() {
         let listed = backups(database, Some(&copies)).unwrap();
         listed.into_iter().map(|(_, copy)| copy).collect::<Vec<_>>()
     };
-    assert_eq!(listed(one), [of_one.clone()]);
+    assert_eq!(listed(one), std::slice::from_ref(&of_one));
     assert_eq!(listed(two), of_two[2..]);
     // A restored database is the same one, and goes on with its copies.
     assert_eq!(edge(one, &["restore", of_one.to_str().unwrap()]).0, 0);
