@@ -45,14 +45,11 @@ pub(super) fn check_access(database: &Path, access: Access) -> Result<(), String
         let mut file = database.as_os_str().to_owned();
         file.push(suffix);
         // By the effective user, as opening it is.
-        match accessat(CWD, &file, access, AtFlags::EACCESS) {
-            Err(error @ Errno::ACCESS) => {
-                let (shown, error) = (file.display(), io::Error::from(error));
-                return Err(format!(
-                    "{shown} cannot be accessed: {error}; only the owner of the database or root may use it, and all its files must be the owner's"
-                ));
-            }
-            _ => {}
+        if let Err(error @ Errno::ACCESS) = accessat(CWD, &file, access, AtFlags::EACCESS) {
+            let (shown, error) = (file.display(), io::Error::from(error));
+            return Err(format!(
+                "{shown} cannot be accessed: {error}; only the owner of the database or root may use it, and all its files must be the owner's"
+            ));
         }
     }
     Ok(())
