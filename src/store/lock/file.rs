@@ -108,7 +108,7 @@ impl LockedFile {
         if about.nlink() > 1 {
             return Err(LockError::HardLinks(path.to_owned(), about.nlink()));
         }
-        if is_mounted(&file, path) {
+        if is_mounted(&file) {
             return Err(LockError::Mounted(path.to_owned()));
         }
         locked.push(id);
@@ -161,23 +161,17 @@ impl LockedFile {
     }
 }
 
-/// Whether the file is a mount of its own, as `docker run -v FILE:FILE` makes one: its folder is on another.
+/// Whether the file is a mount of its own, as `docker run -v FILE:FILE` makes one: its folder is on another. Known from
+/// Linux 5.8 on; devices are no sign of it, as on overlayfs a file can have another one than its folder.
 #[cfg(target_os = "linux")]
-fn is_mounted(file: &File, path: &Path) -> bool {
+fn is_mounted(file: &File) -> bool {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
-    // Without MOUNT_ROOT (before Linux 5.8) the device alone shows it.
-    let attributes = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
-    let is_root = attributes.is_ok_and(|about| {
-        let root = StatxAttributes::MOUNT_ROOT;
-        about.stx_attributes.contains(root) && about.stx_attributes_mask.contains(root)
-    });
-    let devices = [file.metadata(), std::fs::metadata(folder_of(path))];
-    let devices = devices.map(|about| about.ok().map(|about| about.dev()));
-    is_root || devices[0] != devices[1]
+    let about = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    about.is_ok_and(|about| about.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_mounted(_: &File, _: &Path) -> bool {
+fn is_mounted(_: &File) -> bool {
     false
 }
 
