@@ -237,18 +237,23 @@ fn path_segment(text: &str) -> Result<String, &'static str> {
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
-        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
-            let text = error.render().to_string();
-            let line = text.lines().next().unwrap_or_default();
-            output::failure(line.trim_start_matches("error: "), 2);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            // `--help` and `--version` are no errors.
+            if wrong.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                output::failure(2, wrong.kind());
+            }
+            // It ends the process, with 2 where the arguments are wrong.
+            wrong.exit();
         }
-        error.exit()
-    });
+    };
+    let json = cli.json;
     if let Some(file) = &cli.global.admin_key_file {
         admin_key::name(file.clone());
     }
-    let json = cli.json;
+    // What a server prints at its first start is not why it runs.
+    let prints = !matches!(cli.command, None | Some(Command::Serve));
     // On a machine with many cores the rest is left to the miner.
     let cores = std::thread::available_parallelism();
     let workers = cores.map_or(1, NonZero::get).min(8);
@@ -267,13 +272,20 @@ pub(crate) fn run() -> ExitCode {
     });
     // Before the output below.
     logging::flush();
-    match done.and_then(|()| output::all_written()) {
+    let all_written = |()| {
+        if prints {
+            output::all_written()
+        } else {
+            Ok(())
+        }
+    };
+    match done.and_then(all_written) {
         Ok(()) | Err(Failure::ReaderClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::note(format_args!("r3mes-edge: {failure}"));
             if json {
-                output::failure(&failure, failure.code());
+                output::failure(failure.code(), &failure);
             }
+            output::note(format_args!("r3mes-edge: {failure}"));
             ExitCode::from(failure.code())
         }
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::admin_key::{self, RELOAD};
 use super::client::{self, Client};
-use super::output::{self, answer, note};
+use super::output::{answer, check_open, note};
 use super::{Failure, Result, failed, path_segment};
 
 #[derive(Subcommand)]
@@ -96,7 +96,7 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
             if create.admin && create.expires.is_none() {
                 return create_admin(&create, client).await;
             }
-            check_output()?;
+            check_open()?;
             print(post(client, "/api/keys", &create).await?, client, None)
         }
         Command::List { wallet } => {
@@ -179,7 +179,7 @@ async fn create_admin(create: &Create, client: &Client) -> Result {
 async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(client, id).await? {
-        check_output()?;
+        check_open()?;
         let new = post(client, &path, &json!({ "grace_seconds": grace })).await?;
         return print(new, client, None);
     }
@@ -209,15 +209,6 @@ fn write(new: &Value, database: &Path) -> Result<String> {
             new["id"].as_str().unwrap_or_default()
         ))
     })
-}
-
-/// Refuses, before a key is made, to print it where it would be lost.
-fn check_output() -> Result {
-    if !output::is_discarded() {
-        return Ok(());
-    }
-    let what = "standard output is closed or /dev/null, where the new key would be lost, so none is made: redirect it into a file";
-    Err(Failure::Failed(what.to_owned()))
 }
 
 /// Prints a new key as the server answered it, the only time that it is shown; `file` is where it is stored as well.

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -16,33 +17,18 @@ use super::{Failure, Result};
 
 /// Why lines are not written any more.
 static BROKEN: OnceLock<ErrorKind> = OnceLock::new();
-
-/// Whether a line was written, or tried.
-static PRINTED: AtomicBool = AtomicBool::new(false);
+/// Whether the answer has begun.
+static BEGUN: AtomicBool = AtomicBool::new(false);
 
 /// What `println!` is in this program: if a line cannot be written the command completes, and [`all_written`] then makes it
 /// a failure.
 pub(super) fn line(text: Arguments<'_>) {
-    PRINTED.store(true, Ordering::Relaxed);
+    BEGUN.store(true, Ordering::Relaxed);
     if BROKEN.get().is_none()
         && let Err(error) = writeln!(stdout().lock(), "{text}")
     {
         let _ = BROKEN.set(error.kind());
     }
-}
-
-/// Prints why a command failed as JSON, unless it has printed its result already.
-pub(super) fn failure(message: impl Display, exit_code: u8) {
-    if !PRINTED.load(Ordering::Relaxed) {
-        let error = json!({ "message": message.to_string(), "exit_code": exit_code });
-        println!("{}", json!({ "error": error }));
-    }
-}
-
-/// Whether what is written on standard output is lost: it was closed, which the runtime replaces by /dev/null.
-pub(super) fn is_discarded() -> bool {
-    let device = std::fs::metadata("/dev/null").map(|null| null.rdev());
-    rustix::fs::fstat(stdout()).is_ok_and(|out| device.is_ok_and(|null| out.st_rdev == null))
 }
 
 /// Prints the result of a command: its JSON, or a text for people. Never fails: see [`all_written`].
@@ -52,6 +38,33 @@ pub(super) fn answer(json: bool, value: impl Display, text: impl Display) -> Res
         false => println!("{text}"),
     }
     Ok(())
+}
+
+/// Prints why a command failed as JSON, unless its answer has begun: that is one value.
+pub(super) fn failure(code: u8, text: impl Display) {
+    if !BEGUN.load(Ordering::Relaxed) {
+        println!(
+            "{}",
+            json!({ "error": { "message": text.to_string(), "exit_code": code } })
+        );
+    }
+}
+
+/// Refuses to go on where stdout was closed by the caller: it is /dev/null then, opened by the standard library to read and
+/// write, and what is printed is lost without an error.
+pub(super) fn check_open() -> Result {
+    let is_null = rustix::fs::fstat(stdout()).is_ok_and(|stdout| {
+        let null = std::fs::metadata("/dev/null");
+        null.is_ok_and(|null| null.rdev() == stdout.st_rdev)
+    });
+    let flags = rustix::fs::fcntl_getfl(stdout());
+    match is_null && flags.is_ok_and(|flags| flags.contains(OFlags::RDWR)) {
+        true => Err(Failure::Failed(
+            "standard output is closed, and the key, which is shown only now, would be lost: nothing was made"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// A line on stderr, which may be closed too: what was done stays done.

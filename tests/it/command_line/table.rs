@@ -217,16 +217,14 @@ async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
         arguments.push("--json");
         let (code, out, stderr) = edge_output(&database, &arguments);
         assert_eq!(code, row.alone, "{arguments:?}: {stderr} {out}");
-        if code == 0 {
-            let value: Result<Value, _> = serde_json::from_str(&out);
-            assert!(value.is_ok(), "{arguments:?}: {out}");
-            assert!(
-                out.ends_with('\n') && !out.contains('\u{1b}'),
-                "{arguments:?}"
-            );
-        } else {
-            let value: Value = serde_json::from_str(&out).unwrap();
-            assert_eq!(value["error"]["exit_code"], code, "{arguments:?}: {out}");
+        let value: Result<Value, _> = serde_json::from_str(&out);
+        let value = value.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out}"));
+        assert!(
+            out.ends_with('\n') && !out.contains('\u{1b}'),
+            "{arguments:?}"
+        );
+        if code != 0 {
+            assert_eq!(value["error"]["exit_code"], code, "{arguments:?}");
             assert!(stderr.starts_with("r3mes-edge: "), "{stderr}");
         }
     }

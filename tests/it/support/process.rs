@@ -20,15 +20,27 @@ impl Process {
         Self::serve_on(database, &[], config)
     }
 
+    /// The same where it may be refused; then the log.
+    pub(crate) fn try_serve(database: &Path, config: &str) -> Result<Self, String> {
+        let command = Self::command(database, &[], config);
+        Self::try_start(command, |_| database.to_owned())
+    }
+
     /// The same on these listeners.
     pub(crate) fn serve_on(database: &Path, places: &[&str], config: &str) -> Self {
+        Self::start(Self::command(database, places, config), |_| {
+            database.to_owned()
+        })
+    }
+
+    fn command(database: &Path, places: &[&str], config: &str) -> Command {
         let file = write_config(&database.with_extension("toml"), config);
         let mut command = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
         command.env_clear().stdout(Stdio::null());
         command.arg("--config").arg(file);
         command.arg("--database").arg(database);
         command.args(places.iter().flat_map(|place| ["--listen", *place]));
-        Self::start(command, |_| database.to_owned())
+        command
     }
 
     /// The same on a disk of so many MiB of its own, which is the folder `disk`; `before` is a shell's line that is run
@@ -48,7 +60,15 @@ impl Process {
     }
 
     /// Starts this command, whose log is read.
-    pub(crate) fn start(mut command: Command, database: impl FnOnce(u32) -> PathBuf) -> Self {
+    pub(crate) fn start(command: Command, database: impl FnOnce(u32) -> PathBuf) -> Self {
+        let started = Self::try_start(command, database);
+        started.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
+    fn try_start(
+        mut command: Command,
+        database: impl FnOnce(u32) -> PathBuf,
+    ) -> Result<Self, String> {
         let command = command.stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let written = BufReader::new(child.stderr.take().unwrap());
@@ -65,15 +85,17 @@ impl Process {
                 lines.lock().unwrap().push(line);
             }
         });
-        let address = address
-            .recv_timeout(Duration::from_secs(30))
-            .unwrap_or_else(|_| panic!("the server did not start: {:?}", log.lock().unwrap()));
-        Self {
+        let Ok(address) = address.recv_timeout(Duration::from_secs(30)) else {
+            let _ = child.kill();
+            child.wait().unwrap();
+            return Err(log.lock().unwrap().join("\n"));
+        };
+        Ok(Self {
             database: database(child.id()),
             child,
             address,
             log,
-        }
+        })
     }
 
     /// The log so far.
