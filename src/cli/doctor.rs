@@ -1,6 +1,7 @@
 //! `doctor`: checks a node's files, disks, listeners, server and upstreams, and gives advice where something is wrong. It
 //! changes nothing, and waits a few seconds at most for an answer.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,9 +28,8 @@ type Finding = (&'static str, String);
 /// What to do about the findings of a check.
 fn advice(check: &str) -> &'static str {
     match check {
-        "database" => "start the server, which creates it, or name the right one with --database",
         "files" => {
-            "make them the server's user's alone, but copies may be root's; a missing database is created by the server, or name the right one with --database"
+            "give each file the owner and the mode that is stated; a missing database is created by the server, or name the right one with --database"
         }
         "admin_key" => "make a key that works",
         "disk_free" => "create the folder, or free disk space: without it writes are rejected",
@@ -45,7 +45,6 @@ fn advice(check: &str) -> &'static str {
 pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     let config = &settings.config;
     let mut checks = vec![
-        ("files", database(config)),
         ("files", file_modes(config)),
         ("admin_key", admin_key(&config.database).await),
         ("disk_free", disk_free(config)),
@@ -79,39 +78,38 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
     }
 }
 
-/// Whether there is a database, as far as this user may know.
-fn database(config: &Config) -> Vec<Finding> {
-    let shown = config.database.display();
-    match config.database.try_exists() {
-        Ok(true) => Vec::new(),
-        Ok(false) => vec![(PROBLEM, format!("there is no database at {shown}"))],
-        Err(error) => vec![(
-            PROBLEM,
-            format!("{shown} was not checked: {error}; run this as the server's user or root"),
-        )],
-    }
-}
-
 /// Whether only their owner, the user of the server, can use the database and its copies.
 fn file_modes(config: &Config) -> Vec<Finding> {
     let database = &config.database;
-    let Ok(metadata) = std::fs::metadata(database) else {
-        return Vec::new();
+    let metadata = match std::fs::metadata(database) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            let shown = database.display();
+            let found = match error.kind() {
+                ErrorKind::NotFound => format!("there is no database at {shown}"),
+                _ => format!(
+                    "{shown} was not checked: {error}; run this as the server's user or root"
+                ),
+            };
+            return vec![(PROBLEM, found)];
+        }
     };
-    let beside = ["-wal", "-shm", ".lock"].map(|suffix| {
-        let mut name = database.clone().into_os_string();
-        name.push(suffix);
-        PathBuf::from(name)
+    let beside = ["", "-wal", "-shm"].map(|suffix| {
+        let mut file = database.clone().into_os_string();
+        file.push(suffix);
+        PathBuf::from(file)
     });
-    let own = [database.clone(), admin_key::path(database)];
+    let own = [&beside[..], &[admin_key::path(database)]].concat();
     let owner = metadata.uid();
-    let check = |file: &Path, by_root: bool| {
+    let check = |file: &Path, is_copy: bool| {
         let metadata = std::fs::metadata(file).ok()?;
         let (mode, user, shown) = (metadata.mode() & 0o777, metadata.uid(), file.display());
         let size = mebibytes(metadata.len());
         let (status, what) = match mode & 0o077 {
-            0 if user == owner || (by_root && user == 0) => {
-                (GOOD, format!("has mode {mode:04o} and {size}"))
+            0 if user == owner => (GOOD, format!("has mode {mode:04o} and {size}")),
+            // Made by a command of root; the server does not read it.
+            0 if is_copy && user == 0 => {
+                (GOOD, format!("is root's, has mode {mode:04o} and {size}"))
             }
             0 => (PROBLEM, format!("belongs to user {user}: chown {owner} it")),
             _ => (PROBLEM, format!("has mode {mode:04o}: chmod 600 it")),
@@ -119,8 +117,7 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         Some((status, format!("{shown} {what}")))
     };
     // Before anything opens the database, as SQLite gives its files their owner back where root does.
-    let own = own.iter().chain(&beside);
-    let mut findings: Vec<_> = own.filter_map(|file| check(file, false)).collect();
+    let mut findings: Vec<_> = own.iter().filter_map(|file| check(file, false)).collect();
     let copies = store::backups(database, config.backup.folder());
     let copies = copies.unwrap_or_default();
     findings.extend(copies.iter().filter_map(|(_, copy)| check(copy, true)));

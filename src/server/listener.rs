@@ -74,44 +74,6 @@ impl Listener {
     }
 }
 
-/// Whether the addresses can be bound, as far as that can be known without doing it: a place that is in use may be that of the
-/// server that is running.
-pub(super) fn check(addresses: &[Listen]) -> Result<(), String> {
-    for listen in addresses {
-        let tried = match listen {
-            Listen::Tcp(address) => tcp_socket(*address, addresses).map(drop),
-            Listen::Unix(path) => check_socket_file(path),
-        };
-        match tried {
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                return Err(format!(
-                    "{listen}: {error}; name an address of this machine and a port that this user may use"
-                ));
-            }
-            _ => {}
-        }
-        if let Some(what) = listen.open_folder() {
-            return Err(format!("{what}; chmod o-w the folder, or name another"));
-        }
-    }
-    Ok(())
-}
-
-/// Neither removes a stale socket nor makes one.
-fn check_socket_file(path: &Path) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(path);
-    let what = |what: &str| io::Error::other(what.to_owned());
-    if !std::fs::metadata(parent)?.is_dir() {
-        return Err(what("its folder is a file"));
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            Err(what("a file that is no socket has this name"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// What [`accept`] remembers from one connection to the next.
 #[derive(Default)]
 pub(super) struct Accepting {
@@ -180,6 +142,44 @@ fn tcp_socket(address: SocketAddr, all: &[Listen]) -> io::Result<TcpSocket> {
     }
     socket.bind(address)?;
     Ok(socket)
+}
+
+/// Whether the addresses can be bound, as far as that can be known without doing it: a place that is in use may be that of the
+/// server that is running.
+pub(super) fn check(addresses: &[Listen]) -> Result<(), String> {
+    for listen in addresses {
+        let tried = match listen {
+            Listen::Tcp(address) => tcp_socket(*address, addresses).map(drop),
+            Listen::Unix(path) => check_socket_file(path),
+        };
+        match tried {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                return Err(format!(
+                    "{listen}: {error}; name an address of this machine and a port that this user may use"
+                ));
+            }
+            _ => {}
+        }
+        if let Some(what) = listen.open_folder() {
+            return Err(format!("{what}; chmod o-w the folder, or name another"));
+        }
+    }
+    Ok(())
+}
+
+/// Neither removes a stale socket nor makes one.
+fn check_socket_file(path: &Path) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    let what = |what: &str| io::Error::other(what.to_owned());
+    if !std::fs::metadata(parent)?.is_dir() {
+        return Err(what("its folder is a file"));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(what("a file that is no socket has this name"))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {

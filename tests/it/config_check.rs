@@ -7,6 +7,8 @@ use std::process::Command;
 use r3mes_edge::Config;
 use serde_json::Value;
 
+use crate::support::Process;
+
 /// Every key with wrong values in TOML, and a part of the message that names the right ones.
 const WRONG: &[(&str, &str, &str)] = &[
     (
@@ -506,20 +508,15 @@ fn settings_that_contradict_each_other_are_refused_and_what_a_start_can_use_is_n
     assert_eq!(with(&good), (0, String::new()));
     assert_eq!(std::fs::read_dir(folder.join("folder")).unwrap().count(), 0);
     // The start refuses what it needs, before it creates anything.
-    std::fs::remove_file(folder.join("secret")).unwrap();
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_r3mes-edge"));
-    let serve = serve
-        .current_dir(folder)
-        .env_clear()
-        .args(["--config", "edge.toml"]);
-    let done = serve.output().unwrap();
-    let stderr = String::from_utf8(done.stderr).unwrap();
-    assert_eq!(done.status.code(), Some(2), "{stderr}");
+    let database = folder.join("folder/edge.db");
+    let node = format!("{NODE}api_key_file = \"/none.key\"\n");
+    let refused = Process::try_serve(&database, &node).err().unwrap();
+    let expected = ": inference[0].api_key_file: /none.key: No such file";
     assert!(
-        stderr.contains("edge.toml:11:1: inference[0].api_key_file: secret: No such file"),
-        "{stderr}"
+        refused.contains(expected) && refused.contains("edge.toml:"),
+        "{refused}"
     );
-    assert_eq!(std::fs::read_dir(folder.join("folder")).unwrap().count(), 0);
+    assert!(!database.exists());
 }
 
 #[test]

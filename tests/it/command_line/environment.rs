@@ -262,12 +262,15 @@ fn a_key_that_could_not_be_printed_is_not_made() {
         shell.arg(env!("CARGO_BIN_EXE_r3mes-edge")).arg(&database);
         run(shell.arg(W1).env_clear())
     };
-    let (code, _, stderr) = shell("\"$1\" --database \"$2\" keys create --wallet \"$3\" >&-");
-    assert!(
-        code == 1 && stderr.contains("nothing was made"),
-        "{code} {stderr}"
-    );
-    assert_eq!(keys(), before);
+    for output in [">&-", "1<&-"] {
+        let line = format!("\"$1\" --database \"$2\" keys create --wallet \"$3\" {output}");
+        let (code, _, stderr) = shell(&line);
+        assert!(
+            code == 1 && stderr.contains("nothing was made"),
+            "{output}: {code} {stderr}"
+        );
+        assert_eq!(keys(), before, "{output}");
+    }
     let (code, key) = edge(&database, &["keys", "create", "--wallet", W1]);
     assert!(code == 0 && PlainKey::parse(key.trim()).is_some());
     // One that is written into the admin key file is not lost.
@@ -287,7 +290,7 @@ fn a_command_that_fails_prints_one_json_value_with_its_exit_code() {
         let value: Value = serde_json::from_str(&stdout).unwrap();
         let message = value["error"]["message"].as_str().unwrap();
         assert!(
-            !message.is_empty() && stderr.contains(message),
+            !message.is_empty() && (stderr.contains(message) || expected == 2),
             "{value} {stderr}"
         );
         if value["valid"].is_null() {
