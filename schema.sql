@@ -1,4 +1,4 @@
--- The whole schema of an r3mes-edge database as it is now (user_version 6). A fresh file gets exactly this.
+-- The whole schema of an r3mes-edge database as it is now (user_version 7). A fresh file gets exactly this.
 --
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
