@@ -245,7 +245,6 @@ impl WriterThread {
             self.write(group);
             let has_fault = lock(&self.state.fault).is_some();
             if self.health.recovered(&self.c) && (!has_fault || self.decide()) {
-                self.log.mark(&self.c);
                 self.log.truncate(&self.c);
             }
             *lock(&self.state.began) = None;
@@ -305,7 +304,11 @@ impl WriterThread {
             }
         };
         match committed {
-            Ok(outcomes) => self.publish(ends.into_iter().zip(outcomes)),
+            Ok(outcomes) => {
+                // Before the answers, so that no log with an acknowledged commit is without its number.
+                self.log.mark(&self.c);
+                self.publish(ends.into_iter().zip(outcomes));
+            }
             Err(Failure::Unknown(_, outcomes)) => {
                 self.undecided = ends.into_iter().zip(outcomes).collect();
             }
