@@ -135,8 +135,10 @@ impl FaultSchedule {
 
     /// Whether a fault explains a logged error.
     pub(super) fn explains_line(&self, line: &str, began: Instant) -> bool {
-        const STORAGE: [&str; 4] = [
+        const STORAGE: [&str; 5] = [
             "storage fault, rejecting writes",
+            // A copy was made as the fault began.
+            "not in the audit trail: ",
             "a group of ",
             " were not charged: ",
             " is not reversed yet: ",
