@@ -304,11 +304,7 @@ impl WriterThread {
             }
         };
         match committed {
-            Ok(outcomes) => {
-                // Before the answers, so that no log with an acknowledged commit is without its number.
-                self.log.mark(&self.c);
-                self.publish(ends.into_iter().zip(outcomes));
-            }
+            Ok(outcomes) => self.publish(ends.into_iter().zip(outcomes)),
             Err(Failure::Unknown(_, outcomes)) => {
                 self.undecided = ends.into_iter().zip(outcomes).collect();
             }
@@ -325,8 +321,10 @@ impl WriterThread {
         }
     }
 
-    /// Publishes a commit to the holds, and only then answers its jobs.
-    fn publish(&self, group: impl Iterator<Item = (End, Result<Written>)>) {
+    /// Publishes a commit to the holds, and only then answers its jobs. Before that the log gets its number, without which it
+    /// would not be known as another's beside another file.
+    fn publish(&mut self, group: impl Iterator<Item = (End, Result<Written>)>) {
+        self.log.mark(&self.c);
         let (mut values, mut ended, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         for (mut end, outcome) in group {
             match outcome {
