@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::{Request, Uri};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::settings::Settings;
-use super::{Failure, Result, admin_key, client};
+use super::{Failure, Result, admin_key, client, files};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -94,12 +94,8 @@ fn file_modes(config: &Config) -> Vec<Finding> {
             return vec![(PROBLEM, found)];
         }
     };
-    let beside = ["", "-wal", "-shm"].map(|suffix| {
-        let mut file = database.clone().into_os_string();
-        file.push(suffix);
-        PathBuf::from(file)
-    });
-    let own = [&beside[..], &[admin_key::path(database)]].concat();
+    let key = admin_key::path(database);
+    let own = files::with_log(database).into_iter().chain([key]);
     let owner = metadata.uid();
     let check = |file: &Path, is_copy: bool| {
         let metadata = std::fs::metadata(file).ok()?;
@@ -117,7 +113,7 @@ fn file_modes(config: &Config) -> Vec<Finding> {
         Some((status, format!("{shown} {what}")))
     };
     // Before anything opens the database, as SQLite gives its files their owner back where root does.
-    let mut findings: Vec<_> = own.iter().filter_map(|file| check(file, false)).collect();
+    let mut findings: Vec<_> = own.filter_map(|file| check(&file, false)).collect();
     let copies = store::backups(database, config.backup.folder());
     let copies = copies.unwrap_or_default();
     findings.extend(copies.iter().filter_map(|(_, copy)| check(copy, true)));
@@ -194,8 +190,8 @@ fn listeners(config: &Config) -> Vec<Finding> {
     listeners.chain(risks).collect()
 }
 
-/// Whether the server that the lock file names is ready, and which inference servers fail its requests. The lock itself is not tried: a server that starts at that moment
-/// would find it held.
+/// Whether the server that the lock file names is ready, and which inference servers fail its requests. The lock itself is not
+/// tried: a server that starts at that moment would find it held.
 async fn server(database: &Path) -> Vec<Finding> {
     let file = database.with_added_extension("lock");
     let address = std::fs::read_to_string(file).unwrap_or_default();

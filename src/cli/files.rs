@@ -39,11 +39,18 @@ pub(super) fn replace(path: &Path, owner: (u32, u32), text: Arguments<'_>) -> io
     File::open(folder_of(path))?.sync_all()
 }
 
-/// Checks that this user may use a database and its log: SQLite does not name the file that it cannot open.
-pub(super) fn check_access(database: &Path, access: Access) -> Result<(), String> {
-    for suffix in ["", "-wal", "-shm"] {
+/// A database with the files of its log.
+pub(super) fn with_log(database: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
         let mut file = database.as_os_str().to_owned();
         file.push(suffix);
+        file.into()
+    })
+}
+
+/// Checks that this user may use a database and its log: SQLite does not name the file that it cannot open.
+pub(super) fn check_access(database: &Path, access: Access) -> Result<(), String> {
+    for file in with_log(database) {
         // By the effective user, as opening it is.
         if let Err(error @ Errno::ACCESS) = accessat(CWD, &file, access, AtFlags::EACCESS) {
             let (shown, error) = (file.display(), io::Error::from(error));
