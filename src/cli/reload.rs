@@ -8,7 +8,8 @@ use super::{GlobalArgs, Result, failed, logging, settings};
 
 /// Reloads the configuration and applies what it can; with an error in it, or without its file, nothing changes.
 ///
-/// `file` is where it was read from, `in_force` is the configuration in use; changes that need a restart are logged at each reload until then.
+/// `file` is where it was read from, `in_force` is the configuration in use; changes that need a restart are logged at each
+/// reload until then.
 pub(super) async fn reload(
     global: &GlobalArgs,
     file: &mut Option<PathBuf>,

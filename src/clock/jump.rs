@@ -6,7 +6,8 @@
 //!
 //! Before it is confirmed (after a boot, or with a new database) it is unknown which of two times is right. Then a jump back
 //! is followed (not to before the program was installed), as a clock that was ahead is set right more often than one that was
-//! right is set back, and a jump ahead only where the machine was off before, which explains it. Nothing stored expires by a time that is not confirmed.
+//! right is set back, and a jump ahead only where the machine was off before, which explains it. Nothing stored expires by a
+//! time that is not confirmed.
 
 use crate::model::ClockReading;
 

@@ -147,8 +147,8 @@ fn adapter_for(app: &App, message: &str) -> String {
     found.map_or(default, |(name, _)| name).clone()
 }
 
-/// The servers of an adapter that are `fit`, whose breakers are not open and that did not ask to be left alone. Checked before any money moves: where there is
-/// none, the request fails at once.
+/// The servers of an adapter that are `fit`, whose breakers are not open and that did not ask to be left alone. Checked before
+/// any money moves: where there is none, the request fails at once.
 pub(super) fn open_nodes(
     app: &App,
     adapter: &str,
