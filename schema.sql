@@ -1,4 +1,4 @@
--- The whole schema of an r3mes-edge database as it is now (user_version 7). A fresh file gets exactly this.
+-- The whole schema of an r3mes-edge database as it is now (user_version 8). A fresh file gets exactly this.
 --
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
@@ -16,13 +16,14 @@ CREATE TABLE identity (
 INSERT INTO identity (id, database, log, before) VALUES (1, lower(hex(randomblob(8))), random(), 0);
 
 -- One row a wallet; other tables refer to its id, a few bytes instead of the address. The balance is never assigned: it moves
--- with a ledger entry in the same transaction.
+-- with a ledger entry in the same transaction. The keys of a blocked account neither pay nor make keys.
 CREATE TABLE users (
     id             INTEGER PRIMARY KEY,
     wallet         TEXT NOT NULL,
     credits        INTEGER NOT NULL DEFAULT 0 CHECK (credits >= 0),
     total_earnings INTEGER NOT NULL DEFAULT 0 CHECK (total_earnings >= 0),
-    created_at     INTEGER NOT NULL
+    created_at     INTEGER NOT NULL,
+    blocked        INTEGER NOT NULL DEFAULT 0 CHECK (blocked IN (0, 1))
 ) STRICT;
 -- Which account has this wallet?
 CREATE UNIQUE INDEX idx_users_wallet ON users (wallet);
@@ -49,7 +50,8 @@ END;
 
 -- Every movement of credits, for ever; ids have no gaps. balance is what the wallet had after the entry, so an entry's amount
 -- and the balance before it add up to it. operation identifies the movement; a reversing entry has that of what it reverses.
--- Of a charge: the key that paid, and what the model used, where its server reported it.
+-- Of a charge: the key that paid, and what the model used, where its server reported it; estimated: why the tokens are an
+-- estimate (0 the answer broke off, 1 the client left, 2 the server reported none).
 CREATE TABLE ledger (
     id                INTEGER PRIMARY KEY,
     user              INTEGER NOT NULL REFERENCES users (id),
@@ -63,7 +65,8 @@ CREATE TABLE ledger (
     adapter           TEXT,
     prompt_tokens     INTEGER,
     cached_tokens     INTEGER,
-    completion_tokens INTEGER
+    completion_tokens INTEGER,
+    estimated         INTEGER CHECK (estimated IN (0, 1, 2))
 ) STRICT;
 -- What happened to this wallet's credits, newest first?
 CREATE INDEX idx_ledger_user ON ledger (user, id);
@@ -97,8 +100,10 @@ CREATE TABLE usage (
     lost              INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (user, day, key, adapter)
 ) STRICT, WITHOUT ROWID;
+-- What was used by all wallets in a period?
+CREATE INDEX idx_usage_day ON usage (day);
 
--- What the keys of one limit spent in a period, which begins at period.
+-- What the keys of one limit spent in a period, which begins at period; id is their limit_id. It outlives the keys.
 CREATE TABLE spending (
     id     INTEGER NOT NULL,
     period INTEGER NOT NULL,
@@ -125,20 +130,28 @@ CREATE TABLE clock (
 
 -- API keys: the BLAKE3 hash of each, never the key. An admin's key belongs to no wallet. login: the short-lived key of a
 -- wallet login. revoked_at: may be in the future, after a rotation. imported: a key of the R3MES backend; until its
--- first use its hash may be its SHA-256, which is all that the import knows of it.
+-- first use its hash may be its SHA-256, which is all that the import knows of it. limit_id: where the key has limits, the
+-- number under which spending has them, shared with the keys that it made and the one that replaced it. models: a JSON array.
 CREATE TABLE api_keys (
-    id         TEXT PRIMARY KEY,
-    hash       BLOB NOT NULL CHECK (length(hash) = 32),
-    start      TEXT NOT NULL,
-    wallet     TEXT REFERENCES users (wallet),
-    name       TEXT NOT NULL,
-    scopes     TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    expires_at INTEGER,
-    revoked_at INTEGER,
-    last_used  INTEGER,
-    login      INTEGER NOT NULL DEFAULT 0 CHECK (login IN (0, 1)),
-    imported   INTEGER NOT NULL DEFAULT 0 CHECK (imported IN (0, 1))
+    id              TEXT PRIMARY KEY,
+    hash            BLOB NOT NULL CHECK (length(hash) = 32),
+    start           TEXT NOT NULL,
+    wallet          TEXT REFERENCES users (wallet),
+    name            TEXT NOT NULL,
+    scopes          TEXT NOT NULL,
+    created_at      INTEGER NOT NULL,
+    expires_at      INTEGER,
+    revoked_at      INTEGER,
+    last_used       INTEGER,
+    login           INTEGER NOT NULL DEFAULT 0 CHECK (login IN (0, 1)),
+    imported        INTEGER NOT NULL DEFAULT 0 CHECK (imported IN (0, 1)),
+    limit_id        INTEGER,
+    models          TEXT,
+    credit_limit    INTEGER CHECK (credit_limit > 0),
+    credit_period   TEXT CHECK (credit_period IN ('day', 'week', 'month', 'total')),
+    max_concurrency INTEGER CHECK (max_concurrency > 0),
+    CHECK ((credit_limit IS NULL) = (credit_period IS NULL)),
+    CHECK ((limit_id IS NULL) = (coalesce(models, credit_limit, max_concurrency) IS NULL))
 ) STRICT, WITHOUT ROWID;
 -- Whose key is this?
 CREATE UNIQUE INDEX idx_api_keys_hash ON api_keys (hash);

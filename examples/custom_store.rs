@@ -42,6 +42,7 @@ macro_rules! handing_on {
                 wallet: Wallet,
                 amount: Credits,
                 reason: String,
+                reference: Option<String>,
                 actor: Actor,
                 idempotency: Option<IdempotentRequest<(LedgerEntry, bool)>>,
             ) -> Result<Outcome<(LedgerEntry, bool)>, StoreError> {
@@ -49,7 +50,7 @@ macro_rules! handing_on {
                     // A conflict is shown to the client in these words; `Unavailable` is for the log only.
                     return Err(StoreError::Conflict("at most 100 credits at once".to_owned()));
                 }
-                let done = self.inner.grant(wallet, amount, reason, actor, idempotency).await?;
+                let done = self.inner.grant(wallet, amount, reason, reference, actor, idempotency).await?;
                 // A replayed response moved no credits.
                 if let Outcome::New((entry, _)) = &done {
                     self.note(format_args!("{wallet} {} -> {}", entry.amount, entry.balance));
@@ -114,11 +115,14 @@ handing_on! {
     create_user(wallet: Wallet, actor: Actor, idempotency: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
+    set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
     export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
+    spent(of: Vec<Spending>) -> Vec<Credits>;
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
     count_lost(lost: LostRequest, now: Timestamp) -> ();
+    usage(query: UsageQuery) -> Vec<Usage>;
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     verify_ledger(full: bool) -> LedgerReport;
@@ -158,6 +162,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         scopes: Scopes::ADMIN,
         expires_at: None,
         login: false,
+        limits: None,
     };
     let actor = Actor::local(Clock::default().now());
     let admin = issue_key(&*store, request, 1, actor, None).await?;

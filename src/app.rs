@@ -1,6 +1,6 @@
 //! The state that every request shares.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,14 +11,14 @@ use nonzero_ext::nonzero;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::alerts::Alerts;
-use crate::auth::{Challenges, KeyCache};
+use crate::auth::{Challenges, KeyCache, Principal};
 use crate::billing::{Billing, InFlightKeys};
 use crate::cache::{Cache, Cached, Policy};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Terms};
 use crate::error::ApiError;
 use crate::host_routes::HostRoutes;
-use crate::limits::Limits;
+use crate::limits::{ConcurrencyLimiter, Limits};
 use crate::metrics::Metrics;
 use crate::model::Timestamp;
 use crate::shutdown::Shutdown;
@@ -39,8 +39,8 @@ pub(crate) struct App {
     pub(crate) caches: Arc<Caches>,
     pub(crate) challenges: Challenges,
     pub(crate) metrics: Arc<Metrics>,
-    /// The adapters a client may name.
-    pub(crate) adapters: BTreeSet<String>,
+    /// What a client may name beside the models of servers: each adapter and alias, with its adapter.
+    pub(crate) adapters: BTreeMap<String, String>,
     pub(crate) upstreams: Upstreams,
     pub(crate) chain_status: Cache<(), ChainStatus, UpstreamError>,
     pub(crate) blocks: Cache<usize, Arc<Blocks>, UpstreamError>,
@@ -52,11 +52,17 @@ pub(crate) struct App {
     /// The routes of the embedding program.
     pub(crate) own: Vec<HostRoutes>,
     pub(crate) billing: Arc<Billing>,
+    /// Mebibytes of answers with embeddings that may be in memory at once.
+    pub(crate) embeddings: Arc<Semaphore>,
     /// Requests that may be handled at once; the shutdown waits until all permits are back.
     pub(crate) in_flight: Arc<Semaphore>,
+    /// Paid requests by the number of their key's limits.
+    pub(crate) key_requests: Arc<ConcurrencyLimiter<i64>>,
     pub(crate) shutdown: Shutdown,
     /// Replaced when the configuration is reloaded.
     limits: watch::Sender<Limits>,
+    /// The same, of each adapter, and of every other model.
+    terms: watch::Sender<(BTreeMap<String, Terms>, Terms)>,
     /// Whether the chain was halted at the last response.
     pub(crate) chain_halted: AtomicBool,
     /// Errors that the last check of the ledger found.
@@ -101,6 +107,7 @@ impl StoreObserver for Caches {
         }
         match change {
             Change::Key(hash) => return self.keys.drop_key(hash),
+            Change::Blocked(wallet) => return self.keys.drop_wallet(wallet),
             Change::Samples { first: false, .. } => return,
             Change::All => self.keys.clear(),
             _ => {}
@@ -119,9 +126,16 @@ impl App {
     ) -> Result<Arc<Self>, String> {
         let upstreams = Upstreams::new(&config, &clock).map_err(|error| error.to_string())?;
         let challenges = Challenges::new().map_err(|error| format!("no random bytes: {error}"))?;
-        let adapters = config.adapter_names();
+        let adapters = config.adapters_by_name();
+        let names = config.adapter_names();
         let nodes = upstreams.nodes.iter().map(|node| node.at.breaker.name());
-        let metrics = Arc::new(Metrics::new(&adapters, nodes, routes, &config.alerts));
+        let metrics = Arc::new(Metrics::new(
+            &names,
+            nodes,
+            routes,
+            &config.alerts,
+            config.metrics.gen_ai,
+        ));
         if store.backups().is_some() {
             metrics.add_backups();
         }
@@ -156,8 +170,11 @@ impl App {
             alerts: Alerts::default(),
             own,
             billing,
+            embeddings: Arc::new(Semaphore::new(64)),
             in_flight: Arc::new(Semaphore::new(config.limits.in_flight)),
+            key_requests: Arc::default(),
             shutdown,
+            terms: watch::Sender::new(all_terms(&config)),
             limits: watch::Sender::new(Limits::new(|class| config.rates.get(class), &clock)),
             chain_halted: AtomicBool::new(false),
             ledger_errors: AtomicUsize::new(0),
@@ -173,8 +190,60 @@ impl App {
         self.limits.borrow()
     }
 
-    /// Applies the rates and alerts of another configuration.
+    /// The price and the bounds of an adapter, as they are in force; of a server's own model those of `[chat]`.
+    pub(crate) fn terms(&self, adapter: &str) -> Terms {
+        let (adapters, others) = &*self.terms.borrow();
+        adapters.get(adapter).copied().unwrap_or(*others)
+    }
+
+    /// The adapter that a client means by a name, or a server's own model, whose lists are read again where none has it.
+    pub(crate) async fn resolve(&self, name: &str) -> Option<String> {
+        /// Whatever clients ask for, no list is read more often.
+        const AGE: Duration = Duration::from_secs(1);
+        if let Some(adapter) = self.adapters.get(name) {
+            return Some(adapter.clone());
+        }
+        let own = || {
+            let mut nodes = self.upstreams.nodes.iter();
+            nodes.find_map(|node| node.own_model(name))
+        };
+        if own().is_none() {
+            self.upstreams.read_models(AGE).await;
+        }
+        own()
+    }
+
+    /// What the caller may name now: adapters, their aliases and models, each with its adapter or itself.
+    pub(crate) fn served_names(&self, caller: Option<&Principal>) -> BTreeMap<String, String> {
+        let own = self
+            .upstreams
+            .nodes
+            .iter()
+            .flat_map(|node| node.own_models());
+        let mut names: BTreeMap<_, _> = own.map(|name| (name.clone(), name)).collect();
+        let adapters = self.adapters.clone().into_iter();
+        names.extend(adapters.filter(|(_, adapter)| self.is_served(adapter)));
+        names.retain(|_, adapter| self.may_use(caller, adapter));
+        names
+    }
+
+    /// Whether a server has an adapter or a model.
+    pub(crate) fn is_served(&self, adapter: &str) -> bool {
+        !self.upstreams.serving(adapter, None).is_empty()
+    }
+
+    /// Whether the limits of the caller's key leave an adapter to it. An alias in them is its adapter, also where it became one
+    /// after the key was made.
+    pub(crate) fn may_use(&self, caller: Option<&Principal>, adapter: &str) -> bool {
+        let limits = caller.and_then(|caller| caller.limits.as_ref());
+        let models = limits.and_then(|limits| limits.models.as_ref());
+        let is = |name: &String| self.adapters.get(name).unwrap_or(name) == adapter;
+        models.is_none_or(|models| models.iter().any(is))
+    }
+
+    /// Applies the rates, prices and alerts of another configuration.
     pub(crate) fn reload(&self, config: &Config) {
+        self.terms.send_replace(all_terms(config));
         let limits = Limits::new(|class| config.rates.get(class), &self.clock);
         self.limits.send_replace(limits);
         self.metrics.set_alert_settings(&config.alerts);
@@ -301,4 +370,14 @@ impl App {
         self.ledger_errors.store(errors, Ordering::Release);
         Ok(report)
     }
+}
+
+fn all_terms(config: &Config) -> (BTreeMap<String, Terms>, Terms) {
+    let names = config.adapter_names().into_iter();
+    let adapters = names.map(|name| {
+        let terms = config.terms(&name);
+        (name, terms)
+    });
+    // No adapter has an empty name.
+    (adapters.collect(), config.terms(""))
 }

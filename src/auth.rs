@@ -5,15 +5,18 @@
 mod cache;
 mod issue;
 mod key;
+mod limits;
 mod login;
 mod scope;
 
 pub(crate) use cache::{CachedKey, KeyCache};
 pub use issue::{IssuedKey, KeyRequest};
 pub use key::{KeyHash, PlainKey};
+pub use limits::{KeyLimits, Spent};
 pub(crate) use login::{Challenges, LoginError, SignedChallenge};
 pub use scope::{Scope, Scopes};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Timestamp, Wallet};
@@ -43,6 +46,8 @@ pub struct KeyRecord {
     pub last_used: Option<Timestamp>,
     /// Made by a wallet login: short-lived, outside the limit of keys per wallet, and deleted when it expires.
     pub login: bool,
+    /// What it may use; `None` is all that its scopes and its wallet allow.
+    pub limits: Option<Arc<KeyLimits>>,
 }
 
 impl KeyRecord {
@@ -69,21 +74,46 @@ impl KeyRecord {
         self.expires_at.into_iter().chain(self.revoked_at).min()
     }
 
-    /// The key as its owner sees it, in JSON.
+    /// The key as its owner sees it.
     #[must_use]
-    pub fn shown(&self, now: Timestamp) -> serde_json::Value {
-        serde_json::json!({
-            "id": self.id,
-            "start": self.start,
-            "wallet_address": self.wallet,
-            "name": self.name,
-            "scopes": self.scopes,
-            "is_active": self.is_active(now),
-            "created_at": self.created_at,
-            "expires_at": self.ends_at(),
-            "last_used": self.last_used,
-        })
+    pub fn shown(&self, now: Timestamp, spent: Spent) -> ShownKey<'_> {
+        ShownKey {
+            id: &self.id,
+            api_key: None,
+            start: &self.start,
+            wallet_address: self.wallet,
+            name: &self.name,
+            scopes: self.scopes,
+            limits: self.limits.as_deref(),
+            spent,
+            is_active: self.is_active(now),
+            created_at: self.created_at,
+            expires_at: self.ends_at(),
+            last_used: self.last_used,
+            message: None,
+        }
     }
+}
+
+/// A key as clients read it in JSON. Not a JSON value, which would not hold the digits of an amount.
+#[derive(serde::Serialize)]
+pub struct ShownKey<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<&'a str>,
+    start: &'a str,
+    wallet_address: Option<Wallet>,
+    name: &'a str,
+    scopes: Scopes,
+    limits: Option<&'a KeyLimits>,
+    #[serde(flatten)]
+    spent: Spent,
+    is_active: bool,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    last_used: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'static str>,
 }
 
 /// The authenticated caller of a request. The handlers of an embedding program find it in their
@@ -100,6 +130,12 @@ pub struct Principal {
     pub scopes: Scopes,
     /// When the key ends.
     pub expires_at: Option<Timestamp>,
+    /// Whether the account of its wallet is blocked: the key reads, but neither pays nor makes keys.
+    #[serde(skip)]
+    pub is_blocked: bool,
+    /// What it may use; `None` is all.
+    #[serde(skip)]
+    pub limits: Option<Arc<KeyLimits>>,
 }
 
 impl Principal {
@@ -110,6 +146,8 @@ impl Principal {
             wallet: None,
             scopes: Scopes::ADMIN,
             expires_at: None,
+            is_blocked: false,
+            limits: None,
         }
     }
 
@@ -126,13 +164,19 @@ impl Principal {
     }
 }
 
-impl From<&KeyRecord> for Principal {
-    fn from(record: &KeyRecord) -> Self {
+impl From<&CachedKey> for Principal {
+    fn from(
+        CachedKey {
+            record, is_blocked, ..
+        }: &CachedKey,
+    ) -> Self {
         Self {
             key_id: record.id.clone(),
             wallet: record.wallet,
             scopes: record.scopes,
             expires_at: record.ends_at(),
+            is_blocked: *is_blocked,
+            limits: record.limits.clone(),
         }
     }
 }

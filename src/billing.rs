@@ -6,6 +6,7 @@
 
 mod ask;
 mod charge;
+mod count;
 mod in_flight;
 
 use std::pin::pin;
@@ -18,20 +19,23 @@ use tokio::time::timeout;
 
 use self::ask::{Asked, ask_nodes};
 pub(crate) use self::in_flight::{InFlightGuard, InFlightKeys};
+use crate::auth::KeyLimits;
 use crate::breaker::Outcome;
 use crate::clock::Clock;
 use crate::config::ChatConfig;
 use crate::error::ApiError;
+use crate::limits::ConcurrencyPermit;
 use crate::metrics::{ChatEnd, Metrics, Release};
-use crate::model::{Credits, Wallet};
+use crate::model::{Credits, Price, Timestamp, Wallet};
 use crate::shutdown::Shutdown;
 use crate::store::{
-    ChargedAnswer, Hold, HoldRequest, IdempotentRequest, LostRequest, OperationId, Repository,
-    StoreError,
+    Charge, ChargedAnswer, Estimated, Hold, HoldRequest, IdempotentRequest, LostRequest,
+    OperationId, Repository, Spending, StoreError,
 };
 use crate::stream::{End, ModelStream, Relayed, Relaying};
 use crate::timings::RequestTimings;
-use crate::upstream::answer::{Answer, ResponseFormat};
+use crate::upstream::answer::{Answer, ResponseFormat, to_store};
+use crate::upstream::inference::api::Api;
 use crate::upstream::inference::{InferenceRequest, Node};
 
 /// What the paid requests of a server share.
@@ -49,7 +53,16 @@ pub(crate) struct Order {
     pub(crate) operation: OperationId,
     pub(crate) wallet: Wallet,
     pub(crate) key_id: Option<String>,
-    pub(crate) price: Credits,
+    /// Those of the key.
+    pub(crate) limits: Option<Arc<KeyLimits>>,
+    /// Its place among the requests of the key, where those are limited; dropped before the client can see the end.
+    pub(crate) concurrency: Option<Arc<ConcurrencyPermit<i64>>>,
+    pub(crate) price: Price,
+    /// Bytes of its prompt, and tokens of it at most.
+    pub(crate) prompt_bytes: i64,
+    pub(crate) prompt_bound: i64,
+    /// Whether that bound is what a server counted.
+    pub(crate) is_counted: bool,
     pub(crate) request: Arc<InferenceRequest>,
     pub(crate) adapter: String,
     /// Those that may answer it.
@@ -78,15 +91,21 @@ pub(crate) async fn begin(billing: &Arc<Billing>, order: Order) -> Result<ModelS
 /// Where the response goes, until it has begun.
 type Reply = oneshot::Sender<Result<ModelStream, ApiError>>;
 
-async fn run(billing: Arc<Billing>, mut order: Order, reply: Reply) {
-    let started = billing.clock.instant();
-    let request = HoldRequest {
-        operation: order.operation,
-        wallet: order.wallet,
-        amount: order.price,
-        limit: None,
-    };
-    let end = match billing.store.hold(request).await {
+async fn run(billing: Arc<Billing>, mut order: Order, mut reply: Reply) {
+    let (started, now) = (billing.clock.instant(), billing.clock.now());
+    let hold = async |order: &Order| billing.store.hold(order.hold_request(now)).await;
+    let mut held = hold(&order).await;
+    if held.as_ref().is_err_and(|error| order.may_fit(error)) {
+        let is_counted = tokio::select! {
+            is_counted = order.count_prompt(&billing) => is_counted,
+            () = reply.closed() => false,
+            () = billing.shutdown.aborted() => false,
+        };
+        if is_counted {
+            held = hold(&order).await;
+        }
+    }
+    let end = match held {
         Ok(hold) => answer(&billing, &mut order, hold, reply).await,
         Err(error) => {
             let end = match error {
@@ -95,14 +114,16 @@ async fn run(billing: Arc<Billing>, mut order: Order, reply: Reply) {
                 }
                 _ => ChatEnd::Failed,
             };
+            order.concurrency = None;
             if !reply.is_closed() {
-                let _ = reply.send(Err(error.into()));
+                let _ = reply.send(Err(order.refusal(error, now)));
             }
             end
         }
     };
     let took = billing.clock.instant().saturating_duration_since(started);
-    billing.metrics.chat_ended(&order.adapter, end, took);
+    let (operation, adapter) = (order.api().operation(), &order.adapter);
+    billing.metrics.chat_ended(operation, adapter, end, took);
     if order.is_lost {
         order.count_lost(&billing).await;
     }
@@ -131,14 +152,19 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         patience,
     } = match asked {
         Ok(asked) => asked,
-        Err(error) => {
+        Err(mut error) => {
+            if error.pointer.as_deref() == Some(Api::ChatCompletions.prompt()) {
+                error.pointer = Some(order.api().prompt().to_owned());
+            }
             release(hold, Release::Failed);
+            order.concurrency = None;
             let _ = reply.send(Err(error));
             return ChatEnd::Failed;
         }
     };
     let Some(first) = first else {
         // The whole answer is here and nothing of it was sent.
+        order.watch_usage(conversation.node(), &answer);
         conversation.end(Outcome::Success);
         return give_whole(billing, order, hold, answer, reply).await;
     };
@@ -154,6 +180,9 @@ async fn answer(billing: &Billing, order: &mut Order, hold: Hold, mut reply: Rep
         order.is_lost = true;
         return ChatEnd::ClientLeft;
     };
+    if matches!(relayed, Relayed::Whole) {
+        order.watch_usage(conversation.node(), &answer);
+    }
     let ended = conversation.over(relayed, billing.clock.instant());
     end_stream(billing, order, hold, answer, ended, end).await
 }
@@ -166,15 +195,20 @@ async fn give_whole(
     mut answer: Answer,
     reply: Reply,
 ) -> ChatEnd {
-    let mut text = answer.take_end();
+    let charge = order.charge(&answer, Estimated::NoUsage);
+    let mut text = answer.take_end(Some(order.paid(&answer, &charge)));
     let (once, running) = order.idempotency.take().unzip();
-    let stored = once.map(|once| (once, String::from_utf8_lossy(&text).into_owned()));
-    let charge = order.charge(&answer, stored);
+    let charged = charge.amount;
+    let stored = once.map(|once| (once, to_store(&text, charged)));
+    let charge = Charge {
+        answer: stored,
+        ..charge
+    };
     // From here on the upstream is not needed.
     answer.drain();
     text.extend_from_slice(order.request.format.last_bytes());
-    let response = ModelStream::paid(text.freeze());
-    let given = billing.give(hold, charge, reply, response).await;
+    let response = ModelStream::paid(text.freeze(), charged);
+    let given = billing.give(order, hold, charge, reply, response).await;
     drop(running);
     if given == ChatEnd::Success {
         order.count_start(billing);
@@ -210,21 +244,26 @@ async fn until_relayed(
 /// Charges a stream whose content was relayed, and then gives its end.
 async fn end_stream(
     billing: &Billing,
-    order: &Order,
+    order: &mut Order,
     hold: Hold,
     mut answer: Answer,
     ended: Ended,
     end: Option<oneshot::Sender<End>>,
 ) -> ChatEnd {
-    let charge = order.charge(&answer, None);
+    let cause = match ended {
+        Ended::Whole => Estimated::NoUsage,
+        Ended::ClientLeft => Estimated::ClientLeft,
+        Ended::Broken(_) => Estimated::Cut,
+    };
+    let charge = order.charge(&answer, cause);
     let price = charge.amount;
-    let tail = answer.take_end();
+    let tail = answer.take_end(Some(order.paid(&answer, &charge)));
     // From here on the upstream is not needed: where the client is gone, this cancels it.
     match ended {
         Ended::Whole => answer.drain(),
         Ended::ClientLeft | Ended::Broken(_) => drop(answer),
     }
-    let mut writing = pin!(billing.write(hold, charge, None));
+    let mut writing = pin!(billing.write(order.api(), order.price, hold, charge, None));
     let written = timeout(charge::CHARGE_TIMEOUT, &mut writing).await;
     let is_charged = matches!(written, Ok(Some(_)));
     let (error, mut chat_end) = match ended {
@@ -233,6 +272,7 @@ async fn end_stream(
         Ended::Whole => (Some(charge::not_charged()), ChatEnd::Cut),
         Ended::Broken(error) => (Some(error), ChatEnd::Cut),
     };
+    order.concurrency = None;
     if let Some(end) = end
         && chat_end != ChatEnd::ClientLeft
         && !send_end(order, end, Some(tail), error)
@@ -261,8 +301,7 @@ fn send_end(
             End::Whole(last.freeze())
         }
         (Some(error), ResponseFormat::Events { .. }) => {
-            let error = serde_json::json!({ "error": error.for_openai() });
-            End::Broken(format!("data: {error}\n\n").into())
+            End::Broken(error_event(&error, format.api(), order.operation).into())
         }
         // Without an end the connection is aborted.
         (Some(_), _) => return !end.is_closed(),
@@ -270,12 +309,44 @@ fn send_end(
     end.send(last).is_ok()
 }
 
+/// The event that tells a client of this API that the answer broke off.
+fn error_event(error: &ApiError, api: Api, operation: OperationId) -> String {
+    let openai = serde_json::json!(error.for_openai());
+    match api {
+        Api::Messages => {
+            let error = error.for_anthropic(&operation.to_string());
+            format!("event: error\ndata: {error}\n\n")
+        }
+        // Its members are read by some clients, those of `error` by others.
+        Api::Responses => {
+            let mut event = openai.clone();
+            event["type"] = "error".into();
+            event["sequence_number"] = 0.into();
+            event["error"] = openai;
+            format!("event: error\ndata: {event}\n\n")
+        }
+        _ => format!("data: {}\n\n", serde_json::json!({ "error": openai })),
+    }
+}
+
 impl Order {
+    /// What is held for it. The period of the key's limit is that of now, whenever it ends.
+    fn hold_request(&self, now: Timestamp) -> HoldRequest {
+        let limits = self.limits.as_ref();
+        HoldRequest {
+            operation: self.operation,
+            wallet: self.wallet,
+            amount: self.bound(),
+            limit: limits.and_then(|limits| Spending::of(limits, now)),
+        }
+    }
+
     /// Counts a request that was not paid, in the usage of its key too unless the storage refuses it.
     async fn count_lost(&mut self, billing: &Billing) {
         billing.metrics.lost(Release::ClientLeft);
         // Nothing waits for it: the hold has ended, and a repeated request may begin.
         self.idempotency = None;
+        self.concurrency = None;
         let lost = LostRequest {
             wallet: self.wallet,
             key_id: self.key_id.clone(),
@@ -286,11 +357,22 @@ impl Order {
         }
     }
 
+    /// Notes whether a server reports the usage of an answer whose tokens have a price.
+    fn watch_usage(&self, node: &Node, answer: &Answer) {
+        if self.price.is_by_tokens() && answer.has_content() {
+            let is_whole = |completion| completion > 0 || !self.has_output();
+            let reported = answer.usage().is_some_and(|used| is_whole(used.completion));
+            node.standing.reported_usage(reported);
+        }
+    }
+
     /// Counts the time until the first content.
     fn count_start(&self, billing: &Billing) {
         let (took, waited) = (self.timings.elapsed(&billing.clock), self.timings.waited());
-        billing
-            .metrics
-            .chat_began(took, took.saturating_sub(waited));
+        let is_streamed = !matches!(self.request.format, ResponseFormat::Whole { .. });
+        let overhead = took.saturating_sub(waited);
+        let metrics = &billing.metrics;
+        let operation = self.api().operation();
+        metrics.chat_began(is_streamed, operation, &self.adapter, took, overhead);
     }
 }

@@ -95,7 +95,7 @@ enum Command {
     /// Example: r3mes-edge keys list
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Create, show and list accounts
+    /// Create, show, list and block accounts
     ///
     /// Example: r3mes-edge users list
     #[command(subcommand)]
@@ -105,6 +105,15 @@ enum Command {
     /// Example: r3mes-edge credits grant remes1… 100 --reason welcome
     #[command(subcommand)]
     Credits(requests::Movements),
+    /// Show what was used and charged, by day, key or model
+    ///
+    /// Each line is a day, key or model with sums: requests, requests that were lost (not paid, as their client left), tokens of
+    /// prompts, those of them that came from a cache, tokens of answers, credits. A request without a key has none.
+    ///
+    /// The usage is known by whole UTC days: those that the period touches, at most 366.
+    ///
+    /// Example: r3mes-edge usage --by model --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z
+    Usage(requests::Used),
     /// Verify and export the ledger
     ///
     /// Example: r3mes-edge ledger verify
@@ -307,6 +316,7 @@ async fn execute(cli: Cli) -> Result {
         Command::Keys(command) => keys::run(command, &client()?).await,
         Command::Users(command) => requests::users(command, &client()?).await,
         Command::Credits(command) => requests::credits(command, &client()?).await,
+        Command::Usage(used) => requests::usage(&used, &client()?).await,
         Command::Ledger(export::Ledger::Verify { full }) => {
             requests::verify_ledger(&client()?, full).await
         }

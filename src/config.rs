@@ -26,10 +26,10 @@ pub use rates::RatesConfig;
 pub use risks::Risk;
 pub use sections::{
     AlertsConfig, AuthConfig, BackupConfig, ChatConfig, CompatConfig, LimitsConfig, LogConfig,
-    LogFormat, WebhookKind,
+    LogFormat, MetricsConfig, WebhookKind,
 };
 pub use upstreams::{
-    AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind,
+    AdapterConfig, ChainConfig, InferenceConfig, InferenceKind, MinerConfig, MinerKind, Terms,
 };
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +68,8 @@ section! {
         /// The database file.
         database: PathBuf = PathBuf::from("r3mes-edge.db"),
             where |file| !file.as_os_str().is_empty() => "must name a file";
-        /// Whether to discover upstreams at their conventional local addresses where none is set.
+        /// Whether to discover upstreams at their conventional local addresses where none is set, and to ask inference
+        /// servers which models and endpoints they have before a client needs to know.
         discover: bool = true;
         /// Sizes and times.
         limits: LimitsConfig = LimitsConfig::default(), section LimitsConfig::invalid;
@@ -98,6 +99,8 @@ section! {
         backup: BackupConfig = BackupConfig::default(), section BackupConfig::invalid;
         /// The thresholds of alerts, and the webhook they are sent to.
         alerts: AlertsConfig = AlertsConfig::default(), section AlertsConfig::invalid;
+        /// What `GET /metrics` has.
+        metrics: MetricsConfig = MetricsConfig::default(), section MetricsConfig::invalid;
         /// For clients of the R3MES backend.
         compat: CompatConfig = CompatConfig::default(), section CompatConfig::invalid;
         /// What is logged.
@@ -120,7 +123,7 @@ impl Config {
     /// let file = "listen = \"127.0.0.1:9000\"\n[rates]\nchat = \"20/min\"";
     /// let environment = [("LISTEN", "127.0.0.1:9001"), ("CHAT__PRICE", "0.5")];
     /// let config = Config::read(file, environment)?;
-    /// assert_eq!((config.listen[0].to_string(), config.chat.price.to_string()), ("127.0.0.1:9001".to_owned(), "0.5".to_owned()));
+    /// assert_eq!((config.listen[0].to_string(), config.chat.price.request.to_string()), ("127.0.0.1:9001".to_owned(), "0.5".to_owned()));
     /// let error = Config::read("[chat]\nprize = 0", []).unwrap_err();
     /// assert_eq!(error.to_string(), "configuration:2:1: chat.prize: unknown key; did you mean chat.price?");
     /// # Ok::<_, r3mes_edge::config::ConfigError>(())
@@ -136,6 +139,19 @@ impl Config {
             loader.set(name, value.as_ref(), name)?;
         }
         loader.finish().map(|(config, _)| config)
+    }
+
+    /// The names a client may ask for: those of the adapters and their aliases, each with its adapter.
+    #[must_use]
+    pub fn adapters_by_name(&self) -> BTreeMap<String, String> {
+        let aliases = self.adapters.iter().flat_map(|(adapter, config)| {
+            let aliases = config.aliases.iter();
+            aliases.map(|alias| (alias.clone(), adapter.clone()))
+        });
+        let own = self.adapter_names().into_iter();
+        aliases
+            .chain(own.map(|name| (name.clone(), name)))
+            .collect()
     }
 
     /// The adapters a client may ask for, in order.

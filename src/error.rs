@@ -64,9 +64,12 @@ codes! {
     InsufficientCredits  "insufficient_credits"   402 "Insufficient credits"    "insufficient_quota";
     KeyLimitReached      "key_limit_reached"      402 "The key's limit is reached" "insufficient_quota";
     Forbidden            "forbidden"              403 "Forbidden"               "permission_error";
+    AccountBlocked       "account_blocked"        403 "Account blocked"         "permission_error";
+    ModelNotAllowed      "model_not_allowed"      403 "Model not allowed"       "permission_error";
     WrongHost            "wrong_host"             421 "Wrong host"              "invalid_request_error";
     NotFound             "not_found"              404 "Not found"               "invalid_request_error";
     UserNotFound         "user_not_found"         404 "User not found"          "invalid_request_error";
+    ModelNotFound        "model_not_found"        404 "Model not found"         "invalid_request_error";
     MethodNotAllowed     "method_not_allowed"     405 "Method not allowed"      "invalid_request_error";
     RequestTimeout       "request_timeout"        408 "Request timeout"         "invalid_request_error";
     Conflict             "conflict"               409 "Conflict"                "invalid_request_error";
@@ -76,6 +79,7 @@ codes! {
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported media type"  "invalid_request_error";
     IdempotencyReused    "idempotency_key_reused" 422 "Idempotency key reused"  "invalid_request_error";
     RateLimited          "rate_limited"           429 "Rate limited"            "rate_limit_error";
+    ConcurrencyLimited   "concurrency_limited"    429 "Concurrency limited"     "rate_limit_error";
     IdempotencyFull      "idempotency_full"       429 "Idempotency full"        "rate_limit_error";
     Internal             "internal"               500 "Internal error"          "api_error";
     NotSupported         "not_supported"          501 "Not supported"           "api_error";
@@ -137,6 +141,11 @@ impl ApiError {
         Self::forbidden("this key belongs to another wallet")
     }
 
+    pub(crate) fn blocked() -> Self {
+        let detail = "the account of this wallet is blocked; ask the operator";
+        Self::new(ErrorCode::AccountBlocked, detail)
+    }
+
     /// An invalid query parameter or header.
     pub(crate) fn parameter(name: &str, detail: &str) -> Self {
         InputError::field(name, format!("{name} {detail}")).into()
@@ -178,6 +187,24 @@ impl ApiError {
             code,
             param: Some(param.trim_start_matches('/')).filter(|param| !param.is_empty()),
         }
+    }
+
+    /// The error as Anthropic's clients read it, in a body or in an event of a stream.
+    pub(crate) fn for_anthropic(&self, request_id: &str) -> serde_json::Value {
+        let kind = match self.code.status() {
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            408 | 504 => "timeout_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            503 => "overloaded_error",
+            _ => "api_error",
+        };
+        let error = serde_json::json!({ "type": kind, "message": self.detail });
+        serde_json::json!({ "type": "error", "error": error, "request_id": request_id })
     }
 
     /// The one error body: problem details (RFC 9457) with the members that R3MES and OpenAI clients read.
@@ -271,8 +298,8 @@ impl From<UpstreamError> for ApiError {
     fn from(error: UpstreamError) -> Self {
         use ErrorCode::{CircuitOpen, Overloaded, UpstreamBadResponse, UpstreamTimeout};
         use UpstreamError::{
-            Busy, Connect, Cut, Limited, NoChat, NoText, Open, Paused, Refused, Reported, Status,
-            Timeout, Unreadable,
+            Busy, Connect, Cut, Limited, NoChat, NoText, NotServed, Open, Paused, Refused,
+            Reported, Status, Timeout, Unreadable,
         };
         let internal = error.to_string();
         let (code, detail) = match error {
@@ -290,6 +317,7 @@ impl From<UpstreamError> for ApiError {
             Timeout(_) => (UpstreamTimeout, "the upstream timed out"),
             Connect(_) => (UpstreamBadResponse, "the upstream is unreachable"),
             Unreadable(_) => (UpstreamBadResponse, "the upstream's answer is invalid"),
+            NotServed => (ErrorCode::NotSupported, NOT_SERVED),
             NoText => (UpstreamBadResponse, "the model wrote no text"),
             Reported(_) => (
                 UpstreamBadResponse,
@@ -305,6 +333,7 @@ impl From<UpstreamError> for ApiError {
     }
 }
 
+const NOT_SERVED: &str = "no inference server of this model serves this request";
 const AT_CAPACITY: &str = "inference server at capacity; retry shortly";
 
 impl From<Refusal> for ApiError {
@@ -334,10 +363,7 @@ impl From<Refusal> for ApiError {
                     format!("the inference server refused this request with status {status}");
                 InputError::field(pointer, detail).into()
             }
-            Meaning::NotServed => {
-                let detail = "no inference server of this model serves this request";
-                Self::new(ErrorCode::NotSupported, detail)
-            }
+            Meaning::NotServed => Self::new(ErrorCode::NotSupported, NOT_SERVED),
             Meaning::Loading(wait) => {
                 let wait = wait.unwrap_or(Duration::from_secs(5));
                 Self::new(ErrorCode::ModelLoading, "the model is loading").retry_after(wait)
@@ -368,31 +394,4 @@ impl From<&Decision> for ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_body_never_contains_the_internal_message() {
-        for error in [
-            ApiError::from(StoreError::Unavailable(
-                "disk I/O error in SELECT secret".to_owned(),
-            )),
-            ApiError::internal("SELECT secret"),
-            ApiError::from(UpstreamError::Cut("secret".to_owned())),
-        ] {
-            let body = error.body("req_1");
-            assert!(!body.contains("secret"), "{body}");
-            assert!(error.internal.unwrap().contains("secret"));
-        }
-    }
-
-    #[test]
-    fn an_invalid_field_is_named_for_every_kind_of_client() {
-        let error = ApiError::from(InputError::field("/amount", "amount is required"));
-        let body: serde_json::Value = serde_json::from_str(&error.body("req_1")).unwrap();
-        assert_eq!(body["errors"][0]["pointer"], "/amount");
-        assert_eq!(body["error"]["param"], "amount");
-        assert_eq!(body["detail"], body["message"]);
-        assert_eq!(body["status"], 400);
-    }
-}
+mod tests;

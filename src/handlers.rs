@@ -11,6 +11,7 @@ pub(crate) mod miner;
 pub(crate) mod network;
 pub(crate) mod openai;
 pub(crate) mod ops;
+pub(crate) mod usage;
 pub(crate) mod users;
 
 use serde::Deserialize;

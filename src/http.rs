@@ -27,8 +27,8 @@ use std::task::Poll;
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH,
-    VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ETAG, EXPECT,
+    HeaderName, HeaderValue, IF_NONE_MATCH, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, StatusCode, Version};
@@ -61,19 +61,48 @@ pub(crate) fn handle(
     async move {
         let mut log_guard = AccessLogGuard::new(&app, sent_request_id(&head.headers));
         // Several lines of it are one list.
-        let if_none_match = head.headers.get_all(IF_NONE_MATCH).iter().cloned();
-        let if_none_match: Vec<_> = if_none_match.collect();
+        let if_none_match = head.headers.get_all(IF_NONE_MATCH).iter();
+        let if_none_match: Vec<_> = if_none_match.cloned().collect();
         let has_body = !body.is_end_stream();
+        // A client that waits for 100 Continue may send the body after a refusal, or not.
+        let waits = head.headers.contains_key(EXPECT);
+        let mut body = Some(body);
         let is_http_1_0 = head.version == Version::HTTP_10;
-        let response = respond(&app, routes, peer, head, body, &mut log_guard)
-            .await
-            .unwrap_or_else(|error| {
-                log_guard.error = Some(error.code);
-                response::error_response(error, &log_guard.request_id)
-            });
-        let response = finalize_response(&app, response, &if_none_match, &mut log_guard);
-        let refused = has_body && !response.status().is_success();
+        let is_anthropic = is_anthropic(head.uri.path());
+        let response = respond(
+            &app,
+            routes,
+            peer,
+            head,
+            &mut body,
+            &exchange,
+            &mut log_guard,
+        )
+        .await
+        .unwrap_or_else(|error| {
+            log_guard.error = Some(error.code);
+            response::error_response(error, &log_guard.request_id, is_anthropic)
+        });
+        let is_unread = match body.filter(|_| has_body) {
+            Some(body) if !waits => {
+                let _receiving = log_guard.timings.receiving(&app.clock);
+                !Box::pin(request_body::drain(body)).await
+            }
+            unread => unread.is_some(),
+        };
+        let mut response = finalize_response(&app, response, &if_none_match, &mut log_guard);
+        if is_unread {
+            // hyper closes the connection, and a client's next request would get no answer.
+            response::set(response.headers_mut(), CONNECTION, "close");
+        }
+        if is_anthropic {
+            let request_id = log_guard.request_id.clone();
+            let name = HeaderName::from_static("request-id");
+            response::set(response.headers_mut(), name, request_id);
+        }
+        let refused = is_unread || has_body && !response.status().is_success();
         exchange.refused.store(refused, Ordering::Relaxed);
+        exchange.responding.store(true, Ordering::Relaxed);
         Ok(response.map(|content| ResponseBody {
             content,
             log_guard,
@@ -82,6 +111,12 @@ pub(crate) fn handle(
             failed: false,
         }))
     }
+}
+
+/// Whether a path is of Anthropic's API, whose clients read errors in another shape.
+fn is_anthropic(path: &str) -> bool {
+    let rest = path.trim_start_matches('/').strip_prefix("v1/messages");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Adds the headers of every response.
@@ -109,11 +144,10 @@ fn finalize_response(
     if log_guard.principal.is_some() || !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    let matches = |tag: &HeaderValue| {
-        let mut lists = if_none_match.iter();
-        lists.any(|list| matches_tag(list.as_bytes(), tag.as_bytes()))
-    };
-    if headers.get(ETAG).is_some_and(matches) {
+    let mut lists = if_none_match.iter();
+    if let Some(tag) = headers.get(ETAG)
+        && lists.any(|list| response::matches_tag(list.as_bytes(), tag.as_bytes()))
+    {
         headers.remove(CONTENT_TYPE);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = response::Content::default();
@@ -127,7 +161,8 @@ async fn respond(
     routes: &'static [Route],
     peer: Peer,
     head: Parts,
-    body: Incoming,
+    body: &mut Option<Incoming>,
+    exchange: &Exchange,
     log_guard: &mut AccessLogGuard,
 ) -> Result {
     // Origin and route. What is refused here has a rate of its own: no page of another origin uses up the operator's.
@@ -148,6 +183,12 @@ async fn respond(
     if app.shutdown.is_draining() && !while_draining {
         return Err(ApiError::shutting_down());
     }
+    // A body has to come whole first.
+    let (row, version) = (log_guard.route, head.version);
+    let outlast = || exchange.outlast(row, version);
+    if body.as_ref().is_none_or(Body::is_end_stream) {
+        outlast();
+    }
     limit(app, log_guard, rate, client.into())?;
     // Before anything that costs a hash or a query.
     if head.uri.query().is_some_and(auth::holds_key) {
@@ -156,13 +197,20 @@ async fn respond(
     }
 
     // Authentication.
-    let principal = match is_open {
-        true => None,
+    let (principal, concurrency) = match is_open {
+        true => (None, None),
         false => auth::authenticate(app, &head, rate, client, log_guard).await?,
     };
     let (route, path_param) = match target {
         Target::Row(route, path_param) => (route, path_param),
-        Target::Options(allow) => return Ok(options(allow, log_guard.origin.is_some())),
+        Target::Options(allow) => {
+            let requested = head.headers.get_all(ACCESS_CONTROL_REQUEST_HEADERS);
+            let requested = requested.iter().cloned().collect();
+            return Ok(options(
+                allow,
+                log_guard.origin.is_some().then_some(requested),
+            ));
+        }
         // The host decides who may call it, and reads the body.
         Target::Host(host) => {
             let caller = Caller {
@@ -170,9 +218,10 @@ async fn respond(
                 request_id: log_guard.request_id.clone(),
                 principal,
             };
-            let mut request = Request::from_parts(head, body);
+            let permit = in_flight_permit(app)?;
+            let mut request = Request::from_parts(head, taken(body)?);
             request.extensions_mut().insert(caller);
-            let response = Box::pin(host.call(request, in_flight_permit(app)?));
+            let response = Box::pin(host.call(request, permit));
             return within_timeout(app, catch_panic(response)).await;
         }
     };
@@ -187,10 +236,12 @@ async fn respond(
     let body = match route.body {
         BodyClass::None => Bytes::new(),
         class => {
+            request_body::check_content_coding(&head.headers)?;
             request_body::check_media_type(&head.headers, principal.is_some())?;
             let receiving = log_guard.timings.receiving(&app.clock);
-            let read = Box::pin(request_body::read(app, class, body)).await;
+            let read = Box::pin(request_body::read(app, class, taken(body)?)).await;
             drop(receiving);
+            outlast();
             read.map_err(|error| ApiError {
                 header: Some(Box::new((CONNECTION, "close".to_owned()))),
                 ..error
@@ -210,6 +261,7 @@ async fn respond(
         body,
         principal,
         permit: Arc::new(in_flight_permit(app)?),
+        concurrency: concurrency.map(Arc::new),
         timings: Arc::clone(&log_guard.timings),
     };
     let slot = RouteSlot::of(route.index);
@@ -226,6 +278,12 @@ async fn respond(
         true => response.await,
         false => within_timeout(app, response).await,
     }
+}
+
+/// The body, for its one reader; an unread one is drained.
+fn taken(body: &mut Option<Incoming>) -> Result<Incoming> {
+    body.take()
+        .ok_or_else(|| ApiError::internal("a body was read twice"))
 }
 
 /// What answers a request.
@@ -268,7 +326,7 @@ fn target<'a>(
         RouteMatch::NotFound => {
             let mut hosts = app.own.iter();
             let Some(host) = hosts.find(|host| host.matches(head.uri.path())) else {
-                let detail = "no route has this path";
+                let detail = route::suggestion(routes, head.uri.path());
                 return Err(ApiError::new(ErrorCode::NotFound, detail));
             };
             log_guard.is_host = true;
@@ -278,13 +336,13 @@ fn target<'a>(
 }
 
 /// Answers OPTIONS; a preflight where the page's origin is an allowed one.
-fn options(allow: String, is_preflight: bool) -> Response {
+fn options(allow: String, requested: Option<Vec<HeaderValue>>) -> Response {
     let mut response = response::bytes(StatusCode::NO_CONTENT, "", Bytes::new());
     let headers = response.headers_mut();
     headers.remove(CONTENT_TYPE);
     response::set(headers, ALLOW, allow);
-    if is_preflight {
-        origin::allow_preflight(headers);
+    if let Some(requested) = requested {
+        origin::allow_preflight(headers, &requested);
     }
     response
 }
@@ -339,35 +397,4 @@ fn sent_request_id(headers: &HeaderMap) -> Option<&str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let sent = headers.get(&X_REQUEST_ID).and_then(|id| id.to_str().ok());
     sent.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(plain))
-}
-
-/// `If-None-Match` (RFC 9110, 13.1.2): a list of tags, compared weakly, or `*`.
-fn matches_tag(wanted: &[u8], tag: &[u8]) -> bool {
-    let wanted = wanted.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    wanted
-        .map(|one| one.strip_prefix(b"W/").unwrap_or(one))
-        .any(|one| one == tag || one == b"*")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn tags_are_compared_as_a_list() {
-        assert!(matches_tag(b"\"a\", W/\"b\"", b"\"b\""));
-        assert!(matches_tag(b"*", b"\"b\""));
-        assert!(!matches_tag(b"\"a\",\"bc\"", b"\"b\""));
-    }
-
-    proptest! {
-        #[test]
-        fn a_tag_is_found_exactly_where_the_list_holds_it(tags in prop::collection::vec("[0-9a-f]{1,2}", 0..5), wanted in "[0-9a-f]{1,2}", before in "( |\t|W/| W/){0,1}", junk in prop::collection::vec(any::<u8>(), 0..40)) {
-            let list: Vec<String> = tags.iter().map(|tag| format!("{before}\"{tag}\"")).collect();
-            let tag = format!("\"{wanted}\"");
-            prop_assert_eq!(matches_tag(list.join(",").as_bytes(), tag.as_bytes()), tags.contains(&wanted));
-            matches_tag(&junk, tag.as_bytes());
-        }
-    }
 }

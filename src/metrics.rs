@@ -1,6 +1,7 @@
-//! Metrics. `table` declares each; this module updates them. Labels come from fixed sets only: route
-//! templates, the configured adapters, the names of upstreams; nothing a client sends becomes a label.
+//! Metrics. `table` declares each; this module updates them. Labels come from bounded sets only: route templates, the configured
+//! adapters, some models of servers, the names of upstreams; nothing a client sends becomes a label.
 
+mod chats;
 mod counts;
 mod labels;
 pub(crate) mod process;
@@ -19,7 +20,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use self::labels::{CHAT_ENDS, RELEASES, SERVER_ERROR, STATUSES};
+use self::labels::{CHAT_ENDS, ESTIMATES, Models, RELEASES, SERVER_ERROR, STATUSES};
 use self::table::Table;
 use crate::config::AlertsConfig;
 use crate::limits::RateClass;
@@ -63,6 +64,9 @@ pub(crate) struct Metrics {
     routes: Vec<RouteMetrics>,
     /// From when on something counts as slow, which a reload changes, and what alerts compare.
     watched: Mutex<(AlertsConfig, AlertCounts)>,
+    /// Whether the names of OpenTelemetry are there too.
+    gen_ai: bool,
+    models: Models,
 }
 
 impl Metrics {
@@ -73,6 +77,7 @@ impl Metrics {
         upstreams: impl Iterator<Item = &'a str>,
         routes: impl Iterator<Item = (&'static str, &'static str)>,
         alerts: &AlertsConfig,
+        gen_ai: bool,
     ) -> Self {
         let mut registry = Registry::default();
         let table = Table::register(&mut registry);
@@ -91,6 +96,9 @@ impl Metrics {
         }
         for cause in [Release::ClientLeft, Release::NotWritten] {
             with(&table.lost, [("cause", RELEASES[cause as usize])]);
+        }
+        for cause in ESTIMATES {
+            with(&table.estimated, [("cause", cause.as_str())]);
         }
         for reason in ["grant", "mining"] {
             with(&table.distributed, [("reason", reason)]);
@@ -114,6 +122,8 @@ impl Metrics {
             watched: Mutex::new((alerts.clone(), AlertCounts::default())),
             registry,
             table,
+            gen_ai,
+            models: Models::new(adapters),
         }
     }
 
@@ -181,57 +191,6 @@ impl Metrics {
     /// When the newest known backup was made.
     pub(crate) fn last_backup(&self) -> Option<Timestamp> {
         Some(time(self.table.backup_made_at.get()?.get()))
-    }
-
-    /// Counts a chat's end. `adapter` is a configured one: the handler refuses all others before.
-    pub(crate) fn chat_ended(&self, adapter: &str, end: ChatEnd, took: Duration) {
-        let status = CHAT_ENDS[end as usize];
-        let labels = [("status", status), ("adapter", adapter)];
-        with(&self.table.chats, labels).inc();
-        self.table.chat_duration.observe(took.as_secs_f64());
-    }
-
-    /// A chat's first content was handed to the connection, so long after the request; `overhead` of it was not waiting for
-    /// the model.
-    pub(crate) fn chat_began(&self, took: Duration, overhead: Duration) {
-        self.table.chat_first_byte.observe(took.as_secs_f64());
-        self.table.chat_overhead.observe(overhead.as_secs_f64());
-        let (limits, counts) = &mut *self.watched();
-        counts[SLOW_CHATS].count(overhead > limits.overhead_p99);
-    }
-
-    /// An inference server sent its first content after so long. `upstream` is a configured one.
-    pub(crate) fn upstream_waited(&self, upstream: &str, took: Duration) {
-        let wait = with(&self.table.upstream_wait, [("upstream", upstream)]);
-        wait.observe(took.as_secs_f64());
-    }
-
-    /// A chat waited for a slot of an inference server for so long.
-    pub(crate) fn upstream_queued(&self, upstream: &str, took: Duration) {
-        let wait = with(&self.table.upstream_queue, [("upstream", upstream)]);
-        wait.observe(took.as_secs_f64());
-    }
-
-    /// A chat was charged, `asked` for.
-    pub(crate) fn charged(&self, charged: Credits, asked: Credits) {
-        self.table.charged.inc_by(float(charged));
-        self.table.charges_short.inc_by(u64::from(charged < asked));
-    }
-
-    /// A hold ended without a charge.
-    pub(crate) fn released(&self, cause: Release, held: Credits) {
-        let cause = [("cause", RELEASES[cause as usize])];
-        with(&self.table.released, cause).inc_by(float(held));
-    }
-
-    /// A model worked on a request that nothing is charged for.
-    pub(crate) fn lost(&self, cause: Release) {
-        with(&self.table.lost, [("cause", RELEASES[cause as usize])]).inc();
-    }
-
-    /// A charge was reversed.
-    pub(crate) fn refunded(&self, amount: Credits) {
-        self.table.refunded.inc_by(float(amount));
     }
 
     /// Sets the gauges of the miner on this machine. What it does not report, and all but the time while it is not read, is
@@ -302,7 +261,7 @@ impl Metrics {
             }
             Change::Granted(amount) => ("grant", *amount),
             Change::Earned(amount) => ("mining", *amount),
-            Change::Account | Change::Key(_) | Change::All => return,
+            Change::Account | Change::Key(_) | Change::Blocked(_) | Change::All => return,
         };
         if amount > Credits::ZERO {
             with(&self.table.distributed, [("reason", reason)]).inc_by(float(amount));
@@ -370,7 +329,7 @@ mod tests {
     fn what_takes_longer_than_its_threshold_is_counted_as_slow() {
         let alerts = AlertsConfig::default();
         let none = std::iter::empty;
-        let metrics = Metrics::new(&BTreeSet::new(), none(), std::iter::empty(), &alerts);
+        let metrics = Metrics::new(&BTreeSet::new(), none(), std::iter::empty(), &alerts, false);
         let none = RouteSlot::NONE;
         metrics.request(
             none,
@@ -382,8 +341,9 @@ mod tests {
         let before = metrics.alert_counts();
         metrics.request(none, Some(404), None, 2 * alerts.response_time, true);
         metrics.request(none, Some(200), None, 2 * alerts.response_time, false);
-        metrics.chat_began(alerts.overhead_p99, alerts.overhead_p99);
-        metrics.chat_began(alerts.overhead_p99, 2 * alerts.overhead_p99);
+        let most = alerts.overhead_p99;
+        metrics.chat_began(false, "chat", "general", most, most);
+        metrics.chat_began(false, "chat", "general", most, 2 * most);
         let (now, share) = (metrics.alert_counts(), |part, all| Share { part, all });
         assert_eq!(now[OWN_ERRORS].since(before[OWN_ERRORS]), share(0, 2));
         assert_eq!(now[SLOW_ANSWERS].since(before[SLOW_ANSWERS]), share(1, 1));

@@ -5,8 +5,12 @@
 
 mod clock;
 mod credits;
+mod csv;
 mod fields;
+pub(crate) mod guard;
 mod input;
+mod period;
+mod price;
 mod retention;
 mod sample;
 pub(crate) mod section;
@@ -16,7 +20,10 @@ mod wallet;
 
 pub use clock::ClockReading;
 pub use credits::Credits;
+pub use csv::csv_field;
 pub use input::{InputError, InputKind};
+pub use period::Period;
+pub use price::{Price, Tokens};
 pub use retention::Retention;
 pub use sample::{HashrateUnit, Sample};
 pub use time::Timestamp;
@@ -24,7 +31,8 @@ pub use wallet::Wallet;
 
 pub(crate) use fields::{Member, items, members};
 pub(crate) use input::{
-    Whole, check_depth, exact_credits, pointer, read_object, read_query, shortened,
+    Whole, check_depth, exact_credits, optional_credits, percent_decoded, pointer, read_object,
+    read_query, shortened,
 };
 pub(crate) use sample::{MOST_COUNT, MOST_FIGURE};
 

@@ -12,6 +12,7 @@ use crate::limits::RateClass;
 use crate::metrics::{process, set, size, store, with};
 use crate::model::Timestamp;
 use crate::store::{HashratePoint, Resolution, StoreError};
+use crate::upstream::inference::Node;
 
 /// A wallet counts as an active user for this long after an authenticated request.
 const SEEN: Duration = Duration::from_secs(15 * 60);
@@ -98,8 +99,14 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         None
     });
     let (instant, now) = (app.clock.instant(), app.clock.now());
-    let nodes = app.upstreams.nodes.iter();
-    let nodes = nodes.filter(|node| node.at.is_present() && node.standing.needs_operator());
+    let adapters = app.config.adapter_names();
+    let names = |is_meant: &dyn Fn(&Node) -> bool| {
+        let nodes = app.upstreams.nodes.iter();
+        let meant = nodes.filter(|node| node.at.is_present() && is_meant(node));
+        meant
+            .map(|node| node.at.breaker.name().to_owned())
+            .collect()
+    };
     let open_breakers = app
         .upstreams
         .breakers()
@@ -135,9 +142,12 @@ pub(crate) async fn evaluate(app: &App) -> (Vec<Alert>, Vec<Alert>) {
         ledger_errors: app.ledger_errors.load(Ordering::Acquire),
         open_breakers: open_breakers.collect(),
         failing_upstreams: failing_upstreams.collect(),
-        misconfigured: nodes
-            .map(|node| node.at.breaker.name().to_owned())
-            .collect(),
+        misconfigured: names(&|node| node.standing.needs_operator()),
+        without_usage: names(&|node| {
+            let is_priced = |adapter: &String| app.terms(adapter).price.is_by_tokens();
+            let mut served = adapters.iter().filter(|adapter| node.serves(adapter, None));
+            node.standing.has_no_usage() && served.any(is_priced)
+        }),
         is_chain_halted: app.chain_halted.load(Ordering::Acquire),
         clock_jump: app.clock.jump(),
         backup: schedule.map(|every| (every, last_backup)),

@@ -4,7 +4,7 @@
 use crate::auth::Scope;
 #[cfg(feature = "page")]
 use crate::handlers::dashboard;
-use crate::handlers::{chain, chat, keys, login, miner, network, openai, ops, users};
+use crate::handlers::{chain, chat, keys, login, miner, network, openai, ops, usage, users};
 use crate::http::route;
 use crate::limits::RateClass;
 
@@ -52,8 +52,11 @@ routes! {
     POST   "/users"                   users::create;         Auth::AnyKey,             Write,     Common, detached;
     GET    "/users"                   users::list;           Auth::Admin,              Read,      None;
     GET    "/users/{wallet}" | "/user/info/{wallet}" users::get; Auth::Public,         Read,      None, no_query;
+    POST   "/users/{wallet}/block"    users::block;          Auth::Admin,              Write,     None, detached, no_query;
+    POST   "/users/{wallet}/unblock"  users::unblock;        Auth::Admin,              Write,     None, detached, no_query;
     POST   "/users/{wallet}/credits"  users::grant;          Auth::Admin,              Write,     Common, detached;
     GET    "/users/{wallet}/ledger"   users::ledger;         Auth::Own(Scope::Read),   Read,      None;
+    GET    "/usage"                   usage::get;            Auth::Key(Scope::Read),   Read,      None;
     POST   "/miner/stats"             miner::post_stats;     Auth::Key(Scope::Miner),  Telemetry, Telemetry, detached;
     POST   "/miner/earnings"          miner::post_earnings;  Auth::Admin,              Write,     Common, detached;
     GET    "/miner/stats/{wallet}"    miner::stats;          Auth::Public,             Read,      None, no_query;
@@ -62,8 +65,15 @@ routes! {
     GET    "/leaderboard"             network::leaderboard;  Auth::Public,             Read,      None;
     GET    "/leaderboard/miners"      network::backend_leaderboard; Auth::Public,      Read,      None;
     POST   "/chat"                    chat::chat;            Auth::Chat,               Chat,      Chat, unbounded;
-    POST   "/v1/chat/completions"     openai::completions;   Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
-    GET    "/v1/models"               openai::models;        Auth::Key(Scope::Chat),   Read,      None, no_query;
+    POST   "/v1/chat/completions"     openai::chat_completions; Auth::Key(Scope::Chat), Chat,     V1, unbounded;
+    POST   "/v1/completions"          openai::completions;   Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
+    POST   "/v1/embeddings"           openai::embeddings;    Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
+    POST   "/v1/messages"             openai::messages;      Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
+    POST   "/v1/messages/count_tokens" openai::count_tokens; Auth::Key(Scope::Chat),   Read,      V1;
+    POST   "/v1/rerank"               openai::rerank;        Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
+    POST   "/v1/responses"            openai::responses;     Auth::Key(Scope::Chat),   Chat,      V1, unbounded;
+    GET    "/v1/models"               openai::models;        Auth::Key(Scope::Chat),   Read,      None;
+    GET    "/v1/models/{id}"          openai::model;         Auth::Key(Scope::Chat),   Read,      None;
     GET    "/network/stats"           network::stats;        Auth::Public,             Read,      None, no_query;
     GET    "/faucet/status"           network::faucet;       Auth::Open,               Read,      None, no_query;
     GET    "/chain/status"            chain::status;         Auth::Public,             Read,      None, no_query;

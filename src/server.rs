@@ -7,6 +7,7 @@ mod connection;
 mod io_timeout;
 mod listener;
 mod local;
+mod probe;
 mod reset;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -3,6 +3,7 @@
 //! The trait knows no SQL and no HTTP, so that an embedder can bring a store of their own and a test can wrap one that
 //! fails. [`SqliteStore`] is the one that ships.
 
+mod backups;
 mod error;
 mod holds;
 mod issue;
@@ -11,6 +12,7 @@ mod observer;
 mod records;
 mod sqlite;
 
+pub use backups::Backups;
 pub use error::StoreError;
 pub use holds::{Account, Hold, HoldOwner, HoldRequest, HoldTable, OperationId, Spending};
 pub use issue::{issue_key, rotate_key};
@@ -20,7 +22,6 @@ pub use records::*;
 pub use sqlite::*;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Weak;
 
 /// For an `impl Repository`, as in `examples/custom_store.rs`.
@@ -84,7 +85,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///
 /// // Money: granted, held for a request, charged when it ends.
 /// let (five, seven) = (Credits::parse("5")?, Credits::parse("7")?);
-/// store.grant(wallet, five, "welcome".to_owned(), Actor::local(now), None).await?;
+/// store.grant(wallet, five, "welcome".to_owned(), None, Actor::local(now), None).await?;
 /// let request = |amount| HoldRequest { operation: OperationId::new(), wallet, amount, limit: None };
 /// let hold = store.hold(request(five)).await?;
 /// let too_much = store.hold(request(seven)).await.unwrap_err();
@@ -94,6 +95,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 ///     key_id: None,
 ///     adapter: "general".to_owned(),
 ///     tokens: None,
+///     estimated: None,
 ///     answer: None,
 /// };
 /// assert!(store.charge(hold, charge, now).await.is_ok());
@@ -121,8 +123,14 @@ pub trait Repository: Send + Sync + 'static {
     async fn user(&self, wallet: Wallet) -> Result<User>;
     /// The accounts after this wallet, in the order of their addresses; `None` starts at the first.
     async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>>;
-    /// Adds credits, or debits them if negative; creates the account if missing. Returns the ledger entry, with the new
-    /// balance, and whether the account is new.
+    /// Blocks an account, or unblocks it; returns it. Idempotent. A server refuses logins and payments of a blocked one; a
+    /// charge of what is held already is written.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn set_blocked(&self, wallet: Wallet, blocked: bool, actor: Actor) -> Result<User>;
+    /// Adds credits, or debits them if negative; creates the account if missing. `reference` names what it belongs to elsewhere,
+    /// an invoice, say. Returns the ledger entry, with the new balance, and whether the account is new.
     ///
     /// # Errors
     /// [`StoreError::Insufficient`] if the balance would be negative, [`StoreError::UserNotFound`] for a debit without an
@@ -132,6 +140,7 @@ pub trait Repository: Send + Sync + 'static {
         wallet: Wallet,
         amount: Credits,
         reason: String,
+        reference: Option<String>,
         actor: Actor,
         request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
     ) -> Result<Outcome<(LedgerEntry, bool)>>;
@@ -164,6 +173,8 @@ pub trait Repository: Send + Sync + 'static {
     /// [`StoreError::Insufficient`] where less is available, [`StoreError::LimitReached`] where the limit of the key leaves
     /// less, [`StoreError::UserNotFound`].
     async fn hold(&self, request: HoldRequest) -> Result<Hold>;
+    /// What the keys of these limits spent in these periods, in the same order; what is held is not in it.
+    async fn spent(&self, of: Vec<Spending>) -> Result<Vec<Credits>>;
     /// Ends a hold with a charge: one ledger entry with its usage, the spending of the key and the answer, if one is to be
     /// stored, in one transaction. Returns when the outcome is final. Dropped after it was called, it goes on.
     ///
@@ -188,6 +199,12 @@ pub trait Repository: Send + Sync + 'static {
     ) -> Result<()>;
     /// Counts a request that is not paid in the usage of its key.
     async fn count_lost(&self, lost: LostRequest, now: Timestamp) -> Result<()>;
+    /// What was used in a period, from the sums that each charge updates: the first groups, in the order of what they have in
+    /// common.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<Usage>>;
     /// The response that is stored for this idempotency key, if any.
     ///
     /// # Errors
@@ -358,30 +375,4 @@ pub trait Repository: Send + Sync + 'static {
     fn is_ready(&self) -> bool;
     /// Completes queued writes and closes cleanly; later calls fail. Blocks until done.
     fn close(&self);
-}
-
-/// The backups of a store.
-#[async_trait]
-pub trait Backups: Send + Sync {
-    /// Copies the database into a new file in `folder`, or beside the original, without blocking writes; verified before it
-    /// gets its name. It includes every write acknowledged before the call. Then all backups there but the newest `keep` are
-    /// deleted; those dated after `now` count as the oldest.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] while another backup runs; [`StoreError::Unavailable`] if the copy does not verify.
-    async fn back_up(
-        &self,
-        folder: Option<PathBuf>,
-        keep: Option<usize>,
-        now: Timestamp,
-    ) -> Result<Backup>;
-    /// The time of the newest backup there, without those dated after `now`.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] if the folder cannot be read.
-    async fn last_backup(
-        &self,
-        folder: Option<PathBuf>,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>>;
 }

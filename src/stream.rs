@@ -19,6 +19,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use crate::model::Credits;
 use crate::timings::RequestTimings;
 use crate::upstream::answer::Answer;
 use crate::upstream::{ResponseBody, UpstreamError};
@@ -32,6 +33,8 @@ pub(crate) struct ModelStream<B = ResponseBody> {
     /// The last bytes.
     last: Option<Bytes>,
     aborts: bool,
+    /// What was charged, where that is known before the first byte.
+    pub(crate) charged: Option<Credits>,
 }
 
 /// What follows the content. Without it the body is aborted, so that no bug can make an incomplete response look complete.
@@ -177,19 +180,31 @@ impl<B> ModelStream<B> {
             end: Some(given),
             last: None,
             aborts: false,
+            charged: None,
         };
         let ended = was_ended;
         (body, Relaying { is_taken, ended }, end)
     }
 
     /// A body of one text that is paid already.
-    pub(crate) const fn paid(text: Bytes) -> Self {
+    pub(crate) const fn paid(text: Bytes, charged: Credits) -> Self {
         Self {
             relay: None,
             end: None,
             last: Some(text),
             aborts: false,
+            charged: Some(charged),
         }
+    }
+
+    /// The next of the last bytes. Not more than hyper buffers: it drops a body when it has the last piece, and with the body what
+    /// counts its memory, however long a client takes to read.
+    fn next_of_last(&mut self) -> Option<Bytes> {
+        const PIECE: usize = 64 << 10;
+        let mut last = self.last.take()?;
+        let piece = last.split_to(last.len().min(PIECE));
+        self.last = Some(last).filter(|last| !last.is_empty());
+        Some(piece)
     }
 
     fn take_end(&mut self, end: Option<End>) {
@@ -230,7 +245,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Body for ModelStream<B> {
             let end = ready!(given).ok();
             this.take_end(end);
         }
-        let last = this.last.take().map(|last| Ok(Frame::data(last)));
+        let last = this.next_of_last().map(|last| Ok(Frame::data(last)));
         let aborted = || std::mem::take(&mut this.aborts).then_some(Err(Aborted));
         Poll::Ready(last.or_else(aborted))
     }

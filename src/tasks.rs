@@ -37,6 +37,11 @@ pub(crate) fn start(app: &Arc<App>) -> JoinSet<()> {
     tasks.spawn(every(alerts::STEP, now, app(), |app| async move {
         monitoring::evaluate(&app).await;
     }));
+    if app().config.discover {
+        tasks.spawn(every(MINUTE, now, app(), |app| async move {
+            app.upstreams.refresh().await;
+        }));
+    }
     tasks.spawn(every(MINUTE, now, app(), compact_samples));
     tasks.spawn(every(MINUTE, MINUTE, app(), purge_expired));
     tasks.spawn(every(5 * MINUTE, now, app(), record_clock));

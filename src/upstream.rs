@@ -8,13 +8,13 @@ pub(crate) mod answer;
 mod availability;
 pub(crate) mod chain;
 mod client;
-pub(crate) mod completion;
 mod connection;
 pub(crate) mod discovery;
 pub(crate) mod inference;
 mod json;
 mod miner;
 pub(crate) mod queue;
+pub(crate) mod request;
 mod sse;
 #[cfg_attr(not(feature = "tls"), path = "upstream/no_tls.rs")]
 mod tls;
@@ -57,6 +57,9 @@ pub enum UpstreamError {
     /// All slots are in use and the queue is full, or a slot was waited for too long; when to try again.
     #[error("at capacity")]
     Busy(Duration),
+    /// It does not have the model, or not for this endpoint; its other answers are as good as before.
+    #[error("it does not serve this request")]
+    NotServed,
     /// No connection.
     #[error("no connection: {0}")]
     Connect(String),

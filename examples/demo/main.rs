@@ -161,6 +161,7 @@ async fn fill(store: &dyn Repository, max_keys: usize) -> Result<(String, String
         scopes,
         expires_at: None,
         login: false,
+        limits: None,
     };
     let admin = request(None, "demo admin", Scopes::ADMIN);
     let admin = issue_key(store, admin, max_keys, actor.clone(), None).await?;
@@ -169,7 +170,7 @@ async fn fill(store: &dyn Repository, max_keys: usize) -> Result<(String, String
     let key = issue_key(store, key, max_keys, actor.clone(), None).await?;
     let welcome = Credits::from_micro(100_000_000);
     store
-        .grant(wallet, welcome, "welcome".to_owned(), actor, None)
+        .grant(wallet, welcome, "welcome".to_owned(), None, actor, None)
         .await?;
     Ok((admin.key.reveal().to_owned(), key.key.reveal().to_owned()))
 }

@@ -113,6 +113,7 @@ pub(crate) fn inference(request: &Request<()>, body: &[u8], since: Since) -> Res
             &json!({ "object": "list", "data": [{ "id": "stand-in", "object": "model", "owned_by": "demo" }] }),
         ),
         ("POST", "/v1/chat/completions") => chat(body, since),
+        ("POST", path) => other(path, body, since),
         _ => nothing_here(),
     }
 }
@@ -157,6 +158,76 @@ fn chat(body: &[u8], since: Since) -> Response<Pieces> {
     );
     events.push(event(json!({}), Some("stop")));
     events.push("data: [DONE]\n\n".to_owned());
+    stream(events, since)
+}
+
+/// The endpoints beside the chat: the same answer to everything.
+fn other(path: &str, body: &[u8], since: Since) -> Response<Pieces> {
+    const TEXT: &str = "This is a stand-in, not a model.";
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    let usage = json!({ "prompt_tokens": 7, "completion_tokens": 8, "total_tokens": 15 });
+    let tokens = json!({ "input_tokens": 7, "output_tokens": 8 });
+    let block = json!({ "type": "text", "text": TEXT });
+    let message = |content: Value, stop: Value| json!({ "id": "msg_demo", "type": "message", "role": "assistant", "model": "stand-in", "content": content, "stop_reason": stop, "stop_sequence": null, "usage": tokens });
+    let part = json!({ "type": "output_text", "text": TEXT, "annotations": [] });
+    let item = json!({ "type": "message", "id": "msg_demo", "role": "assistant", "status": "completed", "content": [part] });
+    let response = |status: &str, output: Value| json!({ "id": "resp_demo", "object": "response", "created_at": since.seconds, "model": "stand-in", "status": status, "output": output, "usage": tokens });
+    let choice = json!({ "index": 0, "text": TEXT, "finish_reason": "stop" });
+    let completion = json!({ "id": "cmpl-demo", "object": "text_completion", "created": since.seconds, "model": "stand-in", "choices": [choice], "usage": usage });
+    let (whole, events) = match path {
+        "/v1/completions" => (completion.clone(), vec![completion]),
+        "/v1/embeddings" => {
+            let one = json!({ "object": "embedding", "index": 0, "embedding": [0.5, -0.25] });
+            (
+                json!({ "object": "list", "model": "stand-in", "data": [one], "usage": usage }),
+                vec![],
+            )
+        }
+        "/v1/rerank" => {
+            let one = json!({ "index": 0, "relevance_score": 0.5 });
+            (
+                json!({ "model": "stand-in", "results": [one], "usage": usage }),
+                vec![],
+            )
+        }
+        "/v1/messages" => {
+            let events = vec![
+                json!({ "type": "message_start", "message": message(json!([]), Value::Null) }),
+                json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }),
+                json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": TEXT } }),
+                json!({ "type": "content_block_stop", "index": 0 }),
+                json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn", "stop_sequence": null }, "usage": tokens }),
+                json!({ "type": "message_stop" }),
+            ];
+            (message(json!([block]), json!("end_turn")), events)
+        }
+        "/v1/responses" => {
+            let events = vec![
+                json!({ "type": "response.created", "response": response("in_progress", json!([])) }),
+                json!({ "type": "response.output_text.delta", "item_id": "msg_demo", "output_index": 0, "content_index": 0, "delta": TEXT }),
+                json!({ "type": "response.completed", "response": response("completed", json!([item])) }),
+            ];
+            (response("completed", json!([item])), events)
+        }
+        _ => return nothing_here(),
+    };
+    if request["stream"] != true || events.is_empty() {
+        return answer(StatusCode::OK, &whole);
+    }
+    let mut written: Vec<String> = events
+        .iter()
+        .map(|event| match event["type"].as_str() {
+            Some(name) => format!("event: {name}\ndata: {event}\n\n"),
+            None => format!("data: {event}\n\n"),
+        })
+        .collect();
+    if path == "/v1/completions" {
+        written.push("data: [DONE]\n\n".to_owned());
+    }
+    stream(written, since)
+}
+
+fn stream(events: Vec<String>, since: Since) -> Response<Pieces> {
     let mut response = pieces(StatusCode::OK, events, since.pause);
     response.headers_mut().insert(
         hyper::header::CONTENT_TYPE,

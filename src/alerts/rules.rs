@@ -132,6 +132,7 @@ rules! {
     each "breaker_open", Critical, IMMEDIATE: now.unused_upstreams();
     each "upstream_failing", Warning, CONFIRMED: now.failing_upstreams(limits);
     each "inference_refused", Critical, CONFIRMED: now.misconfigured.iter().map(|name| (name.clone(), format!("{name} refuses what it is asked; see its last failure in /health, and check its key, address and model")));
+    each "no_usage", Warning, CONFIRMED: now.without_usage.iter().map(|name| (name.clone(), format!("{name} reports no usage, so the tokens of its answers are estimated; is it up to date, and does nothing before it remove stream_options or usage?")));
 }
 
 /// Bad above a limit, if there are enough to judge by; fine at or below it, also where nothing was counted.

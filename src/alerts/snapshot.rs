@@ -30,6 +30,8 @@ pub(crate) struct Snapshot {
     pub(crate) failing_upstreams: Vec<(String, String)>,
     /// The inference servers whose last call failed by something that the operator has to mend.
     pub(crate) misconfigured: Vec<String>,
+    /// The inference servers of adapters priced by tokens whose last answer had no usage.
+    pub(crate) without_usage: Vec<String>,
     pub(crate) is_chain_halted: bool,
     /// By how many milliseconds the wall clock jumped, while that is in question.
     pub(crate) clock_jump: Option<i64>,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::{KeyHash, KeyRecord};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, Wallet};
 
 /// A bounded LRU of keys by hash.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct KeyCache {
 #[derive(Debug)]
 pub(crate) struct CachedKey {
     pub(crate) record: KeyRecord,
+    /// Whether the account of its wallet is blocked.
+    pub(crate) is_blocked: bool,
     last_seen: AtomicI64,
     written: AtomicI64,
 }
@@ -57,10 +59,16 @@ impl KeyCache {
     }
 
     /// Stores a record that was looked up under `generation`, unless a key was dropped since.
-    pub(crate) fn insert(&self, record: KeyRecord, generation: u64) -> Arc<CachedKey> {
+    pub(crate) fn insert(
+        &self,
+        record: KeyRecord,
+        is_blocked: bool,
+        generation: u64,
+    ) -> Arc<CachedKey> {
         let (hash, written) = (record.hash, record.last_used);
         let key = Arc::new(CachedKey {
             record,
+            is_blocked,
             last_seen: AtomicI64::new(0),
             written: AtomicI64::new(written.map_or(0, Timestamp::millis)),
         });
@@ -75,6 +83,19 @@ impl KeyCache {
         let mut entries = self.lock();
         self.generation.fetch_add(1, Ordering::SeqCst);
         entries.pop(hash);
+    }
+
+    /// Drops the keys of a wallet.
+    pub(crate) fn drop_wallet(&self, wallet: &Wallet) {
+        let mut entries = self.lock();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let own = entries
+            .iter()
+            .filter(|(_, key)| key.record.wallet.as_ref() == Some(wallet));
+        let own: Vec<_> = own.map(|(hash, _)| *hash).collect();
+        for hash in own {
+            entries.pop(&hash);
+        }
     }
 
     pub(crate) fn clear(&self) {
@@ -130,6 +151,7 @@ mod tests {
             revoked_at: None,
             last_used: None,
             login: false,
+            limits: None,
         }
     }
 
@@ -138,16 +160,38 @@ mod tests {
         let (cache, record) = (KeyCache::new(nonzero!(2usize)), record());
         let before = cache.generation();
         cache.drop_key(&record.hash);
-        cache.insert(record.clone(), before);
+        cache.insert(record.clone(), false, before);
         assert!(cache.get(&record.hash).is_none());
-        cache.insert(record.clone(), cache.generation());
+        cache.insert(record.clone(), false, cache.generation());
         assert!(cache.get(&record.hash).is_some());
+    }
+
+    #[test]
+    fn the_keys_of_a_wallet_are_dropped_and_none_looked_up_before_comes_back() {
+        let [own, other] = [
+            "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm",
+            "remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx",
+        ]
+        .map(|wallet| Wallet::parse(wallet).unwrap());
+        let cache = KeyCache::new(nonzero!(9usize));
+        let of = |wallet| KeyRecord { wallet, ..record() };
+        let keys = [of(Some(own)), of(Some(own)), of(Some(other)), of(None)];
+        let before = cache.generation();
+        let are_cached = || keys.each_ref().map(|key| cache.get(&key.hash).is_some());
+        for key in &keys {
+            cache.insert(key.clone(), false, before);
+        }
+        assert_eq!(are_cached(), [true; 4]);
+        cache.drop_wallet(&own);
+        assert_eq!(are_cached(), [false, false, true, true]);
+        cache.insert(keys[0].clone(), false, before);
+        assert_eq!(are_cached(), [false, false, true, true]);
     }
 
     #[test]
     fn a_use_is_written_once_a_minute() {
         let (cache, record) = (KeyCache::new(nonzero!(2usize)), record());
-        let key = cache.insert(record, 0);
+        let key = cache.insert(record, false, 0);
         assert!(cache.take_touched().is_empty());
         key.touch(Timestamp::from_millis(125_000));
         assert_eq!(

@@ -1,6 +1,8 @@
 //! New keys: the request, and the key with its record. `store::issue_key` stores one.
 
-use super::{KeyRecord, PlainKey, Scopes};
+use std::sync::Arc;
+
+use super::{KeyLimits, KeyRecord, PlainKey, Scopes, ShownKey, Spent};
 use crate::model::{Timestamp, Wallet, new_id_at};
 
 /// A request for a new key, after its permissions were checked.
@@ -16,6 +18,8 @@ pub struct KeyRequest {
     pub expires_at: Option<Timestamp>,
     /// Whether it is for a wallet login.
     pub login: bool,
+    /// What it may use; `None` is all that its scopes and its wallet allow.
+    pub limits: Option<Arc<KeyLimits>>,
 }
 
 impl KeyRequest {
@@ -45,6 +49,7 @@ impl KeyRequest {
             revoked_at: None,
             last_used: None,
             login: self.login,
+            limits: self.limits,
         }
     }
 }
@@ -61,10 +66,11 @@ pub struct IssuedKey {
 impl IssuedKey {
     /// The only response that contains the key.
     #[must_use]
-    pub fn shown(&self) -> serde_json::Value {
-        let mut shown = self.record.shown(self.record.created_at);
-        shown["api_key"] = self.key.reveal().into();
-        shown["message"] = "Keep this key: it is shown only now.".into();
-        shown
+    pub fn shown(&self, spent: Spent) -> ShownKey<'_> {
+        ShownKey {
+            api_key: Some(self.key.reveal()),
+            message: Some("Keep this key: it is shown only now."),
+            ..self.record.shown(self.record.created_at, spent)
+        }
     }
 }

@@ -38,6 +38,10 @@ pub(super) struct Asked {
 }
 
 impl Conversation {
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// Reports how it ended: to the breaker, and to the order in which servers are asked.
     pub(super) fn end(self, outcome: Outcome) {
         if outcome == Outcome::Success {
@@ -106,6 +110,7 @@ fn preferred(earlier: Option<UpstreamError>, error: UpstreamError) -> UpstreamEr
         |error: &UpstreamError| matches!(error, UpstreamError::Refused(of) if of.is_of_client());
     match earlier {
         Some(earlier) if is_of_client(&earlier) => earlier,
+        Some(earlier) if error == UpstreamError::NotServed => earlier,
         Some(earlier) if !is_of_client(&error) => {
             match (earlier.retry_after(), error.retry_after()) {
                 (Some(sooner), Some(wait)) if sooner <= wait => earlier,
@@ -168,6 +173,7 @@ async fn ask(
             node.standing.failed(&error, clock.instant());
             let level = match &error {
                 UpstreamError::Refused(refusal) if refusal.is_of_client() => log::Level::Info,
+                UpstreamError::NotServed => log::Level::Info,
                 _ => log::Level::Warn,
             };
             log::log!(level, "inference {name}: {error}");
@@ -209,8 +215,9 @@ async fn first_content(
         ready!(patience.poll(answer.received(), false, context));
         Poll::Ready(Err(UpstreamError::Timeout("the first content")))
     });
-    let first = first.await?;
-    Ok((answer, first))
+    let api = order.request.format.api();
+    let first = first.await.map_err(|error| node.meaning_of(error, api));
+    Ok((answer, first?))
 }
 
 /// The head of an answer. With a time to wait for a model that is loading, the server is asked again until then.

@@ -221,6 +221,7 @@ async fn adopt_unknown(
         scopes: Scopes::ADMIN,
         expires_at: None,
         login: false,
+        limits: None,
     };
     let actor = Actor::local(Clock::default().now());
     let record = request.record(&key, actor.at);

@@ -102,7 +102,7 @@ impl Client {
     pub(super) async fn list(&self, name: &str, query: &str, columns: &[(&str, usize)]) -> Result {
         #[derive(Deserialize)]
         struct Page {
-            #[serde(alias = "users", alias = "keys", alias = "entries")]
+            #[serde(alias = "users", alias = "keys", alias = "entries", alias = "usage")]
             items: Vec<Box<RawValue>>,
             next_cursor: Option<String>,
         }

@@ -35,6 +35,7 @@ fn advice(check: &str) -> &'static str {
         "disk_free" => "create the folder, or free disk space: without it writes are rejected",
         "backups" => "set backup.every and backup.folder, or run r3mes-edge backup create",
         "listener" => "change the setting, or chmod o-w the folder",
+        "pass" => "name the members that clients need instead of \"*\", or none",
         "server" => "its log and GET /alerts give the reason; restart it if it crashed or hangs",
         "inference" => "start it, or correct its url, model or api_key_file in the configuration",
         "chain" | "miner" => "start one, or correct its address in the configuration",
@@ -50,6 +51,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
         ("disk_free", disk_free(config)),
         ("backups", vec![backups(config)]),
         ("listener", listeners(config)),
+        ("pass", risks(config, "pass").collect()),
         ("server", server(&config.database).await),
     ];
     checks.extend(upstreams(config).await);
@@ -183,11 +185,17 @@ fn listeners(config: &Config) -> Vec<Finding> {
         None if listen.is_local() => (GOOD, format!("{listen}, for this machine only")),
         None => (GOOD, listen.to_string()),
     });
-    let risks = config.risks().into_iter().map(|risk| {
+    listeners.chain(risks(config, "listener")).collect()
+}
+
+/// What is allowed and may not be meant.
+fn risks(config: &Config, about: &'static str) -> impl Iterator<Item = Finding> {
+    let risks = config.risks().into_iter();
+    let risks = risks.filter(move |risk| risk.about == about);
+    risks.map(|risk| {
         let status = if risk.grave { PROBLEM } else { WARNING };
         (status, risk.text)
-    });
-    listeners.chain(risks).collect()
+    })
 }
 
 /// Whether the server that the lock file names is ready, and which inference servers fail its requests. The lock itself is not
@@ -261,7 +269,14 @@ async fn upstreams(config: &Config) -> Vec<(&'static str, Vec<Finding>)> {
 fn upstream(probed: &ProbeResult) -> Option<Finding> {
     let (name, url) = (&probed.name, &probed.url);
     match &probed.answered {
-        Ok(()) => Some((GOOD, format!("{name} answers at {url}"))),
+        Ok(()) => {
+            let endpoints = probed.endpoints.join(", ");
+            let serves = match endpoints.is_empty() {
+                true => String::new(),
+                false => format!(" and serves {endpoints}"),
+            };
+            Some((GOOD, format!("{name} answers at {url}{serves}")))
+        }
         Err(error) if probed.configured => Some((PROBLEM, format!("{name} at {url}: {error}"))),
         // A node at a conventional address gets chats too.
         Err(error @ UpstreamError::NoChat(..)) => {

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use r3mes_edge::Config;
-use r3mes_edge::model::Wallet;
-use r3mes_edge::store::{ExportedEntry, ledger_id};
+use r3mes_edge::model::{Wallet, csv_field};
+use r3mes_edge::store::{Estimated, ExportedEntry, ledger_id};
 use r3mes_edge::{Repository, SqliteStore};
 
 use super::Failure;
@@ -83,20 +83,21 @@ pub(super) async fn run(config: &Config, options: &Export, json: bool) -> Result
 /// Entries read at a time.
 const PAGE: usize = 1000;
 
-const COLUMNS: &str = "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,request_id,key_id,created_at";
+const COLUMNS: &str = "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,estimated,request_id,key_id,created_at";
 
 fn line(exported: &ExportedEntry) -> String {
     let (wallet, entry) = (exported.wallet_address, &exported.entry);
     let detail = entry.detail.as_ref().map_or_else(
-        || ",,,,,".to_owned(),
+        || ",,,,,,".to_owned(),
         |detail| {
             let number = |tokens: Option<i64>| tokens.map_or_else(String::new, |n| n.to_string());
             format!(
-                "{},{},{},{},{},{}",
-                field(&detail.adapter),
+                "{},{},{},{},{},{},{}",
+                csv_field(&detail.adapter),
                 number(detail.prompt_tokens),
                 number(detail.cached_tokens),
                 number(detail.completion_tokens),
+                detail.estimated.map_or("", Estimated::as_str),
                 detail.request_id,
                 detail.key_id.as_deref().unwrap_or_default()
             )
@@ -107,58 +108,8 @@ fn line(exported: &ExportedEntry) -> String {
         ledger_id(entry.id),
         entry.amount,
         entry.balance,
-        field(&entry.reason),
-        field(entry.reference.as_deref().unwrap_or_default()),
+        csv_field(&entry.reason),
+        csv_field(entry.reference.as_deref().unwrap_or_default()),
         entry.created_at
     )
-}
-
-/// A text as a field (RFC 4180, section 2), which no spreadsheet takes for a formula.
-fn field(text: &str) -> String {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let mark = if formula { "'" } else { "" };
-    if text.contains([',', '"', '\r', '\n']) {
-        format!("\"{mark}{}\"", text.replace('"', "\"\""))
-    } else {
-        format!("{mark}{text}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The fields of one record, read as RFC 4180 says.
-    fn read(record: &str) -> Vec<String> {
-        let (mut fields, mut text, mut quoted) = (Vec::new(), String::new(), false);
-        let mut rest = record.chars().peekable();
-        while let Some(c) = rest.next() {
-            match c {
-                '"' if quoted && rest.peek() == Some(&'"') => text.extend(rest.next()),
-                '"' => quoted = !quoted,
-                ',' if !quoted => fields.push(std::mem::take(&mut text)),
-                c => {
-                    assert!(quoted || !['\r', '\n'].contains(&c), "{record:?}");
-                    text.push(c);
-                }
-            }
-        }
-        assert!(!quoted, "{record:?}");
-        fields.push(text);
-        fields
-    }
-
-    proptest! {
-        #[test]
-        fn a_text_is_read_back_as_it_was_but_for_the_mark_before_a_formula(texts in prop::collection::vec("([=+@\t\r\n-]?[a,\"'=\r\n é]{0,6}|\\PC{0,9})", 1..5)) {
-            let record: Vec<String> = texts.iter().map(|text| field(text)).collect();
-            let read = read(&record.join(","));
-            prop_assert_eq!(read.len(), texts.len());
-            for (read, text) in read.iter().zip(&texts) {
-                prop_assert_eq!(read.strip_prefix('\'').filter(|_| !text.starts_with('\'')).unwrap_or(read), text);
-                prop_assert!(!read.starts_with(['=', '+', '-', '@', '\t', '\r']), "{}", read);
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Commands for API keys. A new key is printed once, alone on stdout; the admin key file's own is replaced there as well.
 
+use std::collections::HashMap;
 use std::io::{Write, stdout};
 use std::path::Path;
 use std::time::Duration;
@@ -7,8 +8,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::config::parse_duration;
-use r3mes_edge::model::Wallet;
+use r3mes_edge::model::{Credits, Period, Wallet};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::admin_key::{self, RELOAD};
@@ -66,6 +68,18 @@ pub(super) struct Create {
     #[arg(long, value_name = "DAYS", value_parser = days)]
     #[serde(rename = "expires_days")]
     expires: Option<u64>,
+    /// The models it may use, by name or alias [default: all]. A key that it makes has the same limits and shares them
+    #[arg(long, value_delimiter = ',', conflicts_with = "admin")]
+    models: Option<Vec<String>>,
+    /// Credits it may spend in each period
+    #[arg(long, value_name = "CREDITS", value_parser = Credits::parse, requires = "credit_period", conflicts_with = "admin")]
+    credit_limit: Option<Credits>,
+    /// The period by the calendar in UTC: day, week (from Monday), month or total
+    #[arg(long, value_name = "PERIOD", value_parser = Period::parse, requires = "credit_limit")]
+    credit_period: Option<Period>,
+    /// Paid requests that may run at a time
+    #[arg(long, value_name = "N", conflicts_with = "admin")]
+    max_concurrency: Option<u32>,
     /// Create an admin key, which belongs to no wallet, and write it to the admin key file, unless it --expires. Needs no
     /// valid key: only the database's owner or root may run it
     #[arg(long)]
@@ -97,18 +111,20 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
                 return create_admin(&create, client).await;
             }
             check_open()?;
-            print(post(client, "/api/keys", &create).await?, client, None)
+            print(client.post("/api/keys", &create).await?, client, None)
         }
         Command::List { wallet } => {
-            let of = wallet.map(|wallet| format!("wallet_address={wallet}&"));
+            let of = wallet.map(|wallet| format!("wallet={wallet}&"));
             let query = format!("/api/keys?{}", of.unwrap_or_default());
             client.list("keys", &query, &COLUMNS).await
         }
         Command::Show(key) => {
             let key = client.get(&format!("/api/keys/{}", key.id)).await?;
+            // The names in their order, and the values as they are written.
             let members: Map<String, Value> = serde_json::from_str(&key)?;
-            let lines = members.iter().map(|(name, value)| {
-                let value = value.to_string();
+            let values: HashMap<&str, &RawValue> = serde_json::from_str(&key)?;
+            let lines = members.keys().map(|name| {
+                let value = values.get(&**name).map_or("null", |value| value.get());
                 format!("{name:15} {}", value.trim_matches('"'))
             });
             answer(client.json, &key, lines.collect::<Vec<_>>().join("\n"))
@@ -130,18 +146,16 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
 /// In seconds.
 const DAY: u64 = 86_400;
 
-const COLUMNS: [(&str, usize); 6] = [
+const COLUMNS: [(&str, usize); 8] = [
     ("id", 0),
     ("start", 0),
     ("is_active", 6),
     ("scopes", 17),
     ("wallet_address", 0),
     ("name", 0),
+    ("limits", 0),
+    ("spent", 0),
 ];
-
-async fn post(client: &Client, path: &str, body: &impl Serialize) -> Result<Value> {
-    Ok(serde_json::from_str(&client.post(path, body).await?)?)
-}
 
 async fn is_file_key(client: &Client, id: &str) -> Result<bool> {
     let key = admin_key::valid_record(&client.config.database).await?;
@@ -159,9 +173,9 @@ async fn create_admin(create: &Create, client: &Client) -> Result {
     let is_adopted = old.is_none() && client::server_of(database)?.is_some();
     let new = if is_adopted {
         let key = PlainKey::generate().map_err(failed)?;
-        json!({ "id": null, "api_key": key.reveal(), "scopes": create.scopes })
+        json!({ "id": null, "api_key": key.reveal(), "scopes": create.scopes }).to_string()
     } else {
-        post(client, "/api/keys", create).await?
+        client.post("/api/keys", create).await?
     };
     let file = write(&new, database)?;
     print(new, client, Some(&file))?;
@@ -180,14 +194,16 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     let path = format!("/api/keys/{id}/rotate");
     if !is_file_key(client, id).await? {
         check_open()?;
-        let new = post(client, &path, &json!({ "grace_seconds": grace })).await?;
+        let grace = json!({ "grace_seconds": grace });
+        let new = client.post(&path, &grace).await?;
         return print(new, client, None);
     }
     let database = &client.config.database;
     admin_key::check_writable(database)?;
     // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
     let lasting = if grace == 0 { 30 * DAY } else { grace };
-    let new = post(client, &path, &json!({ "grace_seconds": lasting })).await?;
+    let lasting = json!({ "grace_seconds": lasting });
+    let new = client.post(&path, &lasting).await?;
     let file = write(&new, database)?;
     if grace == 0
         && let Err(failure) = client.delete(&format!("/api/keys/{id}")).await
@@ -201,7 +217,8 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
 }
 
 /// Writes a new key to the admin key file; returns the file's name.
-fn write(new: &Value, database: &Path) -> Result<String> {
+fn write(new: &str, database: &Path) -> Result<String> {
+    let new: Value = serde_json::from_str(new)?;
     let key = new["api_key"].as_str().unwrap_or_default();
     admin_key::write(database, key).map_err(|error| {
         Failure::Failed(format!(
@@ -212,13 +229,18 @@ fn write(new: &Value, database: &Path) -> Result<String> {
 }
 
 /// Prints a new key as the server answered it, the only time that it is shown; `file` is where it is stored as well.
-fn print(mut new: Value, client: &Client, file: Option<&str>) -> Result {
+fn print(text: String, client: &Client, file: Option<&str>) -> Result {
+    let mut new: Value = serde_json::from_str(&text)?;
     let id = new["id"].as_str().unwrap_or("the new key").to_owned();
     let shown = if client.json {
-        if let Some(file) = file {
-            new["file"] = file.into();
+        match file {
+            None => text,
+            // An admin's, which has no amounts.
+            Some(file) => {
+                new["file"] = file.into();
+                new.to_string()
+            }
         }
-        new.to_string()
     } else {
         note(format!("{id}: store this key, it is shown only now"));
         new["api_key"].as_str().unwrap_or_default().to_owned()

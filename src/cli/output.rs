@@ -1,7 +1,7 @@
 //! Standard output, which may be closed: a reader that has seen enough (`| head`) is no error. Every command prints through
 //! this module: one value, a line, or a list of any length.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, IsTerminal, Write, stdout};
 use std::os::unix::fs::MetadataExt;
@@ -91,20 +91,35 @@ pub(super) fn all_written() -> Result {
 }
 
 /// Members of a JSON object as one line, each by its name and minimum width. Numbers stay as they are written: an amount
-/// must not become a float.
+/// must not become a float. Of an object those of its members that are set.
 pub(super) fn row(object: &str, columns: &[(&str, usize)]) -> Result<String> {
     let members: HashMap<&str, &RawValue> = serde_json::from_str(object)?;
     let column = |&(name, width): &(&str, usize)| {
         let text = match members.get(name).map_or("null", |raw| raw.get()) {
-            "null" => "",
-            "true" => "active",
-            "false" => "off",
+            "true" => name.trim_start_matches("is_"),
+            "false" if name == "is_active" => "off",
+            "null" | "false" => "",
+            raw if raw.starts_with('{') => &set_members(raw).unwrap_or_default(),
             raw => raw.trim_matches('"'),
         };
         format!("{text:width$}")
     };
     let line: Vec<_> = columns.iter().map(column).collect();
     Ok(line.join("  ").trim_end().to_owned())
+}
+
+/// The names of the columns, over their rows.
+pub(super) fn header(columns: &[(&str, usize)]) -> String {
+    let names = columns.iter().map(|(name, width)| format!("{name:width$}"));
+    names.collect::<Vec<_>>().join("  ")
+}
+
+/// `credit_limit=5 credit_period=day`
+fn set_members(object: &str) -> Result<String> {
+    let members: BTreeMap<&str, &RawValue> = serde_json::from_str(object)?;
+    let set = members.iter().filter(|(_, raw)| raw.get() != "null");
+    let texts = set.map(|(name, raw)| format!("{name}={}", raw.get().trim_matches('"')));
+    Ok(texts.collect::<Vec<_>>().join(" "))
 }
 
 /// A list that is written item by item, so that its length costs no memory: a JSON array, or a line for each.

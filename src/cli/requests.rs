@@ -2,13 +2,13 @@
 //! trail, breakers.
 
 use clap::{Args, Subcommand};
-use r3mes_edge::model::{Credits, Wallet};
+use r3mes_edge::model::{Credits, Timestamp, Wallet};
 use r3mes_edge::store::{LedgerEntry, LedgerReport};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::client::{self, Client};
-use super::output::{answer, progress, row};
+use super::output::{answer, header, progress, row};
 use super::{Failure, Result, checked, path_segment};
 
 #[derive(Subcommand)]
@@ -21,9 +21,19 @@ pub(super) enum Users {
     ///
     /// Example: r3mes-edge users show remes1…
     Show(Account),
+    /// Block an account: it keeps its credits, but cannot log in, pay or make keys, from its next request on
+    ///
+    /// Its reads, telemetry and earnings go on, and requests that are answered already are charged.
+    ///
+    /// Example: r3mes-edge users block remes1…
+    Block(Account),
+    /// Unblock an account
+    ///
+    /// Example: r3mes-edge users unblock remes1…
+    Unblock(Account),
     /// List all accounts, in the order of their addresses
     ///
-    /// Each line is an account: address, credits, time of creation, time of the last mining.
+    /// Each line is an account: address, credits, time of creation, time of the last mining, whether it is blocked.
     ///
     /// Example: r3mes-edge users list
     List,
@@ -40,16 +50,23 @@ pub(super) async fn users(command: Users, client: &Client) -> Result {
     let user = match command {
         Users::Create(account) => client.post("/users", &account).await?,
         Users::Show(Account { wallet_address: of }) => client.get(&format!("/users/{of}")).await?,
+        Users::Block(Account { wallet_address: of }) => {
+            client.post(&format!("/users/{of}/block"), &()).await?
+        }
+        Users::Unblock(Account { wallet_address: of }) => {
+            client.post(&format!("/users/{of}/unblock"), &()).await?
+        }
         Users::List => return client.list("users", "/users?", &USER).await,
     };
     answer(client.json, &user, row(&user, &USER)?)
 }
 
-const USER: [(&str, usize); 4] = [
+const USER: [(&str, usize); 5] = [
     ("wallet_address", 0),
     ("credits", 18),
     ("created_at", 0),
-    ("last_mining_at", 0),
+    ("last_mining_at", 24),
+    ("blocked", 0),
 ];
 
 #[derive(Subcommand)]
@@ -78,6 +95,10 @@ pub(super) struct Movement {
     /// The reason, for the ledger
     #[arg(long, value_parser = LedgerEntry::reason)]
     reason: String,
+    /// What it belongs to elsewhere, for the ledger: the number of an invoice, say
+    #[arg(long, value_parser = LedgerEntry::reference)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
 }
 
 fn amount(text: &str) -> Result<Credits, &'static str> {
@@ -102,6 +123,51 @@ pub(super) async fn credits(command: Movements, client: &Client) -> Result {
         &granted,
         format!("{wallet} has {credits} credits now"),
     )
+}
+
+#[derive(Args)]
+pub(super) struct Used {
+    /// What a line is of
+    #[arg(long, default_value = "day", value_parser = ["day", "key", "model"])]
+    by: String,
+    /// The first day has this time: RFC 3339 or unix seconds [default: 30 days before the end]
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    from: Option<Timestamp>,
+    /// The last day has this time, or ends with it [default: now]
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    to: Option<Timestamp>,
+    /// Only of this wallet
+    #[arg(long, value_parser = Wallet::parse)]
+    wallet: Option<Wallet>,
+}
+
+pub(super) async fn usage(used: &Used, client: &Client) -> Result {
+    let by = used.by.as_str();
+    let mut query = format!("/usage?by={by}&");
+    for (name, time) in [("from", used.from), ("to", used.to)] {
+        query += &time.map_or_else(String::new, |time| format!("{name}={time}&"));
+    }
+    if let Some(wallet) = used.wallet {
+        query += &format!("wallet={wallet}&");
+    }
+    let group = match by {
+        "key" => ("key_id", 30),
+        "model" => ("model", 30),
+        _ => ("day", 10),
+    };
+    let columns = [
+        group,
+        ("requests", 10),
+        ("lost", 10),
+        ("prompt_tokens", 15),
+        ("cached_tokens", 15),
+        ("completion_tokens", 17),
+        ("credits", 0),
+    ];
+    if !client.json {
+        println!("{}", header(&columns));
+    }
+    client.list("usage", &query, &columns).await
 }
 
 pub(super) async fn verify_ledger(client: &Client, full: bool) -> Result {

@@ -68,7 +68,7 @@ impl Origins {
 /// loader.file("edge.toml", "[chat]\nprice = 2\nqueue = 8")?;
 /// loader.set("CHAT__QUEUE", "32".as_ref(), "R3MES_EDGE_CHAT__QUEUE")?;
 /// let (config, origins) = loader.finish()?;
-/// assert_eq!((config.chat.price.to_string().as_str(), config.chat.queue), ("2", 32));
+/// assert_eq!((config.chat.price.request.to_string().as_str(), config.chat.queue), ("2", 32));
 /// assert_eq!(origins.of("chat.price").to_string(), "edge.toml:2:1");
 /// assert_eq!(origins.of("chat.queue").to_string(), "R3MES_EDGE_CHAT__QUEUE");
 /// assert_eq!(origins.of("listen"), Origin::Default);
@@ -165,8 +165,8 @@ fn parse(path: &[&str], text: &str) -> Value {
     let default = defaults.pointer(&format!("/{}", path.join("/")));
     let is_valid = |value: &Value| match default {
         Some(Value::String(_)) => false,
-        // Not set: a path or an address but for one switch.
-        Some(Value::Null) => value.is_boolean(),
+        // Not set: a path or an address, a number or a switch.
+        Some(Value::Null) => value.is_boolean() || value.is_number(),
         _ => !value.is_string(),
     };
     let parsed = ValueDeserializer::parse(text.trim()).and_then(Value::deserialize);

@@ -31,7 +31,7 @@ impl Config {
     }
 
     /// What differs in a newer configuration: each key with its new value and the old, and whether it needs a restart.
-    /// A running server can apply rates, alerts and the log's level.
+    /// A running server can apply rates, prices, alerts and the log's level.
     ///
     /// # Errors
     /// As [`Config::settings`].
@@ -49,12 +49,21 @@ impl Config {
         let text = |(key, [old, new]): (String, [String; 2])| {
             let is_live = ["rates.", "alerts.", "log.level"]
                 .iter()
-                .any(|live| key.starts_with(live));
+                .any(|live| key.starts_with(live))
+                || is_term(&key);
             let restart = if is_live { "" } else { " (needs a restart)" };
             format!("{key} = {new} (was {old}){restart}")
         };
         Ok(values.into_iter().map(text).collect())
     }
+}
+
+/// Whether a key is of the price or the bounds of requests.
+fn is_term(key: &str) -> bool {
+    const TERMS: &str = "price max_output_tokens context_length media_tokens prompt_overhead";
+    let mut parts = key.split('.');
+    matches!(parts.next(), Some("chat" | "adapters"))
+        && parts.any(|part| TERMS.split(' ').any(|term| term == part))
 }
 
 /// Lists the keys at and below this one.
@@ -147,7 +156,7 @@ mod tests {
             nodes in 0..3usize,
         ) {
             let mut config = Config::default();
-            config.chat.price = crate::model::Credits::from_micro(price);
+            config.chat.price = crate::model::Price::per_request(crate::model::Credits::from_micro(price));
             config.chat.default_adapter.clone_from(&words[0]);
             config.miner.worker = format!("worker-{nodes}");
             config.database = path.into();
@@ -157,7 +166,7 @@ mod tests {
             config.breaker.open = std::time::Duration::from_millis(open.into());
             config.breaker.failure_rate = rate;
             config.limits.body = open as usize + 1;
-            config.adapters = adapters.into_iter().map(|(name, keywords)| (name, crate::config::AdapterConfig { keywords })).collect();
+            config.adapters = adapters.into_iter().map(|(name, keywords)| (name, crate::config::AdapterConfig { keywords, ..Default::default() })).collect();
             for at in 0..nodes {
                 config.inference.push(crate::config::InferenceConfig {
                     name: format!("node-{at}"),
@@ -166,6 +175,7 @@ mod tests {
                     model: words[4].clone(),
                     in_flight: (at > 0).then_some(at),
                     adapters: [&list[..], &words[..1]].concat(),
+                    pass: vec!["grammar".to_owned(), "*".to_owned()],
                     ca_file: None,
                     api_key_file: Some("key".into()),
                 });

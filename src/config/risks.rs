@@ -5,6 +5,8 @@ use super::Config;
 /// Something that is allowed, and may not be meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Risk {
+    /// What it concerns: `listener`, or `pass` of an inference server.
+    pub about: &'static str,
     /// What can happen, and what to do where it is not meant.
     pub text: String,
     /// Whether hardly any operator means it.
@@ -25,6 +27,7 @@ impl Config {
             ""
         };
         let exposed = self.exposed().map(|listener| Risk {
+            about: "listener",
             text: format!("{listener} can be reached from other machines: keys go over the network unencrypted{also}; listen on 127.0.0.1 or a Unix socket behind a TLS proxy"),
             grave: forced,
         });
@@ -33,11 +36,18 @@ impl Config {
             (proxied && auth.hosts.is_empty()).then(|| "auth.hosts is empty: a proxy that passes its own name on as Host is answered 421; set it to what clients call the proxy".to_owned()),
             (auth.public_name.is_empty() && (proxied || is_exposed)).then(|| format!("auth.public_name is empty: a wallet login signs in to {name}, a name that many servers share; set it to the name that people know the server by")),
         ];
-        let others = others
-            .into_iter()
-            .flatten()
-            .map(|text| Risk { text, grave: false });
-        exposed.chain(others).collect()
+        let others = others.into_iter().flatten().map(|text| Risk {
+            about: "listener",
+            text,
+            grave: false,
+        });
+        let passing = self.inference.iter().filter(|node| !node.pass.is_empty());
+        let passing = passing.map(|node| Risk {
+            about: "pass",
+            text: format!("inference server {} gets {:?} of requests unchecked, whatever they do there; remove from its pass what clients do not need", node.name, node.pass),
+            grave: false,
+        });
+        exposed.chain(others).chain(passing).collect()
     }
 }
 
@@ -59,6 +69,7 @@ mod tests {
             "",
             "auth.public_reads = true",
             "listen = [\"127.0.0.1:1\", \"[::1]:1\", \"unix:/run/edge.sock\"]",
+            "[[inference]]\nname = \"a\"\nurl = \"http://127.0.0.1:1\"",
             "auth = { trusted_proxies = [\"unix\"], hosts = [\"edge.example\"], public_name = \"edge.example\" }",
         ] {
             assert_eq!(risks(quiet), "", "{quiet}");
@@ -77,6 +88,10 @@ mod tests {
                 "public_reads is true behind",
             ),
             ("auth.trusted_proxies = [\"unix\"]", "auth.hosts is empty"),
+            (
+                "[[inference]]\nname = \"a\"\nurl = \"http://127.0.0.1:1\"\npass = [\"*\"]",
+                "server a gets [\"*\"]",
+            ),
             (
                 "auth.trusted_proxies = [\"unix\"]",
                 "signs in to 127.0.0.1:8000",

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::validate::LABEL;
-use super::validate::{is_host, is_label, is_narrow, is_origin};
+use super::validate::{is_host, is_label, is_narrow, is_origin, wrong_price};
 use super::{Peer, Proxy};
 use crate::model::section::section;
-use crate::model::{Credits, units};
+use crate::model::{Credits, Price, units};
 
 /// What counts permits or sizes a table: tokio panics on a semaphore that is too large.
 pub(super) const COUNT: std::ops::RangeInclusive<usize> = 1..=1_000_000;
@@ -88,8 +88,17 @@ impl AuthConfig {
 section! {
     /// Paid chat.
     ChatConfig {
-        /// What one chat costs, whatever its length.
-        price: Credits = Credits::from_micro(1_000_000), where |price| *price > Credits::ZERO => "must be more than 0";
+        /// What a request costs: a number of credits, or a table of credits for a million tokens.
+        price: Price = Price::per_request(Credits::from_micro(1_000_000)), check |price| wrong_price(price);
+        /// Tokens of an answer at most, unless the client asks for less. Where tokens of answers have a price, 4096 if not set;
+        /// else the client's own limit is all there is.
+        max_output_tokens: Option<u32> = None, where |most| most != &Some(0) => "must be from 1 to 4294967295";
+        /// Tokens of a request and its answer at most; where not set, what the server reports.
+        context_length: Option<u32> = None, where |most| most != &Some(0) => "must be from 1 to 4294967295";
+        /// Tokens of a picture at most.
+        media_tokens: u32 = 4096, in 1..;
+        /// Tokens that a model's template adds to a prompt at most.
+        prompt_overhead: u32 = 512;
         /// Characters of a message at most.
         max_message: usize = 10_000, in 1..;
         /// The adapter of a message that names none and matches no keyword.
@@ -202,6 +211,14 @@ pub enum WebhookKind {
     Discord,
     /// A text, with its title and priority as headers.
     Ntfy,
+}
+
+section! {
+    /// What `GET /metrics` has.
+    MetricsConfig {
+        /// Whether chats are also counted under the names of OpenTelemetry's conventions for generative AI, `gen_ai_…`.
+        gen_ai: bool = false;
+    }
 }
 
 section! {

@@ -15,7 +15,7 @@ fn the_environment_overrides_the_file_and_the_file_the_defaults() {
     ];
     let config = Config::read(file, settings).unwrap();
     assert_eq!(config.listen, ["127.0.0.1:9001".parse().unwrap()]);
-    assert_eq!(config.chat.price, Credits::from_micro(250_000));
+    assert_eq!(config.chat.price.request, Credits::from_micro(250_000));
     assert_eq!((config.chat.queue, config.chat.in_flight), (7, 4));
     assert_eq!(config.chat.idle_timeout, Duration::from_secs(5));
     assert_eq!(config.rates.get(RateClass::Chat), None);
@@ -56,10 +56,12 @@ fn the_example_names_every_setting_and_its_default() {
     let settings = defaults
         .lines()
         .filter_map(|line| line.trim().split_once(": "));
-    for name in settings
-        .map(|(name, _)| name)
-        .filter(|name| !matches!(*name, "count" | "per"))
-    {
+    for name in settings.map(|(name, _)| name).filter(|name| {
+        !matches!(
+            *name,
+            "count" | "per" | "request" | "prompt" | "cached_prompt" | "completion"
+        )
+    }) {
         let named = whole.lines().any(|line| {
             let section = line.trim_matches(['[', ']']).split('.').next() == Some(name);
             section

@@ -5,7 +5,8 @@ use hyper::Uri;
 use hyper::http::uri::Authority;
 use ipnet::IpNet;
 
-use super::{AdapterConfig, Config, ConfigError, InferenceConfig, Origin, Proxy};
+use super::{AdapterConfig, Config, ConfigError, InferenceConfig, InferenceKind, Origin, Proxy};
+use crate::model::{Credits, Price};
 
 const HTTP_URL: &str = "must be an http:// or https:// address with a host";
 
@@ -19,14 +20,27 @@ impl Config {
         let mut nodes = self.inference.iter().enumerate();
         let in_node = || {
             nodes.find_map(|(at, node)| {
-                let (key, message) = node.invalid()?;
+                let unread = || {
+                    const UNREAD: &str = "must be empty: an R3MES node gets the text alone";
+                    let is_unread = node.kind == InferenceKind::R3mes && !node.pass.is_empty();
+                    is_unread.then(|| ("pass".to_owned(), UNREAD.to_owned()))
+                };
+                let (key, message) = node.invalid().or_else(unread)?;
                 Some((format!("inference[{at}].{key}"), message))
             })
         };
         let in_adapter = || self.adapters.iter().find_map(wrong_adapter);
         let unserved = || self.unserved_default();
+        let unpriced = || {
+            let adapter = self.unpriced()?;
+            let message = format!(
+                "is by tokens, which an R3MES node does not count: give {adapter} a number of credits for each request"
+            );
+            Some((format!("adapters.{adapter}.price"), message))
+        };
         let invalid = self.invalid().or_else(in_node).or_else(in_adapter);
-        match invalid.or_else(unserved) {
+        let doubled = || self.doubled_alias();
+        match invalid.or_else(unserved).or_else(unpriced).or_else(doubled) {
             Some((key, message)) => Err(ConfigError::new(Origin::Default, &key, message)),
             None => Ok(()),
         }
@@ -50,6 +64,36 @@ impl Config {
         );
         Some(("chat.default_adapter".to_owned(), message))
     }
+
+    /// An alias that is the name of something else too.
+    fn doubled_alias(&self) -> Option<(String, String)> {
+        let mut names = self.adapter_names();
+        let aliases = self.adapters.iter().flat_map(|(name, adapter)| {
+            let aliases = adapter.aliases.iter().enumerate();
+            aliases.map(move |(at, alias)| (format!("adapters.{name}.aliases[{at}]"), alias))
+        });
+        let mut doubled = aliases.filter(|(_, alias)| !names.insert((*alias).clone()));
+        let (key, alias) = doubled.next()?;
+        Some((
+            key,
+            format!("{alias:?} is the name of an adapter or another alias; choose another"),
+        ))
+    }
+
+    /// An adapter with a price by tokens at a server that counts none.
+    fn unpriced(&self) -> Option<&str> {
+        let nodes = self
+            .inference
+            .iter()
+            .filter(|node| node.kind == InferenceKind::R3mes);
+        let default = &self.chat.default_adapter;
+        let served = nodes.flat_map(|node| match node.adapters.is_empty() {
+            true => std::slice::from_ref(default),
+            false => &node.adapters,
+        });
+        let mut by_tokens = served.filter(|adapter| self.terms(adapter).price.is_by_tokens());
+        by_tokens.next().map(String::as_str)
+    }
 }
 
 /// What is wrong with an adapter: its name, or a word that would be in every message or none.
@@ -57,8 +101,16 @@ fn wrong_adapter((name, adapter): (&String, &AdapterConfig)) -> Option<(String, 
     if !is_label(name) {
         return Some(("adapters".to_owned(), format!("{name:?}: {LABEL}")));
     }
-    let at = adapter.keywords.iter().position(|word| !is_label(word))?;
-    Some((format!("adapters.{name}.keywords[{at}]"), LABEL.to_owned()))
+    for (key, texts) in [
+        ("keywords", &adapter.keywords),
+        ("aliases", &adapter.aliases),
+    ] {
+        if let Some(at) = texts.iter().position(|text| !is_label(text)) {
+            return Some((format!("adapters.{name}.{key}[{at}]"), LABEL.to_owned()));
+        }
+    }
+    let (key, message) = adapter.invalid()?;
+    Some((format!("adapters.{name}.{key}"), message))
 }
 
 /// What [`is_label`] asks for.
@@ -101,6 +153,18 @@ pub(super) fn is_host(text: &str) -> bool {
 /// Whether a name needs no quotes in labels and log lines.
 pub(super) fn is_name(text: &str) -> bool {
     is_made_of(text, "._-")
+}
+
+/// What is wrong with a price.
+pub(super) fn wrong_price(price: &Price) -> Option<String> {
+    let amounts = [
+        price.request,
+        price.prompt,
+        price.cached_prompt,
+        price.completion,
+    ];
+    let is_negative = amounts.iter().any(|amount| *amount < Credits::ZERO);
+    is_negative.then(|| "must not be negative".to_owned())
 }
 
 /// What is wrong with the address of a page, and its right form, without the password that it may hold.

@@ -8,7 +8,7 @@ use crate::auth::{KeyRequest, LoginError, Scopes, SignedChallenge};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::json;
 use crate::model::Wallet;
-use crate::store::{User, issue_key};
+use crate::store::{StoreError, User, issue_key};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +44,12 @@ pub(crate) async fn login(ctx: Context) -> Result {
         }
         LoginError::Full => ApiError::new(ErrorCode::Overloaded, error.to_string()),
     })?;
+    // A wallet's first login makes its account.
+    match app.store.user(wallet).await {
+        Ok(user) if user.blocked => return Err(ApiError::blocked()),
+        Ok(_) | Err(StoreError::UserNotFound) => {}
+        Err(error) => return Err(error.into()),
+    }
     let ttl = app.config.auth.login_ttl;
     let request = KeyRequest {
         wallet: Some(wallet),
@@ -51,6 +57,8 @@ pub(crate) async fn login(ctx: Context) -> Result {
         scopes: Scopes::LOGIN,
         expires_at: Some(app.clock.latest().plus(ttl)),
         login: true,
+        // The owner of a wallet.
+        limits: None,
     };
     let max_keys = app.config.auth.max_keys_per_wallet;
     let issued = issue_key(&*app.store, request, max_keys, ctx.actor(), None).await?;

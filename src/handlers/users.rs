@@ -52,22 +52,45 @@ pub(crate) async fn get(ctx: Context) -> Result {
     json(&user.seen_at(ctx.app.clock.now()))
 }
 
+pub(crate) async fn block(ctx: Context) -> Result {
+    set_blocked(ctx, true).await
+}
+
+pub(crate) async fn unblock(ctx: Context) -> Result {
+    set_blocked(ctx, false).await
+}
+
+async fn set_blocked(ctx: Context, blocked: bool) -> Result {
+    let (store, actor) = (&ctx.app.store, ctx.actor());
+    let user = store.set_blocked(ctx.wallet()?, blocked, actor).await?;
+    json(&user.seen_at(ctx.app.clock.now()))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GrantRequest {
     #[serde(deserialize_with = "exact_credits")]
     amount: Credits,
     reason: String,
+    reference: Option<String>,
 }
 
 pub(crate) async fn grant(ctx: Context) -> Result {
     let wallet = ctx.wallet()?;
-    let GrantRequest { amount, reason } = ctx.json()?;
+    let GrantRequest {
+        amount,
+        reason,
+        reference,
+    } = ctx.json()?;
     if amount == Credits::ZERO {
         return Err(InputError::member("amount", "must not be 0").into());
     }
     let reason =
         LedgerEntry::reason(&reason).map_err(|detail| InputError::member("reason", detail))?;
+    if let Some(reference) = &reference {
+        LedgerEntry::reference(reference)
+            .map_err(|detail| InputError::member("reference", detail))?;
+    }
     let stored = |(entry, _): &(LedgerEntry, bool)| StoredResponse {
         status: 200,
         answer: serde_json::to_string(&Granted::from(entry)).ok(),
@@ -75,7 +98,7 @@ pub(crate) async fn grant(ctx: Context) -> Result {
     };
     let idempotency = ctx.idempotency(None, stored)?;
     let (store, actor) = (&ctx.app.store, ctx.actor());
-    let granted = store.grant(wallet, amount, reason, actor, idempotency);
+    let granted = store.grant(wallet, amount, reason, reference, actor, idempotency);
     let done = granted.await.map_err(|error| match error {
         // A client that cannot pay gets 402; an admin who would debit too much gets 409.
         StoreError::Insufficient { balance, .. } => ApiError::new(

@@ -104,7 +104,7 @@ impl Drop for AccessLogGuard {
         // What changed nothing here and did not fail here is not for the usual log: anyone can make such lines.
         let level = match (status, method) {
             (500, _) => log::Level::Error,
-            (501.., _) if route != "-" => log::Level::Warn,
+            (502.., _) if route != "-" => log::Level::Warn,
             (..400 | 499, "POST" | "DELETE") => log::Level::Info,
             (..400, _) if self.is_host => log::Level::Info,
             _ => log::Level::Debug,

@@ -2,20 +2,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hyper::HeaderMap;
 use hyper::http::request::Parts;
 
 use super::access_log::AccessLogGuard;
 use super::context::single;
 use super::route::{Auth, Route};
-use super::{Result, limit, origin};
+use super::{Result, is_anthropic, limit, origin};
 use crate::app::App;
 use crate::auth::{CachedKey, KeyRecord, PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::{Bucket, RateClass};
+use crate::limits::{Bucket, ConcurrencyPermit, RateClass};
 use crate::model::{Sample, Wallet};
+
+/// The caller of a request, and where its key has limits, a paid one's place among those that may run.
+pub(super) type Authenticated = (Option<Principal>, Option<ConcurrencyPermit<i64>>);
 
 /// The owner of the key that was sent, if any; a key has a rate of its own.
 pub(super) async fn authenticate(
@@ -24,10 +27,10 @@ pub(super) async fn authenticate(
     class: RateClass,
     client: IpAddr,
     log_guard: &mut AccessLogGuard,
-) -> Result<Option<Principal>> {
-    let Some(text) = credentials(&head.headers)? else {
+) -> Result<Authenticated> {
+    let Some(text) = credentials(head)? else {
         // Only this process can have put it there: a command that answers its own requests.
-        return Ok(head.extensions.get::<Principal>().cloned());
+        return Ok((head.extensions.get::<Principal>().cloned(), None));
     };
     let found = find_key(app, text, client, log_guard).await;
     let key = found.inspect_err(|error| {
@@ -35,10 +38,34 @@ pub(super) async fn authenticate(
             app.metrics.table.auth_failures.inc();
         }
     })?;
-    let principal = Principal::from(&key.record);
+    let principal = Principal::from(&*key);
     log_guard.principal = Some(principal.clone());
+    // Before the rate, which a request that cannot run does not count against.
+    let permit = match class {
+        RateClass::Chat => concurrency_permit(app, &principal)?,
+        _ => None,
+    };
     limit(app, log_guard, class, Bucket::Key(key.record.hash))?;
-    Ok(Some(principal))
+    Ok((Some(principal), permit))
+}
+
+/// A place among the paid requests that may run at a time by the limits of a key, if it has such a limit.
+fn concurrency_permit(app: &App, principal: &Principal) -> Result<Option<ConcurrencyPermit<i64>>> {
+    let limits = principal.limits.as_ref();
+    let Some((id, most)) = limits.and_then(|limits| Some((limits.id, limits.max_concurrency?)))
+    else {
+        return Ok(None);
+    };
+    match app.key_requests.try_acquire(id, most as usize) {
+        Some((permit, _)) => Ok(Some(permit)),
+        None => {
+            let detail = format!(
+                "{most} paid requests of this key run, as many as its limits allow; retry when one has ended"
+            );
+            let error = ApiError::new(ErrorCode::ConcurrencyLimited, detail);
+            Err(error.retry_after(Duration::from_secs(1)))
+        }
+    }
 }
 
 /// Checksum, hash, cache, store.
@@ -73,7 +100,12 @@ async fn find_key(
             if found.as_ref().map_or(true, valid) {
                 app.limits().uncount(RateClass::Failures, client);
             }
-            keys.insert(found?.ok_or_else(|| invalid("no such key"))?, generation)
+            let record = found?.ok_or_else(|| invalid("no such key"))?;
+            let is_blocked = match record.wallet {
+                Some(wallet) => app.store.user(wallet).await?.blocked,
+                None => false,
+            };
+            keys.insert(record, is_blocked, generation)
         }
     };
     if key.record.is_revoked(now) {
@@ -90,19 +122,35 @@ async fn find_key(
     Ok(key)
 }
 
-/// The key as it was sent; `X-API-Key` wins. Credentials of a scheme other than Bearer are read as a malformed key.
-fn credentials(headers: &HeaderMap) -> Result<Option<&str>> {
-    if let Some(key) = single(headers, "X-API-Key")? {
-        return Ok(Some(key.to_str().unwrap_or_default()));
-    }
-    let value = single(headers, "Authorization")?;
-    Ok(value.map(|value| {
-        let text = value.to_str().unwrap_or_default();
-        match text.split_once(' ') {
-            Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim(),
-            _ => text,
+/// The key as it was sent. An empty header is none, and so is a credential that is no key beside one that is: clients send
+/// both headers, one of them with what another server wants. Credentials of a scheme other than Bearer are read as a
+/// malformed key.
+fn credentials(head: &Parts) -> Result<Option<&str>> {
+    let text = |name| -> Result<Option<&str>> {
+        let value = single(&head.headers, name)?;
+        let text = value.map(|value| value.to_str().unwrap_or("?").trim());
+        Ok(text.filter(|text| !text.is_empty()))
+    };
+    let own = text("X-API-Key")?;
+    let bearer = text("Authorization")?.map(|text| match text.split_once(' ') {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim(),
+        _ if text.eq_ignore_ascii_case("bearer") => "",
+        _ => text,
+    });
+    let bearer = bearer.filter(|text| !text.is_empty());
+    let (Some(first), Some(second)) = (own, bearer) else {
+        return Ok(own.or(bearer));
+    };
+    let is_key = |text| PlainKey::parse(text).is_some() || PlainKey::parse_imported(text).is_some();
+    match (is_key(first), is_key(second)) {
+        (false, true) => Ok(Some(second)),
+        // Anthropic's clients send a token of the environment beside the key that they were given.
+        (true, true) if first != second && !is_anthropic(head.uri.path()) => {
+            let detail = "X-API-Key and Authorization hold different keys; send one of them";
+            Err(ApiError::new(ErrorCode::InvalidRequest, detail))
         }
-    }))
+        _ => Ok(Some(first)),
+    }
 }
 
 /// Why a request may not read public figures without a key, for an operator who did not expect it.
@@ -193,6 +241,50 @@ mod tests {
         assert!(!holds_key("limit=5&cursor=key_01J"));
     }
 
+    fn head<'a>(path: &str, headers: impl IntoIterator<Item = (&'a str, HeaderValue)>) -> Parts {
+        let mut request = hyper::Request::builder().uri(path);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_header_that_is_empty_or_no_key_is_ignored_beside_one_that_is() {
+        let [one, two] = [(); 2].map(|()| PlainKey::generate().unwrap().reveal().to_owned());
+        let sent = |path: &str, own: &str, bearer: &str| {
+            let own = HeaderValue::from_str(own).unwrap();
+            let bearer = HeaderValue::from_str(bearer).unwrap();
+            let head = head(path, [("x-api-key", own), ("authorization", bearer)]);
+            let found = credentials(&head).map(|found| found.map(str::to_owned));
+            found.map_err(|error| error.code)
+        };
+        let bearer = format!("Bearer {two}");
+        for empty in ["", " ", "none", "sk-123"] {
+            assert_eq!(
+                sent("/chat", empty, &bearer),
+                Ok(Some(two.clone())),
+                "{empty}"
+            );
+            assert_eq!(sent("/chat", &one, empty), Ok(Some(one.clone())), "{empty}");
+            assert_eq!(
+                sent("/chat", &one, &format!("Bearer {empty}")),
+                Ok(Some(one.clone()))
+            );
+        }
+        assert_eq!(sent("/chat", "", "Bearer"), Ok(None));
+        assert_eq!(
+            sent("/chat", "no", "Bearer nor this"),
+            Ok(Some("no".to_owned()))
+        );
+        assert_eq!(sent("/chat", &two, &bearer), Ok(Some(two.clone())));
+        let refused = sent("/v1/chat/completions", &one, &bearer);
+        assert_eq!(refused, Err(ErrorCode::InvalidRequest));
+        for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+            assert_eq!(sent(path, &one, &bearer), Ok(Some(one.clone())));
+        }
+    }
+
     proptest! {
         #[test]
         fn a_key_is_detected_at_every_position(before in "[a-z=&%]{0,6}", after in any::<String>(), name in "(api_key|apikey|api-key|x-api-key|access_token|token|key)", upper in any::<u16>()) {
@@ -214,10 +306,8 @@ mod tests {
         fn no_header_makes_the_search_for_credentials_panic(value in prop::collection::vec(any::<u8>(), 0..40), scheme in "(Bearer |bearer  |Basic |)") {
             let value = [scheme.as_bytes(), &value].concat();
             if let Ok(value) = HeaderValue::from_bytes(&value) {
-                for name in ["authorization", "x-api-key"] {
-                    let mut headers = HeaderMap::new();
-                    headers.insert(name, value.clone());
-                    let _ = credentials(&headers);
+                for names in [&["authorization"][..], &["x-api-key"], &["authorization", "x-api-key"]] {
+                    let _ = credentials(&head("/chat", names.iter().map(|name| (*name, value.clone()))));
                 }
             }
         }

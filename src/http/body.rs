@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use hyper::Version;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::access_log::AccessLogGuard;
 use super::response::Content;
+use super::route::Route;
 use crate::stream::Aborted;
 
 /// State shared between a request and the socket of its connection.
@@ -19,8 +21,14 @@ use crate::stream::Aborted;
 pub(crate) struct Exchange {
     /// Whether a request has come on the connection.
     pub(crate) requested: AtomicBool,
-    /// Whether the request was refused while its body may still be coming.
+    /// Whether the request was answered while its body may still be coming.
     pub(crate) refused: AtomicBool,
+    /// Whether the request is answered although the client has closed its side of the connection.
+    pub(crate) outlasts_end: AtomicBool,
+    /// Whether such a client is probed, as an answer that it may not wait for takes long.
+    pub(crate) probes_end: AtomicBool,
+    /// Whether the response was handed to hyper, and is not yet written.
+    pub(crate) responding: AtomicBool,
     /// Whether a response is being written that the end of the connection may delimit: HTTP/1.0.
     pub(crate) unfinished: AtomicBool,
     /// Whether a body that failed waits until everything before its failure is written.
@@ -28,6 +36,22 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
+    /// A request begins, or its response has ended.
+    pub(crate) fn reset(&self) {
+        for flag in [&self.outlasts_end, &self.probes_end, &self.responding] {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A request was read whole. `nc -N` closes its side after that. Where an answer may take long, of a model above all, that may
+    /// be a client that has left, which is probed; one of HTTP/1.0 cannot be.
+    pub(super) fn outlast(&self, route: Option<&Route>, version: Version) {
+        let probes_end = route.is_some_and(|route| route.unbounded);
+        let outlasts_end = route.is_some() && (!probes_end || version > Version::HTTP_10);
+        self.probes_end.store(probes_end, Ordering::Relaxed);
+        self.outlasts_end.store(outlasts_end, Ordering::Relaxed);
+    }
+
     /// The socket has written everything there was.
     pub(crate) fn flushed(&self, context: &Context<'_>) {
         if self.awaits_flush.swap(false, Ordering::Relaxed) {
@@ -44,6 +68,12 @@ pub(crate) struct ResponseBody {
     pub(super) exchange: Arc<Exchange>,
     pub(super) is_http_1_0: bool,
     pub(super) failed: bool,
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.exchange.reset();
+    }
 }
 
 impl Body for ResponseBody {

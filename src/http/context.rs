@@ -15,6 +15,7 @@ use super::route::Route;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
+use crate::limits::ConcurrencyPermit;
 use crate::model::{Wallet, check_depth, read_object, read_query};
 use crate::store::{Actor, IdempotentRequest, OperationId, StoredResponse};
 use crate::timings::RequestTimings;
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) principal: Option<Principal>,
     /// The permit of the request; work that outlives the request holds a clone.
     pub(crate) permit: Arc<OwnedSemaphorePermit>,
+    /// Its place among the paid requests of its key, where those are limited.
+    pub(crate) concurrency: Option<Arc<ConcurrencyPermit<i64>>>,
     pub(crate) timings: Arc<RequestTimings>,
 }
 
@@ -89,6 +92,14 @@ impl Context {
         }
     }
 
+    /// Refuses a caller whose account is blocked.
+    pub(crate) fn check_not_blocked(&self) -> Result<()> {
+        match self.principal()?.is_blocked {
+            true => Err(ApiError::blocked()),
+            false => Ok(()),
+        }
+    }
+
     /// The wallet that the request names, if the caller may act for it; else the caller's own. An admin has none.
     pub(crate) fn named_or_own(&self, named: Option<Wallet>) -> Result<Option<Wallet>> {
         let principal = self.principal()?;
@@ -103,6 +114,8 @@ impl Context {
     pub(crate) fn text(&self) -> Result<&str> {
         let text = std::str::from_utf8(&self.body)
             .map_err(|_| ApiError::new(ErrorCode::InvalidJson, "the body is not UTF-8"))?;
+        // PowerShell writes a byte order mark before JSON.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         check_depth(text)?;
         Ok(text)
     }
@@ -180,8 +193,12 @@ impl Context {
         if !self.headers.contains_key(IDEMPOTENCY_KEY) {
             return Ok(());
         }
-        let detail = "is not supported on a streamed answer: leave it out, or use /v1/chat/completions without stream";
-        Err(ApiError::parameter(IDEMPOTENCY_KEY, detail))
+        let whole = match self.route.path {
+            "/chat" => "use /v1/chat/completions without stream",
+            _ => "leave stream out",
+        };
+        let detail = format!("is not supported on a streamed answer: leave it out, or {whole}");
+        Err(ApiError::parameter(IDEMPOTENCY_KEY, &detail))
     }
 }
 

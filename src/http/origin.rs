@@ -142,21 +142,31 @@ pub(super) fn check_site(head: &Parts) -> Result<()> {
 /// Lets a page of an allowed origin read the response.
 pub(super) fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     const EXPOSED: HeaderValue = HeaderValue::from_static(
-        "X-Request-Id, RateLimit, RateLimit-Policy, Retry-After, ETag, Age, X-Cache",
+        "X-Request-Id, Request-Id, RateLimit, RateLimit-Policy, Retry-After, ETag, Age, X-Cache, Link, X-Credits-Charged, \
+         Idempotency-Replayed",
     );
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }
 
-/// Answers the preflight of an allowed origin.
-pub(super) fn allow_preflight(headers: &mut HeaderMap) {
-    const HEADERS: HeaderValue = HeaderValue::from_static(
-        "Content-Type, Authorization, X-API-Key, X-Request-Id, X-Wallet-Address, X-Adapter, Idempotency-Key",
-    );
+/// Answers the preflight of an allowed origin, for these headers: those of this server, and those that the clients of model
+/// servers add, whose names differ from version to version.
+pub(super) fn allow_preflight(headers: &mut HeaderMap, requested: &[HeaderValue]) {
+    const OWN: &str = "Content-Type, Authorization, X-API-Key, X-Request-Id, X-Wallet-Address, X-Adapter, Idempotency-Key";
+    const OF_CLIENTS: [&str; 3] = ["x-stainless-", "anthropic-", "openai-"];
+    let names = requested.iter().filter_map(|list| list.to_str().ok());
+    let names = names.flat_map(|list| list.split(',')).map(str::trim);
+    let is_of_client = |name: &&str| {
+        let lower = name.to_ascii_lowercase();
+        OF_CLIENTS.iter().any(|prefix| lower.starts_with(prefix))
+    };
+    let allowed: Vec<_> = std::iter::once(OWN)
+        .chain(names.filter(is_of_client).take(32))
+        .collect();
     if let Some(methods) = headers.get(ALLOW).cloned() {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
     }
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
+    super::response::set(headers, ACCESS_CONTROL_ALLOW_HEADERS, allowed.join(", "));
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
 }
 

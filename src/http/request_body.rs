@@ -1,9 +1,11 @@
 //! The body of a request: its type, its size limit and its deadline.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, TRANSFER_ENCODING};
 use tokio::time::timeout;
 
 use super::Result;
@@ -26,6 +28,20 @@ pub(super) fn check_media_type(headers: &HeaderMap, has_key: bool) -> Result<()>
     Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
 }
 
+/// Refuses a body that is compressed.
+pub(super) fn check_content_coding(headers: &HeaderMap) -> Result<()> {
+    let lists = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    let is_none = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+    match codings.all(|coding| is_none(coding.trim_ascii())) {
+        true => Ok(()),
+        false => {
+            let detail = "send the body without Content-Encoding; it is read as it comes";
+            Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
+        }
+    }
+}
+
 /// Refuses a body in a coding other than chunked: hyper would hand it on as it is (RFC 9112, 6.1).
 pub(super) fn check_transfer_coding(headers: &HeaderMap) -> Result<()> {
     let lists = headers.get_all(TRANSFER_ENCODING).iter();
@@ -37,6 +53,19 @@ pub(super) fn check_transfer_coding(headers: &HeaderMap) -> Result<()> {
             ..ApiError::parameter("Transfer-Encoding", "must be chunked, or left out")
         }),
     }
+}
+
+/// How much of a body that no handler reads is read away, and how long that may take.
+const SMALL: usize = 64 << 10;
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Reads away a small body, so that the connection can carry the next request. Returns whether it came to its end.
+pub(super) async fn drain(body: Incoming) -> bool {
+    body.size_hint().lower() <= SMALL as u64
+        && matches!(
+            timeout(DRAIN, crate::body::read(body, SMALL)).await,
+            Ok(Ok(_))
+        )
 }
 
 pub(super) async fn read(app: &App, class: BodyClass, body: Incoming) -> Result<Bytes> {

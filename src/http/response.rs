@@ -120,19 +120,25 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Into<By
 }
 
 /// Creates the response of an error, and logs its internal details.
-pub(crate) fn error_response(error: ApiError, request_id: &str) -> Response {
+pub(crate) fn error_response(error: ApiError, request_id: &str, is_anthropic: bool) -> Response {
     let status = StatusCode::from_u16(error.code.status());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(internal) = &error.internal {
-        // Client errors do not concern the operator, and must not fill the log.
-        let level = match status.is_server_error() {
-            true => log::Level::Error,
-            false => log::Level::Debug,
+        // What clients cause does not concern the operator, and must not fill the log: also a request that nothing here serves.
+        let level = match status.as_u16() {
+            500 | 502.. => log::Level::Error,
+            _ => log::Level::Debug,
         };
         log::log!(level, "{request_id} {}: {internal}", error.code.as_str());
     }
-    let body = error.body(request_id);
-    let mut response = bytes(status, "application/problem+json", body.into());
+    let (content_type, body) = match is_anthropic {
+        true => (
+            "application/json",
+            format!("{}\n", error.for_anthropic(request_id)),
+        ),
+        false => ("application/problem+json", error.body(request_id)),
+    };
+    let mut response = bytes(status, content_type, body.into());
     let headers = response.headers_mut();
     if let Some(wait) = error.retry_after {
         headers.insert(RETRY_AFTER, seconds_up(wait).max(1).into());
@@ -145,4 +151,35 @@ pub(crate) fn error_response(error: ApiError, request_id: &str) -> Response {
         headers.insert(WWW_AUTHENTICATE, scheme);
     }
     response
+}
+
+/// `If-None-Match` (RFC 9110, 13.1.2): a list of tags, compared weakly, or `*`.
+pub(super) fn matches_tag(wanted: &[u8], tag: &[u8]) -> bool {
+    let wanted = wanted.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    wanted
+        .map(|one| one.strip_prefix(b"W/").unwrap_or(one))
+        .any(|one| one == tag || one == b"*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tags_are_compared_as_a_list() {
+        assert!(matches_tag(b"\"a\", W/\"b\"", b"\"b\""));
+        assert!(matches_tag(b"*", b"\"b\""));
+        assert!(!matches_tag(b"\"a\",\"bc\"", b"\"b\""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_found_exactly_where_the_list_holds_it(tags in prop::collection::vec("[0-9a-f]{1,2}", 0..5), wanted in "[0-9a-f]{1,2}", before in "( |\t|W/| W/){0,1}", junk in prop::collection::vec(any::<u8>(), 0..40)) {
+            let list: Vec<String> = tags.iter().map(|tag| format!("{before}\"{tag}\"")).collect();
+            let tag = format!("\"{wanted}\"");
+            prop_assert_eq!(matches_tag(list.join(",").as_bytes(), tag.as_bytes()), tags.contains(&wanted));
+            matches_tag(&junk, tag.as_bytes());
+        }
+    }
 }

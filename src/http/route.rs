@@ -105,11 +105,19 @@ impl Route {
         method == self.method || (self.method == "GET" && method == "HEAD")
     }
 
+    fn has_one_spelling(&self) -> bool {
+        matches!(self.auth, Auth::Admin | Auth::PublicElseMetrics) || is_below_v1(self.path)
+    }
+
     /// The value of its parameter in `path`, empty where it has none; `None` where the path does not match.
     fn param<'a>(&self, path: &'a str) -> Option<&'a str> {
         let alias = || match_path(self.alias?, path);
         match_path(self.path, path).or_else(alias)
     }
+}
+
+fn is_below_v1(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
 }
 
 fn match_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
@@ -118,7 +126,9 @@ fn match_path<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
     };
     let (_, suffix) = rest.split_once('}')?;
     let param = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
-    (!param.is_empty() && !param.contains('/')).then_some(param)
+    // The name of a model may hold slashes, which some clients do not encode.
+    let may_have_slashes = prefix == "/v1/models/";
+    (!param.is_empty() && (may_have_slashes || !param.contains('/'))).then_some(param)
 }
 
 /// Gives each row its position.
@@ -142,8 +152,9 @@ pub enum RouteMatch<'a> {
     NotFound,
 }
 
-/// Finds the route of a request. `//livez` is `/livez`, as clients send it that are given a base address with a slash at its end;
-/// but a route of the operator has one spelling, as a second would bypass a proxy's rules.
+/// Finds the route of a request. `//livez` is `/livez`, as clients of the R3MES backend send it that are given a base address with
+/// a slash at its end. A route below `/v1`, which they do not know, and one of the operator have one spelling, as a second would
+/// bypass a proxy's rules.
 pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) -> RouteMatch<'a> {
     let segments = path.trim_start_matches('/');
     let is_doubled = !segments.is_empty() && path.len() > segments.len() + 1;
@@ -151,12 +162,10 @@ pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) ->
         true => &path[path.len() - segments.len() - 1..],
         false => path,
     };
-    let is_of_operator =
-        |route: &&Route| matches!(route.auth, Auth::Admin | Auth::PublicElseMetrics);
     let mut others = Vec::new();
     for route in routes
         .iter()
-        .filter(|route| !(is_doubled && is_of_operator(route)))
+        .filter(|route| !(is_doubled && route.has_one_spelling()))
     {
         match route.param(path) {
             Some(param) if route.has_method(method) => return RouteMatch::Route(route, param),
@@ -168,5 +177,35 @@ pub(crate) fn find<'a>(routes: &'static [Route], method: &str, path: &'a str) ->
     match others.is_empty() {
         true => RouteMatch::NotFound,
         false => RouteMatch::OtherMethods(others.join(", ")),
+    }
+}
+
+/// The error text for a path that no route has: the one that was meant, or those beside it.
+pub(crate) fn suggestion(routes: &'static [Route], path: &str) -> String {
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    let plain = format!("/{}", segments.collect::<Vec<_>>().join("/"));
+    let lower = plain.to_ascii_lowercase();
+    // A client adds `/v1`, or leaves it out, for a base address that has it, or has it not.
+    let from_v1 = |path: &str| path.rfind("/v1/").map(|at| path[at..].to_owned());
+    let below_v1 = |path: &str| format!("/v1{path}");
+    let meant = [&plain, &lower].map(|path| [from_v1(path), Some(below_v1(path))]);
+    let meant = meant.into_iter().flatten().flatten();
+    for meant in [plain.clone(), lower.clone()].into_iter().chain(meant) {
+        let is_meant = |route: &Route| route.param(&meant).is_some();
+        if meant != path && routes.iter().any(is_meant) {
+            return format!("no route has this path; it is {meant}");
+        }
+    }
+    let paths: Vec<_> = routes
+        .iter()
+        .map(|route| route.path)
+        .filter(|path| is_below_v1(path))
+        .collect();
+    match is_below_v1(path) {
+        true => format!(
+            "no route has this path; below /v1 there are {}",
+            paths.join(", ")
+        ),
+        false => "no route has this path".to_owned(),
     }
 }

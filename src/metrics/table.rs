@@ -20,6 +20,10 @@ pub(crate) type Float = Gauge<f64, AtomicU64>;
 /// A metric with labels.
 pub(crate) type Labeled<M, const N: usize> = Family<[(&'static str, String); N], M, fn() -> M>;
 
+/// A metric of OpenTelemetry's semantic conventions for generative AI, as Prometheus names it; some of its labels are there
+/// only where they say something.
+pub(crate) type GenAi = Family<Vec<(&'static str, String)>, Histogram, fn() -> Histogram>;
+
 /// A metric that is left out while the storage has none of it.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Optional<M>(Arc<Mutex<Option<M>>>);
@@ -98,6 +102,21 @@ fn chat_seconds() -> Histogram {
     Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 120.0, 300.0])
 }
 
+// The buckets are those that the conventions name.
+fn gen_ai_tokens() -> Histogram {
+    Histogram::new((0..14).map(|power| f64::from(1 << (2 * power))))
+}
+
+fn gen_ai_seconds() -> Histogram {
+    Histogram::new((0..14).map(|power| 0.01 * f64::from(1 << power)))
+}
+
+fn gen_ai_first_token() -> Histogram {
+    Histogram::new([
+        0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    ])
+}
+
 fn powers_of_two() -> Histogram {
     Histogram::new((0..10).map(|power| f64::from(1 << power)))
 }
@@ -170,6 +189,18 @@ metrics! {
     "r3mes_holds" holds: Gauge;
     /// Credits charged for chats
     "r3mes_credits_charged" charged: Amount;
+    /// Credits that the usage of chats cost beyond what was held for them, and that were not charged
+    "r3mes_credits_above_hold" above_hold: Amount;
+    /// Charges for tokens that this server estimated, by the cause
+    "r3mes_charges_estimated" estimated: Labeled<Counter, 1>;
+    /// Tokens of chats by adapter and kind, as in the ledger; cached ones are a part of those of the prompt
+    "r3mes_tokens" tokens: Labeled<Counter, 2>;
+    /// Tokens of a chat, where its server reported them; this and what follows only with metrics.gen_ai
+    "gen_ai_client_token_usage" gen_ai_tokens: GenAi = Family::new_with_constructor(gen_ai_tokens);
+    /// Time from a chat's hold to its end
+    "gen_ai_server_request_duration_seconds" gen_ai_duration: GenAi = Family::new_with_constructor(gen_ai_seconds);
+    /// Time from a streamed chat's request until its first content was handed to the connection
+    "gen_ai_server_time_to_first_token_seconds" gen_ai_first_token: GenAi = Family::new_with_constructor(gen_ai_first_token);
     /// Held credits of chats that were not charged, by cause
     "r3mes_credits_released" released: Labeled<Amount, 1>;
     /// Requests that a model worked on and that were not paid, by cause

@@ -100,8 +100,8 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(
     }
 }
 
-/// Reads the parameters of a query, each at most once. A value of digits is a number, `true` and `false` are
-/// booleans.
+/// Reads the parameters of a query, each at most once. Values are percent-decoded (RFC 3986, 2.1), and a `+` is itself, as in
+/// the offset of a time. A value of digits is a number, `true` and `false` are booleans.
 ///
 /// # Errors
 /// What serde refuses, with the name of the parameter.
@@ -109,9 +109,13 @@ pub(crate) fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, InputErr
     let mut parameters = Map::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
+        let text = percent_decoded(text).ok_or_else(|| {
+            let detail = format!("{name} must be UTF-8, percent-encoded");
+            InputError::field(name, detail)
+        })?;
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         let number = text.parse::<u64>().ok().filter(|_| digits);
-        let value = match (text, number) {
+        let value = match (&*text, number) {
             ("true" | "false", _) => Value::from(text == "true"),
             (_, Some(number)) => Value::from(number),
             (_, None) => Value::from(text),
@@ -129,6 +133,21 @@ pub(crate) fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, InputErr
             .replacen("unknown field", "unknown parameter", 1);
         error
     })
+}
+
+/// A text whose bytes may be written as `%` and two hexadecimal digits.
+pub(crate) fn percent_decoded(text: &str) -> Option<String> {
+    let (first, rest) = text
+        .split_once('%')
+        .map_or((text, None), |(first, rest)| (first, Some(rest)));
+    let mut bytes = first.as_bytes().to_vec();
+    for part in rest.into_iter().flat_map(|rest| rest.split('%')) {
+        let (digits, plain) = part.split_at_checked(2)?;
+        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?);
+        bytes.extend_from_slice(plain.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn invalid(at: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> InputError {
@@ -162,7 +181,7 @@ fn invalid(at: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> I
         },
     };
     let mut error = InputError::field(place, detail);
-    if name == "wallet_address" {
+    if matches!(&*name, "wallet_address" | "wallet") {
         error.kind = InputKind::Wallet;
     }
     error
@@ -176,24 +195,31 @@ const MAX_DEPTH: usize = 32;
 /// # Errors
 /// Where it is.
 pub(crate) fn check_depth(body: &str) -> Result<(), InputError> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in body.bytes() {
+    if depth(body) <= MAX_DEPTH {
+        return Ok(());
+    }
+    let detail = format!("the body nests objects and arrays deeper than {MAX_DEPTH} levels");
+    Err(InputError::field("", detail))
+}
+
+/// How deep a text nests objects and arrays.
+pub(crate) fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in json.bytes() {
         match byte {
             _ if escaped => escaped = false,
             b'"' => in_string = !in_string,
             b'\\' => escaped = in_string,
             _ if in_string => {}
-            b'{' | b'[' if depth == MAX_DEPTH => {
-                let detail =
-                    format!("the body nests objects and arrays deeper than {MAX_DEPTH} levels");
-                return Err(InputError::field("", detail));
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
             }
-            b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    Ok(())
+    deepest
 }
 
 /// A whole number in a range. JSON has one kind of number, so `36.0` is one too.
@@ -219,12 +245,12 @@ impl<const MIN: i64, const MAX: i64> Whole<MIN, MAX> {
     }
 }
 
-/// A text or a number, whose digits are read exactly; from JSON texts only.
+/// A text or a number, whose digits are read exactly.
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = <&RawValue>::deserialize(deserializer)?.get();
-        let text = serde_json::from_str::<String>(value);
-        Self::parse(text.as_deref().unwrap_or(value)).map_err(D::Error::custom)
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        let text = serde_json::from_str::<String>(value.get());
+        Self::parse(text.as_deref().unwrap_or(value.get())).map_err(D::Error::custom)
     }
 }
 
@@ -234,6 +260,16 @@ pub(crate) fn exact_credits<'de, D: Deserializer<'de>>(
 ) -> Result<Credits, D::Error> {
     let number = <&RawValue>::deserialize(deserializer)?.get();
     Credits::parse(number).map_err(D::Error::custom)
+}
+
+/// For `deserialize_with` beside `default`: the same, or null.
+pub(crate) fn optional_credits<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Credits>, D::Error> {
+    match <&RawValue>::deserialize(deserializer)?.get() {
+        "null" => Ok(None),
+        number => Credits::parse(number).map(Some).map_err(D::Error::custom),
+    }
 }
 
 #[cfg(test)]

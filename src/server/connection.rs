@@ -57,6 +57,7 @@ pub(super) async fn serve(app: Arc<App>, listeners: Vec<Listener>) {
             let (app, exchange) = (Arc::clone(&app), Arc::clone(&exchange));
             service_fn(move |request: Request<Incoming>| {
                 exchange.requested.store(true, Ordering::Relaxed);
+                exchange.reset();
                 let (app, exchange) = (Arc::clone(&app), Arc::clone(&exchange));
                 http::handle(app, ROUTES, peer, exchange, request)
             })

@@ -1,5 +1,9 @@
 //! A write time-out: a write that makes no progress for that long fails, and with it the connection.
 //!
+//! The end of what a client sends (FIN) is also how hyper notices that it has left, and drops the request. So it is held back
+//! while a request is answered that outlasts it. Where that may take long, an interim response is sent from time to time: a client
+//! that has left answers it with a reset.
+//!
 //! hyper bounds how slowly a client may send, not how slowly it may read; and where it responds without reading a body, it
 //! reads the next request before the response was sent and buffers every response. So nothing is read while a write waits.
 
@@ -14,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::listener::Stream;
+use super::probe::EndProbe;
 use super::reset;
 use crate::http::Exchange;
 
@@ -30,6 +35,11 @@ pub(super) struct WriteTimeoutStream {
     write_waits: bool,
     /// Whether a read is to be woken when the write goes on.
     read_waits: bool,
+    /// Whether the client has ended its side; and whether a read waits to say so.
+    ended: bool,
+    end_waits: bool,
+    /// Where it ended its side before there was a response, whether it is still there.
+    probe: Option<EndProbe>,
     /// The request that it carries.
     exchange: Arc<Exchange>,
     /// Whether a close is a reset now.
@@ -46,6 +56,9 @@ impl WriteTimeoutStream {
             deadline: Box::pin(sleep(timeout)),
             write_waits: false,
             read_waits: false,
+            ended: false,
+            end_waits: false,
+            probe: None,
             exchange,
             resets: false,
             lingering: None,
@@ -57,6 +70,13 @@ impl WriteTimeoutStream {
         let unfinished = self.exchange.unfinished.load(Ordering::Relaxed);
         if std::mem::replace(&mut self.resets, unfinished) != unfinished {
             reset::set(self.stream.as_fd(), unfinished);
+        }
+    }
+
+    /// The client has ended its side. Who reads a response has no reason to do that but to leave.
+    fn start_probe(&mut self) {
+        if self.probe.is_none() && !self.exchange.responding.load(Ordering::Relaxed) {
+            self.probe = Some(EndProbe::new());
         }
     }
 
@@ -98,7 +118,36 @@ impl AsyncRead for WriteTimeoutStream {
             self.read_waits = true;
             return Poll::Pending;
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if !self.ended {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+            if buffer.filled().len() > before || buffer.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            self.ended = true;
+            self.start_probe();
+            // hyper reads on before it hands over the request that it has just read: only then is known what it is.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.end_waits = self.exchange.outlasts_end.load(Ordering::Relaxed);
+        if self.end_waits {
+            self.start_probe();
+        }
+        let this = &mut *self;
+        let has_left = match &mut this.probe {
+            _ if !this.end_waits => true,
+            _ if !this.exchange.probes_end.load(Ordering::Relaxed) => false,
+            Some(probe) => {
+                let sends = !this.exchange.responding.load(Ordering::Relaxed);
+                probe.poll(&mut *this.stream, sends, context).is_ready()
+            }
+            None => true,
+        };
+        match has_left {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
     }
 }
 
@@ -135,6 +184,10 @@ impl AsyncWrite for WriteTimeoutStream {
             // hyper flushes after it has written everything, so a finished response has been sent.
             self.update_reset();
             self.exchange.flushed(context);
+            let outlasts_end = self.exchange.outlasts_end.load(Ordering::Relaxed);
+            if !outlasts_end && std::mem::take(&mut self.end_waits) {
+                context.waker().wake_by_ref();
+            }
         }
         self.limit(progress, context)
     }

@@ -24,7 +24,7 @@ pub async fn issue_key(
     Ok(IssuedKey { key, record })
 }
 
-/// Replaces a key by one with the same owner, name, scopes and lifetime, which ends at `ends_by` at the latest. The old
+/// Replaces a key by one with the same owner, name, scopes, limits and lifetime, which ends at `ends_by` at the latest. The old
 /// key is refused from `until` on; its record is returned as well.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::auth::KeyHash;
-use crate::model::Credits;
+use crate::model::{Credits, Wallet};
 
 /// What a commit changed, for observers that cache or count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +26,8 @@ pub enum Change {
     },
     /// The key with this hash was changed.
     Key(KeyHash),
+    /// The account of this wallet was blocked or unblocked.
+    Blocked(Wallet),
     /// Anything: notifications of changes elsewhere were lost.
     All,
 }

@@ -4,11 +4,13 @@ mod audit;
 mod charge;
 mod idempotency;
 mod miners;
+mod usage;
 
 pub use audit::{Actor, AuditEntry, audit_id, parse_audit_id};
-pub use charge::{Charge, Charged, ChargedAnswer, LostRequest, NotWritten, Tokens};
+pub use charge::{Charge, Charged, ChargedAnswer, Estimated, LostRequest, NotWritten};
 pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
+pub use usage::{Usage, UsageBy, UsageGroup, UsageQuery};
 
 use crate::model::{Credits, Timestamp, Wallet};
 
@@ -25,6 +27,8 @@ pub struct User {
     pub last_mining_at: Option<Timestamp>,
     /// When the account was created.
     pub created_at: Timestamp,
+    /// Whether it is blocked: it keeps its credits, but cannot log in, pay or make keys.
+    pub blocked: bool,
 }
 
 impl User {
@@ -48,7 +52,8 @@ pub struct LedgerEntry {
     pub balance: Credits,
     /// Why.
     pub reason: String,
-    /// The entry or event it belongs to: for a refund, the entry that is refunded; for an earning, its `source_id`.
+    /// The entry or event it belongs to: for a refund, the entry that is refunded; for an earning, its `source_id`; for a grant
+    /// or debit, what its admin gave.
     pub reference: Option<String>,
     /// Of a charge: what was used.
     pub detail: Option<ChargeDetail>,
@@ -68,14 +73,23 @@ impl LedgerEntry {
         "refund",
     ];
 
+    /// Validates a reference from a client.
+    ///
+    /// # Errors
+    /// An error text for the client.
+    pub fn reference(text: &str) -> Result<String, &'static str> {
+        if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
+            return Err("must be 1 to 200 characters, none of them a control character");
+        }
+        Ok(text.to_owned())
+    }
+
     /// Validates a reason from a client.
     ///
     /// # Errors
     /// An error text for the client.
     pub fn reason(text: &str) -> Result<String, &'static str> {
-        if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
-            return Err("must be 1 to 200 characters, none of them a control character");
-        }
+        Self::reference(text)?;
         let given = text.trim();
         if Self::RESERVED_REASONS
             .iter()
@@ -100,6 +114,8 @@ pub struct ChargeDetail {
     pub cached_tokens: Option<i64>,
     /// Tokens of the answer.
     pub completion_tokens: Option<i64>,
+    /// Why they are an estimate; null where the model's server reported them.
+    pub estimated: Option<Estimated>,
     /// The request, as the server names it.
     pub request_id: String,
     /// The key that paid.

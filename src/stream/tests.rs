@@ -119,7 +119,7 @@ async fn an_end_that_is_given_early_stops_the_answer() {
 
 #[tokio::test]
 async fn a_paid_text_is_one_piece_of_known_length() {
-    let mut body = ModelStream::<Pieces>::paid("paid\n".into());
+    let mut body = ModelStream::<Pieces>::paid("paid\n".into(), Credits::ZERO);
     assert_eq!(body.size_hint().exact(), Some(5));
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "paid\n");
     assert!(next(&mut body).await.is_none());

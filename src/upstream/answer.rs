@@ -7,25 +7,29 @@
 //! reports an error is not, whatever follows.
 
 mod format;
+mod missing;
+mod usage;
+mod write;
 
-use std::borrow::Cow;
 use std::fmt::Display;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use serde_json::json;
 
 pub(crate) use self::format::{CompletionMeta, ResponseFormat};
+use self::missing::Missing;
+pub(crate) use self::usage::{Paid, from_stored, to_store};
 use super::connection::ResponseBody;
-use super::inference::chat_completions::{ChatCompletions, text_of};
+use super::inference::chat_completions::text_of;
 use super::inference::r3mes::TextReader;
-use super::inference::wire::{Meter, Reading, WireFormat};
+use super::inference::wire::Meter;
 use super::sse::Parser;
 use super::{UpstreamError, unreadable};
-use crate::store::Tokens;
+use crate::model::Tokens;
 
 /// The format of the upstream, with the state of its parser.
 #[derive(Debug)]
@@ -45,7 +49,20 @@ pub(crate) struct Answer<B = ResponseBody> {
     out: BytesMut,
     /// The end, from the finish reason on; of an answer that is one piece, all of it.
     tail: BytesMut,
+    /// Where in that the last usage is.
+    usage_at: Option<Range<usize>>,
     meter: Meter,
+    /// Whether its stream began for the client.
+    is_started: bool,
+    /// Whether this server wrote that, so that nothing was said of the prompt.
+    is_start_made: bool,
+    missing: Missing,
+    /// Pieces of content at most.
+    max_pieces: Option<u64>,
+    /// Bytes at most of what is withheld.
+    max_bytes: usize,
+    /// Whether the usage of a whole answer is known to be of all choices.
+    counts_all: bool,
     /// The end of the response; ready pieces are sent first.
     end: Option<Result<(), UpstreamError>>,
     received: usize,
@@ -53,27 +70,48 @@ pub(crate) struct Answer<B = ResponseBody> {
     is_read: bool,
 }
 
-/// The maximum size of an unstreamed response, and of everything before the first content.
-const MAX_BYTES: usize = 4 << 20;
 /// The maximum size of a stream: more than any model writes in a day.
 const MAX_STREAMED: usize = 256 << 20;
 /// The maximum of frames read in one batch.
 const BATCH: usize = 32;
 
 impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
+    /// To a request for one choice.
     pub(super) fn new(body: B, upstream: UpstreamFormat, format: ResponseFormat) -> Self {
         Self {
             body,
             upstream,
+            max_bytes: format.api().max_bytes(),
             format,
             out: BytesMut::new(),
             tail: BytesMut::new(),
-            // Every request is for one choice.
+            usage_at: None,
             meter: Meter::new(1),
+            is_started: false,
+            is_start_made: false,
+            missing: Missing::default(),
+            max_pieces: None,
+            counts_all: false,
             end: None,
             received: 0,
             is_read: false,
         }
+    }
+
+    /// To a request for so many choices, whose content may come in so many pieces at most, of a server whose usage is that
+    /// of all choices or may be that of the first.
+    pub(super) fn to(self, choices: u32, max_pieces: Option<u64>, counts_all: bool) -> Self {
+        Self {
+            meter: Meter::new(choices as usize),
+            max_pieces,
+            counts_all,
+            ..self
+        }
+    }
+
+    /// Of at most so many bytes in memory.
+    pub(super) fn within(self, max_bytes: usize) -> Self {
+        Self { max_bytes, ..self }
     }
 
     #[cfg(test)]
@@ -115,21 +153,34 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         }
     }
 
-    /// What was withheld.
-    pub(crate) fn take_end(&mut self) -> BytesMut {
+    /// What was withheld, with what it cost in its usage.
+    pub(crate) fn take_end(&mut self, paid: Option<Paid>) -> BytesMut {
+        if let Some(paid) = paid {
+            self.write_cost(paid);
+        }
         let mut end = self.out.split();
         end.unsplit(self.tail.split());
         end
     }
 
     /// Whether there was content, which is paid for.
-    pub(crate) const fn has_content(&self) -> bool {
+    pub(crate) fn has_content(&self) -> bool {
         self.meter.has_content()
     }
 
     /// The usage that the server reported, if it did.
     pub(crate) fn usage(&self) -> Option<Tokens> {
         self.meter.usage()
+    }
+
+    /// Tokens of its content, as far as the server reported them.
+    pub(crate) fn reported_completion(&self) -> i64 {
+        self.meter.reported_completion()
+    }
+
+    /// Tokens of its content by this server's own count, where that is what counts.
+    pub(crate) fn estimated_completion(&self) -> Option<i64> {
+        self.meter.estimate()
     }
 
     /// Bytes of the body so far, whatever they are.
@@ -188,7 +239,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
         } else {
             self.out.len()
         };
-        let is_endless = unsent + self.tail.len() > MAX_BYTES;
+        let is_endless = unsent + self.tail.len() > self.max_bytes;
         if is_endless || self.received > MAX_STREAMED {
             return Err(unreadable("an endless answer"));
         }
@@ -212,15 +263,24 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
                     Err(_) if is_finished => {}
                     read => read?,
                 }
-                if self.end.is_none() && !self.meter.is_finished() {
+                if self.end.is_none() && !self.meter.may_end() {
                     let what = "the stream ended without a finish reason";
                     return Err(UpstreamError::Cut(what.to_owned()));
                 }
             }
             UpstreamFormat::Json => {
-                let whole = self.out.split();
-                self.meter.add(&ChatCompletions.whole(&whole)?);
-                self.tail.extend_from_slice(whole.trim_ascii());
+                // Not copied: it may be large.
+                let mut whole = self.out.split();
+                whole.advance(whole.len() - whole.trim_ascii_start().len());
+                whole.truncate(whole.trim_ascii_end().len());
+                let text = std::str::from_utf8(&whole).map_err(unreadable)?;
+                let mut reading = self.format.api().wire().whole(text)?;
+                if self.counts_all {
+                    reading.tokens = reading.tokens.map(|(_, used)| (None, used));
+                }
+                self.meter.add(&reading);
+                self.usage_at = reading.usage;
+                self.tail = whole;
             }
         }
         self.finish()
@@ -228,7 +288,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
 
     /// The answer ended. A client of `/v1` may read one without content; it is free.
     fn finish(&mut self) -> Result<(), UpstreamError> {
-        if !self.meter.is_finished() {
+        if !self.meter.may_end() {
             return Err(match self.has_content() {
                 true => UpstreamError::Cut("it ended without a finish reason".to_owned()),
                 false => unreadable("an answer without any content"),
@@ -257,98 +317,21 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Answer<B> {
     }
 
     fn read_event(&mut self, name: &str, data: &str) -> Result<(), UpstreamError> {
-        let mut reading = ChatCompletions.event(name, data)?;
+        let mut reading = self.format.api().wire().event(name, data)?;
         let given_up = reading.given_up.take();
+        let is_end = reading.is_end;
         self.write_read(name, data, reading);
-        given_up.map_or(Ok(()), |reason| Err(UpstreamError::Reported(reason)))
-    }
-
-    fn write_read(&mut self, name: &str, data: &str, reading: Reading<'_>) {
-        let ResponseFormat::Events { include_usage, .. } = &self.format else {
-            // A client that reads text alone has no content of another kind.
-            let text = reading.text.map(text_of).unwrap_or_default();
-            self.write_text(&text);
-            let has_content = self.has_content();
-            self.meter.add(&Reading {
-                has_content,
-                ..reading
-            });
-            return;
-        };
-        let include_usage = *include_usage;
-        self.meter.add(&reading);
-        let mut data = Cow::Borrowed(data);
-        // Requested by this server, not by the client.
-        if let Some(usage) = reading.usage
-            && !include_usage
-        {
-            if reading.no_choice {
-                return;
+        if let Some(reason) = given_up {
+            return Err(UpstreamError::Reported(reason));
+        }
+        if is_end {
+            return self.finish();
+        }
+        match self.max_pieces {
+            Some(most) if self.meter.pieces() > most => {
+                Err(unreadable("more content than the limit of tokens allows"))
             }
-            data.to_mut().replace_range(usage, "null");
-        }
-        self.write_event(name, &data);
-    }
-
-    /// Writes an event, line by line as received.
-    fn write_event(&mut self, name: &str, data: &str) {
-        let out = match self.meter.is_finished() {
-            true => &mut self.tail,
-            false => &mut self.out,
-        };
-        if !name.is_empty() {
-            out.extend_from_slice(b"event: ");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\n");
-        }
-        for line in data.split('\n') {
-            out.extend_from_slice(b"data: ");
-            out.extend_from_slice(line.as_bytes());
-            out.extend_from_slice(b"\n");
-        }
-        out.extend_from_slice(b"\n");
-    }
-
-    fn write_text(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
-        }
-        let ResponseFormat::Events { meta, .. } = &self.format else {
-            self.out.extend_from_slice(text.as_bytes());
-            // A whole completion is written at the end.
-            if self.format == ResponseFormat::Text {
-                self.meter.add_content();
-            }
-            return;
-        };
-        let delta = match self.has_content() {
-            true => json!({ "content": text }),
-            false => json!({ "role": "assistant", "content": text }),
-        };
-        let chunk = meta.completion("chat.completion.chunk", "delta", delta, None);
-        self.write_event("", &chunk);
-        self.meter.add_content();
-    }
-
-    fn write_text_end(&mut self) {
-        if self.has_content() || !self.out.is_empty() {
-            self.meter.add_finish();
-        }
-        match &self.format {
-            ResponseFormat::Events { meta, .. } => {
-                let chunk =
-                    meta.completion("chat.completion.chunk", "delta", json!({}), Some("stop"));
-                self.write_event("", &chunk);
-            }
-            ResponseFormat::Whole { meta } if !self.out.is_empty() => {
-                let text = String::from_utf8_lossy(&self.out);
-                let message = json!({ "role": "assistant", "content": text });
-                let whole = meta.completion("chat.completion", "message", message, Some("stop"));
-                self.out.clear();
-                self.tail = whole.as_bytes().into();
-                self.meter.add_content();
-            }
-            ResponseFormat::Text | ResponseFormat::Whole { .. } => {}
+            _ => Ok(()),
         }
     }
 }

@@ -10,21 +10,24 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
 use tokio::sync::SetOnce;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::availability::Availability;
 use super::chain::Chain;
 use super::inference::Node;
+use super::inference::api::Api;
 use super::miner::MinerPage;
 use super::{Endpoint, HttpClient, UpstreamError, read_bearer_token};
 use crate::breaker::Breaker;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, InferenceConfig, InferenceKind, MinerKind, Origin};
 
-const USUAL_NODES: [(&str, InferenceKind, &str); 3] = [
+const USUAL_NODES: [(&str, InferenceKind, &str); 4] = [
     ("r3mes-node", InferenceKind::R3mes, "http://127.0.0.1:8081"),
     ("ollama", InferenceKind::OpenAi, "http://127.0.0.1:11434"),
     ("llama.cpp", InferenceKind::OpenAi, "http://127.0.0.1:8080"),
+    ("lm-studio", InferenceKind::OpenAi, "http://127.0.0.1:1234"),
 ];
 const USUAL_CHAIN: &str = "http://127.0.0.1:26657";
 const USUAL_MINER: &str = "http://127.0.0.1:8080/stats";
@@ -48,6 +51,8 @@ pub struct ProbeResult {
     pub url: String,
     /// Whether it is configured; otherwise it is a conventional address.
     pub configured: bool,
+    /// The endpoints that an inference server was found to serve: `chat/completions`, `embeddings`.
+    pub endpoints: Vec<&'static str>,
     /// The error, if any.
     pub answered: Result<(), UpstreamError>,
 }
@@ -82,15 +87,12 @@ impl Upstreams {
             let usual = USUAL_NODES.map(|(name, kind, url)| InferenceConfig::new(name, kind, url));
             nodes.extend(usual);
         }
-        let node = |mut node: InferenceConfig| {
+        let node = |node: InferenceConfig| {
             let mut at = endpoint(&node.name, &node.url, &node.ca_file, configured)?;
             at.client.reuses_connections = node.kind != InferenceKind::R3mes;
             if let Some(file) = &node.api_key_file {
                 let token = read_bearer_token(file).map_err(|what| ("api_key_file", what))?;
                 at.token = Some(token);
-            }
-            if node.adapters.is_empty() {
-                node.adapters.push(config.chat.default_adapter.clone());
             }
             Ok(Arc::new(Node::new(at, node, &config.chat, clock.clone())))
         };
@@ -112,6 +114,42 @@ impl Upstreams {
             chain: rpc.map(|at| Arc::new(Chain { at, timeout })),
             miner: page.map(|at| Arc::new(MinerPage { at, settings })),
         })
+    }
+
+    /// The servers that have an adapter or a model of their own of this name; with an endpoint, those that serve it for that
+    /// name, or may. Of several that embed or rank, only those whose model is made for it: what another answers cannot be
+    /// compared with it.
+    pub(crate) fn serving(&self, name: &str, api: Option<Api>) -> Vec<&Arc<Node>> {
+        let nodes = self.nodes.iter().filter(|node| node.serves(name, api));
+        let mut nodes: Vec<_> = nodes.collect();
+        if let Some(api) = api.filter(|api| !api.has_output())
+            && nodes.iter().any(|node| node.is_made_for(name, api))
+        {
+            nodes.retain(|node| node.is_made_for(name, api));
+        }
+        nodes
+    }
+
+    /// Reads the lists of models that were not asked for within `age`, all at once.
+    pub(crate) async fn read_models(&self, age: Duration) {
+        let mut reads = JoinSet::new();
+        for node in &self.nodes {
+            let node = Arc::clone(node);
+            reads.spawn(async move { node.read_models_after(age).await });
+        }
+        reads.join_all().await;
+    }
+
+    /// Reads the models of every server, and probes the endpoints of those that were away.
+    pub(crate) async fn refresh(&self) {
+        let refreshed: JoinSet<_> = self.nodes.iter().cloned().map(Node::refresh).collect();
+        refreshed.join_all().await;
+    }
+
+    fn endpoints(&self, name: &str) -> Vec<&'static str> {
+        let mut nodes = self.nodes.iter();
+        let node = nodes.find(|node| node.at.breaker.name() == name);
+        node.map_or(Vec::new(), |node| node.endpoints())
     }
 
     /// The kind and address of each upstream, and a call that finds out whether it is healthy.
@@ -225,6 +263,7 @@ pub async fn probe_all(config: &Config) -> Result<Vec<ProbeResult>, String> {
             name: at.breaker.name().to_owned(),
             url: at.url.clone(),
             configured: at.is_present(),
+            endpoints: upstreams.endpoints(at.breaker.name()),
             answered,
         });
     }

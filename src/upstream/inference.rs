@@ -2,29 +2,39 @@
 //! There is one file per wire format, behind the trait of `wire.rs`; `answer.rs` relays what they read.
 //! `refusal` reads what a server means by a status, `standing` remembers how it has done.
 
+pub(crate) mod api;
 pub(super) mod chat_completions;
+mod count;
+mod endpoints;
+mod figures;
+pub(super) mod lists;
+pub(super) mod messages;
+mod models;
 pub(super) mod openai;
 pub(super) mod r3mes;
 pub(crate) mod refusal;
+pub(super) mod responses;
 pub(crate) mod standing;
 pub(super) mod wire;
 
+pub(crate) use self::count::Count;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{RETRY_AFTER, SERVER};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::timeout;
 
+use self::api::Api;
 use self::refusal::{Meaning, Refusal};
 use self::standing::{Standing, StandingStatus};
 use super::answer::{Answer, ResponseFormat, UpstreamFormat};
-use super::completion::Completion;
 use super::queue::{FairQueue, QueueStatus};
+use super::request::ApiRequest;
 use super::{Endpoint, ResponseBody, UpstreamError};
 use crate::body;
 use crate::breaker::{Outcome, Permit};
@@ -38,23 +48,50 @@ pub(crate) type Slot = super::queue::Slot<Wallet>;
 /// A request to a model, and the format of its answer to the client.
 #[derive(Debug)]
 pub(crate) struct InferenceRequest {
+    /// The adapter, or a server's own model.
+    pub(crate) name: String,
     pub(crate) prompt: Prompt,
     pub(crate) format: ResponseFormat,
     /// The adapter's name at an R3MES node; the default one has none.
     pub(crate) lora: Option<String>,
+    /// Tokens of each answer at most.
+    pub(crate) max_tokens: Option<u32>,
+    /// Whether its price depends on how many tokens the server's context has.
+    pub(crate) reads_context: bool,
+    /// Pieces of content of a stream at most: one with more does not keep the limit of tokens.
+    pub(crate) max_pieces: Option<u64>,
+}
+
+impl InferenceRequest {
+    /// How many answers are asked for.
+    pub(crate) const fn choices(&self) -> u32 {
+        match &self.prompt {
+            Prompt::Message(_) => 1,
+            Prompt::Request(asked, _) => asked.choices,
+        }
+    }
+
+    /// Bytes of a whole answer at most.
+    pub(crate) fn max_bytes(&self) -> usize {
+        match &self.prompt {
+            Prompt::Message(_) => self.format.api().max_bytes(),
+            Prompt::Request(asked, _) => asked.max_bytes(),
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) enum Prompt {
     Message(String),
     /// A request of OpenAI's API, and the same as one text for servers that take nothing else, where that is possible.
-    Completion(Completion, Option<String>),
+    Request(Box<ApiRequest>, Option<String>),
 }
 
 /// An inference server as health shows it.
 #[derive(Serialize)]
 pub(crate) struct NodeStatus<'a> {
     name: &'a str,
+    endpoints: Vec<&'static str>,
     #[serde(flatten)]
     queue: QueueStatus,
     #[serde(flatten)]
@@ -69,12 +106,13 @@ pub(crate) struct Node {
     pub(crate) standing: Standing,
     config: InferenceConfig,
     clock: Clock,
-    /// The model to request; empty until it is found.
-    model: Mutex<String>,
+    /// Whether clients may ask for its models by their own names, as no adapters are configured.
+    has_own_names: bool,
+    models: models::Models,
     /// It answered only without them.
     refuses_stream_options: AtomicBool,
-    /// When llama.cpp was last asked for the number of its slots.
-    slots_read_at: Mutex<Option<Instant>>,
+    missing_counts: count::MissingRoutes,
+    figures: figures::Figures,
     /// Held by the request for which the server may load its model.
     loading: Arc<tokio::sync::Semaphore>,
 }
@@ -86,35 +124,41 @@ impl Node {
     /// For the body of a refusal, and the bytes of it.
     const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
     const REFUSAL_BYTES: usize = 64 << 10;
-    /// How often the number of slots is read.
-    const SLOTS_INTERVAL: Duration = Duration::from_secs(60);
 
     pub(super) fn new(
         at: Endpoint,
-        config: InferenceConfig,
+        mut config: InferenceConfig,
         chat: &ChatConfig,
         clock: Clock,
     ) -> Self {
+        let is_named = !config.adapters.is_empty();
+        if !is_named {
+            config.adapters.push(chat.default_adapter.clone());
+        }
         let slots = config.in_flight.unwrap_or(chat.in_flight);
         Self {
             at,
             queue: FairQueue::new(slots, chat.queue, clock.clone()),
             standing: Standing::default(),
-            model: Mutex::new(config.model.clone()),
+            has_own_names: !is_named && config.kind == InferenceKind::OpenAi,
+            models: models::Models::default(),
             refuses_stream_options: AtomicBool::new(false),
-            slots_read_at: Mutex::new(None),
+            missing_counts: count::MissingRoutes::default(),
+            figures: figures::Figures::default(),
             loading: Arc::new(tokio::sync::Semaphore::new(1)),
             config,
             clock,
         }
     }
 
-    pub(crate) fn serves(&self, adapter: &str) -> bool {
-        self.at.is_present() && self.config.adapters.iter().any(|served| served == adapter)
+    /// The members that it gets besides those that every server gets.
+    pub(crate) fn pass(&self) -> &[String] {
+        &self.config.pass
     }
 
-    pub(crate) fn takes_text_only(&self) -> bool {
-        self.config.kind == InferenceKind::R3mes
+    /// Whether it may get a request with these members, and understands it: `text` says whether it is one text.
+    pub(crate) fn fits(&self, request: &ApiRequest, is_text: bool) -> bool {
+        request.may_go_to(self.pass()) && (is_text || self.config.kind != InferenceKind::R3mes)
     }
 
     /// Where it comes among those that may answer, the least first: without recent failures, then by its load.
@@ -128,6 +172,7 @@ impl Node {
     pub(crate) fn status(&self, now: Instant) -> NodeStatus<'_> {
         NodeStatus {
             name: self.at.breaker.name(),
+            endpoints: self.endpoints(),
             queue: self.queue.status(),
             standing: self.standing.status(now),
         }
@@ -159,13 +204,9 @@ impl Node {
         self: &Arc<Self>,
         request: &InferenceRequest,
     ) -> Result<Answer, UpstreamError> {
-        // It is the first that the server names.
-        let finds_model = self.config.kind == InferenceKind::OpenAi && self.config.model.is_empty();
-        let mut model = self.model().clone();
-        let is_known = !finds_model || !model.is_empty();
-        if !is_known {
-            model = self.fetch_model().await?;
-        }
+        let (name, api) = (&*request.name, request.format.api());
+        let is_known = self.models.count() > 0;
+        let model = self.find_model(name, api).await?;
         let mut stream_options = !self.refuses_stream_options.load(Ordering::Relaxed);
         let mut answer = self.send(request, &model, stream_options).await;
         if let Err(UpstreamError::Refused(refusal)) = &answer
@@ -183,14 +224,17 @@ impl Node {
         // What servers answer that serve another model now.
         if let Err(UpstreamError::Refused(refusal)) = &answer
             && matches!(refusal.status, 400 | 404 | 422)
-            && finds_model
+            && self.finds_model()
             && is_known
             && let Meaning::Model | Meaning::NotServed | Meaning::Request(_) | Meaning::Server =
                 refusal.meaning
-            && let Ok(other) = self.fetch_model().await
-            && other != model
+            && self.read_models().await.is_ok()
         {
-            answer = self.send(request, &other, stream_options).await;
+            match self.find_model(name, api).await {
+                Ok(other) if other == model => {}
+                Ok(other) => answer = self.send(request, &other, stream_options).await,
+                Err(error) => answer = Err(error),
+            }
         }
         answer
     }
@@ -204,12 +248,19 @@ impl Node {
         let (path, body) = match self.config.kind {
             InferenceKind::R3mes => ("/chat", r3mes::request_body(request)?),
             InferenceKind::OpenAi => {
-                let body = openai::request_body(request, model, stream_options);
-                ("/v1/chat/completions", body)
+                let body = openai::request_body(request, model, stream_options, self.pass());
+                (request.format.api().path(), body)
             }
         };
         let sent = self.at.request(path, Some(body))?;
-        let response = self.at.client.send(sent).await?;
+        let api = request.format.api();
+        let response = match self.at.client.send(sent).await {
+            Err(error @ UpstreamError::Connect(_)) => {
+                self.forget_endpoints();
+                return Err(error);
+            }
+            response => response?,
+        };
         if !response.status().is_success() {
             let mut refusal = self.read_refusal(response).await;
             refusal.meaning = match (refusal.meaning, &request.prompt) {
@@ -217,22 +268,37 @@ impl Node {
                 (Meaning::Request(_), Prompt::Message(_)) if refusal.status != 413 => {
                     Meaning::Server
                 }
-                (Meaning::Request(Some(name)), Prompt::Completion(completion, _)) => {
-                    Meaning::Request(Some(name).filter(|name| completion.has_member(name)))
+                (Meaning::Request(Some(name)), Prompt::Request(asked, _)) => {
+                    Meaning::Request(Some(name).filter(|name| asked.has_member(name)))
                 }
                 (meaning, _) => meaning,
             };
+            if refusal.meaning == Meaning::NotServed {
+                let now = self.clock.instant();
+                self.models.set_refused(model, api, now);
+                // Every server has to serve chats, unless its operator knows of it: others need not serve more.
+                if api != Api::ChatCompletions || !self.models.may_serve(model, api, now) {
+                    return Err(UpstreamError::NotServed);
+                }
+            }
             return Err(UpstreamError::Refused(refusal));
         }
-        self.standing.answered(self.clock.instant());
-        self.read_slots_if_due(&response);
+        let now = self.clock.instant();
+        self.standing.answered(now);
+        self.models.set_endpoint(api, true, now);
+        self.read_figures_if_due(&response, model, request.reads_context);
         let format = match (self.config.kind, &request.format) {
             (InferenceKind::R3mes, _) => UpstreamFormat::Text(Default::default()),
             (InferenceKind::OpenAi, ResponseFormat::Whole { .. }) => UpstreamFormat::Json,
             (InferenceKind::OpenAi, _) => UpstreamFormat::Events(Default::default()),
         };
+        // vLLM and SGLang, by the web server that they use.
+        let server = response.headers().get(SERVER);
+        let counts_all = server.is_some_and(|server| server.as_bytes() == b"uvicorn");
         let body = response.into_body();
-        Ok(Answer::new(body, format, request.format.clone()))
+        let answer = Answer::new(body, format, request.format.clone());
+        let answer = answer.to(request.choices(), request.max_pieces, counts_all);
+        Ok(answer.within(request.max_bytes()))
     }
 
     async fn read_refusal(&self, response: Response<ResponseBody>) -> Refusal {
@@ -247,54 +313,19 @@ impl Node {
         refusal
     }
 
-    /// llama.cpp names itself in each answer, and how many slots it has on `/props`; read beside the answer, from time to
-    /// time, as it may be started again with others. A number in the configuration wins.
-    fn read_slots_if_due(self: &Arc<Self>, response: &Response<ResponseBody>) {
-        let server = response.headers().get(SERVER);
-        let is_llama = server.is_some_and(|server| server.as_bytes() == b"llama.cpp");
-        if !is_llama || self.config.in_flight.is_some() {
-            return;
-        }
-        let now = self.clock.instant();
-        let mut read_at = self
-            .slots_read_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if read_at.is_some_and(|at| at + Self::SLOTS_INTERVAL > now) {
-            return;
-        }
-        *read_at = Some(now);
-        let node = Arc::clone(self);
-        tokio::spawn(async move {
-            let slots = match node.at.get("/props", Self::LOOKUP_TIMEOUT).await {
-                Ok(page) => total_slots(&page),
-                Err(_) => None,
-            };
-            let Some(slots) = slots else { return };
-            if node.queue.status().slots != slots {
-                log::info!("inference {}: it has {slots} slots", node.at.breaker.name());
-                node.queue.set_slots(slots);
-            }
-        });
-    }
-
-    fn model(&self) -> MutexGuard<'_, String> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn fetch_model(&self) -> Result<String, UpstreamError> {
-        let body = self.at.get("/v1/models", Self::LOOKUP_TIMEOUT).await?;
-        let model = openai::first_model(&body)?;
-        self.model().clone_from(&model);
-        Ok(model)
-    }
-
     async fn fetch_health(&self) -> Result<Bytes, UpstreamError> {
         let path = match self.config.kind {
             InferenceKind::R3mes => "/health",
             InferenceKind::OpenAi => "/v1/models",
         };
-        self.at.get(path, Self::PROBE_TIMEOUT).await
+        let body = self.at.get(path, Self::PROBE_TIMEOUT).await?;
+        // A server is healthy whatever it names.
+        if self.config.kind == InferenceKind::OpenAi
+            && let Ok(listed) = models::parse(&body)
+        {
+            self.models.set(listed);
+        }
+        Ok(body)
     }
 
     /// Whether an inference server of its kind answers, and would answer a chat: some versions of R3MES nodes have `/health`
@@ -305,7 +336,7 @@ impl Node {
         let path = match self.config.kind {
             InferenceKind::R3mes => "/chat",
             InferenceKind::OpenAi => {
-                openai::first_model(&body)?;
+                models::parse(&body)?;
                 "/v1/chat/completions"
             }
         };
@@ -314,6 +345,9 @@ impl Node {
         else {
             return Ok(());
         };
+        if self.config.kind == InferenceKind::OpenAi {
+            self.probe_endpoints().await;
+        }
         match (response.status().as_u16(), self.config.kind) {
             (status @ 503, InferenceKind::R3mes) => Err(UpstreamError::NoChat(path, status)),
             (200..300, _) => Ok(()),
@@ -353,32 +387,5 @@ impl Node {
                 check = next;
             }
         });
-    }
-}
-
-/// The number of slots in llama.cpp's `/props`.
-fn total_slots(page: &[u8]) -> Option<usize> {
-    let page: Value = serde_json::from_slice(page).ok()?;
-    let slots = page.get("total_slots")?.as_u64()?;
-    (1..=10_000).contains(&slots).then_some(slots as usize)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::total_slots;
-
-    #[test]
-    fn a_page_without_a_sensible_number_of_slots_has_none() {
-        assert_eq!(total_slots(br#"{"total_slots":2}"#), Some(2));
-        for page in [
-            "",
-            "{}",
-            "[]",
-            r#"{"total_slots":0}"#,
-            r#"{"total_slots":"2"}"#,
-            r#"{"total_slots":99999999}"#,
-        ] {
-            assert_eq!(total_slots(page.as_bytes()), None, "{page}");
-        }
     }
 }

@@ -41,11 +41,13 @@ pub(super) struct Parser {
     /// The last line ended with a CR: an LF right after it belongs to it.
     after_cr: bool,
     started: bool,
+    /// Bytes of the buffer that have no line end, so that a long line is searched one time.
+    searched: usize,
 }
 
 impl Parser {
-    /// Bytes of one event at most.
-    const MAX_BYTES: usize = 1 << 20;
+    /// Bytes of one event at most: the last one of a response repeats all of it.
+    const MAX_BYTES: usize = 4 << 20;
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
@@ -107,7 +109,12 @@ impl Parser {
                 self.buffer.advance(1);
             }
         }
-        let end = memchr::memchr2(b'\n', b'\r', &self.buffer)?;
+        let found = memchr::memchr2(b'\n', b'\r', &self.buffer[self.searched..]);
+        let Some(end) = found.map(|end| self.searched + end) else {
+            self.searched = self.buffer.len();
+            return None;
+        };
+        self.searched = 0;
         let is_first = !std::mem::replace(&mut self.started, true);
         if is_first && self.buffer.starts_with(b"\xEF\xBB\xBF") {
             self.buffer.advance(3);

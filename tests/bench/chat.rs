@@ -14,13 +14,23 @@ use crate::wire::request;
 use crate::{Bench, Goal, Result, Series, Target};
 
 pub(crate) const COMPLETIONS: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
+const RESPONSES: &str = "/v1/responses";
 
 /// The same chat again and again, of which the wait for the first text counts.
 pub(crate) fn asking(process: &Process, path: &str, key: &str, message: &str) -> Job {
-    let (body, ends) = if path == COMPLETIONS {
-        (completion(message, true), DONE)
-    } else {
-        (format!(r#"{{"message":"{message}"}}"#), &b"word \n"[..])
+    let messages = format!(r#"[{{"role":"user","content":"{message}"}}]"#);
+    let (body, ends) = match path {
+        COMPLETIONS => (completion(message, true), DONE),
+        MESSAGES => (
+            format!(r#"{{"stream":true,"max_tokens":4096,"messages":{messages}}}"#),
+            &b"data: {\"type\":\"message_stop\"}\n\n"[..],
+        ),
+        RESPONSES => (
+            format!(r#"{{"stream":true,"input":{messages}}}"#),
+            &b"\"type\":\"response.completed\"}\n\n"[..],
+        ),
+        _ => (format!(r#"{{"message":"{message}"}}"#), &b"word \n"[..]),
     };
     let request = request("POST", path, Some(key), &body);
     Job {
@@ -45,18 +55,21 @@ struct Kind {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    Stream,
+    /// Of the route with this path.
+    Stream(&'static str),
     /// `POST /chat`; what leads past the server is asked for a stream.
     Text,
     Whole,
 }
 
-const KINDS: [Kind; 5] = [
-    Kind::new("chat-first-byte", 1, 1, Answer::Stream),
+const KINDS: [Kind; 7] = [
+    Kind::new("chat-first-byte", 1, 1, Answer::Stream(COMPLETIONS)),
     Kind::new("chat-one-word", MANY, 1, Answer::Whole),
-    Kind::new("chat-streams", MANY, 32, Answer::Stream),
+    Kind::new("chat-streams", MANY, 32, Answer::Stream(COMPLETIONS)),
+    Kind::new("message-streams", MANY, 32, Answer::Stream(MESSAGES)),
+    Kind::new("response-streams", MANY, 32, Answer::Stream(RESPONSES)),
     Kind::new("chat-text", MANY, 32, Answer::Text),
-    Kind::new("chat-long", 16, 1000, Answer::Stream),
+    Kind::new("chat-long", 16, 1000, Answer::Stream(COMPLETIONS)),
 ];
 
 impl Kind {
@@ -73,7 +86,8 @@ impl Kind {
         let message = words(self.words);
         match self.answer {
             Answer::Text if is_server => asking(process, "/chat", key, &message),
-            Answer::Stream | Answer::Text => asking(process, COMPLETIONS, key, &message),
+            Answer::Stream(path) => asking(process, path, key, &message),
+            Answer::Text => asking(process, COMPLETIONS, key, &message),
             Answer::Whole => {
                 let body = completion(&message, false);
                 Job::same(
@@ -208,6 +222,7 @@ fn goal(
         }
         "chat-one-word" => return bench.verdict(path, cpu(ours) * 1e6, "us", Goal::Most(75.0)),
         "chat-streams" => 0.6,
+        "message-streams" | "response-streams" => 0.5,
         "chat-long" => 0.85,
         _ => return,
     };

@@ -200,13 +200,11 @@ async fn upstream(listener: TcpListener) {
 }
 
 async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
-    const HEAD: &str =
-        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let word = chunk(&event(r#"{"content":"word "}"#, "null"));
-    let role = chunk(&event(r#"{"role":"assistant","content":""}"#, "null"));
-    let first = format!("{HEAD}{role}{word}");
-    let finish = chunk(&event("{}", r#""stop""#));
-    let last = format!("{finish}{}0\r\n\r\n", chunk(&String::from_utf8_lossy(DONE)));
+    let streams = [
+        ("POST /v1/chat/completions ", chat_stream()),
+        ("POST /v1/messages ", message_stream()),
+        ("POST /v1/responses ", response_stream()),
+    ];
     let page = |page: &str| {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
         format!("{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len())
@@ -227,7 +225,10 @@ async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
                 return Ok(());
             }
         }
-        if raw.starts_with(b"POST /v1/chat/completions ") {
+        let asked = streams
+            .iter()
+            .find(|(line, _)| raw.starts_with(line.as_bytes()));
+        if let Some((_, [first, word, last])) = asked {
             let body = &raw[head..whole];
             let words = requested(body);
             if find(body, br#""stream":true"#).is_none() {
@@ -255,6 +256,89 @@ async fn stand_in(mut stream: TcpStream) -> std::io::Result<()> {
         }
         raw.drain(..whole);
     }
+}
+
+/// The head of a stream with its first word, another word, and the end.
+type Stream = [String; 3];
+
+fn stream(begin: &[String], word: &str, end: &[String]) -> Stream {
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunks = |events: &[String]| events.iter().map(|event| chunk(event)).collect::<String>();
+    let (begin, word, end) = (chunks(begin), chunk(word), chunks(end));
+    [format!("{HEAD}{begin}{word}"), word, end + "0\r\n\r\n"]
+}
+
+fn chat_stream() -> Stream {
+    let role = event(r#"{"role":"assistant","content":""}"#, "null");
+    let word = event(r#"{"content":"word "}"#, "null");
+    let finish = event("{}", r#""stop""#);
+    stream(
+        &[role],
+        &word,
+        &[finish, String::from_utf8_lossy(DONE).into_owned()],
+    )
+}
+
+/// As llama.cpp writes them.
+fn message_stream() -> Stream {
+    let event = |kind: &str, members: &str| {
+        format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{members}}}\n\n")
+    };
+    let start = r#","message":{"id":"chatcmpl-stand-in","type":"message","role":"assistant","content":[],"model":"stand-in","stop_reason":null,"stop_sequence":null,"usage":{"cache_read_input_tokens":0,"input_tokens":3,"output_tokens":0}}"#;
+    let block = r#","index":0,"content_block":{"type":"text","text":""}"#;
+    let word = r#","index":0,"delta":{"type":"text_delta","text":"word "}"#;
+    let finish =
+        r#","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":1}"#;
+    let begin = [
+        event("message_start", start),
+        event("content_block_start", block),
+    ];
+    let end = [
+        event("content_block_stop", r#","index":0"#),
+        event("message_delta", finish),
+        event("message_stop", ""),
+    ];
+    stream(&begin, &event("content_block_delta", word), &end)
+}
+
+/// As vLLM writes them.
+fn response_stream() -> Stream {
+    let event = |kind: &str, members: &str| {
+        format!("event: {kind}\ndata: {{{members},\"sequence_number\":0,\"type\":\"{kind}\"}}\n\n")
+    };
+    let response = |status: &str, more: &str| {
+        format!(
+            r#""response":{{"id":"resp_stand-in","object":"response","created_at":1795489200,"status":"{status}","model":"stand-in",{more}}}"#
+        )
+    };
+    let message = |text: &str| {
+        format!(r#"{{"id":"msg_1","type":"message","role":"assistant","content":[{text}]}}"#)
+    };
+    let part = r#"{"type":"output_text","text":"word ","annotations":[]}"#;
+    let item = r#""output_index":0,"item""#;
+    let delta =
+        r#""item_id":"msg_1","output_index":0,"content_index":0,"delta":"word ","logprobs":[]"#;
+    let usage = r#""usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":0},"output_tokens":1,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":4}"#;
+    let begin = [
+        event(
+            "response.created",
+            &response("in_progress", r#""output":[],"usage":null"#),
+        ),
+        event(
+            "response.output_item.added",
+            &format!("{item}:{}", message("")),
+        ),
+    ];
+    let whole = format!(r#""output":[{}],{usage}"#, message(part));
+    let end = [
+        event(
+            "response.output_item.done",
+            &format!("{item}:{}", message(part)),
+        ),
+        event("response.completed", &response("completed", &whole)),
+    ];
+    stream(&begin, &event("response.output_text.delta", delta), &end)
 }
 
 /// How many words a chat asks for.

@@ -5,8 +5,7 @@
 . "$(dirname "$0")/common.bash"
 
 need curl jq faketime
-why='python3 is needed'
-python3 --version
+need python3
 library=$(compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' | head -n 1) || fail 'libfaketimeMT.so.1 is not there'
 build --bin r3mes-edge
 edge=$built/r3mes-edge

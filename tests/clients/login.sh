@@ -2,7 +2,7 @@
 # A wallet signs in: examples/login.py, with a signing library that is not ours, against the real binary.
 . "$(dirname "$0")/common.bash"
 
-why='python3 with venv and pip is needed'
+need_venv
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check ecdsa
 build --bin r3mes-edge

@@ -1,70 +1,18 @@
 #!/usr/bin/env bash
 # OpenAI's own clients for Python and JavaScript against the real binary, with an inference server that misbehaves on
-# demand behind it: what they read, what they raise, and that the bill says the same.
+# demand behind it: what they read, what they raise, that the bill says the same, and what becomes of every parameter.
 . "$(dirname "$0")/common.bash"
-unset OPENAI_API_KEY OPENAI_BASE_URL
 here=$PWD/tests/clients/openai
 
-why='python3 with venv and pip is needed'
+need_venv
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check openai
-why='npm is needed'
+need npm
 cp "$here/client.mjs" "$scratch/"
 (cd "$scratch" && npm install --silent --no-fund --no-audit --no-save openai > /dev/null)
-build --bin r3mes-edge
-edge=$built/r3mes-edge
+. "$here/common.bash"
 
-why='the inference server does not start'
-python3 "$here/upstream.py" > "$scratch/port" 2> "$scratch/log" &
-upstream=$!
-running+=("$upstream")
-await "$scratch/port" "$upstream"
-# 40 a minute: enough for what comes before, and one every 1.5 s after.
-cat > "$scratch/edge.toml" <<TOML
-listen = "127.0.0.1:0"
-discover = false
-rates = { chat = "40/min", write = "off" }
-[[inference]]
-name = "stand-in"
-kind = "openai"
-url = "http://127.0.0.1:$(cat "$scratch/port")"
-[[inference]]
-name = "dead"
-kind = "openai"
-url = "http://127.0.0.1:9"
-adapters = ["dead"]
-TOML
-
-# A server of its own for each, so that neither meets the other's rates.
-against() {
-  local name=$1 database="$scratch/$1.db" printed
-  shift
-  why="$name: the server does not start"
-  "$edge" --config "$scratch/edge.toml" --database "$database" > /dev/null 2> "$scratch/log" &
-  server=$!
-  running+=("$server")
-  await "$database.lock" "$server"
-  EDGE=$(cat "$database.lock")
-  local rich=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm poor=remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx
-  KEY=$("$edge" --database "$database" keys create --wallet $rich)
-  POOR=$("$edge" --database "$database" keys create --wallet $poor)
-  export EDGE KEY POOR
-  curl -sf -o "$scratch/granted" "$EDGE/users/$rich/credits" -H "X-API-Key: $(cat "$database.admin-key")" \
-    -d '{"amount":100,"reason":"test"}' || fail "$name: no credits"
-  why="$name: a check failed"
-  printed=$("$@") || { cat "$scratch/log"; exit 1; }
-  local charged=${printed#charged }
-  curl -sf "$EDGE/users/$rich" > "$scratch/user"
-  grep -qE "\"credits\":$((100 - charged))[,}]" "$scratch/user" || fail "$name: $printed, but the account is $(cat "$scratch/user")"
-  why="$name: the ledger"
-  "$edge" --database "$database" ledger verify
-  why="$name: the server's end"
-  end "$server"
-  why="$name: the ledger of the stopped server"
-  "$edge" --database "$database" ledger verify
-  ! grep -qF -e "$KEY" -e "$POOR" "$scratch/log" || fail "$name: a key is in the log"
-  echo "$name: $printed"
-}
 against python "$scratch/venv/bin/python" "$here/client.py"
+against parameters "$scratch/venv/bin/python" "$here/parameters.py"
 against javascript node "$scratch/client.mjs"
 passed

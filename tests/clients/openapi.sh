@@ -12,11 +12,11 @@ seconds=${OPENAPI_SECONDS:-45}
 seed=${OPENAPI_SEED:-$RANDOM}
 here=$PWD/tests/clients/openapi
 demo=
-why='python3 with venv and pip is needed'
+need_venv
 python3 -m venv "$scratch/venv"
 python=$scratch/venv/bin/python
 "$python" -m pip install --quiet --disable-pip-version-check 'schemathesis==4.*' 'openapi-spec-validator==0.*' 'http-sf==1.*'
-why='node with npm is needed'
+need npm
 npm install --silent --no-audit --no-fund --prefix "$scratch/npm" '@redocly/cli@2'
 build --example demo
 
@@ -32,8 +32,9 @@ start() {
   . "$scratch/env"
   set +a
 }
+# quiet WHILE: nothing was logged, but alerts of invented samples, as of a GPU with 10^16 °C.
 quiet() {
-  [ ! -s "$scratch/log" ] || { cat "$scratch/log"; fail "the demo logged something while $1"; }
+  ! grep -v '^\[WARN  r3mes_edge::alerts\] alert temperature ' "$scratch/log" || fail "the demo logged something while $1"
 }
 
 # The fields, at the usual rates.

@@ -12,7 +12,7 @@ SCREENSHOTS=$(cd "$shots" && pwd)
 export SCREENSHOTS
 
 need chromium
-why='node with npm is needed'
+need npm
 cp "$here"/*.mjs "$scratch/"
 npm install --silent --no-fund --no-audit --no-save --prefix "$scratch" puppeteer-core@24 axe-core@4
 why='a part of the script'

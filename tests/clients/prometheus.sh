@@ -15,8 +15,7 @@ if ! command -v promtool prometheus > /dev/null; then
   DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $root apt-get install -q -y --no-install-recommends prometheus
   why='a command failed'
 fi
-why='python3 is needed'
-python3 --version
+need python3
 build --bin r3mes-edge
 edge=$built/r3mes-edge
 
@@ -68,7 +67,8 @@ key=$("$edge" --database "$scratch/edge.db" keys create --wallet $wallet 2> "$sc
 
 why='the page is not right'
 curl -sf "$EDGE/metrics" -H "Authorization: Bearer $(cat "$scratch/r3mes-edge.key")" | promtool check metrics
-# A rule or a panel that asks for what is not there is silent for ever.
+# A rule or a panel that asks for what is not there is silent for ever. Tokens are there once an answer had some.
+curl -sf --max-time 10 "$EDGE/chat" -H "X-API-Key: $key" -d '{"message":"hello"}' > "$scratch/text"
 curl -sf "$EDGE/metrics" -H "Authorization: Bearer $(cat "$scratch/r3mes-edge.key")" | sed -n 's/^\([a-z_0-9]*\)[{ ].*/\1/p' | sort -u > "$scratch/names"
 # Figures that this node has none of are left out.
 sed -n 's/^    "\([a-z_0-9]*\)" [a-z_]*: Optional<.*/\1/p' src/metrics/table.rs >> "$scratch/names"

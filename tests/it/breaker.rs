@@ -273,9 +273,7 @@ async fn the_log_names_the_node_its_failures_and_the_passed_health_check_in_one_
     );
     let server = Process::serve(&folder.path().join("edge.db"), &config);
     let admin = server.admin();
-    let grant = json!({ "amount": 1, "reason": "test" });
-    let path = format!("/users/{W1}/credits");
-    admin.post(&path, &grant).await.expect(200);
+    server.grant(W1, 1).await;
     let odd = json!({ "message": "odd", "wallet_address": W1 });
     for _ in 0..9 {
         admin.post("/chat", &odd).await.expect(502);

@@ -404,7 +404,10 @@ async fn the_price_is_held_while_the_model_answers_and_charged_at_the_end() {
     assert_eq!((gauges.holds, gauges.held), (1, ONE));
     let refused = caller.post("/chat", &json!({"message":"hi"})).await;
     let refused = refused.refused(402, "insufficient_credits");
-    assert_eq!(refused["detail"], "1 credits are needed, 0 are available");
+    assert_eq!(
+        refused["detail"],
+        "this request may cost up to 1 credits, 0 are available"
+    );
     frames.send_done();
     assert_eq!(whole(body).await.unwrap(), "one\n");
     let (balance, entries) = server.store.ledger(wallet(W1), None, 9).await.unwrap();

@@ -131,9 +131,7 @@ async fn each_request_is_one_log_line_with_its_durations_and_never_the_prompt() 
     );
     let server = Process::serve(&folder.path().join("edge.db"), &node);
     let admin = server.admin();
-    let grant = json!({ "amount": 1, "reason": "test" });
-    let path = format!("/users/{W1}/credits");
-    admin.post(&path, &grant).await.expect(200);
+    server.grant(W1, 1).await;
     let made = admin
         .post("/api/keys", &json!({ "wallet_address": W1 }))
         .await;

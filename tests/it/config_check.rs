@@ -61,6 +61,42 @@ const WRONG: &[(&str, &str, &str)] = &[
         "must be between 1 and 1000000",
     ),
     ("compat.unknown_as_zero", "1", "must be true or false"),
+    ("metrics.gen_ai", "1", "must be true or false"),
+    (
+        "chat.max_output_tokens",
+        "0",
+        "must be from 1 to 4294967295",
+    ),
+    ("chat.context_length", "0", "must be from 1 to 4294967295"),
+    ("chat.media_tokens", "0", "must be at least 1"),
+    ("chat.prompt_overhead", "-1", "must be a whole number"),
+    (
+        "adapters.coding.aliases",
+        "[\"general\"]",
+        "is the name of an adapter",
+    ),
+    (
+        "adapters.coding.aliases",
+        "[\"\"]",
+        "must be a text of one line",
+    ),
+    ("adapters.coding.price", "-1", "must not be negative"),
+    ("adapters.coding.price", "{ promt = 1 }", "did you mean"),
+    (
+        "adapters.coding.max_output_tokens",
+        "0",
+        "must be from 1 to 4294967295",
+    ),
+    (
+        "adapters.coding.context_length",
+        "0",
+        "must be from 1 to 4294967295",
+    ),
+    (
+        "adapters.coding.media_tokens",
+        "0",
+        "must be from 1 to 4294967295",
+    ),
     (
         "limits.in_flight",
         "1000001",
@@ -139,7 +175,7 @@ const WRONG: &[(&str, &str, &str)] = &[
         "0",
         "must be between 1 and 1000000",
     ),
-    ("chat.price", "0", "must be more than 0"),
+    ("chat.price", "-1", "must not be negative"),
     ("chat.price", "\"much\"", "must be a plain decimal number"),
     ("chat.max_message", "0", "must be at least 1"),
     (
@@ -188,6 +224,31 @@ const WRONG: &[(&str, &str, &str)] = &[
         "inference[0].adapters",
         "[\"\"]",
         "must be a text of one line, not empty",
+    ),
+    (
+        "inference[0].pass",
+        "\"grammar\"",
+        "must be a list in brackets",
+    ),
+    (
+        "inference[0].pass",
+        "[\"grammar\", \"n_predict\"]",
+        "n_predict: is never passed on: it limits the answer",
+    ),
+    (
+        "inference[0].pass",
+        "[\"Max_Tokens\"]",
+        "Max_Tokens: is never passed on: this server reads and sets it",
+    ),
+    (
+        "inference[0].pass",
+        "[\"*\", \"id_slot\"]",
+        "id_slot: is never passed on",
+    ),
+    (
+        "inference[0].pass",
+        "[\"\"]",
+        "must be the name of a member, or \"*\"",
     ),
     (
         "inference[0].ca_file",

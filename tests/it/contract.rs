@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use r3mes_edge::auth::{KeyRequest, Scopes};
-use r3mes_edge::model::{Credits, HashrateUnit, Sample, Timestamp, Wallet};
+use r3mes_edge::auth::{KeyLimits, KeyRequest, Scopes};
+use r3mes_edge::model::{Credits, HashrateUnit, Period, Sample, Timestamp, Tokens, Wallet};
 use r3mes_edge::store::*;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -61,6 +61,7 @@ contract! {
     an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance
     a_repeated_request_with_one_key_takes_effect_once_and_is_replayed
     pages_are_in_order_and_leave_nothing_out
+    a_key_has_its_limits_wherever_it_is_read_and_so_has_the_one_that_replaces_it
     a_retired_or_revoked_key_is_inactive
     duplicate_samples_and_earnings_count_once
     observers_are_notified_of_a_change_before_its_method_returns
@@ -91,7 +92,7 @@ async fn balance(store: &Store) -> Option<Credits> {
 async fn grant(store: &Store, to: &str, amount: Credits) -> Result<LedgerEntry, StoreError> {
     let why = "test".to_owned();
     match store
-        .grant(wallet(to), amount, why, Actor::local(NOW), None)
+        .grant(wallet(to), amount, why, None, Actor::local(NOW), None)
         .await?
     {
         Outcome::New((entry, _)) => Ok(entry),
@@ -106,6 +107,7 @@ fn key_of(text: &str) -> KeyRequest {
         scopes: Scopes::DEFAULT,
         expires_at: None,
         login: false,
+        limits: None,
     }
 }
 
@@ -128,6 +130,7 @@ fn charge_of(amount: Credits) -> Charge {
         key_id: None,
         adapter: "general".to_owned(),
         tokens: None,
+        estimated: None,
         answer: None,
     }
 }
@@ -203,6 +206,18 @@ async fn credits_move_with_their_entry_and_never_below_zero(store: Store) {
     let taken = grant(&store, W1, FIVE.negated()).await.unwrap();
     let ledger = store.ledger(wallet(W1), None, 9).await.unwrap();
     assert_eq!(ledger, (Credits::ZERO, vec![taken, given]));
+    let (why, reference) = ("test".to_owned(), Some("invoice 7".to_owned()));
+    let granted = store.grant(
+        wallet(W1),
+        ONE,
+        why,
+        reference.clone(),
+        Actor::local(NOW),
+        None,
+    );
+    assert!(matches!(granted.await, Ok(Outcome::New((entry, _))) if entry.reference == reference));
+    let (_, entries) = store.ledger(wallet(W1), None, 1).await.unwrap();
+    assert_eq!(entries[0].reference, reference);
     adds_up(&store).await;
 }
 
@@ -292,6 +307,7 @@ async fn a_charge_takes_at_most_what_is_held_and_writes_one_entry_with_what_it_p
     let paid = Charge {
         key_id: Some("key_1".to_owned()),
         tokens: Some(tokens),
+        estimated: None,
         ..charge_of(part)
     };
     let charged = store.charge(hold, paid, NOW).await.unwrap();
@@ -302,6 +318,7 @@ async fn a_charge_takes_at_most_what_is_held_and_writes_one_entry_with_what_it_p
     assert_eq!((entry.amount, entry.balance), (part.negated(), left));
     assert_eq!((entry.reason.as_str(), entry.created_at), ("chat", NOW));
     let detail = ChargeDetail {
+        estimated: None,
         adapter: "general".to_owned(),
         prompt_tokens: Some(9),
         cached_tokens: Some(4),
@@ -414,12 +431,24 @@ async fn keys_of_one_limit_spend_no_more_than_it_together(store: Store) {
     assert_eq!(ask(W2, 0, needed).await.unwrap_err(), short);
     let charged = charge(&store, running, credits(2)).await;
     assert_eq!(ask(W2, 0, needed).await.unwrap_err(), short);
+    let rows = [(7, 1), (7, 0), (8, 0)].map(|(row, period)| Spending { row, period });
+    let spent = async || store.spent(rows.to_vec()).await.unwrap();
+    let none = Credits::ZERO;
+    assert_eq!(spent().await, [none, credits(2), none]);
     drop(ask(W2, 0, ONE).await.unwrap());
     // The next period begins at nothing; what was held before still counts where it began.
     drop(ask(W2, 1, credits(3)).await.unwrap());
     store.refund(charged, None, NOW).await.unwrap();
+    assert_eq!(spent().await, [none; 3], "what is held is not spent");
     drop(ask(W2, 0, credits(3)).await.unwrap());
     assert_eq!(balance(&store).await, Some(FIVE));
+    // While a charge is under way a request that may fit after it is not refused.
+    for _ in 0..20 {
+        let first = ask(W1, 0, credits(3)).await.unwrap();
+        let charging = begun(&store, first, none).await;
+        drop(ask(W2, 0, credits(3)).await.unwrap());
+        charging.await.unwrap();
+    }
     adds_up(&store).await;
 }
 
@@ -491,7 +520,14 @@ async fn a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credit
         };
         let (amount, why) = (ONE.negated(), "test".to_owned());
         store
-            .grant(wallet(W1), amount, why, Actor::local(NOW), Some(idempotent))
+            .grant(
+                wallet(W1),
+                amount,
+                why,
+                None,
+                Actor::local(NOW),
+                Some(idempotent),
+            )
             .await
     };
     assert!(matches!(take().await, Ok(Outcome::New(_))));
@@ -518,7 +554,14 @@ async fn a_repeated_request_with_one_key_takes_effect_once_and_is_replayed(store
         };
         let why = "test".to_owned();
         store
-            .grant(wallet(W1), amount, why, Actor::local(now), Some(idempotent))
+            .grant(
+                wallet(W1),
+                amount,
+                why,
+                None,
+                Actor::local(now),
+                Some(idempotent),
+            )
             .await
     };
     let stored_for = async |request| store.stored_response([1; 32], [request; 32], NOW).await;
@@ -590,6 +633,50 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
     }
     assert!(keys.len() == 3 && keys.is_sorted_by(|newer, older| newer > older));
     assert_eq!(store.keys(Some(wallet(W2)), None, 9).await, Ok(vec![]));
+}
+
+async fn a_key_has_its_limits_wherever_it_is_read_and_so_has_the_one_that_replaces_it(
+    store: Store,
+) {
+    for limits in [
+        KeyLimits {
+            models: Some(vec!["a,b".to_owned(), "\"c\"".to_owned()]),
+            ..KeyLimits::new().unwrap()
+        },
+        KeyLimits {
+            credit_limit: Some(Credits::from_micro(1)),
+            credit_period: Some(Period::Week),
+            ..KeyLimits::new().unwrap()
+        },
+        KeyLimits {
+            models: Some(vec!["one".to_owned()]),
+            credit_limit: Some(Credits::MAX_AMOUNT),
+            credit_period: Some(Period::Total),
+            max_concurrency: Some(u32::MAX),
+            ..KeyLimits::new().unwrap()
+        },
+    ] {
+        let limits = Some(Arc::new(limits));
+        let request = KeyRequest {
+            limits: limits.clone(),
+            ..key_of(W1)
+        };
+        let actor = Actor::local(NOW);
+        let issued = issue_key(&*store, request, 10, actor.clone(), None);
+        let issued = issued.await.unwrap();
+        let hash = issued.record.hash;
+        let found = store.key_by_hash(hash).await.unwrap().unwrap();
+        assert_eq!(found, issued.record);
+        let (new, _) = rotate_key(&*store, &found, NOW, None, 10, actor)
+            .await
+            .unwrap();
+        let by_id = store.key(new.record.id.clone()).await.unwrap().unwrap();
+        assert_eq!(by_id.limits, limits);
+        let listed = store.keys(Some(wallet(W1)), None, 9).await.unwrap();
+        let both = [&issued.record.id, &new.record.id];
+        let mut both = listed.iter().filter(|key| both.contains(&&key.id));
+        assert!(both.clone().count() == 2 && both.all(|key| key.limits == limits));
+    }
 }
 
 async fn a_retired_or_revoked_key_is_inactive(store: Store) {
@@ -693,6 +780,14 @@ async fn observers_are_notified_of_a_change_before_its_method_returns(store: Sto
     assert_eq!(last(), Some(Change::Account));
     grant(&store, W1, FIVE).await.unwrap();
     assert_eq!(last(), Some(Change::Granted(FIVE)));
+    for blocked in [true, false] {
+        let set = store.set_blocked(wallet(W1), blocked, Actor::local(NOW));
+        assert_eq!(set.await.unwrap().blocked, blocked);
+        assert_eq!(store.user(wallet(W1)).await.unwrap().blocked, blocked);
+        assert_eq!(last(), Some(Change::Blocked(wallet(W1))));
+    }
+    let unknown = store.set_blocked(wallet(W2), true, Actor::local(NOW));
+    assert_eq!(unknown.await, Err(StoreError::UserNotFound));
     let samples = vec![sample(0, 1.0)];
     store.record_samples(samples, 1000, NOW).await.unwrap();
     let (new, first) = (1, true);
@@ -807,6 +902,7 @@ async fn the_usage_counts_every_charge_those_of_nothing_too_and_none_that_was_re
         let charge = Charge {
             key_id: key_id.map(str::to_owned),
             tokens: Some(tokens),
+            estimated: None,
             ..charge_of(amount)
         };
         let at = NOW.plus(Duration::from_secs(86_400 * day));

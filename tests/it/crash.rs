@@ -261,6 +261,7 @@ async fn a_database_with_keys_of_wallets_only_gets_a_first_admin_key() {
         scopes: Scopes::IMPORTED,
         expires_at: None,
         login: false,
+        limits: None,
     };
     let actor = Actor::local(Timestamp::from_millis(0));
     let record = request.record(&key, actor.at);

@@ -61,9 +61,7 @@ const ALONE: &str = "discover = false\n";
 async fn node(folder: &Path) -> std::path::PathBuf {
     let database = folder.join("edge.db");
     let server = Process::serve(&database, "");
-    let grant = json!({ "amount": 3, "reason": "test" });
-    let path = format!("/users/{W1}/credits");
-    server.admin().post(&path, &grant).await.expect(200);
+    server.grant(W1, 3).await;
     assert_eq!(server.terminate(), Some(0));
     database
 }
@@ -293,7 +291,9 @@ async fn a_server_that_refuses_chats_is_found_with_its_status() {
         let (code, checks) = doctor(&database, &config);
         assert_eq!(code, i32::from(status != 400), "{checks:#}");
         if status == 400 {
-            assert_found(&checks, "inference", "ok", "node answers");
+            let part =
+                "and serves chat/completions, completions, embeddings, messages, rerank, responses";
+            assert_found(&checks, "inference", "ok", part);
             continue;
         }
         assert_found(&checks, "inference", "problem", part);

@@ -37,6 +37,7 @@ fn key_of(wallet_address: Option<&str>, scopes: Scopes) -> KeyRequest {
         scopes,
         expires_at: None,
         login: false,
+        limits: None,
     }
 }
 
@@ -165,7 +166,7 @@ async fn the_listener_of_the_host_is_used() {
 fn a_configuration_made_in_code_can_be_validated_too() {
     let mut config = config();
     config.validate().unwrap();
-    config.chat.price = Credits::ZERO;
+    config.chat.price = Credits::from_micro(-1).into();
     assert_eq!(config.validate().unwrap_err().key, "chat.price");
     config.limits.in_flight = usize::MAX;
     assert_eq!(config.validate().unwrap_err().key, "limits.in_flight");
@@ -202,6 +203,7 @@ async fn changes_by_the_host_in_the_store_show_over_http_immediately() {
             wallet(W1),
             five,
             "welcome".to_owned(),
+            None,
             Actor::local(now),
             None,
         )

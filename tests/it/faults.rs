@@ -15,8 +15,8 @@ use r3mes_edge::store::{
     Actor, AuditEntry, Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay,
     ExportedEntry, HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport,
     LostRequest, MinerStats, NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded,
-    Resolution, Shares, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals, User,
-    ledger_id,
+    Resolution, Shares, Spending, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals,
+    Usage, UsageQuery, User, ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -203,12 +203,15 @@ verbs! {
     create_user(wallet: Wallet, actor: Actor, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> User;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
-    grant(wallet: Wallet, amount: Credits, reason: String, actor: Actor, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
+    set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User;
+    grant(wallet: Wallet, amount: Credits, reason: String, reference: Option<String>, actor: Actor, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
     export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
     hold(request: HoldRequest) -> Hold;
+    spent(of: Vec<Spending>) -> Vec<Credits>;
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> ();
     count_lost(lost: LostRequest, now: Timestamp) -> ();
+    usage(query: UsageQuery) -> Vec<Usage>;
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse>;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     verify_ledger(full: bool) -> LedgerReport;

@@ -259,7 +259,7 @@ async fn the_answer_of_a_free_request_is_stored_and_while_it_runs_a_repeat_waits
     })
     .await;
     let mut config = config_with_inference("openai", &upstream);
-    config.chat.price = Credits::ZERO;
+    config.chat.price = Credits::ZERO.into();
     let server = TestServer::start(config).await;
     let caller = server.payer(W1, 0).await;
     let asking = {
@@ -297,12 +297,17 @@ async fn on_a_stream_an_idempotency_key_is_refused_by_name_and_nothing_is_paid()
     let caller = server.payer(W1, 1).await;
     let mut streamed = question();
     streamed["stream"] = json!(true);
-    for (path, body) in [
-        (COMPLETIONS, streamed),
-        ("/chat", json!({ "message": "hi" })),
+    for (path, body, instead) in [
+        (COMPLETIONS, streamed, "leave stream out"),
+        (
+            "/chat",
+            json!({ "message": "hi" }),
+            "use /v1/chat/completions without stream",
+        ),
     ] {
         let refused = post(&caller, path, "once", &body).await;
         let refused = refused.refused(400, "invalid_request");
+        assert!(refused["detail"].as_str().unwrap().ends_with(instead));
         assert_eq!(refused["errors"][0]["pointer"], "Idempotency-Key");
         assert_eq!(refused["error"]["param"], "Idempotency-Key");
     }
@@ -335,7 +340,14 @@ async fn fill(server: &TestServer, owner: &str, answers: u32, bytes: usize) {
             stores.spawn(async move {
                 let why = "test".to_owned();
                 store
-                    .grant(wallet(W3), amount, why, Actor::local(now), Some(idempotent))
+                    .grant(
+                        wallet(W3),
+                        amount,
+                        why,
+                        None,
+                        Actor::local(now),
+                        Some(idempotent),
+                    )
                     .await
             });
         }

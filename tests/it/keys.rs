@@ -87,7 +87,7 @@ async fn a_wallet_makes_keys_for_itself_with_no_more_than_it_has() {
     let other = server.caller(W2, &["read"]).await;
     let theirs = server
         .admin()
-        .get(&format!("/api/keys?wallet_address={W2}"))
+        .get(&format!("/api/keys?wallet={W2}"))
         .await
         .expect(200);
     let id = theirs["keys"][0]["id"].as_str().unwrap();

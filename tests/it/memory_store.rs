@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use r3mes_edge::Repository;
 use r3mes_edge::auth::{KeyHash, KeyRecord};
-use r3mes_edge::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
+use r3mes_edge::model::{ClockReading, Credits, Retention, Sample, Timestamp, Tokens, Wallet};
 use r3mes_edge::store::*;
 
 #[derive(Default)]
@@ -136,6 +136,7 @@ fn charge_in(
         prompt_tokens: tokens(|tokens| tokens.prompt),
         cached_tokens: tokens(|tokens| tokens.cached),
         completion_tokens: tokens(|tokens| tokens.completion),
+        estimated: charge.estimated,
         request_id: request.operation.to_string(),
         key_id: charge.key_id,
     };
@@ -170,7 +171,7 @@ macro_rules! memory_store {
             async fn user(&self, wallet_address: Wallet) -> Result<User> {
                 let credits = self.0.value_of(Account::Wallet(wallet_address))?;
                 let created_at = Timestamp::from_millis(0);
-                Ok(User { wallet_address, credits, is_miner: false, last_mining_at: None, created_at })
+                Ok(User { wallet_address, credits, is_miner: false, last_mining_at: None, created_at, blocked: false })
             }
 
             async fn grant(
@@ -178,6 +179,7 @@ macro_rules! memory_store {
                 wallet: Wallet,
                 amount: Credits,
                 reason: String,
+                reference: Option<String>,
                 actor: Actor,
                 request: Option<IdempotentRequest<(LedgerEntry, bool)>>,
             ) -> Result<Outcome<(LedgerEntry, bool)>> {
@@ -204,7 +206,8 @@ macro_rules! memory_store {
                         return Err(StoreError::Conflict(stored.answer.unwrap_or_default()));
                     }
                     let is_new = !state.balances.contains_key(&wallet);
-                    let granted = (state.post(wallet, entry(amount, &reason, actor.at)), is_new);
+                    let entry = LedgerEntry { reference, ..entry(amount, &reason, actor.at) };
+                    let granted = (state.post(wallet, entry), is_new);
                     if let Some(request) = &request {
                         let stored = (request.request, (request.answer)(&granted));
                         state.responses.insert(request.key, stored);
@@ -248,6 +251,10 @@ macro_rules! memory_store {
 
             async fn hold(&self, request: HoldRequest) -> Result<Hold> {
                 self.0.hold(request).await
+            }
+
+            async fn spent(&self, of: Vec<Spending>) -> Result<Vec<Credits>> {
+                of.into_iter().map(|of| self.0.value_of(Account::Spending(of))).collect()
             }
 
             async fn charge(
@@ -341,8 +348,10 @@ macro_rules! memory_store {
 memory_store! {
     create_user(wallet: Wallet, actor: Actor, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     users(after: Option<Wallet>, limit: usize) -> Vec<User>;
+    set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     count_lost(lost: LostRequest, now: Timestamp) -> ();
+    usage(query: UsageQuery) -> Vec<Usage>;
     create_key(key: KeyRecord, max_active: usize, actor: Actor, idempotent: Option<IdempotentRequest<KeyRecord>>) -> bool;
     key_by_hash(hash: KeyHash) -> Option<KeyRecord>;
     adopt_key(sha256: KeyHash, hash: KeyHash, start: String) -> Option<KeyRecord>;

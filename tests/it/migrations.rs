@@ -72,9 +72,7 @@ async fn a_database_is_checked_beside_its_server_and_what_is_wrong_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
     let server = Process::serve(&database, "");
-    let grant = json!({ "amount": 3, "reason": "test" });
-    let path = format!("/users/{W1}/credits");
-    server.admin().post(&path, &grant).await.expect(200);
+    server.grant(W1, 3).await;
     let check = parsed(edge(&database, &["--json", "db", "check"]));
     assert_eq!(
         (&check["version"], &check["mistakes"]),

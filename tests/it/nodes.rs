@@ -424,9 +424,7 @@ async fn the_words_of_a_refusal_are_in_the_log_without_the_key_and_not_in_the_an
     );
     let server = Process::serve(&folder.path().join("edge.db"), &config);
     let admin = server.admin();
-    let grant = json!({ "amount": 1, "reason": "test" });
-    let path = format!("/users/{W1}/credits");
-    admin.post(&path, &grant).await.expect(200);
+    server.grant(W1, 1).await;
     let messages = json!([{ "role": "user", "content": "hi" }]);
     let body = json!({ "messages": messages }).to_string();
     let payer = [("x-wallet-address", W1)];
@@ -461,7 +459,7 @@ async fn an_error_for_a_context_that_is_too_long_has_its_length() {
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 1).await;
     let messages = json!([{ "role": "user", "content": "hi" }]);
-    let body = json!({ "messages": messages, "temperature": "hot" });
+    let body = json!({ "messages": messages, "temperature": 2 });
     let path = "/v1/chat/completions";
     let refused = caller.post(path, &body).await;
     let refused = refused.refused(400, "context_length_exceeded");

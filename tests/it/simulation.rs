@@ -1,5 +1,6 @@
 //! Chats, grants, takes, revocations, clients that leave, a file that another program locks, crashes and restarts in random
-//! order: after each the ledger adds up, what a client saw whole is charged, and nothing is charged that was not given.
+//! order, with prices by the request and by tokens: after each the ledger adds up, what a client saw whole is charged what its
+//! tokens cost, and nothing is charged that was not given.
 //!
 //! The seed is printed; `SIMULATION_SEED` takes it, `SIMULATION_ROUNDS` says how many interleavings there are. A crash
 //! here ends the server's runtime: every task is gone where it stood. What `kill -9` adds to that is in `crash`.
@@ -11,16 +12,15 @@ use std::time::Instant;
 use hyper::Method;
 use hyper::body::Incoming;
 use r3mes_edge::auth::{KeyRequest, Scopes};
-use r3mes_edge::model::Credits;
-use r3mes_edge::store::{Actor, LockError, OpenError, issue_key};
+use r3mes_edge::model::Price;
+use r3mes_edge::store::{Actor, LedgerEntry, LockError, OpenError, issue_key};
 use r3mes_edge::{Clock, Config, EdgeServer, Repository, SqliteStore};
 use rusqlite::Connection;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::support::{
-    Caller, Scripted, Seen, Upstream, W1, config_with_inference, eventually, next_text, wallet,
-};
+use crate::metered::{self, Metered, charges};
+use crate::support::{Caller, Upstream, W1, config_with_inference, eventually, next_text, wallet};
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and the same everywhere.
 #[derive(Clone)]
@@ -43,105 +43,92 @@ impl Random {
     }
 }
 
-/// The upstream behaves as the message names.
-fn answer(seen: &Seen) -> Scripted {
-    let stream = seen.body.contains("\"stream\":true");
-    let does = |what: &str| seen.body.contains(what);
-    if does("refuse it") {
-        return Scripted::whole(500, "no");
-    }
-    if does("say nothing") {
-        return Scripted::silent();
-    }
-    if !stream {
-        return Scripted::completion("some words");
-    }
-    if does("break off") {
-        let (scripted, frames) = Scripted::held();
-        frames.send_word("some ");
-        return scripted;
-    }
-    Scripted::words(&["some ", "words"])
-}
+/// Micro-credits for a request, and for a million tokens of a prompt, of a cached one, of an answer; each server has one of them.
+const PRICES: [[i64; 4]; 4] = [
+    [1_000_000, 0, 0, 0],
+    [250_001, 0, 0, 0],
+    [0, 1_000_000_003, 250_000_001, 20_000_000_007],
+    [1_500, 3_000_000, 1, 15_000_000],
+];
 
-/// The prices of a request, in micro-credits; each server has one of them.
-const PRICES: [i64; 3] = [1_000_000, 250_000, 1_500_001];
-
-const MESSAGES: [&str; 6] = [
+const MESSAGES: [&str; 7] = [
     "hello",
     "hello",
     "hello",
     "refuse it",
     "say nothing",
     "break off",
+    "never end",
 ];
 
 /// How a step of a client ended.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Ended {
-    /// A complete response.
-    Whole,
+    /// A complete response, with its id.
+    Whole(String, Metered),
     /// A replayed response.
     Again,
     /// Refused, or of a model that gives nothing: never charged.
     Nothing,
-    /// The client left; its end may have been given.
-    Unknown,
+    /// The client left, or the response broke off; its end may have been given. With its id, where it was read.
+    Unknown(Option<(String, Metered)>),
     /// Not a chat.
     Other,
 }
 
-async fn read(body: &mut Incoming) -> bool {
+/// Reads a response; whether it is complete. A client that leaves does so after its first piece.
+async fn read(body: &mut Incoming, leaves: bool) -> bool {
     while let Some(piece) = next_text(body).await {
-        if piece.is_err() {
+        if leaves || piece.is_err() {
             return false;
         }
     }
     true
 }
 
-async fn chat(caller: Caller, mut random: Random) -> Ended {
+async fn chat(caller: Caller, price: Price, mut random: Random) -> Ended {
     let message = MESSAGES[random.below(MESSAGES.len() as u64) as usize];
-    match talk(&caller, message, &mut random).await {
-        Ended::Unknown if matches!(message, "refuse it" | "say nothing") => Ended::Nothing,
+    match talk(&caller, message, &price, &mut random).await {
+        Ended::Unknown(_) if matches!(message, "refuse it" | "say nothing") => Ended::Nothing,
         ended => ended,
     }
 }
 
-async fn talk(caller: &Caller, message: &str, random: &mut Random) -> Ended {
-    let messages = json!([{ "role": "user", "content": message }]);
+async fn talk(caller: &Caller, message: &str, price: &Price, random: &mut Random) -> Ended {
+    let number = random.below(u64::MAX);
     let name = format!("key-{}", random.below(5));
     let key = [("idempotency-key", name.as_str())];
-    let (path, headers, body): (_, &[_], _) = match random.below(4) {
-        0 => ("/chat", &[], json!({ "message": message })),
-        1 => (
-            "/v1/chat/completions",
-            &[],
-            json!({ "stream": true, "messages": messages }),
-        ),
-        2 => ("/v1/chat/completions", &[], json!({ "messages": messages })),
-        _ => (
-            "/v1/chat/completions",
-            &key,
-            json!({ "messages": messages }),
-        ),
+    let with_limits = |number, streams| Metered::with_limits(number, streams, price);
+    let (path, headers, chat): (_, &[_], _) = match random.below(4) {
+        0 => ("/chat", &[], Metered::new(number)),
+        1 => ("/v1/chat/completions", &[], with_limits(number, true)),
+        2 => ("/v1/chat/completions", &[], with_limits(number, false)),
+        // The same request each time.
+        _ => ("/v1/chat/completions", &key, with_limits(7, false)),
     };
-    let asked = caller.try_open(Method::POST, path, headers, body.to_string());
-    let leaves = random.below(3) == 0 || message == "say nothing";
+    let body = match path {
+        "/chat" => json!({ "message": chat.message(message) }).to_string(),
+        _ => chat.body(message),
+    };
+    let asked = caller.try_open(Method::POST, path, headers, body);
+    let is_silent = message == "say nothing" || message == "never end" && !chat.streams;
+    let leaves = random.below(3) == 0 || is_silent;
     let answered = tokio::select! {
         answered = asked => answered,
-        () = random.pause(), if leaves => return Ended::Unknown,
+        () = random.pause(), if leaves => return Ended::Unknown(None),
     };
     let Some((status, headers, mut body)) = answered else {
-        return Ended::Unknown;
+        return Ended::Unknown(None);
     };
     if status >= 400 {
         return Ended::Nothing;
     }
-    match read(&mut body).await {
+    let id = headers["x-request-id"].to_str().unwrap().to_owned();
+    let leaves = message == "never end" || random.below(8) == 0;
+    match read(&mut body, leaves).await {
         true if headers.contains_key("idempotency-replayed") => Ended::Again,
-        true => Ended::Whole,
-        false => Ended::Unknown,
+        true => Ended::Whole(id, chat),
+        false => Ended::Unknown(Some((id, chat))),
     }
 }
 
@@ -187,6 +174,7 @@ impl Life {
                 scopes: Scopes::ADMIN,
                 expires_at: None,
                 login: false,
+                limits: None,
             };
             let now = Clock::default().now();
             let admin = issue_key(&*store, request, 10, Actor::local(now), None);
@@ -225,38 +213,24 @@ impl Life {
         self.runtime.block_on(self.server.shutdown());
     }
 
-    /// How often each price was charged, once no hold is left.
-    async fn charged(&self) -> [i64; PRICES.len()] {
+    /// What was charged after an entry, once no hold is left.
+    async fn charged(&self, after: i64) -> Vec<LedgerEntry> {
         eventually("every hold has its end", async || {
-            let before = self.entries().await;
+            let before = charges(&*self.store, W1, after).await;
             let report = self.store.verify_ledger(true).await.unwrap();
             assert_eq!(report.mistakes, Vec::<String>::new());
-            let still = self.store.gauges().holds == 0 && before == self.entries().await;
+            let is_quiet = self.store.gauges().holds == 0;
+            let still = is_quiet && before == charges(&*self.store, W1, after).await;
             still.then_some(before)
         })
         .await
-    }
-
-    async fn entries(&self) -> [i64; PRICES.len()] {
-        let (mut charged, mut before) = ([0; PRICES.len()], None);
-        loop {
-            let page = self.store.ledger(wallet(W1), before, 500).await;
-            let (_, entries) = page.unwrap();
-            for entry in entries.iter().filter(|entry| entry.reason == "chat") {
-                let price = PRICES.iter().position(|p| *p == -entry.amount.micro());
-                charged[price.expect("an entry that is no price")] += 1;
-            }
-            match entries.last() {
-                Some(last) => before = Some(last.id),
-                None => return charged,
-            }
-        }
     }
 }
 
 /// Concurrent steps of every kind; returns how each ended.
 async fn interleaving(
     life: &Life,
+    price: Price,
     random: &mut Random,
     key: &mut String,
 ) -> Vec<tokio::task::JoinHandle<Ended>> {
@@ -290,7 +264,7 @@ async fn interleaving(
                     admin.try_post(&format!("/users/{W1}/credits"), body.to_string()).await;
                     Ended::Other
                 }
-                _ => chat(caller, random).await,
+                _ => chat(caller, price, random).await,
             }
         }));
     }
@@ -334,32 +308,49 @@ const GRANT: &str = r#"{"amount":1,"reason":"simulation"}"#;
 /// How the chats of a server ended.
 #[derive(Default)]
 struct Ends {
-    whole: i64,
-    unknown: i64,
+    whole: Vec<(String, Metered)>,
+    /// Of some the id is not known.
+    unknown: Vec<(String, Metered)>,
+    unnamed: usize,
 }
 
 impl Ends {
-    fn add(&mut self, ended: &Ended) {
+    fn add(&mut self, ended: Ended) {
         match ended {
-            Ended::Whole => self.whole += 1,
-            Ended::Unknown => self.unknown += 1,
+            Ended::Whole(id, chat) => self.whole.push((id, chat)),
+            Ended::Unknown(Some(chat)) => self.unknown.push(chat),
+            Ended::Unknown(None) => self.unnamed += 1,
             Ended::Again | Ended::Nothing | Ended::Other => {}
         }
     }
 
-    /// What was charged since is what these chats cost.
-    fn check(&self, price: usize, before: [i64; 3], now: [i64; 3]) {
-        for other in 0..PRICES.len() {
-            let charged = now[other] - before[other];
-            let (whole, unknown) = match other == price {
-                true => (self.whole, self.unknown),
-                false => (0, 0),
-            };
-            assert!(
-                (whole..=whole + unknown).contains(&charged),
-                "charged {charged} times for {whole} whole answers and {unknown} that may have been given"
-            );
+    /// What was charged is what these chats cost.
+    fn check(&self, price: &Price, charged: &[LedgerEntry]) {
+        let mut unnamed = charged.len();
+        for (chats, ended) in [(&self.whole, true), (&self.unknown, false)] {
+            for (id, chat) in chats {
+                let is_its = |entry: &&LedgerEntry| {
+                    let detail = entry.detail.as_ref().unwrap();
+                    detail.request_id == *id
+                };
+                let mut entries = charged.iter().filter(is_its);
+                let entry = entries.next();
+                assert!(
+                    entry.is_some() || !ended,
+                    "{chat:?} was given and is not charged"
+                );
+                assert_eq!(entries.next(), None);
+                if let Some(entry) = entry {
+                    chat.check(price, entry, ended);
+                    unnamed -= 1;
+                }
+            }
         }
+        assert!(
+            unnamed <= self.unnamed,
+            "{unnamed} more were charged, {} may have been given",
+            self.unnamed
+        );
     }
 }
 
@@ -376,7 +367,7 @@ fn the_ledger_adds_up_after_any_interleaving() {
     println!("SIMULATION_SEED={seed} SIMULATION_ROUNDS={rounds}");
     let mut random = Random(seed);
     let outside = Runtime::new().unwrap();
-    let upstream = outside.block_on(Upstream::inference(answer));
+    let upstream = outside.block_on(Upstream::inference(metered::answer));
     let mut config = config_with_inference("openai", &upstream);
     config.inference[0].model = "tiny".to_owned();
     config.breaker.consecutive_failures = 20;
@@ -389,11 +380,11 @@ fn the_ledger_adds_up_after_any_interleaving() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("edge.db");
         let mut key = String::new();
-        // What was charged before the life that crashed last, and what its clients saw.
-        let mut crashed: Option<(usize, [i64; 3], Ends)> = None;
+        // The price of the life that crashed last, the newest entry before it, and what its clients saw.
+        let mut crashed: Option<(Price, i64, Ends)> = None;
         for life in 0..10 {
-            let price = random.below(PRICES.len() as u64) as usize;
-            config.chat.price = Credits::from_micro(PRICES[price]);
+            let price = metered::price(PRICES[random.below(PRICES.len() as u64) as usize]);
+            metered::configure(&mut config.chat, price);
             let alive = Life::begin(&database, config.clone());
             if life == 0 {
                 let body = json!({ "amount": 20, "reason": "simulation" });
@@ -401,10 +392,11 @@ fn the_ledger_adds_up_after_any_interleaving() {
                 let path = format!("/users/{W1}/credits");
                 outside.block_on(async { admin.post(&path, &body).await.expect(200) });
             }
-            let before = outside.block_on(alive.charged());
             if let Some((price, before_it, ends)) = crashed.take() {
-                ends.check(price, before_it, before);
+                ends.check(&price, &outside.block_on(alive.charged(before_it)));
             }
+            let newest = outside.block_on(alive.store.ledger(wallet(W1), None, 1));
+            let before = newest.unwrap().1[0].id;
             // A request whose client left may end rounds later.
             let mut ends = Ends::default();
             let mut interrupted = Vec::new();
@@ -412,16 +404,17 @@ fn the_ledger_adds_up_after_any_interleaving() {
             let crashes_in = random.below(20);
             for round in 0..lasts {
                 done += 1;
-                let under_way = outside.block_on(interleaving(&alive, &mut random, &mut key));
+                let under_way =
+                    outside.block_on(interleaving(&alive, price, &mut random, &mut key));
                 if round == crashes_in {
                     outside.block_on(random.pause());
                     interrupted = under_way;
                     break;
                 }
                 for task in under_way {
-                    ends.add(&outside.block_on(task).unwrap());
+                    ends.add(outside.block_on(task).unwrap());
                 }
-                ends.check(price, before, outside.block_on(alive.charged()));
+                ends.check(&price, &outside.block_on(alive.charged(before)));
             }
             if crashes_in < lasts {
                 crashes += 1;
@@ -429,13 +422,13 @@ fn the_ledger_adds_up_after_any_interleaving() {
                 for task in interrupted {
                     task.abort();
                     // One that was aborted may have had its answer.
-                    let ended = outside.block_on(task).unwrap_or(Ended::Unknown);
-                    ends.add(&ended);
+                    let ended = outside.block_on(task);
+                    ends.add(ended.unwrap_or(Ended::Unknown(None)));
                 }
-                answers += ends.whole;
+                answers += ends.whole.len();
                 crashed = Some((price, before, ends));
             } else {
-                answers += ends.whole;
+                answers += ends.whole.len();
                 alive.end();
             }
         }

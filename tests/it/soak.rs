@@ -237,13 +237,20 @@ async fn recover(serving: &Process, around: &Surroundings, model: &LedgerModel) 
     let began = Instant::now();
     let admin = serving.admin();
     loop {
-        // The chain is asked where its stored answer is too old; the model's probe is one of the chats.
-        let asked = admin.try_get("/chain/status").await;
+        // The chain is asked where its stored answer is too old; the model's probe is one of the chats. A later request for the
+        // same may wait for the answer to one that began during the fault, so both are asked for.
+        let status = admin.try_get("/chain/status").await;
+        let blocks = admin.try_get("/blocks").await;
         let health = admin.try_get("/health").await.unwrap_or_default();
         // A 429 takes the model's server out of use for a second.
         let mut nodes = health["nodes"].as_array().into_iter().flatten();
         let none_paused = nodes.all(|node| node["paused_seconds"].is_null());
-        if health["status"] == "ok" && none_paused && asked.is_some() && around.none_withheld() {
+        if health["status"] == "ok"
+            && none_paused
+            && status.is_some()
+            && blocks.is_some()
+            && around.none_withheld()
+        {
             break;
         }
         if began.elapsed() > PATIENCE {

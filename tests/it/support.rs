@@ -109,6 +109,7 @@ impl TestServer {
             scopes: Scopes::ADMIN,
             expires_at: None,
             login: false,
+            limits: None,
         };
         let admin = issue_key(&*store, request, 10, Actor::local(clock.now()), None)
             .await
@@ -169,6 +170,15 @@ impl TestServer {
                 .expect(200);
         }
         caller
+    }
+
+    /// Gives so many micro-credits to a wallet.
+    pub(crate) async fn grant_micro(&self, wallet: &str, micro: i64) {
+        let amount = Credits::from_micro(micro);
+        let body = format!("{{\"amount\":{amount},\"reason\":\"test\"}}");
+        let path = format!("/users/{wallet}/credits");
+        let granted = self.admin().send(Method::POST, &path, &[], body).await;
+        granted.expect(200);
     }
 
     /// Lets time pass until tomorrow's noon (UTC), so that hours and days lie where the test expects them.
@@ -432,14 +442,18 @@ impl Answer {
             "cross-origin-resource-policy",
             "date",
             "etag",
+            "link",
             "ratelimit",
             "ratelimit-policy",
             "referrer-policy",
+            "request-id",
             "retry-after",
             "transfer-encoding",
             "www-authenticate",
+            "x-accel-buffering",
             "x-cache",
             "x-content-type-options",
+            "x-credits-charged",
             "x-request-id",
             "vary",
             "access-control-allow-origin",
@@ -460,7 +474,14 @@ impl Answer {
         if self.status < 400 {
             return;
         }
-        assert_eq!(self.header("content-type"), "application/problem+json");
+        let is_anthropic = self.headers.contains_key("request-id");
+        assert_eq!(
+            self.header("content-type"),
+            match is_anthropic {
+                true => "application/json",
+                false => "application/problem+json",
+            }
+        );
         assert_eq!(
             self.headers.contains_key("www-authenticate"),
             self.status == 401
@@ -474,6 +495,12 @@ impl Answer {
             return;
         }
         let body: Value = serde_json::from_slice(&self.body).unwrap();
+        if is_anthropic {
+            assert_eq!(body["type"], "error");
+            assert_eq!(body["request_id"], self.header("request-id"));
+            assert_eq!(self.header("request-id"), self.header("x-request-id"));
+            return;
+        }
         let waits = matches!(self.status, 429 | 503) || body["code"] == "idempotency_in_progress";
         assert_eq!(self.headers.contains_key("retry-after"), waits);
         assert_eq!(body["status"], self.status);

@@ -1,7 +1,7 @@
 use hyper::Method;
 use serde_json::json;
 
-use crate::support::{TestServer, W1, W2, W3, config};
+use crate::support::{Process, TestServer, W1, W2, W3, config, edge};
 
 #[tokio::test]
 async fn the_list_of_accounts_is_an_admins_and_comes_page_by_page() {
@@ -182,6 +182,92 @@ async fn reasons_that_the_server_writes_itself_are_refused_by_name() {
         admin.post(&path, &body).await.expect(200);
     }
     assert_eq!(server.balance(W1).await.to_string(), "3");
+}
+
+#[tokio::test]
+async fn a_grant_has_the_reference_that_its_admin_gave_and_a_repeated_one_must_have_the_same() {
+    const INVOICE: &str = "=invoice \"7\", 2026 \u{2600}";
+    let server = TestServer::start(config()).await;
+    let (admin, own) = (server.admin(), server.caller(W1, &["read"]).await);
+    let path = format!("/users/{W1}/credits");
+    let longest = "\u{e9}".repeat(200);
+    for (amount, reference) in [
+        (2, json!(INVOICE)),
+        (-1, json!(longest)),
+        (1, json!(null)),
+        (1, json!("led_0000000000000001")),
+    ] {
+        let body = json!({ "amount": amount, "reason": "test", "reference": reference });
+        let granted = admin.post(&path, &body).await.expect(200);
+        assert_eq!(granted["entry"]["reference"], reference);
+        let ledger = own.get(&format!("/users/{W1}/ledger?limit=1")).await;
+        assert_eq!(ledger.expect(200)["entries"][0], granted["entry"]);
+    }
+    let long = "x".repeat(201);
+    for wrong in [
+        json!(""),
+        json!(long),
+        json!("a\nb"),
+        json!("\u{7f}"),
+        json!(7),
+    ] {
+        let body = json!({ "amount": 1, "reason": "test", "reference": wrong });
+        let refused = admin.post(&path, &body).await;
+        let refused = refused.refused(400, "invalid_request");
+        assert_eq!(refused["errors"][0]["pointer"], "/reference", "{wrong}");
+    }
+    let headers = [("idempotency-key", "once")];
+    let mut entries = Vec::new();
+    for (reference, status) in [("a", 200), ("a", 200), ("b", 422)] {
+        let body = json!({ "amount": 1, "reason": "test", "reference": reference });
+        let answer = admin
+            .send(Method::POST, &path, &headers, body.to_string())
+            .await;
+        entries.push(answer.expect(status)["entry"].clone());
+    }
+    assert_eq!(entries[0], entries[1]);
+    assert_eq!(server.balance(W1).await.to_string(), "4");
+    server.assert_ledger_adds_up().await;
+    let database = server.database();
+    let (code, csv) = edge(&database, &["ledger", "export"]);
+    assert_eq!(code, 0);
+    let quoted = ",test,\"'=invoice \"\"7\"\", 2026 \u{2600}\",";
+    assert!(csv.contains(quoted), "{csv}");
+    server.shutdown().await;
+}
+
+#[test]
+fn the_command_grants_with_a_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("edge.db");
+    assert_eq!(Process::serve(&database, "").terminate(), Some(0));
+    let grant = |amount, reference: &str| {
+        let grant = [
+            "credits",
+            amount,
+            W1,
+            "1",
+            "--reason",
+            "test",
+            "--reference",
+            reference,
+        ];
+        edge(&database, &[&grant[..], &["--json"]].concat())
+    };
+    for (verb, reference) in [("grant", "invoice 7"), ("take", "invoice 8")] {
+        let (code, granted) = grant(verb, reference);
+        let granted: serde_json::Value = serde_json::from_str(&granted).unwrap();
+        assert_eq!(
+            (code, &granted["entry"]["reference"]),
+            (0, &json!(reference))
+        );
+    }
+    assert_eq!(grant("grant", "").0, 2);
+    let (_, exported) = edge(&database, &["ledger", "export", "--json"]);
+    let exported: serde_json::Value = serde_json::from_str(&exported).unwrap();
+    let references = exported.as_array().unwrap().iter();
+    let references: Vec<_> = references.map(|entry| &entry["reference"]).collect();
+    assert_eq!(references, ["invoice 7", "invoice 8"]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod framing;
 mod heads;
 mod mutation;
 mod targets;
+mod unread;
 mod waits;
 
 use std::future::poll_fn;

@@ -30,7 +30,10 @@ fn an_error_in_the_file_has_its_line_and_column_and_the_nearest_key() {
             "1:2: chatt: unknown key; did you mean chat?",
         ),
         ("chat = 5", "1:1: chat: must be a section, not integer `5`"),
-        ("chat.price.high = 5", "1:6: chat.price: "),
+        (
+            "chat.price.high = 5",
+            "1:12: chat.price.high: unknown key; known are request, prompt, cached_prompt, completion",
+        ),
         (
             "[chat]\nqueue = \"many\"",
             "2:1: chat.queue: must be a whole number, 0 or more, not string \"many\"",

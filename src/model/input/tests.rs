@@ -177,12 +177,25 @@ proptest! {
     }
 
     #[test]
-    fn a_number_is_digits_within_the_range_and_nothing_else(number in 0usize..500, text in "([0-9]{0,25}|[+-]?[0-9]{1,3}|[0-9]+\\.0|\\PC{0,4})") {
+    fn a_number_is_digits_within_the_range_and_nothing_else(number in 0usize..500, text in "([0-9]{0,25}|[+-]?[0-9]{1,3}|[0-9]+\\.0|[^%\\p{C}]{0,4})") {
         let read = |text: &str| read_query::<Query>(&format!("limit={text}")).ok().and_then(|query| query.limit).map(Whole::count);
         prop_assert_eq!(read(&number.to_string()), (1..=100).contains(&number).then_some(number));
         if let Some(number) = read(&text) {
             prop_assert_eq!(text.trim_start_matches('0').trim_end_matches('&'), number.to_string());
         }
+    }
+
+    #[test]
+    fn a_value_is_percent_decoded_whichever_of_its_bytes_are_encoded(text in "[^0-9]\\PC{0,9}", encoded in any::<u64>()) {
+        let byte = |(at, byte): (usize, u8)| match byte {
+            // Those that end a value, or begin an encoded byte.
+            b'&' | b'%' | b'#' => format!("%{byte:02X}"),
+            _ if encoded >> (at % 64) & 1 == 1 || !byte.is_ascii() => format!("%{byte:02x}"),
+            _ => char::from(byte).to_string(),
+        };
+        let query: String = text.bytes().enumerate().map(byte).collect();
+        let read = read_query::<Query>(&format!("cursor={query}")).unwrap();
+        prop_assert_eq!(read.cursor.unwrap(), text);
     }
 
     #[test]

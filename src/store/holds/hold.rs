@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{Credits, Wallet, id_text};
+use crate::auth::KeyLimits;
+use crate::model::{Credits, Timestamp, Wallet, id_text};
 
 /// Identifies a movement of credits in the ledger; made by the server, never by a client, so that after a COMMIT that
 /// returned an error the file itself shows whether it happened.
@@ -45,6 +46,20 @@ pub struct Spending {
     pub row: i64,
     /// The start of the period, in unix milliseconds.
     pub period: i64,
+}
+
+impl Spending {
+    /// Where a request that begins now counts against the limits of its key, and what they allow there; `None` where they
+    /// allow any amount.
+    #[must_use]
+    pub fn of(limits: &KeyLimits, now: Timestamp) -> Option<(Self, Credits)> {
+        let (most, period) = limits.credit()?;
+        let spending = Self {
+            row: limits.id,
+            period: period.start(now).millis(),
+        };
+        Some((spending, most))
+    }
 }
 
 /// What holds draw on.

@@ -2,17 +2,30 @@
 
 use super::super::{Hold, HoldRequest, StoreError};
 use super::IdempotentRequest;
-use crate::model::{Credits, Wallet};
+use crate::model::{Credits, Tokens, Wallet};
 
-/// The tokens of a request, as the model's server counted them.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Tokens {
-    /// Of the prompt.
-    pub prompt: i64,
-    /// Those of them that came from the server's cache.
-    pub cached: i64,
-    /// Of the answer.
-    pub completion: i64,
+/// Why the tokens of a charge are estimated, by the bytes and pieces that were relayed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimated {
+    /// The answer broke off before the server reported them.
+    Cut,
+    /// The client left before.
+    ClientLeft,
+    /// The answer ended well, and the server reported none.
+    NoUsage,
+}
+
+impl Estimated {
+    /// As it is written in JSON and CSV.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cut => "cut",
+            Self::ClientLeft => "client_left",
+            Self::NoUsage => "no_usage",
+        }
+    }
 }
 
 /// The charge of a request that ended.
@@ -26,6 +39,8 @@ pub struct Charge {
     pub adapter: String,
     /// What was used, if known.
     pub tokens: Option<Tokens>,
+    /// Why the tokens are this server's own count; `None` where the model's server counted them.
+    pub estimated: Option<Estimated>,
     /// The answer to store with it.
     pub answer: Option<(IdempotentRequest<ChargedAnswer>, String)>,
 }

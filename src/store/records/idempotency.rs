@@ -27,7 +27,7 @@
 /// };
 /// let grant = async |request| {
 ///     let (five, why) = (Credits::from_micro(5_000_000), "welcome".to_owned());
-///     store.grant(wallet, five, why, Actor::local(now), Some(asked(request))).await
+///     store.grant(wallet, five, why, None, Actor::local(now), Some(asked(request))).await
 /// };
 /// assert!(matches!(grant(1).await?, Outcome::New(_)));
 /// // A repeated request gets the first answer; nothing moves.

@@ -5,10 +5,10 @@ use rusqlite::{Connection, Row, params};
 use super::row::{all, count, execute, first, one, pair, value};
 use super::usage::{self, Used, key_number, spend};
 use super::{audit, idempotency, sql};
-use crate::model::{Credits, Timestamp, Wallet};
+use crate::model::{Credits, Timestamp, Tokens, Wallet};
 use crate::store::{
     Account, Actor, Charge, ChargeDetail, Charged, ChargedAnswer, ExportedEntry, HoldRequest,
-    LedgerEntry, LostRequest, OperationId, Result, StoreError, Tokens, User, ledger_id,
+    LedgerEntry, LostRequest, OperationId, Result, StoreError, Usage, UsageQuery, User, ledger_id,
 };
 
 /// No balance grows beyond this many micro-credits (ten thousand million credits), so that no sum can overflow.
@@ -30,6 +30,7 @@ pub(super) fn create(c: &Connection, wallet: &Wallet, actor: &Actor) -> Result<U
         is_miner: false,
         last_mining_at: None,
         created_at: actor.at,
+        blocked: false,
     })
 }
 
@@ -41,6 +42,24 @@ pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
 
 pub(super) fn user(c: &Connection, wallet: &Wallet) -> Result<User> {
     first(c, sql::SELECT_USER, [wallet], user_in)?.ok_or(StoreError::UserNotFound)
+}
+
+/// Blocks an account, or unblocks it.
+pub(super) fn set_blocked(
+    c: &Connection,
+    wallet: &Wallet,
+    blocked: bool,
+    actor: &Actor,
+) -> Result<User> {
+    if execute(c, sql::SET_BLOCKED, params![wallet, blocked])? > 0 {
+        let action = if blocked {
+            "users.block"
+        } else {
+            "users.unblock"
+        };
+        audit::record(c, actor, action, wallet.as_str(), None, None)?;
+    }
+    user(c, wallet)
 }
 
 pub(super) fn users(
@@ -60,6 +79,7 @@ fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
         is_miner: last_mining_at.is_some(),
         last_mining_at,
         created_at: row.get(2)?,
+        blocked: row.get(4)?,
     })
 }
 
@@ -82,7 +102,7 @@ pub(super) fn export(
     let (after, limit) = (after.unwrap_or(0), count(limit));
     let read = |row: &Row<'_>| {
         Ok(ExportedEntry {
-            wallet_address: row.get(12)?,
+            wallet_address: row.get(13)?,
             entry: entry_in(row)?,
         })
     };
@@ -108,8 +128,8 @@ pub(super) struct Movement<'a> {
     pub(super) reason: &'a str,
     pub(super) reference: Option<String>,
     pub(super) operation: OperationId,
-    /// Of a charge: the number of the key, the adapter and the tokens.
-    pub(super) used: Option<(Option<i64>, &'a str, Option<Tokens>)>,
+    /// Of a charge: the number of the key, and the charge.
+    pub(super) paid: Option<(Option<i64>, &'a Charge)>,
 }
 
 impl<'a> Movement<'a> {
@@ -120,7 +140,7 @@ impl<'a> Movement<'a> {
             reason,
             reference: None,
             operation: OperationId::new(),
-            used: None,
+            paid: None,
         }
     }
 }
@@ -156,7 +176,9 @@ pub(super) fn post(
             }
         });
     }
-    let (key, adapter, tokens) = movement.used.unwrap_or_default();
+    let key = movement.paid.and_then(|(key, _)| key);
+    let charge = movement.paid.map(|(_, charge)| charge);
+    let tokens = charge.and_then(|charge| charge.tokens);
     let values = params![
         user,
         amount,
@@ -166,10 +188,11 @@ pub(super) fn post(
         movement.operation.as_bytes(),
         now,
         key,
-        movement.used.map(|_| adapter),
+        charge.map(|charge| &charge.adapter),
         tokens.map(|tokens| tokens.prompt),
         tokens.map(|tokens| tokens.cached),
         tokens.map(|tokens| tokens.completion),
+        charge.and_then(|charge| charge.estimated),
     ];
     let id = c.prepare_cached(sql::INSERT_ENTRY)?.insert(values)?;
     Ok((id, balance))
@@ -229,7 +252,7 @@ pub(super) fn charge(
     if amount > Credits::ZERO {
         let movement = Movement {
             operation: request.operation,
-            used: Some((key, &charge.adapter, charge.tokens)),
+            paid: Some((key, &charge)),
             ..Movement::new(amount.negated(), "chat")
         };
         let (id, balance) = post(c, user, movement, now)?;
@@ -302,6 +325,15 @@ pub(super) fn count_lost(c: &Connection, lost: &LostRequest, now: Timestamp) -> 
     Ok(usage::count_lost(c, user, lost, now)?)
 }
 
+/// What was used in a period.
+pub(super) fn usage(c: &Connection, query: &UsageQuery) -> Result<Vec<Usage>> {
+    let user = match &query.wallet {
+        Some(wallet) => Some(account(c, wallet)?.0),
+        None => None,
+    };
+    Ok(usage::list(c, user, query)?)
+}
+
 /// Whether the ledger has this operation as this entry.
 pub(super) fn is_written(
     c: &Connection,
@@ -325,7 +357,7 @@ pub(super) fn ledger(
     Ok((balance, all(&c, sql::SELECT_LEDGER, page, entry_in)?))
 }
 
-/// The entry in the first twelve columns.
+/// The entry in the first thirteen columns.
 pub(super) fn entry_in(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
     let operation = OperationId::from_bytes(row.get(5)?);
     let detail = |adapter| -> rusqlite::Result<ChargeDetail> {
@@ -334,6 +366,7 @@ pub(super) fn entry_in(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
             prompt_tokens: row.get(9)?,
             cached_tokens: row.get(10)?,
             completion_tokens: row.get(11)?,
+            estimated: row.get(12)?,
             request_id: operation.to_string(),
             key_id: row.get(7)?,
         })

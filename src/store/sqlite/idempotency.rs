@@ -15,7 +15,7 @@ use crate::store::{IdempotentRequest, Outcome, Result, StoreError, StoredRespons
 
 /// How long a response is stored.
 const LIFETIME: Duration = Duration::from_secs(86_400);
-/// Rows deleted per transaction: a response has up to 4 MiB.
+/// Rows deleted per transaction: a response has up to 16 MiB, and those of a scope 64 together.
 const PURGE_ROWS: usize = 50;
 
 /// Stored responses of a scope.

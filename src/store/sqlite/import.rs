@@ -293,6 +293,7 @@ fn import_key(
         revoked_at: (!is_active).then_some(now),
         last_used: time(row, "last_used")?,
         login: false,
+        limits: None,
     };
     *accounts_made += u64::from(accounts::ensure(c, &wallet, created_at)?);
     Ok(keys::insert(c, &key, true)?)

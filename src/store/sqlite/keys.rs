@@ -1,12 +1,13 @@
 //! API keys: only their hashes are stored. A wallet has a limit of active keys; those of a wallet login do not count.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, Row, params};
 
-use super::row::{all, count, execute, first, one, value};
+use super::row::{Names, all, count, execute, first, one, value};
 use super::{accounts, audit, sql};
-use crate::auth::{KeyHash, KeyRecord};
+use crate::auth::{KeyHash, KeyLimits, KeyRecord};
 use crate::model::{Timestamp, Wallet};
 use crate::store::{Actor, Result, StoreError};
 
@@ -22,7 +23,11 @@ pub(super) fn create(
         None => false,
     };
     insert_new(c, key, max_active)?;
-    record_change(c, actor, "keys.create", key, None)?;
+    let limits = key
+        .limits
+        .as_ref()
+        .map(|limits| format!("limits: {limits}"));
+    record_change(c, actor, "keys.create", key, limits.as_deref())?;
     Ok(new_account)
 }
 
@@ -57,6 +62,8 @@ fn insert_new(c: &Connection, key: &KeyRecord, max: usize) -> Result<()> {
 
 /// Stores a key, unless its id or its hash is stored already, as those of an import may be.
 pub(super) fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlite::Result<bool> {
+    let limits = key.limits.as_deref();
+    let models = limits.and_then(|limits| limits.models.clone());
     let values = params![
         key.id,
         key.hash,
@@ -70,6 +77,11 @@ pub(super) fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlit
         key.last_used,
         key.login,
         imported,
+        limits.map(|limits| limits.id),
+        models.map(Names),
+        limits.and_then(|limits| limits.credit_limit),
+        limits.and_then(|limits| limits.credit_period),
+        limits.and_then(|limits| limits.max_concurrency),
     ];
     Ok(execute(c, sql::INSERT_KEY, values)? == 1)
 }
@@ -190,5 +202,20 @@ fn record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
         revoked_at: row.get(8)?,
         last_used: row.get(9)?,
         login: row.get(10)?,
+        limits: limits(row)?.map(Arc::new),
     })
+}
+
+fn limits(row: &Row<'_>) -> rusqlite::Result<Option<KeyLimits>> {
+    let Some(id) = row.get(11)? else {
+        return Ok(None);
+    };
+    let models: Option<Names> = row.get(12)?;
+    Ok(Some(KeyLimits {
+        id,
+        models: models.map(|Names(models)| models),
+        credit_limit: row.get(13)?,
+        credit_period: row.get(14)?,
+        max_concurrency: row.get(15)?,
+    }))
 }

@@ -12,6 +12,7 @@ use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
 use super::{
     SqliteStore, accounts, audit, backup, clock, disk_free, idempotency, keys, rollup, telemetry,
+    usage,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
@@ -82,7 +83,11 @@ repository! { self,
     users(after: Option<Wallet>, limit: usize) -> Vec<User> {
         self.read(move |c| accounts::users(c, after.as_ref(), limit)).await
     }
-    grant(wallet: Wallet, amount: Credits, reason: String, actor: Actor, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
+    set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User {
+        let set = move |c: &Connection| accounts::set_blocked(c, &wallet, blocked, &actor);
+        self.change(set, |user| Some(Change::Blocked(user.wallet_address))).await
+    }
+    grant(wallet: Wallet, amount: Credits, reason: String, reference: Option<String>, actor: Actor, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
         -> Outcome<(LedgerEntry, bool)> {
         let (operation, now) = (OperationId::new(), actor.at);
         let mut hold = None;
@@ -106,7 +111,7 @@ repository! { self,
             hold = Some(held?);
         }
         let grant = move |c: &Connection| {
-            let movement = || accounts::Movement { operation, ..accounts::Movement::new(amount, &reason) };
+            let movement = || accounts::Movement { operation, reference, ..accounts::Movement::new(amount, &reason) };
             let effect = || {
                 let action = if amount < Credits::ZERO { "credits.take" } else { "credits.grant" };
                 let granted = accounts::grant(c, &wallet, movement(), now)?;
@@ -132,6 +137,9 @@ repository! { self,
     hold(request: HoldRequest) -> Hold {
         self.holds.hold(request, async |account| self.get(|c| accounts::value_of(c, &account)).await).await
     }
+    spent(of: Vec<Spending>) -> Vec<Credits> {
+        self.read(move |c| of.iter().map(|of| usage::spent(c, of)).collect::<rusqlite::Result<_>>()).await
+    }
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> () {
         let refund = move |c: &Connection| {
             let (entry, values) = accounts::refund(c, &charged, answer, now)?;
@@ -142,6 +150,9 @@ repository! { self,
     }
     count_lost(lost: LostRequest, now: Timestamp) -> () {
         self.write(move |c| accounts::count_lost(c, &lost, now)).await
+    }
+    usage(query: UsageQuery) -> Vec<Usage> {
+        self.read(move |c| accounts::usage(c, &query)).await
     }
     stored_response(key: [u8; 32], request: [u8; 32], now: Timestamp) -> Option<StoredResponse> {
         self.read(move |c| idempotency::find(c, &key, &request, now)).await

@@ -5,8 +5,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row};
 
 use super::OpenError;
 use crate::auth::{KeyHash, Scopes};
-use crate::model::{Credits, HashrateUnit, Timestamp, Wallet};
-use crate::store::StoreError;
+use crate::model::{Credits, HashrateUnit, Period, Timestamp, Wallet};
+use crate::store::{Estimated, StoreError};
 
 /// Errors caused by the machine or another program are storage faults; all others are bugs.
 impl From<r2d2::Error> for StoreError {
@@ -99,6 +99,9 @@ pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// A list of names, as a JSON array.
+pub(super) struct Names(pub(super) Vec<String>);
+
 /// Stores a type of the model as a value of SQLite. One that the program would not have written is damage.
 macro_rules! stored_as {
     ($type:ty, |$this:ident| $write:expr, |$value:ident| $read:expr) => {
@@ -132,10 +135,28 @@ stored_as!(KeyHash, |hash| hash.as_bytes().as_slice(), |value| Ok(
 stored_as!(Scopes, |scopes| scopes.to_string(), |value| Self::parse(
     value.as_str()?.split(',')
 ));
+stored_as!(Period, |period| period.as_str(), |value| Self::parse(
+    value.as_str()?
+));
+stored_as!(
+    Names,
+    |names| serde_json::Value::from(names.0.as_slice()).to_string(),
+    |value| serde_json::from_str(value.as_str()?)
+        .map(Self)
+        .map_err(|_| "a list of names")
+);
 stored_as!(HashrateUnit, |unit| *unit as i64, |value| {
     match value.as_i64()? {
         0 => Ok(Self::GradientsPerHour),
         1 => Ok(Self::HashesPerSecond),
         _ => Err("a unit"),
+    }
+});
+stored_as!(Estimated, |cause| *cause as i64, |value| {
+    match value.as_i64()? {
+        0 => Ok(Self::Cut),
+        1 => Ok(Self::ClientLeft),
+        2 => Ok(Self::NoUsage),
+        _ => Err("a cause of an estimate"),
     }
 });

@@ -19,21 +19,22 @@ statements! {
 
     // users and credits
     INSERT_USER = "INSERT INTO users (wallet, created_at) VALUES (?1, ?2) ON CONFLICT (wallet) DO NOTHING";
-    SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
+    SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet), u.blocked
                    FROM users u WHERE u.wallet = ?1";
-    SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet)
+    SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet), u.blocked
                     FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
+    SET_BLOCKED = "UPDATE users SET blocked = ?2 WHERE wallet = ?1 AND blocked <> ?2";
     SELECT_ACCOUNT = "SELECT id, credits FROM users WHERE wallet = ?1";
     SELECT_CREDITS = "SELECT credits FROM users WHERE id = ?1";
     SELECT_TOTAL_FITS = "SELECT credits + ?1 <= 9223372036854775807 FROM totals WHERE id = 1";
     MOVE_CREDITS = "UPDATE users SET credits = credits + ?2 WHERE id = ?1 AND credits + ?2 BETWEEN 0 AND ?3";
-    INSERT_ENTRY = "INSERT INTO ledger (user, amount, balance, reason, reference, operation, created_at, key, adapter, prompt_tokens, cached_tokens, completion_tokens)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-    SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens
+    INSERT_ENTRY = "INSERT INTO ledger (user, amount, balance, reason, reference, operation, created_at, key, adapter, prompt_tokens, cached_tokens, completion_tokens, estimated)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    SELECT_LEDGER = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, l.estimated
                      FROM ledger l LEFT JOIN key_ids k ON k.id = l.key WHERE l.user = (SELECT id FROM users WHERE wallet = ?1) AND l.id < ?2 ORDER BY l.id DESC LIMIT ?3";
-    SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
+    SELECT_ENTRIES = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, l.estimated, u.wallet
                       FROM ledger l JOIN users u ON u.id = l.user LEFT JOIN key_ids k ON k.id = l.key WHERE l.id > ?1 ORDER BY l.id LIMIT ?2";
-    SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, u.wallet
+    SELECT_ENTRIES_OF_WALLET = "SELECT l.id, l.amount, l.balance, l.reason, l.reference, l.operation, l.created_at, k.key, l.adapter, l.prompt_tokens, l.cached_tokens, l.completion_tokens, l.estimated, u.wallet
                                 FROM users u JOIN ledger l ON l.user = u.id LEFT JOIN key_ids k ON k.id = l.key WHERE u.wallet = ?3 AND l.id > ?1 ORDER BY l.id LIMIT ?2";
     SELECT_OPERATION = "SELECT operation FROM ledger WHERE id = ?1";
     SELECT_CHARGE = "SELECT user, created_at, coalesce(key, 0), adapter, coalesce(prompt_tokens, 0), coalesce(cached_tokens, 0), coalesce(completion_tokens, 0) FROM ledger WHERE id = ?1";
@@ -47,21 +48,25 @@ statements! {
                  completion_tokens = min(completion_tokens + excluded.completion_tokens, 9223372036854775807)";
     ADD_LOST = "INSERT INTO usage (user, day, key, adapter, requests, charged, prompt_tokens, cached_tokens, completion_tokens, lost) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, 1)
                 ON CONFLICT (user, day, key, adapter) DO UPDATE SET lost = min(lost + excluded.lost, 9223372036854775807)";
+    SELECT_USED = "SELECT u.day, k.key, u.adapter, u.requests, u.lost, u.prompt_tokens, u.cached_tokens, u.completion_tokens, u.charged
+                   FROM usage u LEFT JOIN key_ids k ON k.id = u.key WHERE u.day >= ?1 AND u.day < ?2 ORDER BY u.day";
+    SELECT_USED_BY_USER = "SELECT u.day, k.key, u.adapter, u.requests, u.lost, u.prompt_tokens, u.cached_tokens, u.completion_tokens, u.charged
+                           FROM usage u LEFT JOIN key_ids k ON k.id = u.key WHERE u.user = ?3 AND u.day >= ?1 AND u.day < ?2 ORDER BY u.day";
     ADD_SPENDING = "INSERT INTO spending (id, period, spent) VALUES (?1, ?2, ?3) ON CONFLICT (id, period) DO UPDATE SET spent = min(spent + excluded.spent, 9223372036854775807)";
     SELECT_SPENT = "SELECT coalesce((SELECT spent FROM spending WHERE id = ?1 AND period = ?2), 0)";
 
     // keys
-    INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, imported)
-                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
+    INSERT_KEY = "INSERT INTO api_keys (id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, imported, limit_id, models, credit_limit, credit_period, max_concurrency)
+                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING";
     // Three ranges of an index, without the keys that ended.
     COUNT_ACTIVE_KEYS = "SELECT (SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at IS NULL AND expires_at IS NULL)
                          + (SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at IS NULL AND expires_at > ?2)
                          + (SELECT count(*) FROM api_keys WHERE wallet = ?1 AND login = 0 AND revoked_at > ?2 AND (expires_at IS NULL OR expires_at > ?2))";
-    SELECT_KEY_BY_HASH = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE hash = ?1";
-    SELECT_KEY = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys WHERE id = ?1";
-    SELECT_KEYS = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys
+    SELECT_KEY_BY_HASH = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, limit_id, models, credit_limit, credit_period, max_concurrency FROM api_keys WHERE hash = ?1";
+    SELECT_KEY = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, limit_id, models, credit_limit, credit_period, max_concurrency FROM api_keys WHERE id = ?1";
+    SELECT_KEYS = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, limit_id, models, credit_limit, credit_period, max_concurrency FROM api_keys
                    WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
-    SELECT_KEYS_OF_WALLET = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login FROM api_keys
+    SELECT_KEYS_OF_WALLET = "SELECT id, hash, start, wallet, name, scopes, created_at, expires_at, revoked_at, last_used, login, limit_id, models, credit_limit, credit_period, max_concurrency FROM api_keys
                              WHERE wallet = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
     REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND (revoked_at IS NULL OR revoked_at > ?2)";
     PURGE_LOGIN_KEYS = "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE login = 1 AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";

@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::model::{Credits, Wallet};
-use crate::store::{Charge, HoldRequest, OperationId, Tokens};
+use crate::model::{Credits, Tokens, Wallet};
+use crate::store::{Charge, HoldRequest, OperationId};
 
 /// Another wallet for each number.
 pub(super) fn wallet(number: u32) -> Wallet {
@@ -34,6 +34,7 @@ pub(super) fn charge(amount: i64) -> Charge {
             cached: 512,
             completion: 167,
         }),
+        estimated: None,
         answer: None,
     }
 }
@@ -57,22 +58,22 @@ pub(super) fn schema_of(connection: &Connection) -> Vec<String> {
     check::schema(connection).unwrap()
 }
 
+/// How SQLite finds the rows of a statement.
+fn plan_of(connection: &Connection, statement: &str) -> Vec<String> {
+    let mut plan = connection
+        .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
+        .unwrap();
+    let parameters = rusqlite::params_from_iter(vec![1i64; plan.parameter_count()]);
+    let steps = plan.query_map(parameters, |row| row.get(3)).unwrap();
+    steps.collect::<Result<_, _>>().unwrap()
+}
+
 #[test]
 fn every_statement_is_answered_by_an_index() {
     let folder = tempfile::tempdir().unwrap();
     let connection = fresh(&folder.path().join("edge.db"));
     for (name, statement) in sql::ALL {
-        let mut plan = connection
-            .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
-            .unwrap();
-        let parameters = plan.parameter_count();
-        let steps = plan
-            .query_map(rusqlite::params_from_iter(vec![1i64; parameters]), |row| {
-                row.get::<_, String>(3)
-            })
-            .unwrap()
-            .collect::<Result<Vec<_>, _>>()
-            .unwrap();
+        let steps = plan_of(&connection, statement);
         for step in &steps {
             // A walk over an index in its order is bounded by LIMIT, one over a grouped subquery by what that yields, and one
             // over `latest` by the miners of a wallet.
@@ -88,12 +89,7 @@ fn every_statement_is_answered_by_an_index() {
 fn counting_the_active_keys_walks_none_that_ended() {
     let folder = tempfile::tempdir().unwrap();
     let connection = fresh(&folder.path().join("edge.db"));
-    let statement = format!("EXPLAIN QUERY PLAN {}", sql::COUNT_ACTIVE_KEYS);
-    let mut plan = connection.prepare(&statement).unwrap();
-    let steps = plan
-        .query_map((1, 2), |row| row.get::<_, String>(3))
-        .unwrap();
-    let steps: Vec<_> = steps.map(Result::unwrap).collect();
+    let steps = plan_of(&connection, sql::COUNT_ACTIVE_KEYS);
     for range in [
         "revoked_at=? AND expires_at=?",
         "revoked_at=? AND expires_at>?",
@@ -104,6 +100,25 @@ fn counting_the_active_keys_walks_none_that_ended() {
             steps.iter().any(|step| step.contains(&range)),
             "{range}: {steps:#?}"
         );
+    }
+}
+
+#[test]
+fn the_usage_of_a_period_is_searched_by_its_days_of_one_wallet_and_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = fresh(&folder.path().join("edge.db"));
+    let name = "SEARCH k USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN";
+    for (statement, search) in [
+        (
+            sql::SELECT_USED_BY_USER,
+            "SEARCH u USING PRIMARY KEY (user=? AND day>? AND day<?)",
+        ),
+        (
+            sql::SELECT_USED,
+            "SEARCH u USING INDEX idx_usage_day (day>? AND day<?)",
+        ),
+    ] {
+        assert_eq!(plan_of(&connection, statement), [search, name]);
     }
 }
 

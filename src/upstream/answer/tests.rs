@@ -5,6 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::*;
+use crate::model::Credits;
+use crate::upstream::inference::api::Api;
+use crate::upstream::inference::chat_completions::ChatCompletions;
+use crate::upstream::inference::wire::WireFormat;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -19,13 +23,17 @@ fn meta() -> CompletionMeta {
 fn events(include_usage: bool) -> ResponseFormat {
     let meta = meta();
     ResponseFormat::Events {
+        api: Api::ChatCompletions,
         include_usage,
         meta,
     }
 }
 
 fn whole() -> ResponseFormat {
-    ResponseFormat::Whole { meta: meta() }
+    ResponseFormat::Whole {
+        api: Api::ChatCompletions,
+        meta: meta(),
+    }
 }
 
 fn json() -> UpstreamFormat {
@@ -64,7 +72,7 @@ fn read<'a>(
     let mut answer = Answer::new(Pieces(pieces.collect()), upstream, format);
     let (mut sent, end) = read_content(&mut answer);
     if end.is_ok() {
-        sent.push_str(std::str::from_utf8(&answer.take_end()).unwrap());
+        sent.push_str(std::str::from_utf8(&answer.take_end(None)).unwrap());
     }
     (sent, end.map(|()| answer.usage()))
 }
@@ -114,6 +122,30 @@ fn a_real_stream_is_read_as_text_or_relayed_with_its_usage_where_requested() {
         !sent.contains("prompt_tokens") && sent.contains("w\\u00f6rld"),
         "{sent}"
     );
+}
+
+#[test]
+fn a_cost_has_all_its_digits_wherever_its_usage_is_written() {
+    let cost = Credits::from_micro(7);
+    let tokens = Tokens::default();
+    let end = "{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}";
+    let none = format!("data: {{\"choices\":[{end}]}}\n\n");
+    let null = format!("data: {{\"choices\":[{end}],\"usage\":null}}\n\n");
+    let some = format!("data: {{\"choices\":[{end}],\"usage\":{{\"prompt_tokens\":3}}}}\n\n");
+    let message = "{\"choices\":[{\"index\":0,\"message\":{\"content\":\"a\"}}]}".to_owned();
+    for (upstream, format, bytes) in [
+        (stream(), events(true), none),
+        (stream(), events(true), null),
+        (stream(), events(true), some),
+        (json(), whole(), message),
+    ] {
+        let pieces = Pieces([Some(Bytes::from(bytes))].into());
+        let mut answer = Answer::new(pieces, upstream, format);
+        read_content(&mut answer).1.unwrap();
+        let end = answer.take_end(Some(Paid { tokens, cost }));
+        let end = std::str::from_utf8(&end).unwrap();
+        assert!(end.contains("\"cost\":0.000007"), "{end}");
+    }
 }
 
 #[test]
@@ -309,7 +341,7 @@ async fn from_the_finish_reason_on_everything_is_withheld() {
         }
         assert_eq!(answer.next().await, Ok(None));
         assert_eq!(answer.has_content(), !free);
-        assert_eq!(answer.take_end(), tail);
+        assert_eq!(answer.take_end(None), tail);
     }
 }
 
@@ -434,4 +466,7 @@ proptest! {
     }
 }
 
+mod apis;
+mod endings;
 mod generated;
+mod missing;

@@ -1,14 +1,15 @@
 //! The answers of `POST /v1/chat/completions` and `/v1/completions`, as OpenAI documents them and as llama.cpp, vLLM, SGLang,
 //! Ollama, LocalAI, LM Studio and `transformers serve` write them.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 
-use super::wire::{Reading, WireFormat};
-use crate::store::Tokens;
+use super::wire::{Reading, Usage as Reported, WireFormat, also_null, range_in};
 use crate::upstream::{UpstreamError, unreadable};
 
 /// The format.
@@ -16,33 +17,40 @@ use crate::upstream::{UpstreamError, unreadable};
 pub(in crate::upstream) struct ChatCompletions;
 
 impl WireFormat for ChatCompletions {
-    fn event<'a>(&self, name: &str, data: &'a str) -> Result<Reading<'a>, UpstreamError> {
+    fn event<'a>(&self, name: &'a str, data: &'a str) -> Result<Reading<'a>, UpstreamError> {
         if name == "error" {
             return Err(UpstreamError::Reported(data.to_owned()));
         }
         let members = Members::parse(data)?;
         let choices = members.choices.as_deref().unwrap_or_default();
         let mut reading = Reading {
-            usage: members.usage_in(data),
+            usage: members
+                .usage_in(data)
+                .filter(|usage| &data[usage.clone()] != "null"),
             no_choice: choices.is_empty() && !members.has_unread_choices,
             ..Reading::default()
         };
         for choice in choices {
             choice.read_into(&mut reading);
         }
-        let index = choices.first().map(Choice::index);
+        let index = match choices {
+            [choice] => Some(choice.index()),
+            _ => None,
+        };
         reading.tokens = members.tokens().map(|tokens| (index, tokens));
         Ok(reading)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Reading<'a>, UpstreamError> {
-        let text = std::str::from_utf8(body).map_err(unreadable)?;
+    fn whole<'a>(&self, text: &'a str) -> Result<Reading<'a>, UpstreamError> {
         let members = Members::parse(text)?;
         let choices = members.choices.as_deref().unwrap_or_default();
         if choices.is_empty() {
             return Err(unreadable("an answer without choices"));
         }
-        let mut reading = Reading::default();
+        let mut reading = Reading {
+            usage: members.usage_in(text),
+            ..Reading::default()
+        };
         for choice in choices {
             choice.read_into(&mut reading);
         }
@@ -51,10 +59,12 @@ impl WireFormat for ChatCompletions {
         }
         // Nothing of it is missing, even where a server gives no reason.
         reading.finished = choices.iter().map(Choice::index).collect();
-        // llama.cpp counts the first choice only.
-        if choices.len() == 1 {
-            reading.tokens = members.tokens().map(|tokens| (None, tokens));
-        }
+        // Of several, llama.cpp counts the first one only.
+        let index = choices
+            .first()
+            .map(Choice::index)
+            .filter(|_| choices.len() > 1);
+        reading.tokens = members.tokens().map(|tokens| (index, tokens));
         Ok(reading)
     }
 }
@@ -77,7 +87,8 @@ struct Members<'a, C> {
     /// Whether there are choices, but formed in another way.
     #[serde(skip)]
     has_unread_choices: bool,
-    #[serde(borrow)]
+    /// Also null, to be replaced there.
+    #[serde(borrow, default, deserialize_with = "also_null")]
     usage: Option<&'a RawValue>,
 }
 
@@ -123,16 +134,17 @@ struct Part<'a> {
 }
 
 #[derive(Deserialize)]
-struct Usage {
+struct Usage<'a> {
     prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: Option<u32>,
-    prompt_tokens_details: Option<PromptDetails>,
+    #[serde(borrow)]
+    completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt_tokens_details: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct PromptDetails {
-    cached_tokens: Option<u32>,
+    cached_tokens: u32,
 }
 
 impl<'a> Members<'a, Vec<Choice<'a, Delta<'a>>>> {
@@ -155,41 +167,40 @@ impl<'a> Members<'a, Vec<Choice<'a, Delta<'a>>>> {
         Ok(members)
     }
 
+    /// Of a member that comes twice the last one counts, as for most parsers.
     fn by_parts(text: &'a str) -> Result<Self, UpstreamError> {
-        let parts: Members<'a, &RawValue> = serde_json::from_str(text).map_err(unreadable)?;
-        let choices: Option<Vec<Choice<'a, &RawValue>>> = parts.choices.and_then(read);
+        let parts: HashMap<Cow<'a, str>, &'a RawValue> =
+            serde_json::from_str(text).map_err(unreadable)?;
+        let any = |name: &str| parts.get(name).copied();
+        let part = |name: &str| any(name).filter(|value| value.get() != "null");
+        let choices: Option<Vec<Choice<'a, &RawValue>>> = part("choices").and_then(read);
         let choices = choices.map(|choices| choices.into_iter().map(Choice::read_parts).collect());
         Ok(Self {
-            error: parts.error,
-            error_code: parts.error_code,
-            detail: parts.detail,
-            object: parts.object,
-            kind: parts.kind,
+            error: part("error"),
+            error_code: part("error_code"),
+            detail: part("detail"),
+            object: part("object"),
+            kind: part("type"),
             has_unread_choices: choices.is_none()
-                && parts.choices.is_some_and(|choices| !is_empty(choices)),
+                && part("choices").is_some_and(|choices| !is_empty(choices)),
             choices,
-            usage: parts.usage,
+            usage: any("usage"),
         })
     }
 
     /// Where the usage is in the text of these members.
     fn usage_in(&self, text: &str) -> Option<Range<usize>> {
-        let usage = self.usage?.get();
-        let start = usage.as_ptr().addr() - text.as_ptr().addr();
-        Some(start..start + usage.len())
+        Some(range_in(text, self.usage?.get()))
     }
 
     /// The usage, if it is one: some servers send zeros until they know it.
-    fn tokens(&self) -> Option<Tokens> {
-        let usage: Usage = self.usage.and_then(read)?;
-        let cached = usage
-            .prompt_tokens_details
-            .and_then(|details| details.cached_tokens);
-        (usage.prompt_tokens > 0).then(|| Tokens {
-            prompt: usage.prompt_tokens.into(),
-            cached: cached.unwrap_or_default().into(),
-            completion: usage.completion_tokens.unwrap_or_default().into(),
-        })
+    fn tokens(&self) -> Option<Reported> {
+        let usage: Usage<'_> = self.usage.and_then(read)?;
+        let details = usage.prompt_tokens_details.and_then(read);
+        let cached = details.map(|details: PromptDetails| details.cached_tokens);
+        let completion: Option<u32> = usage.completion_tokens.and_then(read);
+        let prompt = Some(usage.prompt_tokens).filter(|tokens| *tokens > 0)?;
+        Some(Reported::including_cached(Some(prompt), cached, completion))
     }
 }
 
@@ -227,22 +238,32 @@ impl<'a> Choice<'a, Delta<'a>> {
         if self.index() == 0 && reading.text.is_none() {
             reading.text = text.map(RawValue::get);
         }
-        reading.has_content |= text.is_some_and(|text| !is_empty(text));
-        if let Some(delta) = delta {
-            let texts = [delta.reasoning_content, delta.reasoning, delta.refusal];
-            let others = [delta.tool_calls, delta.function_call, delta.audio];
-            let mut given = texts.into_iter().chain(others).flatten();
-            reading.has_content |= given.any(|value| !is_empty(value));
+        let none = [None; 6];
+        let others = delta.map_or(none, |delta| {
+            [
+                delta.reasoning_content,
+                delta.reasoning,
+                delta.refusal,
+                delta.tool_calls,
+                delta.function_call,
+                delta.audio,
+            ]
+        });
+        let given = others.into_iter().chain([text]).flatten();
+        let given = given.filter(|value| !is_empty(value));
+        let bytes: usize = given.map(|value| value.get().len()).sum();
+        if bytes > 0 {
+            reading.content.push((self.index(), bytes));
         }
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
+pub(super) fn read<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Option<T> {
     serde_json::from_str(value.get()).ok()
 }
 
 /// Whether nothing is in a value: no text, no member, no part with a text.
-fn is_empty(value: &RawValue) -> bool {
+pub(super) fn is_empty(value: &RawValue) -> bool {
     let value = value.get();
     let inner = |open, close| value.strip_prefix(open)?.strip_suffix(close);
     match value {
@@ -301,4 +322,4 @@ impl<'de> Deserialize<'de> for Lossy {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::upstream) mod tests;

@@ -6,7 +6,7 @@ use super::{InferenceRequest, Prompt};
 use crate::upstream::{UpstreamError, unreadable};
 
 pub(super) fn request_body(request: &InferenceRequest) -> Result<String, UpstreamError> {
-    let (Prompt::Message(text) | Prompt::Completion(_, Some(text))) = &request.prompt else {
+    let (Prompt::Message(text) | Prompt::Request(_, Some(text))) = &request.prompt else {
         return Err(unreadable("a text-only server cannot serve this request"));
     };
     let mut body = json!({ "message": text });

@@ -178,6 +178,13 @@ fn meaning(status: u16, retry_after: Option<Duration>, json: &Value, text: &str)
     }
 }
 
+/// Whether an answer with status 200 is LM Studio's to a path that it does not have.
+pub(super) fn is_no_endpoint(answer: &[u8]) -> bool {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let error = answer["error"].as_str().unwrap_or_default();
+    error.starts_with("Unexpected endpoint or method")
+}
+
 fn is_type(json: &Value, name: &str) -> bool {
     json.pointer("/error/type").is_some_and(|of| of == name)
 }

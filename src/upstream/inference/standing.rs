@@ -56,6 +56,8 @@ struct State {
     failures: u32,
     last_failure: Option<(Failure, Instant)>,
     paused_until: Option<Instant>,
+    /// Its last answer had no usage, although its tokens have a price.
+    has_no_usage: bool,
     /// When it last began an answer.
     answered_at: Option<Instant>,
     counts: [u64; CAUSES.len()],
@@ -114,6 +116,7 @@ impl Failure {
             UpstreamError::Open(_)
             | UpstreamError::Paused(_)
             | UpstreamError::Busy(_)
+            | UpstreamError::NotServed
             | UpstreamError::NoText => return None,
         };
         Some(Self {
@@ -152,6 +155,16 @@ impl Standing {
     /// It began an answer.
     pub(crate) fn answered(&self, now: Instant) {
         self.lock().answered_at = Some(now);
+    }
+
+    /// An answer whose tokens have a price ended well, with its usage or without.
+    pub(crate) fn reported_usage(&self, reported: bool) {
+        self.lock().has_no_usage = !reported;
+    }
+
+    /// Whether the last such answer had none.
+    pub(crate) fn has_no_usage(&self) -> bool {
+        self.lock().has_no_usage
     }
 
     /// An answer ended well.

@@ -4,7 +4,7 @@
 # `edge`, the program. R3MES_EDGE=FILE takes that instead of building one.
 here=$PWD/tests/clients/llama
 need curl
-why='python3 with venv and pip is needed'
+need_venv
 python3 -m venv "$scratch/venv"
 "$scratch/venv/bin/pip" install --quiet --disable-pip-version-check xllamacpp gguf numpy
 edge=${R3MES_EDGE:-}
@@ -39,7 +39,7 @@ answers() {
   fail "$why"
 }
 
-# start_llama MODEL PORT [SECONDS [PROJECTOR]]: sets llama, server.py of these; returns when it answers.
+# start_llama MODEL PORT [SECONDS [PROJECTOR [embeddings]]]: sets llama, server.py of these; returns when it answers.
 start_llama() {
   local model=$1 port=$2
   shift 2

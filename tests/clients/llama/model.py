@@ -1,7 +1,8 @@
-"""Writes a llama model with random weights, which answers nonsense: model.py FILE [WIDTH LAYERS]
+"""Writes a llama model with random weights, which answers nonsense: model.py FILE [WIDTH LAYERS [endless]]
 
 Of width 64 and one layer it answers at once. Each byte is a token. It calls tools as Qwen does, without the line breaks; to call a
-tool, give token 259 a bias. The ends are 256 and 258: forbid both, and an answer goes on until its context is full.
+tool, give token 259 a bias. The ends are 256 and 258: forbid both, and an answer goes on until its context is full; `endless`
+forbids them itself.
 """
 
 import sys
@@ -11,6 +12,7 @@ from gguf import GGUFWriter, TokenType
 
 HEADS, CONTEXT = 2, 16384
 WIDTH, LAYERS = map(int, sys.argv[2:4] or (64, 1))
+ENDS = 256, 258
 INNER = 2 * WIDTH
 TEMPLATE = """
 {%- if tools %}{{- '<|im_start|>system\\nCall functions within <tools></tools>:\\n<tools>' }}
@@ -68,6 +70,15 @@ for layer in range(LAYERS):
         f"blk.{layer}.ffn_down": weights(WIDTH, INNER),
     }
 
+if sys.argv[4:] == ["endless"]:
+    # The first value of each state is the same positive one, which makes the ends as unlikely as can be.
+    tensors["token_embd"][:, 0] = 4
+    for layer in range(LAYERS):
+        tensors[f"blk.{layer}.attn_output"][0] = tensors[f"blk.{layer}.ffn_down"][0] = 0
+    for end in ENDS:
+        tensors["output"][end] = 0
+        tensors["output"][end, 0] = -100
+
 model = GGUFWriter(sys.argv[1], "llama")
 model.add_context_length(CONTEXT)
 model.add_embedding_length(WIDTH)
@@ -82,8 +93,8 @@ model.add_tokenizer_pre("gpt-2")
 model.add_token_list([text for text, _ in vocabulary])
 model.add_token_types([kind for _, kind in vocabulary])
 model.add_token_merges(["t h", "i n"])
-model.add_bos_token_id(256)
-model.add_eos_token_id(258)
+model.add_bos_token_id(ENDS[0])
+model.add_eos_token_id(ENDS[1])
 model.add_add_bos_token(False)
 model.add_chat_template(TEMPLATE)
 for name, tensor in tensors.items():

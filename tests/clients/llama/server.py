@@ -1,7 +1,7 @@
-"""llama.cpp's own server on loopback: server.py MODEL PORT [SECONDS [PROJECTOR]]
+"""llama.cpp's own server on loopback: server.py MODEL PORT [SECONDS [PROJECTOR [embeddings]]]
 
 It has four slots of 4096 tokens, and says at /slots and /metrics what it is doing. Its model is unloaded when it has nothing to do
-for so many seconds that are not 0, and loaded again for the next request. With a projector it reads pictures.
+for so many seconds that are not 0, and loaded again for the next request. With a projector it reads pictures; an empty one is none.
 """
 
 import signal
@@ -22,8 +22,11 @@ settings.fit_params = False
 settings.endpoint_slots = settings.endpoint_metrics = True
 if sys.argv[3:] and sys.argv[3] != "0":
     settings.sleep_idle_seconds = int(sys.argv[3])
-if sys.argv[4:]:
+if sys.argv[4:] and sys.argv[4]:
     settings.mmproj.path = sys.argv[4]
     settings.mmproj_use_gpu = False
+if sys.argv[5:] == ["embeddings"]:
+    settings.embedding = True
+    settings.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 server = xllamacpp.Server(settings)
 signal.pause()

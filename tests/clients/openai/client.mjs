@@ -55,7 +55,7 @@ charged++
 
 await throws(OpenAI.APIError, 402, 'insufficient_credits', () => ask('hi', {}, { by: poor }))
 await throws(OpenAI.APIError, 402, 'insufficient_credits', () => ask('hi', { stream: true }, { by: poor }))
-await throws(OpenAI.NotFoundError, 404, 'not_found', () => ask('hi', {}, { model: 'gpt-9' }))
+await throws(OpenAI.NotFoundError, 404, 'model_not_found', () => ask('hi', {}, { model: 'gpt-9' }))
 await throws(OpenAI.BadRequestError, 400, 'invalid_request', () => ask('hi', { n: 2 }))
 const wrong = new OpenAI({ baseURL, apiKey: 'wrong', maxRetries: 0 })
 await throws(OpenAI.AuthenticationError, 401, 'invalid_api_key', () => ask('hi', {}, { by: wrong }))

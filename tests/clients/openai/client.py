@@ -54,7 +54,7 @@ charged += 1
 
 raises(openai.APIStatusError, 402, "insufficient_credits", lambda: ask("hi", by=poor))
 raises(openai.APIStatusError, 402, "insufficient_credits", lambda: ask("hi", by=poor, stream=True))
-raises(openai.NotFoundError, 404, "not_found", lambda: client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "hi"}]))
+raises(openai.NotFoundError, 404, "model_not_found", lambda: client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "hi"}]))
 raises(openai.BadRequestError, 400, "invalid_request", lambda: ask("hi", n=2))
 wrong = openai.OpenAI(base_url=edge, api_key="wrong", max_retries=0)
 raises(openai.AuthenticationError, 401, "invalid_api_key", lambda: ask("hi", by=wrong))

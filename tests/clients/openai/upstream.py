@@ -26,11 +26,18 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         # What a client sends beside the messages must come through.
         assert request["model"] == "tiny" and request.get("seed") in (None, 7), request
-        says = request["messages"][-1]["content"]
+        last = request["messages"][-1]
+        says = last["content"]
+        # As other clients send a text.
+        if isinstance(says, list):
+            says = says[-1]["text"]
+        calls = "tools" in request and last["role"] != "tool"
         if request.get("stream"):
-            self.stream(says, request)
-        elif "tools" in request:
+            self.stream(says, request, calls)
+        elif calls:
             self.completion({"role": "assistant", "content": None, "tool_calls": [TOOL]}, "tool_calls")
+        elif says == "what arrived?":
+            self.completion({"role": "assistant", "content": json.dumps(request)}, "stop")
         else:
             self.completion({"role": "assistant", "content": f"you said {says}"}, "stop")
 
@@ -46,13 +53,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def stream(self, says, request):
+    def stream(self, says, request, calls):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.delta({"role": "assistant", "content": ""})
-        if "tools" in request:
+        if calls:
             self.delta({"tool_calls": [{"index": 0} | TOOL]})
             self.delta({}, "tool_calls")
         else:

@@ -95,6 +95,13 @@ def before_call(context, case, kwargs):
         make_right(case)
 
 
+DOCUMENT = ask("/openapi.json") if ADMIN else {"paths": {}}
+# The members of the requests that go to inference servers, by path.
+PASSED_ON = {}
+for path, item in DOCUMENT["paths"].items():
+    if path.startswith("/v1/") and "post" in item:
+        name = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+        PASSED_ON[path] = set(DOCUMENT["components"]["schemas"][name]["properties"])
 TURNS = itertools.count()
 
 
@@ -108,7 +115,12 @@ def make_right(case):
         query.pop("days", None)
     if path == "/miner/stats" and case.media_type == "application/x-ndjson":
         case.body = "".join(json.dumps({"hashrate": len(case.body) + n, "wallet_address": WALLET}) + "\n" for n in range(3))
-    if path == "/v1/chat/completions":
+    if path == "/usage":
+        now = time.time()
+        # In this order, and not too far apart; a cursor is of an earlier answer.
+        query.pop("cursor", None)
+        query.update({name: int(now - days * 86400) for name, days in (("from", 9), ("to", 2)) if name in query})
+    if path in PASSED_ON:
         case.headers = {**headers, "X-Wallet-Address": WALLET}
     bodies = case.body if isinstance(case.body, list) else [case.body]
     for body in (body for body in bodies if isinstance(body, dict)):
@@ -118,12 +130,34 @@ def make_right(case):
         # It makes keys without one only for admins; and a wallet may have only so many keys.
         if path in ("/api/keys", "/api-keys/create") and body.get("scopes") != ["admin"]:
             body["wallet_address"] = wallet(turn.to_bytes(20, "big"))
+        if path in ("/api/keys", "/api-keys/create"):
+            if "admin" in (body.get("scopes") or []):
+                # It has no limits.
+                for name in ("models", "credit_limit", "credit_period", "max_concurrency"):
+                    body.pop(name, None)
+            # Adapters that are configured, and a limit with its period.
+            if body.get("models") is not None:
+                body["models"] = ["general"]
+            if body.get("credit_limit") is None or body.get("credit_period") is None:
+                body.pop("credit_limit", None)
+                body.pop("credit_period", None)
         if body.get("recorded_at") is not None:
             now = time.time()
             utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
             body["recorded_at"] = utc if isinstance(body["recorded_at"], str) else now
-        if path == "/v1/chat/completions" and body.get("stream"):
-            case.headers.pop("Idempotency-Key", None)
+        if path in PASSED_ON:
+            # Others are passed on only to a server whose configuration says so.
+            for name in set(body) - PASSED_ON[path]:
+                del body[name]
+            # The same in both places; several answers only where tokens have a price.
+            body.pop("wallet_address", None)
+            body.pop("n", None)
+            if isinstance(body.get("prompt"), list):
+                body["prompt"] = "hello"
+            if body.get("model") is not None:
+                body["model"] = "general"
+            if body.get("stream"):
+                case.headers.pop("Idempotency-Key", None)
         if path == "/chat":
             # One that is configured, and the same in both places.
             if body.get("adapter") is not None:

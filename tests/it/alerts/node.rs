@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use r3mes_edge::Clock;
 use r3mes_edge::config::MinerKind;
-use r3mes_edge::model::Timestamp;
+use r3mes_edge::model::{Credits, Price, Timestamp};
 use r3mes_edge::store::StoreGauges;
 use serde_json::{Value, json};
 
@@ -38,6 +38,8 @@ pub(super) enum Page {
     Often(u16),
     /// A page of a proxy.
     Html,
+    /// An answer without its usage, as of a server that does not report it.
+    NoUsage,
     /// Nothing listens.
     Dead,
 }
@@ -103,6 +105,20 @@ impl Default for Script {
     }
 }
 
+/// A stream that ends well, without its usage and with it.
+const NO_USAGE: &str =
+    "data: {\"choices\":[{\"delta\":{\"content\":\"hello\"},\"finish_reason\":\"stop\"}]}\n\n";
+const USAGE: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n";
+
+/// A credit for a request, and for a million tokens of its prompt and its answer.
+fn by_tokens() -> Price {
+    let credit = Credits::from_micro(1_000_000);
+    let mut price = Price::per_request(credit);
+    (price.prompt, price.cached_prompt, price.completion) = (credit, credit, credit);
+    price
+}
+
 /// What the scripted upstreams share.
 #[derive(Default)]
 struct Stage {
@@ -124,7 +140,7 @@ impl Stage {
         let mut asked = self.asked.lock().unwrap();
         *asked += 1;
         match page {
-            Page::Right | Page::Dead => None,
+            Page::Right | Page::Dead | Page::NoUsage => None,
             Page::Often(_) if asked.is_multiple_of(2) => None,
             Page::Status(status) | Page::Often(status) => Some(Scripted::whole(status, "{}")),
             Page::Html => Some(Scripted::whole(200, "<html>a proxy</html>")),
@@ -180,7 +196,8 @@ impl Stage {
         let models = || Scripted::whole(200, r#"{"object":"list","data":[{"id":"tiny"}]}"#);
         wrong.unwrap_or_else(|| match path {
             "/v1/models" => models(),
-            _ => Scripted::words(&["hello"]),
+            _ if self.script().model == Page::NoUsage => Scripted::whole(200, NO_USAGE),
+            _ => Scripted::whole(200, format!("{NO_USAGE}{USAGE}")),
         })
     }
 }
@@ -257,6 +274,7 @@ impl Node {
             Miner::R3mes => (MinerKind::R3mes, Some(format!("{}/stats", miner.url()))),
             Miner::None | Miner::Sends => (MinerKind::R3mes, None),
         };
+        config.chat.price = by_tokens();
         config.alerts.earnings_stopped = 60 * MINUTE;
         config.backup.every = Some(60 * MINUTE);
         let faults = Faults::default();

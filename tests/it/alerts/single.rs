@@ -124,6 +124,7 @@ faults! {
     an_operator_takes_the_miner_out_of_use: "breaker_open", Xmrig, |script| script.forced = Some("miner");
     the_model_refuses_its_key: "inference_refused", None, |script| (script.model, script.chats) = (Page::Status(401), 2);
     the_model_is_at_another_address: "inference_refused", None, |script| (script.model, script.chats) = (Page::Status(302), 60);
+    the_model_reports_no_usage: "no_usage", None, |script| script.model = Page::NoUsage;
     a_miner_sends_no_samples: "miner_silent", Sends, |script| script.miner = Page::Dead;
     the_page_of_a_miner_is_gone: "miner_silent", Xmrig, |script| script.miner = Page::Dead;
     the_page_of_a_miner_fails: "miner_silent", R3mes, |script| script.miner = Page::Status(500);

@@ -267,7 +267,14 @@ async fn the_wal_is_emptied_beside_endless_verifications_of_the_ledger() {
     let now = r3mes_edge::Clock::default().now();
     let grant = async |reason: String| {
         let actor = Actor::local(now);
-        let granted = store.grant(wallet(W1), Credits::from_micro(1), reason, actor, None);
+        let granted = store.grant(
+            wallet(W1),
+            Credits::from_micro(1),
+            reason,
+            None,
+            actor,
+            None,
+        );
         granted.await.unwrap();
     };
     // More entries than a step reads.
@@ -326,7 +333,7 @@ async fn longest_write_beside_a_reader() -> Duration {
     let grant = async |bytes: usize| {
         let (amount, reason) = (Credits::from_micro(1), "x".repeat(bytes));
         let granted = store
-            .grant(wallet(W1), amount, reason, Actor::local(now), None)
+            .grant(wallet(W1), amount, reason, None, Actor::local(now), None)
             .await;
         granted.unwrap();
     };

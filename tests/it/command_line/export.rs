@@ -39,7 +39,7 @@ async fn grant(server: &TestServer, times: i64) {
         grants.spawn(async move {
             let amount = Credits::from_micro(n * 1_000_003);
             store
-                .grant(to, amount, reason, Actor::local(now), None)
+                .grant(to, amount, reason, None, Actor::local(now), None)
                 .await
                 .unwrap();
         });
@@ -55,6 +55,7 @@ async fn grant(server: &TestServer, times: i64) {
             wallet(from),
             taken,
             "a fee".to_owned(),
+            None,
             Actor::local(now),
             None,
         );
@@ -91,7 +92,7 @@ fn of_csv(csv: &str) -> Vec<Entry> {
     let names = records.next().unwrap().join(",");
     assert_eq!(
         names,
-        "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,request_id,key_id,created_at"
+        "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,estimated,request_id,key_id,created_at"
     );
     let credits = |text: &str| Credits::parse(text).unwrap();
     records

@@ -6,8 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde_json::json;
-
 use crate::support::{Process, TestServer, W1, W2, config, edge, edge_output};
 
 /// Every command that only reads, `KEY` in the place of a key's id.
@@ -96,9 +94,7 @@ async fn a_read_only_file_is_listed_and_no_file_is_left_beside_it() {
 async fn acknowledged_writes_of_a_killed_server_are_read_from_its_wal() {
     let folder = tempfile::tempdir().unwrap();
     let server = Process::serve(&folder.path().join("edge.db"), "");
-    let grant = json!({ "amount": 3, "reason": "test" });
-    let path = format!("/users/{W1}/credits");
-    server.admin().post(&path, &grant).await.expect(200);
+    server.grant(W1, 3).await;
     let me = server.admin().get("/auth/me").await.expect(200);
     server.kill();
     let sealed = Sealed::new(folder.path(), &["edge.db", "edge.db-wal", "edge.db.lock"]);

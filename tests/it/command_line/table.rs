@@ -26,7 +26,7 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 31] = [
+const ROWS: [Row; 34] = [
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -38,9 +38,12 @@ const ROWS: [Row; 31] = [
     row("keys revoke KEY", 3, 0),
     row("users create W2", 3, 0),
     row("users show W1", 3, 0),
+    row("users block W1", 3, 0),
+    row("users unblock W1", 3, 0),
     row("users list", 3, 0),
     row("credits grant W1 2.5 --reason welcome", 3, 0),
     row("credits take W1 0.5 --reason fee", 3, 0),
+    row("usage --by model", 3, 0),
     row("ledger verify", 3, 0),
     row("ledger export", 3, 0),
     row("audit list", 3, 0),
@@ -73,7 +76,15 @@ const INIT: &str = "init";
 /// The words of a row that name the command.
 fn command(arguments: &str) -> Vec<&str> {
     let words: Vec<_> = arguments.split(' ').collect();
-    let one = ["restore", "doctor", "completions", "version", SERVE, INIT];
+    let one = [
+        "restore",
+        "usage",
+        "doctor",
+        "completions",
+        "version",
+        SERVE,
+        INIT,
+    ];
     let count = if one.contains(&words[0]) { 1 } else { 2 };
     words[..count].to_vec()
 }

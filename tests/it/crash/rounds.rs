@@ -1,18 +1,21 @@
 //! Kills at random moments during different kinds of work.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
+use r3mes_edge::model::Price;
 use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{Acknowledged, assert_none_missing, stored, write};
+use crate::metered::{self, Metered, charges};
 use crate::simulation::Random;
-use crate::support::{Caller, Process, Scripted, Seen, Upstream, W1, next_text, wallet};
+use crate::support::{Caller, Process, Upstream, W1, next_text, wallet};
 
 /// The work that the kill interrupts.
 #[derive(Clone, Copy)]
@@ -149,26 +152,24 @@ async fn kills_at_any_moment_of_writes_copies_and_the_end_lose_nothing() {
 }
 
 /// What a client saw of its chat.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Saw {
     Nothing,
-    /// Its end, or a whole answer.
-    End,
+    /// Its end, or a whole answer; with its id.
+    End(String, Metered),
     /// Something of it, or it may have been on its way.
     Part,
 }
 
-/// Chats until the server dies; `true` asks a model that gives nothing.
-async fn chat(admin: Caller, silent: bool, streams: bool) -> Vec<Saw> {
+/// Chats until the server dies; `silent` asks a model that gives nothing.
+async fn chat(admin: Caller, price: Price, mut random: Random, silent: bool) -> Vec<Saw> {
     let mut seen = Vec::new();
     let message = if silent { "say nothing" } else { "hello" };
-    let messages = json!([{ "role": "user", "content": message }]);
-    let body = json!({ "stream": streams, "messages": messages }).to_string();
     let path = "/v1/chat/completions";
     let wallet = [("x-wallet-address", W1)];
     loop {
-        let asked = admin.try_open(Method::POST, path, &wallet, body.clone());
-        let Some((status, _, mut body)) = asked.await else {
+        let chat = Metered::with_limits(random.below(u64::MAX), random.below(2) == 0, &price);
+        let asked = admin.try_open(Method::POST, path, &wallet, chat.body(message));
+        let Some((status, headers, mut body)) = asked.await else {
             seen.push(if silent { Saw::Nothing } else { Saw::Part });
             return seen;
         };
@@ -188,24 +189,18 @@ async fn chat(admin: Caller, silent: bool, streams: bool) -> Vec<Saw> {
             }
         }
         // Its end shows before the end of the body does.
-        let ended = whole || text.contains("[DONE]") || text.contains("\"finish_reason\":\"stop\"");
-        seen.push(if ended { Saw::End } else { Saw::Part });
+        let finishes = text.matches("\"finish_reason\":\"stop\"").count() as u64;
+        let ended = whole || text.contains("[DONE]") || finishes == chat.choices;
+        let id = headers["x-request-id"].to_str().unwrap().to_owned();
+        seen.push(if ended { Saw::End(id, chat) } else { Saw::Part });
         if !whole {
             return seen;
         }
     }
 }
 
-fn answer(seen: &Seen) -> Scripted {
-    match (
-        seen.body.contains("say nothing"),
-        seen.body.contains("\"stream\":true"),
-    ) {
-        (true, _) => Scripted::silent(),
-        (_, true) => Scripted::words(&["some ", "more ", "words"]),
-        (_, false) => Scripted::completion("some words"),
-    }
-}
+/// Prices by the request and by tokens take turns.
+const PRICES: [[i64; 4]; 2] = [[1_000_000, 0, 0, 0], [2_500, 400_000, 100_000, 1_600_000]];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_any_moment_of_chats_charge_every_end_that_was_seen_and_nothing_that_was_not_given()
@@ -213,13 +208,15 @@ async fn kills_at_any_moment_of_chats_charge_every_end_that_was_seen_and_nothing
     let (rounds, mut random) = drawn();
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("edge.db");
-    let upstream = Upstream::inference(answer).await;
-    let config = format!(
-        "[chat]\nin_flight = 16\n[[inference]]\nname = \"node\"\nkind = \"openai\"\nurl = \"{}\"\nmodel = \"tiny\"\n",
-        upstream.url()
-    );
-    let (mut ends, mut parts, mut charged) = (0, 0, 0);
+    let upstream = Upstream::inference(metered::answer).await;
+    let (mut seen, mut cut, mut charged, mut newest) = (0, 0, 0, 0);
     for round in 0..rounds {
+        let price = metered::price(PRICES[round as usize % PRICES.len()]);
+        let config = format!(
+            "[chat]\nin_flight = 16\n{}\n[[inference]]\nname = \"node\"\nurl = \"{}\"\nmodel = \"tiny\"\n",
+            metered::settings(&price),
+            upstream.url()
+        );
         let server = Process::serve(&database, &config);
         let admin = server.admin();
         let grant = json!({ "amount": 100_000, "reason": "chats" });
@@ -227,26 +224,39 @@ async fn kills_at_any_moment_of_chats_charge_every_end_that_was_seen_and_nothing
         admin.post(&path, &grant).await.expect(200);
         let mut clients = JoinSet::new();
         for client in 0..8 {
-            clients.spawn(chat(admin.clone(), client == 0, client % 2 == 1));
+            let random = Random(random.below(u64::MAX));
+            clients.spawn(chat(admin.clone(), price, random, client == 0));
         }
         a_moment(&mut random, 150).await;
         server.kill();
-        for saw in clients.join_all().await.concat() {
-            ends += u64::from(saw == Saw::End);
-            parts += u64::from(saw == Saw::Part);
+        let (mut ends, mut parts) = (Vec::new(), 0);
+        for saw in clients.join_all().await.into_iter().flatten() {
+            match saw {
+                Saw::Nothing => {}
+                Saw::Part => parts += 1,
+                Saw::End(id, chat) => ends.push((id, chat)),
+            }
         }
         let store = SqliteStore::open(&database, false).unwrap();
         let report = store.verify_ledger(true).await.unwrap();
         assert_eq!(report.mistakes, Vec::<String>::new(), "round {round}");
-        let granted = 100_000 * (round + 1);
-        let credits = store.user(wallet(W1)).await.unwrap().credits.micro();
+        let mut charges: HashMap<_, _> = (charges(&store, W1, newest).await.into_iter())
+            .map(|entry| (entry.detail.clone().unwrap().request_id, entry))
+            .collect();
+        newest = store.ledger(wallet(W1), None, 1).await.unwrap().1[0].id;
         store.close();
-        charged = granted - credits.unsigned_abs() / 1_000_000;
+        (charged, seen, cut) = (charged + charges.len(), seen + ends.len(), cut + parts);
+        for (id, chat) in ends {
+            let entry = charges.remove(&id);
+            let entry = entry.unwrap_or_else(|| panic!("round {round}: {chat:?} is not charged"));
+            chat.check(&price, &entry, true);
+        }
         assert!(
-            (ends..=ends + parts).contains(&charged),
-            "round {round}: charged {charged} for {ends} ends and {parts} that may have been given"
+            charges.len() <= parts,
+            "round {round}: {} more were charged, {parts} may have been given",
+            charges.len()
         );
     }
-    assert!(ends > 0, "nothing was tested");
-    println!("{ends} ends seen, {charged} charged, {parts} cut by {rounds} kills");
+    assert!(seen > 0, "nothing was tested");
+    println!("{seen} ends seen, {charged} charged, {cut} cut by {rounds} kills");
 }

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+const BASE64: &str = "^[A-Za-z0-9+/=_-]+$";
+
 /// What a `$ref` leads to, or the value itself.
 pub(super) fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     match schema["$ref"].as_str() {
@@ -23,19 +25,6 @@ pub(super) fn violations(document: &Value, schema: &Value, value: &Value) -> Vec
 
 fn validate(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     let schema = resolve(document, schema);
-    // A narrowing, as the one of an error's code, names only some of the members: the first of all names them all.
-    if let Some(all) = schema["allOf"].as_array() {
-        validate(document, &all[0], value, at, found);
-        for (name, narrower) in all[1]["properties"].as_object().unwrap() {
-            validate(
-                document,
-                narrower,
-                &value[name],
-                &format!("{at}/{name}"),
-                found,
-            );
-        }
-    }
     if let Some(any) = schema["anyOf"].as_array() {
         let fits = any
             .iter()
@@ -60,11 +49,55 @@ fn validate(document: &Value, schema: &Value, value: &Value, at: &str, found: &m
     {
         found.push(format!("{at}: {number} is less than {least}"));
     }
+    if let (Some(most), Some(number)) = (schema["maximum"].as_f64(), value.as_f64())
+        && number > most
+    {
+        found.push(format!("{at}: {number} is more than {most}"));
+    }
+    if let (Some(below), Some(number)) = (schema["exclusiveMinimum"].as_f64(), value.as_f64())
+        && number <= below
+    {
+        found.push(format!("{at}: {number} is not above {below}"));
+    }
+    let length = match value {
+        Value::Array(items) => Some((items.len(), "Items")),
+        Value::Object(members) => Some((members.len(), "Properties")),
+        _ => None,
+    };
+    if let Some((length, kind)) = length {
+        let bound = |name: &str| schema[format!("{name}{kind}")].as_u64();
+        let least = bound("min").is_none_or(|least| length as u64 >= least);
+        let most = bound("max").is_none_or(|most| length as u64 <= most);
+        if !(least && most) {
+            found.push(format!("{at}: has {length} {kind}"));
+        }
+    }
+    if let (Some(pattern), Some(text)) = (schema["pattern"].as_str(), value.as_str()) {
+        // Of patterns those of media alone.
+        let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_-".contains(&byte);
+        let fits = match pattern {
+            BASE64 => !text.is_empty() && text.bytes().all(is_digit),
+            pattern if pattern.starts_with("^data:") => text.starts_with("data:image/png;base64,"),
+            _ => true,
+        };
+        if !fits {
+            found.push(format!("{at}: {text} does not match {pattern}"));
+        }
+    }
     if schema["format"] == "date-time"
         && let Some(text) = value.as_str()
         && !(text.len() == 24 && text.ends_with('Z'))
     {
         found.push(format!("{at}: {text} is no time"));
+    }
+    // What a text holds, where it is JSON (JSON Schema, 8.5); the last event of a stream is none.
+    if let (Some(content), Some(text)) = (schema.get("contentSchema"), value.as_str())
+        && text != "[DONE]"
+    {
+        match serde_json::from_str(text) {
+            Ok(inner) => validate(document, content, &inner, at, found),
+            Err(error) => found.push(format!("{at}: {text} is no JSON: {error}")),
+        }
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
         validate(
@@ -85,10 +118,20 @@ fn validate(document: &Value, schema: &Value, value: &Value, at: &str, found: &m
             match known.get(name) {
                 Some(schema) => validate(document, schema, member, &format!("{at}/{name}"), found),
                 None if schema["additionalProperties"] == true => {}
+                None if schema["additionalProperties"].is_object() => {
+                    let schema = &schema["additionalProperties"];
+                    validate(document, schema, member, &format!("{at}/{name}"), found);
+                }
                 None => found.push(format!("{at}/{name} is not documented")),
             }
         }
     }
+}
+
+/// Whether a schema's `type` is this one, or has it among others.
+pub(super) fn is_type(named: &Value, kind: &str) -> bool {
+    let mut several = named.as_array().into_iter().flatten();
+    named == kind || several.any(|one| one == kind)
 }
 
 fn has_type(kind: &Value, value: &Value) -> bool {
@@ -98,7 +141,7 @@ fn has_type(kind: &Value, value: &Value) -> bool {
         kind => match kind.as_str().unwrap() {
             "null" => value.is_null(),
             "boolean" => value.is_boolean(),
-            "integer" => value.is_i64() || value.is_u64(),
+            "integer" => value.as_f64().is_some_and(|number| number.fract() == 0.0),
             "number" => value.is_number(),
             "string" => value.is_string(),
             "array" => value.is_array(),

@@ -1,7 +1,7 @@
 //! What the document says of a route because of its row in the table: who may call it, what its path holds, and the
 //! refusals that a key, a body or a rate brings. Everything else of an operation is written by hand in the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use r3mes_edge::auth::Scope;
 use r3mes_edge::error::ErrorCode as E;
@@ -14,7 +14,8 @@ pub(super) fn update(operation: &mut Value, route: &Route) {
     operation["security"] = security(route.auth);
     let names = [
         ("{wallet}", "Wallet"),
-        ("{id}", "KeyId"),
+        ("models/{id}", "ModelId"),
+        ("keys/{id}", "KeyId"),
         ("{name}", "BreakerName"),
     ];
     let in_path = names
@@ -31,8 +32,24 @@ pub(super) fn update(operation: &mut Value, route: &Route) {
         }
         operation["parameters"] = all.into();
     }
+    let responses = operation["responses"].as_object_mut().unwrap();
     for status in implied(route).map(E::status) {
-        operation["responses"][status.to_string()] = reference("responses", name(status));
+        responses.insert(status.to_string(), Value::Null);
+    }
+    let prefix = prefix(route);
+    for (status, response) in responses {
+        let status: u16 = status.parse().unwrap();
+        if status >= 400 {
+            *response = reference("responses", &format!("{prefix}{}", name(status)));
+        }
+    }
+}
+
+/// How the names of its error responses begin: those of Anthropic's API have a shape of their own.
+fn prefix(route: &Route) -> &'static str {
+    match route.path.starts_with("/v1/messages") {
+        true => "Anthropic",
+        false => "",
     }
 }
 
@@ -56,6 +73,25 @@ pub(super) fn update_components(components: &mut Value) {
     components["responses"] = json!({});
     for (status, codes) in by_status {
         components["responses"][name(status)] = problem(status, &codes);
+    }
+}
+
+/// Updates the components of Anthropic's API: the error responses that its operations have.
+pub(super) fn update_anthropic(document: &mut Value) {
+    let operations = document["paths"].as_object().unwrap().iter();
+    let operations = operations.filter(|(path, _)| path.starts_with("/v1/messages"));
+    let statuses: BTreeSet<u16> = operations
+        .flat_map(|(_, item)| item["post"]["responses"].as_object().unwrap().keys())
+        .map(|status| status.parse().unwrap())
+        .filter(|status| *status >= 400)
+        .collect();
+    let responses = &mut document["components"]["responses"];
+    for status in statuses {
+        let mut response = responses[name(status)].clone();
+        response["headers"]["request-id"] = reference("headers", "AnthropicRequestId");
+        let schema = reference("schemas", "AnthropicError");
+        response["content"] = json!({ "application/json": { "schema": schema } });
+        responses[format!("Anthropic{}", name(status))] = response;
     }
 }
 
@@ -111,11 +147,13 @@ fn implied(route: &Route) -> impl Iterator<Item = E> {
         ]);
     }
     if route.body != BodyClass::None {
-        codes.extend([E::InvalidJson, E::RequestTimeout, E::BodyTooLarge]);
-        // With a key, a body of any type is read as JSON.
-        if matches!(route.auth, Auth::Open | Auth::Chat) {
-            codes.push(E::UnsupportedMediaType);
-        }
+        // A body with a Content-Encoding; without a key, one of another type than JSON too.
+        codes.extend([
+            E::InvalidJson,
+            E::RequestTimeout,
+            E::BodyTooLarge,
+            E::UnsupportedMediaType,
+        ]);
     }
     codes.into_iter()
 }
@@ -136,9 +174,8 @@ fn problem(status: u16, codes: &[&str]) -> Value {
     if status == 401 {
         headers["WWW-Authenticate"] = reference("headers", "WwwAuthenticate");
     }
-    let of_route =
-        json!({ "properties": { "status": { "const": status }, "code": { "enum": codes } } });
-    let schema = json!({ "allOf": [reference("schemas", "Problem"), of_route] });
+    // The reference alone: generators give up a narrower schema, and with it the type of the error.
+    let schema = reference("schemas", "Problem");
     json!({
         "description": quoted.join(", "),
         "headers": headers,

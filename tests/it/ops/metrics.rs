@@ -5,12 +5,13 @@ use std::time::Duration;
 use hyper::Method;
 use r3mes_edge::auth::PlainKey;
 use r3mes_edge::limits::{Rate, RateClass};
+use r3mes_edge::model::{Credits, Price};
 use r3mes_edge::routes::ROUTES;
 use serde_json::{Value, json};
 
 use crate::chat::whole;
 use crate::support::{
-    Caller, Scripted, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
+    Caller, Scripted, Seen, TestServer, Upstream, W1, W2, config, config_with_inference, eventually,
 };
 
 /// A line of the metrics page.
@@ -505,4 +506,127 @@ async fn refusals_by_a_rate_are_counted_by_class() {
     assert_eq!(read[&Series::new("r3mes_key_lookups_total", &[])], 1.0);
     let held = |class| read[&Series::new("r3mes_rate_limiter_entries", &[("class", class)])];
     assert_eq!((held("failures"), held("chat")), (1.0, 0.0));
+}
+
+/// Words of a script: an answer with or without usage, or one that is cut.
+fn priced_answer(seen: &Seen) -> Scripted {
+    let word = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"part\"}}]}\n\n";
+    let finish = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let usage = |prompt: u32, cached: u32, completion: u32| {
+        format!(
+            "data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":{prompt},\"completion_tokens\":{completion},\"prompt_tokens_details\":{{\"cached_tokens\":{cached}}}}}}}\n\n"
+        )
+    };
+    let usage = match &seen.body {
+        body if body.contains("reported") => usage(30, 20, 5),
+        body if body.contains("above") => usage(1, 0, 2_000_000),
+        body if body.contains("cut") => return Scripted::whole(200, word),
+        _ => String::new(),
+    };
+    Scripted::whole(200, format!("{word}{finish}{usage}data: [DONE]\n\n"))
+}
+
+/// A server whose tokens have a price, with what is asked of it.
+async fn priced_server(gen_ai: bool) -> (Upstream, TestServer, Caller) {
+    let upstream = Upstream::inference(priced_answer).await;
+    let mut config = config_with_inference("openai", &upstream);
+    let credit = Credits::from_micro(1_000_000);
+    let mut price = Price::per_request(Credits::ZERO);
+    (price.prompt, price.cached_prompt, price.completion) = (credit, credit, credit);
+    config.chat.price = price;
+    config.chat.max_output_tokens = Some(1_000);
+    config.metrics.gen_ai = gen_ai;
+    let server = TestServer::start(config).await;
+    let caller = server.payer(W1, 5).await;
+    (upstream, server, caller)
+}
+
+#[tokio::test]
+async fn tokens_are_counted_by_kind_and_what_was_never_reported_is_left_out() {
+    let (_upstream, server, caller) = priced_server(false).await;
+    let tokens = async || {
+        let kinds = ["prompt", "cached", "completion"];
+        let read = metrics(&server).await;
+        kinds.map(|kind| {
+            let labels = [("adapter", "general"), ("kind", kind)];
+            read.get(&Series::new("r3mes_tokens_total", &labels))
+                .copied()
+        })
+    };
+    let estimated = async || {
+        let read = metrics(&server).await;
+        ["cut", "client_left", "no_usage"]
+            .map(|cause| read[&Series::new("r3mes_charges_estimated_total", &[("cause", cause)])])
+    };
+    assert_eq!(tokens().await, [None; 3]);
+    assert_eq!(estimated().await, [0.0; 3]);
+    let above = "r3mes_credits_above_hold_total";
+    assert_eq!(metric(&server, above, &[]).await, 0.0);
+    let ask = async |message: &str| {
+        let (_, _, body) = caller.chat(message).await;
+        let _ = whole(body).await;
+    };
+    ask("not").await;
+    // A quarter of six bytes, and one for the word.
+    assert_eq!(tokens().await, [None, None, Some(1.0)]);
+    assert_eq!(estimated().await, [0.0, 0.0, 1.0]);
+    ask("reported").await;
+    assert_eq!(tokens().await, [Some(30.0), Some(20.0), Some(6.0)]);
+    ask("cut").await;
+    assert_eq!(tokens().await, [Some(30.0), Some(20.0), Some(7.0)]);
+    assert_eq!(estimated().await, [1.0, 0.0, 1.0]);
+    // 2,000,001 micro-credits, of which the bytes of the message and 512, and 1,000 for the answer were held.
+    ask("above").await;
+    let not_charged = (2_000_001.0 - 5.0 - 512.0 - 1_000.0) / 1e6;
+    assert_eq!(metric(&server, above, &[]).await, not_charged);
+    // Nothing of OpenTelemetry's.
+    let page = server.anybody().get("/metrics").await;
+    assert!(!String::from_utf8_lossy(&page.body).contains("gen_ai"));
+}
+
+#[tokio::test]
+async fn the_names_of_opentelemetry_are_there_where_they_are_wanted() {
+    let (_upstream, server, caller) = priced_server(true).await;
+    for message in ["reported", "not", "cut"] {
+        let (_, _, body) = caller.chat(message).await;
+        let _ = whole(body).await;
+    }
+    let labels = |more: &[(&'static str, &'static str)]| {
+        let mut labels = vec![
+            ("gen_ai_operation_name", "chat"),
+            ("gen_ai_provider_name", "r3mes-edge"),
+            ("gen_ai_request_model", "general"),
+        ];
+        labels.extend(more);
+        labels
+    };
+    let read = eventually("all are counted", async || {
+        let read = metrics(&server).await;
+        let cut = labels(&[("error_type", "cut")]);
+        read.contains_key(&Series::new(
+            "gen_ai_server_request_duration_seconds_count",
+            &cut,
+        ))
+        .then_some(read)
+    })
+    .await;
+    let value = |name: &str, more: &[(&'static str, &'static str)]| {
+        read.get(&Series::new(name, &labels(more))).copied()
+    };
+    // Of the one answer that had a usage.
+    for (kind, sum) in [("input", 30.0), ("output", 5.0)] {
+        let kind = [("gen_ai_token_type", kind)];
+        assert_eq!(value("gen_ai_client_token_usage_sum", &kind), Some(sum));
+        assert_eq!(value("gen_ai_client_token_usage_count", &kind), Some(1.0));
+        let bucket = [kind[0], ("le", "67108864.0")];
+        assert_eq!(
+            value("gen_ai_client_token_usage_bucket", &bucket),
+            Some(1.0)
+        );
+    }
+    let durations = "gen_ai_server_request_duration_seconds_count";
+    assert_eq!(value(durations, &[]), Some(2.0));
+    assert_eq!(value(durations, &[("error_type", "cut")]), Some(1.0));
+    let first = "gen_ai_server_time_to_first_token_seconds_count";
+    assert_eq!(value(first, &[]), Some(3.0));
 }

@@ -34,6 +34,7 @@ pub(super) async fn make(database: &Path) -> Vec<Vec<String>> {
                     scopes: Scopes::parse(["read"]).unwrap(),
                     expires_at: None,
                     login: false,
+                    limits: None,
                 };
                 let now = Clock::default().now();
                 let issued = issue_key(&*store, request, OF_EACH, Actor::local(now), None).await;

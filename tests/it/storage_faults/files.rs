@@ -318,7 +318,7 @@ async fn nothing_acknowledged_is_lost_while_this_process_opens_its_file_again() 
         let reason = format!("round {round}");
         let now = Clock::default().now();
         store
-            .grant(wallet(W1), one, reason, Actor::local(now), None)
+            .grant(wallet(W1), one, reason, None, Actor::local(now), None)
             .await
             .unwrap();
         // Each of them met the file in this process, and any that opened and closed it would have dropped SQLite's locks.

@@ -4,6 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::Caller;
 
 /// The real binary, serving.
@@ -126,6 +128,13 @@ impl Process {
         let key =
             std::fs::read_to_string(format!("{}.admin-key", self.database.display())).unwrap();
         Caller::new(&self.address, Some(key.trim()))
+    }
+
+    /// Gives so many credits to a wallet.
+    pub(crate) async fn grant(&self, wallet: &str, credits: u32) {
+        let grant = json!({ "amount": credits, "reason": "test" });
+        let path = format!("/users/{wallet}/credits");
+        self.admin().post(&path, &grant).await.expect(200);
     }
 
     /// Gives it another configuration file, all of this text, and sends SIGHUP.

@@ -225,6 +225,19 @@ impl Upstream {
         .await
     }
 
+    /// The same, whose answers do not end before their frames are dropped.
+    pub(crate) async fn inference_held() -> (Self, Arc<Mutex<Vec<Frames>>>) {
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let keep = Arc::clone(&held);
+        let upstream = Self::inference(move |_| {
+            let (scripted, frames) = Scripted::held();
+            keep.lock().unwrap().push(frames);
+            scripted
+        })
+        .await;
+        (upstream, held)
+    }
+
     /// An address where nothing listens.
     pub(crate) async fn dead() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

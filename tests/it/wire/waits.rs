@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{BODY, Wire, write};
 use crate::chat::held_inference;
-use crate::support::{TestServer, W1, config, config_with_inference, eventually};
+use crate::support::{Caller, TestServer, W1, config, config_with_inference, eventually};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -64,29 +64,59 @@ async fn an_idle_connection_is_closed() {
     wire.closed().await;
 }
 
+fn chat(caller: &Caller, version: &str) -> String {
+    let body = "{\"message\":\"hello\"}";
+    format!(
+        "POST /chat HTTP/{version}\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        caller.key(),
+        body.len()
+    )
+}
+
 #[tokio::test]
-async fn a_half_closed_connection_cancels_its_chat_and_pays_nothing() {
+async fn a_client_that_leaves_before_its_answer_ends_its_chat_and_pays_nothing() {
     let (upstream, mut held) = held_inference().await;
     let server = TestServer::start(config_with_inference("openai", &upstream)).await;
     let caller = server.payer(W1, 3).await;
     let before = server.balance(W1).await;
-    let body = "{\"message\":\"hello\"}";
-    let request = format!(
-        "POST /chat HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
-        caller.key(),
-        body.len()
-    );
-    let mut wire = Wire::with(&server, request).await;
-    let _frames = held.recv().await.unwrap();
-    let held = async |holds| (server.store.gauges().holds == holds).then_some(());
-    eventually("the price is held", async || held(1).await).await;
-    // As `nc -N` does. It cannot be distinguished from a disconnect and is treated as one: otherwise the upstream
-    // would work for clients that have disconnected.
-    wire.end().await;
-    wire.closed().await;
-    eventually("it is held no longer", async || held(0).await).await;
+    let held_now = async |holds| (server.store.gauges().holds == holds).then_some(());
+    for (version, leaves) in [("1.1", true), ("1.0", true), ("1.0", false)] {
+        let mut wire = Wire::with(&server, chat(&caller, version)).await;
+        let _frames = held.recv().await.unwrap();
+        eventually("the price is held", async || held_now(1).await).await;
+        match leaves {
+            true => drop(wire),
+            // Of HTTP/1.0, which knows no interim response, it cannot be distinguished from that.
+            false => {
+                wire.end().await;
+                wire.closed().await;
+            }
+        }
+        eventually("it is held no longer", async || held_now(0).await).await;
+    }
     assert_eq!(server.balance(W1).await, before);
     server.assert_ledger_adds_up().await;
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_is_asked_whether_it_is_there_and_gets_its_answer() {
+    let (upstream, mut held) = held_inference().await;
+    let server = TestServer::start(config_with_inference("openai", &upstream)).await;
+    let caller = server.payer(W1, 3).await;
+    let before = server.balance(W1).await;
+    // As `nc -N` does.
+    let mut wire = Wire::with(&server, chat(&caller, "1.1")).await;
+    wire.end().await;
+    let frames = held.recv().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(wire.answer().await.status(), 100);
+    }
+    frames.send_word("hi");
+    frames.send_done();
+    let answer = wire.answer().await;
+    assert_eq!((answer.status(), &answer.body[..]), (200, &b"hi\n"[..]));
+    wire.closed().await;
+    assert!(server.balance(W1).await < before);
 }
 
 #[tokio::test]

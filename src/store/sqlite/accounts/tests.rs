@@ -89,7 +89,14 @@ impl Bank {
     async fn give(&self, to: u32, amount: i64) -> Result<Outcome<(LedgerEntry, bool)>> {
         let reason = "as the test wants".to_owned();
         (self.store())
-            .grant(wallet(to), micro(amount), reason, Actor::local(NOW), None)
+            .grant(
+                wallet(to),
+                micro(amount),
+                reason,
+                None,
+                Actor::local(NOW),
+                None,
+            )
             .await
     }
 

@@ -98,6 +98,7 @@ fn key_of(number: u32) -> KeyRequest {
         scopes: Scopes::DEFAULT,
         expires_at: None,
         login: false,
+        limits: None,
     }
 }
 
@@ -108,9 +109,20 @@ async fn change(
     key: &KeyRecord,
 ) -> Result<(), StoreError> {
     let (actor, five) = (Actor::local(NOW), Credits::from_micro(5));
-    let grant = |amount| store.grant(wallet(1), amount, "why".to_owned(), actor.clone(), None);
+    let grant = |amount| {
+        store.grant(
+            wallet(1),
+            amount,
+            "why".to_owned(),
+            None,
+            actor.clone(),
+            None,
+        )
+    };
     match action {
         "users.create" => store.create_user(wallet(2), actor, None).await.map(drop),
+        "users.block" => store.set_blocked(wallet(1), true, actor).await.map(drop),
+        "users.unblock" => store.set_blocked(wallet(1), false, actor).await.map(drop),
         "credits.grant" => grant(five).await.map(drop),
         "credits.take" => grant(five.negated()).await.map(drop),
         "earnings.record" => {
@@ -137,8 +149,10 @@ async fn change(
     }
 }
 
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 10] = [
     "users.create",
+    "users.block",
+    "users.unblock",
     "credits.grant",
     "credits.take",
     "earnings.record",
@@ -184,6 +198,7 @@ async fn a_change_and_its_entry_are_written_together_or_not_at_all() {
         wallet(1),
         Credits::from_micro(9),
         "start".to_owned(),
+        None,
         Actor::local(NOW),
         None,
     );
@@ -199,6 +214,7 @@ async fn a_change_and_its_entry_are_written_together_or_not_at_all() {
         let other = match action {
             "users.create" => "INSERT ON users",
             "credits.grant" | "credits.take" | "earnings.record" => "INSERT ON ledger",
+            "users.block" | "users.unblock" => "UPDATE ON users",
             "keys.create" | "keys.rotate" => "INSERT ON api_keys",
             "keys.revoke" => "UPDATE ON api_keys",
             _ => "INSERT ON audit",

@@ -463,6 +463,7 @@ async fn the_position_is_remembered_only_if_there_is_no_error() {
             wallet(1),
             Credits::from_micro(5),
             reason,
+            None,
             Actor::local(NOW),
             None,
         );

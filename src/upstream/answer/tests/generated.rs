@@ -163,7 +163,7 @@ proptest! {
         let (whole, content, text) = model(&parts, text_only);
 
         prop_assert_eq!(answer.has_content(), content, "{:?}", end);
-        let tail = answer.take_end();
+        let tail = answer.take_end(None);
         let tail = std::str::from_utf8(&tail).unwrap();
         prop_assert!(!sent.contains("SECRET") && !tail.contains("SECRET"), "{} {}", sent, tail);
         match (&end, text_only && !content) {

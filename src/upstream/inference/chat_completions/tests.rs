@@ -4,84 +4,51 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::upstream::inference::wire::Meter;
-use crate::upstream::sse::Parser;
+use crate::upstream::inference::wire::tests::{Fixture, check_fixtures, fixtures};
 
-/// What a meter must find: content, a whole answer, tokens of the prompt, of its cache and of the answer.
-type Metered = (bool, bool, Option<[i64; 3]>);
-
-macro_rules! fixtures {
-    ($($name:literal, $metered:expr;)*) => {
-        &[$(($name, include_bytes!(concat!("../../../../tests/it/fixtures/completions/", $name)), $metered)),*]
-    };
-}
-
-const FIXTURES: &[(&str, &[u8], Metered)] = fixtures! {
-    "answer.openai.json", (true, true, Some([4, 0, 6]));
-    "answer.llamacpp.json", (true, true, Some([4, 2, 6]));
+pub(in crate::upstream) const FIXTURES: &[Fixture] = fixtures! {
+    "completions/answer.openai.json", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/answer.llamacpp.json", (true, true, [Some(4), Some(2), Some(6)]);
     // It counts the first of four choices.
-    "answer-array-n2.llamacpp.json", (true, true, None);
-    "answer-limit.vllm.json", (true, true, Some([4, 0, 24]));
-    "answer-cached.vllm.json", (true, true, Some([36, 32, 6]));
-    "answer.sglang.json", (true, true, Some([4, 0, 6]));
-    "answer.ollama.json", (true, true, Some([4, 0, 6]));
-    "answer.localai.json", (true, true, Some([4, 0, 6]));
-    "answer-empty.vllm.json", (false, true, Some([4, 0, 1]));
-    "stream.openai.sse", (true, true, Some([4, 0, 6]));
-    "stream.llamacpp.sse", (true, true, Some([4, 2, 6]));
-    "stream-n2.llamacpp.sse", (true, true, Some([4, 0, 15]));
-    "stream.vllm.sse", (true, true, Some([4, 0, 6]));
-    "stream-continuous.vllm.sse", (true, true, Some([4, 0, 6]));
-    "stream.sglang.sse", (true, true, Some([4, 0, 6]));
-    "stream.ollama.sse", (true, true, Some([4, 0, 6]));
-    "stream.localai.sse", (true, true, Some([4, 0, 6]));
-    "stream-nousage.vllm.sse", (true, true, None);
-    "stream-ping.llamacpp.sse", (true, true, Some([4, 0, 2]));
-    "stream-error.openai.sse", (true, false, None);
-    "stream-error.llamacpp.sse", (true, false, None);
-    "stream-error.vllm.sse", (true, false, None);
-    "stream-silent-error.vllm.sse", (false, false, None);
-    "stream-error.sglang.sse", (true, false, None);
-    "stream-error.ollama.sse", (true, false, None);
-    "stream-cut.sse", (true, false, None);
+    "completions/answer-array-n2.llamacpp.json", (true, true, [Some(4), Some(0), Some(8)]);
+    "completions/answer-limit.vllm.json", (true, true, [Some(4), Some(0), Some(24)]);
+    "completions/answer-cached.vllm.json", (true, true, [Some(36), Some(32), Some(6)]);
+    "completions/answer.sglang.json", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/answer.ollama.json", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/answer.localai.json", (true, true, [Some(4), Some(0), Some(6)]);
+    // Without content there is nothing to charge.
+    "completions/answer-empty.vllm.json", (false, true, [None, None, None]);
+    "completions/stream.openai.sse", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/stream.llamacpp.sse", (true, true, [Some(4), Some(2), Some(6)]);
+    "completions/stream-n2.llamacpp.sse", (true, true, [Some(4), Some(0), Some(15)]);
+    // Recorded: each choice has a usage in an event of its own, after its end.
+    "completions/chat-stream-n3.llamacpp.sse", (true, true, [Some(26), Some(25), Some(9)]);
+    "completions/stream.vllm.sse", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/stream-continuous.vllm.sse", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/stream.sglang.sse", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/stream.ollama.sse", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/stream.localai.sse", (true, true, [Some(4), Some(0), Some(6)]);
+    "completions/stream-nousage.vllm.sse", (true, true, [None, None, None]);
+    "completions/stream-ping.llamacpp.sse", (true, true, [Some(4), Some(0), Some(2)]);
+    "completions/stream-error.openai.sse", (true, false, [None, None, None]);
+    "completions/stream-error.llamacpp.sse", (true, false, [None, None, None]);
+    "completions/stream-error.vllm.sse", (true, false, [None, None, None]);
+    "completions/stream-silent-error.vllm.sse", (false, false, [None, None, None]);
+    "completions/stream-error.sglang.sse", (true, false, [None, None, None]);
+    "completions/stream-error.ollama.sse", (true, false, [None, None, None]);
+    "completions/stream-cut.sse", (true, false, [None, None, None]);
     // An error written as text, with a finish reason: only the missing [DONE] distinguishes it from an answer.
-    "stream-error.localai.sse", (true, true, None);
+    "completions/stream-error.localai.sse", (true, true, [None, None, None]);
 };
-
-/// Reads a stream to its [DONE] or its end; whether that is a clean one.
-fn read_stream(bytes: &[u8], meter: &mut Meter) -> Result<bool, UpstreamError> {
-    let mut parser = Parser::default();
-    parser.push(bytes);
-    parser.push(b"\n\n");
-    while let Some(event) = parser.next_event()? {
-        if event.text() == "[DONE]" {
-            break;
-        }
-        meter.add(&ChatCompletions.event(&event.name, event.text())?);
-    }
-    Ok(meter.is_finished())
-}
 
 #[test]
 fn the_meter_finds_in_each_servers_answers_what_is_in_them() {
-    for (name, bytes, expected) in FIXTURES {
-        let choices = if name.contains("-n2") { 2 } else { 1 };
-        let mut meter = Meter::new(choices);
-        let is_whole = match name.ends_with(".json") {
-            false => read_stream(bytes, &mut meter).unwrap_or(false),
-            true => {
-                meter.add(&ChatCompletions.whole(bytes).unwrap());
-                meter.is_finished()
-            }
-        };
-        let usage = meter.usage().filter(|_| is_whole);
-        let usage = usage.map(|used| [used.prompt, used.cached, used.completion]);
-        assert_eq!((meter.has_content(), is_whole, usage), *expected, "{name}");
-    }
+    check_fixtures(&ChatCompletions, FIXTURES);
 }
 
 fn read_event(data: &str) -> Result<(bool, usize), UpstreamError> {
     let reading = ChatCompletions.event("", data)?;
-    Ok((reading.has_content, reading.finished.len()))
+    Ok((!reading.content.is_empty(), reading.finished.len()))
 }
 
 #[test]
@@ -152,6 +119,7 @@ fn an_event_that_is_not_understood_is_no_failure() {
         r#"{"error":null,"error_code":0,"object":7}"#,
         r#"{"type":"ping"}"#,
         r#"{"prompt_progress":{"total":9}}"#,
+        r#"{"usage":null,"usage":{"prompt_tokens":3},"id":1,"id":2}"#,
         "{}",
     ] {
         assert_eq!(read_event(odd), Ok((false, 0)), "{odd}");
@@ -200,9 +168,10 @@ fn a_choice_that_is_given_up_is_not_finished() {
         let data = format!(
             "{{\"choices\":[{{\"delta\":{{\"content\":\"a\"}},\"finish_reason\":\"{reason}\"}}]}}"
         );
-        assert!(ChatCompletions.whole(data.as_bytes()).is_err());
+        assert!(ChatCompletions.whole(&data).is_err());
         let reading = ChatCompletions.event("", &data).unwrap();
-        assert!(reading.given_up.is_some() && reading.finished.is_empty() && reading.has_content);
+        assert!(reading.given_up.is_some() && reading.finished.is_empty());
+        assert!(!reading.content.is_empty());
     }
 }
 
@@ -212,12 +181,16 @@ fn usage_that_is_none_is_not_counted_but_known_to_be_there() {
         let data = format!("{{\"choices\":[],\"usage\": {usage} }}");
         let reading = ChatCompletions.event("", &data).unwrap();
         assert_eq!(&data[reading.usage.unwrap()], usage);
-        reading.tokens.map(|(_, tokens)| tokens.prompt)
+        reading.tokens.map(|(_, usage)| usage.prompt().unwrap())
     };
-    assert_eq!(
-        tokens(r#"{"prompt_tokens":3,"completion_tokens":null}"#),
-        Some(3)
-    );
+    for known in [
+        r#"{"prompt_tokens":3,"completion_tokens":null}"#,
+        r#"{"prompt_tokens":3,"completion_tokens":1.5}"#,
+        r#"{"prompt_tokens":3,"prompt_tokens_details":"none"}"#,
+        r#"{"prompt_tokens":3,"prompt_tokens_details":{"cached_tokens":-1}}"#,
+    ] {
+        assert_eq!(tokens(known), Some(3), "{known}");
+    }
     for odd in [
         r#"{"prompt_tokens":0,"completion_tokens":5}"#,
         r#"{"prompt_tokens":3.5}"#,
@@ -230,6 +203,18 @@ fn usage_that_is_none_is_not_counted_but_known_to_be_there() {
     ] {
         assert_eq!(tokens(odd), None, "{odd}");
     }
+}
+
+#[test]
+fn of_a_member_that_comes_twice_the_last_counts() {
+    let data = r#"{"choices":[],"usage":{"prompt_tokens":9},"usage":{"prompt_tokens":3}}"#;
+    let reading = ChatCompletions.event("", data).unwrap();
+    let (_, used) = reading.tokens.unwrap();
+    assert_eq!(used.prompt(), Some(3));
+    assert_eq!(&data[reading.usage.unwrap()], r#"{"prompt_tokens":3}"#);
+    let content = r#"{"choices":[{"index":0,"delta":{"content":"a","content":"b"}}],"choices":[{"index":0,"delta":{"content":"c"}}]}"#;
+    let reading = ChatCompletions.event("", content).unwrap();
+    assert_eq!(reading.text, Some("\"c\""));
 }
 
 #[test]
@@ -253,6 +238,51 @@ fn half_a_surrogate_pair_is_a_replacement_character_and_parts_are_joined() {
 }
 
 proptest! {
+    /// Each choice says so many words, and then ends; whose turn it is, is random.
+    #[test]
+    fn usages_of_each_choice_are_added_and_running_totals_never_are(words in prop::collection::vec(1..5_usize, 2..5), turns in prop::collection::vec(any::<prop::sample::Index>(), 40), style in 0..4_u8) {
+        let mut left = words.clone();
+        let (mut meter, mut said) = (Meter::new(words.len()), 0);
+        let mut read = |choice: &str, usage: Option<usize>| {
+            let usage = usage.map(|words| format!(",\"usage\":{{\"prompt_tokens\":7,\"completion_tokens\":{words}}}"));
+            let data = format!("{{\"choices\":[{choice}]{}}}", usage.unwrap_or_default());
+            meter.add(&ChatCompletions.event("", &data).unwrap());
+        };
+        let mut open: Vec<usize> = (0..words.len()).collect();
+        let mut turns = turns.iter().cycle();
+        while !open.is_empty() {
+            let at = turns.next().unwrap().index(open.len());
+            let index = open[at];
+            let of = words[index];
+            if left[index] > 0 {
+                left[index] -= 1;
+                said += 1;
+                let word = format!("{{\"index\":{index},\"delta\":{{\"content\":\"a\"}}}}");
+                read(&word, (style == 3).then_some(of - left[index]));
+                continue;
+            }
+            open.remove(at);
+            let finish = format!("{{\"index\":{index},\"delta\":{{}},\"finish_reason\":\"stop\"}}");
+            match style {
+                // One for each beside its end, or after it; for all of them; running ones and their sum.
+                0 => read(&finish, Some(of)),
+                1 => {
+                    read(&finish, None);
+                    read("", Some(of));
+                }
+                2 => read(&finish, None),
+                _ => read(&finish, Some(of)),
+            }
+        }
+        if style >= 2 {
+            read("", Some(said));
+        }
+        prop_assert!(meter.is_finished());
+        let used = meter.usage().map(|used| (used.prompt, used.completion));
+        prop_assert_eq!(used, Some((7, said as i64)));
+        prop_assert_eq!(meter.estimate(), None);
+    }
+
     #[test]
     fn an_event_read_in_one_pass_says_the_same_as_one_read_by_parts(
         index in prop::option::of(0..3_u8),

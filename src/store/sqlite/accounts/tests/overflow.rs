@@ -3,7 +3,8 @@
 use super::super::super::telemetry;
 use super::super::super::tests::fresh;
 use super::*;
-use crate::store::{Actor, Earning, LostRequest, Tokens};
+use crate::model::Tokens;
+use crate::store::{Actor, Earning, LostRequest};
 
 const MAX: i64 = i64::MAX;
 

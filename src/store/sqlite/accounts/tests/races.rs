@@ -62,7 +62,7 @@ async fn no_wallet_that_has_enough_is_refused_while_charges_debits_and_grants_ra
                 let price = [1, 30, 700][dice.up_to(3) as usize - 1] + dice.up_to(9);
                 let grant = |amount| {
                     let reason = "as the test wants".to_owned();
-                    store.grant(wallet, micro(amount), reason, Actor::local(NOW), None)
+                    store.grant(wallet, micro(amount), reason, None, Actor::local(NOW), None)
                 };
                 grant(price).await.unwrap();
                 let limit = (task % 3 == 0).then_some((spending, micro(i64::MAX)));
@@ -97,18 +97,19 @@ async fn no_wallet_that_has_enough_is_refused_while_charges_debits_and_grants_ra
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_wallet_falls_below_zero_while_more_is_asked_than_there_is() {
+async fn no_wallet_falls_below_zero_and_no_limit_is_exceeded_while_more_is_asked_than_there_is() {
     let bank = Bank::new();
     for of in 1..=10 {
         bank.give(of, 500).await.unwrap();
     }
+    let (spending, limit) = (Spending { row: 1, period: 0 }, 1_700);
     let mut tasks = tokio::task::JoinSet::new();
     let each = rounds(40);
     for task in 0..60 {
         let store = Arc::clone(bank.store());
         let (of, mut dice) = (1 + task % 10, Dice(task.into()));
         tasks.spawn(async move {
-            let (wallet, mut gone) = (wallet(of), 0);
+            let (wallet, mut gone, mut spent) = (wallet(of), 0, 0);
             for _ in 0..each {
                 let amount = dice.up_to(90);
                 let signed = match task / 10 {
@@ -117,10 +118,18 @@ async fn no_wallet_falls_below_zero_while_more_is_asked_than_there_is() {
                     _ => 0,
                 };
                 let done = if signed == 0 {
-                    match store.hold(request(wallet, amount)).await {
+                    let limit = (task % 3 == 0).then_some((spending, micro(limit)));
+                    let held = HoldRequest {
+                        limit,
+                        ..request(wallet, amount)
+                    };
+                    match store.hold(held).await {
                         Ok(hold) => {
-                            let charged = store.charge(hold, charge(amount / 2), NOW).await;
-                            gone += charged.unwrap().amount.micro();
+                            let used = dice.up_to(amount + 1) - 1;
+                            let charged = store.charge(hold, charge(used), NOW).await.unwrap();
+                            assert_eq!(charged.amount, micro(used));
+                            gone += used;
+                            spent += if limit.is_some() { used } else { 0 };
                             Ok(())
                         }
                         Err(error) => Err(error),
@@ -128,22 +137,30 @@ async fn no_wallet_falls_below_zero_while_more_is_asked_than_there_is() {
                 } else {
                     let reason = "as the test wants".to_owned();
                     let given = store
-                        .grant(wallet, micro(signed), reason, Actor::local(NOW), None)
+                        .grant(wallet, micro(signed), reason, None, Actor::local(NOW), None)
                         .await;
                     given.map(|_| gone -= signed)
                 };
                 if let Err(error) = done {
-                    let is_refusal = matches!(error, StoreError::Insufficient { .. });
+                    let is_refusal = match error {
+                        StoreError::Insufficient { .. } => true,
+                        StoreError::LimitReached { .. } => task % 3 == 0,
+                        _ => false,
+                    };
                     assert!(is_refusal, "{error}");
                 }
             }
-            (of, gone)
+            (of, gone, spent)
         });
     }
-    let mut left = [500; 11];
-    for (of, gone) in tasks.join_all().await {
+    let (mut left, mut all) = ([500; 11], 0);
+    for (of, gone, spent) in tasks.join_all().await {
         left[of as usize] -= gone;
+        all += spent;
     }
+    assert!(all <= limit, "{all}");
+    let read = move |c: &Connection| value_of(c, &Account::Spending(spending));
+    assert_eq!(bank.store().read(read).await, Ok(micro(all)));
     for of in 1..=10 {
         assert_eq!(bank.credits(of).await, left[of as usize]);
         // Nothing is held any more.

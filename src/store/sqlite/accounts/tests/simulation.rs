@@ -10,8 +10,8 @@ use crate::store::Charged;
 
 const WALLETS: usize = 3;
 const PRICES: [i64; 3] = [3, 10, 25];
-/// Of the spending row that the keys of all wallets share, in each period.
-const LIMIT: i64 = 60;
+/// Of each spending row, which the keys of all wallets share, in each period.
+const LIMITS: [i64; 2] = [60, 23];
 
 /// A step; numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
@@ -19,9 +19,10 @@ enum Step {
     Hold {
         wallet: usize,
         price: usize,
-        limited: bool,
+        /// The spending row, if its key has a limit.
+        row: Option<usize>,
     },
-    /// So many quarters of what is held.
+    /// So much, or all of what is held.
     Charge(usize, i64),
     Release(usize),
     Give(usize, i64),
@@ -43,9 +44,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let at = 0usize..16;
     prop_oneof![
-        8 => (0..WALLETS, 0..PRICES.len(), any::<bool>())
-            .prop_map(|(wallet, price, limited)| Step::Hold { wallet, price, limited }),
-        8 => (at.clone(), 0i64..5).prop_map(|(at, quarters)| Step::Charge(at, quarters)),
+        8 => (0..WALLETS, 0..PRICES.len(), prop::option::of(0..LIMITS.len()))
+            .prop_map(|(wallet, price, row)| Step::Hold { wallet, price, row }),
+        8 => (at.clone(), 0i64..30).prop_map(|(at, amount)| Step::Charge(at, amount)),
         1 => at.clone().prop_map(Step::Release),
         2 => (0..WALLETS, 1i64..20).prop_map(|(wallet, amount)| Step::Give(wallet, amount)),
         2 => (0..WALLETS, -20i64..0).prop_map(|(wallet, amount)| Step::Give(wallet, amount)),
@@ -61,6 +62,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a spending row allows in a period.
+fn limit(of: &Spending) -> i64 {
+    LIMITS[of.row as usize]
+}
+
 /// A movement of credits that was asked for.
 #[derive(Clone, Debug)]
 struct Movement {
@@ -69,7 +75,7 @@ struct Movement {
     amount: i64,
     /// What it has less meanwhile.
     held: i64,
-    period: Option<i64>,
+    spending: Option<Spending>,
     kind: Kind,
 }
 
@@ -105,7 +111,7 @@ struct Simulation {
     left: Vec<Movement>,
     /// What was answered.
     credits: [i64; WALLETS],
-    spent: HashMap<i64, i64>,
+    spent: HashMap<Spending, i64>,
 }
 
 impl Simulation {
@@ -143,22 +149,14 @@ impl Simulation {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Hold {
-                wallet,
-                price,
-                limited,
-            } => {
+            Step::Hold { wallet, price, row } => {
                 let price = PRICES[price];
-                let (limit, period) = match limited {
-                    false => (None, None),
-                    true => {
-                        let (row, period) = (1, self.period);
-                        let spending = Spending { row, period };
-                        (Some((spending, micro(LIMIT))), Some(period))
-                    }
-                };
+                let spending = row.map(|row| Spending {
+                    row: row as i64,
+                    period: self.period,
+                });
                 let request = HoldRequest {
-                    limit,
+                    limit: spending.map(|spending| (spending, micro(limit(&spending)))),
                     ..request(self::wallet(wallet as u32), price)
                 };
                 let store = Arc::clone(&self.bank);
@@ -166,16 +164,16 @@ impl Simulation {
                     wallet,
                     amount: 0,
                     held: price,
-                    period,
+                    spending,
                     kind: Kind::Hold,
                 };
                 let call = async move { End::Held(store.hold(request).await) };
                 self.call(movement, Box::pin(call)).await;
             }
-            Step::Charge(at, quarters) => {
+            Step::Charge(at, amount) => {
                 if !self.holds.is_empty() {
                     let hold = self.holds.remove(at % self.holds.len());
-                    let amount = hold.request().amount.micro() * quarters / 4;
+                    let amount = hold.request().amount.micro().min(amount);
                     let movement = Movement {
                         amount: -amount,
                         kind: Kind::Charge(hold.request().operation),
@@ -199,14 +197,14 @@ impl Simulation {
                     wallet,
                     amount,
                     held: (-amount).max(0),
-                    period: None,
+                    spending: None,
                     kind: Kind::Give(reason.clone()),
                 };
                 let store = Arc::clone(&self.bank);
                 let call = async move {
                     let of = self::wallet(wallet as u32);
                     let given = store
-                        .grant(of, micro(amount), reason, Actor::local(NOW), None)
+                        .grant(of, micro(amount), reason, None, Actor::local(NOW), None)
                         .await;
                     End::Done(given.map(drop))
                 };
@@ -220,7 +218,7 @@ impl Simulation {
                         wallet: Self::number(request.wallet),
                         amount: charged.amount.micro(),
                         held: 0,
-                        period: request.limit.map(|(spending, _)| spending.period),
+                        spending: request.limit.map(|(spending, _)| spending),
                         kind: Kind::Refund(request.operation),
                     };
                     let store = Arc::clone(&self.bank);
@@ -265,7 +263,7 @@ impl Simulation {
             wallet: Self::number(request.wallet),
             amount: 0,
             held: request.amount.micro(),
-            period: request.limit.map(|(spending, _)| spending.period),
+            spending: request.limit.map(|(spending, _)| spending),
             kind: Kind::Hold,
         }
     }
@@ -291,8 +289,8 @@ impl Simulation {
     /// Begins a call; one that is refused at once must not be one that fits in any case.
     async fn call(&mut self, movement: Movement, mut call: Call) {
         let fits = movement.held <= self.available(movement.wallet);
-        let period = movement.period.unwrap_or_default();
-        let within = movement.held <= LIMIT - self.spent_at_most(period);
+        let within = (movement.spending)
+            .is_none_or(|of| movement.held <= limit(&of) - self.spent_at_most(of));
         match poll(&mut call).await {
             Poll::Pending => self.calls.push((movement, call)),
             Poll::Ready(end) => {
@@ -321,11 +319,9 @@ impl Simulation {
         self.credits[wallet] - on.map(|other| other.held).sum::<i64>()
     }
 
-    fn spent_at_most(&self, period: i64) -> i64 {
-        let on = self
-            .under_way()
-            .filter(|other| other.period == Some(period));
-        let spent = self.spent.get(&period).copied().unwrap_or_default();
+    fn spent_at_most(&self, of: Spending) -> i64 {
+        let on = self.under_way().filter(|other| other.spending == Some(of));
+        let spent = self.spent.get(&of).copied().unwrap_or_default();
         spent + on.map(|other| other.held.max(other.amount)).sum::<i64>()
     }
 
@@ -391,8 +387,8 @@ impl Simulation {
 
     fn apply(&mut self, movement: &Movement) {
         self.credits[movement.wallet] += movement.amount;
-        if let Some(period) = movement.period {
-            *self.spent.entry(period).or_default() -= movement.amount;
+        if let Some(spending) = movement.spending {
+            *self.spent.entry(spending).or_default() -= movement.amount;
         }
     }
 
@@ -400,10 +396,22 @@ impl Simulation {
     fn check(&self) {
         let report = verify::verify(self.file()).unwrap();
         assert_eq!(report.mistakes, [""; 0]);
-        let least =
-            "SELECT min(credits), (SELECT coalesce(max(spent), 0) FROM spending) FROM users";
-        let (least, most): (i64, i64) = one(self.file(), least, [], pair).unwrap();
-        assert!(least >= 0 && most <= LIMIT, "{least} {most}");
+        let least: i64 = one(self.file(), "SELECT min(credits) FROM users", [], value).unwrap();
+        assert!(least >= 0, "{least}");
+        for (of, spent) in self.spending() {
+            assert!((0..=limit(&of)).contains(&spent), "{of:?}: {spent}");
+        }
+    }
+
+    /// What the file says was spent.
+    fn spending(&self) -> HashMap<Spending, i64> {
+        let read = |row: &Row<'_>| {
+            let (id, period) = pair(row)?;
+            Ok((Spending { row: id, period }, row.get(2)?))
+        };
+        let select = "SELECT id, period, spent FROM spending WHERE spent != 0";
+        let rows = all(self.file(), select, [], read).unwrap();
+        rows.into_iter().collect()
     }
 
     /// Waits for everything that is under way, and then compares the file and the holds with the model.
@@ -443,10 +451,8 @@ impl Simulation {
             let more = refused(self.bank.promise(number, available + 1).await);
             assert_eq!(more, insufficient(available + 1, available));
         }
-        let spent = "SELECT period, spent FROM spending WHERE id = 1";
-        for (period, spent) in all(self.file(), spent, [], pair::<i64, i64>).unwrap() {
-            assert_eq!(self.spent.get(&period).copied().unwrap_or_default(), spent);
-        }
+        self.spent.retain(|_, spent| *spent != 0);
+        assert_eq!(self.spending(), self.spent);
         self.bank.assert_sound().await;
     }
 
