@@ -106,9 +106,11 @@ impl StoreObserver for Caches {
             self.metrics.changed(change);
         }
         match change {
-            Change::Key(hash) => return self.keys.drop_key(hash),
-            Change::Blocked(wallet) => return self.keys.drop_wallet(wallet),
-            Change::Samples { first: false, .. } => return,
+            Change::KeyRevoked(key) => return self.keys.drop_key(&key.hash),
+            Change::Blocked { wallet, .. } => return self.keys.drop_wallet(wallet),
+            // Too many for the figures, which are as old as their cache allows.
+            Change::Charged(_) | Change::Refunded(_) => return,
+            Change::KeyCreated(_) | Change::Samples { first: false, .. } => return,
             Change::All => self.keys.clear(),
             _ => {}
         }

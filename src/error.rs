@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::header::HeaderName;
 
 use crate::limits::{Decision, seconds_up};
-use crate::model::{InputError, InputKind, shortened};
+use crate::model::{InputError, InputKind, ParseError, shortened};
 use crate::store::StoreError;
 use crate::upstream::{Meaning, Refusal, UpstreamError};
 
@@ -152,7 +152,7 @@ impl ApiError {
     }
 
     /// An invalid wallet address in a path, a parameter or a header.
-    pub(crate) fn wallet(name: &str, detail: &str) -> Self {
+    pub(crate) fn wallet(name: &str, detail: ParseError) -> Self {
         Self::new(ErrorCode::InvalidWallet, detail).at(name)
     }
 

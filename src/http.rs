@@ -1,6 +1,7 @@
 //! One request from top to bottom: the order of its checks is the text of [`respond`], and decided nowhere else.
 
 mod access_log;
+mod api_key;
 mod auth;
 mod body;
 mod context;
@@ -9,6 +10,8 @@ mod request_body;
 pub(crate) mod response;
 pub(crate) mod route;
 
+pub use api_key::AuthError;
+pub(crate) use api_key::authenticate;
 pub(crate) use body::{Exchange, ResponseBody};
 pub(crate) use context::Context;
 pub(crate) use response::Response;
@@ -41,7 +44,7 @@ use crate::app::App;
 use crate::config::Peer;
 use crate::error::{ApiError, ErrorCode};
 use crate::host_routes::{Caller, HostRoutes};
-use crate::limits::{Bucket, RateClass};
+use crate::limits::{Bucket, Decision, RateClass};
 use crate::metrics::{ROUTE, RouteSlot, with};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -170,7 +173,7 @@ async fn respond(
     let target = match target(app, routes, &head, log_guard) {
         Ok(target) => target,
         Err(refusal) => {
-            limit(app, log_guard, RateClass::Refused, client.into())?;
+            limit(app, &mut log_guard.rate, RateClass::Refused, client.into())?;
             return Err(refusal);
         }
     };
@@ -189,7 +192,7 @@ async fn respond(
     if body.as_ref().is_none_or(Body::is_end_stream) {
         outlast();
     }
-    limit(app, log_guard, rate, client.into())?;
+    limit(app, &mut log_guard.rate, rate, client.into())?;
     // Before anything that costs a hash or a query.
     if head.uri.query().is_some_and(auth::holds_key) {
         let detail = "a key in a query string ends up in logs; send it as X-API-Key or Authorization: Bearer, and revoke this one";
@@ -347,19 +350,15 @@ fn options(allow: String, requested: Option<Vec<HeaderValue>>) -> Response {
     response
 }
 
-fn limit(
-    app: &App,
-    log_guard: &mut AccessLogGuard,
-    class: RateClass,
-    bucket: Bucket,
-) -> Result<()> {
+/// Counts a request; `shown` is the budget that the response shows.
+fn limit(app: &App, shown: &mut Option<Decision>, class: RateClass, bucket: Bucket) -> Result<()> {
     let Some(decision) = app.limits().check(class, bucket) else {
         return Ok(());
     };
     let error = decision.retry_after.map(|_| ApiError::from(&decision));
     // The budgets of failures and refusals are shown when they are spent.
     if error.is_some() || !matches!(class, RateClass::Failures | RateClass::Refused) {
-        log_guard.rate = Some(decision);
+        *shown = Some(decision);
     }
     error.map_or(Ok(()), |error| {
         with(&app.metrics.table.limited, [("class", class.as_str())]).inc();

@@ -252,20 +252,18 @@ impl Metrics {
         ))
     }
 
-    /// Counts what was changed in this process; a debit is not counted.
+    /// Counts what was changed in this process: samples, and credits that came from nowhere.
     pub(crate) fn changed(&self, change: &Change) {
         let (reason, amount) = match change {
             Change::Samples { new, .. } => {
                 self.table.samples.inc_by(*new as u64);
                 return;
             }
-            Change::Granted(amount) => ("grant", *amount),
-            Change::Earned(amount) => ("mining", *amount),
-            Change::Account | Change::Key(_) | Change::Blocked(_) | Change::All => return,
+            Change::Granted(movement) => ("grant", movement.amount),
+            Change::Earned(movement) => ("mining", movement.amount),
+            _ => return,
         };
-        if amount > Credits::ZERO {
-            with(&self.table.distributed, [("reason", reason)]).inc_by(float(amount));
-        }
+        with(&self.table.distributed, [("reason", reason)]).inc_by(float(amount));
     }
 
     pub(crate) fn read(&self, took: Duration) {

@@ -10,26 +10,29 @@ mod local;
 mod probe;
 mod reset;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use self::listener::Listener;
 use crate::app::App;
+use crate::auth::{Principal, Scope};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::host_routes::HostRoutes;
 use crate::store::Repository;
-use crate::{routes, tasks};
+use crate::{http, routes, tasks};
 
 pub use self::check::check;
 pub use self::local::serve_local;
 pub use crate::host_routes::Caller;
+pub use crate::http::AuthError;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -121,19 +124,29 @@ impl Builder {
         app.resume_clock().await;
         let mut serving = JoinSet::new();
         serving.spawn(connection::serve(Arc::clone(&app), sockets));
-        Ok(EdgeServer {
-            tasks: tasks::start(&app),
+        let background = tasks::start(&app);
+        let running = Running {
             serving,
+            background,
+        };
+        Ok(EdgeServer {
+            running: Mutex::new(Some(running)),
             app,
         })
     }
 }
 
-/// A running server. [`EdgeServer::shutdown`] stops it gracefully; dropped, it stops immediately.
+/// A running server. [`EdgeServer::shutdown`] stops it gracefully; dropped, it stops immediately. Shared in an [`Arc`], one
+/// task can stop it while others wait for its [end](EdgeServer::stopped).
 pub struct EdgeServer {
     app: Arc<App>,
+    running: Mutex<Option<Running>>,
+}
+
+/// The tasks of a server that was not stopped yet.
+struct Running {
     serving: JoinSet<()>,
-    tasks: JoinSet<()>,
+    background: JoinSet<()>,
 }
 
 impl EdgeServer {
@@ -156,6 +169,62 @@ impl EdgeServer {
         &self.app.store
     }
 
+    /// The owner of an API key that came by a listener of the host's own, if the key is valid and has `scope` (any key is
+    /// enough where it is `None`; an admin's has every scope). As over HTTP, a key in use is cached, a revoked one is refused
+    /// from the next call on, and what is no valid key counts against the rate `failures` of its sender's address; the other
+    /// rates, and what the key itself may use ([`Principal::limits`]), are for the host to apply. The key of a blocked account is
+    /// refused for [`Scope::Chat`] only, and reads otherwise ([`Principal::is_blocked`]).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use std::net::Ipv4Addr;
+    /// use r3mes_edge::auth::{KeyRequest, Scope};
+    /// use r3mes_edge::store::{Actor, issue_key};
+    /// use r3mes_edge::{AuthError, Clock, Config, EdgeServer, Repository, SqliteStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let file = folder.path().join("edge.db");
+    /// # let mut config = Config::default();
+    /// # config.listen = vec!["127.0.0.1:0".parse()?];
+    /// let store = Arc::new(SqliteStore::open(&file, true)?);
+    /// let server = EdgeServer::builder(config, Arc::clone(&store) as _).start().await?;
+    /// let wallet = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm".parse()?;
+    /// let request = KeyRequest {
+    ///     wallet: Some(wallet),
+    ///     name: "rig".to_owned(),
+    ///     scopes: "miner".parse()?,
+    ///     expires_at: None,
+    ///     login: false,
+    ///     limits: None,
+    /// };
+    /// let actor = || Actor::local(Clock::default().now());
+    /// let issued = issue_key(&*store, request, 10, actor(), None).await?;
+    ///
+    /// let (sent, client) = (issued.key.reveal(), Ipv4Addr::LOCALHOST.into());
+    /// let caller = server.authenticate(sent, Some(Scope::Miner), client).await?;
+    /// assert_eq!(caller.wallet, Some(wallet));
+    /// let refused = server.authenticate(sent, Some(Scope::Chat), client).await;
+    /// assert_eq!(refused, Err(AuthError::MissingScope(Scope::Chat)));
+    /// store.revoke_key(issued.record.id, None, actor()).await?;
+    /// let refused = server.authenticate(sent, None, client).await;
+    /// assert_eq!(refused, Err(AuthError::Revoked));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Why the key is refused, or [`AuthError::Store`].
+    pub async fn authenticate(
+        &self,
+        key: &str,
+        scope: Option<Scope>,
+        client: IpAddr,
+    ) -> Result<Principal, AuthError> {
+        http::authenticate(&self.app, key, scope, client).await
+    }
+
     /// Every address it listens on, in the order of the configuration.
     #[must_use]
     pub fn listeners(&self) -> &[Listen] {
@@ -176,12 +245,17 @@ impl EdgeServer {
     }
 
     /// Stops gracefully: no new connections or requests; what is in flight has `limits.shutdown_grace`, then it is aborted
-    /// and charged or released. Returns when everything is written and the storage is closed.
-    pub async fn shutdown(mut self) {
+    /// and charged or released. Returns when everything is written and the storage is closed, also where another call began
+    /// it. If its future is dropped, the next call goes on.
+    pub async fn shutdown(&self) {
         self.app.shutdown.drain();
-        self.tasks.abort_all();
+        let mut guard = self.running.lock().await;
+        let Some(running) = guard.as_mut() else {
+            return;
+        };
+        running.background.abort_all();
         // Bounded by the grace; the runtime has logged a panic.
-        let _ = self.serving.join_next().await;
+        let _ = running.serving.join_next().await;
         self.app.record_key_use().await;
         tasks::record_clock(Arc::clone(&self.app)).await;
         let store = Arc::clone(&self.app.store);
@@ -189,6 +263,13 @@ impl EdgeServer {
         if closed.await.is_err() {
             log::error!("the storage was not closed cleanly");
         }
+        *guard = None;
+    }
+
+    /// Waits for a call of [`shutdown`](Self::shutdown) in another task, and then for its end.
+    pub async fn stopped(&self) {
+        self.app.shutdown.draining().await;
+        self.shutdown().await;
     }
 }
 

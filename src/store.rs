@@ -17,7 +17,7 @@ pub use error::StoreError;
 pub use holds::{Account, Hold, HoldOwner, HoldRequest, HoldTable, OperationId, Spending};
 pub use issue::{issue_key, rotate_key};
 pub use lock::{InstanceLock, LockError, folder_of, real_path};
-pub use observer::{Change, Observers, Origin, StoreObserver};
+pub use observer::{Change, ChangedKey, Movement, Observers, Origin, StoreObserver};
 pub use records::*;
 pub use sqlite::*;
 

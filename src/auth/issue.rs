@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{KeyLimits, KeyRecord, PlainKey, Scopes, ShownKey, Spent};
-use crate::model::{Timestamp, Wallet, new_id_at};
+use crate::model::{ParseError, Timestamp, Wallet, new_id_at};
 
 /// A request for a new key, after its permissions were checked.
 #[derive(Clone, Debug)]
@@ -27,9 +27,9 @@ impl KeyRequest {
     ///
     /// # Errors
     /// What is wrong, in words for the client.
-    pub fn name(text: &str) -> Result<String, &'static str> {
+    pub fn name(text: &str) -> Result<String, ParseError> {
         if text.chars().count() > 100 || text.chars().any(char::is_control) {
-            return Err("must be at most 100 characters, none of them a control character");
+            return Err("must be at most 100 characters, none of them a control character".into());
         }
         Ok(text.to_owned())
     }

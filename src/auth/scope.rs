@@ -1,6 +1,9 @@
 //! Scopes: what an API key may do.
 
 use std::fmt;
+use std::str::FromStr;
+
+use crate::model::ParseError;
 
 /// One permission; [`Scopes`] is a set of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +60,7 @@ impl Scopes {
     ///
     /// # Errors
     /// Which scopes there are, in words for the client.
-    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, &'static str> {
+    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
         let mut set = 0;
         for name in names {
             let known = Scope::ALL.iter().find(|(_, known)| *known == name);
@@ -65,7 +68,9 @@ impl Scopes {
             set |= *scope as u8;
         }
         if set == 0 {
-            return Err("must hold at least one of chat, read, miner, keys, metrics and admin");
+            return Err(
+                "must hold at least one of chat, read, miner, keys, metrics and admin".into(),
+            );
         }
         Ok(Self(set))
     }
@@ -97,10 +102,19 @@ impl fmt::Display for Scopes {
     }
 }
 
-impl TryFrom<Vec<String>> for Scopes {
-    type Error = &'static str;
+/// Reads what `Display` writes: names with commas between them.
+impl FromStr for Scopes {
+    type Err = ParseError;
 
-    fn try_from(names: Vec<String>) -> Result<Self, &'static str> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        Self::parse(text.split(','))
+    }
+}
+
+impl TryFrom<Vec<String>> for Scopes {
+    type Error = ParseError;
+
+    fn try_from(names: Vec<String>) -> Result<Self, ParseError> {
         Self::parse(names.iter().map(String::as_str))
     }
 }
@@ -142,7 +156,7 @@ mod tests {
             let by = turn % names.len();
             names.rotate_left(by);
             prop_assert_eq!(Scopes::parse(names.iter().copied()), Ok(scopes));
-            prop_assert_eq!(Scopes::parse(scopes.to_string().split(',')), Ok(scopes));
+            prop_assert_eq!(scopes.to_string().parse(), Ok(scopes));
         }
 
         #[test]

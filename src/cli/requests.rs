@@ -2,7 +2,7 @@
 //! trail, breakers.
 
 use clap::{Args, Subcommand};
-use r3mes_edge::model::{Credits, Timestamp, Wallet};
+use r3mes_edge::model::{Credits, ParseError, Timestamp, Wallet};
 use r3mes_edge::store::{LedgerEntry, LedgerReport};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -101,10 +101,10 @@ pub(super) struct Movement {
     reference: Option<String>,
 }
 
-fn amount(text: &str) -> Result<Credits, &'static str> {
+fn amount(text: &str) -> Result<Credits, ParseError> {
     match Credits::parse(text)? {
         amount if amount > Credits::ZERO => Ok(amount),
-        _ => Err("must be more than 0; use `credits take` to debit"),
+        _ => Err("must be more than 0; use `credits take` to debit".into()),
     }
 }
 

@@ -11,6 +11,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::model::ParseError;
+
 /// One address to listen on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Listen {
@@ -62,22 +64,20 @@ impl fmt::Display for Listen {
 }
 
 impl FromStr for Listen {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         const USE: &str = "127.0.0.1:8000, [::1]:8000 or unix:/run/r3mes-edge/edge.sock";
         let Some(path) = text.strip_prefix("unix:") else {
             let address = text.parse().map(Self::Tcp);
-            return address.map_err(|_| format!("invalid address {text:?}; use {USE}"));
+            return address.map_err(|_| format!("invalid address {text:?}; use {USE}").into());
         };
         // A command runs in any folder, and must find the server's socket.
         if !path.starts_with('/') || path.ends_with('/') {
-            return Err(format!(
-                "{text:?} is not the whole path of a file; use {USE}"
-            ));
+            return Err(format!("{text:?} is not the whole path of a file; use {USE}").into());
         }
         if path.contains(char::is_control) {
-            return Err(format!("{text:?} has a control character; use {USE}"));
+            return Err(format!("{text:?} has a control character; use {USE}").into());
         }
         // Neither too long nor with a zero byte.
         std::os::unix::net::SocketAddr::from_pathname(path)
@@ -125,9 +125,9 @@ pub(super) fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<List
     };
     let read = |text: &Value| match text.as_str() {
         Some(text) => text.trim().parse(),
-        None => Err("must be a text like \"127.0.0.1:8000\", or an array of them".to_owned()),
+        None => Err("must be a text like \"127.0.0.1:8000\", or an array of them".into()),
     };
-    let listeners: Result<_, String> = texts.iter().map(read).collect();
+    let listeners: Result<_, ParseError> = texts.iter().map(read).collect();
     listeners.map_err(D::Error::custom)
 }
 

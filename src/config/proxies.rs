@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::model::ParseError;
+
 /// The other end of a connection, which may be a [`Proxy`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Peer {
@@ -59,9 +61,9 @@ impl fmt::Display for Proxy {
 }
 
 impl FromStr for Proxy {
-    type Err = String;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         if text == "unix" {
             return Ok(Self::Unix);
         }
@@ -76,12 +78,14 @@ impl FromStr for Proxy {
             let address = network.addr();
             return Err(format!(
                 "{text:?} is an address in a network; use {address} for that alone, or {whole} for all of it"
-            ));
+            )
+            .into());
         }
         if network.addr().to_canonical().is_ipv4() != network.addr().is_ipv4() {
             return Err(format!(
                 "{text:?} is a network of IPv4 addresses; write it as one, 10.0.0.0/8"
-            ));
+            )
+            .into());
         }
         Ok(Self::Network(network))
     }
@@ -136,7 +140,7 @@ mod tests {
                 "use fd00::1 for that alone, or fd00::/8 for all of it",
             ),
         ] {
-            let error = text.parse::<Proxy>().unwrap_err();
+            let error = text.parse::<Proxy>().unwrap_err().to_string();
             assert!(error.ends_with(right), "{error}");
         }
     }

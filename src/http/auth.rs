@@ -1,7 +1,6 @@
 //! Authentication and authorization: the owner of the key that was sent, and whether the route is for them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::http::request::Parts;
@@ -9,13 +8,13 @@ use hyper::http::request::Parts;
 use super::access_log::AccessLogGuard;
 use super::context::single;
 use super::route::{Auth, Route};
-use super::{Result, is_anthropic, limit, origin};
+use super::{AuthError, Result, api_key, is_anthropic, limit, origin};
 use crate::app::App;
-use crate::auth::{CachedKey, KeyRecord, PlainKey, Principal, Scope};
+use crate::auth::{PlainKey, Principal, Scope};
 use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{Bucket, ConcurrencyPermit, RateClass};
-use crate::model::{Sample, Wallet};
+use crate::model::Wallet;
 
 /// The caller of a request, and where its key has limits, a paid one's place among those that may run.
 pub(super) type Authenticated = (Option<Principal>, Option<ConcurrencyPermit<i64>>);
@@ -32,12 +31,7 @@ pub(super) async fn authenticate(
         // Only this process can have put it there: a command that answers its own requests.
         return Ok((head.extensions.get::<Principal>().cloned(), None));
     };
-    let found = find_key(app, text, client, log_guard).await;
-    let key = found.inspect_err(|error| {
-        if error.code.status() == 401 {
-            app.metrics.table.auth_failures.inc();
-        }
-    })?;
+    let key = api_key::find(app, text, client, &mut log_guard.rate).await?;
     let principal = Principal::from(&*key);
     log_guard.principal = Some(principal.clone());
     // Before the rate, which a request that cannot run does not count against.
@@ -45,7 +39,12 @@ pub(super) async fn authenticate(
         RateClass::Chat => concurrency_permit(app, &principal)?,
         _ => None,
     };
-    limit(app, log_guard, class, Bucket::Key(key.record.hash))?;
+    limit(
+        app,
+        &mut log_guard.rate,
+        class,
+        Bucket::Key(key.record.hash),
+    )?;
     Ok((Some(principal), permit))
 }
 
@@ -66,60 +65,6 @@ fn concurrency_permit(app: &App, principal: &Principal) -> Result<Option<Concurr
             Err(error.retry_after(Duration::from_secs(1)))
         }
     }
-}
-
-/// Checksum, hash, cache, store.
-async fn find_key(
-    app: &App,
-    text: &str,
-    client: IpAddr,
-    log_guard: &mut AccessLogGuard,
-) -> Result<Arc<CachedKey>> {
-    let invalid = |detail| ApiError::new(ErrorCode::InvalidApiKey, detail);
-    let malformed = "malformed API key: expected `r3mes_` and 49 characters with a valid checksum";
-    let sent = PlainKey::parse(text).or_else(|| PlainKey::parse_imported(text));
-    let sent = sent.ok_or_else(|| invalid(malformed))?;
-    let (hash, keys, now) = (sent.hash(), &app.caches.keys, app.clock.latest());
-    let key = match keys.get(&hash) {
-        Some(key) => key,
-        None => {
-            // Counted before the look-up, so that guesses are limited before they cost a database read.
-            limit(app, log_guard, RateClass::Failures, client.into())?;
-            app.metrics.table.key_lookups.inc();
-            let generation = keys.generation();
-            let found = match app.store.key_by_hash(hash).await {
-                Ok(None) if text.len() < PlainKey::LENGTH => {
-                    let start = sent.start().to_owned();
-                    app.store.adopt_key(sent.sha256(), hash, start).await
-                }
-                found => found,
-            };
-            // Neither a storage error nor a valid key is a guess.
-            let valid =
-                |key: &Option<KeyRecord>| key.as_ref().is_some_and(|key| key.is_active(now));
-            if found.as_ref().map_or(true, valid) {
-                app.limits().uncount(RateClass::Failures, client);
-            }
-            let record = found?.ok_or_else(|| invalid("no such key"))?;
-            let is_blocked = match record.wallet {
-                Some(wallet) => app.store.user(wallet).await?.blocked,
-                None => false,
-            };
-            keys.insert(record, is_blocked, generation)
-        }
-    };
-    if key.record.is_revoked(now) {
-        return Err(invalid("this key was revoked or replaced"));
-    }
-    // A login's token that lasts longer was made by a clock that was ahead.
-    let longest = now.plus(app.config.auth.login_ttl + Sample::MAX_AHEAD);
-    let outlasts = key.record.login && key.record.expires_at > Some(longest);
-    if outlasts || !key.record.is_active(now) {
-        let detail = "this key has expired";
-        return Err(ApiError::new(ErrorCode::ExpiredApiKey, detail));
-    }
-    key.touch(app.clock.now());
-    Ok(key)
 }
 
 /// The key as it was sent. An empty header is none, and so is a credential that is no key beside one that is: clients send
@@ -203,8 +148,7 @@ pub(super) fn authorize(
         return Ok(());
     }
     if let Some(scope) = scope.filter(|scope| !principal.scopes.contains(*scope)) {
-        let detail = format!("this needs a key with the scope {}", scope.as_str());
-        return Err(ApiError::forbidden(detail));
+        return Err(AuthError::MissingScope(scope).into());
     }
     let of_wallet = matches!(route.auth, Auth::Public | Auth::Own(_));
     let own = principal.wallet.as_ref().map(Wallet::as_str);

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+use super::ParseError;
+
 /// An amount of credits or a balance, in whole micro-credits (a millionth of a credit). In JSON it is a plain decimal
 /// number of at most six decimals.
 ///
@@ -14,7 +16,7 @@ use serde_json::value::RawValue;
 /// assert_eq!(price.micro(), 100_000);
 /// assert_eq!(Credits::from_micro(3 * price.micro()).to_string(), "0.3");
 /// assert!(Credits::parse("1e3").is_err());
-/// # Ok::<_, &str>(())
+/// # Ok::<_, r3mes_edge::model::ParseError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Credits(i64);
@@ -49,7 +51,7 @@ impl Credits {
     ///
     /// # Errors
     /// What is wrong, in words for the client.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
         const FORM: &str = "must be a plain decimal number of credits";
         let (negative, digits) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -58,12 +60,12 @@ impl Credits {
         let (whole, places) = digits.split_once('.').unwrap_or((digits, "0"));
         let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         if !all_digits(whole) || !all_digits(places) {
-            return Err(FORM);
+            return Err(FORM.into());
         }
         if places.len() > 6 {
-            return Err(
-                "has more than 6 decimal places; a millionth of a credit is the smallest amount",
-            );
+            let detail =
+                "has more than 6 decimal places; a millionth of a credit is the smallest amount";
+            return Err(detail.into());
         }
         let whole: i64 = whole.parse().map_err(|_| Self::TOO_LARGE)?;
         let scale = 10_i64.pow(6 - places.len() as u32);
@@ -80,14 +82,14 @@ impl Credits {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn from_float(number: f64) -> Result<(Self, bool), &'static str> {
+    pub fn from_float(number: f64) -> Result<(Self, bool), ParseError> {
         const MICRO: f64 = 1e6;
         let micro = (number * MICRO).round_ties_even();
         if !number.is_finite() {
-            return Err("must be a finite number of credits");
+            return Err("must be a finite number of credits".into());
         }
         if micro.abs() > Self::MAX_AMOUNT.0 as f64 {
-            return Err(Self::TOO_LARGE);
+            return Err(Self::TOO_LARGE.into());
         }
         // Exact, as an amount has less digits than a float.
         Ok((Self(micro as i64), micro / MICRO == number))

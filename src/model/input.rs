@@ -1,5 +1,7 @@
 //! Reads JSON that a client sent into its type, so that every error names the member it is about.
 
+use std::fmt;
+
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -44,7 +46,7 @@ impl InputError {
     }
 
     /// An error in a member of the body: `detail` follows its name.
-    pub(crate) fn member(name: &str, detail: &str) -> Self {
+    pub(crate) fn member(name: &str, detail: impl fmt::Display) -> Self {
         Self::field(format!("/{name}"), format!("{name} {detail}"))
     }
 

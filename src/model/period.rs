@@ -4,7 +4,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{ParseError, Timestamp};
 
 /// A period of the calendar in UTC. A new one begins at its first millisecond, by arithmetic alone: nothing is reset.
 ///
@@ -16,7 +16,7 @@ use super::Timestamp;
 /// assert_eq!(Period::Week.start(now).to_string(), "2026-11-30T00:00:00.000Z");
 /// let next = Period::Month.end(now).map(|end| end.to_string());
 /// assert_eq!(next.as_deref(), Some("2027-01-01T00:00:00.000Z"));
-/// # Ok::<_, &str>(())
+/// # Ok::<_, r3mes_edge::model::ParseError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,11 +51,11 @@ impl Period {
     ///
     /// # Errors
     /// Which names there are.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
         let found = Self::ALL.iter().find(|(_, name)| *name == text);
         found
             .map(|(period, _)| *period)
-            .ok_or("must be day, week, month or total")
+            .ok_or_else(|| "must be day, week, month or total".into())
     }
 
     /// The first moment of the period that `at` is in.

@@ -27,7 +27,7 @@ pub struct Tokens {
 /// let used = Tokens { prompt: 1200, cached: 1000, completion: 310 };
 /// // 0.01 + (200 * 0.4 + 1000 * 0.1 + 310 * 1.6) / 1,000,000, rounded up to a micro-credit
 /// assert_eq!(price.cost(used).to_string(), "0.010676");
-/// # Ok::<_, &str>(())
+/// # Ok::<_, r3mes_edge::model::ParseError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 
+use super::ParseError;
+
 /// A point in time, stored as unix milliseconds and written as RFC 3339 in UTC with three decimals. One outside the
 /// calendar, years -9999 to 9999, is written as the nearest in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -66,7 +68,7 @@ impl Timestamp {
     ///
     /// # Errors
     /// What is wrong, in words for the client.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
         const FORM: &str = "must be a time: RFC 3339 (2026-11-24T12:00:00Z) or unix seconds";
         if !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             let parsed: jiff::Timestamp = text.parse().map_err(|_| FORM)?;
@@ -76,7 +78,7 @@ impl Timestamp {
         // 9999-12-31 is the last day RFC 3339 can write. A float holds all milliseconds until then.
         match (seconds * 1000.0).round() as i64 {
             millis @ 0..=253_402_300_799_999 => Ok(Self(millis)),
-            _ => Err("lies after the year 9999"),
+            _ => Err("lies after the year 9999".into()),
         }
     }
 
@@ -84,7 +86,7 @@ impl Timestamp {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn parse_naive(text: &str) -> Result<Self, &'static str> {
+    pub fn parse_naive(text: &str) -> Result<Self, ParseError> {
         let parsed = text.parse::<jiff::civil::DateTime>();
         let zoned = parsed.and_then(|time| time.to_zoned(TimeZone::UTC));
         let zoned = zoned.map_err(|_| "must be a time like 2026-11-24 12:00:00")?;

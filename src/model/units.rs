@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo, SpanRound, Unit};
 
+use super::ParseError;
+
 /// Declares a module for `#[serde(with)]` from a function that parses a text and one that writes it.
 macro_rules! text_form {
     ($name:ident, $type:ty, $parse:expr, $write:expr) => {
@@ -54,12 +56,12 @@ text_form!(size, usize, parse_size, size_text);
 ///
 /// # Errors
 /// A sentence with the accepted forms.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
     let span = text.parse::<Span>();
     let exact = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()));
     exact
         .and_then(Duration::try_from)
-        .map_err(|_| format!("invalid duration {text:?}; use 500ms, 10s, 5min, 1h or 90d"))
+        .map_err(|_| format!("invalid duration {text:?}; use 500ms, 10s, 5min, 1h or 90d").into())
 }
 
 fn parse_optional(text: &str, none: &str) -> Result<Option<Duration>, String> {
@@ -134,7 +136,7 @@ mod tests {
         assert_eq!(parse_duration("90d"), Ok(Duration::from_secs(90 * 86_400)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         for text in ["", "10", "-5s", "soon", "1 fortnight"] {
-            let error = parse_duration(text).unwrap_err();
+            let error = parse_duration(text).unwrap_err().to_string();
             assert!(error.contains("10s"), "{text:?}: {error}");
         }
     }

@@ -5,6 +5,8 @@ use std::fmt;
 use bech32::Bech32;
 use bech32::primitives::decode::CheckedHrpstring;
 
+use super::ParseError;
+
 /// A wallet address: bech32 (BIP-173, not bech32m) with the prefix `remes` over a 20-byte account, in lower case.
 ///
 /// A value of this type always has a valid checksum: [`Wallet::parse`] is the only way to make one.
@@ -21,22 +23,22 @@ impl Wallet {
     ///
     /// # Errors
     /// What is wrong, in words for the client.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
         let Ok(bytes) = <[u8; Self::LENGTH]>::try_from(text.as_bytes()) else {
-            return Err("a wallet address has 44 characters and starts with remes1");
+            return Err("a wallet address has 44 characters and starts with remes1".into());
         };
         if bytes.iter().any(u8::is_ascii_uppercase) {
-            return Err("a wallet address is written in lower case");
+            return Err("a wallet address is written in lower case".into());
         }
         let Ok(checked) = CheckedHrpstring::new::<Bech32>(text) else {
-            return Err("the checksum of the wallet address is wrong (bech32)");
+            return Err("the checksum of the wallet address is wrong (bech32)".into());
         };
         if checked.hrp().as_bytes() != Self::PREFIX.as_bytes() {
-            return Err("a wallet address starts with remes1");
+            return Err("a wallet address starts with remes1".into());
         }
         // The length leaves 32 five-bit groups, 20 bytes exactly, so there is no padding to check.
         if checked.byte_iter().count() != 20 {
-            return Err("a wallet address holds an account of 20 bytes");
+            return Err("a wallet address holds an account of 20 bytes".into());
         }
         Ok(Self(bytes))
     }

@@ -14,7 +14,7 @@ pub use miners::*;
 pub use usage::{Usage, UsageBy, UsageGroup, UsageQuery};
 pub use users::{ListedUser, UserQuery, UserSort};
 
-use crate::model::{Credits, Timestamp, Wallet, csv_field};
+use crate::model::{Credits, ParseError, Timestamp, Wallet, csv_field};
 
 /// An account.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -111,9 +111,9 @@ impl LedgerEntry {
     ///
     /// # Errors
     /// An error text for the client.
-    pub fn reference(text: &str) -> Result<String, &'static str> {
+    pub fn reference(text: &str) -> Result<String, ParseError> {
         if !(1..=200).contains(&text.chars().count()) || text.chars().any(char::is_control) {
-            return Err("must be 1 to 200 characters, none of them a control character");
+            return Err("must be 1 to 200 characters, none of them a control character".into());
         }
         Ok(text.to_owned())
     }
@@ -122,16 +122,15 @@ impl LedgerEntry {
     ///
     /// # Errors
     /// An error text for the client.
-    pub fn reason(text: &str) -> Result<String, &'static str> {
+    pub fn reason(text: &str) -> Result<String, ParseError> {
         Self::reference(text)?;
         let given = text.trim();
         if Self::RESERVED_REASONS
             .iter()
             .any(|reserved| given.eq_ignore_ascii_case(reserved))
         {
-            return Err(
-                "must not be chat, chat_refund, deposit, mining, opening or refund, which the server writes itself",
-            );
+            let detail = "must not be chat, chat_refund, deposit, mining, opening or refund, which the server writes itself";
+            return Err(detail.into());
         }
         Ok(text.to_owned())
     }

@@ -71,6 +71,21 @@ pub fn sqlite_version() -> &'static str {
     rusqlite::version()
 }
 
+/// The options that SQLite was compiled with, as `PRAGMA compile_options` has them. The [guide](crate#sqlites-options) says
+/// which a program that embeds this library should set.
+///
+/// # Errors
+/// If SQLite cannot open a database in memory.
+pub fn sqlite_compile_options() -> Result<Vec<String>> {
+    let connection = Connection::open_in_memory()?;
+    Ok(row::all(
+        &connection,
+        "PRAGMA compile_options",
+        [],
+        row::value,
+    )?)
+}
+
 impl SqliteStore {
     /// Opens the database at `path` under its instance lock; creates it (mode 0600) if it is missing and `create` is set.
     /// Blocks; called before the server accepts connections.
@@ -174,13 +189,13 @@ impl SqliteStore {
     async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
-        change: fn(&T) -> Option<Change>,
+        changes: impl FnOnce(&T) -> Vec<Change> + Send + 'static,
     ) -> Result<T> {
         let work = move |c: &Connection| {
             let value = work(c)?;
-            let change = change(&value);
+            let changes = changes(&value);
             let written = Written {
-                change,
+                changes,
                 ..Written::default()
             };
             Ok((value, written))

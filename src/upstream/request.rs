@@ -386,7 +386,7 @@ fn count(name: &str, value: Option<Value>, most: u32) -> Result<Option<u32>, Inp
     let number = value.as_f64().filter(|number| number.fract() == 0.0);
     let number = number.filter(|number| (1.0..=f64::from(most)).contains(number));
     let number = number.map(|number| number as u32);
-    let wrong = || InputError::member(name, &format!("must be a whole number from 1 to {most}"));
+    let wrong = || InputError::member(name, format!("must be a whole number from 1 to {most}"));
     number.ok_or_else(wrong).map(Some)
 }
 

@@ -228,7 +228,10 @@ async fn a_wallet_that_another_process_blocked_cannot_pay_from_its_notification_
         let file = rusqlite::Connection::open(server.database()).unwrap();
         file.execute("UPDATE users SET blocked = ?1", [blocked])
             .unwrap();
-        faults.changed_elsewhere(Change::Blocked(wallet(W1)));
+        faults.changed_elsewhere(Change::Blocked {
+            wallet: wallet(W1),
+            blocked: blocked == 1,
+        });
         chat().await.refused(status, code);
     }
 }

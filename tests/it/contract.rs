@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use r3mes_edge::auth::{KeyLimits, KeyRequest, Scopes};
+use r3mes_edge::auth::{KeyLimits, KeyRequest, PlainKey, Scopes};
 use r3mes_edge::model::{Credits, HashrateUnit, Period, Sample, Timestamp, Tokens, Wallet};
 use r3mes_edge::store::*;
 use tokio::task::{JoinHandle, JoinSet};
@@ -870,11 +870,16 @@ async fn duplicate_samples_and_earnings_count_once(store: Store) {
 struct Recorder(Mutex<Vec<Change>>);
 
 impl StoreObserver for Recorder {
-    fn committed(&self, _: usize, _: Duration, _: bool) {}
-    fn read(&self, _: Duration) {}
     fn changed(&self, change: &Change, origin: Origin) {
         assert_eq!(origin, Origin::Here);
-        self.0.lock().unwrap().push(*change);
+        self.0.lock().unwrap().push(change.clone());
+    }
+}
+
+impl Recorder {
+    /// What it was notified of since the last call.
+    fn take(&self) -> Vec<Change> {
+        std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
@@ -882,40 +887,91 @@ async fn observers_are_notified_of_a_change_before_its_method_returns(store: Sto
     let recorder = Arc::new(Recorder::default());
     let weak: Weak<Recorder> = Arc::downgrade(&recorder);
     store.observe(weak);
-    let last = || recorder.0.lock().unwrap().pop();
+    let moved = |amount, balance, entry| Movement {
+        wallet: wallet(W1),
+        amount,
+        balance,
+        entry,
+    };
     store
         .create_user(wallet(W1), Actor::local(NOW), None)
         .await
         .unwrap();
-    assert_eq!(last(), Some(Change::Account));
-    grant(&store, W1, FIVE).await.unwrap();
-    assert_eq!(last(), Some(Change::Granted(FIVE)));
+    assert_eq!(recorder.take(), [Change::Account(wallet(W1))]);
+    let granted = grant(&store, W1, FIVE).await.unwrap();
+    let movement = moved(FIVE, FIVE, granted.id);
+    assert_eq!(recorder.take(), [Change::Granted(movement)]);
+    // One that makes the account reports both.
+    grant(&store, W2, FIVE).await.unwrap();
+    let seen = recorder.take();
+    assert_eq!(seen[0], Change::Account(wallet(W2)));
+    assert!(matches!(&seen[1..], [Change::Granted(moved)] if moved.wallet == wallet(W2)));
+    let [three, four] = [3, 4].map(credits);
+    let taken = grant(&store, W1, ONE.negated()).await.unwrap();
+    let movement = moved(ONE.negated(), four, taken.id);
+    assert_eq!(recorder.take(), [Change::Taken(movement)]);
+    // Paid, and given back.
+    let held = hold(&store, four).await.unwrap();
+    assert!(recorder.take().is_empty(), "a hold moves nothing");
+    let charged = charge(&store, held, ONE).await;
+    let movement = moved(ONE.negated(), three, charged.entry.unwrap());
+    assert_eq!(recorder.take(), [Change::Charged(movement)]);
+    store.refund(charged, None, NOW).await.unwrap();
+    let (_, entries) = store.ledger(wallet(W1), None, 1).await.unwrap();
+    let movement = moved(ONE, four, entries[0].id);
+    assert_eq!(recorder.take(), [Change::Refunded(movement)]);
+    let free = hold(&store, ONE).await.unwrap();
+    charge(&store, free, Credits::ZERO).await;
+    assert!(recorder.take().is_empty(), "without an entry");
+    let earning = || Earning {
+        wallet: wallet(W1),
+        earnings: ONE,
+        source_id: "block-1".to_owned(),
+        recorded_at: NOW,
+    };
+    let earned = store.record_earning(earning(), Actor::local(NOW), None);
+    let entry = earned.await.unwrap().as_new().unwrap().entry.unwrap();
+    assert_eq!(recorder.take(), [Change::Earned(moved(ONE, FIVE, entry))]);
+    let repeated = store.record_earning(earning(), Actor::local(NOW), None);
+    assert!(repeated.await.is_ok());
+    assert!(recorder.take().is_empty());
     for blocked in [true, false] {
         let set = store.set_blocked(wallet(W1), blocked, Actor::local(NOW));
         assert_eq!(set.await.unwrap().blocked, blocked);
         assert_eq!(store.user(wallet(W1)).await.unwrap().blocked, blocked);
-        assert_eq!(last(), Some(Change::Blocked(wallet(W1))));
+        let wallet = wallet(W1);
+        assert_eq!(recorder.take(), [Change::Blocked { wallet, blocked }]);
     }
-    let unknown = store.set_blocked(wallet(W2), true, Actor::local(NOW));
+    let unknown = store.set_blocked(wallet(W3), true, Actor::local(NOW));
     assert_eq!(unknown.await, Err(StoreError::UserNotFound));
     let samples = vec![sample(0, 1.0)];
     store.record_samples(samples, 1000, NOW).await.unwrap();
     let (new, first) = (1, true);
-    assert_eq!(last(), Some(Change::Samples { new, first }));
-    let issued = issue_key(&*store, key_of(W1), 9, Actor::local(NOW), None).await;
+    assert_eq!(recorder.take(), [Change::Samples { new, first }]);
+    // Keys, by their id, their owner and their hash: nothing of the key itself.
+    let issued = issue_key(&*store, key_of(W3), 9, Actor::local(NOW), None).await;
     let issued = issued.unwrap();
-    let revoked = store
-        .revoke_key(issued.record.id, None, Actor::local(NOW))
-        .await;
-    assert!(revoked.is_ok());
-    assert_eq!(last(), Some(Change::Key(issued.key.hash())));
-    // A write that changes nothing is not reported.
+    let created = Change::KeyCreated(ChangedKey::from(&issued.record));
+    let seen = recorder.take();
+    assert_eq!(seen, [Change::Account(wallet(W3)), created]);
+    let secret = &issued.key.reveal()[PlainKey::PREFIX.len()..];
+    assert!(!format!("{seen:?}").contains(secret));
+    let replaced = rotate_key(&*store, &issued.record, NOW, None, 9, Actor::local(NOW)).await;
+    let (new, old) = replaced.unwrap();
+    let [created, revoked] = [&new.record, &old].map(ChangedKey::from);
+    assert_eq!(revoked.hash, issued.key.hash());
+    let [created, revoked] = [Change::KeyCreated(created), Change::KeyRevoked(revoked)];
+    assert_eq!(recorder.take(), [created, revoked]);
+    let revoked = store.revoke_key(new.record.id, None, Actor::local(NOW));
+    let revoked = ChangedKey::from(&revoked.await.unwrap());
+    assert_eq!(recorder.take(), [Change::KeyRevoked(revoked)]);
+    // A write that is refused is not reported.
     assert!(
         grant(&store, W1, Credits::MAX_AMOUNT.negated())
             .await
             .is_err()
     );
-    assert_eq!(last(), None);
+    assert!(recorder.take().is_empty());
 }
 
 struct Broken;
@@ -940,10 +996,8 @@ async fn an_observer_that_panics_does_not_affect_the_others(store: Store) {
     store.observe(weak);
     for _ in 0..2 {
         grant(&store, W1, FIVE).await.unwrap();
-        assert_eq!(
-            recorder.0.lock().unwrap().pop(),
-            Some(Change::Granted(FIVE))
-        );
+        let seen = recorder.take();
+        assert!(matches!(seen.last(), Some(Change::Granted(moved)) if moved.amount == FIVE));
     }
     assert_eq!(balance(&store).await.unwrap().to_string(), "10");
 }

@@ -1,7 +1,9 @@
 //! The server embedded in another program.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,12 +12,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use r3mes_edge::auth::{KeyRequest, Scopes};
-use r3mes_edge::model::{Credits, HashrateUnit, Sample};
-use r3mes_edge::store::{Actor, Earning, issue_key};
-use r3mes_edge::{Caller as Asking, Clock, EdgeServer, Repository, SqliteStore, StartError};
+use r3mes_edge::auth::{IssuedKey, KeyRequest, PlainKey, Scope, Scopes};
+use r3mes_edge::config::{Listen, parse_duration};
+use r3mes_edge::limits::{Rate, RateClass};
+use r3mes_edge::model::{Credits, HashrateUnit, ParseError, Period, Sample, Timestamp, Wallet};
+use r3mes_edge::store::{Actor, Earning, LedgerEntry, StoreError, issue_key};
+use r3mes_edge::{
+    AuthError, Caller as Asking, Clock, EdgeServer, Repository, SqliteStore, StartError,
+};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use crate::support::{Caller, TestServer, W1, W2, config, eventually, wallet};
 
@@ -120,6 +127,273 @@ async fn a_dropped_server_is_stopped() {
     let (again, caller) = serve(&open(folder.path(), "edge.db")).await;
     caller.get("/readyz").await.expect(200);
     again.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_task_stops_the_server_while_others_wait_for_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (server, caller) = serve(&store).await;
+    let server = Arc::new(server);
+    caller.get("/livez").await.expect(200);
+    // Waiting stops nothing.
+    let early = tokio::time::timeout(Duration::ZERO, server.stopped()).await;
+    assert!(early.is_err());
+    caller.get("/livez").await.expect(200);
+    let [one, two] = [(); 2].map(|()| {
+        let (server, store) = (Arc::clone(&server), Arc::clone(&store));
+        tokio::spawn(async move {
+            server.stopped().await;
+            store.user(wallet(W1)).await
+        })
+    });
+    tokio::join!(server.shutdown(), server.shutdown());
+    for waiting in [one, two] {
+        // It returned after the storage was closed.
+        let read = waiting.await.unwrap();
+        assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    }
+    assert!(TcpStream::connect(server.local_addr()).await.is_err());
+    // Calls that come too late return at once.
+    server.shutdown().await;
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_whose_future_was_dropped_goes_on_with_the_next_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (begun, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, finishes) = (Arc::clone(&begun), Arc::clone(&finish));
+    let server = EdgeServer::builder(config(), Arc::clone(&store) as _)
+        .own_routes("/own", move |_| {
+            let (begins, finishes) = (Arc::clone(&begins), Arc::clone(&finishes));
+            async move {
+                begins.notify_one();
+                finishes.notified().await;
+                Response::new(Full::<Bytes>::from("whole"))
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    let caller = Caller::new(&format!("http://{}", server.local_addr()), None);
+    let asking = tokio::spawn(async move {
+        let (status, _, body) = caller.open(Method::GET, "/own", &[], "").await;
+        (status, body.collect().await.unwrap().to_bytes())
+    });
+    begun.notified().await;
+    let given_up = tokio::time::timeout(Duration::ZERO, server.shutdown()).await;
+    assert!(given_up.is_err());
+    let read = store.user(wallet(W1)).await;
+    assert_eq!(read, Err(StoreError::UserNotFound), "it is open still");
+    finish.notify_one();
+    server.shutdown().await;
+    assert_eq!(asking.await.unwrap(), (200, "whole".into()));
+    let read = store.user(wallet(W1)).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+}
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+async fn issue(store: &SqliteStore, request: KeyRequest) -> IssuedKey {
+    let actor = Actor::local(Clock::default().now());
+    issue_key(store, request, 10, actor, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_key_at_the_hosts_own_listener_is_accepted_as_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (server, anybody) = serve(&store).await;
+    let issued = issue(&store, key_of(Some(W1), Scopes::DEFAULT)).await;
+    let key = issued.key.reveal();
+    for scope in [None, Some(Scope::Read), Some(Scope::Chat)] {
+        let caller = server.authenticate(key, scope, CLIENT).await.unwrap();
+        assert_eq!(caller.key_id, issued.record.id);
+        assert_eq!(caller.wallet, Some(wallet(W1)));
+        assert_eq!((caller.scopes, caller.is_blocked), (Scopes::DEFAULT, false));
+    }
+    let refused = server.authenticate(key, Some(Scope::Miner), CLIENT).await;
+    assert_eq!(refused, Err(AuthError::MissingScope(Scope::Miner)));
+    // An admin may do anything, for no wallet in particular.
+    let admin = issue(&store, key_of(None, Scopes::ADMIN)).await;
+    let admin = admin.key.reveal();
+    for scope in [None, Some(Scope::Admin), Some(Scope::Chat)] {
+        let caller = server.authenticate(admin, scope, CLIENT).await.unwrap();
+        assert!(caller.is_admin() && caller.wallet.is_none());
+    }
+    // Revoked over HTTP, refused here from then on.
+    let admin = anybody.with_key(admin);
+    let path = format!("/api/keys/{}", issued.record.id);
+    assert!(admin.delete(&path).await.status < 300);
+    let refused = server.authenticate(key, None, CLIENT).await;
+    assert_eq!(refused, Err(AuthError::Revoked));
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_valid_is_refused_with_the_reason_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (server, anybody) = serve(&store).await;
+    let refused = async |key: &str| server.authenticate(key, None, CLIENT).await.unwrap_err();
+    let key = issue(&store, key_of(Some(W1), Scopes::DEFAULT)).await;
+    let mistyped = format!("{}_", &key.key.reveal()[..PlainKey::LENGTH - 1]);
+    for malformed in ["", "sk-123", &mistyped] {
+        assert_eq!(
+            refused(malformed).await,
+            AuthError::Malformed,
+            "{malformed:?}"
+        );
+    }
+    let unknown = PlainKey::generate().unwrap();
+    assert_eq!(refused(unknown.reveal()).await, AuthError::Unknown);
+    let expired = KeyRequest {
+        expires_at: Some(Clock::default().now().minus(Duration::from_secs(1))),
+        ..key_of(Some(W1), Scopes::DEFAULT)
+    };
+    let expired = issue(&store, expired).await;
+    assert_eq!(refused(expired.key.reveal()).await, AuthError::Expired);
+    let counted = anybody.with_key(
+        issue(&store, key_of(None, Scopes::ADMIN))
+            .await
+            .key
+            .reveal(),
+    );
+    let metrics = String::from_utf8(counted.get("/metrics").await.body.to_vec()).unwrap();
+    let failures = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("r3mes_auth_failures_total "));
+    assert_eq!(failures, Some("5"), "{metrics}");
+    // A storage that cannot tell is no refusal of the key.
+    server.shutdown().await;
+    let error = refused(key.key.reveal()).await;
+    assert!(matches!(
+        error,
+        AuthError::Store(StoreError::Unavailable(_))
+    ));
+}
+
+#[tokio::test]
+async fn the_key_of_a_blocked_account_may_read_but_not_pay_from_the_block_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let (server, _) = serve(&store).await;
+    let issued = issue(&store, key_of(Some(W1), Scopes::DEFAULT)).await;
+    let ask = async |scope| {
+        server
+            .authenticate(issued.key.reveal(), Some(scope), CLIENT)
+            .await
+    };
+    for blocked in [false, true, false] {
+        let actor = Actor::local(Clock::default().now());
+        store.set_blocked(wallet(W1), blocked, actor).await.unwrap();
+        assert_eq!(ask(Scope::Read).await.unwrap().is_blocked, blocked);
+        let paying = ask(Scope::Chat).await.map(|caller| caller.is_blocked);
+        let expected = if blocked {
+            Err(AuthError::Blocked)
+        } else {
+            Ok(false)
+        };
+        assert_eq!(paying, expected);
+    }
+}
+
+#[tokio::test]
+async fn guesses_at_the_hosts_own_listener_and_over_http_share_one_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), "edge.db");
+    let mut config = config();
+    let rate = Rate {
+        count: 2.try_into().unwrap(),
+        per: Duration::from_secs(60),
+    };
+    config.rates.set(RateClass::Failures, Some(rate));
+    let builder = EdgeServer::builder(config, Arc::clone(&store) as _);
+    let server = builder.start().await.unwrap();
+    let issued = issue(&store, key_of(Some(W1), Scopes::DEFAULT)).await;
+    let ask = async |client| {
+        let key = PlainKey::generate().unwrap();
+        server.authenticate(key.reveal(), None, client).await
+    };
+    assert_eq!(ask(CLIENT).await, Err(AuthError::Unknown));
+    let guessed = PlainKey::generate().unwrap();
+    let caller = Caller::new(
+        &format!("http://{}", server.local_addr()),
+        Some(guessed.reveal()),
+    );
+    caller.get("/auth/me").await.refused(401, "invalid_api_key");
+    let limited = ask(CLIENT).await;
+    let Err(AuthError::RateLimited { retry_after }) = limited else {
+        panic!("{limited:?}");
+    };
+    assert!(retry_after > Duration::ZERO && retry_after <= Duration::from_secs(30));
+    caller.get("/auth/me").await.refused(429, "rate_limited");
+    // Another address is not affected, and neither is a key in use.
+    let other = [192, 0, 2, 1].into();
+    assert_eq!(ask(other).await, Err(AuthError::Unknown));
+    let valid = issued.key.reveal();
+    assert!(server.authenticate(valid, None, other).await.is_ok());
+    assert!(server.authenticate(valid, None, CLIENT).await.is_ok());
+}
+
+/// The text of the error of a type, which is one.
+fn refused<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(text: &str) -> String {
+    let error: Box<dyn std::error::Error + Send + Sync> = match text.parse::<T>() {
+        Ok(_) => panic!("{text} was accepted"),
+        Err(error) => error.into(),
+    };
+    error.to_string()
+}
+
+#[test]
+fn every_type_that_is_read_from_a_text_has_an_error_that_is_one() {
+    for (error, part) in [
+        (refused::<Wallet>("remes1"), "44 characters"),
+        (refused::<Credits>("1e3"), "plain decimal number"),
+        (refused::<Listen>("localhost:80"), "use 127.0.0.1:8000"),
+        (refused::<Period>("year"), "day, week, month or total"),
+        (refused::<Scopes>("chat,root"), "chat, read, miner"),
+        (refused::<Timestamp>("soon"), "RFC 3339"),
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let functions: [Result<(), ParseError>; 4] = [
+        parse_duration("soon").map(drop),
+        LedgerEntry::reason("mining").map(drop),
+        LedgerEntry::reference("").map(drop),
+        KeyRequest::name("\n").map(drop),
+    ];
+    for refused in functions {
+        let error: Box<dyn std::error::Error + Send + Sync> = refused.unwrap_err().into();
+        assert!(!error.to_string().is_empty());
+    }
+    assert_eq!(W1.parse(), Ok(wallet(W1)));
+    assert_eq!("0.25".parse(), Ok(Credits::from_micro(250_000)));
+}
+
+#[test]
+fn the_guide_has_the_options_of_sqlite_that_this_program_is_built_with() {
+    let lines = include_str!("../../src/lib.rs").lines();
+    let guide = lines.filter_map(|line| line.strip_prefix("//!"));
+    let guide: Vec<_> = guide
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect();
+    let guide = guide.join("\n");
+    let (_, options) = include_str!("../../.cargo/config.toml")
+        .split_once("[env]\n")
+        .unwrap();
+    let block = format!("```toml\n[env]\n{}\n```", options.trim_end());
+    assert!(guide.contains(&block), "the guide lacks\n{block}");
+    // And they took effect here.
+    let compiled = r3mes_edge::store::sqlite_compile_options().unwrap();
+    let has = |name: &str| compiled.iter().any(|option| option.starts_with(name));
+    for set in ["DEFAULT_MEMSTATUS=0", "OMIT_JSON", "OMIT_LOAD_EXTENSION"] {
+        assert!(has(set), "{set} in {compiled:?}");
+    }
+    for unset in ["ENABLE_MEMORY_MANAGEMENT", "ENABLE_FTS", "ENABLE_RTREE"] {
+        assert!(!has(unset), "{unset} in {compiled:?}");
+    }
 }
 
 #[test]

@@ -244,7 +244,17 @@ macro_rules! memory_store {
                     Ok(granted)
                 });
                 let granted = granted.map_err(|failed| failed.error)?;
-                let change = Change::Granted(amount);
+                let (entry, _) = &granted;
+                let moved = Movement {
+                    wallet,
+                    amount,
+                    balance: entry.balance,
+                    entry: entry.id,
+                };
+                let change = match amount < Credits::ZERO {
+                    true => Change::Taken(moved),
+                    false => Change::Granted(moved),
+                };
                 self.0.observers.each(|observer| observer.changed(&change, Origin::Here));
                 Ok(Outcome::New(granted))
             }

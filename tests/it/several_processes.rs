@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use r3mes_edge::model::Credits;
-use r3mes_edge::store::{Change, StoreGauges};
+use r3mes_edge::store::{Change, ChangedKey, Movement, StoreGauges};
 use r3mes_edge::{Clock, Config};
 use serde_json::json;
 
 use crate::faults::Faults;
 use crate::ops::metrics::{metric, metric_if_known};
-use crate::support::{Caller, TestServer, W1, config, eventually};
+use crate::support::{Caller, TestServer, W1, config, eventually, wallet};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -66,16 +66,23 @@ async fn a_change_of_another_process_drops_what_is_cached_and_counts_nothing() {
         answer.header("x-cache").to_owned()
     };
     totals().await;
-    let (new, amount) = (3, Credits::from_micro(5_000_000));
+    let new = 3;
+    let moved = Movement {
+        wallet: wallet(W1),
+        amount: Credits::from_micro(5_000_000),
+        balance: Credits::from_micro(9_000_000),
+        entry: 7,
+    };
     for change in [
-        Change::Account,
-        Change::Granted(amount),
-        Change::Earned(amount),
+        Change::Account(wallet(W1)),
+        Change::Granted(moved),
+        Change::Taken(moved),
+        Change::Earned(moved),
         Change::Samples { new, first: true },
         Change::All,
     ] {
         assert_eq!(totals().await, "hit", "{change:?}");
-        faults.changed_elsewhere(change);
+        faults.changed_elsewhere(change.clone());
         assert_eq!(totals().await, "miss", "{change:?}");
     }
     assert_eq!(counts().await, [2.0, 0.0, 1.0]);
@@ -87,11 +94,12 @@ async fn a_key_that_another_process_revoked_is_refused_from_its_notification_on(
     let server = faults.serve(config()).await;
     let notify: [fn(&Caller) -> Change; 2] = [
         |caller| {
-            Change::Key(
-                r3mes_edge::auth::PlainKey::parse(caller.key())
-                    .unwrap()
-                    .hash(),
-            )
+            let key = r3mes_edge::auth::PlainKey::parse(caller.key());
+            Change::KeyRevoked(ChangedKey {
+                id: "key_1".to_owned(),
+                wallet: None,
+                hash: key.unwrap().hash(),
+            })
         },
         // Which one is not known.
         |_| Change::All,

@@ -211,7 +211,7 @@ impl TestServer {
     /// Begins the shutdown; the returned task ends with the server.
     pub(crate) fn begin_shutdown(&mut self) -> tokio::task::JoinHandle<()> {
         let server = self.server.take().unwrap();
-        tokio::spawn(server.shutdown())
+        tokio::spawn(async move { server.shutdown().await })
     }
 }
 

@@ -181,7 +181,10 @@ pub(super) fn create_empty(file: &Path) -> std::io::Result<File> {
 
 /// Opens a file for writing without reading anything of it.
 pub(super) fn connect(path: &Path) -> Result<Connection, OpenError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // A private cache, even where the program around this library makes its connections share theirs.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // SQLite falls back to a read-only connection if the file is not writable.

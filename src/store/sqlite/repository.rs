@@ -75,7 +75,7 @@ macro_rules! repository {
 repository! { self,
     create_user(wallet: Wallet, actor: Actor, request: Option<IdempotentRequest<User>>) -> Outcome<User> {
         let create = move |c: &Connection| idempotency::run(c, request, actor.at, || accounts::create(c, &wallet, &actor));
-        self.change(create, |done| done.as_new().map(|_| Change::Account)).await
+        self.change(create, |done| done.as_new().map(|user| Change::Account(user.wallet_address)).into_iter().collect()).await
     }
     user(wallet: Wallet) -> User {
         self.get(|c| users::user(c, &wallet)).await
@@ -89,7 +89,7 @@ repository! { self,
     }
     set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User {
         let set = move |c: &Connection| users::set_blocked(c, &wallet, blocked, &actor);
-        self.change(set, |user| Some(Change::Blocked(user.wallet_address))).await
+        self.change(set, move |_| vec![Change::Blocked { wallet, blocked }]).await
     }
     grant(wallet: Wallet, amount: Credits, reason: String, reference: Option<String>, actor: Actor, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
         -> Outcome<(LedgerEntry, bool)> {
@@ -123,10 +123,15 @@ repository! { self,
                 Ok(granted)
             };
             let done = idempotency::run(c, request, now, effect)?;
-            let written = done.as_new().map(|(entry, _)| Written {
-                change: Some(Change::Granted(entry.amount)),
-                values: vec![(Account::Wallet(wallet), entry.balance)],
-                entry: Some((entry.id, operation)),
+            let written = done.as_new().map(|(entry, is_new)| {
+                let moved = Movement { wallet, amount: entry.amount, balance: entry.balance, entry: entry.id };
+                let new_account = is_new.then_some(Change::Account(wallet));
+                let change = if amount < Credits::ZERO { Change::Taken(moved) } else { Change::Granted(moved) };
+                Written {
+                    changes: new_account.into_iter().chain([change]).collect(),
+                    values: vec![(Account::Wallet(wallet), entry.balance)],
+                    entry: Some((entry.id, operation)),
+                }
             });
             Ok((done, written.unwrap_or_default()))
         };
@@ -147,8 +152,9 @@ repository! { self,
     refund(charged: Charged, answer: Option<[u8; 32]>, now: Timestamp) -> () {
         let refund = move |c: &Connection| {
             let (entry, values) = accounts::refund(c, &charged, answer, now)?;
+            let refunded = moved(charged.request.wallet, charged.amount, entry, &values).map(Change::Refunded);
             let entry = entry.map(|entry| (entry, charged.request.operation));
-            Ok(((), Written { change: None, values, entry }))
+            Ok(((), Written { changes: refunded.into_iter().collect(), values, entry }))
         };
         self.writer.write(2, refund).await
     }
@@ -179,6 +185,7 @@ repository! { self,
         Ok(verifier.report)
     }
     create_key(key: KeyRecord, max_active: usize, actor: Actor, request: Option<IdempotentRequest<KeyRecord>>) -> bool {
+        let created = ChangedKey::from(&key);
         let create = move |c: &Connection| {
             let mut new_account = false;
             let effect = || {
@@ -190,7 +197,11 @@ repository! { self,
                 Outcome::Replayed(stored) => Err(StoreError::AlreadyIssued(stored.reference)),
             }
         };
-        self.change(create, |new_account| new_account.then_some(Change::Account)).await
+        let changes = move |new_account: &bool| {
+            let account = created.wallet.filter(|_| *new_account).map(Change::Account);
+            account.into_iter().chain([Change::KeyCreated(created)]).collect()
+        };
+        self.change(create, changes).await
     }
     key_by_hash(hash: KeyHash) -> Option<KeyRecord> {
         self.get(|c| keys::by_hash(c, &hash)).await
@@ -207,14 +218,15 @@ repository! { self,
     }
     revoke_key(id: String, wallet: Option<Wallet>, actor: Actor) -> KeyRecord {
         let revoke = move |c: &Connection| keys::revoke(c, &id, wallet.as_ref(), &actor);
-        self.change(revoke, |key| Some(Change::Key(key.hash))).await
+        self.change(revoke, |key| vec![Change::KeyRevoked(key.into())]).await
     }
     key(id: String) -> Option<KeyRecord> {
         self.get(|c| keys::by_id(c, &id)).await
     }
     rotate_key(id: String, new: KeyRecord, until: Timestamp, max_active: usize, actor: Actor) -> KeyRecord {
+        let created = ChangedKey::from(&new);
         let rotate = move |c: &Connection| keys::rotate(c, &id, &new, until, max_active, &actor);
-        self.change(rotate, |key| Some(Change::Key(key.hash))).await
+        self.change(rotate, |key| vec![Change::KeyCreated(created), Change::KeyRevoked(key.into())]).await
     }
     record_action(action: &'static str, target: String, actor: Actor) -> () {
         self.write(move |c| audit::record(c, &actor, action, &target, None, None)).await
@@ -258,25 +270,27 @@ repository! { self,
         let record = move |c: &Connection| {
             let done = telemetry::record(c, &samples, max_workers, now)?;
             let Recorded { new, first } = done;
-            Ok((done, Written { change: Some(Change::Samples { new, first }), ..Written::default() }))
+            Ok((done, Written { changes: vec![Change::Samples { new, first }], ..Written::default() }))
         };
         self.writer.write(rows, record).await
     }
     record_earning(earning: Earning, actor: Actor, request: Option<IdempotentRequest<Counted>>) -> Outcome<Counted> {
         let operation = OperationId::new();
         let record = move |c: &Connection| {
-            let mut balance = None;
+            let mut values = Vec::new();
             let effect = || {
                 let (counted, after) = telemetry::record_earning(c, &earning, operation, &actor)?;
-                balance = after;
+                values.extend(after.map(|balance| (Account::Wallet(earning.wallet), balance)));
                 Ok(counted)
             };
             let done = idempotency::run(c, request, actor.at, effect)?;
             let new = done.as_new().filter(|earning| earning.counted);
+            let entry = new.and_then(|earning| earning.entry);
+            let earned = moved(earning.wallet, earning.earnings, entry, &values).map(Change::Earned);
             let written = Written {
-                change: new.map(|earning| Change::Earned(earning.earnings)),
-                values: balance.map(|balance| (Account::Wallet(earning.wallet), balance)).into_iter().collect(),
-                entry: new.and_then(|earning| earning.entry).map(|entry| (entry, operation)),
+                changes: earned.into_iter().collect(),
+                values,
+                entry: entry.map(|entry| (entry, operation)),
             };
             Ok((done, written))
         };
@@ -324,15 +338,14 @@ impl SqliteStore {
         let request = *hold.request();
         let work = move |c: &Connection| {
             let (charged, values) = accounts::charge(c, &request, charge, now)?;
-            let entry = charged.entry.map(|entry| (entry, request.operation));
-            Ok((
-                charged,
-                Written {
-                    change: None,
-                    values,
-                    entry,
-                },
-            ))
+            let amount = charged.amount.negated();
+            let change = moved(request.wallet, amount, charged.entry, &values).map(Change::Charged);
+            let written = Written {
+                changes: change.into_iter().collect(),
+                values,
+                entry: charged.entry.map(|entry| (entry, request.operation)),
+            };
+            Ok((charged, written))
         };
         let charged = self.writer.charge(Some(hold), 4, work).await;
         charged.map_err(|refused| {
@@ -344,6 +357,22 @@ impl SqliteStore {
     fn file_fault(&self) -> Option<&'static str> {
         self.lock().as_ref()?.fault()
     }
+}
+
+/// The movement of an entry, after which the first of the values is the balance.
+fn moved(
+    wallet: Wallet,
+    amount: Credits,
+    entry: Option<i64>,
+    values: &[(Account, Credits)],
+) -> Option<Movement> {
+    let (entry, (_, balance)) = entry.zip(values.first().copied())?;
+    Some(Movement {
+        wallet,
+        amount,
+        balance,
+        entry,
+    })
 }
 
 /// Repeats a step until it changes nothing, so that no request waits for thousands of rows; returns the total.

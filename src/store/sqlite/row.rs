@@ -5,7 +5,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Params, Row};
 
 use super::OpenError;
 use crate::auth::{KeyHash, Scopes};
-use crate::model::{Credits, HashrateUnit, Period, Timestamp, Wallet};
+use crate::model::{Credits, HashrateUnit, ParseError, Period, Timestamp, Wallet};
 use crate::store::{Estimated, StoreError};
 
 /// Errors caused by the machine or another program are storage faults; all others are bugs.
@@ -114,7 +114,7 @@ macro_rules! stored_as {
 
         impl FromSql for $type {
             fn column_result($value: ValueRef<'_>) -> FromSqlResult<Self> {
-                $read.map_err(|what: &str| FromSqlError::Other(what.into()))
+                $read.map_err(|error: ParseError| FromSqlError::Other(error.into()))
             }
         }
     };
@@ -143,13 +143,13 @@ stored_as!(
     |names| serde_json::Value::from(names.0.as_slice()).to_string(),
     |value| serde_json::from_str(value.as_str()?)
         .map(Self)
-        .map_err(|_| "a list of names")
+        .map_err(|_| "a list of names".into())
 );
 stored_as!(HashrateUnit, |unit| *unit as i64, |value| {
     match value.as_i64()? {
         0 => Ok(Self::GradientsPerHour),
         1 => Ok(Self::HashesPerSecond),
-        _ => Err("a unit"),
+        _ => Err("a unit".into()),
     }
 });
 stored_as!(Estimated, |cause| *cause as i64, |value| {
@@ -157,6 +157,6 @@ stored_as!(Estimated, |cause| *cause as i64, |value| {
         0 => Ok(Self::Cut),
         1 => Ok(Self::ClientLeft),
         2 => Ok(Self::NoUsage),
-        _ => Err("a cause of an estimate"),
+        _ => Err("a cause of an estimate".into()),
     }
 });

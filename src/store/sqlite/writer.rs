@@ -331,14 +331,14 @@ impl WriterThread {
                 Ok(written) => {
                     values.extend(written.values);
                     ended.extend(end.hold.take());
-                    replies.push((end.reply, written.change));
+                    replies.push((end.reply, written.changes));
                 }
                 Err(error) => end.refuse(&self.state.holds, error),
             }
         }
         self.state.holds.publish(values, ended);
-        for (reply, change) in replies {
-            if let Some(change) = &change {
+        for (reply, changes) in replies {
+            for change in &changes {
                 self.observers
                     .each(|observer| observer.changed(change, Origin::Here));
             }

@@ -594,11 +594,10 @@ struct Hasty {
 }
 
 impl StoreObserver for Hasty {
-    fn committed(&self, _: usize, _: std::time::Duration, _: bool) {}
-
-    fn read(&self, _: std::time::Duration) {}
-
-    fn changed(&self, _: &Change, _: Origin) {
+    fn changed(&self, change: &Change, _: Origin) {
+        if !matches!(change, Change::Granted(_)) {
+            return;
+        }
         let read = async |_| unreachable!("it is loaded");
         let mut hold = Box::pin(self.holds.hold(request(wallet(1), 15), read));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -33,8 +33,8 @@ pub(super) type Work = Box<dyn FnOnce(&Connection) -> Result<Written> + Send>;
 /// What a job wrote.
 #[derive(Default)]
 pub(in super::super) struct Written {
-    /// The change, for observers.
-    pub(in super::super) change: Option<Change>,
+    /// The changes, for observers.
+    pub(in super::super) changes: Vec<Change>,
     /// The balances and spending after it.
     pub(in super::super) values: Vec<(Account, Credits)>,
     /// A ledger entry, by which the file itself shows whether its group was committed.
