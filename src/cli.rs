@@ -8,13 +8,16 @@ macro_rules! println {
     };
 }
 
+mod address;
 mod admin_key;
 mod backup;
+mod chat;
 mod client;
 mod config;
 mod db;
 mod doctor;
 mod export;
+mod failure;
 mod files;
 mod import;
 mod init;
@@ -24,23 +27,25 @@ mod memory;
 mod notify;
 mod output;
 mod reload;
+mod remote;
 mod requests;
 mod serve;
 mod settings;
 mod statics;
+mod status;
+#[cfg(test)]
+mod tests;
 
-use std::fmt::Display;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use r3mes_edge::StartError;
-use r3mes_edge::config::{ConfigError, Listen};
-use r3mes_edge::store::{LockError, OpenError, StoreError};
+use r3mes_edge::config::Listen;
 use rustix::fs::Access;
 
 use self::client::Client;
+use self::failure::{Failure, failed};
 use self::settings::Settings;
 
 #[derive(Parser)]
@@ -49,7 +54,7 @@ use self::settings::Settings;
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
-    /// Print one JSON value on stdout
+    /// Print one JSON object on stdout, also for an error
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -71,6 +76,15 @@ struct GlobalArgs {
     /// The file with the admin key, by which commands ask a running server [default: <database>.admin-key]
     #[arg(long, global = true, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
+    /// A server elsewhere that a command asks, with --admin-key-file; it may be unix:PATH [default: that of the database]
+    #[arg(long, global = true, value_name = "https://HOST", value_parser = remote::parse_url)]
+    url: Option<String>,
+    /// Certificates (PEM) of the authorities that --url trusts [default: those of browsers]
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Send the key to an http address of another machine, whose network nobody else can read
+    #[arg(long, global = true)]
+    plain_http: bool,
 }
 
 #[derive(Subcommand)]
@@ -85,6 +99,23 @@ enum Command {
     ///
     /// Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db
     Init(init::InitArgs),
+    /// Show the state of the running server: version, uptime, upstreams, miner, alerts
+    ///
+    /// It exits with 0 whatever the state is, and with 5 if no server answers; `doctor` looks for what is wrong.
+    ///
+    /// Example: r3mes-edge status --url https://edge.example --admin-key-file edge.key
+    Status,
+    /// List the alerts that fire, and those that ended lately
+    ///
+    /// Example: r3mes-edge alerts
+    Alerts,
+    /// Send one paid message to a model, and print its answer as it comes
+    ///
+    /// A wallet pays: that of a key in --key-file or in the variable R3MES_EDGE_KEY; without such a key the admin key
+    /// charges the wallet that --wallet names. What was charged is on stderr at the end.
+    ///
+    /// Example: r3mes-edge chat 'Which port has HTTPS?' --wallet remes1…
+    Chat(chat::Chat),
     /// Check and print the configuration
     ///
     /// Example: r3mes-edge config print --origin
@@ -107,8 +138,8 @@ enum Command {
     Credits(requests::Movements),
     /// Show what was used and charged, by day, key or model
     ///
-    /// Each line is a day, key or model with sums: requests, requests that were lost (not paid, as their client left), tokens of
-    /// prompts, those of them that came from a cache, tokens of answers, credits. A request without a key has none.
+    /// Lost requests are those that were not paid, as their client left; cached tokens are those of prompts that came from a
+    /// cache. A request without a key has none.
     ///
     /// The usage is known by whole UTC days: those that the period touches, at most 366.
     ///
@@ -124,12 +155,12 @@ enum Command {
     /// Example: r3mes-edge audit list
     #[command(subcommand)]
     Audit(requests::Audit),
-    /// Create, list and verify backups, also while a server runs
+    /// Create, list, verify and restore backups, also while a server runs
     ///
     /// Example: r3mes-edge backup create
     #[command(subcommand)]
     Backup(backup::Command),
-    /// Replace the database with a backup; the server must not run
+    /// Replace the database with a backup, as `backup restore` does; the server must not run
     ///
     /// Example: r3mes-edge restore r3mes-edge.db.20261125T120000.000Z.backup
     Restore {
@@ -172,58 +203,21 @@ enum Command {
     Version,
 }
 
-type Result<T = (), E = Failure> = std::result::Result<T, E>;
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-enum Failure {
-    /// It did not work.
-    Failed(String),
-    /// Wrong arguments.
-    Usage(String),
-    /// It does not exist.
-    NotFound(String),
-    /// The current state does not allow it.
-    Conflict(String),
-    /// The storage or the server cannot be used now.
-    Unavailable(String),
-    Config(#[from] ConfigError),
-    Database(#[from] OpenError),
-    Start(#[from] StartError),
-    #[error("unexpected response: {0}")]
-    Response(#[from] serde_json::Error),
-    /// The reader of stdout is gone.
-    #[error("standard output is closed")]
-    ReaderClosed,
-}
-
-impl Failure {
-    /// The exit code.
-    const fn code(&self) -> u8 {
-        use OpenError::{Locked, Missing, Older, Storage};
-        use StoreError::{Busy, Full, Unavailable, UserNotFound};
+impl Command {
+    /// Whether it is a request to a server, which may be elsewhere; the others work on files of this machine.
+    const fn asks_server(&self) -> bool {
         match self {
-            Self::ReaderClosed => 0,
-            Self::Usage(_) | Self::Config(_) | Self::Start(StartError::Config(_)) => 2,
-            Self::NotFound(_) | Self::Database(Missing(_) | Storage(UserNotFound)) => 3,
-            Self::Conflict(_) | Self::Database(Locked(LockError::Held(_)) | Older(..)) => 4,
-            Self::Unavailable(_) | Self::Database(Storage(Busy | Full | Unavailable(_))) => 5,
-            Self::Failed(_) | Self::Database(_) | Self::Start(_) | Self::Response(_) => 1,
+            Self::Status | Self::Alerts | Self::Chat(_) | Self::Keys(_) | Self::Users(_) => true,
+            Self::Credits(_) | Self::Usage(_) | Self::Audit(_) | Self::Breaker(_) => true,
+            Self::Ledger(command) => matches!(command, export::Ledger::Verify { .. }),
+            Self::Backup(command) => matches!(command, backup::Command::Create(_)),
+            Self::Db(command) => matches!(command, db::Command::AcceptClock),
+            _ => false,
         }
     }
 }
 
-/// Errors without an exit code of their own.
-fn failed(error: impl Display) -> Failure {
-    Failure::Failed(error.to_string())
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Database(error.into())
-    }
-}
+type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 /// The result of a check that found `n` errors.
 fn checked(what: &str, errors: usize) -> Result {
@@ -304,15 +298,20 @@ async fn execute(cli: Cli) -> Result {
     let settings = || Ok::<_, Failure>(settings::load(global)?.resolve());
     // For commands that create no database.
     let existing = || settings().and_then(with_database);
-    let client = || {
-        let config = existing()?.config;
-        Ok::<_, Failure>(Client { config, json })
-    };
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::serve(settings()?, global).await,
+    let client = || Client::new(global, json, || existing().map(|settings| settings.config));
+    let command = cli.command.unwrap_or(Command::Serve);
+    if global.url.is_some() && !command.asks_server() {
+        let what = "--url is for commands that ask a server; this one works on files: run it on the server's machine";
+        return Err(Failure::Usage(what.to_owned()));
+    }
+    match command {
+        Command::Serve => serve::serve(settings()?, global, json).await,
         // These two load the configuration themselves: there is none yet, or it is wrong.
         Command::Init(args) => init::run(&args, global, json).await,
         Command::Config(command) => config::run(&command, global, json),
+        Command::Status => status::status(&client()?).await,
+        Command::Alerts => status::alerts(&client()?).await,
+        Command::Chat(chat) => chat::run(&chat, client()?).await,
         Command::Keys(command) => keys::run(command, &client()?).await,
         Command::Users(command) => requests::users(command, &client()?).await,
         Command::Credits(command) => requests::credits(command, &client()?).await,
@@ -329,8 +328,12 @@ async fn execute(cli: Cli) -> Result {
         }
         Command::Backup(backup::Command::List) => backup::list(&client()?).await,
         Command::Backup(backup::Command::Verify { file }) => backup::verify(file, json),
-        Command::Restore { file } => backup::run_restore(&settings()?.config, &file, json).await,
-        Command::Db(command) => db::run(&command, &existing()?, json).await,
+        Command::Backup(backup::Command::Restore { file }) | Command::Restore { file } => {
+            backup::run_restore(&settings()?.config, &file, json).await
+        }
+        Command::Db(db::Command::Check) => db::check(&existing()?.config, json),
+        Command::Db(db::Command::AcceptClock) => db::accept_clock(&client()?).await,
+        Command::Db(db::Command::Import { file }) => import::run(&existing()?, json, &file).await,
         Command::Doctor => doctor::run(&settings()?, json).await,
         Command::Breaker(command) => requests::breakers(command, &client()?).await,
         Command::Metrics(command) => statics::metrics(&command, json),

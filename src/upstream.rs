@@ -25,7 +25,7 @@ pub use discovery::{ProbeResult, probe_all};
 pub use inference::refusal::{Meaning, Refusal};
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ use http_body_util::Full;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
-use hyper::{Method, Request, Response};
+use hyper::rt::{Read as ReadIo, Write as WriteIo};
+use hyper::{Method, Request, Response, Uri};
 use tokio::sync::SetOnce;
 use zeroize::Zeroizing;
 
@@ -262,6 +263,21 @@ impl Endpoint {
         }
         answer
     }
+}
+
+/// Opens a connection to the server of an `http` or `https` address, for a client of that server. Trusted are the authorities
+/// in `ca_file` (PEM), or without one those of browsers.
+///
+/// # Errors
+/// [`UpstreamError::Connect`], also where the file cannot be used or this build has no TLS.
+pub async fn connect(
+    address: Uri,
+    ca_file: Option<PathBuf>,
+) -> Result<impl ReadIo + WriteIo + Send + Unpin, UpstreamError> {
+    let client = HttpClient::new(&address.to_string(), ca_file.as_deref());
+    let client = client.map_err(|(_, what)| UpstreamError::Connect(what))?;
+    let stream = client.stream(address).await;
+    stream.map_err(|error| UpstreamError::Connect(client::with_causes(&*error)))
 }
 
 /// The first line of a file with a secret, as editors of every system write it: with a byte order mark, or with CRLF.

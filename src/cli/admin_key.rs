@@ -64,23 +64,41 @@ impl Problem {
     }
 }
 
-/// The key in the file, and the file's metadata.
-pub(super) fn read(database: &Path) -> Result<(PlainKey, Metadata), Problem> {
-    let read = || {
-        let mut options = OpenOptions::new();
-        // Opening a pipe must not block.
-        options.read(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(path(database))?;
-        let metadata = file.metadata()?;
-        let mut text = zeroize::Zeroizing::new(String::new());
-        if metadata.is_file() {
-            file.take(1024).read_to_string(&mut text)?;
-        }
-        let key = PlainKey::parse(text.trim_start_matches('\u{feff}').trim());
-        let key = key.ok_or_else(|| io::Error::other("it does not hold an API key"))?;
-        Ok((key, metadata))
+/// The key in a file, and the file's metadata.
+fn read_file(file: &Path) -> io::Result<(PlainKey, Metadata)> {
+    let mut options = OpenOptions::new();
+    // Opening a pipe must not block.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(file)?;
+    let metadata = file.metadata()?;
+    let mut text = zeroize::Zeroizing::new(String::new());
+    if metadata.is_file() {
+        file.take(1024).read_to_string(&mut text)?;
+    }
+    let key = PlainKey::parse(text.trim_start_matches('\u{feff}').trim());
+    let key = key.ok_or_else(|| io::Error::other("it does not hold an API key"))?;
+    Ok((key, metadata))
+}
+
+/// The key in a file that an argument names.
+pub(super) fn read_key(argument: &str, file: &Path) -> Result<PlainKey> {
+    let key = read_file(file).map(|(key, _)| key);
+    key.map_err(|error| Failure::Usage(format!("{argument} {}: {error}", file.display())))
+}
+
+/// The key in the file that `--admin-key-file` names, for a server elsewhere.
+pub(super) fn read_named() -> Result<PlainKey> {
+    let missing = || {
+        Failure::Usage(
+            "--url needs --admin-key-file FILE, with an admin key of that server".to_owned(),
+        )
     };
-    read().map_err(|error: io::Error| {
+    read_key("--admin-key-file", NAMED.get().ok_or_else(missing)?)
+}
+
+/// The key in the admin key file, and the file's metadata.
+pub(super) fn read(database: &Path) -> Result<(PlainKey, Metadata), Problem> {
+    read_file(&path(database)).map_err(|error| {
         let is_refused = error.kind() != ErrorKind::NotFound;
         Problem::new(database, is_refused, format!("cannot be read: {error}"))
     })
@@ -244,13 +262,14 @@ pub(super) fn check_writable(database: &Path) -> Result {
         return Ok(());
     }
     Err(Failure::Failed(format!(
-        "only the owner of the database (user {owner}) or root may replace its admin key"
+        "only the owner of {} (user {owner}) or root may replace its admin key",
+        database.display()
     )))
 }
 
-/// Replaces the key in the file, synced to the disk; returns the file's name.
-pub(super) fn write(database: &Path, key: &str) -> io::Result<String> {
+/// Replaces the key in the file, synced to the disk, for the user whose `like` is; returns the file's name.
+pub(super) fn write(database: &Path, like: &Path, key: &str) -> io::Result<String> {
     let file = path(database);
-    files::replace(&file, owner_of(database)?, format_args!("{key}\n"))?;
+    files::replace(&file, owner_of(like)?, format_args!("{key}\n"))?;
     Ok(file.display().to_string())
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::client::{self, Client, server_of};
 use super::doctor::mebibytes;
 use super::output::{answer, note, progress};
-use super::requests::ledger_summary;
+use super::requests::verdict;
 use super::{Failure, Result, admin_key, checked};
 
 #[derive(Subcommand)]
@@ -35,6 +35,13 @@ pub(super) enum Command {
         /// The backup
         file: PathBuf,
     },
+    /// Replace the database with a backup; the server must not run
+    ///
+    /// Example: r3mes-edge backup restore r3mes-edge.db.20261125T120000.000Z.backup
+    Restore {
+        /// The backup, which is verified first
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -42,7 +49,7 @@ pub(super) struct Create {
     /// The new file [default: in backup.folder or beside the database, named by the time]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-    /// Then delete all backups there but the newest N
+    /// Then delete all backups there but the newest N [default: all are kept]
     #[arg(long, value_name = "N", conflicts_with = "to", value_parser = clap::value_parser!(u16).range(1..))]
     keep: Option<u16>,
 }
@@ -56,7 +63,16 @@ struct Copied {
 }
 
 pub(super) async fn create(create: Create, client: &Client) -> Result {
-    let Client { config, json } = client;
+    let Client { config, json, .. } = client;
+    if client.remote.is_some() {
+        if create.to.is_some() || create.keep.is_some() {
+            let what = "--to and --keep are for a server on this machine; elsewhere it writes to its own backup.folder";
+            return Err(Failure::Usage(what.to_owned()));
+        }
+        progress("copying and checking the database");
+        let copied: Copied = serde_json::from_str(&client.post("/admin/backup", &()).await?)?;
+        return copied.print(*json);
+    }
     let (database, clock) = (&config.database, Clock::default());
     // A clock that is wrong neither dates a copy nor says which one is the oldest.
     let last = SqliteStore::open_read_only(database)?.last_clock().await?;
@@ -149,8 +165,8 @@ pub(super) fn verify(file: PathBuf, json: bool) -> Result {
 
 impl Copied {
     fn print(&self, json: bool) -> Result {
-        let summary = ledger_summary(&self.ledger);
-        let text = format!("{}: {summary}", self.file.display());
+        let verdict = verdict(&self.ledger);
+        let text = format!("{}: {verdict}", self.file.display());
         answer(json, serde_json::to_string(self)?, text)
     }
 }

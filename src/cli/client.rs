@@ -1,8 +1,6 @@
 //! The client of the server: a command sends a request and prints the response. If no server runs, the same handlers
 //! respond in this process, so that no command needs two implementations.
 
-use std::error::Error;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::client::conn::http1::handshake;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use r3mes_edge::config::Listen;
+use r3mes_edge::auth::PlainKey;
 use r3mes_edge::model::new_id;
 use r3mes_edge::server::serve_local;
 use r3mes_edge::store::{InstanceLock, LockError, OpenError};
@@ -23,16 +21,16 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use super::address::socket_path;
 use super::admin_key::{self, Problem};
-use super::output::{List, row};
-use super::{Failure, Result, failed, logging};
+use super::output::{Column, List, header, row};
+use super::remote::{self, BoxError, Remote};
+use super::{Failure, GlobalArgs, Result, failed, logging};
 
 type Reply = Response<Bytes>;
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Opens the database under its lock, which another process may hold for a moment: a command, or a server that is starting
 /// and has no address yet. With `create`, which is for a server, also one that is stopping.
@@ -60,12 +58,43 @@ const LONG: [&str; 2] = ["/admin/backup", "/admin/ledger/verify"];
 
 /// Sends the requests of a command; each method returns the body of a successful response.
 pub(super) struct Client {
+    /// That of this machine's server; the default one for a server elsewhere.
     pub(super) config: Config,
     /// Whether the command prints JSON.
     pub(super) json: bool,
+    /// The server that `--url` names.
+    pub(super) remote: Option<Remote>,
+    /// A key that is sent instead of the admin's.
+    pub(super) key: Option<PlainKey>,
+}
+
+/// A server that is asked.
+struct Server {
+    address: String,
+    key: HeaderValue,
 }
 
 impl Client {
+    /// For the server that `--url` names, else for that of this database.
+    pub(super) fn new(
+        global: &GlobalArgs,
+        json: bool,
+        config: impl FnOnce() -> Result<Config>,
+    ) -> Result<Self> {
+        let remote = Remote::new(global)?;
+        let config = match remote {
+            Some(_) => Config::default(),
+            None => config()?,
+        };
+        let key = None;
+        Ok(Self {
+            config,
+            json,
+            remote,
+            key,
+        })
+    }
+
     pub(super) async fn get(&self, path: &str) -> Result<String> {
         self.send(Method::GET, path, String::new()).await
     }
@@ -88,25 +117,25 @@ impl Client {
         }
         let request = request.body(body).map_err(failed)?;
         for pause in [200, 400] {
-            match respond(&self.config, request.clone()).await {
+            match self.respond(request.clone()).await {
                 Err(failure) if failure.code() == 5 && !LONG.contains(&path) => {
                     sleep(Duration::from_millis(pause)).await;
                 }
                 done => return done,
             }
         }
-        respond(&self.config, request).await
+        self.respond(request).await
     }
 
     /// Prints all pages of a list: as `{"name":[…],"next_cursor":null}`, or these columns of each item.
-    pub(super) async fn list(&self, name: &str, query: &str, columns: &[(&str, usize)]) -> Result {
+    pub(super) async fn list(&self, name: &str, query: &str, columns: &[Column]) -> Result {
         #[derive(Deserialize)]
         struct Page {
             #[serde(alias = "users", alias = "keys", alias = "entries", alias = "usage")]
             items: Vec<Box<RawValue>>,
             next_cursor: Option<String>,
         }
-        let mut list = List::begin(self.json, &format!("{{\"{name}\":["));
+        let mut list = List::new(self.json, name, header(columns));
         let mut cursor = Some(String::new());
         while let Some(at) = cursor {
             let page = self.get(&format!("{query}limit=500{at}")).await?;
@@ -116,49 +145,161 @@ impl Client {
             }
             cursor = page.next_cursor.map(|next| format!("&cursor={next}"));
         }
-        if self.json {
-            println!("],\"next_cursor\":null}}");
+        list.end(",\"next_cursor\":null")
+    }
+
+    /// The address of the server that is asked, if there is one: that of `--url`, or of the one that runs on the database.
+    pub(super) fn address(&self) -> Result<Option<String>> {
+        match &self.remote {
+            Some(remote) => Ok(Some(remote.address.clone())),
+            None => server_of(&self.config.database),
         }
-        Ok(())
+    }
+
+    /// The same for what only a running server has.
+    pub(super) fn running(&self, what: &str) -> Result<String> {
+        self.address()?.ok_or_else(|| {
+            Failure::Unavailable(format!(
+                "no server runs on {}: only a running one has {what}; start it, or name another with --url",
+                self.config.database.display()
+            ))
+        })
+    }
+
+    /// The server at an address, with the key for it.
+    fn server(&self, address: String) -> Result<Server> {
+        let database = &self.config.database;
+        if self.remote.is_none() {
+            check_network(&address, database)?;
+        }
+        let read;
+        let key = match &self.key {
+            Some(key) => key,
+            None if self.remote.is_some() => {
+                read = admin_key::read_named()?;
+                &read
+            }
+            None => {
+                read = admin_key::read(database).map_err(failed)?.0;
+                &read
+            }
+        };
+        let mut key: HeaderValue = key.reveal().parse().map_err(failed)?;
+        key.set_sensitive(true);
+        Ok(Server { address, key })
+    }
+
+    fn ca_file(&self) -> Option<&Path> {
+        self.remote.as_ref()?.ca_file.as_deref()
+    }
+
+    /// Sends a request to the server, or without one lets the handlers respond in this process: to a GET on a file that may be
+    /// read-only, else under the database's lock.
+    async fn respond(&self, request: Request<String>) -> Result<String> {
+        let (config, database) = (&self.config, &self.config.database);
+        let response = if let Some(address) = self.address()? {
+            self.ask(address, request).await?
+        } else if request.method() == Method::GET {
+            let store = SqliteStore::open_read_only(database)?;
+            local(config, Arc::new(store), request).await?
+        } else {
+            match open(config, false).await {
+                Err(OpenError::Locked(LockError::Held(Some(address)))) => {
+                    self.ask(address, request).await?
+                }
+                opened => local(config, opened?, request).await?,
+            }
+        };
+        let (head, body) = response.into_parts();
+        let body = String::from_utf8(body.into()).map_err(failed)?;
+        if head.status.is_success() {
+            return Ok(body.trim_end().to_owned());
+        }
+        let to = head.headers.get(LOCATION);
+        let to = to.and_then(|to| to.to_str().ok());
+        Err(self.refusal(head.status, to, &body))
+    }
+
+    /// Why a response is no success.
+    fn refusal(&self, status: StatusCode, to: Option<&str>, body: &str) -> Failure {
+        let problem: Value = serde_json::from_str(body).unwrap_or_default();
+        let detail = match (problem["detail"].as_str(), to) {
+            (Some(detail), _) => detail.to_owned(),
+            (None, Some(to)) => format!("status {status}: name the address it leads to: {to}"),
+            (None, None) => format!("status {status} without a reason; is it an r3mes-edge?"),
+        };
+        match status.as_u16() {
+            400 => Failure::Usage(detail),
+            401 | 403 if self.key.is_some() => {
+                Failure::Failed(format!("the key is refused by the server: {detail}"))
+            }
+            401 | 403 if self.remote.is_some() => {
+                let file = admin_key::path(&self.config.database);
+                let file = file.display();
+                Failure::Failed(format!(
+                    "the key in {file} is refused by the server: {detail}"
+                ))
+            }
+            401 | 403 => {
+                let what = format!("is refused by the server: {detail}");
+                failed(Problem::new(&self.config.database, true, what))
+            }
+            402 | 409 => Failure::Conflict(detail),
+            404 => Failure::NotFound(detail),
+            429 | 502.. => Failure::Unavailable(detail),
+            _ => Failure::Failed(detail),
+        }
+    }
+
+    /// Sends a request to the server at `address`; retries if rate-limited for less than the deadline.
+    async fn ask(&self, address: String, mut request: Request<String>) -> Result<Reply> {
+        let Server { address, key } = self.server(address)?;
+        request.headers_mut().insert("x-api-key", key);
+        let is_long = LONG.contains(&request.uri().path());
+        let deadline = Duration::from_secs(if is_long { 3600 } else { 60 });
+        let answered = async {
+            loop {
+                let response = send(&address, self.ca_file(), request.clone()).await?;
+                let wait = response.headers().get(RETRY_AFTER);
+                let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
+                match wait.map(Duration::from_secs) {
+                    // If all idempotency keys are in use it may be a day.
+                    Some(wait) if response.status() == 429 && wait < deadline => sleep(wait).await,
+                    _ => return Ok::<_, BoxError>(response),
+                }
+            }
+        };
+        let answered = timeout(deadline, answered).await;
+        let answered = answered.unwrap_or_else(|_| Err("no answer in time".into()));
+        answered.map_err(|error| not_reached(&address, &error))
+    }
+
+    /// Sends a request whose answer is read as it comes; it must be a success. It is not retried.
+    pub(super) async fn open(
+        &self,
+        address: String,
+        path: &str,
+        body: String,
+    ) -> Result<Response<Incoming>> {
+        let Server { address, key } = self.server(address)?;
+        let request = Request::post(path).header("x-api-key", key).body(body);
+        let request = request.map_err(failed)?;
+        let response = remote::open(&address, self.ca_file(), request).await;
+        let response = response.map_err(|error| not_reached(&address, &error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let response = whole(response).await.map_err(failed)?;
+        let body = String::from_utf8_lossy(response.body());
+        Err(self.refusal(status, None, &body))
     }
 }
 
-/// Sends a request to the running server; without one the handlers respond in this process, to a GET on a file that may be
-/// read-only, else under the database's lock.
-async fn respond(config: &Config, request: Request<String>) -> Result<String> {
-    let database = &config.database;
-    let response = if let Some(address) = server_of(database)? {
-        ask(&address, database, request).await?
-    } else if request.method() == Method::GET {
-        let store = SqliteStore::open_read_only(database)?;
-        local(config, Arc::new(store), request).await?
-    } else {
-        match open(config, false).await {
-            Err(OpenError::Locked(LockError::Held(Some(address)))) => {
-                ask(&address, database, request).await?
-            }
-            opened => local(config, opened?, request).await?,
-        }
-    };
-    let status = response.status();
-    let body = String::from_utf8(response.into_body().into()).map_err(failed)?;
-    if status.is_success() {
-        return Ok(body.trim_end().to_owned());
-    }
-    let problem: Value = serde_json::from_str(&body).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or("no reason given");
-    let detail = detail.to_owned();
-    Err(match status.as_u16() {
-        400 => Failure::Usage(detail),
-        401 | 403 => {
-            let what = format!("is refused by the server: {detail}");
-            failed(Problem::new(database, true, what))
-        }
-        402 | 409 => Failure::Conflict(detail),
-        404 => Failure::NotFound(detail),
-        429 | 502.. => Failure::Unavailable(detail),
-        _ => Failure::Failed(detail),
-    })
+fn not_reached(address: &str, error: &BoxError) -> Failure {
+    Failure::Unavailable(format!(
+        "the server at {address} was not reached ({error}); check whether a change was made before you repeat it"
+    ))
 }
 
 /// An extended attribute of the lock file with the server's network namespace; the file itself is the address alone.
@@ -193,35 +334,6 @@ fn check_network(address: &str, database: &Path) -> Result {
     Ok(())
 }
 
-/// Sends a request to the server at `address` as an admin; retries if rate-limited for less than the deadline.
-async fn ask(address: &str, database: &Path, mut request: Request<String>) -> Result<Reply> {
-    check_network(address, database)?;
-    let (key, _) = admin_key::read(database).map_err(failed)?;
-    let key = key.reveal().parse().map_err(failed)?;
-    request.headers_mut().insert("x-api-key", key);
-    let is_long = LONG.contains(&request.uri().path());
-    let deadline = Duration::from_secs(if is_long { 3600 } else { 60 });
-    let answered = async {
-        loop {
-            let response = send(address, request.clone()).await?;
-            let wait = response.headers().get(RETRY_AFTER);
-            let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
-            match wait.map(Duration::from_secs) {
-                // If all idempotency keys are in use it may be a day.
-                Some(wait) if response.status() == 429 && wait < deadline => sleep(wait).await,
-                _ => return Ok::<_, BoxError>(response),
-            }
-        }
-    };
-    let answered = timeout(deadline, answered).await;
-    let answered = answered.unwrap_or_else(|_| Err("no answer in time".into()));
-    answered.map_err(|error| {
-        Failure::Unavailable(format!(
-            "the server at {address} was not reached ({error}); check whether a change was made before you repeat it"
-        ))
-    })
-}
-
 /// Runs the library's handlers in this process, as for an admin.
 async fn local(
     config: &Config,
@@ -232,56 +344,25 @@ async fn local(
     logging::start(&config.log, "error");
     let (near, far) = UnixStream::pair().map_err(failed)?;
     let (answer, served) = tokio::join!(
-        exchange(near, "localhost", request),
+        async { whole(remote::exchange(TokioIo::new(near), "localhost", request).await?).await },
         serve_local(config, store, far)
     );
     served.map_err(failed)?;
     answer.map_err(failed)
 }
 
-/// Sends a request to the server at `address`, as [`local_address`] wrote it. The deadline is the caller's.
-pub(super) async fn send(address: &str, request: Request<String>) -> Result<Reply, BoxError> {
-    match socket_path(address) {
-        Some(path) => exchange(UnixStream::connect(path).await?, "localhost", request).await,
-        None => {
-            let host = address.trim_start_matches("http://");
-            exchange(TcpStream::connect(host).await?, host, request).await
-        }
-    }
+/// Sends a request to the server at `address`, and reads the whole answer. The deadline is the caller's.
+pub(super) async fn send(
+    address: &str,
+    ca_file: Option<&Path>,
+    request: Request<String>,
+) -> Result<Reply, BoxError> {
+    whole(remote::open(address, ca_file, request).await?).await
 }
 
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    host: &str,
-    mut request: Request<String>,
-) -> Result<Reply, BoxError> {
+async fn whole(response: Response<Incoming>) -> Result<Reply, BoxError> {
     const LONGEST: usize = 64 << 20;
-    let headers = request.headers_mut();
-    headers.insert(HOST, host.parse()?);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // It ends with the sender.
-    tokio::spawn(connection);
-    let (head, body) = sender.send_request(request).await?.into_parts();
+    let (head, body) = response.into_parts();
     let body = Limited::new(body, LONGEST).collect().await?.to_bytes();
     Ok(Response::from_parts(head, body))
-}
-
-/// The address under which a local client reaches a server that listens there; stored in the lock file.
-pub(super) fn local_address(listen: &Listen) -> String {
-    let Some(mut address) = listen.address() else {
-        return listen.to_string();
-    };
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    format!("http://{address}")
-}
-
-/// The path of the Unix socket in an address, if it is one.
-pub(super) fn socket_path(address: &str) -> Option<&Path> {
-    address.strip_prefix("unix:").map(Path::new)
 }

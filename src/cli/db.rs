@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use r3mes_edge::Config;
 use r3mes_edge::store::check_database;
 use serde_json::Value;
 
 use super::client::Client;
 use super::output::{answer, progress};
-use super::settings::Settings;
+use super::requests::numbers;
 use super::{Result, checked, import};
 
 #[derive(Subcommand)]
@@ -31,34 +32,29 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn run(command: &Command, settings: &Settings, json: bool) -> Result {
-    let database = &settings.config.database;
-    match command {
-        Command::Check => {
-            progress("checking every page and every wallet");
-            let check = check_database(database)?;
-            let errors: String = check.errors().map(|error| format!("{error}\n")).collect();
-            let text = format!(
-                "{errors}{}: version {}, {} wallets, {} entries",
-                database.display(),
-                check.version,
-                check.ledger.wallets,
-                check.ledger.entries
-            );
-            answer(json, serde_json::to_string(&check)?, text)?;
-            checked("the database", check.errors().count())
-        }
-        Command::AcceptClock => {
-            let (config, path) = (settings.config.clone(), "/admin/clock/accept");
-            let accepted = Client { config, json }.post(path, &()).await?;
-            let time: Value = serde_json::from_str(&accepted)?;
-            let time = time["server_time_iso"].as_str().unwrap_or_default();
-            answer(
-                json,
-                &accepted,
-                format!("the clock is accepted: it is {time}"),
-            )
-        }
-        Command::Import { file } => import::run(settings, json, file).await,
-    }
+pub(super) fn check(config: &Config, json: bool) -> Result {
+    let database = &config.database;
+    progress("checking every page and every wallet");
+    let check = check_database(database)?;
+    let errors: String = check.errors().map(|error| format!("{error}\n")).collect();
+    let verdict = match errors.is_empty() {
+        true => "is sound",
+        false => "is NOT sound",
+    };
+    let text = format!(
+        "{errors}{} {verdict}: version {}, {}",
+        database.display(),
+        check.version,
+        numbers(&check.ledger)
+    );
+    answer(json, serde_json::to_string(&check)?, text)?;
+    checked("the database", check.errors().count())
+}
+
+pub(super) async fn accept_clock(client: &Client) -> Result {
+    let accepted = client.post("/admin/clock/accept", &()).await?;
+    let time: Value = serde_json::from_str(&accepted)?;
+    let time = time["server_time_iso"].as_str().unwrap_or_default();
+    let text = format!("the clock is accepted: it is {time}");
+    answer(client.json, &accepted, text)
 }

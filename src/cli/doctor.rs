@@ -13,6 +13,10 @@ use r3mes_edge::upstream::{ProbeResult, UpstreamError, probe_all};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::address::{
+    is_configured, local_addresses, open_line, page, socket_path, will_open_line,
+};
+use super::output::counted;
 use super::settings::Settings;
 use super::{Failure, Result, admin_key, client, files};
 
@@ -37,6 +41,9 @@ fn advice(check: &str) -> &'static str {
         "listener" => "change the setting, or chmod o-w the folder",
         "pass" => "name the members that clients need instead of \"*\", or none",
         "server" => "its log and GET /alerts give the reason; restart it if it crashed or hangs",
+        "address" => {
+            "name the configuration that it was started with by --config, or restart it with this one"
+        }
         "inference" => "start it, or correct its url, model or api_key_file in the configuration",
         "chain" | "miner" => "start one, or correct its address in the configuration",
         _ => "correct the file that the setting names",
@@ -52,9 +59,19 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
         ("backups", vec![backups(config)]),
         ("listener", listeners(config)),
         ("pass", risks(config, "pass").collect()),
-        ("server", server(&config.database).await),
     ];
+    let (running, found) = server(config).await;
+    checks.push(("server", found));
+    let elsewhere = running.as_deref().and_then(|at| elsewhere(config, at));
+    checks.push(("address", elsewhere.into_iter().collect()));
     checks.extend(upstreams(config).await);
+    let (page, line) = match &running {
+        Some(address) => (page(address), open_line(address)),
+        None => (None, will_open_line(config)),
+    };
+    if !json {
+        println!("{line}\n");
+    }
     let mut report = Vec::new();
     for (name, findings) in checks {
         for (status, found) in findings {
@@ -69,14 +86,37 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result {
             report.push(check);
         }
     }
-    let of_problems = report.iter().filter(|check| check["status"] == PROBLEM);
-    let problems = of_problems.count();
+    let count = |status| {
+        report
+            .iter()
+            .filter(|check| check["status"] == status)
+            .count()
+    };
+    let (problems, warnings) = (count(PROBLEM), count(WARNING));
     if json {
-        println!("{}", json!({ "checks": report }));
+        let counts =
+            json!({ "checks": report, "problems": problems, "warnings": warnings, "open": page });
+        println!("{counts}");
+    } else {
+        println!("\n{}", closing(problems, warnings));
     }
     match problems {
         0 => Ok(()),
         n => Err(Failure::Failed(format!("problems found: {n}"))),
+    }
+}
+
+/// The last line.
+fn closing(problems: usize, warnings: usize) -> String {
+    match (problems, warnings) {
+        (0, 0) => "All is well.".to_owned(),
+        (0, n) => format!("Nothing must be mended; {} to read.", counted(n, WARNING)),
+        (n, 0) => format!("{} to mend.", counted(n, "thing")),
+        (n, m) => format!(
+            "{} to mend, {} to read.",
+            counted(n, "thing"),
+            counted(m, WARNING)
+        ),
     }
 }
 
@@ -198,19 +238,19 @@ fn risks(config: &Config, about: &'static str) -> impl Iterator<Item = Finding> 
     })
 }
 
-/// Whether the server that the lock file names is ready, and which inference servers fail its requests. The lock itself is not
-/// tried: a server that starts at that moment would find it held.
-async fn server(database: &Path) -> Vec<Finding> {
-    let file = database.with_added_extension("lock");
+/// Whether the server that the lock file names is ready, at which address, and which inference servers fail its requests. The
+/// lock itself is not tried: a server that starts at that moment would find it held.
+async fn server(config: &Config) -> (Option<String>, Vec<Finding>) {
+    let file = config.database.with_added_extension("lock");
     let address = std::fs::read_to_string(file).unwrap_or_default();
     let address = address.trim();
-    if !address.starts_with("http://") && client::socket_path(address).is_none() {
-        return vec![(GOOD, "none runs on this database".to_owned())];
+    if !address.starts_with("http://") && socket_path(address).is_none() {
+        return (None, vec![(GOOD, "none runs on this database".to_owned())]);
     }
     let get = async |path: &'static str| {
         let mut request = Request::new(String::new());
         *request.uri_mut() = Uri::from_static(path);
-        let answered = timeout(TIMEOUT, client::send(address, request)).await;
+        let answered = timeout(TIMEOUT, client::send(address, None, request)).await;
         answered.unwrap_or_else(|_| Err("no answer".into()))
     };
     let ready = match get("/readyz").await {
@@ -219,15 +259,26 @@ async fn server(database: &Path) -> Vec<Finding> {
             let status = answer.status().as_u16();
             (PROBLEM, format!("not ready at {address}: status {status}"))
         }
-        Err(error) => (WARNING, format!("not reached at {address}: {error}")),
+        Err(error) => {
+            let found = format!("not reached at {address}: {error}");
+            return (None, vec![(WARNING, found)]);
+        }
     };
     let health = get("/health").await.map(|health| health.into_body());
     let failing = health.map_or(Vec::new(), |health| failing_nodes(&health));
-    [vec![ready], failing].concat()
+    (Some(address.to_owned()), [vec![ready], failing].concat())
+}
+
+/// A server that listens where the configuration does not say.
+fn elsewhere(config: &Config, address: &str) -> Option<Finding> {
+    let own: Vec<_> = local_addresses(&config.listen).collect();
+    let own = own.join(", ");
+    let found = format!("the server is at {address}, but the configuration says {own}");
+    (!is_configured(config, address)).then_some((WARNING, found))
 }
 
 /// The inference servers whose last answer failed, as the server's health has them.
-fn failing_nodes(health: &[u8]) -> Vec<Finding> {
+pub(super) fn failing_nodes(health: &[u8]) -> Vec<Finding> {
     let health: Value = serde_json::from_slice(health).unwrap_or_default();
     let nodes = health["nodes"].as_array().into_iter().flatten();
     let failing = nodes.filter(|node| node["last_failure"].is_object());

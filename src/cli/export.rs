@@ -33,7 +33,7 @@ pub(super) enum Ledger {
 
 #[derive(Args)]
 pub(super) struct Export {
-    /// Only entries of this wallet
+    /// Only entries of this wallet [default: all wallets]
     #[arg(long, value_parser = Wallet::parse)]
     wallet: Option<Wallet>,
     /// The format [default: csv, json with --json]
@@ -45,7 +45,7 @@ pub(super) struct Export {
 enum Format {
     /// A table with a header line
     Csv,
-    /// A JSON array
+    /// {"entries":[…]}, as with --json
     Json,
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn run(config: &Config, options: &Export, json: bool) -> Result
     let next_page = |after| store.export_ledger(options.wallet, after, PAGE);
     let mut page = next_page(None).await?;
     progress("reading the ledger");
-    let mut list = List::begin(json, "[");
+    let mut list = List::new(json, "entries", String::new());
     if !json {
         println!("{}\r", LedgerEntry::CSV_HEADER);
     }
@@ -75,10 +75,7 @@ pub(super) async fn run(config: &Config, options: &Export, json: bool) -> Result
             _ => Vec::new(),
         };
     }
-    if json {
-        println!("]");
-    }
-    Ok(())
+    list.end("")
 }
 
 /// Entries read at a time.

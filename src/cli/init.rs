@@ -10,12 +10,13 @@ use r3mes_edge::SqliteStore;
 use r3mes_edge::model::Wallet;
 use serde_json::json;
 
+use super::address::will_open_line;
 use super::{Failure, GlobalArgs, Result, admin_key, files, settings};
 
 /// What is written into the configuration, besides `--listen` and `--database`.
 #[derive(Args)]
 pub(super) struct InitArgs {
-    /// The wallet of the miner on this machine
+    /// The wallet of the miner on this machine [default: none]
     #[arg(long, value_parser = Wallet::parse)]
     wallet: Option<Wallet>,
 }
@@ -29,7 +30,9 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
     if new_config {
         write_config(&config, &config_text(args, global))?;
     }
-    let database = loaded.resolve().config.database;
+    let loaded = loaded.resolve().config;
+    let open = will_open_line(&loaded);
+    let database = loaded.database;
     let new_database = !database.exists();
     let mut key = None;
     if new_database {
@@ -55,6 +58,7 @@ pub(super) async fn run(args: &InitArgs, global: &GlobalArgs, json: bool) -> Res
         println!("{report}");
         return Ok(());
     }
+    println!("{open}\n");
     for (file, new) in [(&config, new_config), (&database, new_database)] {
         let what = match new {
             true => "is created",
@@ -124,6 +128,9 @@ mod tests {
             listen: Vec::new(),
             database: None,
             admin_key_file: None,
+            url: None,
+            ca_file: None,
+            plain_http: false,
         }
     }
 

@@ -1,6 +1,5 @@
 //! Commands for API keys. A new key is printed once, alone on stdout; the admin key file's own is replaced there as well.
 
-use std::collections::HashMap;
 use std::io::{Write, stdout};
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +9,11 @@ use r3mes_edge::auth::PlainKey;
 use r3mes_edge::config::parse_duration;
 use r3mes_edge::model::{Credits, Period, Wallet};
 use serde::Serialize;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::admin_key::{self, RELOAD};
 use super::client::{self, Client};
-use super::output::{answer, check_open, note};
+use super::output::{Column, answer, check_open, members, note};
 use super::{Failure, Result, failed, path_segment};
 
 #[derive(Subcommand)]
@@ -28,7 +26,7 @@ pub(super) enum Command {
     ///
     /// Example: r3mes-edge keys list --wallet remes1…
     List {
-        /// Only keys of this wallet
+        /// Only keys of this wallet [default: all wallets]
         #[arg(long, value_parser = Wallet::parse)]
         wallet: Option<Wallet>,
     },
@@ -42,8 +40,8 @@ pub(super) enum Command {
     Rotate {
         #[command(flatten)]
         key: Key,
-        /// How long the old key stays valid, at most 30d
-        #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+        /// How long the old key stays valid: 30s, 24h, at most 30d
+        #[arg(long, value_name = "24h", default_value = "0s", value_parser = parse_duration)]
         grace: Duration,
     },
     /// Revoke a key; it fails on its very next request (the admin key file's own: rotate it instead)
@@ -58,30 +56,40 @@ pub(super) struct Create {
     #[arg(long, required_unless_present = "admin", conflicts_with = "admin")]
     #[serde(rename = "wallet_address")]
     wallet: Option<String>,
-    /// A name for lists
-    #[arg(long, default_value = "")]
+    /// A name for lists [default: none]
+    #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
-    /// Its scopes: chat, read, miner, keys, metrics
-    #[arg(long, value_delimiter = ',', conflicts_with = "admin")]
+    /// Its scopes: chat, read, miner, keys, metrics [default: chat,read]
+    #[arg(
+        long,
+        value_name = "SCOPE,…",
+        value_delimiter = ',',
+        conflicts_with = "admin"
+    )]
     scopes: Option<Vec<String>>,
-    /// How long it is valid, in whole days: 1d to 365d [default: unlimited]
-    #[arg(long, value_name = "DAYS", value_parser = days)]
+    /// How long it is valid, in whole days: 90d, say; 1d to 365d [default: for ever]
+    #[arg(long, value_name = "90d", value_parser = days)]
     #[serde(rename = "expires_days")]
     expires: Option<u64>,
-    /// The models it may use, by name or alias [default: all]. A key that it makes has the same limits and shares them
-    #[arg(long, value_delimiter = ',', conflicts_with = "admin")]
+    /// The models it may use, by name or alias. A key that it makes has the same limits and shares them [default: all]
+    #[arg(
+        long,
+        value_name = "MODEL,…",
+        value_delimiter = ',',
+        conflicts_with = "admin"
+    )]
     models: Option<Vec<String>>,
-    /// Credits it may spend in each period
+    /// Credits it may spend in each period [default: no limit]
     #[arg(long, value_name = "CREDITS", value_parser = Credits::parse, requires = "credit_period", conflicts_with = "admin")]
     credit_limit: Option<Credits>,
-    /// The period by the calendar in UTC: day, week (from Monday), month or total
-    #[arg(long, value_name = "PERIOD", value_parser = Period::parse, requires = "credit_limit")]
+    /// The period of the limit by the calendar in UTC: day, week (from Monday), month or total [default: none]
+    #[arg(long, visible_alias = "per", value_name = "PERIOD", value_parser = Period::parse, requires = "credit_limit")]
     credit_period: Option<Period>,
-    /// Paid requests that may run at a time
+    /// Paid requests that may run at a time [default: no limit]
     #[arg(long, value_name = "N", conflicts_with = "admin")]
     max_concurrency: Option<u32>,
     /// Create an admin key, which belongs to no wallet, and write it to the admin key file, unless it --expires. Needs no
-    /// valid key: only the database's owner or root may run it
+    /// valid key: only the database's owner or root may run it. With --url it is only printed
     #[arg(long)]
     #[serde(skip)]
     admin: bool,
@@ -107,7 +115,7 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
             if create.admin {
                 create.scopes = Some(vec!["admin".to_owned()]);
             }
-            if create.admin && create.expires.is_none() {
+            if create.admin && create.expires.is_none() && client.remote.is_none() {
                 return create_admin(&create, client).await;
             }
             check_open()?;
@@ -120,14 +128,7 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
         }
         Command::Show(key) => {
             let key = client.get(&format!("/api/keys/{}", key.id)).await?;
-            // The names in their order, and the values as they are written.
-            let members: Map<String, Value> = serde_json::from_str(&key)?;
-            let values: HashMap<&str, &RawValue> = serde_json::from_str(&key)?;
-            let lines = members.keys().map(|name| {
-                let value = values.get(&**name).map_or("null", |value| value.get());
-                format!("{name:15} {}", value.trim_matches('"'))
-            });
-            answer(client.json, &key, lines.collect::<Vec<_>>().join("\n"))
+            answer(client.json, &key, members(&key)?)
         }
         Command::Rotate { key, grace } => rotate(client, &key.id, grace.as_secs()).await,
         Command::Revoke(Key { id }) => {
@@ -135,8 +136,13 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
             let revoked = client.delete(&format!("/api/keys/{id}")).await?;
             answer(client.json, revoked, format!("{id} is revoked"))?;
             // Not refused before, as a leaked key must be revocable; creating a new one needs no valid key.
-            if is_own {
-                admin_key::report(&client.config.database).await;
+            match is_own {
+                true if client.remote.is_some() => note(format!(
+                    "that was the key in {} itself: put another one there, made on the server's machine by r3mes-edge keys create --admin",
+                    admin_key::path(&client.config.database).display()
+                )),
+                true => admin_key::report(&client.config.database).await,
+                false => {}
             }
             Ok(())
         }
@@ -146,18 +152,23 @@ pub(super) async fn run(command: Command, client: &Client) -> Result {
 /// In seconds.
 const DAY: u64 = 86_400;
 
-const COLUMNS: [(&str, usize); 8] = [
-    ("id", 0),
-    ("start", 0),
-    ("is_active", 6),
-    ("scopes", 17),
-    ("wallet_address", 0),
-    ("name", 0),
-    ("limits", 0),
-    ("spent", 0),
+const COLUMNS: [Column; 8] = [
+    ("id", "ID", 30),
+    ("start", "START", 10),
+    ("is_active", "STATE", 6),
+    ("scopes", "SCOPES", 17),
+    ("wallet_address", "WALLET", 44),
+    ("name", "NAME", 16),
+    ("limits", "LIMITS (CREDITS)", 0),
+    ("spent", "SPENT (CREDITS)", 0),
 ];
 
+/// Whether it is the key in the admin key file.
 async fn is_file_key(client: &Client, id: &str) -> Result<bool> {
+    if client.remote.is_some() {
+        let me: Value = serde_json::from_str(&client.get("/auth/me").await?)?;
+        return Ok(me["key"]["id"] == id);
+    }
     let key = admin_key::valid_record(&client.config.database).await?;
     Ok(key.is_some_and(|key| key.id == id))
 }
@@ -177,7 +188,7 @@ async fn create_admin(create: &Create, client: &Client) -> Result {
     } else {
         client.post("/api/keys", create).await?
     };
-    let file = write(&new, database)?;
+    let file = write(&new, database, database)?;
     print(new, client, Some(&file))?;
     note(match old {
         _ if is_adopted => format!("it is in {file}; {RELOAD}, and it adopts the key"),
@@ -199,12 +210,19 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
         return print(new, client, None);
     }
     let database = &client.config.database;
-    admin_key::check_writable(database)?;
+    // A server elsewhere has its database there, and the file is the caller's.
+    let file = admin_key::path(database);
+    let like = if client.remote.is_some() {
+        &file
+    } else {
+        database
+    };
+    admin_key::check_writable(like)?;
     // The old key stays valid until the new one is on the disk, so that a crash leaves a valid one.
     let lasting = if grace == 0 { 30 * DAY } else { grace };
     let lasting = json!({ "grace_seconds": lasting });
     let new = client.post(&path, &lasting).await?;
-    let file = write(&new, database)?;
+    let file = write(&new, database, like)?;
     if grace == 0
         && let Err(failure) = client.delete(&format!("/api/keys/{id}")).await
     {
@@ -216,11 +234,11 @@ async fn rotate(client: &Client, id: &str, grace: u64) -> Result {
     print(new, client, Some(&file))
 }
 
-/// Writes a new key to the admin key file; returns the file's name.
-fn write(new: &str, database: &Path) -> Result<String> {
+/// Writes a new key to the admin key file, for the user whose `like` is; returns the file's name.
+fn write(new: &str, database: &Path, like: &Path) -> Result<String> {
     let new: Value = serde_json::from_str(new)?;
     let key = new["api_key"].as_str().unwrap_or_default();
-    admin_key::write(database, key).map_err(|error| {
+    admin_key::write(database, like, key).map_err(|error| {
         Failure::Failed(format!(
             "the new key {} could not be written into the admin key file ({error}), which holds the old one still: revoke the new one",
             new["id"].as_str().unwrap_or_default()

@@ -4,12 +4,13 @@
 use clap::{Args, Subcommand};
 use r3mes_edge::model::{Credits, ParseError, Timestamp, Wallet};
 use r3mes_edge::store::{LedgerEntry, LedgerReport};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::client::{self, Client};
-use super::output::{answer, header, progress, row};
-use super::{Failure, Result, checked, path_segment};
+use super::client::Client;
+use super::output::{Column, answer, counted, members, progress, row, table};
+use super::{Result, checked, path_segment};
 
 #[derive(Subcommand)]
 pub(super) enum Users {
@@ -32,8 +33,6 @@ pub(super) enum Users {
     /// Example: r3mes-edge users unblock remes1…
     Unblock(Account),
     /// List all accounts, in the order of their addresses
-    ///
-    /// Each line is an account: address, credits, time of creation, time of the last mining, whether it is blocked.
     ///
     /// Example: r3mes-edge users list
     List,
@@ -58,15 +57,15 @@ pub(super) async fn users(command: Users, client: &Client) -> Result {
         }
         Users::List => return client.list("users", "/users?", &USER).await,
     };
-    answer(client.json, &user, row(&user, &USER)?)
+    answer(client.json, &user, members(&user)?)
 }
 
-const USER: [(&str, usize); 5] = [
-    ("wallet_address", 0),
-    ("credits", 18),
-    ("created_at", 0),
-    ("last_mining_at", 24),
-    ("blocked", 0),
+const USER: [Column; 5] = [
+    ("wallet_address", "WALLET", 44),
+    ("credits", "CREDITS", 18),
+    ("created_at", "CREATED (UTC)", 24),
+    ("last_mining_at", "LAST MINED (UTC)", 24),
+    ("blocked", "BLOCKED", 0),
 ];
 
 #[derive(Subcommand)]
@@ -89,13 +88,13 @@ pub(super) struct Movement {
     #[arg(value_parser = Wallet::parse)]
     #[serde(skip)]
     wallet: Wallet,
-    /// A decimal number with at most 6 decimal places
+    /// In credits: a decimal number with at most 6 decimal places
     #[arg(value_parser = amount, allow_hyphen_values = true)]
     amount: Credits,
     /// The reason, for the ledger
     #[arg(long, value_parser = LedgerEntry::reason)]
     reason: String,
-    /// What it belongs to elsewhere, for the ledger: the number of an invoice, say
+    /// What it belongs to elsewhere, for the ledger: the number of an invoice, say [default: none]
     #[arg(long, value_parser = LedgerEntry::reference)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
@@ -117,7 +116,7 @@ pub(super) async fn credits(command: Movements, client: &Client) -> Result {
     let wallet = movement.wallet;
     let path = format!("/users/{wallet}/credits");
     let granted = client.post(&path, &movement).await?;
-    let credits = row(&granted, &[("credits", 0)])?;
+    let credits = row(&granted, &[("credits", "", 0)])?;
     answer(
         client.json,
         &granted,
@@ -127,7 +126,7 @@ pub(super) async fn credits(command: Movements, client: &Client) -> Result {
 
 #[derive(Args)]
 pub(super) struct Used {
-    /// What a line is of
+    /// What each line is of
     #[arg(long, default_value = "day", value_parser = ["day", "key", "model"])]
     by: String,
     /// The first day has this time: RFC 3339 or unix seconds [default: 30 days before the end]
@@ -136,7 +135,7 @@ pub(super) struct Used {
     /// The last day has this time, or ends with it [default: now]
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
     to: Option<Timestamp>,
-    /// Only of this wallet
+    /// Only of this wallet [default: all wallets]
     #[arg(long, value_parser = Wallet::parse)]
     wallet: Option<Wallet>,
 }
@@ -151,22 +150,19 @@ pub(super) async fn usage(used: &Used, client: &Client) -> Result {
         query += &format!("wallet={wallet}&");
     }
     let group = match by {
-        "key" => ("key_id", 30),
-        "model" => ("model", 30),
-        _ => ("day", 10),
+        "key" => ("key_id", "KEY", 30),
+        "model" => ("model", "MODEL", 30),
+        _ => ("day", "DAY (UTC)", 10),
     };
     let columns = [
         group,
-        ("requests", 10),
-        ("lost", 10),
-        ("prompt_tokens", 15),
-        ("cached_tokens", 15),
-        ("completion_tokens", 17),
-        ("credits", 0),
+        ("requests", "REQUESTS", 10),
+        ("lost", "LOST", 10),
+        ("prompt_tokens", "PROMPT TOKENS", 15),
+        ("cached_tokens", "CACHED TOKENS", 15),
+        ("completion_tokens", "COMPLETION TOKENS", 17),
+        ("credits", "CREDITS", 0),
     ];
-    if !client.json {
-        println!("{}", header(&columns));
-    }
     client.list("usage", &query, &columns).await
 }
 
@@ -175,38 +171,55 @@ pub(super) async fn verify_ledger(client: &Client, full: bool) -> Result {
     let path = format!("/admin/ledger/verify?full={full}");
     let verified = client.get(&path).await?;
     let report: LedgerReport = serde_json::from_str(&verified)?;
-    answer(client.json, &verified, ledger_summary(&report))?;
+    answer(client.json, &verified, verdict(&report))?;
     checked("the ledger", report.mistakes.len())
 }
 
-/// The numbers of a report, then its errors, each on a line.
-pub(super) fn ledger_summary(report: &LedgerReport) -> String {
-    let mut lines = format!("{} wallets, {} entries", report.wallets, report.entries);
-    for error in &report.mistakes {
-        lines += &format!("\n{error}");
+/// The errors of a report, each on a line, then whether the ledger adds up.
+pub(super) fn verdict(report: &LedgerReport) -> String {
+    let errors: String = report
+        .mistakes
+        .iter()
+        .map(|error| format!("{error}\n"))
+        .collect();
+    let numbers = numbers(report);
+    match report.mistakes.len() {
+        0 => format!("the ledger adds up: {numbers}"),
+        n => format!(
+            "{errors}the ledger does NOT add up: {} in {numbers}",
+            counted(n, "error")
+        ),
     }
-    lines
+}
+
+pub(super) fn numbers(report: &LedgerReport) -> String {
+    let (wallets, entries) = (report.wallets, report.entries);
+    format!(
+        "{}, {}",
+        counted(wallets, "wallet"),
+        counted(entries, "entry")
+    )
 }
 
 #[derive(Subcommand)]
 pub(super) enum Audit {
     /// List the administrative changes of two years, newest first
     ///
-    /// Each line is a change: time, key or local user, client's address, action, target, credits, reason.
+    /// A change is by a key or by a local user (local:UID), from a client's address.
     ///
     /// Example: r3mes-edge audit list
     List,
 }
 
 pub(super) async fn audit(client: &Client) -> Result {
-    const COLUMNS: [(&str, usize); 7] = [
-        ("created_at", 0),
-        ("actor", 30),
-        ("address", 15),
-        ("action", 15),
-        ("target", 44),
-        ("amount", 18),
-        ("reason", 0),
+    const COLUMNS: [Column; 7] = [
+        ("created_at", "TIME (UTC)", 24),
+        ("actor", "ACTOR", 30),
+        ("address", "ADDRESS", 15),
+        ("action", "ACTION", 15),
+        ("target", "TARGET", 44),
+        ("amount", "CREDITS", 18),
+        ("reason", "REASON", 0),
     ];
     client.list("entries", "/admin/audit?", &COLUMNS).await
 }
@@ -234,28 +247,33 @@ pub(super) struct Upstream {
     name: String,
 }
 
+#[derive(Deserialize)]
+struct List {
+    breakers: Vec<Box<RawValue>>,
+}
+
 pub(super) async fn breakers(command: Breakers, client: &Client) -> Result {
-    if client::server_of(&client.config.database)?.is_none() {
-        return Err(Failure::Unavailable(format!(
-            "no server runs on {}: only a running one has breakers",
-            client.config.database.display()
-        )));
-    }
+    client.running("breakers")?;
     let (Upstream { name }, state) = match command {
         Breakers::Open(upstream) => (upstream, "open"),
         Breakers::Reset(upstream) => (upstream, "reset"),
         Breakers::List => {
             let text = client.get("/admin/breakers").await?;
-            let list: Value = serde_json::from_str(&text)?;
-            let breakers = list["breakers"].as_array().into_iter().flatten();
-            let rows = breakers.map(|breaker| row(&breaker.to_string(), &BREAKER));
-            let rows = rows.collect::<Result<Vec<_>>>()?.join("\n");
-            return answer(client.json, text, rows);
+            if client.json {
+                return answer(true, text, "");
+            }
+            let list: List = serde_json::from_str(&text)?;
+            return table(&list.breakers, "upstreams", &BREAKER);
         }
     };
     let (path, body) = (format!("/admin/breakers/{name}"), json!({ "state": state }));
     let breaker = client.post(&path, &body).await?;
-    answer(client.json, &breaker, row(&breaker, &BREAKER)?)
+    answer(client.json, &breaker, members(&breaker)?)
 }
 
-const BREAKER: [(&str, usize); 3] = [("name", 16), ("state", 9), ("reason", 0)];
+const BREAKER: [Column; 4] = [
+    ("name", "UPSTREAM", 16),
+    ("state", "STATE", 9),
+    ("retry_after_seconds", "RETRY IN (S)", 0),
+    ("reason", "REASON", 0),
+];

@@ -1,20 +1,23 @@
 //! `serve`: opens the database, starts the server and waits for signals. SIGTERM and SIGINT stop it, a second one at once;
 //! SIGHUP reloads the configuration.
 
+use std::io::{IsTerminal, stdout};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
 use r3mes_edge::{EdgeServer, upstream};
 use rustix::fs::Access;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::address::{local_addresses, open_line, page, socket_path};
 use super::settings::Settings;
 use super::{
     Failure, GlobalArgs, Result, admin_key, client, files, logging, memory, notify, reload,
 };
 
-pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
+pub(super) async fn serve(settings: Settings, global: &GlobalArgs, json: bool) -> Result {
     // Before a database is created.
     upstream::check(&settings.config).map_err(|error| settings.located(error))?;
     let Settings {
@@ -54,10 +57,7 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     let mut running = config.clone();
     let server = EdgeServer::builder(config, Arc::clone(&store) as _);
     let server = server.start().await?;
-    let mut listeners: Vec<_> = server.listeners().iter().collect();
-    // Addresses before sockets, which not every client can use.
-    listeners.sort_by_key(|listen| listen.address().is_none());
-    let mut addresses = listeners.into_iter().map(client::local_address);
+    let mut addresses = local_addresses(server.listeners());
     let address = addresses.next().unwrap_or_default();
     store
         .announce(&address)
@@ -65,12 +65,10 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     client::announce_network(&database);
     let (version, shown) = (env!("CARGO_PKG_VERSION"), database.display());
     let serving = format!("r3mes-edge {version} serves {shown} on {address}");
+    announce(&address, &database, unused_key.as_deref(), json);
     log::info!("{serving}");
     for other in addresses {
         log::info!("it also serves on {other}");
-    }
-    if let Some(file) = &unused_key {
-        println!("{}", next_steps(&address, file));
     }
     notify::send(&format!("READY=1\nSTATUS={serving}"));
     let mut trimming = pin!(memory::trim_heaps());
@@ -97,6 +95,22 @@ pub(super) async fn serve(settings: Settings, global: &GlobalArgs) -> Result {
     Ok(())
 }
 
+/// Prints where the page is, on a terminal or at the first start, and then what to do with the first key.
+fn announce(address: &str, database: &Path, unused_key: Option<&Path>, json: bool) {
+    if json {
+        let (open, first_key) = (page(address), unused_key);
+        let started = json!({ "open": open, "address": address, "database": database, "admin_key_file": first_key });
+        println!("{started}");
+        return;
+    }
+    if unused_key.is_some() || stdout().is_terminal() {
+        println!("{}", open_line(address));
+    }
+    if let Some(file) = unused_key {
+        println!("{}", next_steps(address, file));
+    }
+}
+
 /// Every connection is a file descriptor, and the soft limit is usually 1,024.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -110,7 +124,7 @@ fn raise_file_limit() {
 
 /// The commands to paste as long as the first key was not used.
 fn next_steps(address: &str, key_file: &Path) -> String {
-    let (curl, address) = match client::socket_path(address) {
+    let (curl, address) = match socket_path(address) {
         Some(socket) => (
             format!("curl --unix-socket {}", files::quoted(socket)),
             "http://localhost",

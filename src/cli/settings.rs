@@ -59,6 +59,8 @@ pub(super) fn read(global: &GlobalArgs, file: Option<PathBuf>) -> Result<Setting
     for (variable, value) in &environment {
         let variable = variable.to_string_lossy();
         match variable.strip_prefix("R3MES_EDGE_") {
+            // A key for `chat`, and no setting.
+            Some(super::chat::KEY_VARIABLE) => {}
             Some(name) if is_injected(name) => ignored.push(variable.into_owned()),
             Some(key) => loader.set(key, value, &variable)?,
             None => {}

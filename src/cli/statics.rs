@@ -5,14 +5,14 @@ use std::env::consts::{ARCH, OS};
 use clap::Subcommand;
 use clap_complete::{Shell, generate};
 use r3mes_edge::store::{SCHEMA_VERSION, sqlite_version};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Result;
 use super::output::answer;
 
 #[derive(Subcommand)]
 pub(super) enum Metrics {
-    /// Print alerting rules for Prometheus; one JSON text with --json
+    /// Print alerting rules for Prometheus
     ///
     /// Example: r3mes-edge metrics rules > r3mes-edge.rules.yml
     Rules,
@@ -32,8 +32,8 @@ const DASHBOARD: &str = include_str!("../../examples/grafana-dashboard.json");
 
 pub(super) fn metrics(command: &Metrics, json: bool) -> Result {
     match command {
-        Metrics::Rules => answer(json, Value::from(RULES), RULES.trim_end()),
-        Metrics::Scrape => answer(json, Value::from(SCRAPE), SCRAPE.trim_end()),
+        Metrics::Rules => answer(json, json!({ "rules": RULES }), RULES.trim_end()),
+        Metrics::Scrape => answer(json, json!({ "scrape": SCRAPE }), SCRAPE.trim_end()),
         Metrics::Dashboard => answer(true, DASHBOARD.trim_end(), ""),
     }
 }
@@ -59,7 +59,7 @@ const NAME: &str = "r3mes-edge";
 
 pub(super) fn version(json: bool) -> Result {
     let version = env!("CARGO_PKG_VERSION");
-    // Set by release.sh; the source may be in no repository.
+    // Set by src/build.rs; the source may be in no repository.
     let commit = option_env!("R3MES_EDGE_COMMIT");
     let libc = match () {
         () if cfg!(target_env = "musl") => "-musl",

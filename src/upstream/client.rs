@@ -18,6 +18,8 @@ use super::connection::{Connection, IdleConnections, ResponseBody};
 use super::{UpstreamError, tls, unreadable};
 use crate::body::{self, BodyError};
 
+type BoxError = Box<dyn Error + Send + Sync>;
+
 /// The client of one upstream: all its requests have the same address.
 #[derive(Debug)]
 pub(crate) struct HttpClient {
@@ -97,10 +99,19 @@ impl HttpClient {
         }
     }
 
-    async fn connect(&self, address: Uri) -> Result<Connection, Box<dyn Error + Send + Sync>> {
+    async fn connect(&self, address: Uri) -> Result<Connection, BoxError> {
+        Ok(Connection::open(self.stream(address).await?).await?)
+    }
+
+    /// A new connection, with TLS where the address is `https`.
+    pub(super) async fn stream(
+        &self,
+        address: Uri,
+    ) -> Result<<tls::Connector as Service<Uri>>::Response, BoxError> {
         let mut connector = self.connector.clone();
         std::future::poll_fn(|context| connector.poll_ready(context)).await?;
-        Ok(Connection::open(connector.call(address).await?).await?)
+        let stream = connector.call(address).await?;
+        Ok(stream)
     }
 
     /// Reads a whole answer within `deadline`; it must be a success.
@@ -138,7 +149,7 @@ impl HttpClient {
 }
 
 /// The message of an error is often general; the cause is in its source.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
+pub(super) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| (**error).source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();
     texts.join(": ")

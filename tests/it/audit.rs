@@ -499,7 +499,7 @@ fn a_restore_and_an_import_are_in_the_trail_of_the_database_they_made() {
     assert_eq!(edge(&database, &["db", "check"]).0, 0);
     let (_, lines) = edge(&database, &["audit", "list"]);
     assert!(
-        lines.lines().count() == 2 && lines.contains(" backup.restore "),
+        lines.lines().count() == 3 && lines.contains(" backup.restore "),
         "{lines}"
     );
 }

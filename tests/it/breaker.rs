@@ -402,13 +402,17 @@ async fn the_command_line_lists_opens_and_resets_the_breakers_of_the_running_ser
     let breaker = |arguments: &[&str]| edge(&database, &[&["breaker"], arguments].concat());
     assert_eq!(
         breaker(&["list"]),
-        (0, "node              CLOSED\n".to_owned())
+        (
+            0,
+            "UPSTREAM          STATE      RETRY IN (S)  REASON\nnode              CLOSED\n"
+                .to_owned()
+        )
     );
     assert_eq!(
         breaker(&["open", "node"]),
         (
             0,
-            "node              OPEN       forced by the operator\n".to_owned()
+            "name                node\nstate               OPEN\nforced              true\nreason              forced by the operator\nretry_after_seconds -\n".to_owned()
         )
     );
     let (code, listed) = breaker(&["list", "--json"]);

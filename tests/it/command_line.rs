@@ -6,6 +6,8 @@ mod environment;
 mod export;
 mod outputs;
 mod reading;
+mod remote;
+mod status;
 mod table;
 
 use serde_json::json;
@@ -104,7 +106,10 @@ async fn ledger_verify_detects_a_tampered_backup() {
     let backup = folder.path().join("backup.db");
     std::fs::copy(folder.path().join("edge.db"), &backup).unwrap();
     let (code, output) = edge(&backup, &["ledger", "verify"]);
-    assert_eq!((code, output.as_str()), (0, "1 wallets, 1 entries\n"));
+    assert_eq!(
+        (code, output.as_str()),
+        (0, "the ledger adds up: 1 wallet, 1 entry\n")
+    );
     let tampered = rusqlite::Connection::open(&backup).unwrap();
     let changed = tampered.execute("UPDATE users SET credits = credits + 1", []);
     assert_eq!(changed, Ok(1));
@@ -116,6 +121,11 @@ async fn ledger_verify_detects_a_tampered_backup() {
             output.contains(&format!(
                 "{W1}: the balance is 3.000001, its newest entry has 3"
             )),
+            "{output}"
+        );
+        let verdict = output.lines().last().unwrap();
+        assert!(
+            verdict.starts_with("the ledger does NOT add up: "),
             "{output}"
         );
     }

@@ -142,6 +142,46 @@ async fn a_healthy_node_has_no_problems_with_and_without_a_server_and_no_file_ch
     assert!(code <= 1 && text.contains("-> "), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_at_another_address_than_the_configuration_says_is_found_and_the_last_line_counts()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let database = node(folder.path()).await;
+    let server = Process::serve(&database, "");
+    let (code, checks) = doctor(&database, ALONE);
+    assert_eq!(code, 0, "{checks:#}");
+    let differs = format!(
+        "is at {}, but the configuration says http://127.0.0.1:8000",
+        server.address
+    );
+    assert_found(&checks, "address", "warning", &differs);
+    let has = |listen: &str| {
+        let (_, checks) = doctor(&database, &format!("{ALONE}listen = {listen:?}"));
+        let mut checks = checks.as_array().unwrap().iter();
+        checks.any(|check| check["name"] == "address")
+    };
+    assert!(!has(server.address.strip_prefix("http://").unwrap()));
+    assert!(!has("127.0.0.1:0") && has("127.0.0.1:1"));
+    let file = database.with_extension("doctor.toml");
+    let text = |config: &str| {
+        std::fs::write(&file, config).unwrap();
+        edge(&database, &["--config", file.to_str().unwrap(), "doctor"]).1
+    };
+    let lines = text(ALONE);
+    let first = format!("Open {}/\n\n", server.address);
+    assert!(lines.starts_with(&first), "{lines}");
+    let warnings = lines.matches("\nwarning ").count();
+    let last = format!("\nNothing must be mended; {warnings} warnings to read.\n");
+    assert!(warnings > 1 && lines.ends_with(&last), "{lines}");
+    assert_eq!(server.terminate(), Some(0));
+    let lines = text(&format!("{ALONE}miner.url = \"http://127.0.0.1:1/\""));
+    assert!(
+        lines.starts_with("Open http://127.0.0.1:8000/ once it serves\n"),
+        "{lines}"
+    );
+    assert!(lines.contains("\n1 thing to mend, "), "{lines}");
+}
+
 /// The names and bytes of all files but the configurations of these tests.
 fn picture(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(folder).unwrap();

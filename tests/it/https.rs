@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// A test certificate authority with a certificate for `localhost`; its own certificate goes to `ca_file`.
-fn authority(ca_file: &Path) -> TlsAcceptor {
+pub(crate) fn authority(ca_file: &Path) -> TlsAcceptor {
     let mut own = CertificateParams::new([]).unwrap();
     own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let own_key = KeyPair::generate().unwrap();

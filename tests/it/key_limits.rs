@@ -876,7 +876,7 @@ fn the_command_line_makes_and_lists_keys_with_limits_and_the_audit_trail_has_the
     let (code, key, _) = edge_output(&database, &[&create[..], &limits].concat());
     assert!(code == 0 && key.starts_with("r3mes_"), "{key}");
     let (_, listed) = run(&["keys", "list", "--wallet", W1]);
-    let shown = "credit_limit=5.000001 credit_period=day max_concurrency=2 models=[\"general\"]  0";
+    let shown = "credit_limit=5.000001 credit_period=day max_concurrency=2 models=general  0";
     assert!(listed.trim_end().ends_with(shown), "{listed}");
     let (_, trail) = run(&["audit", "list"]);
     let set = "limits: models general; 5.000001 credits a day; 2 requests at a time";

@@ -436,12 +436,12 @@ async fn the_command_prints_the_usage_as_a_table_with_a_header_beside_a_server_a
     assert_eq!(
         alone[..3],
         [
-            "day         requests    lost        prompt_tokens    cached_tokens    completion_tokens  credits\n\
+            "DAY (UTC)   REQUESTS    LOST        PROMPT TOKENS    CACHED TOKENS    COMPLETION TOKENS  CREDITS\n\
              2026-11-24  2           1           2000             800              100                2.000002\n",
-            "key_id                          requests    lost        prompt_tokens    cached_tokens    completion_tokens  credits\n\
+            "KEY                             REQUESTS    LOST        PROMPT TOKENS    CACHED TOKENS    COMPLETION TOKENS  CREDITS\n\
              \u{20}                               1           1           1000             400              50                 1.000001\n\
              key_01K0000000000000000000000A  1           0           1000             400              50                 1.000001\n",
-            "model                           requests    lost        prompt_tokens    cached_tokens    completion_tokens  credits\n\
+            "MODEL                           REQUESTS    LOST        PROMPT TOKENS    CACHED TOKENS    COMPLETION TOKENS  CREDITS\n\
              general                         1           0           1000             400              50                 1.000001\n",
         ]
     );

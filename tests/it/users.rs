@@ -271,7 +271,7 @@ fn the_command_grants_with_a_reference() {
     assert_eq!(grant("grant", "").0, 2);
     let (_, exported) = edge(&database, &["ledger", "export", "--json"]);
     let exported: serde_json::Value = serde_json::from_str(&exported).unwrap();
-    let references = exported.as_array().unwrap().iter();
+    let references = exported["entries"].as_array().unwrap().iter();
     let references: Vec<_> = references.map(|entry| &entry["reference"]).collect();
     assert_eq!(references, ["invoice 7", "invoice 8"]);
 }

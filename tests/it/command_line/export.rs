@@ -116,7 +116,11 @@ fn of_json(json: &str) -> Vec<Entry> {
         reason: String,
     }
     let credits = |text: &RawValue| Credits::parse(text.get()).unwrap();
-    let rows: Vec<Row> = serde_json::from_str(json).unwrap();
+    #[derive(Deserialize)]
+    struct Export {
+        entries: Vec<Row>,
+    }
+    let Export { entries: rows } = serde_json::from_str(json).unwrap();
     let entry = |row: Row| {
         let (amount, balance) = (credits(&row.amount), credits(&row.balance));
         (row.wallet_address, amount, balance, row.reason)
@@ -200,7 +204,7 @@ async fn an_export_of_an_unknown_wallet_or_format_is_refused() {
     let server = TestServer::start(config()).await;
     let database = server.database();
     let run = |arguments: &[&str]| edge(&database, &[&["ledger", "export"], arguments].concat());
-    assert_eq!(run(&["--json"]), (0, "[\n]\n".to_owned()));
+    assert_eq!(run(&["--json"]), (0, "{\"entries\":[\n]}\n".to_owned()));
     assert_eq!(run(&["--wallet", W1]).0, 3);
     assert_eq!(run(&["--wallet", "remes1x"]).0, 2);
     assert_eq!(run(&["--format", "csv", "--json"]).0, 2);

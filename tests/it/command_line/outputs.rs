@@ -80,7 +80,9 @@ fn no_key_is_made_where_stdout_is_closed() {
     }
     let (code, key) = redirected(&database, &create, "");
     assert!(code == 0 && key.starts_with("r3mes_"));
-    let id = keys().split_whitespace().next().unwrap().to_owned();
+    let listed = keys();
+    let row = listed.lines().nth(1).unwrap();
+    let id = row.split_whitespace().next().unwrap().to_owned();
     let before = keys();
     assert_eq!(
         redirected(&database, &format!("keys rotate {id}"), ">&-").0,

@@ -79,13 +79,15 @@ async fn a_read_only_file_is_listed_and_no_file_is_left_beside_it() {
     let key = me["key"]["id"].as_str().unwrap();
     let outputs = read(&sealed.database(), key);
     assert_eq!(files(sealed.0.path()), before);
-    assert!(outputs[0].starts_with(W1) && outputs[1] == outputs[0]);
+    let rows: Vec<_> = outputs[0].lines().collect();
+    assert!(rows[0].starts_with("WALLET ") && rows[1].starts_with(W1) && rows.len() == 2);
+    assert!(outputs[1].starts_with(&format!("wallet_address  {W1}\ncredits         3\n")));
     assert_eq!(
         (outputs[2].lines().count(), outputs[3].lines().count()),
-        (2, 1)
+        (3, 2)
     );
     assert!(outputs[4].contains(key));
-    assert_eq!(outputs[5], "1 wallets, 1 entries\n");
+    assert_eq!(outputs[5], "the ledger adds up: 1 wallet, 1 entry\n");
     let nothing = ["users", "show", W2];
     assert_eq!(edge(&sealed.database(), &nothing).0, 3);
 }

@@ -26,7 +26,10 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 35] = [
+const ROWS: [Row; 39] = [
+    row("status", 3, 5),
+    row("alerts", 3, 5),
+    row("chat Hello --wallet W1", 3, 5),
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -51,6 +54,7 @@ const ROWS: [Row; 35] = [
     row("backup list", 3, 0),
     row("backup verify COPY", 3, 0),
     row("restore COPY", 3, 0),
+    row("backup restore COPY", 3, 0),
     row("db check", 3, 0),
     row("db accept-clock", 3, 0),
     row("db import NOTHING", 3, 3),
@@ -78,6 +82,9 @@ const INIT: &str = "init";
 fn command(arguments: &str) -> Vec<&str> {
     let words: Vec<_> = arguments.split(' ').collect();
     let one = [
+        "status",
+        "alerts",
+        "chat",
         "restore",
         "usage",
         "doctor",
@@ -212,7 +219,7 @@ fn filled(arguments: &str, key: &str, copy: &str, nothing: &str) -> Vec<String> 
 }
 
 #[tokio::test]
-async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
+async fn every_command_with_json_prints_one_object_and_ends_with_its_code() {
     let server = TestServer::start(config()).await;
     let caller = server.caller(W1, &["read"]).await;
     let me = caller.get("/auth/me").await.expect(200);
@@ -234,7 +241,7 @@ async fn every_command_with_json_prints_one_value_and_ends_with_its_code() {
         let value: Result<Value, _> = serde_json::from_str(&out);
         let value = value.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {out}"));
         assert!(
-            out.ends_with('\n') && !out.contains('\u{1b}'),
+            value.is_object() && out.ends_with('\n') && !out.contains('\u{1b}'),
             "{arguments:?}"
         );
         if code != 0 {
@@ -256,6 +263,20 @@ fn the_version_names_the_program_its_schema_and_its_sqlite() {
     assert_eq!(report["sqlite_version"], rusqlite::version());
     let (_, lines) = edge(Path::new("/nowhere"), &["version"]);
     assert!(lines.contains(rusqlite::version()), "{lines}");
+    // Of a clone; sources without a repository have none.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let head = Command::new("git")
+        .args(["rev-parse", "HEAD"])
+        .current_dir(root)
+        .output();
+    let head = head
+        .ok()
+        .filter(|head| head.status.success() && root.join(".git").exists());
+    if let Some(head) = head {
+        let head = String::from_utf8(head.stdout).unwrap();
+        assert_eq!(report["commit"], head.trim());
+        assert!(lines.contains(head.trim()), "{lines}");
+    }
 }
 
 #[test]
