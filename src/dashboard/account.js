@@ -58,6 +58,7 @@ function useKey(text, me) {
   started = true;
   for (const feed of feeds) if (feed !== health && feed !== ready) feed.restart();
   showAll();
+  for (const listener of keyListeners) listener(me);
 }
 
 keyRefused = (trouble) => {

@@ -14,6 +14,7 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/feed.js"),
     include_str!("../dashboard/metrics.js"),
     include_str!("../dashboard/chart.js"),
+    include_str!("../dashboard/action.js"),
     include_str!("../dashboard/page.js"),
     include_str!("../dashboard/account.js"),
 );
