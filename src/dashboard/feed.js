@@ -118,5 +118,9 @@ class Feed {
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
-  for (const feed of feeds) if (feed.at && feed.age > feed.every) feed.poll();
+  for (const feed of feeds) {
+    if (!feed.at) continue;
+    if (feed.age > feed.every) feed.poll();
+    else feed.later();
+  }
 });
