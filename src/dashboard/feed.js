@@ -5,7 +5,7 @@ const TIMEOUT = 5 * SECOND;
 /** How many times longer the polling interval is while the page is hidden. */
 const HIDDEN = 10;
 
-/** The API key. Only here: never in storage, a URL or an element. */
+/** The API key: never in a URL or an element, and in the tab's storage only if that was asked for. */
 let key = null;
 const feeds = [];
 /** Called when a key that was valid is refused. */
@@ -19,22 +19,30 @@ class Trouble extends Error {
   }
 }
 
-/** One GET of JSON, or of another type as text. */
-async function ask(path, { accept = "application/json", open = false, withKey = key } = {}) {
-  const headers = { Accept: accept }, as = accept.endsWith("json") ? "json" : "text";
-  if (withKey && !open) headers["X-API-Key"] = withKey;
-  let response, body;
+/** A route's address relative to the page's folder: a proxy may serve the page below a path prefix. */
+const at = (path) => `.${path}`;
+
+/** Sends a request and reads its response with `read` if it is a success; else throws `Trouble`. */
+async function request(path, read, { withKey = key, headers = {}, timeout = TIMEOUT, signal = AbortSignal.timeout(timeout), ...rest } = {}) {
+  let response, problem;
   try {
-    response = await fetch(path, {
-      headers, credentials: "omit", redirect: "error", referrerPolicy: "no-referrer", signal: AbortSignal.timeout(TIMEOUT),
+    response = await fetch(at(path), {
+      ...rest, headers: { ...headers, ...(withKey && { "X-API-Key": withKey }) }, signal,
+      credentials: "omit", redirect: "error", referrerPolicy: "no-referrer",
     });
-    body = response.ok ? await response[as]() : await response.json().catch(() => ({}));
+    if (response.ok) return await read(response);
+    problem = await response.json().catch(() => ({}));
   } catch (error) {
-    throw new Trouble("gone", error.name === "TimeoutError" ? "no answer within 5 s" : "no connection");
+    throw new Trouble("gone", error.name === "TimeoutError" ? `no answer within ${span(timeout)}` : "no connection");
   }
-  if (response.ok) return body;
   const wait = Number(response.headers.get("Retry-After")) || 0;
-  throw new Trouble("refused", String(body.detail ?? `status ${response.status}`), response.status, String(body.code ?? ""), wait * SECOND);
+  throw new Trouble("refused", String(problem.detail ?? `status ${response.status}`), response.status, String(problem.code ?? ""), wait * SECOND);
+}
+
+/** One GET of JSON, or of another type as text. */
+function ask(path, { accept = "application/json", open = false, withKey = key } = {}) {
+  const as = accept.endsWith("json") ? "json" : "text";
+  return request(path, (response) => response[as](), { headers: { Accept: accept }, withKey: open ? null : withKey });
 }
 
 class Feed {
@@ -110,5 +118,9 @@ class Feed {
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
-  for (const feed of feeds) if (feed.at && feed.age > feed.every) feed.poll();
+  for (const feed of feeds) {
+    if (!feed.at) continue;
+    if (feed.age > feed.every) feed.poll();
+    else feed.later();
+  }
 });

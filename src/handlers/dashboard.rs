@@ -14,7 +14,12 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/feed.js"),
     include_str!("../dashboard/metrics.js"),
     include_str!("../dashboard/chart.js"),
+    include_str!("../dashboard/action.js"),
+    include_str!("../dashboard/state.js"),
     include_str!("../dashboard/page.js"),
+    include_str!("../dashboard/own.js"),
+    include_str!("../dashboard/chat_box.js"),
+    include_str!("../dashboard/sign_in.js"),
     include_str!("../dashboard/account.js"),
 );
 
