@@ -56,7 +56,7 @@ fn each_outside_crate_is_named_only_where_it_belongs() {
         ("governor", &["limits.rs", "clock.rs"]),
         ("lru", &["cache.rs", "auth/cache.rs", "limits.rs"]),
         ("prometheus_client", &["metrics"]),
-        ("blake3", &["auth/", "http/"]),
+        ("blake3", &["auth/", "http/", "cli/demo/"]),
         ("hyper_util", &["server/", "upstream", "cli/"]),
         ("rustls", &["upstream/tls.rs"]),
         ("clap", &["cli.rs", "cli/"]),
