@@ -15,6 +15,7 @@ mod chat;
 mod client;
 mod config;
 mod db;
+mod demo;
 mod doctor;
 mod export;
 mod failure;
@@ -95,6 +96,10 @@ enum Command {
     ///
     /// Example: r3mes-edge serve --listen 127.0.0.1:8000
     Serve,
+    /// Run the server with a made-up model, chain and miner and a temporary database, to see everything work
+    ///
+    /// Example: r3mes-edge demo --listen 127.0.0.1:0
+    Demo(demo::DemoArgs),
     /// Create a configuration to edit, the database and the first admin key; existing files are not changed
     ///
     /// Example: r3mes-edge init --config /etc/r3mes-edge/config.toml --database /var/lib/r3mes-edge/edge.db
@@ -255,7 +260,7 @@ pub(crate) fn run() -> ExitCode {
     }
     let json = cli.json;
     // What a server prints at its first start is not why it runs.
-    let prints = !matches!(cli.command, None | Some(Command::Serve));
+    let prints = !matches!(cli.command, None | Some(Command::Serve | Command::Demo(_)));
     // On a machine with many cores the rest is left to the miner.
     let cores = std::thread::available_parallelism();
     let workers = cores.map_or(1, NonZero::get).min(8);
@@ -306,6 +311,7 @@ async fn execute(cli: Cli) -> Result {
     }
     match command {
         Command::Serve => serve::serve(settings()?, global, json).await,
+        Command::Demo(args) => demo::run(args, global, json).await,
         // These two load the configuration themselves: there is none yet, or it is wrong.
         Command::Init(args) => init::run(&args, global, json).await,
         Command::Config(command) => config::run(&command, global, json),

@@ -106,8 +106,8 @@
 //! | settings from a file, or made in code | `Config::read` (feature `toml`), [`Config`] |
 //! | API keys | [`store::issue_key`] |
 //!
-//! The folder `examples` has a program for each: `embed`, `miner_agent`, `own_routes`, `custom_store`, and `demo` with
-//! stand-ins for everything around it.
+//! The folder `examples` has a program for each: `embed`, `miner_agent`, `own_routes`, `custom_store`. `r3mes-edge demo`
+//! is the program with stand-ins for everything around it.
 //!
 //! # SQLite's options
 //! SQLite is compiled from its source, with the options of the program that embeds this library: cargo reads

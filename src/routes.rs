@@ -1,5 +1,5 @@
 //! THE table: every path there is, with its handler, who may call it, how often, how much it may send and how it runs. A
-//! new route is a new row here, a handler, and a line of the README.
+//! new route is a new row here, a handler, and a row of `.github/docs/routes.md`.
 
 use crate::auth::Scope;
 #[cfg(feature = "page")]
@@ -14,7 +14,7 @@ pub use crate::http::route::{Auth, BodyClass, Route, RouteMatch};
 macro_rules! routes {
     ($($(#[$only:meta])* $method:ident $path:literal $(| $alias:literal)?
        $handler:path; $auth:expr, $rate:ident, $body:ident $(, $flag:ident)*;)*) => {
-        /// Every route, in the order of the README.
+        /// Every route, in the order of `.github/docs/routes.md`.
         ///
         /// ```
         /// use r3mes_edge::routes::{Auth, ROUTES};

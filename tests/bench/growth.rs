@@ -1,6 +1,6 @@
 //! What grows with what, decade by decade: `cargo bench -- growth`, or one axis of it by name. Each step has a server of
 //! its own, so that the steps can be measured in turns and memory be measured separately; the cost of a step is beside
-//! that of the first, and where that is not flat the README says why.
+//! that of the first, and where that is not flat `.github/docs/figures.md` says why.
 //!
 //! `--plot FILE` draws it.
 

@@ -3,9 +3,9 @@
 . "$(dirname "$0")/common.bash"
 
 need curl
-build --example demo
+build --bin r3mes-edge
 
-"$built/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" > "$scratch/printed" 2> "$scratch/log" &
+"$built/r3mes-edge" demo --listen 127.0.0.1:0 --env-file "$scratch/env" > "$scratch/printed" 2> "$scratch/log" &
 demo=$!
 running+=("$demo")
 await "$scratch/env" "$demo"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Each example in Rust that is no demo, and the receiver of alerts: started, asked, and ended with Ctrl-C.
+# Each example in Rust, and the receiver of alerts: started, asked, and ended with Ctrl-C.
 . "$(dirname "$0")/common.bash"
 
 need curl python3

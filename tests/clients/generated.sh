@@ -12,9 +12,9 @@ need npm
 cp "$here/client.ts" "$here/tsconfig.json" "$scratch/"
 echo '{"type":"module"}' > "$scratch/package.json"
 npm install --silent --no-fund --no-audit --no-save --prefix "$scratch" openapi-typescript@7 openapi-fetch@0 typescript@5 @types/node@22
-build --example demo
+build --bin r3mes-edge
 
-"$built/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" --for-tools > "$scratch/printed" 2> "$scratch/log" &
+"$built/r3mes-edge" demo --listen 127.0.0.1:0 --env-file "$scratch/env" --for-tools > "$scratch/printed" 2> "$scratch/log" &
 demo=$!
 running+=("$demo")
 await "$scratch/env" "$demo"

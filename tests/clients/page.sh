@@ -18,11 +18,11 @@ cp "$here"/*.mjs "$scratch/"
 npm install --silent --no-fund --no-audit --no-save --prefix "$scratch" puppeteer-core@24 axe-core@4
 why='a part of the script'
 node "$here/parts.mjs" src/dashboard
-build --example demo --bin r3mes-edge
+build --bin r3mes-edge
 
 # At the usual rates, with stand-ins that mine, chat and make blocks.
 # It is killed at the end, and its folder goes with the scratch folder.
-TMPDIR=$scratch "$built/examples/demo" --listen 127.0.0.1:0 --env-file "$scratch/env" > "$scratch/printed" 2> "$scratch/log" &
+TMPDIR=$scratch "$built/r3mes-edge" demo --listen 127.0.0.1:0 --env-file "$scratch/env" > "$scratch/printed" 2> "$scratch/log" &
 demo=$!
 running+=("$demo")
 await "$scratch/env" "$demo"

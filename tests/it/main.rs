@@ -66,6 +66,7 @@ mod prices;
 mod prices_page;
 mod prompt_count;
 mod public_reads;
+mod readme;
 mod request_guard;
 mod secrets;
 mod several_processes;

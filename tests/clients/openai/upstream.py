@@ -1,4 +1,5 @@
-"""An inference server that does what the last message says, for the clients beside it. Prints the port it serves on.
+"""An inference server that does what the last message says, for the clients beside it. Prints the port it serves on,
+which is PORT of the environment where that is set.
 
 Over TLS where a file with a certificate and its key is named."""
 
@@ -24,6 +25,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        # Whether it serves the endpoint.
+        if not request:
+            return self.send_error(400)
         # What a client sends beside the messages must come through.
         assert request["model"] == "tiny" and request.get("seed") in (None, 7), request
         last = request["messages"][-1]
@@ -36,6 +40,8 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(says, request, calls)
         elif calls:
             self.completion({"role": "assistant", "content": None, "tool_calls": [TOOL]}, "tool_calls")
+        elif self.path == "/v1/messages":
+            self.message(f"you said {says}")
         elif says == "what arrived?":
             self.completion({"role": "assistant", "content": json.dumps(request)}, "stop")
         else:
@@ -44,6 +50,10 @@ class Handler(BaseHTTPRequestHandler):
     def completion(self, message, reason):
         choice = {"index": 0, "message": message, "finish_reason": reason}
         self.whole({"id": "chatcmpl-up", "object": "chat.completion", "created": 1, "model": "tiny", "choices": [choice], "usage": USAGE})
+
+    def message(self, text):
+        head = {"id": "msg_up", "type": "message", "role": "assistant", "model": "tiny", "stop_reason": "end_turn", "stop_sequence": None}
+        self.whole(head | {"content": [{"type": "text", "text": text}], "usage": {"input_tokens": 3, "output_tokens": 2}})
 
     def whole(self, value):
         body = json.dumps(value).encode()
@@ -93,7 +103,7 @@ def wait_for(file):
         time.sleep(0.02)
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server = ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", 0))), Handler)
 server.daemon_threads = True
 if sys.argv[1:]:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -75,6 +75,8 @@ const ROWS: [Row; 39] = [
 
 /// Runs until it is stopped, so it has no row.
 const SERVE: &str = "serve";
+/// The same; it has a database of its own.
+const DEMO: &str = "demo";
 /// Creates a database where there is none, so it has no row either: `config.rs` tests it.
 const INIT: &str = "init";
 
@@ -91,6 +93,7 @@ fn command(arguments: &str) -> Vec<&str> {
         "completions",
         "version",
         SERVE,
+        DEMO,
         INIT,
     ];
     let count = if one.contains(&words[0]) { 1 } else { 2 };
@@ -142,7 +145,7 @@ fn every_command_shows_an_example_takes_json_and_a_database_and_has_a_row() {
         .iter()
         .map(|row| command(row.arguments).join(" "))
         .collect();
-    rows.extend([SERVE, INIT].map(str::to_owned));
+    rows.extend([SERVE, DEMO, INIT].map(str::to_owned));
     assert_eq!(
         leaves, rows,
         "what has no row, or a row that has no command"
@@ -152,7 +155,7 @@ fn every_command_shows_an_example_takes_json_and_a_database_and_has_a_row() {
 #[test]
 fn a_usage_error_of_any_command_exits_with_2_and_prints_nothing() {
     let words = ROWS.iter().map(|row| command(row.arguments));
-    for words in words.chain([vec![SERVE], vec![INIT], vec![]]) {
+    for words in words.chain([vec![SERVE], vec![DEMO], vec![INIT], vec![]]) {
         let wrong = [&words[..], &["--no-such-thing"]].concat();
         let (code, out, stderr) = edge_output(Path::new("/nowhere"), &wrong);
         assert_eq!((code, out.as_str()), (2, ""), "{words:?}");

@@ -21,10 +21,10 @@ use tokio::net::TcpListener;
 use tokio::time::{Interval, interval};
 
 /// How one of them answers: the request, its body, when the stand-in started and how long ago that was.
-pub(crate) type Answer = fn(&Request<()>, &[u8], Since) -> Response<Pieces>;
+pub(super) type Answer = fn(&Request<()>, &[u8], Since) -> Response<Pieces>;
 
 #[derive(Clone, Copy)]
-pub(crate) struct Since {
+pub(super) struct Since {
     started: Timestamp,
     seconds: i64,
     /// Between two words of the inference server.
@@ -32,7 +32,7 @@ pub(crate) struct Since {
 }
 
 /// Serves `answer` on a free port of this machine until the process ends, with a pause after each word.
-pub(crate) async fn stand_in(answer: Answer, pause: Duration) -> std::io::Result<SocketAddr> {
+pub(super) async fn stand_in(answer: Answer, pause: Duration) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let started = SystemTime::now();
@@ -61,7 +61,7 @@ pub(crate) async fn stand_in(answer: Answer, pause: Duration) -> std::io::Result
 }
 
 /// A body that comes piece by piece, with a pause between two.
-pub(crate) struct Pieces {
+pub(super) struct Pieces {
     left: VecDeque<Bytes>,
     pause: Interval,
 }
@@ -106,7 +106,7 @@ fn nothing_here() -> Response<Pieces> {
 }
 
 /// The inference server.
-pub(crate) fn inference(request: &Request<()>, body: &[u8], since: Since) -> Response<Pieces> {
+pub(super) fn inference(request: &Request<()>, body: &[u8], since: Since) -> Response<Pieces> {
     match (request.method().as_str(), request.uri().path()) {
         ("GET", "/v1/models") => answer(
             StatusCode::OK,
@@ -237,14 +237,14 @@ fn stream(events: Vec<String>, since: Since) -> Response<Pieces> {
 }
 
 /// A block of the stand-in chain comes this often.
-pub(crate) const BLOCK_SECONDS: i64 = 3;
+pub(super) const BLOCK_SECONDS: i64 = 3;
 /// Where the chain stood when the demo started: high enough to page through.
 const START_HEIGHT: i64 = 1_000;
 /// What CometBFT gives at most in one answer.
 const MOST_BLOCKS: i64 = 20;
 
 /// The chain: CometBFT's shapes, with 64-bit numbers as texts.
-pub(crate) fn chain(request: &Request<()>, _: &[u8], since: Since) -> Response<Pieces> {
+pub(super) fn chain(request: &Request<()>, _: &[u8], since: Since) -> Response<Pieces> {
     let height = START_HEIGHT + since.seconds / BLOCK_SECONDS;
     let result = match request.uri().path() {
         "/status" => Ok(status(height, since)),
@@ -366,7 +366,7 @@ fn blockchain(query: &str, height: i64, since: Since) -> Result<Value, String> {
 }
 
 /// The miner's page: figures that wander a little.
-pub(crate) fn miner(request: &Request<()>, _: &[u8], since: Since) -> Response<Pieces> {
+pub(super) fn miner(request: &Request<()>, _: &[u8], since: Since) -> Response<Pieces> {
     if request.uri().path() != "/stats" {
         return nothing_here();
     }
