@@ -215,7 +215,7 @@ impl Command {
             Self::Status | Self::Alerts | Self::Chat(_) | Self::Keys(_) | Self::Users(_) => true,
             Self::Credits(_) | Self::Usage(_) | Self::Audit(_) | Self::Breaker(_) => true,
             Self::Ledger(command) => matches!(command, export::Ledger::Verify { .. }),
-            Self::Backup(command) => matches!(command, backup::Command::Create(_)),
+            Self::Backup(backup::Command::Create(_) | backup::Command::List) => true,
             Self::Db(command) => matches!(command, db::Command::AcceptClock),
             _ => false,
         }
