@@ -81,7 +81,7 @@ routes! {
     GET    "/blocks"                  chain::blocks;         Auth::Public,             Read,      None;
     POST   "/admin/backup"            ops::back_up;          Auth::Admin,              Write,     None, detached, unbounded, no_query;
     GET    "/admin/backups"           ops::backups;          Auth::Admin,              Read,      None, no_query;
-    POST   "/admin/backups/{name}/verify" ops::verify_backup; Auth::Admin,             Write,     None, unbounded, no_query;
+    POST   "/admin/backups/{name}/verify" ops::verify_backup; Auth::Admin,             Write,     None, detached, unbounded, no_query;
     GET    "/admin/ledger/verify"     ops::verify_ledger;    Auth::Admin,              Write,     None, unbounded;
     POST   "/admin/clock/accept"      ops::accept_clock;     Auth::Admin,              Write,     None, detached, no_query;
     GET    "/admin/audit"             ops::audit;            Auth::Admin,              Read,      None;
