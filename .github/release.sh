@@ -68,7 +68,7 @@ make() {
   (
     cd "$1"
     unset RUSTFLAGS CFLAGS
-    export CARGO_ENCODED_RUSTFLAGS=$flags SOURCE_DATE_EPOCH=0 LC_ALL=C R3MES_EDGE_COMMIT=$commit
+    export CARGO_ENCODED_RUSTFLAGS=$flags SOURCE_DATE_EPOCH=0 LC_ALL=C R3MES_BUILD_COMMIT=$commit
     # Slower to build than the profile of `cargo build --release`, smaller and a little faster when it runs.
     export CARGO_PROFILE_RELEASE_LTO=${CARGO_PROFILE_RELEASE_LTO:-fat} CARGO_PROFILE_RELEASE_CODEGEN_UNITS=${CARGO_PROFILE_RELEASE_CODEGEN_UNITS:-1}
     export CARGO_PROFILE_RELEASE_OPT_LEVEL=${CARGO_PROFILE_RELEASE_OPT_LEVEL:-3}

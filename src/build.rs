@@ -1,4 +1,4 @@
-//! Gives the program the commit that it is built from, for `version`: the variable `R3MES_EDGE_COMMIT` of the build, as
+//! Gives the program the commit that it is built from, for `version`: the variable `R3MES_BUILD_COMMIT` of the build, as
 //! `.github/release.sh` sets it, else what `.git` says. It needs no git, and without a repository the commit is unknown.
 
 // What cargo reads is the output of this program.
@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const COMMIT: &str = "R3MES_EDGE_COMMIT";
+const COMMIT: &str = "R3MES_BUILD_COMMIT";
 
 fn main() {
     // Naming anything keeps cargo from running this for each changed file.

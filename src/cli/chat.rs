@@ -156,6 +156,8 @@ async fn paid(client: &Client, wallet: Option<Wallet>, request_id: &str) -> Resu
     }
     #[derive(Deserialize)]
     struct Entry {
+        id: String,
+        reference: Option<String>,
         amount: Box<RawValue>,
         balance: Box<RawValue>,
         detail: Option<Value>,
@@ -176,6 +178,12 @@ async fn paid(client: &Client, wallet: Option<Wallet>, request_id: &str) -> Resu
         detail.is_some_and(|detail| detail["request_id"] == request_id)
     };
     let entry = ledger.entries.iter().find(of_request);
+    // A refund names the entry that it takes back.
+    let is_refunded = |of: &Entry| {
+        let mut entries = ledger.entries.iter();
+        entries.any(|entry| entry.reference.as_ref() == Some(&of.id))
+    };
+    let entry = entry.filter(|entry| !is_refunded(entry));
     entry
         .map(|entry| {
             let model = entry

@@ -60,7 +60,7 @@ const NAME: &str = "r3mes-edge";
 pub(super) fn version(json: bool) -> Result {
     let version = env!("CARGO_PKG_VERSION");
     // Set by src/build.rs; the source may be in no repository.
-    let commit = option_env!("R3MES_EDGE_COMMIT");
+    let commit = option_env!("R3MES_BUILD_COMMIT");
     let libc = match () {
         () if cfg!(target_env = "musl") => "-musl",
         () if cfg!(target_env = "gnu") => "-gnu",

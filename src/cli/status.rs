@@ -22,7 +22,7 @@ struct Status {
     health: Box<RawValue>,
     /// None where the server evaluates none.
     alerts: Option<Box<RawValue>>,
-    /// The wallet of the configuration's miner, or the only one that mines.
+    /// The wallet of the configuration's miner, or of the only account.
     wallet_address: Option<Wallet>,
     account: Option<Box<RawValue>>,
     miner: Option<Box<RawValue>>,
@@ -70,13 +70,13 @@ async fn existing(client: &Client, path: &str) -> Result<Option<Box<RawValue>>> 
     }
 }
 
-/// The wallet whose miner is shown.
+/// The wallet whose miner is shown: that of the configuration, or of the only account.
 async fn wallet(client: &Client) -> Result<Option<Wallet>> {
     if let Some(wallet) = client.config.miner.wallet {
         return Ok(Some(wallet));
     }
-    let leaders: Value = serde_json::from_str(&client.get("/leaderboard?limit=2").await?)?;
-    let only = match leaders["miners"].as_array().map(Vec::as_slice) {
+    let accounts: Value = serde_json::from_str(&client.get("/users?limit=2").await?)?;
+    let only = match accounts["users"].as_array().map(Vec::as_slice) {
         Some([only]) => only["wallet_address"].as_str(),
         _ => None,
     };

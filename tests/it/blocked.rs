@@ -277,7 +277,7 @@ async fn a_command_blocks_a_wallet_of_a_running_server_and_in_the_file_without_o
     let server = Process::serve(&database, "");
     assert_eq!(chat(&server).await, "account_blocked");
     let shown = run(&["users", "unblock", W1]);
-    assert!(!shown.contains("blocked"), "{shown}");
+    assert!(shown.contains("\nblocked         false\n"), "{shown}");
     assert_eq!(chat(&server).await, "inference_disabled");
     assert_eq!(server.terminate(), Some(0));
 }

@@ -328,9 +328,11 @@ fn bash_completes_after_every_word_and_by_any_path_of_the_program() {
         printf '%s\n' "${COMPREPLY[@]}"
         "#
     );
+    let file = folder.path().join("complete.bash");
+    std::fs::write(&file, script).unwrap();
     let complete = |words: &[&str]| {
         let mut bash = Command::new("bash");
-        let bash = bash.args(["--norc", "-c", &script, "bash"]).args(words);
+        let bash = bash.arg("--norc").arg(&file).args(words);
         let (code, stdout, stderr) = run(bash);
         assert_eq!((code, stderr.as_str()), (0, ""), "{words:?}");
         stdout
