@@ -17,6 +17,10 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/action.js"),
     include_str!("../dashboard/page.js"),
     include_str!("../dashboard/account.js"),
+    include_str!("../dashboard/admin.js"),
+    include_str!("../dashboard/admin-keys.js"),
+    include_str!("../dashboard/admin-accounts.js"),
+    include_str!("../dashboard/admin-node.js"),
 );
 
 /// Only its own script and style, and requests to this server; nothing inline or from elsewhere, so that injected text cannot
