@@ -96,7 +96,7 @@ function showAccountUsage({ from, to, usage }) {
     points.push({ at, until: at + DAY, value, min: value, max: value });
   }
   const total = Math.round(1e6 * usage.reduce((all, row) => all + row.credits, 0)) / 1e6;
-  const summary = `${credits(total)} credits in ${count(points.length, "day")}`;
+  const summary = `${credits(total)} ${total === 1 ? "credit" : "credits"} in ${count(points.length, "day")}`;
   accountChart.show({
     points: total > 0 ? points : [], from: start, to: end, utc: true, summary, note: `${summary} (UTC)`, empty: "Nothing used in 30 days.",
     value: (number, bare) => credits(Math.round(1e6 * number) / 1e6) + (bare ? "" : " credits"),
@@ -128,7 +128,7 @@ adminPanels.account = async () => {
 let direction = 1;
 const showCredits = formDialog("admin-credits-dialog", ({ amount, reason, reference }, complainThere) => {
   const number = numeric(amount), wallet = shownWallet;
-  if (!(number > 0)) {
+  if (typeof number !== "number" || number === 0) {
     complainThere("Amount must be a number above 0, such as 12.5.");
     return null;
   }

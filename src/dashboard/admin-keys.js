@@ -5,11 +5,11 @@ const SCOPES = { chat: "chat: spends credits on models", read: "read: reads the 
 /** How a key is called in questions and results. */
 const keyName = ({ id, name, wallet_address }) => `${name ? `"${name}" (${id})` : id}${wallet_address ? ` of ${wallet_address}` : ""}`;
 
-function limitsOf({ limits, spent, period_ends_at }) {
+function limitsOf({ limits, spent }) {
   if (!limits) return none;
   const { models, credit_limit, credit_period, max_concurrency } = limits;
   return [
-    credit_limit != null && `${credits(spent ?? 0)} of ${credits(credit_limit)} credits ${credit_period === "total" ? "in total" : `this ${credit_period}`}${period_ends_at ? `, until ${dayClock.format(new Date(period_ends_at))}` : ""}`,
+    credit_limit != null && `${credits(spent ?? 0)} of ${credits(credit_limit)} credits ${credit_period === "total" ? "in total" : `this ${credit_period}`}`,
     max_concurrency != null && `${max_concurrency} at a time`,
     models && `only ${models.join(", ")}`,
   ].filter(Boolean).join("; ");
@@ -111,7 +111,7 @@ function openNewKey(button, wallet = "") {
     by("admin-new-key-models").hidden = data.length === 0;
     showNewKey();
     by("admin-new-key-wallet").value = wallet;
-    by(wallet ? "new-key-name" : "new-key-wallet").focus();
+    by(wallet ? "admin-new-key-name" : "admin-new-key-wallet").focus();
   });
 }
 

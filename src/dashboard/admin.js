@@ -11,12 +11,13 @@ let adminOpen = "", adminTurn = 0;
 const say = (text) => set("admin-done", text);
 const complain = (text, element = by("admin-problem")) => { element.textContent = text; };
 
-/** Why an action failed. The server's message names the field. */
+/** Why an action failed. The server's message names the field, which may be its first word. */
 function whyNot(error, idempotent) {
+  const message = /^\w+_/.test(error.message) ? error.message : sentence(error.message);
   const again = idempotent ? " Try again: the server does it once." : " Refresh to see whether it was done.";
   if (error.kind === "gone") return `No response: ${error.message}. It is not known whether it was done.${again}`;
-  if (error.status === 429 && error.wait) return `${sentence(error.message)}. Try again in ${span(Math.max(error.wait, SECOND))}.`;
-  return `${sentence(error.message)}.`;
+  if (error.status === 429 && error.wait) return `${message}. Try again in ${span(Math.max(error.wait, SECOND))}.`;
+  return `${message}.`;
 }
 
 /** Runs something that asks the server, with its button disabled; shows in `problem` why it failed. Returns whether it did not. */
