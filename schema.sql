@@ -1,4 +1,4 @@
--- The whole schema of an r3mes-edge database as it is now (user_version 8). A fresh file gets exactly this.
+-- The whole schema of an r3mes-edge database as it is now (user_version 9). A fresh file gets exactly this.
 --
 -- Times are unix milliseconds, credits are micro-credits (a millionth of a credit), hashes are 32 bytes. A table whose
 -- rows are only found by their key has no second tree (WITHOUT ROWID).
@@ -16,14 +16,16 @@ CREATE TABLE identity (
 INSERT INTO identity (id, database, log, before) VALUES (1, lower(hex(randomblob(8))), random(), 0);
 
 -- One row a wallet; other tables refer to its id, a few bytes instead of the address. The balance is never assigned: it moves
--- with a ledger entry in the same transaction. The keys of a blocked account neither pay nor make keys.
+-- with a ledger entry in the same transaction. The keys of a blocked account neither pay nor make keys. last_used: when one of
+-- its keys was last used, also where that is deleted since.
 CREATE TABLE users (
     id             INTEGER PRIMARY KEY,
     wallet         TEXT NOT NULL,
     credits        INTEGER NOT NULL DEFAULT 0 CHECK (credits >= 0),
     total_earnings INTEGER NOT NULL DEFAULT 0 CHECK (total_earnings >= 0),
     created_at     INTEGER NOT NULL,
-    blocked        INTEGER NOT NULL DEFAULT 0 CHECK (blocked IN (0, 1))
+    blocked        INTEGER NOT NULL DEFAULT 0 CHECK (blocked IN (0, 1)),
+    last_used      INTEGER
 ) STRICT;
 -- Which account has this wallet?
 CREATE UNIQUE INDEX idx_users_wallet ON users (wallet);

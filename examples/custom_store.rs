@@ -114,7 +114,8 @@ macro_rules! handing_on {
 handing_on! {
     create_user(wallet: Wallet, actor: Actor, idempotency: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> User;
-    users(after: Option<Wallet>, limit: usize) -> Vec<User>;
+    available(wallet: Wallet) -> Credits;
+    users(query: UserQuery) -> Vec<ListedUser>;
     set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
     export_ledger(wallet: Option<Wallet>, after: Option<i64>, limit: usize) -> Vec<ExportedEntry>;
@@ -140,6 +141,8 @@ handing_on! {
     record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotency: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, now: Timestamp) -> MinerStats;
+    workers(wallet: Wallet, now: Timestamp, limit: usize) -> Vec<WorkerStats>;
+    recent_miners(now: Timestamp, limit: usize) -> Vec<Wallet>;
     earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
     shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares>;

@@ -20,7 +20,7 @@ use crate::error::ApiError;
 use crate::host_routes::HostRoutes;
 use crate::limits::{ConcurrencyLimiter, Limits};
 use crate::metrics::Metrics;
-use crate::model::Timestamp;
+use crate::model::{Timestamp, Wallet};
 use crate::shutdown::Shutdown;
 use crate::store::{
     Backup, Backups, Change, LedgerReport, Origin, Repository, StoreError, StoreObserver, Totals,
@@ -82,8 +82,8 @@ struct ChainKnown {
 /// Cached keys and responses. The store reports every commit here, so that none outlives its source.
 pub(crate) struct Caches {
     pub(crate) keys: KeyCache,
-    /// Figures over all wallets, and when they were computed.
-    pub(crate) totals: Cache<(), (Totals, Timestamp), ApiError>,
+    /// Figures over all wallets, those with the newest samples, and when they were read.
+    pub(crate) totals: Cache<(), (Totals, Vec<Wallet>, Timestamp), ApiError>,
     /// Leaderboards, by their days (0 is all time), length, and whether they have the form of the R3MES backend.
     pub(crate) pages: Cache<(u16, usize, bool), Bytes, ApiError>,
     metrics: Arc<Metrics>,

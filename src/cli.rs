@@ -124,7 +124,7 @@ enum Command {
     /// Example: r3mes-edge audit list
     #[command(subcommand)]
     Audit(requests::Audit),
-    /// Create and verify backups, also while a server runs
+    /// Create, list and verify backups, also while a server runs
     ///
     /// Example: r3mes-edge backup create
     #[command(subcommand)]
@@ -327,6 +327,7 @@ async fn execute(cli: Cli) -> Result {
         Command::Backup(backup::Command::Create(create)) => {
             backup::create(create, &client()?).await
         }
+        Command::Backup(backup::Command::List) => backup::list(&client()?).await,
         Command::Backup(backup::Command::Verify { file }) => backup::verify(file, json),
         Command::Restore { file } => backup::run_restore(&settings()?.config, &file, json).await,
         Command::Db(command) => db::run(&command, &existing()?, json).await,

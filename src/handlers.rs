@@ -14,10 +14,12 @@ pub(crate) mod ops;
 pub(crate) mod usage;
 pub(crate) mod users;
 
-use serde::Deserialize;
+use hyper::StatusCode;
+use hyper::header::LINK;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
-use crate::http::{Context, Result};
+use crate::http::{Context, Result, response};
 use crate::model::Whole;
 
 /// The query of a list that is read page by page.
@@ -46,4 +48,46 @@ fn cut_page<T, C>(items: &mut Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> C
     let more = items.len() > limit;
     items.truncate(limit);
     items.last().filter(|_| more).map(cursor)
+}
+
+/// The format of a table, by its name in the query; without one `Accept` decides.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Csv,
+    Json,
+}
+
+impl Format {
+    /// Of the parameters of a page, what the next one needs of it.
+    const fn parameter(of: Option<Self>) -> &'static str {
+        match of {
+            Some(Self::Csv) => "&format=csv",
+            Some(Self::Json) => "&format=json",
+            None => "",
+        }
+    }
+}
+
+/// A table as JSON, or as the CSV that `csv` makes of it; `next` is the path of its next page.
+fn table<T: Serialize>(
+    ctx: &Context,
+    format: Option<Format>,
+    whole: &T,
+    csv: impl FnOnce(&T) -> String,
+    next: Option<String>,
+) -> Result {
+    let is_csv = match format {
+        Some(format) => format == Format::Csv,
+        None => ctx.prefers("text/csv", "application/json"),
+    };
+    let mut response = match is_csv {
+        true => response::bytes(StatusCode::OK, "text/csv; charset=utf-8", csv(whole).into()),
+        false => response::json(whole)?,
+    };
+    if let Some(next) = next {
+        let link = format!("<{next}>; rel=\"next\"");
+        response::set(response.headers_mut(), LINK, link);
+    }
+    Ok(response::by_accept(response))
 }

@@ -60,6 +60,7 @@ routes! {
     POST   "/miner/stats"             miner::post_stats;     Auth::Key(Scope::Miner),  Telemetry, Telemetry, detached;
     POST   "/miner/earnings"          miner::post_earnings;  Auth::Admin,              Write,     Common, detached;
     GET    "/miner/stats/{wallet}"    miner::stats;          Auth::Public,             Read,      None, no_query;
+    GET    "/miner/workers/{wallet}"  miner::workers;        Auth::Public,             Read,      None, no_query;
     GET    "/miner/earnings/{wallet}" miner::earnings;       Auth::Public,             Read,      None;
     GET    "/miner/hashrate/{wallet}" miner::hashrate;       Auth::Public,             Read,      None;
     GET    "/leaderboard"             network::leaderboard;  Auth::Public,             Read,      None;
@@ -79,6 +80,8 @@ routes! {
     GET    "/chain/status"            chain::status;         Auth::Public,             Read,      None, no_query;
     GET    "/blocks"                  chain::blocks;         Auth::Public,             Read,      None;
     POST   "/admin/backup"            ops::back_up;          Auth::Admin,              Write,     None, detached, unbounded, no_query;
+    GET    "/admin/backups"           ops::backups;          Auth::Admin,              Read,      None, no_query;
+    POST   "/admin/backups/{name}/verify" ops::verify_backup; Auth::Admin,             Write,     None, unbounded, no_query;
     GET    "/admin/ledger/verify"     ops::verify_ledger;    Auth::Admin,              Write,     None, unbounded;
     POST   "/admin/clock/accept"      ops::accept_clock;     Auth::Admin,              Write,     None, detached, no_query;
     GET    "/admin/audit"             ops::audit;            Auth::Admin,              Read,      None;

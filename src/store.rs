@@ -121,8 +121,15 @@ pub trait Repository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::UserNotFound`].
     async fn user(&self, wallet: Wallet) -> Result<User>;
-    /// The accounts after this wallet, in the order of their addresses; `None` starts at the first.
-    async fn users(&self, after: Option<Wallet>, limit: usize) -> Result<Vec<User>>;
+    /// What the wallet may spend now: its balance less what is held. A store without holds of its own has it all.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn available(&self, wallet: Wallet) -> Result<Credits> {
+        Ok(self.user(wallet).await?.credits)
+    }
+    /// A page of the accounts. Where balances or uses change meanwhile, an account may be on two pages or on none.
+    async fn users(&self, query: UserQuery) -> Result<Vec<ListedUser>>;
     /// Blocks an account, or unblocks it; returns it. Idempotent. A server refuses logins and payments of a blocked one; a
     /// charge of what is held already is written.
     ///
@@ -324,6 +331,22 @@ pub trait Repository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::UserNotFound`].
     async fn miner(&self, wallet: Wallet, now: Timestamp) -> Result<MinerStats>;
+    /// The newest sample of each worker of `wallet` that has one of the last 24 hours, newest first. Samples of a time after
+    /// [`latest_sample`]`(now)` do not count.
+    ///
+    /// # Errors
+    /// [`StoreError::UserNotFound`].
+    async fn workers(
+        &self,
+        wallet: Wallet,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<WorkerStats>>;
+    /// The wallets with the newest samples, newest first. Samples of a time after [`latest_sample`]`(now)` do not count.
+    async fn recent_miners(&self, now: Timestamp, limit: usize) -> Result<Vec<Wallet>> {
+        let _ = (now, limit);
+        Ok(Vec::new())
+    }
     /// The days with earnings in a period, oldest first.
     ///
     /// # Errors

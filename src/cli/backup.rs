@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use r3mes_edge::model::Timestamp;
 use r3mes_edge::store::{
-    Actor, LedgerReport, back_up, backup_file, prune_backups, restore, verify_backup,
+    Actor, BackupFile, BackupList, LedgerReport, back_up, backup_file, prune_backups, restore,
+    verify_backup,
 };
 use r3mes_edge::{Clock, Config, Repository, SqliteStore};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::client::{self, Client, server_of};
+use super::doctor::mebibytes;
 use super::output::{answer, note, progress};
 use super::requests::ledger_summary;
 use super::{Failure, Result, admin_key, checked};
@@ -22,6 +24,10 @@ pub(super) enum Command {
     ///
     /// Example: r3mes-edge backup create --keep 7
     Create(Create),
+    /// List the backups in backup.folder or beside the database, newest first
+    ///
+    /// Example: r3mes-edge backup list
+    List,
     /// Check every page of a backup, and every wallet's ledger
     ///
     /// Example: r3mes-edge backup verify r3mes-edge.db.20261125T120000.000Z.backup
@@ -99,6 +105,38 @@ async fn record(config: &Config, file: &Path, now: Timestamp) {
     if let Err(failure) = recorded.await {
         note(format!("the audit trail has no entry of it: {failure}"));
     }
+}
+
+pub(super) async fn list(client: &Client) -> Result {
+    let text = client.get("/admin/backups").await?;
+    let found: BackupList = serde_json::from_str(&text)?;
+    let now = Clock::default().now();
+    let named = found.backups.iter().map(|copy| copy.name.len());
+    let width = named.max().unwrap_or_default();
+    let mut lines = format!("{:width$}  {:>12}  {:>7}", "name", "size", "age");
+    for BackupFile {
+        name,
+        bytes,
+        created_at,
+    } in &found.backups
+    {
+        let (size, age) = (mebibytes(*bytes), age(*created_at, now));
+        lines += &format!("\n{name:width$}  {size:>12}  {age:>7}");
+    }
+    if found.backups.is_empty() {
+        let folder = found.folder.as_deref().unwrap_or_default();
+        lines = format!("no backup in {folder}; make one with r3mes-edge backup create");
+    }
+    answer(client.json, text, lines)
+}
+
+/// How long ago it was, in the largest unit that fits.
+fn age(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.millis().saturating_sub(then.millis()).max(0) / 1000;
+    let units = [(86_400, "d"), (3600, "h"), (60, "min")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= *length);
+    let (length, name) = unit.unwrap_or((1, "s"));
+    format!("{} {name}", seconds / length)
 }
 
 pub(super) fn verify(file: PathBuf, json: bool) -> Result {

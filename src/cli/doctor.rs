@@ -122,7 +122,7 @@ fn file_modes(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use r3mes_edge::Config;
-use r3mes_edge::model::{Wallet, csv_field};
-use r3mes_edge::store::{Estimated, ExportedEntry, ledger_id};
+use r3mes_edge::model::Wallet;
+use r3mes_edge::store::LedgerEntry;
 use r3mes_edge::{Repository, SqliteStore};
 
 use super::Failure;
@@ -62,11 +62,12 @@ pub(super) async fn run(config: &Config, options: &Export, json: bool) -> Result
     progress("reading the ledger");
     let mut list = List::begin(json, "[");
     if !json {
-        println!("{COLUMNS}\r");
+        println!("{}\r", LedgerEntry::CSV_HEADER);
     }
     while let Some(last) = page.last() {
         for entry in &page {
-            list.add(entry, || Ok(line(entry)))?;
+            let record = || entry.entry.csv_record(entry.wallet_address);
+            list.add(entry, || Ok(format!("{}\r", record())))?;
         }
         // A page that is not full reached the newest entry.
         page = match page.len() {
@@ -82,34 +83,3 @@ pub(super) async fn run(config: &Config, options: &Export, json: bool) -> Result
 
 /// Entries read at a time.
 const PAGE: usize = 1000;
-
-const COLUMNS: &str = "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,estimated,request_id,key_id,created_at";
-
-fn line(exported: &ExportedEntry) -> String {
-    let (wallet, entry) = (exported.wallet_address, &exported.entry);
-    let detail = entry.detail.as_ref().map_or_else(
-        || ",,,,,,".to_owned(),
-        |detail| {
-            let number = |tokens: Option<i64>| tokens.map_or_else(String::new, |n| n.to_string());
-            format!(
-                "{},{},{},{},{},{},{}",
-                csv_field(&detail.adapter),
-                number(detail.prompt_tokens),
-                number(detail.cached_tokens),
-                number(detail.completion_tokens),
-                detail.estimated.map_or("", Estimated::as_str),
-                detail.request_id,
-                detail.key_id.as_deref().unwrap_or_default()
-            )
-        },
-    );
-    format!(
-        "{},{wallet},{},{},{},{},{detail},{}\r",
-        ledger_id(entry.id),
-        entry.amount,
-        entry.balance,
-        csv_field(&entry.reason),
-        csv_field(entry.reference.as_deref().unwrap_or_default()),
-        entry.created_at
-    )
-}

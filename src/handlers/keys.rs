@@ -341,6 +341,8 @@ pub(crate) async fn rotate(ctx: Context) -> Result {
 struct Me<'a> {
     wallet_address: Option<Wallet>,
     credits: Credits,
+    /// Without what is held for requests that run.
+    available: Credits,
     is_miner: bool,
     key: OwnKey<'a>,
 }
@@ -356,15 +358,18 @@ struct OwnKey<'a> {
 
 pub(crate) async fn me(ctx: Context) -> Result {
     let principal = ctx.principal()?;
-    let user = match principal.wallet {
-        Some(wallet) => Some(ctx.app.store.user(wallet).await?),
-        None => None,
-    };
+    let (mut user, mut available) = (None, Credits::ZERO);
+    if let Some(wallet) = principal.wallet {
+        let found = ctx.app.store.user(wallet).await?;
+        available = ctx.app.store.available(wallet).await?.min(found.credits);
+        user = Some(found);
+    }
     let limits = principal.limits.as_ref();
     let spent = spent(&ctx, [limits]).await?;
     json(&Me {
         wallet_address: principal.wallet,
         credits: user.as_ref().map_or(Credits::ZERO, |user| user.credits),
+        available,
         is_miner: user.is_some_and(|user| user.is_miner),
         key: OwnKey {
             principal,

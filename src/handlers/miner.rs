@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Context, Result};
+use super::{Context, Format, Result, table};
 use crate::error::ApiError;
 use crate::http::response::{self, json, json_with_status};
 use crate::model::{Credits, InputError, Sample, Timestamp, Wallet, Whole, exact_credits};
 use crate::store::{
-    Counted, Earning, HashratePoint, Resolution, StoreError, StoredResponse, ledger_id,
+    Counted, Earning, HashratePoint, Resolution, StoreError, StoredResponse, WorkerStats, ledger_id,
 };
 
 pub(crate) async fn post_stats(ctx: Context) -> Result {
@@ -84,6 +84,22 @@ pub(crate) async fn stats(ctx: Context) -> Result {
     json(&stats)
 }
 
+#[derive(Serialize)]
+struct Workers {
+    wallet_address: Wallet,
+    workers: Vec<WorkerStats>,
+}
+
+pub(crate) async fn workers(ctx: Context) -> Result {
+    let (wallet_address, now) = (ctx.wallet()?, ctx.app.clock.now());
+    let limit = ctx.app.config.limits.workers_per_wallet;
+    let workers = ctx.app.store.workers(wallet_address, now, limit).await?;
+    json(&Workers {
+        wallet_address,
+        workers,
+    })
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EarningsQuery {
@@ -117,6 +133,7 @@ struct HashrateQuery {
     days: Option<Whole<1, 365>>,
     hours: Option<Whole<1, 8760>>,
     resolution: Option<Resolution>,
+    format: Option<Format>,
 }
 
 pub(crate) async fn hashrate(ctx: Context) -> Result {
@@ -148,18 +165,12 @@ pub(crate) async fn hashrate(ctx: Context) -> Result {
         }
         points => points?,
     };
-    let response = match ctx.prefers("text/csv", "application/json") {
-        true => response::bytes(
-            StatusCode::OK,
-            "text/csv; charset=utf-8",
-            csv(&points).into(),
-        ),
-        false => json(&json!({ "hashrate": points }))?,
-    };
-    Ok(response::by_accept(response))
+    let history = BTreeMap::from([("hashrate", points)]);
+    let csv = |history: &BTreeMap<_, Vec<_>>| csv(history.values().flatten());
+    table(&ctx, query.format, &history, csv, None)
 }
 
-fn csv(points: &[HashratePoint]) -> String {
+fn csv<'a>(points: impl Iterator<Item = &'a HashratePoint>) -> String {
     let mut text = String::from("recorded_at,hashrate,hashrate_unit,min,max,samples\r\n");
     for point in points {
         let (time, unit) = (point.recorded_at, point.hashrate_unit.as_str());

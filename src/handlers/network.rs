@@ -14,6 +14,9 @@ use crate::http::response::{self, json_bytes};
 use crate::model::{Credits, Timestamp, Wallet, Whole};
 use crate::store::RankedMiner;
 
+/// Wallets of miners in one answer at most.
+const MOST_WALLETS: usize = 20;
+
 /// A new user, a grant, an earning or a miner's first sample drops the figures; a chat's charge does not.
 const STATS: Policy = Policy {
     ttl: Duration::from_secs(300),
@@ -32,6 +35,8 @@ struct Stats {
     total_users: i64,
     total_credits: Credits,
     block_height: Option<i64>,
+    /// Of this node's miners: the configured one, then those with the newest samples.
+    wallets: Vec<Wallet>,
     generated_at: Timestamp,
 }
 
@@ -39,17 +44,23 @@ pub(crate) async fn stats(ctx: Context) -> Result {
     let app = &ctx.app;
     let compute = || async {
         let now = app.clock.now();
-        Ok::<_, ApiError>((app.store.totals(now).await?, now))
+        let totals = app.store.totals(now).await?;
+        let wallets = app.store.recent_miners(now, MOST_WALLETS).await?;
+        Ok::<_, ApiError>((totals, wallets, now))
     };
     let now = || app.clock.instant();
     let cached = app.caches.totals.get((), STATS, now, compute).await?;
-    let (totals, generated_at) = cached.value;
+    let (totals, recent, generated_at) = cached.value.clone();
+    let own = app.config.miner.wallet;
+    let others = recent.into_iter().filter(|wallet| Some(*wallet) != own);
+    let wallets = own.into_iter().chain(others).take(MOST_WALLETS).collect();
     let known_height = app.known_height().await;
     let body = json_bytes(&Stats {
         active_miners: totals.active_miners,
         total_users: totals.users,
         total_credits: totals.credits,
         block_height: app.config.compat.unknown(known_height),
+        wallets,
         generated_at,
     })?;
     Ok(response::cached(body, &cached, STATS))

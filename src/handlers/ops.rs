@@ -11,7 +11,8 @@ use super::{Context, PageQuery, Result, cursor, cut_page, page_size};
 use crate::breaker::Phase;
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json, json_with_status};
-use crate::store::{AuditEntry, audit_id, parse_audit_id};
+use crate::model::percent_decoded;
+use crate::store::{AuditEntry, Backups, LedgerReport, audit_id, parse_audit_id};
 use crate::upstream::Endpoint;
 
 /// The oldest clients that are served: the first ones of the R3MES backend, whose paths and fields are supported.
@@ -158,14 +159,47 @@ pub(crate) async fn openapi(_: Context) -> Result {
     Ok(response::file("application/json", crate::openapi::DOCUMENT))
 }
 
-/// Copies the database into the configured folder.
-pub(crate) async fn back_up(ctx: Context) -> Result {
+/// The backups of the store, if it makes any.
+fn backups_of(ctx: &Context) -> Result<&dyn Backups> {
     let none = "the storage of this server makes no backups; use those of its own database";
     let none = || ApiError::new(ErrorCode::NotSupported, none);
-    let backups = ctx.app.store.backups().ok_or_else(none)?;
-    let backup = ctx.app.back_up(backups, None).await?;
+    ctx.app.store.backups().ok_or_else(none)
+}
+
+/// Copies the database into the configured folder.
+pub(crate) async fn back_up(ctx: Context) -> Result {
+    let backup = ctx.app.back_up(backups_of(&ctx)?, None).await?;
     ctx.record_action("backup.create", &backup.file).await;
     json_with_status(StatusCode::CREATED, &backup)
+}
+
+/// Lists the backups in the configured folder.
+pub(crate) async fn backups(ctx: Context) -> Result {
+    const MOST: usize = 1000;
+    let folder = ctx.app.config.backup.folder().map(Into::into);
+    json(&backups_of(&ctx)?.list(folder, MOST).await?)
+}
+
+#[derive(Serialize)]
+struct Verified {
+    name: String,
+    ledger: LedgerReport,
+}
+
+/// Checks a backup in the configured folder: every page, and every wallet's ledger.
+pub(crate) async fn verify_backup(ctx: Context) -> Result {
+    let folder = ctx.app.config.backup.folder().map(Into::into);
+    let unknown = || {
+        let detail = "no backup has this name; see GET /admin/backups";
+        ApiError::new(ErrorCode::NotFound, detail)
+    };
+    let name = percent_decoded(&ctx.path_param).ok_or_else(unknown)?;
+    let verified = backups_of(&ctx)?.verify(folder, name.clone()).await?;
+    let ledger = verified.ok_or_else(unknown)?;
+    for error in &ledger.mistakes {
+        log::error!("backup {name}: {error}");
+    }
+    json(&Verified { name, ledger })
 }
 
 #[derive(Deserialize)]

@@ -5,13 +5,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use hyper::StatusCode;
-use hyper::header::LINK;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, PageSize, Result, cursor, cut_page, page_size};
+use super::{Context, Format, PageSize, Result, cursor, cut_page, page_size, table};
 use crate::error::ApiError;
-use crate::http::response::{self, json};
 use crate::model::{Timestamp, Wallet, csv_field};
 use crate::store::{Usage, UsageBy, UsageGroup, UsageQuery};
 
@@ -29,6 +26,7 @@ struct Query {
     wallet: Option<Wallet>,
     limit: Option<PageSize>,
     cursor: Option<String>,
+    format: Option<Format>,
 }
 
 #[derive(Serialize)]
@@ -57,28 +55,23 @@ pub(crate) async fn get(ctx: Context) -> Result {
     let mut usage = ctx.app.store.usage(asked).await?;
     let next_cursor = cut_page(&mut usage, limit, |last| cursor_of(&last.group));
     let next = next_cursor.as_ref().map(|cursor| {
-        let wallet = query.wallet.map_or_else(String::new, |wallet| format!("&wallet={wallet}"));
+        let wallet = query
+            .wallet
+            .map_or_else(String::new, |wallet| format!("&wallet={wallet}"));
         let by = name_of(by);
-        format!("</usage?from={from}&to={to}&by={by}{wallet}&limit={limit}&cursor={cursor}>; rel=\"next\"")
+        let format = Format::parameter(query.format);
+        format!("/usage?from={from}&to={to}&by={by}{wallet}&limit={limit}&cursor={cursor}{format}")
     });
-    let mut response = match ctx.prefers("text/csv", "application/json") {
-        true => {
-            let (csv, name) = (csv(&usage, by), "text/csv; charset=utf-8");
-            response::bytes(StatusCode::OK, name, csv.into())
-        }
-        false => json(&Report {
-            wallet_address: wallet,
-            from,
-            to,
-            by,
-            usage,
-            next_cursor,
-        })?,
+    let report = Report {
+        wallet_address: wallet,
+        from,
+        to,
+        by,
+        usage,
+        next_cursor,
     };
-    if let Some(next) = next {
-        response::set(response.headers_mut(), LINK, next);
-    }
-    Ok(response::by_accept(response))
+    let csv = |report: &Report| csv(&report.usage, by);
+    table(&ctx, query.format, &report, csv, next)
 }
 
 /// The whole UTC days that a period touches, by the starts of the first and of the one after the last. Without an end it ends

@@ -1,13 +1,15 @@
 //! Accounts: making and listing them, their credits and their ledger.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{Context, PageQuery, Result, cursor, cut_page, page_size};
+use super::{Context, Format, PageSize, Result, cursor, cut_page, page_size, table};
 use crate::error::{ApiError, ErrorCode};
 use crate::http::response::{self, json};
 use crate::model::{Credits, InputError, Wallet, exact_credits};
 use crate::store::{
-    Granted, LedgerEntry, StoreError, StoredResponse, User, ledger_id, parse_ledger_id,
+    Granted, LedgerEntry, ListedUser, StoreError, StoredResponse, User, UserQuery, UserSort,
+    ledger_id, parse_ledger_id,
 };
 
 #[derive(Deserialize)]
@@ -30,21 +32,65 @@ pub(crate) async fn create(ctx: Context) -> Result {
     response::idempotent(done, stored)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    /// Read as it was written, where a number has lost its zeros.
+    #[serde(rename = "search")]
+    _search: Option<IgnoredAny>,
+    #[serde(default)]
+    sort: UserSort,
+    limit: Option<PageSize>,
+    cursor: Option<String>,
+}
+
 #[derive(Serialize)]
 struct Users {
-    users: Vec<User>,
-    next_cursor: Option<Wallet>,
+    users: Vec<ListedUser>,
+    next_cursor: Option<String>,
 }
 
 pub(crate) async fn list(ctx: Context) -> Result {
-    let query: PageQuery = ctx.query()?;
-    let limit = page_size(query.limit);
-    let after = cursor(query.cursor, |text| Wallet::parse(text).ok())?;
-    let mut users = ctx.app.store.users(after, limit + 1).await?;
-    let next_cursor = cut_page(&mut users, limit, |user| user.wallet_address);
+    /// More than an address has.
+    const LONGEST: usize = 64;
+    let query: ListQuery = ctx.query()?;
+    let (sort, limit) = (query.sort, page_size(query.limit));
+    let search = ctx.text_parameter("search").unwrap_or_default();
+    if !search.is_ascii() || search.len() > LONGEST {
+        let detail =
+            format!("must be a part of a wallet address: at most {LONGEST} characters of ASCII");
+        return Err(ApiError::parameter("search", &detail));
+    }
+    let asked = UserQuery {
+        // As addresses are.
+        search: search.to_ascii_lowercase(),
+        sort,
+        after: cursor(query.cursor, |text| account_after(sort, text))?,
+        limit: limit + 1,
+    };
+    let mut users = ctx.app.store.users(asked).await?;
+    let of_last = |last: &ListedUser| cursor_of(sort, sort.value(last), last.user.wallet_address);
+    let next_cursor = cut_page(&mut users, limit, of_last);
     let now = ctx.app.clock.now();
-    let users = users.into_iter().map(|user| user.seen_at(now)).collect();
+    for listed in &mut users {
+        listed.user = listed.user.clone().seen_at(now);
+    }
     json(&Users { users, next_cursor })
+}
+
+/// The last account of a page as a cursor.
+fn cursor_of(sort: UserSort, value: i64, wallet: Wallet) -> String {
+    match sort {
+        UserSort::Address => wallet.to_string(),
+        _ => format!("{value}.{wallet}"),
+    }
+}
+
+/// Reads what [`cursor_of`] writes.
+fn account_after(sort: UserSort, text: &str) -> Option<(i64, Wallet)> {
+    let (value, wallet) = text.rsplit_once('.').unwrap_or(("0", text));
+    let (value, wallet) = (value.parse().ok()?, Wallet::parse(wallet).ok()?);
+    (cursor_of(sort, value, wallet) == text).then_some((value, wallet))
 }
 
 pub(crate) async fn get(ctx: Context) -> Result {
@@ -118,18 +164,40 @@ struct Ledger {
     next_cursor: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LedgerQuery {
+    limit: Option<PageSize>,
+    cursor: Option<String>,
+    format: Option<Format>,
+}
+
 pub(crate) async fn ledger(ctx: Context) -> Result {
     let wallet_address = ctx.wallet()?;
-    let query: PageQuery = ctx.query()?;
+    let query: LedgerQuery = ctx.query()?;
     let limit = page_size(query.limit);
     let before = cursor(query.cursor, parse_ledger_id)?;
     let ledger = ctx.app.store.ledger(wallet_address, before, limit + 1);
     let (credits, mut entries) = ledger.await?;
     let next_cursor = cut_page(&mut entries, limit, |entry| ledger_id(entry.id));
-    json(&Ledger {
+    let next = next_cursor.as_ref().map(|cursor| {
+        let format = Format::parameter(query.format);
+        format!("/users/{wallet_address}/ledger?limit={limit}&cursor={cursor}{format}")
+    });
+    let ledger = Ledger {
         wallet_address,
         credits,
         entries,
         next_cursor,
-    })
+    };
+    table(&ctx, query.format, &ledger, csv, next)
+}
+
+fn csv(ledger: &Ledger) -> String {
+    let mut text = format!("{}\r\n", LedgerEntry::CSV_HEADER);
+    for entry in &ledger.entries {
+        text += &entry.csv_record(ledger.wallet_address);
+        text += "\r\n";
+    }
+    text
 }

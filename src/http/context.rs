@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::Principal;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::ConcurrencyPermit;
-use crate::model::{Wallet, check_depth, read_object, read_query};
+use crate::model::{Wallet, check_depth, percent_decoded, read_object, read_query};
 use crate::store::{Actor, IdempotentRequest, OperationId, StoredResponse};
 use crate::timings::RequestTimings;
 
@@ -128,6 +128,14 @@ impl Context {
     /// The query's parameters, each at most once.
     pub(crate) fn query<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(read_query(self.query.as_deref().unwrap_or_default())?)
+    }
+
+    /// A parameter of the query as it was written: [`Self::query`], which checks it, takes digits for a number.
+    pub(crate) fn text_parameter(&self, name: &str) -> Option<String> {
+        let query = self.query.as_deref().unwrap_or_default();
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut named = pairs.filter(|(own, _)| *own == name);
+        percent_decoded(named.next()?.1)
     }
 
     /// A text header, if it was sent.

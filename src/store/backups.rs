@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use super::{Backup, Result};
+use super::{Backup, BackupList, LedgerReport, Result};
 use crate::model::Timestamp;
 
 /// The backups of a store.
@@ -31,4 +31,15 @@ pub trait Backups: Send + Sync {
         folder: Option<PathBuf>,
         now: Timestamp,
     ) -> Result<Option<Timestamp>>;
+    /// The newest `limit` backups there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`](super::StoreError::Unavailable) if the folder cannot be read.
+    async fn list(&self, folder: Option<PathBuf>, limit: usize) -> Result<BackupList>;
+    /// Checks the backup there of this name, every page and every wallet's ledger, without blocking others; what it found.
+    /// `None` if there is no backup of this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`](super::StoreError::Conflict) while another check runs; [`StoreError::Unavailable`](super::StoreError::Unavailable) if the folder or the file cannot be read.
+    async fn verify(&self, folder: Option<PathBuf>, name: String) -> Result<Option<LedgerReport>>;
 }

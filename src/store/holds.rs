@@ -15,7 +15,7 @@ use tokio::sync::futures::OwnedNotified;
 
 pub use self::hold::{Account, Hold, HoldOwner, HoldRequest, OperationId, Spending};
 use super::{Result, StoreError};
-use crate::model::Credits;
+use crate::model::{Credits, Wallet};
 
 /// The holds of a store that one process alone changes, in an [`Arc`]. `tests/it/memory_store.rs` is such a store.
 ///
@@ -217,6 +217,15 @@ impl HoldTable {
     pub fn set_fault(&self, fault: Option<StoreError>) {
         self.lock().fault = fault;
         self.changed.notify_waiters();
+    }
+
+    /// What is not held of a wallet's balance; `None` where neither a hold nor a commit of it is known, so that nothing is held.
+    #[must_use]
+    pub fn available(&self, wallet: &Wallet) -> Option<Credits> {
+        let inner = self.lock();
+        let entry = inner.accounts.get(&Account::Wallet(*wallet))?;
+        let available = entry.value.saturating_sub(entry.held);
+        Some(Credits::from_micro(available.max(0)))
     }
 
     /// How many holds there are, and their sum.

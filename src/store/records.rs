@@ -5,14 +5,16 @@ mod charge;
 mod idempotency;
 mod miners;
 mod usage;
+mod users;
 
 pub use audit::{Actor, AuditEntry, audit_id, parse_audit_id};
 pub use charge::{Charge, Charged, ChargedAnswer, Estimated, LostRequest, NotWritten};
 pub use idempotency::{IdempotentRequest, Outcome, StoredResponse};
 pub use miners::*;
 pub use usage::{Usage, UsageBy, UsageGroup, UsageQuery};
+pub use users::{ListedUser, UserQuery, UserSort};
 
-use crate::model::{Credits, Timestamp, Wallet};
+use crate::model::{Credits, Timestamp, Wallet, csv_field};
 
 /// An account.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -62,6 +64,38 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
+    /// The names of the fields of [`Self::csv_record`].
+    pub const CSV_HEADER: &str = "id,wallet_address,amount,balance,reason,reference,adapter,prompt_tokens,cached_tokens,completion_tokens,estimated,request_id,key_id,created_at";
+
+    /// As a record of CSV (RFC 4180), without its line break.
+    #[must_use]
+    pub fn csv_record(&self, wallet_address: Wallet) -> String {
+        let number = |tokens: Option<i64>| tokens.map_or_else(String::new, |n| n.to_string());
+        let of_charge = |detail: &ChargeDetail| {
+            format!(
+                "{},{},{},{},{},{},{}",
+                csv_field(&detail.adapter),
+                number(detail.prompt_tokens),
+                number(detail.cached_tokens),
+                number(detail.completion_tokens),
+                detail.estimated.map_or("", Estimated::as_str),
+                detail.request_id,
+                detail.key_id.as_deref().unwrap_or_default()
+            )
+        };
+        let detail = self.detail.as_ref().map(of_charge);
+        format!(
+            "{},{wallet_address},{},{},{},{},{},{}",
+            ledger_id(self.id),
+            self.amount,
+            self.balance,
+            csv_field(&self.reason),
+            csv_field(self.reference.as_deref().unwrap_or_default()),
+            detail.as_deref().unwrap_or(",,,,,,"),
+            self.created_at
+        )
+    }
+
     /// Reasons that only the server uses, now or in a later version: reports classify earnings and spending by them, so
     /// clients may not.
     pub const RESERVED_REASONS: [&str; 6] = [
@@ -195,6 +229,26 @@ pub struct Backup {
     pub bytes: u64,
     /// Its contents.
     pub ledger: LedgerReport,
+}
+
+/// The backups in a folder.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct BackupList {
+    /// The folder's absolute path, where the store has one.
+    pub folder: Option<String>,
+    /// The newest first.
+    pub backups: Vec<BackupFile>,
+}
+
+/// A backup in a folder.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct BackupFile {
+    /// Its name, without the folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was made, by its name.
+    pub created_at: Timestamp,
 }
 
 /// The load of the storage, for metrics and health.

@@ -1,7 +1,7 @@
 //! The storage over one SQLite file: many readers beside one writer.
 //!
 //! `connections` opens the file, `writer` owns the only connection that changes anything, `read_pool` the others;
-//! `repository` implements the trait with the functions of each subject (`accounts`, `keys`, `idempotency`, `audit`,
+//! `repository` implements the trait with the functions of each subject (`accounts`, `users`, `keys`, `idempotency`, `audit`,
 //! `telemetry`, `rollup`, `backup`, `verify`); `sql` holds every statement, `migrate` the steps between versions of the schema.
 
 mod accounts;
@@ -23,6 +23,7 @@ mod row;
 mod sql;
 mod telemetry;
 mod usage;
+mod users;
 mod verify;
 mod writer;
 
@@ -54,6 +55,8 @@ pub struct SqliteStore {
     writer: Writer,
     /// Held during a backup.
     backing_up: tokio::sync::Mutex<()>,
+    /// Held while a backup is verified.
+    verifying: Arc<tokio::sync::Mutex<()>>,
     /// When expired rows were last searched.
     expired_at: AtomicI64,
     /// Shared by everything that has the file open, so that it is dropped last.
@@ -105,6 +108,7 @@ impl SqliteStore {
             read_pool,
             writer,
             backing_up: tokio::sync::Mutex::default(),
+            verifying: Arc::default(),
             expired_at: i64::MIN.into(),
             lock: Mutex::default(),
             holds: Arc::default(),

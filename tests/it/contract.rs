@@ -609,10 +609,17 @@ async fn pages_are_in_order_and_leave_nothing_out(store: Store) {
         assert!(issued.is_ok());
     }
     let (mut users, mut entries, mut keys) = (vec![], vec![], vec![]);
-    let after =
-        async |wallet: Option<&Wallet>| store.users(wallet.copied(), 1).await.unwrap().pop();
-    while let Some(user) = after(users.last()).await {
-        users.push(user.wallet_address);
+    let after = async |wallet: Option<&Wallet>| {
+        let after = wallet.map(|wallet| (0, *wallet));
+        let query = UserQuery {
+            after,
+            limit: 1,
+            ..UserQuery::default()
+        };
+        store.users(query).await.unwrap().pop()
+    };
+    while let Some(listed) = after(users.last()).await {
+        users.push(listed.user.wallet_address);
     }
     let names: Vec<_> = users.iter().map(Wallet::as_str).collect();
     assert!(names.len() == 3 && names.is_sorted(), "{names:?}");

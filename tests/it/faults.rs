@@ -12,11 +12,11 @@ use r3mes_edge::auth::{KeyHash, KeyRecord};
 use r3mes_edge::limits::RateClass;
 use r3mes_edge::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
 use r3mes_edge::store::{
-    Actor, AuditEntry, Backup, Backups, Change, Charge, Charged, Counted, Earning, EarningsDay,
-    ExportedEntry, HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry, LedgerReport,
-    LostRequest, MinerStats, NotWritten, Observers, Origin, Outcome, RankedMiner, Recorded,
-    Resolution, Shares, Spending, StoreError, StoreGauges, StoreObserver, StoredResponse, Totals,
-    Usage, UsageQuery, User, ledger_id,
+    Actor, AuditEntry, Backup, BackupList, Backups, Change, Charge, Charged, Counted, Earning,
+    EarningsDay, ExportedEntry, HashratePoint, Hold, HoldRequest, IdempotentRequest, LedgerEntry,
+    LedgerReport, ListedUser, LostRequest, MinerStats, NotWritten, Observers, Origin, Outcome,
+    RankedMiner, Recorded, Resolution, Shares, Spending, StoreError, StoreGauges, StoreObserver,
+    StoredResponse, Totals, Usage, UsageQuery, User, UserQuery, WorkerStats, ledger_id,
 };
 use r3mes_edge::{Clock, EdgeServer, Repository, SqliteStore};
 use serde_json::{Value, json};
@@ -202,7 +202,8 @@ macro_rules! verbs {
 verbs! {
     create_user(wallet: Wallet, actor: Actor, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
     user(wallet: Wallet) -> User;
-    users(after: Option<Wallet>, limit: usize) -> Vec<User>;
+    available(wallet: Wallet) -> Credits;
+    users(query: UserQuery) -> Vec<ListedUser>;
     set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User;
     grant(wallet: Wallet, amount: Credits, reason: String, reference: Option<String>, actor: Actor, idempotent: Option<IdempotentRequest<(LedgerEntry, bool)>>) -> Outcome<(LedgerEntry, bool)>;
     ledger(wallet: Wallet, before: Option<i64>, limit: usize) -> (Credits, Vec<LedgerEntry>);
@@ -230,6 +231,8 @@ verbs! {
     record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, now: Timestamp) -> MinerStats;
+    workers(wallet: Wallet, now: Timestamp, limit: usize) -> Vec<WorkerStats>;
+    recent_miners(now: Timestamp, limit: usize) -> Vec<Wallet>;
     earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
     shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares>;
@@ -258,6 +261,20 @@ impl Backups for Faulty {
     ) -> Result<Option<Timestamp>, StoreError> {
         self.faults.check("last_backup")?;
         self.store.last_backup(folder, now).await
+    }
+
+    async fn list(&self, folder: Option<PathBuf>, limit: usize) -> Result<BackupList, StoreError> {
+        self.faults.check("list")?;
+        self.store.list(folder, limit).await
+    }
+
+    async fn verify(
+        &self,
+        folder: Option<PathBuf>,
+        name: String,
+    ) -> Result<Option<LedgerReport>, StoreError> {
+        self.faults.check("verify")?;
+        self.store.verify(folder, name).await
     }
 }
 

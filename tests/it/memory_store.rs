@@ -1,6 +1,7 @@
 //! A store without SQLite, for the rules of money: what a program outside the crate does with a `HoldTable`. A transaction
 //! changes a copy of the state, which replaces the state when it succeeds.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -172,6 +173,34 @@ macro_rules! memory_store {
                 let credits = self.0.value_of(Account::Wallet(wallet_address))?;
                 let created_at = Timestamp::from_millis(0);
                 Ok(User { wallet_address, credits, is_miner: false, last_mining_at: None, created_at, blocked: false })
+            }
+
+            async fn available(&self, wallet: Wallet) -> Result<Credits> {
+                let balance = self.0.value_of(Account::Wallet(wallet))?;
+                Ok(self.0.holds.available(&wallet).unwrap_or(balance))
+            }
+
+            async fn users(&self, query: UserQuery) -> Result<Vec<ListedUser>> {
+                let balances = self.0.state.lock().unwrap().balances.clone();
+                let listed = |(wallet_address, credits)| ListedUser {
+                    user: User {
+                        wallet_address,
+                        credits,
+                        is_miner: false,
+                        last_mining_at: None,
+                        created_at: Timestamp::from_millis(0),
+                        blocked: false,
+                    },
+                    last_used_at: None,
+                };
+                let place = |(value, wallet): (i64, Wallet)| (Reverse(value), wallet.to_string());
+                let of = |listed: &ListedUser| place((query.sort.value(listed), listed.user.wallet_address));
+                let mut users: Vec<_> = balances.into_iter().map(listed).collect();
+                users.retain(|listed| listed.user.wallet_address.as_str().contains(&query.search));
+                users.retain(|listed| query.after.is_none_or(|after| of(listed) > place(after)));
+                users.sort_by_key(of);
+                users.truncate(query.limit);
+                Ok(users)
             }
 
             async fn grant(
@@ -347,7 +376,6 @@ macro_rules! memory_store {
 
 memory_store! {
     create_user(wallet: Wallet, actor: Actor, idempotent: Option<IdempotentRequest<User>>) -> Outcome<User>;
-    users(after: Option<Wallet>, limit: usize) -> Vec<User>;
     set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User;
     check_idempotency_rows(scope: String, running: usize, now: Timestamp) -> ();
     count_lost(lost: LostRequest, now: Timestamp) -> ();
@@ -367,6 +395,7 @@ memory_store! {
     record_samples(samples: Vec<Sample>, max_workers: usize, now: Timestamp) -> Recorded;
     record_earning(earning: Earning, actor: Actor, idempotent: Option<IdempotentRequest<Counted>>) -> Outcome<Counted>;
     miner(wallet: Wallet, now: Timestamp) -> MinerStats;
+    workers(wallet: Wallet, now: Timestamp, limit: usize) -> Vec<WorkerStats>;
     earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay>;
     hashrate(wallet: Wallet, period: Range<Timestamp>, resolution: Resolution, limit: usize) -> Vec<HashratePoint>;
     shares(wallet: Wallet, period: Range<Timestamp>) -> Option<Shares>;

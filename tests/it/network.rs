@@ -59,7 +59,7 @@ async fn the_networks_figures_are_exact_cached_and_revalidated_by_their_etag() {
         body,
         json!({
             "active_miners": 0, "total_users": 0, "total_credits": 0, "block_height": null,
-            "generated_at": generated,
+            "wallets": [], "generated_at": generated,
         })
     );
 

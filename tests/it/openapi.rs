@@ -339,7 +339,10 @@ async fn call_all() {
         .await
         .expect(200);
     admin.get("/alerts").await.expect(200);
-    admin.post("/admin/backup", &json!(null)).await.expect(201);
+    let made = admin.post("/admin/backup", &json!(null)).await.expect(201);
+    let name = made["file"].as_str().unwrap();
+    let verify = format!("/admin/backups/{name}/verify");
+    admin.post(&verify, &json!(null)).await.expect(200);
     let accept = "/admin/clock/accept";
     admin.post(accept, &json!(null)).await.expect(200);
     let leaderboard = anybody.get("/leaderboard").await;

@@ -1,7 +1,13 @@
+use std::time::Duration;
+
 use hyper::Method;
+use r3mes_edge::auth::{KeyRequest, Scopes};
+use r3mes_edge::model::Timestamp;
+use r3mes_edge::store::{Actor, UserQuery, issue_key};
+use r3mes_edge::{Repository, SqliteStore};
 use serde_json::json;
 
-use crate::support::{Process, TestServer, W1, W2, W3, config, edge};
+use crate::support::{Caller, Process, TestServer, W1, W2, W3, config, edge, wallet};
 
 #[tokio::test]
 async fn the_list_of_accounts_is_an_admins_and_comes_page_by_page() {
@@ -35,11 +41,11 @@ async fn the_list_of_accounts_is_an_admins_and_comes_page_by_page() {
     assert_eq!(json!(listed), whole["users"]);
     let mut wallets = [W1, W2, W3];
     wallets.sort_unstable();
-    for (user, wallet) in listed.iter().zip(wallets) {
-        assert_eq!(
-            user,
-            &admin.get(&format!("/users/{wallet}")).await.expect(200)
-        );
+    for (user, wallet) in listed.iter_mut().zip(wallets) {
+        let last_used_at = user.as_object_mut().unwrap().remove("last_used_at");
+        assert_eq!(last_used_at, Some(json!(null)));
+        let shown = admin.get(&format!("/users/{wallet}")).await;
+        assert_eq!(*user, shown.expect(200));
     }
     for wrong in ["limit=0", "limit=501", "cursor=led_1", "cursor=", "after=1"] {
         let refused = admin.get(&format!("/users?{wrong}")).await;
@@ -302,4 +308,210 @@ async fn a_sum_that_would_overflow_is_a_conflict_by_name_and_changes_nothing() {
     admin.post(&path, &grant).await.expect(200);
     assert_eq!(server.balance(W1).await.micro(), 15_000_000);
     server.assert_ledger_adds_up().await;
+}
+
+/// A new account with so many micro-credits.
+async fn account(server: &TestServer, text: &str, micro: i64, at: Timestamp) {
+    let actor = Actor::local(at);
+    let created = server.store.create_user(wallet(text), actor, None);
+    created.await.unwrap();
+    if micro > 0 {
+        server.grant_micro(text, micro).await;
+    }
+}
+
+/// The addresses in a list of accounts, read in pages of this size.
+async fn addresses(admin: &Caller, query: &str, limit: usize) -> Vec<String> {
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/users?{query}&limit={limit}{cursor}");
+        let page = admin.get(&path).await.expect(200);
+        let users = page["users"].as_array().unwrap();
+        let names = users.iter().map(|user| user["wallet_address"].as_str());
+        found.extend(names.map(|name| name.unwrap().to_owned()));
+        match page["next_cursor"].as_str() {
+            None => return found,
+            Some(next) => {
+                assert_eq!(users.len(), limit, "only the last page is shorter");
+                cursor = format!("&cursor={next}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn accounts_are_sorted_by_each_value_and_those_that_are_alike_by_their_addresses() {
+    let server = TestServer::start(config()).await;
+    let admin = server.admin();
+    let mut names: Vec<_> = (0..9).map(numbered).collect();
+    names.sort_unstable();
+    let hour = server.clock.now();
+    // Not in the order of their addresses, and of three each with the same time and balance.
+    for (at, name) in names.iter().rev().enumerate() {
+        let (minute, micro) = [(1, 0), (2, 7_000_001), (0, 7_000_000)][at / 3];
+        let at = hour.plus(Duration::from_secs(60 * minute));
+        account(&server, name, micro, at).await;
+    }
+    for (place, minutes) in [(4, 5), (0, 5), (2, 9)] {
+        let key = KeyRequest {
+            wallet: Some(wallet(&names[place])),
+            name: String::new(),
+            scopes: Scopes::DEFAULT,
+            expires_at: None,
+            login: false,
+            limits: None,
+        };
+        let key = issue_key(&*server.store, key, 9, Actor::local(hour), None);
+        let id = key.await.unwrap().record.id;
+        let at = hour.plus(Duration::from_secs(60 * minutes));
+        server.store.touch_keys(vec![(id, at)]).await.unwrap();
+    }
+    let orders: [(&str, [usize; 9]); 4] = [
+        ("address", [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ("created", [3, 4, 5, 6, 7, 8, 0, 1, 2]),
+        ("balance", [3, 4, 5, 0, 1, 2, 6, 7, 8]),
+        ("last_used", [2, 0, 4, 1, 3, 5, 6, 7, 8]),
+    ];
+    for (sort, order) in orders {
+        let expected = order.map(|place| names[place].clone());
+        for limit in [1, 2, 4, 8, 9, 100] {
+            let found = addresses(&admin, &format!("sort={sort}"), limit).await;
+            assert_eq!(found, expected, "by {sort}, {limit} at a time");
+        }
+        // One cursor leads on in its own order only.
+        let first = admin.get(&format!("/users?sort={sort}&limit=1")).await;
+        let next = first.expect(200)["next_cursor"].clone();
+        let next = next.as_str().unwrap();
+        let other = if sort == "address" {
+            "created"
+        } else {
+            "address"
+        };
+        for wrong in [
+            format!("sort={other}&cursor={next}"),
+            format!("sort={sort}&cursor=+{next}"),
+            format!("sort={sort}&cursor={next}x"),
+            format!("sort={sort}&cursor=x.{}", names[0]),
+            format!("sort={sort}&cursor=9223372036854775808.{}", names[0]),
+        ] {
+            let refused = admin.get(&format!("/users?{wrong}")).await;
+            let refused = refused.refused(400, "invalid_request");
+            assert_eq!(refused["errors"][0]["pointer"], "cursor", "{wrong}");
+        }
+    }
+    let default = addresses(&admin, "", 2).await;
+    assert_eq!(default, names);
+    for wrong in [
+        "sort=",
+        "sort=Balance",
+        "sort=credits",
+        "sort=1",
+        "sort=balance&sort=balance",
+    ] {
+        let refused = admin.get(&format!("/users?{wrong}")).await;
+        let refused = refused.refused(400, "invalid_request");
+        assert_eq!(refused["errors"][0]["pointer"], "sort", "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_finds_the_accounts_whose_addresses_have_the_part_in_every_order() {
+    let server = TestServer::start(config()).await;
+    let admin = server.admin();
+    let mut names: Vec<_> = (0..30).map(numbered).collect();
+    for (at, name) in names.iter().enumerate() {
+        account(&server, name, at as i64 % 4, server.clock.now()).await;
+    }
+    names.sort_unstable();
+    let whole = names[7].clone();
+    let end = whole[30..].to_owned();
+    let parts = [
+        "",
+        "remes1",
+        "7",
+        "07",
+        "00",
+        "x0",
+        "true",
+        "REMES1Q",
+        "%71",
+        whole.as_str(),
+        end.as_str(),
+        "b",
+        "_",
+        "%25",
+        "%27%20OR%201",
+    ];
+    for part in parts {
+        let decoded = part
+            .replace("%71", "q")
+            .replace("%25", "%")
+            .replace("%27%20", "' ");
+        let decoded = decoded.replace("%20", " ").to_ascii_lowercase();
+        let matching: Vec<_> = names
+            .iter()
+            .filter(|name| name.contains(&decoded))
+            .collect();
+        for sort in ["address", "created", "balance", "last_used"] {
+            let query = format!("search={part}&sort={sort}");
+            let mut found = addresses(&admin, &query, 3).await;
+            found.sort_unstable();
+            assert_eq!(found.iter().collect::<Vec<_>>(), matching, "{query}");
+        }
+    }
+    let longest = "a".repeat(64);
+    let none = addresses(&admin, &format!("search={longest}"), 1).await;
+    assert_eq!(none, Vec::<String>::new());
+    for wrong in [format!("{longest}a"), "%C3%A9".to_owned(), "%ff".to_owned()] {
+        let refused = admin.get(&format!("/users?search={wrong}")).await;
+        let refused = refused.refused(400, "invalid_request");
+        assert_eq!(refused["errors"][0]["pointer"], "search", "{wrong}");
+    }
+    let own = server.caller(W1, &["read", "keys"]).await;
+    own.get("/users?search=a").await.refused(403, "forbidden");
+}
+
+#[tokio::test]
+async fn the_last_use_of_an_account_is_the_newest_of_its_keys_and_outlives_them() {
+    let server = TestServer::start(config()).await;
+    let first = server.caller(W1, &["read"]).await;
+    let second = server.caller(W1, &["read"]).await;
+    account(&server, W2, 0, server.clock.now()).await;
+    server.wait_for_noon();
+    first.get("/auth/me").await.expect(200);
+    server.clock.advance(Duration::from_secs(600));
+    second.get("/auth/me").await.expect(200);
+    let used = server.clock.now();
+    let used = Timestamp::from_millis(used.millis() - used.millis() % 60_000);
+    let me = second.get("/auth/me").await.expect(200);
+    let id = me["key"]["id"].as_str().unwrap().to_owned();
+    let folder = server.shutdown().await;
+    let database = folder.path().join("edge.db");
+    let (_, listed) = edge(&database, &["users", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let of = |text: &str| {
+        let users = listed["users"].as_array().unwrap().iter();
+        let mut own = users.filter(|user| user["wallet_address"] == text);
+        own.next().unwrap()["last_used_at"].clone()
+    };
+    assert_eq!((of(W1), of(W2)), (json!(used), json!(null)));
+    let store = SqliteStore::open(&database, false).unwrap();
+    let later = used.plus(Duration::from_secs(40 * 86_400));
+    let revoked = store.revoke_key(id.clone(), None, Actor::local(used)).await;
+    assert!(revoked.is_ok());
+    store.purge(later).await.unwrap();
+    assert_eq!(store.key(id).await, Ok(None));
+    let query = UserQuery {
+        search: W1.to_owned(),
+        limit: 9,
+        ..UserQuery::default()
+    };
+    let found = store.users(query).await.unwrap();
+    assert_eq!(found[0].last_used_at, Some(used));
+}
+
+/// Another address for each number.
+fn numbered(number: u8) -> String {
+    let prefix = bech32::Hrp::parse("remes").unwrap();
+    bech32::encode::<bech32::Bech32>(prefix, &[number; 20]).unwrap()
 }

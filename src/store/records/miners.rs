@@ -82,6 +82,29 @@ pub struct MinerStats {
     pub recorded_at: Option<Timestamp>,
 }
 
+/// The newest sample of a worker.
+#[derive(Clone, PartialEq, Debug, serde::Serialize)]
+pub struct WorkerStats {
+    /// The name of the miner within its wallet.
+    pub worker: String,
+    /// Work done, in `hashrate_unit`.
+    pub hashrate: f64,
+    /// The unit.
+    pub hashrate_unit: HashrateUnit,
+    /// Degrees Celsius; where the newest sample left it out, as an earlier one has it.
+    pub gpu_temperature: Option<f64>,
+    /// Watts drawn.
+    pub power_watts: Option<f64>,
+    /// Shares that the pool accepted since the miner started.
+    pub accepted: Option<i64>,
+    /// Shares that the pool rejected since then.
+    pub rejected: Option<i64>,
+    /// Whether the sample is recent.
+    pub is_active: bool,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+}
+
 /// Shares that the pool accepted in a time, as the miners count them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {

@@ -40,49 +40,6 @@ pub(super) fn ensure(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<
     Ok(execute(c, sql::INSERT_USER, values)? == 1)
 }
 
-pub(super) fn user(c: &Connection, wallet: &Wallet) -> Result<User> {
-    first(c, sql::SELECT_USER, [wallet], user_in)?.ok_or(StoreError::UserNotFound)
-}
-
-/// Blocks an account, or unblocks it.
-pub(super) fn set_blocked(
-    c: &Connection,
-    wallet: &Wallet,
-    blocked: bool,
-    actor: &Actor,
-) -> Result<User> {
-    if execute(c, sql::SET_BLOCKED, params![wallet, blocked])? > 0 {
-        let action = if blocked {
-            "users.block"
-        } else {
-            "users.unblock"
-        };
-        audit::record(c, actor, action, wallet.as_str(), None, None)?;
-    }
-    user(c, wallet)
-}
-
-pub(super) fn users(
-    c: &Connection,
-    after: Option<&Wallet>,
-    limit: usize,
-) -> rusqlite::Result<Vec<User>> {
-    let after = after.map_or("", Wallet::as_str);
-    all(c, sql::SELECT_USERS, params![after, count(limit)], user_in)
-}
-
-fn user_in(row: &Row<'_>) -> rusqlite::Result<User> {
-    let last_mining_at: Option<Timestamp> = row.get(3)?;
-    Ok(User {
-        wallet_address: row.get(0)?,
-        credits: row.get(1)?,
-        is_miner: last_mining_at.is_some(),
-        last_mining_at,
-        created_at: row.get(2)?,
-        blocked: row.get(4)?,
-    })
-}
-
 /// The id of an account and its balance.
 fn account(c: &Connection, wallet: &Wallet) -> Result<(i64, Credits)> {
     first(c, sql::SELECT_ACCOUNT, [wallet], pair)?.ok_or(StoreError::UserNotFound)

@@ -1,6 +1,8 @@
 //! Backups: verified copies of the whole database, each a single file. This module makes, lists, prunes, verifies and
 //! restores them.
 
+mod of_store;
+
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -12,13 +14,10 @@ use rusqlite::backup::StepResult;
 
 use super::connections::{self, OpenError};
 use super::read_only::ReadOnly;
-use super::{SqliteStore, audit, check, closed, identity, read_only, sql, verify};
+use super::{audit, check, identity, read_only, sql, verify};
 use crate::model::Timestamp;
 use crate::store::lock::with_suffix;
-use crate::store::{
-    Actor, Backup, Backups, InstanceLock, LedgerReport, Result, StoreError, async_trait, folder_of,
-    real_path,
-};
+use crate::store::{Actor, Backup, InstanceLock, LedgerReport, folder_of, real_path};
 
 /// Copies a snapshot of `database` to the new file `to`, and verifies it before it gets that name. Others may read and
 /// write the database meanwhile without waiting; what they commit after the start is not in the copy. Blocks until it is
@@ -143,71 +142,6 @@ pub(super) fn delete_replaced(database: &Path, now: Timestamp) -> std::io::Resul
         }
     }
     Ok(())
-}
-
-#[async_trait]
-impl Backups for SqliteStore {
-    async fn back_up(
-        &self,
-        folder: Option<PathBuf>,
-        keep: Option<usize>,
-        now: Timestamp,
-    ) -> Result<Backup> {
-        // Held until the backup has its name, verification included.
-        let conflict = |_| StoreError::Conflict("a backup is being made already".to_owned());
-        let _one = self.backing_up.try_lock().map_err(conflict)?;
-        let path = self.path.clone();
-        let lock = self.lock().clone().ok_or_else(closed)?;
-        in_background(move || {
-            let copy = copy(&path, backup_file(&path, folder.as_deref(), now))?;
-            // The path may be another file's by now.
-            if let Some(fault) = lock.fault() {
-                return Err(unavailable(fault));
-            }
-            let backup = copy.finish()?;
-            if let Some(keep) = keep {
-                prune_backups(&path, Path::new(&backup.path), keep, now).map_err(unavailable)?;
-            }
-            Ok(backup)
-        })
-        .await
-    }
-
-    async fn last_backup(
-        &self,
-        folder: Option<PathBuf>,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>> {
-        let path = self.path.clone();
-        let backups = move || backups(&path, folder.as_deref());
-        let backups = tokio::task::spawn_blocking(backups).await;
-        let backups = backups.map_err(|error| StoreError::Internal(error.to_string()))?;
-        let made_at = backups.map_err(unavailable)?.into_iter();
-        let made_at = made_at.map(|(made_at, _)| made_at);
-        Ok(made_at.filter(|made_at| *made_at <= now).max())
-    }
-}
-
-/// Runs blocking file operations on a separate thread of lower priority.
-async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    let thread = move || {
-        // Of this thread only on Linux (setpriority(2), "C library/kernel differences"); elsewhere of the process.
-        if cfg!(target_os = "linux") {
-            let _ = rustix::process::setpriority_process(None, 10);
-        }
-        let _ = reply.send(work());
-    };
-    let builder = std::thread::Builder::new().name("r3mes-backup".to_owned());
-    builder.spawn(thread).map_err(unavailable)?;
-    let done = answer.await;
-    done.unwrap_or_else(|error| Err(StoreError::Internal(error.to_string())))
-}
-
-fn unavailable(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Unavailable(error.to_string())
 }
 
 /// Checks a backup: every page, and every wallet's ledger.

@@ -75,7 +75,7 @@ impl From<rusqlite::Error> for OpenError {
 /// "R3ME", the application id in the file's header, by which `file` and this program recognise it.
 const APPLICATION_ID: i64 = 0x5233_4D45;
 /// The version of the schema that this program writes, in the file's `PRAGMA user_version`.
-pub const SCHEMA_VERSION: i64 = 8;
+pub const SCHEMA_VERSION: i64 = 9;
 
 /// The schema of a new file.
 pub(super) const SCHEMA: &str = include_str!("../../../schema.sql");

@@ -83,7 +83,12 @@ pub(super) fn insert(c: &Connection, key: &KeyRecord, imported: bool) -> rusqlit
         limits.and_then(|limits| limits.credit_period),
         limits.and_then(|limits| limits.max_concurrency),
     ];
-    Ok(execute(c, sql::INSERT_KEY, values)? == 1)
+    let is_new = execute(c, sql::INSERT_KEY, values)? == 1;
+    // Of an imported key.
+    if let (Some(wallet), Some(at)) = (&key.wallet, key.last_used.filter(|_| is_new)) {
+        execute(c, sql::SET_USER_USED, params![wallet, at])?;
+    }
+    Ok(is_new)
 }
 
 /// Replaces the SHA-256 of an imported key with its own hash, and returns the key; also if this was done already.
@@ -183,8 +188,12 @@ pub(super) fn purge(c: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
 }
 
 pub(super) fn touch(c: &Connection, touched: &[(String, Timestamp)]) -> rusqlite::Result<()> {
+    let mut touched: Vec<_> = touched.iter().collect();
+    // The last one is that of the account.
+    touched.sort_by_key(|(_, at)| *at);
     for (id, at) in touched {
         execute(c, sql::TOUCH_KEY, params![id, at])?;
+        execute(c, sql::SET_USER_USED_BY_KEY, params![id, at])?;
     }
     Ok(())
 }

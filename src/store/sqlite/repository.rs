@@ -12,7 +12,7 @@ use super::verify::{self, LedgerVerifier, Scope};
 use super::writer::{Writer, Written};
 use super::{
     SqliteStore, accounts, audit, backup, clock, disk_free, idempotency, keys, rollup, telemetry,
-    usage,
+    usage, users,
 };
 use crate::auth::{KeyHash, KeyRecord};
 use crate::model::{ClockReading, Credits, Retention, Sample, Timestamp, Wallet};
@@ -78,13 +78,17 @@ repository! { self,
         self.change(create, |done| done.as_new().map(|_| Change::Account)).await
     }
     user(wallet: Wallet) -> User {
-        self.get(|c| accounts::user(c, &wallet)).await
+        self.get(|c| users::user(c, &wallet)).await
     }
-    users(after: Option<Wallet>, limit: usize) -> Vec<User> {
-        self.read(move |c| accounts::users(c, after.as_ref(), limit)).await
+    available(wallet: Wallet) -> Credits {
+        let balance = self.get(|c| accounts::balance(c, &wallet)).await?;
+        Ok(self.holds.available(&wallet).map_or(balance, |available| available.min(balance)))
+    }
+    users(query: UserQuery) -> Vec<ListedUser> {
+        self.read(move |c| users::users(c, &query)).await
     }
     set_blocked(wallet: Wallet, blocked: bool, actor: Actor) -> User {
-        let set = move |c: &Connection| accounts::set_blocked(c, &wallet, blocked, &actor);
+        let set = move |c: &Connection| users::set_blocked(c, &wallet, blocked, &actor);
         self.change(set, |user| Some(Change::Blocked(user.wallet_address))).await
     }
     grant(wallet: Wallet, amount: Credits, reason: String, reference: Option<String>, actor: Actor, request: Option<IdempotentRequest<(LedgerEntry, bool)>>)
@@ -280,6 +284,12 @@ repository! { self,
     }
     miner(wallet: Wallet, now: Timestamp) -> MinerStats {
         self.get(|c| telemetry::miner(c, &wallet, now)).await
+    }
+    workers(wallet: Wallet, now: Timestamp, limit: usize) -> Vec<WorkerStats> {
+        self.read(move |c| telemetry::workers(c, &wallet, now, limit)).await
+    }
+    recent_miners(now: Timestamp, limit: usize) -> Vec<Wallet> {
+        self.read(move |c| telemetry::recent_miners(c, now, limit)).await
     }
     earnings(wallet: Wallet, period: Range<Timestamp>) -> Vec<EarningsDay> {
         self.read(move |c| telemetry::earnings(c, &wallet, period)).await

@@ -21,8 +21,19 @@ statements! {
     INSERT_USER = "INSERT INTO users (wallet, created_at) VALUES (?1, ?2) ON CONFLICT (wallet) DO NOTHING";
     SELECT_USER = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet), u.blocked
                    FROM users u WHERE u.wallet = ?1";
-    SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet), u.blocked
-                    FROM users u WHERE u.wallet > ?1 ORDER BY u.wallet LIMIT ?2";
+    // An empty part is in every address.
+    SELECT_USERS = "SELECT u.wallet, u.credits, u.created_at, (SELECT max(w.recorded_at) FROM workers w WHERE w.wallet = u.wallet), u.blocked, u.last_used
+                    FROM users u WHERE u.wallet > ?1 AND instr(u.wallet, ?3) > 0 ORDER BY u.wallet LIMIT ?2";
+    // By a value of each account, which no index has: one would cost every charge a write. An admin's list reads the table.
+    SELECT_USERS_BY_VALUE = "SELECT address, credits, created_at, (SELECT max(recorded_at) FROM workers WHERE wallet = address), blocked, last_used FROM (
+                                 SELECT address, credits, created_at, blocked, last_used, sorted_by FROM (
+                                     SELECT wallet AS address, credits, created_at, blocked, last_used,
+                                            CASE ?5 WHEN 1 THEN created_at WHEN 2 THEN credits ELSE coalesce(last_used, -1) END AS sorted_by
+                                     FROM users WHERE id > 0 AND instr(wallet, ?3) > 0)
+                                 WHERE sorted_by < ?4 OR (sorted_by = ?4 AND address > ?1) ORDER BY sorted_by DESC, address LIMIT ?2)
+                             ORDER BY sorted_by DESC, address";
+    SET_USER_USED = "UPDATE users SET last_used = max(coalesce(last_used, ?2), ?2) WHERE wallet = ?1";
+    SET_USER_USED_BY_KEY = "UPDATE users SET last_used = ?2 WHERE wallet = (SELECT wallet FROM api_keys WHERE id = ?1)";
     SET_BLOCKED = "UPDATE users SET blocked = ?2 WHERE wallet = ?1 AND blocked <> ?2";
     SELECT_ACCOUNT = "SELECT id, credits FROM users WHERE wallet = ?1";
     SELECT_CREDITS = "SELECT credits FROM users WHERE id = ?1";
@@ -196,6 +207,19 @@ statements! {
                     LEFT JOIN (SELECT * FROM latest ORDER BY recorded_at DESC, worker DESC LIMIT 1) latest_one
                     LEFT JOIN latest latest_active ON latest_active.unit = latest_one.unit AND latest_active.recorded_at >= min(latest_one.recorded_at, ?2)
                     WHERE u.wallet = ?1 GROUP BY u.wallet";
+    // With the values of its row, which the sample may have left out; instead of a row from the future (after ?3) the newest
+    // sample that is not.
+    SELECT_WORKER_STATS = "SELECT w.worker, w.recorded_at, w.hashrate, w.unit, w.gpu_temperature, s.power_watts, s.accepted, s.rejected
+                           FROM workers w LEFT JOIN mining_stats s ON s.worker = w.id AND s.recorded_at = w.recorded_at
+                           WHERE w.wallet = ?1 AND w.recorded_at BETWEEN ?2 AND ?3
+                           UNION ALL
+                           SELECT w.worker, s.recorded_at, s.hashrate, s.unit, s.gpu_temperature, s.power_watts, s.accepted, s.rejected
+                           FROM workers w JOIN mining_stats s ON s.worker = w.id
+                           AND s.recorded_at = (SELECT max(recorded_at) FROM mining_stats WHERE worker = w.id AND recorded_at <= ?3)
+                           WHERE w.wallet = ?1 AND w.recorded_at > ?3 AND s.recorded_at >= ?2
+                           ORDER BY 2 DESC, 1 LIMIT ?4";
+    // Read until enough wallets were seen, each of which has a bounded number of rows.
+    SELECT_RECENT_WORKERS = "SELECT wallet FROM workers WHERE recorded_at <= ?1 ORDER BY recorded_at DESC, wallet DESC";
     SELECT_EARNINGS_BY_DAY = "SELECT sum(earnings), max(recorded_at) FROM earnings_history WHERE wallet = ?1 AND recorded_at >= ?2 AND recorded_at < ?3
                               GROUP BY recorded_at / 86400000 ORDER BY recorded_at / 86400000";
 

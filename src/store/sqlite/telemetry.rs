@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Row, params};
@@ -12,7 +13,7 @@ use super::{audit, rollup, sql};
 use crate::model::{Credits, Sample, Timestamp, Wallet};
 use crate::store::{
     Actor, Counted, Earning, EarningsDay, MinerStats, OperationId, RankedMiner, Recorded, Result,
-    Shares, StoreError, Totals, active_since, latest_sample,
+    Shares, StoreError, Totals, WorkerStats, active_since, latest_sample,
 };
 
 pub(super) fn record(
@@ -165,6 +166,52 @@ pub(super) fn miner(c: &Connection, wallet: &Wallet, now: Timestamp) -> Result<M
         })
     })?;
     miner.ok_or(StoreError::UserNotFound)
+}
+
+pub(super) fn workers(
+    c: &Connection,
+    wallet: &Wallet,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<WorkerStats>> {
+    accounts::balance(c, wallet)?;
+    let since = now.minus(Duration::from_secs(86_400));
+    let active_since = active_since(now);
+    let values = params![wallet, since, latest_sample(now), count(limit)];
+    let workers = all(c, sql::SELECT_WORKER_STATS, values, |row| {
+        let recorded_at = row.get(1)?;
+        Ok(WorkerStats {
+            worker: row.get(0)?,
+            hashrate: row.get(2)?,
+            hashrate_unit: row.get(3)?,
+            gpu_temperature: row.get(4)?,
+            power_watts: row.get(5)?,
+            accepted: row.get(6)?,
+            rejected: row.get(7)?,
+            is_active: recorded_at >= active_since,
+            recorded_at,
+        })
+    })?;
+    Ok(workers)
+}
+
+/// The wallets with the newest samples. As it ends at the last wallet, it reads few rows more than those wallets have workers.
+pub(super) fn recent_miners(
+    c: &Connection,
+    now: Timestamp,
+    limit: usize,
+) -> rusqlite::Result<Vec<Wallet>> {
+    let mut select = c.prepare_cached(sql::SELECT_RECENT_WORKERS)?;
+    let mut rows = select.query([latest_sample(now)])?;
+    let mut wallets = Vec::new();
+    while wallets.len() < limit {
+        let Some(row) = rows.next()? else { break };
+        let wallet = row.get(0)?;
+        if !wallets.contains(&wallet) {
+            wallets.push(wallet);
+        }
+    }
+    Ok(wallets)
 }
 
 pub(super) fn earnings(

@@ -26,7 +26,7 @@ const fn row(arguments: &'static str, nowhere: i32, alone: i32) -> Row {
     }
 }
 
-const ROWS: [Row; 34] = [
+const ROWS: [Row; 35] = [
     row(
         "keys create --wallet W1 --name rig --scopes read --expires 1d",
         3,
@@ -48,6 +48,7 @@ const ROWS: [Row; 34] = [
     row("ledger export", 3, 0),
     row("audit list", 3, 0),
     row("backup create", 3, 0),
+    row("backup list", 3, 0),
     row("backup verify COPY", 3, 0),
     row("restore COPY", 3, 0),
     row("db check", 3, 0),

@@ -16,6 +16,7 @@ pub(super) fn update(operation: &mut Value, route: &Route) {
         ("{wallet}", "Wallet"),
         ("models/{id}", "ModelId"),
         ("keys/{id}", "KeyId"),
+        ("backups/{name}", "BackupName"),
         ("{name}", "BreakerName"),
     ];
     let in_path = names
