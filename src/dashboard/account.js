@@ -1,47 +1,55 @@
-// The wallet, its key and its ledger; then the start.
+// The wallet, its balance and ledger; then the start.
 
 function showLedger() {
-  const now = ledger.data;
-  by("balance-box").hidden = !now;
-  if (!now) return;
-  set("balance", credits(now.credits));
-  const made = now.entries.map(({ id, reason, amount, balance, created_at }) => make("tr", { "data-id": id },
-    make("th", { scope: "row" }, reason, " ", make("time", { datetime: created_at, class: "quiet" }, dayClock.format(new Date(created_at)))),
-    make("td", { class: amount < 0 ? "out" : "in" }, `${amount < 0 ? "−" : "+"}${credits(Math.abs(amount))}`),
-    make("td", { class: "quiet" }, credits(balance))));
+  const now = ledger.data, balance = now?.credits ?? (own() ? holder.credits : null);
+  by("balance-box").hidden = balance === null;
+  set("balance", credits(balance));
+  const made = (now?.entries ?? []).map(({ id, reason, amount, balance, created_at }) => make("tr", { "data-id": id },
+    make("th", { scope: "row" }, reason, make("time", { datetime: created_at, class: "quiet" }, dayClock.format(new Date(created_at)))),
+    make("td", { class: amount < 0 ? "out" : "in" }, `${amount < 0 ? "−" : "+"}${credits(Math.abs(amount))}`, make("span", { class: "quiet" }, credits(balance)))));
   const body = by("entries").tBodies[0], same = (row, i) => row.isEqualNode(body.rows[i]);
   if (made.length !== body.rows.length || !made.every(same)) body.replaceChildren(...made);
 }
 
 /** Whether the reader is about to name another wallet. */
 let choosing = false;
+/** Wallets offered: those whose miners reported, and those that earned. */
+let known = [];
+const OTHER = "other";
 
 function showAccount() {
   const gated = leaders.trouble?.status === 401 && key === null;
   document.body.toggleAttribute("data-gated", gated);
   set("account-title", gated ? "For holders of a key" : "Wallet");
-  set("key-hint", gated
-    ? "This node shows its figures to holders of a key only. The key stays in this page's memory and goes when you leave."
-    : "Shows balance, ledger and earnings by the hour. It stays in this page's memory and goes when you leave.");
-  by("key-form").hidden = key !== null;
+  by("gated-hint").hidden = !gated;
+  by("sign-in").hidden = key !== null;
+  by("keplr-form").hidden = !window.keplr;
   by("key-box").hidden = key === null;
   by("wallet").hidden = !wallet();
   set("wallet", wallet());
   // A wallet's key identifies its wallet.
   const given = gated || Boolean(holder?.wallet_address);
   by("wallet-form").hidden = given || Boolean(wallet() && !choosing);
-  by("wallet-other").hidden = given || !wallet() || choosing;
+  const offered = wallet() && !known.includes(wallet()) ? [wallet(), ...known] : known;
+  by("wallet-choice").hidden = given || !wallet() || choosing || offered.length < 2;
+  by("wallet-other").hidden = given || !wallet() || choosing || offered.length > 1;
+  const options = [...offered.map((address) => make("option", { value: address }, `${address.slice(0, 12)}…${address.slice(-6)}`)), make("option", { value: OTHER }, "Another wallet…")];
+  const choice = by("wallet-select"), isSame = options.length === choice.options.length && options.every((option, i) => option.value === choice.options[i].value);
+  if (!isSame) choice.replaceChildren(...options);
+  if (choice.value !== wallet()) choice.value = wallet();
   if (holder) set("key-about", `Key ${holder.key.id.slice(0, 12)}… · ${holder.key.scopes.join(", ")}${holder.key.expires_at ? ` · until ${dayClock.format(new Date(holder.key.expires_at))}` : ""}`);
   showLedger();
 }
 
-function showLeaders() {
-  const wallets = leaders.data?.miners.map((row) => row.wallet_address) ?? [];
-  const before = wallet();
-  sole = wallets.length === 1 ? wallets[0] : "";
-  by("wallets").replaceChildren(...wallets.map((address) => make("option", { value: address })));
-  // A wallet that just began to earn is on it within a minute.
-  leaders.every = wallet() ? MINUTE : 10 * SECOND;
+function showKnown() {
+  const before = wallet(), reported = (network.data?.wallets ?? []).filter(asWallet);
+  const earned = leaders.data?.miners.map((row) => row.wallet_address) ?? [];
+  known = [...new Set([...reported, ...earned])];
+  usual = reported[0] ?? (earned.length === 1 ? earned[0] : "");
+  const listed = by("wallets"), isSame = known.length === listed.children.length && known.every((address, i) => address === listed.children[i].value);
+  if (!isSame) listed.replaceChildren(...known.map((address) => make("option", { value: address })));
+  // A miner that begins to report is on it soon.
+  leaders.every = network.every = wallet() ? MINUTE : 10 * SECOND;
   if (wallet() !== before) turnTo();
 }
 
@@ -51,51 +59,17 @@ function turnTo() {
   showAll();
 }
 
-/** Another key, or none: every response may differ. */
-function useKey(text, me) {
-  [key, holder] = [text, me];
-  rates.polls = [];
-  started = true;
-  for (const feed of feeds) if (feed !== health && feed !== ready) feed.restart();
-  showAll();
-  for (const listener of keyListeners) listener(me);
+function nameWallet(address) {
+  [named, choosing] = [address, false];
+  history.replaceState(null, "", `#${address}`);
+  turnTo();
 }
-
-keyRefused = (trouble) => {
-  useKey(null, null);
-  set("key-problem", `The key opens nothing any more: ${trouble.message}.`);
-};
-
-by("key-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const field = by("key-field"), text = field.value.trim();
-  set("key-problem", text ? "" : "Paste a key first.");
-  if (!text) return;
-  try {
-    const me = await ask("/auth/me", { withKey: text });
-    field.value = "";
-    const focused = by("key-form").contains(document.activeElement);
-    useKey(text, me);
-    if (focused) by("key-forget").focus();
-  } catch (error) {
-    if (!(error instanceof Trouble)) throw error;
-    set("key-problem", error.kind === "gone" ? "The node does not answer; try again in a moment." : `Not accepted: ${error.message}.`);
-  }
-});
-
-by("key-forget").addEventListener("click", () => {
-  useKey(null, null);
-  by("key-field").focus();
-});
 
 by("wallet-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = asWallet(by("wallet-field").value.trim());
   set("wallet-problem", text ? "" : "A wallet is remes1 and 38 characters.");
-  if (!text) return;
-  [named, choosing] = [text, false];
-  history.replaceState(null, "", `#${text}`);
-  turnTo();
+  if (text) nameWallet(text);
 });
 
 addEventListener("hashchange", () => {
@@ -103,11 +77,14 @@ addEventListener("hashchange", () => {
   turnTo();
 });
 
-by("wallet-other").addEventListener("click", () => {
+function chooseOther() {
   choosing = true;
   showAccount();
   by("wallet-field").focus();
-});
+}
+
+by("wallet-other").addEventListener("click", chooseOther);
+by("wallet-select").addEventListener("change", ({ target }) => target.value === OTHER ? chooseOther() : nameWallet(target.value));
 
 by("ranges").addEventListener("change", (event) => {
   range = event.target.value;
@@ -118,12 +95,13 @@ by("ranges").addEventListener("change", (event) => {
 });
 
 const shows = {
-  health: [showUpstreams], chain: [showUpstreams], alerts: [showAlerts], metrics: [showMetrics], leaders: [showLeaders, showAccount],
-  miner: [showMiner], hashrate: [showHashrate], earnings: [showEarnings], mined: [showEarnings], ledger: [showAccount], ready: [],
+  health: [showUpstreams], chain: [showUpstreams], alerts: [showAlerts], metrics: [showMetrics], leaders: [showKnown, showAccount],
+  network: [showKnown, showAccount], miner: [showMiner], workers: [showWorkers], hashrate: [showHashrate], earnings: [showEarnings],
+  mined: [showEarnings], ledger: [showAccount], models: [showModels], usage: [showOwnUsage], keys: [showOwnKeys],
 };
 
 function changed(feed) {
-  for (const show of shows[feed.name]) show();
+  for (const show of shows[feed.name] ?? []) show();
   if (feed === leaders && !started && feed.trouble?.status !== 401) startClosed();
   showPanels();
 }
@@ -134,21 +112,24 @@ function showPanels() {
 }
 
 function showAll() {
-  for (const show of new Set(Object.values(shows).flat())) if (show !== showLeaders) show();
+  for (const show of new Set(Object.values(shows).flat())) if (show !== showKnown) show();
   showPanels();
 }
 
 /** Feeds that may need a key are polled when it is known whether they do. */
 let started = false;
+const openFeeds = [health, ready, leaders];
 function startClosed() {
   started = true;
-  for (const feed of feeds) if (![health, ready, leaders].includes(feed)) feed.poll();
+  for (const feed of feeds) if (!openFeeds.includes(feed)) feed.poll();
 }
 
-for (const feed of [health, ready, leaders]) feed.poll();
+for (const feed of openFeeds) feed.poll();
 // Ages change without new data.
 setInterval(() => {
   showPanels();
   if (!document.hidden) showMiner();
 }, SECOND);
 showAll();
+const remembered = tabStorage()?.getItem(STORED);
+if (remembered) resume(remembered);

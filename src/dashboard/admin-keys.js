@@ -5,16 +5,6 @@ const SCOPES = { chat: "chat: spends credits on models", read: "read: reads the 
 /** How a key is called in questions and results. */
 const keyName = ({ id, name, wallet_address }) => `${name ? `"${name}" (${id})` : id}${wallet_address ? ` of ${wallet_address}` : ""}`;
 
-function limitsOf({ limits, spent }) {
-  if (!limits) return none;
-  const { models, credit_limit, credit_period, max_concurrency } = limits;
-  return [
-    credit_limit != null && `${credits(spent ?? 0)} of ${credits(credit_limit)} credits ${credit_period === "total" ? "in total" : `this ${credit_period}`}`,
-    max_concurrency != null && `${max_concurrency} at a time`,
-    models && `only ${models.join(", ")}`,
-  ].filter(Boolean).join("; ");
-}
-
 function stateOf({ is_active, expires_at }) {
   if (is_active) return marked("ok", "active");
   return marked("", expires_at && Date.parse(expires_at) <= Date.now() ? "expired" : "revoked");
@@ -36,7 +26,7 @@ const keyColumns = [
   { title: "Begins with", of: (row) => mono(row.start) },
   { title: "Wallet", of: (row) => row.wallet_address ? walletButton(row.wallet_address) : "admin" },
   { title: "Scopes", of: (row) => row.scopes.join(", ") },
-  { title: "Limits", of: limitsOf },
+  { title: "Limits", of: (row) => limitsOf(row) || none },
   { title: "State", of: stateOf },
   { title: "Last used", of: (row) => whenAgo(row.last_used) },
   { title: "Ends", of: (row) => when(row.expires_at) },

@@ -70,12 +70,12 @@ const backupColumns = [
   { title: "Size", number: true, of: (row) => asSize(row.bytes) },
   {
     title: "Actions", of: ({ name }) => actionButton("Verify", (button) => {
-      say("");
+      tell("");
       attempt(button, async () => {
         const { ledger } = await send("POST", `/admin/backups/${encodeURIComponent(name)}/verify`);
         const mistakes = ledger?.mistakes?.length ?? 0;
         if (mistakes) complain(`The backup ${name} is not good: its ledger has ${count(mistakes, "mistake")}.`);
-        else say(`The backup ${name} is good${ledger ? `: ${checkedRows(ledger)}` : ""}.`);
+        else tell(`The backup ${name} is good${ledger ? `: ${checkedRows(ledger)}` : ""}.`);
       });
     }, { label: `Verify ${name}` }),
   },

@@ -8,7 +8,7 @@ const adminPages = [];
 /** The panel that is open, and how many times one was read: the response to an earlier read is out of date. */
 let adminOpen = "", adminTurn = 0;
 
-const say = (text) => set("admin-done", text);
+const tell = (text) => set("admin-done", text);
 const complain = (text, element = by("admin-problem")) => { element.textContent = text; };
 
 /** Why an action failed. The server's message names the field, which may be its first word. */
@@ -42,7 +42,7 @@ async function attempt(button, run, { idempotent = false, problem = by("admin-pr
 
 /** An action on one thing: asks, sends, says how it went, and reads the panel anew. `run` returns what to say. */
 async function act(button, question, word, run, options = {}) {
-  say("");
+  tell("");
   complain("");
   if (!(await confirmed(question, { word }))) return;
   const before = key;
@@ -50,7 +50,7 @@ async function act(button, question, word, run, options = {}) {
   const isDone = await attempt(button, async () => { done = await run(); }, options);
   // What was done for the holder of another key is not for this one.
   if (!isDone || before !== key) return;
-  say(done);
+  tell(done);
   await refreshPanel(button);
 }
 
@@ -59,7 +59,7 @@ const headingOfPanel = () => panelBox()?.querySelector("h3[tabindex]");
 
 function openPanel(name) {
   adminOpen = name;
-  say("");
+  tell("");
   for (const button of by("admin-nav").children) {
     const { view } = button.dataset;
     // An account is one of the accounts.
@@ -182,7 +182,7 @@ function formDialog(id, submit) {
   return () => {
     form.reset();
     complain("", problem);
-    say("");
+    tell("");
     dialog.showModal();
   };
 }
@@ -207,8 +207,8 @@ by("about").before(actionButton("Administration", () => {
 by("admin-nav").addEventListener("click", ({ target }) => { if (target.dataset.view) openPanel(target.dataset.view); });
 for (const button of by("admin").querySelectorAll(".refresh")) {
   button.addEventListener("click", async () => {
-    say("");
-    if (await refreshPanel(button)) say("Read anew.");
+    tell("");
+    if (await refreshPanel(button)) tell("Read anew.");
   });
 }
 onKey(showAdmin);

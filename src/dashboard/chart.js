@@ -2,7 +2,9 @@
 // whose value is the point), and as a table.
 
 const SVG = "http://www.w3.org/2000/svg";
-const STEPS = [5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 5 * DAY, 10 * DAY];
+const STEPS = [MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 5 * DAY, 10 * DAY];
+/** The width of a bar at most. */
+const WIDEST_BAR = 48;
 /** Rows of the table at most; more points are put together. */
 const MOST_ROWS = 60;
 
@@ -80,6 +82,7 @@ class Chart {
     const { width, height } = this;
     const drawn = this.drawn = downsample(points, Math.max(30, Math.floor(width / 3)), from, to);
     this.plot.replaceChildren();
+    this.plot.classList.toggle("empty", drawn.length === 0);
     if (drawn.length === 0) {
       for (const name of ["role", "tabindex", "aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow", "aria-valuetext"]) this.plot.removeAttribute(name);
       this.plot.append(make("p", { class: "nothing quiet" }, empty));
@@ -149,7 +152,8 @@ class Chart {
 
   drawBars(svg, points) {
     this.marks = points.map(({ at, until, value }) => {
-      const x = this.x(at) + 1, width = Math.max(1, this.x(until) - this.x(at) - 2), y = this.y(value);
+      const width = Math.min(WIDEST_BAR, Math.max(1, this.x(until) - this.x(at) - 2)), y = this.y(value);
+      const x = (this.x(at) + this.x(until) - width) / 2;
       const mark = make("svg:rect", { class: "bar", x, y, width, height: Math.max(0, this.y(0) - y), rx: Math.min(2, width / 3) });
       svg.append(mark);
       return mark;

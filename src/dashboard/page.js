@@ -1,71 +1,4 @@
-// The page: its feeds, and where their data is shown. Texts are set as text, never as markup.
-
-const by = (id) => document.getElementById(id);
-const set = (id, text) => { const element = by(id); if (element.textContent !== text) element.textContent = text; };
-const since = (time) => Date.now() - Date.parse(time);
-
-// The state of the page.
-
-const RANGES = {
-  hour: { hours: 1, every: 10 * SECOND, bar: 5 * MINUTE, words: "the last hour" },
-  day: { hours: 24, every: MINUTE, bar: HOUR, words: "the last 24 hours" },
-  month: { hours: 720, every: 5 * MINUTE, bar: DAY, words: "the last 30 days" },
-};
-let range = "hour";
-/** The response of `GET /auth/me` for the key. */
-let holder = null;
-/** The wallet that was entered; it is not secret and may be in the URL. */
-const asWallet = (text) => /^remes1[02-9ac-hj-np-z]{38}$/.test(text) ? text : "";
-let named = asWallet(location.hash.slice(1));
-/** The only wallet of the leaderboard, where there is only one. */
-let sole = "";
-const wallet = () => holder?.wallet_address ?? (named || sole);
-const mayReadLedger = () => holder !== null && wallet() !== "" && holder.key.scopes.some((scope) => ["read", "admin"].includes(scope));
-
-// The feeds. Those of a wallet are polled only when a wallet is known.
-
-const ofWallet = (path) => async () => wallet() ? ask(path(wallet())) : undefined;
-const health = new Feed("health", 2 * SECOND, () => ask("/health", { open: true }));
-const ready = new Feed("ready", 3 * SECOND, () => ask("/readyz", { open: true }));
-const alerts = new Feed("alerts", 2.5 * SECOND, async () => {
-  try {
-    return await ask("/alerts");
-  } catch (error) {
-    if (error.status === 404) error.wait = MINUTE;
-    throw error;
-  }
-});
-const rates = new Rates();
-const metrics = new Feed("metrics", 3 * SECOND, async () => {
-  rates.add(readMetrics(await ask("/metrics", { accept: "text/plain" })), performance.now());
-  return rates.now();
-});
-const chain = new Feed("chain", 3 * SECOND, async () => health.data?.chain ? ask("/chain/status") : undefined);
-const leaders = new Feed("leaders", MINUTE, () => ask("/leaderboard?limit=100"));
-const miner = new Feed("miner", 3 * SECOND, ofWallet((w) => `/miner/stats/${w}`));
-const hashrate = new Feed("hashrate", RANGES.hour.every, async () => {
-  const of = range;
-  // A third of the size of JSON.
-  return wallet() ? { range: of, lines: await ask(`/miner/hashrate/${wallet()}?hours=${RANGES[of].hours}`, { accept: "text/csv" }) } : undefined;
-});
-const earnings = new Feed("earnings", 30 * SECOND, ofWallet((w) => `/miner/earnings/${w}?days=30`));
-const ledger = new Feed("ledger", 3 * SECOND, async () => mayReadLedger() ? ask(`/users/${wallet()}/ledger?limit=8`) : undefined);
-/** Ledger entries of a day, from a limited number of pages. */
-const LEDGER_PAGES = 4;
-const mined = new Feed("mined", MINUTE, async () => {
-  if (!mayReadLedger() || range === "month") return undefined;
-  const from = Date.now() - DAY, found = [];
-  let cursor = "", reach = from;
-  for (let page = 0; page < LEDGER_PAGES; page++) {
-    const { entries, next_cursor } = await ask(`/users/${wallet()}/ledger?limit=500${cursor && `&cursor=${cursor}`}`);
-    found.push(...entries.filter((entry) => entry.reason === "mining" && Date.parse(entry.created_at) >= from));
-    const oldest = Date.parse(entries.at(-1)?.created_at);
-    if (!next_cursor || oldest < from) return { found, reach: from };
-    [cursor, reach] = [next_cursor, oldest];
-  }
-  return { found, reach };
-});
-const walletFeeds = [miner, hashrate, earnings, ledger, mined];
+// The page: where the data of its feeds is shown. Texts are set as text, never as markup.
 
 // The status line of the node.
 
@@ -86,8 +19,12 @@ function nodeStatus() {
   if (open.length) return ["warn", `${open.map((breaker) => breaker.name).join(", ")} ${open.length === 1 ? "is" : "are"} out of use`, open.map(whyOpen).join(" ")];
   if (now.chain_halted) return ["warn", "The chain is halted", "Its newest block is older than it should be."];
   if (now.status !== "ok") return ["warn", "The node is degraded", ""];
+  if (isIdle()) return ["idle", "Nothing is connected yet", "The node runs and accepts requests. It needs a model to sell answers, and a miner to show."];
   return ["ok", "All systems normal", `${sentence(about)}.`];
 }
+
+/** Whether the node has no upstream, and no miner sends it samples. */
+const isIdle = () => health.data.breakers.length === 0 && !health.data.inference && !network.data?.active_miners && !miner.data?.recorded_at;
 
 function whyOpen(breaker) {
   if (breaker.forced) return `An operator opened ${breaker.name}'s breaker; it stays open until it is reset.`;
@@ -98,10 +35,11 @@ function whyOpen(breaker) {
 function showStatus() {
   const [state, line, more] = nodeStatus();
   document.body.dataset.status = state;
+  by("start").hidden = state !== "idle";
   set("status", line);
   set("status-more", more || "\u00a0");
   set("about", health.data ? `${health.data.version} · up ${span(health.data.uptime_seconds * SECOND)}` : "");
-  document.title = `${{ ok: "OK", warn: "Warning", bad: "Problem", unknown: "…" }[state]} · r3mes-edge`;
+  document.title = `${{ ok: "OK", idle: "Ready", warn: "Warning", bad: "Problem", unknown: "…" }[state]} · r3mes-edge`;
 }
 
 // A feed's panel: its data and their age, or why there are none.
@@ -122,10 +60,33 @@ function why(feed) {
   return `${sentence(message)}.`;
 }
 
+/** What a panel says instead of its data where there are none. */
+const NOTHING = {
+  hashrate: () => miner.data && !miner.data.recorded_at ? "No samples of this wallet's miner yet." : "",
+  miner: ({ recorded_at }) => recorded_at ? "" : "No sample yet.",
+  earnings: ({ earnings: rows }) => rows.some((row) => row.earnings > 0) || miner.data?.total_earnings > 0 ? "" : "Nothing earned yet.",
+  metrics: ({ last }) => sum(last.ended) ? "" : "No chats yet.",
+  health: ({ breakers, chain }) => breakers.length || chain ? "" : "None is configured, and discovery found none; it runs again every minute.",
+  alerts: ({ firing = [], recent = [] }) => firing.length || recent.length ? "" : "No alert fires.",
+  usage: ({ days }) => days.length ? "" : "No paid requests in the last 30 days.",
+};
+const LACKS = {
+  models: () => hasScope("chat") ? "" : "This key may not chat: it has no scope “chat”.",
+  usage: () => hasScope("read") ? "" : "This key may not read the usage: it has no scope “read”.",
+  keys: () => hasScope("keys") ? "" : "This key may not list the wallet's keys: it has no scope “keys”.",
+};
+
+function insteadOfData(feed, hasContent) {
+  if (feed.data !== undefined) return NOTHING[feed.name]?.(feed.data) ?? "";
+  if (feed.trouble) return why(feed);
+  if (walletFeeds.includes(feed) && !wallet() && leaders.data && hasContent) return "No wallet is known yet.";
+  return LACKS[feed.name]?.() ?? "";
+}
+
 function showPanel({ element, feed, content, message, age }) {
   const heard = feed.data !== undefined;
-  const lacksWallet = walletFeeds.includes(feed) && !wallet() && leaders.data;
-  const text = heard ? "" : feed.trouble ? why(feed) : lacksWallet && content ? "No wallet is known yet. Name one, or use its key." : "";
+  const text = insteadOfData(feed, Boolean(content));
+  element.toggleAttribute("data-empty", text !== "");
   if (content) content.hidden = text !== "";
   message.hidden = text === "";
   if (message.textContent !== text) message.textContent = text;
@@ -145,8 +106,8 @@ function showMiner() {
   set("temperature", stats?.gpu_temperature == null ? none : tenths.format(stats.gpu_temperature));
   set("miner-state", !stats ? none : stats.is_active ? "mining" : stats.recorded_at ? "silent" : "never heard");
   by("miner-state").dataset.mark = stats?.recorded_at && !stats.is_active ? "warn" : "";
-  set("blocks-found", stats?.blocks_found == null ? none : whole.format(stats.blocks_found));
-  set("miner-up", stats?.uptime_percentage == null ? none : `${tenths.format(stats.uptime_percentage)} %`);
+  fact("blocks-found", stats?.blocks_found == null ? none : whole.format(stats.blocks_found));
+  fact("miner-up", stats?.uptime_percentage == null ? none : `${tenths.format(stats.uptime_percentage)} %`);
   set("miner-last", stats?.recorded_at ? ago(since(stats.recorded_at)) : none);
   set("earned-total", credits(stats?.total_earnings));
 }
@@ -156,16 +117,20 @@ const tick = (at, step) => (step >= DAY ? dayMonth : clock).format(at);
 const hashrateChart = new Chart(by("hashrate-chart"), { name: "Hashrate", reading: by("hashrate-reading") });
 const earningsChart = new Chart(by("earnings-chart"), { name: "Earnings", bars: true, reading: by("earnings-reading") });
 
+/** Where a chart begins: with its range, or with its data if they cover less than two thirds of that. */
+const startOf = (first, from, to) => first > from + (to - from) / 3 ? Math.min(first, to - (to - from) / 12) : from;
+
 function showHashrate() {
   if (!hashrate.data) return;
   const { range: of, lines } = hashrate.data;
   // recorded_at, hashrate, hashrate_unit, min, max, samples; none of them quoted.
   const all = lines.trimEnd().split("\r\n").slice(1).map((line) => line.split(","));
   const { hours, words } = RANGES[of];
-  const kind = all.at(-1)?.[2], to = Date.now(), from = to - hours * HOUR;
+  const kind = all.at(-1)?.[2], to = Date.now(), earliest = to - hours * HOUR;
   const points = all.filter(([, , unit]) => unit === kind)
     .map(([at, value, , min, max]) => ({ at: Date.parse(at), value: Number(value), min: Number(min), max: Number(max) }))
-    .filter((point) => point.at >= from);
+    .filter((point) => point.at >= earliest);
+  const from = startOf(points[0]?.at ?? earliest, earliest, to);
   const most = Math.max(...points.map((point) => point.max), 0), unit = hashrateIn(kind, most);
   const bare = (number) => hundredths.format(number * unit.factor);
   const value = (number, isBare) => bare(number) + (isBare ? "" : ` ${unit.name}`);
@@ -186,6 +151,14 @@ function bars(length, number, end, amounts) {
     if (bar) bar.value += amount;
   }
   return made.map((bar) => ({ ...bar, value: Math.round(bar.value * 1e6) / 1e6 })).map((bar) => ({ ...bar, min: bar.value, max: bar.value }));
+}
+
+/** Bars without the empty ones before the first, by the rule of `startOf` but a quarter of them at least; none if all are empty. */
+function fit(bars) {
+  const first = bars.findIndex((bar) => bar.value > 0), [from, to] = [bars[0].at, bars.at(-1).until];
+  if (first < 0) return [];
+  const start = startOf(bars[first].at, from, to - (to - from) / 6);
+  return bars.filter((bar) => bar.until > start);
 }
 
 function showEarnings() {
@@ -209,9 +182,9 @@ function showEarnings() {
   by("earnings-note").hidden = note === "";
   set("earnings-note", note);
   const value = (number, bare) => micro.format(exact(number)) + (bare ? "" : " credits");
-  const some = shown.some((bar) => bar.value > 0);
+  const fitted = fit(shown);
   earningsChart.show({
-    points: some ? shown : [], from: shown[0].at, to: shown.at(-1).until, value, utc: !fine, note: fine || month ? `In ${words}` : "Today (UTC)",
+    points: fitted, from: (fitted[0] ?? shown[0]).at, to: shown.at(-1).until, value, utc: !fine, note: fine || month ? `In ${words}` : "Today (UTC)",
     tick: fine ? tick : (at) => utcDay.format(at), summary: `${credits(exact(total(shown)))} credits in ${fine ? words : "the last 30 days"}`,
     time: fine ? (point) => `${clock.format(point.at)} to ${clock.format(point.until)}` : (point) => utcDay.format(point.at),
     empty: `Nothing earned in ${fine ? words : "the last 30 days"}.`,
@@ -224,26 +197,31 @@ function showMetrics() {
   const now = metrics.data;
   if (!now) return;
   const { success = 0, cut = 0, failed = 0, client_left: left = 0, refused = 0 } = now.ended;
-  const minutes = now.ms / MINUTE, quiet = now.chats === 0;
-  // Without recent chats, the latencies are of earlier ones.
-  const { first, whole: answers } = quiet ? now.last : now;
-  set("chat-rate", now.ms == null ? none : tenths.format(now.chats / minutes));
-  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `${count(now.chats, "chat")} in the last ${span(now.ms)}${quiet && sum(now.last.ended) ? "; times of all before" : ""}`);
-  set("first-median", seconds(quantile(first, 0.5)));
-  set("first-slow", seconds(quantile(first, 0.95)));
-  set("whole-median", seconds(quantile(answers, 0.5)));
+  const minutes = (now.ms ?? 0) / MINUTE;
+  // Without recent ones, the latencies are of earlier chats; one may have begun before the window and ended in it.
+  const timed = (name) => now[name]["+Inf"] > 0 ? now[name] : now.last[name];
+  const latency = (buckets, part) => buckets["+Inf"] > 0 ? seconds(quantile(buckets, part)) : "no answer yet";
+  const first = timed("first"), answers = timed("whole");
+  // Of less than a minute a rate says nothing.
+  const isRate = minutes >= 1;
+  set("chat-rate", isRate ? tenths.format(now.chats / minutes) : whole.format(now.chats));
+  set("chat-unit", isRate ? "a minute" : now.chats === 1 ? "chat" : "chats");
+  set("chat-window", now.ms == null ? `${count(now.chats, "chat")} since the node started` : `${count(now.chats, "chat")} in the last ${span(now.ms)}${first === now.last.first && now.last.first["+Inf"] > 0 ? "; times of all before" : ""}`);
+  set("first-median", latency(first, 0.5));
+  set("first-slow", latency(first, 0.95));
+  set("whole-median", latency(answers, 0.5));
   const free = now.released + now.refunded;
   set("chat-free", free > 0 ? `${credits(Math.round(free * 1e6) / 1e6)} credits (${share(free, now.charged + now.released)})` : "nothing");
   const served = success + cut + failed + left + refused;
   set("chat-failed", cut + failed > 0 ? `${whole.format(cut + failed)} (${share(cut + failed, served)})` : "none");
   by("chat-failed").dataset.mark = cut + failed > 0 ? "warn" : "";
   const requests = now.http["+Inf"] ?? 0;
-  set("requests", now.ms == null ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % in ${seconds(quantile(now.http, 0.95))}`);
+  set("requests", !isRate ? count(requests, "request") : `${whole.format(requests / minutes)} a minute, 95 % in ${seconds(quantile(now.http, 0.95))}`);
   const { accepted, rejected, watts } = now.last;
   // They are 0 for a miner that does not report them.
-  set("shares", accepted + rejected > 0 ? `${whole.format(accepted)} accepted, ${whole.format(rejected)} rejected` : none);
+  fact("shares", accepted + rejected > 0 ? `${whole.format(accepted)} accepted, ${whole.format(rejected)} rejected` : none);
   by("shares").dataset.mark = rejected > accepted / 20 ? "warn" : "";
-  set("power", watts > 0 ? `${whole.format(watts)} W` : none);
+  fact("power", watts > 0 ? `${whole.format(watts)} W` : none);
 }
 
 /** A row of a list: a mark with its label, a title, and further texts. */
@@ -273,7 +251,7 @@ function showUpstreams() {
     const [mark, word] = STATES[breaker.state] ?? ["warn", breaker.state];
     return row(mark, word, breaker.name, mark !== "ok" && whyOpen(breaker));
   });
-  list("breakers", rows.length ? rows : [row("", "", "No upstream is in use", "None is configured, and discovery found none; it runs again every minute.")]);
+  list("breakers", rows);
 }
 
 const asSeconds = (number) => number < 60 ? seconds(number) : span(number * SECOND);

@@ -248,7 +248,7 @@ async function keys(page) {
 
   await panel(page, "keys");
   const [listed] = await rows(page, "keys");
-  assert.match(listed[4], /^0 of 5 credits this day; 2 at a time; only small$/);
+  assert.match(listed[4], /^0 of 5 credits this day · only small · 2 requests at a time$/);
   await page.click(`#admin-keys tr[data-id=${made.id}] button[aria-label^=Rotate]`);
   await page.select("#admin-rotate-grace", "0");
   await submit(page, "rotate");
