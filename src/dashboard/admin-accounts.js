@@ -3,10 +3,8 @@
 const allUsers = new Pages(by("admin-users"), {
   member: "users", id: "wallet_address", empty: "No account has this in its wallet.",
   path: () => {
-    const asked = new URLSearchParams(), search = by("admin-users-search").value.trim(), sort = by("admin-users-sort").value;
-    if (search) asked.set("search", search);
-    if (sort !== "created") asked.set("sort", sort);
-    return `/users${asked.size ? `?${asked}` : ""}`;
+    const search = by("admin-users-search").value.trim();
+    return `/users?${new URLSearchParams({ sort: by("admin-users-sort").value, ...(search && { search }) })}`;
   },
   columns: [
     { title: "Wallet", of: (row) => walletButton(row.wallet_address, row.wallet_address) },
@@ -114,7 +112,9 @@ function showUser(user) {
 
 adminPanels.account = async () => {
   const wallet = shownWallet;
-  const [user, usage] = await Promise.all([ask(`/users/${wallet}`), ask(`/usage?by=day&wallet=${wallet}`)]);
+  // The list has the last use too.
+  const [{ users: [user] }, usage] = await Promise.all([ask(`/users?search=${wallet}`), ask(`/usage?by=day&wallet=${wallet}`)]);
+  if (!user) throw new Trouble("refused", "this node has no account of this wallet", 404);
   const tables = await together(accountModels.first(), accountKeys.first(), accountLedger.first());
   return () => {
     showUser(user);

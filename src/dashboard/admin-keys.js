@@ -59,8 +59,11 @@ by("admin-secret-copy").addEventListener("click", async () => {
 });
 // Escape would lose the key.
 by("admin-secret-dialog").addEventListener("cancel", (event) => event.preventDefault());
-by("admin-secret-dialog").addEventListener("close", () => set("admin-secret", ""));
-by("admin-secret-close").addEventListener("click", () => by("admin-secret-dialog").close());
+function closeSecret() {
+  set("admin-secret", "");
+  by("admin-secret-dialog").close();
+}
+by("admin-secret-close").addEventListener("click", closeSecret);
 
 // Making one.
 

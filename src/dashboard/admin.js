@@ -193,6 +193,7 @@ function showAdmin(me) {
   adminTurn += 1;
   const mayAct = Boolean(me?.key.scopes.includes("admin"));
   for (const dialog of by("admin").querySelectorAll("dialog[open]")) dialog.close();
+  set("admin-secret", "");
   for (const pages of adminPages) pages.clear();
   for (const text of ["admin-done", "admin-problem", "admin-ledger-verdict", "admin-backup-folder"]) set(text, "");
   for (const list of ["admin-nodes", "admin-switches", "admin-backups", "admin-alert-history", "admin-ledger-mistakes", "admin-account-facts"]) by(list).replaceChildren();

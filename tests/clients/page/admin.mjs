@@ -11,7 +11,7 @@ const folder = process.env.FOLDER ?? mkdtempSync(`${tmpdir()}/admin-`);
 const MARKUP = "<img src=/evil onerror=window.hurt=1>";
 const upstream = await model(["small", MARKUP]);
 mkdirSync(`${folder}/backups`, { recursive: true });
-configured(folder, upstream.url, `[adapters.small]\nprice = { request = 0.5, prompt = 100.0, cached_prompt = 10.0, completion = 1000.0 }\n[backup]\nfolder = "${folder}/backups"\n`);
+configured(folder, upstream.url, `[adapters.small]\nprice = { request = 0.5, prompt = 100.0, cached_prompt = 10.0, completion = 1000.0 }\n[backup]\nfolder = "${folder}/backups"\n[alerts]\nconfirm = "1s"\n`);
 const server = new Server(BINARY, folder), relay = new Relay();
 await server.start();
 await relay.start(server.url);
@@ -40,7 +40,10 @@ async function panel(page, name) {
 }
 async function account(page, wallet) {
   await panel(page, "accounts");
-  await page.click(`#admin-users button[aria-label="Account ${wallet}"]`);
+  await fill(page, { "users-search": wallet });
+  await page.keyboard.press("Enter");
+  await until("the account is found", async () => (await rows(page, "users")).length === 1 && Boolean(await page.$(`#admin-users button[aria-label="Account ${wallet}"]`)));
+  await page.click("#admin-users td button, #admin-users th button");
   await until("the account", async () => (await text(page, "#admin-account-wallet")) === wallet && page.$eval("#view-account", (box) => box.ariaBusy === "false"));
 }
 /** Answers the question with yes; returns it. */
@@ -286,7 +289,7 @@ async function node(page) {
   await agree(page);
   await said(page, /^The breaker of node is in use/);
   assert.deepEqual([(await breaker()).state, (await newest()).action], ["CLOSED", "breaker.reset"]);
-  await until("its alert is over", async () => (await asAdmin("/alerts")).recent.length === 1);
+  await until("its alert is over", async () => (await asAdmin("/alerts")).recent.length === 1, 10_000);
   await panel(page, "history");
   assert.deepEqual((await rows(page, "alert-history")).map(([name, state]) => [name, state]), [["Breaker open: node", "over"]]);
 }
@@ -466,6 +469,10 @@ async function byKeyboard() {
   await page.focus("#admin-nav [data-view=accounts]");
   await page.keyboard.press("Space");
   await until("the accounts", () => page.$eval("#view-accounts", (box) => box.checkVisibility() && box.ariaBusy === "false"));
+  await page.focus("#admin-users-search");
+  await page.keyboard.type(SECOND);
+  await page.keyboard.press("Enter");
+  await until("the account is found", async () => (await rows(page, "users")).length === 1);
   await page.focus(`#admin-users button[aria-label="Account ${SECOND}"]`);
   await page.keyboard.press("Enter");
   await until("the focus is at the account", () => page.evaluate(() => document.activeElement.id === "admin-account-wallet"));
