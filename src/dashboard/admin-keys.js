@@ -5,10 +5,8 @@ const SCOPES = { chat: "chat: spends credits on models", read: "read: reads the 
 /** How a key is called in questions and results. */
 const keyName = ({ id, name, wallet_address }) => `${name ? `"${name}" (${id})` : id}${wallet_address ? ` of ${wallet_address}` : ""}`;
 
-function stateOf({ is_active, expires_at }) {
-  if (is_active) return marked("ok", "active");
-  return marked("", expires_at && Date.parse(expires_at) <= Date.now() ? "expired" : "revoked");
-}
+/** One that was revoked is listed as one that expired at that time. */
+const stateOf = ({ is_active }) => is_active ? marked("ok", "active") : marked("", "ended");
 
 function keyActions(row) {
   if (!row.is_active) return "";
@@ -87,8 +85,17 @@ const showNewKey = formDialog("admin-new-key-dialog", ({ wallet_address, name, c
   return {
     idempotent: true, word: "Create key",
     question: `Create a key${name ? ` "${name}"` : ""} for ${wallet_address ?? "no wallet"}?\nScopes: ${scopes.join(", ") || "none"}\nLimits: ${limits || "none"}`,
-    run: () => send("POST", "/api/keys", body, { idempotent: true }),
+    run: async () => {
+      try {
+        return await send("POST", "/api/keys", body, { idempotent: true });
+      } catch (error) {
+        // The first of two tries was done, and its answer did not come.
+        if (error.code === "already_issued") return { lost: error.message };
+        throw error;
+      }
+    },
     done: (made) => {
+      if (made.lost) return `The key was created, but the answer that held it was lost: ${made.lost}. Rotate or revoke it.`;
       showSecret("The new key", keyName(made), made.api_key);
       return `Created the key ${keyName(made)}.`;
     },

@@ -145,7 +145,7 @@ const marked = (mark, word) => make("span", { "data-mark": mark }, make("span", 
 const shortWallet = (text) => text.length > 20 ? `${text.slice(0, 12)}…${text.slice(-6)}` : text;
 /** A wallet that opens its account. */
 const walletButton = (wallet, text = shortWallet(wallet)) =>
-  actionButton(text, () => openAccount(wallet), { label: `Account ${wallet}`, class: "plain mono", title: wallet });
+  actionButton(text, () => openAccount(wallet), { class: "plain mono", title: wallet });
 const signed = (amount) => amount == null ? none : make("span", { class: amount < 0 ? "out" : "in" }, `${amount < 0 ? "−" : "+"}${credits(Math.abs(amount))}`);
 
 // Dialogs with a form.
@@ -193,10 +193,10 @@ function showAdmin(me) {
   adminTurn += 1;
   const mayAct = Boolean(me?.key.scopes.includes("admin"));
   for (const dialog of by("admin").querySelectorAll("dialog[open]")) dialog.close();
-  set("admin-secret", "");
+  for (const form of by("admin").querySelectorAll("form")) form.reset();
   for (const pages of adminPages) pages.clear();
-  for (const text of ["admin-done", "admin-problem", "admin-ledger-verdict", "admin-backup-folder"]) set(text, "");
-  for (const list of ["admin-nodes", "admin-switches", "admin-backups", "admin-alert-history", "admin-ledger-mistakes", "admin-account-facts"]) by(list).replaceChildren();
+  for (const text of ["done", "problem", "secret", "secret-about", "ledger-verdict", "backup-folder", "account-wallet", "account-balance", "credits-wallet", "rotate-key"]) set(`admin-${text}`, "");
+  for (const list of ["nodes", "switches", "backups", "alert-history", "ledger-mistakes", "account-facts"]) by(`admin-${list}`).replaceChildren();
   by("admin").hidden = by("admin-to").hidden = !mayAct;
   if (mayAct) openPanel("accounts");
 }

@@ -118,5 +118,10 @@ class Feed {
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
-  for (const feed of feeds) if (feed.at && feed.age > feed.every) feed.poll();
+  for (const feed of feeds) {
+    if (!feed.at) continue;
+    if (feed.age > feed.every) feed.poll();
+    // It was put off for as long as a hidden page waits.
+    else feed.later();
+  }
 });

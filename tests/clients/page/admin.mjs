@@ -42,7 +42,7 @@ async function account(page, wallet) {
   await panel(page, "accounts");
   await fill(page, { "users-search": wallet });
   await page.keyboard.press("Enter");
-  await until("the account is found", async () => (await rows(page, "users")).length === 1 && Boolean(await page.$(`#admin-users button[aria-label="Account ${wallet}"]`)));
+  await until("the account is found", async () => (await rows(page, "users")).length === 1 && Boolean(await page.$(`#admin-users button[title="${wallet}"]`)));
   await page.click("#admin-users td button, #admin-users th button");
   await until("the account", async () => (await text(page, "#admin-account-wallet")) === wallet && page.$eval("#view-account", (box) => box.ariaBusy === "false"));
 }
@@ -387,7 +387,7 @@ async function twoTabs(page) {
     await tab.bringToFront();
     await agree(tab);
     await until("it was answered", async () => (await text(tab, "#admin-done")) !== "" || (await text(tab, "#admin-problem")) !== "");
-    await until("the key is listed as revoked", async () => (await rows(tab, "account-keys"))[0][4] === "revoked" || (await rows(tab, "account-keys"))[0]);
+    await until("the key is listed as ended", async () => (await rows(tab, "account-keys"))[0][4] === "ended" || (await rows(tab, "account-keys"))[0]);
   }
   const { entries } = await asAdmin("/admin/audit?limit=100");
   assert.equal(entries.filter((entry) => entry.action === "keys.revoke" && entry.target === id).length, 1, "a key was revoked twice");
@@ -400,40 +400,41 @@ async function goneInTheMiddle(page) {
   await page.bringToFront();
   await account(page, THIRD);
   const before = (await asAdmin(`/users/${THIRD}`)).credits;
-  let seen = [];
+  const seen = [];
+  let isBack = false;
   relay.lost = async ({ method, url, headers }) => {
     if (method !== "POST" || !url.endsWith("/credits")) return false;
-    seen.push(headers["idempotency-key"]);
-    if (seen.length > 1) return false;
-    await server.stop("SIGKILL");
-    return true;
+    // The browser may repeat a request itself.
+    if (seen.push(headers["idempotency-key"]) === 1) await server.stop("SIGKILL");
+    return !isBack;
   };
   await move(page, "grant", "40", "lost");
   await agree(page);
-  await until("it is not known", async () => /not known whether it was done\. Try again: the server does it once\.$/.test(await text(page, "#admin-credits-dialog .problem")));
+  await until("it is not known", () => matches(page, "#admin-credits-dialog .problem", /not known whether it was done\. Try again: the server does it once\.$/));
   await picture(page, "admin-gone");
   await server.start();
   relay.target = server.url;
+  isBack = true;
   await submit(page, "credits");
   await agree(page);
   await said(page, /^Granted 40 credits/);
-  assert(seen.length === 2 && seen[0] && seen[0] === seen[1], "the second try has another Idempotency-Key");
+  assert(seen.length >= 2 && seen[0] && new Set(seen).size === 1, "the second try has another Idempotency-Key");
   assert.equal((await asAdmin(`/users/${THIRD}`)).credits, before + 40, "granted twice, or not at all");
   // It may have been created unseen: a second key is not made in secret.
-  seen = [];
-  relay.lost = async ({ method, url }) => method === "POST" && url === "/api/keys" && seen.push(url) === 1;
+  relay.lost = async ({ method, url }) => method === "POST" && url === "/api/keys";
   const keysBefore = (await asAdmin(`/api/keys?wallet=${THIRD}`)).keys.length;
   await page.click("#admin-account-key");
   await until("the dialog", () => shown(page, "#admin-new-key-dialog"));
   await submit(page, "new-key");
   await agree(page);
-  await until("it is not known", async () => /not known whether it was done/.test(await text(page, "#admin-new-key-dialog .problem")));
+  await until("it is not known", () => matches(page, "#admin-new-key-dialog .problem", /not known whether it was done/));
+  relay.lost = async () => false;
   await submit(page, "new-key");
   await agree(page);
-  await until("the key that was made is named", async () => /key_/.test(await text(page, "#admin-new-key-dialog .problem")));
-  assert.equal((await asAdmin(`/api/keys?wallet=${THIRD}`)).keys.length, keysBefore + 1);
-  relay.lost = async () => false;
-  await page.click("#admin-new-key-dialog .close");
+  const told = await said(page, /^The key was created, but the answer that held it was lost: /);
+  const after = (await asAdmin(`/api/keys?wallet=${THIRD}`)).keys;
+  assert.equal(after.length, keysBefore + 1);
+  assert(told.includes(after[0].id), told);
 }
 
 /** While a request runs its button cannot be pressed again. */
@@ -456,7 +457,10 @@ async function onceAtATime(page) {
 async function restful(page) {
   await panel(page, "accounts");
   const before = page.asked.length;
-  await until("the page has polled its other panels", () => page.asked.slice(before).filter(({ url }) => url.endsWith("/health")).length >= 3, 20_000);
+  await until("the page has polled its other panels", () => {
+    const polled = page.asked.slice(before).map(({ url }) => new URL(url).pathname);
+    return polled.filter((path) => path === "/alerts").length >= 3 || polled;
+  }, 20_000);
   const own = page.asked.slice(before).filter(({ url }) => /\/admin\/|\/users\?|\/users$|\/api\/keys/.test(url));
   assert.deepEqual(own, [], "an idle panel polls");
 }
@@ -473,7 +477,7 @@ async function byKeyboard() {
   await page.keyboard.type(SECOND);
   await page.keyboard.press("Enter");
   await until("the account is found", async () => (await rows(page, "users")).length === 1);
-  await page.focus(`#admin-users button[aria-label="Account ${SECOND}"]`);
+  await page.focus(`#admin-users button[title="${SECOND}"]`);
   await page.keyboard.press("Enter");
   await until("the focus is at the account", () => page.evaluate(() => document.activeElement.id === "admin-account-wallet"));
   const before = (await asAdmin(`/users/${SECOND}`)).credits;
@@ -545,6 +549,7 @@ async function forgotten(page) {
   assert(!/remes1[a-z0-9]{20}|key_0/.test(left), "data stayed behind");
 }
 
+await until("the model is known", async () => (await asAdmin("/v1/models")).data.some(({ id }) => id === MARKUP), 15_000);
 await onlyForAdmins();
 const page = await entered();
 page.on("dialog", (dialog) => assert.fail(dialog.message()));
