@@ -46,7 +46,7 @@ async function* eventsOf(response) {
 }
 
 /** A message of the conversation on the page. */
-function say(who, text = "") {
+function addMessage(who, text = "") {
   const words = make("p", { class: "words" }, text);
   const message = make("div", { class: `message-of ${who}` }, make("span", { class: "quiet who" }, who === "user" ? "You" : by("chat-model").value), words);
   by("chat-log").append(message);
@@ -102,7 +102,7 @@ async function converse(text) {
   const sent = key, control = new AbortController(), model = by("chat-model").value;
   const body = { model, stream: true, stream_options: { include_usage: true }, messages: [...conversation, { role: "user", content: text }] };
   stopAnswer = () => control.abort();
-  const question = say("user", text), answer = say("assistant");
+  const question = addMessage("user", text), answer = addMessage("assistant");
   set("chat-state", "Waiting for the model…");
   set("chat-problem", "");
   showTurn();

@@ -48,7 +48,7 @@ function showOwnUsage() {
 /** Keys shown at most, valid ones first; the API has all. */
 const SHOWN_KEYS = 12;
 
-function limitsOf({ limits, spent }) {
+function ownLimits({ limits, spent }) {
   if (!limits) return "";
   const { credit_limit: limit, credit_period: period, models, max_concurrency: most } = limits;
   return [
@@ -65,7 +65,7 @@ function showOwnKeys() {
   const used = ({ last_used, expires_at }) => [last_used ? `used ${ago(since(last_used))}` : "not used yet", expires_at && `until ${dayClock.format(new Date(expires_at))}`];
   list("keys-list", sorted.slice(0, SHOWN_KEYS).map((item) => row(
     item.is_active ? "ok" : "", item.is_active ? "valid" : "ended", item.name || "without a name",
-    [`${item.start}…`, item.scopes.join(", "), ...used(item)].filter(Boolean).join(" · "), limitsOf(item),
+    [`${item.start}…`, item.scopes.join(", "), ...used(item)].filter(Boolean).join(" · "), ownLimits(item),
   )));
   const left = now.length - SHOWN_KEYS;
   set("keys-more", left > 0 ? `${whole.format(left)} more; GET /api/keys lists all.` : "");

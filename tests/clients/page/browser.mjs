@@ -23,8 +23,10 @@ export async function api(path, { key = "", method = "GET", body, accept = "*/*"
 }
 
 /** A page, with what went wrong in it noted: errors, what the policy forbade, and every request. */
-export async function opened({ width = 1280, height = 900, dark = false, path = "/", wait = true } = {}) {
+export async function opened({ width = 1280, height = 900, dark = false, base = EDGE, path = "/", wait = true, answers = null, before = null } = {}) {
   const page = await browser.newPage();
+  if (answers) await answering(page, answers);
+  await before?.(page);
   page.wrong = [];
   page.asked = [];
   page.on("console", (message) => ["error", "warn"].includes(message.type()) && page.wrong.push(`${message.text()} ${message.location().url ?? ""}`));
@@ -38,9 +40,22 @@ export async function opened({ width = 1280, height = 900, dark = false, path = 
   // A colour half-way to another has no contrast to speak of.
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }, { name: "prefers-reduced-motion", value: "reduce" }]);
   await page.setCacheEnabled(false);
-  await page.goto(EDGE + path, { waitUntil: "load" });
+  await page.goto(base + path, { waitUntil: "load" });
   if (wait) await until("the page knows how the node is", () => page.$eval("body", (body) => body.dataset.status !== "unknown"));
   return page;
+}
+
+/** Answers some paths with other data: a text, or JSON, or a function that changes the node's own JSON. */
+async function answering(page, answers) {
+  await page.setRequestInterception(true);
+  page.on("request", async (request) => {
+    const { pathname, search } = new URL(request.url());
+    if (!(pathname in answers)) return request.continue();
+    let answer = answers[pathname];
+    if (typeof answer === "function") answer = answer(await api(pathname + search, { key: request.headers()["x-api-key"], accept: request.headers().accept }));
+    const isText = typeof answer === "string";
+    return request.respond({ status: 200, contentType: isText ? "text/plain" : "application/json", body: isText ? answer : JSON.stringify(answer) });
+  });
 }
 
 export async function closed(page, expected = /^$/) {
@@ -83,6 +98,19 @@ export async function accessible(page, what) {
 
 export async function picture(page, name) {
   await page.screenshot({ path: `${SCREENSHOTS}/${name}.png`, fullPage: true });
+}
+
+/** Presses Tab until an element is focused, as people do who use no pointer. */
+export async function tabTo(page, selector) {
+  for (let presses = 0; presses < 80; presses++) {
+    if (await page.evaluate((wanted) => document.activeElement.matches(wanted), selector)) return;
+    await page.keyboard.press("Tab");
+  }
+  assert.fail(`${selector} is not reached by Tab`);
+}
+
+export async function tooWide(page, selector = "html") {
+  return page.$eval(selector, (element) => element.scrollWidth - element.clientWidth);
 }
 
 export async function giveKey(page, key) {
