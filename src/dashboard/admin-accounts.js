@@ -39,7 +39,8 @@ function openAccount(wallet) {
   shownWallet = wallet;
   shownUser = null;
   set("admin-account-wallet", wallet);
-  set("admin-account-balance", none);
+  // What is there is of another account, until this one was read.
+  by("view-account").classList.add("unread");
   openPanel("account").then(() => headingOfPanel()?.focus({ preventScroll: true }));
 }
 by("admin-account-back").addEventListener("click", () => openPanel("accounts").then(() => headingOfPanel().focus({ preventScroll: true })));
@@ -117,6 +118,7 @@ adminPanels.account = async () => {
   if (!user) throw new Trouble("refused", "this node has no account of this wallet", 404);
   const tables = await together(accountModels.first(), accountKeys.first(), accountLedger.first());
   return () => {
+    by("view-account").classList.remove("unread");
     showUser(user);
     showAccountUsage(usage);
     tables();

@@ -24,7 +24,7 @@ const keyColumns = [
   { title: "Begins with", of: (row) => mono(row.start) },
   { title: "Wallet", of: (row) => row.wallet_address ? walletButton(row.wallet_address) : "admin" },
   { title: "Scopes", of: (row) => row.scopes.join(", ") },
-  { title: "Limits", of: (row) => limitsOf(row) || none },
+  { title: "Limits", of: (row) => ownLimits(row) || none },
   { title: "State", of: stateOf },
   { title: "Last used", of: (row) => whenAgo(row.last_used) },
   { title: "Ends", of: (row) => when(row.expires_at) },

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The page at / in a real browser: what it weighs and how soon it is there, that its figures are the API's, that a breaker
 # and an alert show within 5 s, what it says when something is amiss or nothing is connected, signing in by a key or a wallet,
-# a paid chat, every action of an admin, a path prefix, axe's rules in light, dark and on a phone, and that a key is left nowhere. Installs Debian's
-# chromium, and puppeteer-core and axe-core from npm.
+# a paid chat, every action of an admin, a path prefix, axe's rules in light, dark and on a phone, and that a key is left
+# nowhere. Installs Debian's chromium, and puppeteer-core and axe-core from npm.
 #
 # SCREENSHOTS: a folder for pictures of each state; without one they go with the scratch folder.
 . "$(dirname "$0")/common.bash"

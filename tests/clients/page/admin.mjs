@@ -504,6 +504,7 @@ async function harmless(page) {
   const found = await page.evaluate(() => [window.hurt ?? null, document.querySelectorAll("#admin img, dialog img").length]);
   assert.deepEqual(found, [null, 0], "a text was taken as markup");
   assert(!page.asked.some(({ url }) => url.endsWith("/evil")), "a text was loaded");
+  assert.deepEqual(page.wrong.filter((text) => !text.startsWith("Failed to load resource")), [], "the script failed");
 }
 
 async function looks() {
