@@ -96,6 +96,8 @@ function showAccountUsage({ from, to, usage }) {
   }
   const total = Math.round(1e6 * usage.reduce((all, row) => all + row.credits, 0)) / 1e6;
   const summary = `${credits(total)} ${total === 1 ? "credit" : "credits"} in ${count(points.length, "day")}`;
+  // The chart writes it where there is anything to read.
+  set("admin-usage-reading", "");
   accountChart.show({
     points: total > 0 ? points : [], from: start, to: end, utc: true, summary, note: `${summary} (UTC)`, empty: "Nothing used in 30 days.",
     value: (number, bare) => credits(Math.round(1e6 * number) / 1e6) + (bare ? "" : " credits"),

@@ -73,9 +73,9 @@ const backupColumns = [
       tell("");
       attempt(button, async () => {
         const { ledger } = await send("POST", `/admin/backups/${encodeURIComponent(name)}/verify`);
-        const mistakes = ledger?.mistakes?.length ?? 0;
-        if (mistakes) complain(`The backup ${name} is not good: its ledger has ${count(mistakes, "mistake")}.`);
-        else tell(`The backup ${name} is good${ledger ? `: ${checkedRows(ledger)}` : ""}.`);
+        const errors = ledger.mistakes;
+        if (errors.length) complain(`The backup ${name} is not good: ${sentence(errors[0])}${errors.length > 1 ? `, and ${count(errors.length - 1, "further error")}` : ""}.`);
+        else tell(`The backup ${name} is good: ${checkedRows(ledger)}.`);
       });
     }, { label: `Verify ${name}` }),
   },
@@ -96,13 +96,12 @@ by("admin-backup-new").addEventListener("click", ({ target }) => act(target, "Ma
 
 function verifyLedger(button, path) {
   set("admin-ledger-verdict", "");
-  list("admin-ledger-mistakes", []);
+  list("admin-ledger-errors", []);
   return attempt(button, async () => {
-    const report = await send("GET", path);
-    const mistakes = report.mistakes.map((mistake) => typeof mistake === "string" ? mistake : JSON.stringify(mistake));
-    by("admin-ledger-verdict").dataset.mark = mistakes.length ? "bad" : "ok";
-    set("admin-ledger-verdict", mistakes.length ? `The ledger does not add up: ${count(mistakes.length, "mistake")}, ${checkedRows(report)}.` : `The ledger adds up: ${checkedRows(report)}, no mistakes.`);
-    list("admin-ledger-mistakes", mistakes.map((mistake) => row("bad", "mistake", mistake)));
+    const report = await send("GET", path), errors = report.mistakes;
+    by("admin-ledger-verdict").dataset.mark = errors.length ? "bad" : "ok";
+    set("admin-ledger-verdict", errors.length ? `The ledger does not add up: ${count(errors.length, "error")}, ${checkedRows(report)}.` : `The ledger adds up: ${checkedRows(report)}, no errors.`);
+    list("admin-ledger-errors", errors.map((error) => row("bad", "error", error)));
   });
 }
 by("admin-ledger-verify").addEventListener("click", ({ target }) => verifyLedger(target, "/admin/ledger/verify"));
@@ -138,10 +137,10 @@ const auditLog = new Pages(by("admin-audit"), {
   columns: [
     { title: "When", of: (row) => when(row.created_at) },
     { title: "Action", of: (row) => row.action },
-    { title: "Target", of: (row) => asWallet(row.target ?? "") ? walletButton(row.target) : row.target },
+    { title: "Target", of: (row) => asWallet(row.target) ? walletButton(row.target) : idOr(row.target) },
     { title: "Amount", number: true, of: (row) => signed(row.amount) },
     { title: "Reason", of: (row) => row.reason },
-    { title: "By", of: (row) => row.actor },
+    { title: "By", of: (row) => idOr(row.actor) },
     { title: "Address", of: (row) => row.address },
   ],
 });

@@ -140,6 +140,7 @@ const when = (text) => text ? make("time", { datetime: text, title: text }, dayC
 /** How long ago a time was. */
 const whenAgo = (text) => text ? make("time", { datetime: text, title: text }, ago(since(text))) : none;
 const mono = (text) => make("code", {}, text);
+const idOr = (text) => /^key_/.test(text) ? mono(text) : text;
 /** A state: a mark with its word. */
 const marked = (mark, word) => make("span", { "data-mark": mark }, make("span", { class: "mark" }, word));
 const shortWallet = (text) => text.length > 20 ? `${text.slice(0, 12)}…${text.slice(-6)}` : text;
@@ -196,7 +197,7 @@ function showAdmin(me) {
   for (const form of by("admin").querySelectorAll("form")) form.reset();
   for (const pages of adminPages) pages.clear();
   for (const text of ["done", "problem", "secret", "secret-about", "ledger-verdict", "backup-folder", "account-wallet", "account-balance", "credits-wallet", "rotate-key"]) set(`admin-${text}`, "");
-  for (const list of ["nodes", "switches", "backups", "alert-history", "ledger-mistakes", "account-facts"]) by(`admin-${list}`).replaceChildren();
+  for (const list of ["nodes", "switches", "backups", "alert-history", "ledger-errors", "account-facts"]) by(`admin-${list}`).replaceChildren();
   by("admin").hidden = by("admin-to").hidden = !mayAct;
   if (mayAct) openPanel("accounts");
 }

@@ -121,7 +121,6 @@ document.addEventListener("visibilitychange", () => {
   for (const feed of feeds) {
     if (!feed.at) continue;
     if (feed.age > feed.every) feed.poll();
-    // It was put off for as long as a hidden page waits.
     else feed.later();
   }
 });

@@ -308,7 +308,7 @@ async function backups(page) {
   await page.click("#admin-backups td button");
   await said(page, new RegExp(`^The backup ${target} is good`));
   await page.click("#admin-ledger-verify-all");
-  await until("the verdict", async () => /^The ledger adds up: \d+ wallets and \d+ entries checked, no mistakes\.$/.test(await text(page, "#admin-ledger-verdict")));
+  await until("the verdict", async () => /^The ledger adds up: \d+ wallets and \d+ entries checked, no errors\.$/.test(await text(page, "#admin-ledger-verdict")));
   await page.click("#admin-ledger-verify");
   await until("the verdict of what is new", async () => /^The ledger adds up: /.test(await text(page, "#admin-ledger-verdict")));
   await picture(page, "admin-backups");
@@ -364,7 +364,7 @@ async function twoTabs(page) {
   await said(page, /^Created the account/);
   await other.bringToFront();
   await agree(other);
-  await until("the second is told", async () => (await text(other, "#admin-user-dialog .problem")) !== "");
+  await until("the second says why not", async () => (await text(other, "#admin-user-dialog .problem")) !== "");
   await other.click("#admin-user-dialog .close");
   // Each of two people who grant has granted.
   for (const tab of [page, other]) {
@@ -431,10 +431,10 @@ async function goneInTheMiddle(page) {
   relay.lost = async () => false;
   await submit(page, "new-key");
   await agree(page);
-  const told = await said(page, /^The key was created, but the answer that held it was lost: /);
+  const lost = await said(page, /^The key was created, but the answer that held it was lost: /);
   const after = (await asAdmin(`/api/keys?wallet=${THIRD}`)).keys;
   assert.equal(after.length, keysBefore + 1);
-  assert(told.includes(after[0].id), told);
+  assert(lost.includes(after[0].id), lost);
 }
 
 /** While a request runs its button cannot be pressed again. */

@@ -236,6 +236,7 @@ async function withKey(page) {
     return (await text(page, "#balance")) === written(credits) || credits;
   });
   const { entries } = await api(`/users/${WALLET}/ledger?limit=8`, { key: KEY });
+  await until("the ledger", async () => (await page.$$("#entries tbody tr")).length === entries.length);
   const rows = await page.$$eval("#entries tbody tr", (rows) => rows.map((row) => [row.dataset.id, row.cells[0].firstChild.textContent, row.cells[1].firstChild.textContent, row.cells[1].lastChild.textContent]));
   assert.deepEqual(rows, entries.map(({ id, reason, amount, balance }) => [id, reason, `${amount < 0 ? "−" : "+"}${written(Math.abs(amount))}`, written(balance)]));
   assert(entries.some((entry) => entry.reason.startsWith("<img")), "the hostile reason is not among the newest");
