@@ -1,5 +1,7 @@
 // Accounts for an admin: the list, and one of them with its usage, keys and ledger.
 
+/** Where a whole address would leave no place for the balance. */
+const isNarrow = () => innerWidth < 640;
 const allUsers = new Pages(by("admin-users"), {
   member: "users", id: "wallet_address", empty: "No account has this in its wallet.",
   path: () => {
@@ -7,7 +9,7 @@ const allUsers = new Pages(by("admin-users"), {
     return `/users?${new URLSearchParams({ sort: by("admin-users-sort").value, ...(search && { search }) })}`;
   },
   columns: [
-    { title: "Wallet", of: (row) => walletButton(row.wallet_address, row.wallet_address) },
+    { title: "Wallet", of: (row) => walletButton(row.wallet_address, isNarrow() ? undefined : row.wallet_address) },
     { title: "Balance", number: true, of: (row) => credits(row.credits) },
     { title: "Last use", of: (row) => whenAgo(row.last_used_at) },
     { title: "Last mining", of: (row) => whenAgo(row.last_mining_at) },

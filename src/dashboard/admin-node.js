@@ -17,7 +17,7 @@ const nodeColumns = [
   { title: "Waiting", number: true, of: (row) => whole.format(row.waiting) },
   { title: "Failures", number: true, of: (row) => whole.format(row.failures) },
   { title: "Last failure", of: (row) => row.last_failure ? `${row.last_failure}, ${ago(row.seconds_since_failure * SECOND)}` : none },
-  { title: "Endpoints", of: (row) => (row.endpoints ?? []).join(", ") },
+  { title: "Endpoints", of: (row) => (row.endpoints ?? []).join(", ") || none },
 ];
 
 function breakerAction({ name, state, forced }) {

@@ -1,7 +1,7 @@
 // The page with an admin's key: every action end to end, with the state of the server asked from its API afterwards; two tabs,
 // a server that goes in the middle of an action, markup in every text, and axe's rules in every panel and dialog.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, existsSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { Relay, Server, configured, model, walletOf } from "./server.mjs";
 
@@ -313,7 +313,6 @@ async function backups(page) {
   await until("the verdict of what is new", async () => /^The ledger adds up: /.test(await text(page, "#admin-ledger-verdict")));
   await picture(page, "admin-backups");
   // Another program damages the copy.
-  const { truncateSync } = await import("node:fs");
   truncateSync(`${folder}/backups/${target}`, 5000);
   await page.click("#admin-backups td button");
   await until("a damaged copy is not good", async () => (await text(page, "#admin-problem")) !== "" && (await text(page, "#admin-done")) === "");
@@ -520,6 +519,10 @@ async function looks() {
     };
     for (const view of PANELS) {
       await panel(page, view);
+      if (view === "accounts" && look.width) {
+        const right = await page.$eval("#admin-users tbody .number", (cell) => cell.getBoundingClientRect().right);
+        assert(right <= look.width, "a balance is outside of what a phone shows");
+      }
       await checked(view);
     }
     await account(page, FIRST);
