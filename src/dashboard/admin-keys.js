@@ -13,7 +13,7 @@ function keyActions(row) {
   const name = keyName(row);
   return make("div", { class: "actions" },
     actionButton("Rotate", () => openRotate(row), { label: `Rotate ${name}` }),
-    actionButton("Revoke", (button) => act(button, `Revoke the key ${name}? It is refused from its next request on, and cannot come back.`, "Revoke", async () => {
+    actionButton("Revoke", (button) => act(button, `Revoke the key ${name}? It is refused from its next request on, and cannot come back.${row.id === holder?.key.id ? " It is the one that you use now." : ""}`, "Revoke", async () => {
       await send("DELETE", `/api/keys/${row.id}`);
       return `Revoked the key ${name}.`;
     }), { label: `Revoke ${name}` }));
@@ -35,7 +35,7 @@ adminPanels.keys = () => allKeys.first();
 
 // The new key, shown once.
 
-/** The key is in this element until the dialog is closed, and nowhere else. */
+/** The key is in this element until the dialog is closed, and nowhere else. The dialog outlasts the section and its key. */
 function showSecret(title, about, secret) {
   set("admin-secret-title", title);
   set("admin-secret-about", about);
@@ -125,7 +125,9 @@ const showRotate = formDialog("admin-rotate-dialog", ({ grace_seconds }) => {
   return {
     word: "Rotate", question: `Rotate the key ${keyName(row)}?\nThe old key stays valid for ${grace}.`,
     run: () => send("POST", `/api/keys/${row.id}/rotate`, { grace_seconds: Number(grace_seconds) }),
-    done: (made) => {
+    done: async (made) => {
+      // The page goes on with the new one; where that fails, it asks for a key once the old one is refused.
+      if (row.id === holder?.key.id) await signIn(made.api_key).catch(() => {});
       showSecret("The key in its place", keyName(made), made.api_key);
       return `Rotated the key ${keyName(row)}: the new one is ${made.id}.`;
     },

@@ -12,16 +12,16 @@ const tell = (text) => set("admin-done", text);
 const complain = (text, element = by("admin-problem")) => { element.textContent = text; };
 
 /** Why an action failed. The server's message names the field, which may be its first word. */
-function whyNot(error, idempotent) {
+function whyNot(error, { changes, idempotent }) {
   const message = /^\w+_/.test(error.message) ? error.message : sentence(error.message);
-  const again = idempotent ? " Try again: the server does it once." : " Refresh to see whether it was done.";
-  if (error.kind === "gone") return `No response: ${error.message}. It is not known whether it was done.${again}`;
+  const again = idempotent ? "Try again: the server does it once." : "Refresh to see whether it was done.";
+  if (error.kind === "gone") return `No response: ${error.message}. ${changes ? `It is not known whether it was done. ${again}` : "Try again."}`;
   if (error.status === 429 && error.wait) return `${message}. Try again in ${span(Math.max(error.wait, SECOND))}.`;
   return `${message}.`;
 }
 
 /** Runs something that asks the server, with its button disabled; shows in `problem` why it failed. Returns whether it did not. */
-async function attempt(button, run, { idempotent = false, problem = by("admin-problem") } = {}) {
+async function attempt(button, run, { problem = by("admin-problem"), ...action } = {}) {
   const before = key;
   complain("", problem);
   button.disabled = true;
@@ -31,7 +31,7 @@ async function attempt(button, run, { idempotent = false, problem = by("admin-pr
   } catch (error) {
     if (!(error instanceof Trouble)) throw error;
     if (error.status === 401 && before === key) keyRefused(error);
-    else if (before === key) complain(whyNot(error, idempotent), problem);
+    else if (before === key) complain(whyNot(error, action), problem);
     return false;
   } finally {
     button.disabled = false;
@@ -47,7 +47,7 @@ async function act(button, question, word, run, options = {}) {
   if (!(await confirmed(question, { word }))) return;
   const before = key;
   let done;
-  const isDone = await attempt(button, async () => { done = await run(); }, options);
+  const isDone = await attempt(button, async () => { done = await run(); }, { changes: true, ...options });
   // What was done for the holder of another key is not for this one.
   if (!isDone || before !== key) return;
   tell(done);
@@ -76,6 +76,8 @@ async function readPanel() {
   try {
     const show = await adminPanels[adminOpen]();
     if (turn === adminTurn) show();
+  } catch (error) {
+    if (turn === adminTurn || error.status === 401) throw error;
   } finally {
     if (turn === adminTurn) box.ariaBusy = "false";
   }
@@ -102,12 +104,15 @@ class Pages {
   }
 
   async first() {
-    const answer = await ask(this.path());
-    return () => this.show([], answer);
+    const path = this.path(), answer = await ask(path);
+    return () => {
+      this.shown = path;
+      this.show([], answer);
+    };
   }
 
   async next() {
-    const path = this.path(), { rows } = this;
+    const { rows, shown: path } = this;
     const answer = await ask(`${path}${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(this.cursor)}`);
     // Unless the table shows something else by now.
     if (rows === this.rows) this.show(rows, answer);
@@ -196,7 +201,7 @@ function showAdmin(me) {
   for (const dialog of by("admin").querySelectorAll("dialog[open]")) dialog.close();
   for (const form of by("admin").querySelectorAll("form")) form.reset();
   for (const pages of adminPages) pages.clear();
-  for (const text of ["done", "problem", "secret", "secret-about", "ledger-verdict", "backup-folder", "account-wallet", "account-balance", "credits-wallet", "rotate-key"]) set(`admin-${text}`, "");
+  for (const text of ["done", "problem", "ledger-verdict", "backup-folder", "account-wallet", "account-balance", "credits-wallet", "rotate-key"]) set(`admin-${text}`, "");
   for (const list of ["nodes", "switches", "backups", "alert-history", "ledger-errors", "account-facts"]) by(`admin-${list}`).replaceChildren();
   by("admin").hidden = by("admin-to").hidden = !mayAct;
   if (mayAct) openPanel("accounts");

@@ -17,7 +17,7 @@ await server.start();
 await relay.start(server.url);
 process.env.EDGE = relay.url;
 process.env.WALLET = walletOf(1);
-const { accessible, api, browser, closed, giveKey, opened, picture, shown, text, until, written } = await import("./browser.mjs");
+const { accessible, api, browser, closed, giveKey, opened, picture, press, shown, text, until, written } = await import("./browser.mjs");
 const [FIRST, SECOND, THIRD] = [1, 2, 3].map(walletOf);
 const ADMIN = server.admin;
 const asAdmin = (path, body, method = body === undefined ? "GET" : "POST") => api(path, { key: ADMIN, method, body });
@@ -35,7 +35,7 @@ async function entered(options = {}) {
   return page;
 }
 async function panel(page, name) {
-  await page.click(`#admin-nav [data-view=${name}]`);
+  await press(page, `#admin-nav [data-view=${name}]`);
   await until(`the panel ${name}`, () => page.$eval(`#view-${name}`, (box) => box.checkVisibility() && box.ariaBusy === "false"));
 }
 async function account(page, wallet) {
@@ -43,7 +43,7 @@ async function account(page, wallet) {
   await fill(page, { "users-search": wallet });
   await page.keyboard.press("Enter");
   await until("the account is found", async () => (await rows(page, "users")).length === 1 && Boolean(await page.$(`#admin-users button[title="${wallet}"]`)));
-  await page.click("#admin-users td button, #admin-users th button");
+  await press(page, "#admin-users td button, #admin-users th button");
   await until("the account", async () => (await text(page, "#admin-account-wallet")) === wallet && page.$eval("#view-account", (box) => box.ariaBusy === "false"));
 }
 /** Answers the question with yes; returns it. */
@@ -66,9 +66,9 @@ async function fill(page, values) {
 }
 const matches = async (page, selector, expected) => { const now = await text(page, selector); return expected.test(now) || now; };
 const rows = (page, id) => page.$$eval(`#admin-${id} tbody tr`, (all) => all.map((row) => [...row.cells].map((cell) => cell.textContent)));
-const submit = (page, dialog) => page.click(`#admin-${dialog}-dialog [type=submit]`);
+const submit = (page, dialog) => press(page, `#admin-${dialog}-dialog [type=submit]`);
 async function move(page, way, amount, reason, reference = "") {
-  await page.click(`#admin-account-${way}`);
+  await press(page, `#admin-account-${way}`);
   await fill(page, { "credits-amount": amount, "credits-reason": reason, "credits-reference": reference });
   await submit(page, "credits");
 }
@@ -89,7 +89,7 @@ async function onlyForAdmins() {
 }
 
 async function accounts(page) {
-  await page.click("#admin-user-new");
+  await press(page, "#admin-user-new");
   await fill(page, { "user-wallet": "remes1invalid" });
   await submit(page, "user");
   await agree(page);
@@ -110,7 +110,7 @@ async function listing(page) {
   await asAdmin(`/users/${walletOf(150)}/credits`, { amount: 777, reason: "listing" });
   await panel(page, "accounts");
   assert.equal((await rows(page, "users")).length, 50);
-  await page.click("#admin-users > .small");
+  await press(page, "#admin-users > .small");
   await until("the next page", async () => (await rows(page, "users")).length === 62);
   assert(!(await shown(page, "#admin-users > .small")), "there is no further page");
   await page.select("#admin-users-sort", "balance");
@@ -124,7 +124,7 @@ async function listing(page) {
   await page.keyboard.press("Enter");
   await until("nothing is found, or the search is refused", async () => (await rows(page, "users")).length === 0 || text(page, "#admin-problem"));
   await page.$eval("#admin-users-search", (field) => { field.value = ""; });
-  await page.click("#admin-users-form [type=submit]");
+  await press(page, "#admin-users-form [type=submit]");
   await until("who used it last", async () => (await rows(page, "users")).length === 50);
   const { users } = await asAdmin("/users?sort=last_used&limit=50");
   assert.deepEqual((await rows(page, "users")).map(([wallet]) => wallet), users.map((user) => user.wallet_address));
@@ -165,7 +165,7 @@ async function credits(page) {
   await until("the page asks", () => shown(page, "#question"));
   await page.keyboard.press("Escape");
   await until("it is closed", async () => !(await page.$("#question")));
-  await page.click("#admin-credits-dialog .close");
+  await press(page, "#admin-credits-dialog .close");
   assert.equal((await asAdmin(`/users/${SECOND}`)).credits, 10.25);
 }
 
@@ -173,14 +173,14 @@ async function blocking(page) {
   const { api_key } = await asAdmin("/api/keys", { wallet_address: SECOND });
   const chat = { model: "small", messages: [{ role: "user", content: "Hello" }] };
   await account(page, SECOND);
-  await page.click("#admin-account-block");
+  await press(page, "#admin-account-block");
   assert.match(await agree(page), new RegExp(`^Block ${SECOND}\\?`));
   await said(page, new RegExp(`^Blocked ${SECOND}`));
   assert.equal(await status("/v1/chat/completions", api_key, chat), 403);
   assert.deepEqual([(await asAdmin(`/users/${SECOND}`)).blocked, (await newest()).action], [true, "users.block"]);
   assert.equal(await text(page, "#admin-account-block"), "Unblock");
   await picture(page, "admin-blocked");
-  await page.click("#admin-account-block");
+  await press(page, "#admin-account-block");
   await agree(page);
   await said(page, new RegExp(`^Unblocked ${SECOND}`));
   assert.equal(await status("/v1/chat/completions", api_key, chat), 200);
@@ -207,7 +207,7 @@ async function usage(page) {
   await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: downloads, eventsEnabled: false });
   const csv = { "usage-csv": [`usage-${FIRST}.csv`, `/usage?by=day&wallet=${FIRST}`], "ledger-csv": [`ledger-${FIRST}.csv`, `/users/${FIRST}/ledger?format=csv`] };
   for (const [button, [name, path]] of Object.entries(csv)) {
-    await page.click(`#admin-${button}`);
+    await press(page, `#admin-${button}`);
     await until(`the file ${name}`, () => existsSync(`${downloads}/${name}`));
     const expected = await api(path, { key: ADMIN, accept: "text/csv" });
     assert.equal(readFileSync(`${downloads}/${name}`, "utf8"), expected);
@@ -218,7 +218,7 @@ async function usage(page) {
 
 async function keys(page) {
   await account(page, SECOND);
-  await page.click("#admin-account-key");
+  await press(page, "#admin-account-key");
   await until("the dialog", () => shown(page, "#admin-new-key-dialog"));
   assert.equal(await page.$eval("#admin-new-key-wallet", (field) => field.value), SECOND);
   await fill(page, { "new-key-name": MARKUP, "new-key-limit": "5", "new-key-concurrency": "many", "new-key-days": "90" });
@@ -239,12 +239,12 @@ async function keys(page) {
   const { key: made } = await api("/auth/me", { key: secret });
   assert.deepEqual([made.scopes, made.limits], [["chat", "read", "miner"], { models: ["small"], credit_limit: 5, credit_period: "day", max_concurrency: 2 }]);
   assert.deepEqual([(await newest()).action, (await newest()).target], ["keys.create", made.id]);
-  await page.click("#admin-secret-copy");
+  await press(page, "#admin-secret-copy");
   await until("it is copied or selected", async () => /^Copied|selected/.test(await text(page, "#admin-secret-copied")));
   assert.equal(await page.evaluate(() => getSelection().toString()), secret);
   await page.keyboard.press("Escape");
   assert(await shown(page, "#admin-secret-dialog"), "Escape lost the key");
-  await page.click("#admin-secret-close");
+  await press(page, "#admin-secret-close");
   const kept = await page.evaluate(() => [document.documentElement.outerHTML, JSON.stringify({ ...localStorage, ...sessionStorage }), location.href].join());
   assert(!kept.includes(secret) && !page.asked.some(({ url }) => url.includes(secret)), "the key stands somewhere");
   await until("it is listed", async () => (await rows(page, "account-keys")).some(([name, start]) => name === MARKUP && secret.startsWith(start)));
@@ -252,17 +252,17 @@ async function keys(page) {
   await panel(page, "keys");
   const [listed] = await rows(page, "keys");
   assert.match(listed[4], /^0 of 5 credits this day · only small · 2 requests at a time$/);
-  await page.click(`#admin-keys tr[data-id=${made.id}] button[aria-label^=Rotate]`);
+  await press(page, `#admin-keys tr[data-id=${made.id}] button[aria-label^=Rotate]`);
   await page.select("#admin-rotate-grace", "0");
   await submit(page, "rotate");
   assert.match(await agree(page), /^Rotate the key .*\nThe old key stays valid for no time/);
   await until("the key in its place", () => shown(page, "#admin-secret-dialog"));
   const second = await text(page, "#admin-secret");
-  await page.click("#admin-secret-close");
+  await press(page, "#admin-secret-close");
   assert.deepEqual([await status("/auth/me", secret), await status("/auth/me", second), (await newest()).action], [401, 200, "keys.rotate"]);
   const { key: { id } } = await api("/auth/me", { key: second });
   await until("the new one is listed", async () => Boolean(await page.$(`#admin-keys tr[data-id=${id}]`)));
-  await page.click(`#admin-keys tr[data-id=${id}] button[aria-label^=Revoke]`);
+  await press(page, `#admin-keys tr[data-id=${id}] button[aria-label^=Revoke]`);
   assert.match(await agree(page), new RegExp(`^Revoke the key .*${id}.* of ${SECOND}`));
   await said(page, /^Revoked the key /);
   assert.deepEqual([await status("/auth/me", second), (await newest()).action, (await newest()).target], [401, "keys.revoke", id]);
@@ -275,7 +275,7 @@ async function node(page) {
   assert.deepEqual((await rows(page, "models")).map(([name, ...prices]) => [name, ...prices.slice(0, 4)]), data.map(({ id, price }) => [id, ...[price.request, price.prompt, price.cached_prompt, price.completion].map((number) => written(number))]));
   assert((await rows(page, "nodes"))[0][0] === "node");
   const breaker = async () => (await asAdmin("/admin/breakers")).breakers.find(({ name }) => name === "node");
-  await page.click('#admin-switches button[aria-label="Open the breaker of node"]');
+  await press(page, '#admin-switches button[aria-label="Open the breaker of node"]');
   assert.match(await agree(page), /^Open the breaker of node\?/);
   await said(page, /^The breaker of node is open/);
   assert.deepEqual([(await breaker()).state, (await breaker()).forced, (await newest()).action], ["OPEN", true, "breaker.open"]);
@@ -285,7 +285,7 @@ async function node(page) {
   await panel(page, "history");
   assert.deepEqual((await rows(page, "alert-history")).map(([name, state]) => [name, state]), [["Breaker open: node", "fires"]]);
   await panel(page, "models");
-  await page.click('#admin-switches button[aria-label="Reset the breaker of node"]');
+  await press(page, '#admin-switches button[aria-label="Reset the breaker of node"]');
   await agree(page);
   await said(page, /^The breaker of node is in use/);
   assert.deepEqual([(await breaker()).state, (await newest()).action], ["CLOSED", "breaker.reset"]);
@@ -297,7 +297,7 @@ async function node(page) {
 async function backups(page) {
   await panel(page, "backups");
   assert.equal(await text(page, "#admin-backups .message"), "There are no backups yet.");
-  await page.click("#admin-backup-new");
+  await press(page, "#admin-backup-new");
   await agree(page);
   await said(page, /^Made the backup edge\.db\..*\.backup: \d+ KiB, \d+ wallets and \d+ entries checked/);
   const { target, action } = await newest();
@@ -305,16 +305,16 @@ async function backups(page) {
   assert.deepEqual([action, made.length, made[0].name], ["backup.create", 1, target]);
   assert(existsSync(`${folder}/backups/${target}`));
   await until("it is listed", async () => (await rows(page, "backups"))[0]?.[0] === target);
-  await page.click("#admin-backups td button");
+  await press(page, "#admin-backups td button");
   await said(page, new RegExp(`^The backup ${target} is good`));
-  await page.click("#admin-ledger-verify-all");
+  await press(page, "#admin-ledger-verify-all");
   await until("the verdict", async () => /^The ledger adds up: \d+ wallets and \d+ entries checked, no errors\.$/.test(await text(page, "#admin-ledger-verdict")));
-  await page.click("#admin-ledger-verify");
+  await press(page, "#admin-ledger-verify");
   await until("the verdict of what is new", async () => /^The ledger adds up: /.test(await text(page, "#admin-ledger-verdict")));
   await picture(page, "admin-backups");
   // Another program damages the copy.
   truncateSync(`${folder}/backups/${target}`, 5000);
-  await page.click("#admin-backups td button");
+  await press(page, "#admin-backups td button");
   await until("a damaged copy is not good", async () => (await text(page, "#admin-problem")) !== "" && (await text(page, "#admin-done")) === "");
 }
 
@@ -324,7 +324,7 @@ async function auditTrail(page) {
   const expected = entries.map((entry) => [entry.action, entry.target.startsWith("remes1") ? `${entry.target.slice(0, 12)}…${entry.target.slice(-6)}` : entry.target, entry.reason ?? "–"]);
   assert.deepEqual((await rows(page, "audit")).map(([, action, target, , reason]) => [action, target, reason]), expected);
   assert(next_cursor, "the audit has more than a page");
-  await page.click("#admin-audit > .small");
+  await press(page, "#admin-audit > .small");
   await until("the next page", async () => (await rows(page, "audit")).length > entries.length);
 }
 
@@ -339,7 +339,7 @@ async function clock() {
   });
   await panel(page, "history");
   assert.equal((await rows(page, "alert-history"))[0][5], MARKUP);
-  await page.click("#admin-clock-accept");
+  await press(page, "#admin-clock-accept");
   assert.match(await agree(page), /^Accept the clock/);
   await said(page, /^The clock is accepted: it is 20/);
   assert.equal((await newest()).action, "clock.accept");
@@ -353,7 +353,7 @@ async function twoTabs(page) {
   for (const tab of [page, other]) {
     await tab.bringToFront();
     await panel(tab, "accounts");
-    await tab.click("#admin-user-new");
+    await press(tab, "#admin-user-new");
     await fill(tab, { "user-wallet": THIRD });
     await submit(tab, "user");
     await until("the page asks", () => shown(tab, "#question"));
@@ -364,7 +364,7 @@ async function twoTabs(page) {
   await other.bringToFront();
   await agree(other);
   await until("the second says why not", async () => (await text(other, "#admin-user-dialog .problem")) !== "");
-  await other.click("#admin-user-dialog .close");
+  await press(other, "#admin-user-dialog .close");
   // Each of two people who grant has granted.
   for (const tab of [page, other]) {
     await tab.bringToFront();
@@ -379,7 +379,7 @@ async function twoTabs(page) {
   for (const tab of [page, other]) {
     await tab.bringToFront();
     await account(tab, THIRD);
-    await tab.click(`#admin-account-keys tr[data-id=${id}] button[aria-label^=Revoke]`);
+    await press(tab, `#admin-account-keys tr[data-id=${id}] button[aria-label^=Revoke]`);
     await until("the page asks", () => shown(tab, "#question"));
   }
   for (const tab of [page, other]) {
@@ -422,7 +422,7 @@ async function goneInTheMiddle(page) {
   // It may have been created unseen: a second key is not made in secret.
   relay.lost = async ({ method, url }) => method === "POST" && url === "/api/keys";
   const keysBefore = (await asAdmin(`/api/keys?wallet=${THIRD}`)).keys.length;
-  await page.click("#admin-account-key");
+  await press(page, "#admin-account-key");
   await until("the dialog", () => shown(page, "#admin-new-key-dialog"));
   await submit(page, "new-key");
   await agree(page);
@@ -441,7 +441,7 @@ async function onceAtATime(page) {
   await account(page, THIRD);
   let answer, asked = 0;
   relay.lost = ({ url }) => url.endsWith("/block") ? (asked += 1, new Promise((resolve) => { answer = () => resolve(false); })) : false;
-  await page.click("#admin-account-block");
+  await press(page, "#admin-account-block");
   await agree(page);
   await until("the request runs", () => asked === 1);
   assert(await page.$eval("#admin-account-block", (button) => button.disabled), "the button can be pressed");
@@ -496,6 +496,29 @@ async function byKeyboard() {
   await closed(page);
 }
 
+/** An admin who rotates the key of the page goes on with the new one, which is shown. */
+async function ownKey() {
+  const { id, api_key: old } = await asAdmin("/api/keys", { name: "own", scopes: ["admin"] });
+  const page = await opened({ height: 1000 });
+  await giveKey(page, old);
+  await until("the section of an admin", () => shown(page, "#admin"));
+  await panel(page, "keys");
+  await press(page, `#admin-keys tr[data-id=${id}] button[aria-label^=Rotate]`);
+  await page.select("#admin-rotate-grace", "0");
+  await submit(page, "rotate");
+  await agree(page);
+  await until("the key in its place", () => shown(page, "#admin-secret-dialog"));
+  const secret = await text(page, "#admin-secret");
+  assert.deepEqual([await status("/auth/me", old), await status("/auth/me", secret)], [401, 200]);
+  await press(page, "#admin-secret-close");
+  await panel(page, "keys");
+  const { key } = await api("/auth/me", { key: secret });
+  await press(page, `#admin-keys tr[data-id=${key.id}] button[aria-label^=Revoke]`);
+  assert.match(await agree(page), /It is the one that you use now\.$/);
+  await until("the page asks for a key", async () => !(await shown(page, "#admin")) && shown(page, "#key-form"));
+  await closed(page, /401/);
+}
+
 const PANELS = ["accounts", "keys", "models", "backups", "history", "audit"];
 
 /** No text became an element, and none ran. */
@@ -528,7 +551,7 @@ async function looks() {
     await account(page, FIRST);
     await checked("account");
     for (const [button, dialog] of [["account-grant", "credits"], ["account-key", "new-key"]]) {
-      await page.click(`#admin-${button}`);
+      await press(page, `#admin-${button}`);
       await until(dialog, () => shown(page, `#admin-${dialog}-dialog`));
       await accessible(page, `${dialog}, ${name}`);
       await picture(page, `admin-${name}-${dialog}`);
@@ -539,7 +562,7 @@ async function looks() {
         await accessible(page, `a question, ${name}`);
         await page.keyboard.press("Escape");
       }
-      await page.click(`#admin-${dialog}-dialog .close`);
+      await press(page, `#admin-${dialog}-dialog .close`);
     }
     await closed(page);
   }
@@ -566,6 +589,7 @@ await forgotten(page);
 // Refusals that were provoked, and the server that went.
 await closed(page, /status of 4\d\d|ERR_EMPTY_RESPONSE|ERR_CONNECTION|status of 503/);
 await clock();
+await ownKey();
 await byKeyboard();
 await looks();
 assert(!server.log.includes(ADMIN), "a key is in the log");
