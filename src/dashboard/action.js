@@ -64,7 +64,7 @@ function headingOf(element) {
 
 /**
  * Shows `rows` as a table in `element`, within a box that scrolls. `columns` are `{title, of: (row) => text or node, number}`.
- * Rows that are the same as before stay, with focus and selection; a row's `id` tells rows of the same content apart.
+ * Rows that are the same as before stay, with focus and selection; a row's `id` distinguishes rows of the same content.
  */
 function table(element, columns, rows) {
   let box = element.querySelector(":scope > .scroll");

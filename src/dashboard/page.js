@@ -19,6 +19,7 @@ function nodeStatus() {
   if (open.length) return ["warn", `${open.map((breaker) => breaker.name).join(", ")} ${open.length === 1 ? "is" : "are"} out of use`, open.map(whyOpen).join(" ")];
   if (now.chain_halted) return ["warn", "The chain is halted", "Its newest block is older than it should be."];
   if (now.status !== "ok") return ["warn", "The node is degraded", ""];
+  if (isIdle() && !(network.data || network.trouble || leaders.trouble)) return ["unknown", "Asking the node…", ""];
   if (isIdle()) return ["idle", "Nothing is connected yet", "The node runs and accepts requests. It needs a model to sell answers, and a miner to show."];
   return ["ok", "All systems normal", `${sentence(about)}.`];
 }
@@ -118,7 +119,7 @@ const hashrateChart = new Chart(by("hashrate-chart"), { name: "Hashrate", readin
 const earningsChart = new Chart(by("earnings-chart"), { name: "Earnings", bars: true, reading: by("earnings-reading") });
 
 /** Where a chart begins: with its range, or with its data if they cover less than two thirds of that. */
-const startOf = (first, from, to) => first > from + (to - from) / 3 ? Math.min(first, to - (to - from) / 12) : from;
+const startOf = (first, from, to) => first > from + (to - from) / 3 ? Math.min(first, to - (to - from) / 30) : from;
 
 function showHashrate() {
   if (!hashrate.data) return;
@@ -153,7 +154,7 @@ function bars(length, number, end, amounts) {
   return made.map((bar) => ({ ...bar, value: Math.round(bar.value * 1e6) / 1e6 })).map((bar) => ({ ...bar, min: bar.value, max: bar.value }));
 }
 
-/** Bars without the empty ones before the first, by the rule of `startOf` but a quarter of them at least; none if all are empty. */
+/** Bars without the empty ones before the first, by the rule of `startOf` but a fifth of them at least; none if all are empty. */
 function fit(bars) {
   const first = bars.findIndex((bar) => bar.value > 0), [from, to] = [bars[0].at, bars.at(-1).until];
   if (first < 0) return [];

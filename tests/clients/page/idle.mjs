@@ -19,6 +19,21 @@ for (const [name, look] of Object.entries({ idle: {}, "idle-dark": { dark: true 
   await closed(page);
 }
 
+// Without a chain, Keplr says which chain has wallets of this kind.
+for (const chains of [["cosmos"], ["cosmos", "remes"]]) {
+  const before = (page) => page.evaluateOnNewDocument((prefixes) => {
+    window.keplr = {
+      getChainInfosWithoutEndpoints: async () => prefixes.map((prefix) => ({ chainId: `${prefix}-1`, bech32Config: { bech32PrefixAccAddr: prefix } })),
+      enable: async (chain) => { throw new Error(`no account on ${chain}`); },
+    };
+  }, chains);
+  const page = await opened({ before });
+  await page.click("#keplr-button");
+  const wanted = chains[1] ? "Keplr: no account on remes-1." : "Keplr: it knows no chain with remes1 addresses, and no chain answers this node.";
+  await until("which chain", async () => { const problem = await text(page, "#key-problem"); return problem === wanted || problem; });
+  await closed(page);
+}
+
 const page = await opened({ path: `/#${WALLET}` });
 await until("no sample yet", async () => (await text(page, "[data-feed=miner] .message")) === "No sample yet.");
 await api("/miner/stats", { key: KEY, method: "POST", body: { hashrate: 42.5, gpu_temperature: 67 } });
