@@ -8,7 +8,8 @@ use hyper::header::{
     ORIGIN,
 };
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Version};
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Method, Uri, Version};
 
 use super::Result;
 use super::context::single;
@@ -107,25 +108,47 @@ pub(super) fn check_origin(config: &Config, head: &Parts) -> Result<Option<Heade
     if allowed.any(|allowed| allowed == text) {
         return Ok(Some(origin.clone()));
     }
-    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let page = text.split_once("://").map(|(_, authority)| authority);
-    let own = page.zip(host);
-    let is_own = own.is_some_and(|(page, host)| page.eq_ignore_ascii_case(host));
     // A preflight changes nothing; without the headers that allow it the browser goes no further.
-    if is_own || head.method == Method::OPTIONS {
+    if is_own(text, head) || head.method == Method::OPTIONS {
         return Ok(None);
     }
     let detail = "pages of this origin may not call this server; see [auth] cors_origins";
     Err(ApiError::forbidden(detail))
 }
 
+/// Whether an origin is that of the server's own page: it has the host and the port of the request. A proxy may leave the port
+/// out of `Host`; then the browser has to say that it is the same (no page can set `Sec-Fetch-Site`).
+fn is_own(origin: &str, head: &Parts) -> bool {
+    let origin: Option<Uri> = origin.parse().ok();
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host: Option<Authority> = host.and_then(|host| host.parse().ok());
+    let (Some(origin), Some(host)) = (origin, host) else {
+        return false;
+    };
+    let default = match origin.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => return false,
+    };
+    let Some(page) = origin.authority() else {
+        return false;
+    };
+    let [page_port, own_port] = [page, &host].map(Authority::port_u16);
+    let is_same_port = page_port.unwrap_or(default) == own_port.unwrap_or(default);
+    let is_left_out = own_port.is_none() && has(head, "sec-fetch-site", "same-origin");
+    page.host().eq_ignore_ascii_case(host.host()) && (is_same_port || is_left_out)
+}
+
+/// Whether a header is this text, in any case.
+fn has(head: &Parts, name: &str, value: &str) -> bool {
+    let sent = head.headers.get(name);
+    sent.is_some_and(|sent| sent.as_bytes().eq_ignore_ascii_case(value.as_bytes()))
+}
+
 /// Refuses what a page of another origin makes a browser load, as an image or a frame, say; a link to this server is
 /// followed. Browsers send `Origin` with few of these requests, but `Sec-Fetch-Site` with all (W3C, Fetch Metadata).
 pub(super) fn check_site(head: &Parts) -> Result<()> {
-    let is = |name: &str, value: &str| {
-        let sent = head.headers.get(name);
-        sent.is_some_and(|sent| sent.as_bytes().eq_ignore_ascii_case(value.as_bytes()))
-    };
+    let is = |name: &str, value: &str| has(head, name, value);
     let is_foreign = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
     let is_document =
         is("sec-fetch-dest", "document") || !head.headers.contains_key("sec-fetch-dest");

@@ -1,5 +1,6 @@
 //! Copies of the database: their content, their checks, and how one is restored.
 
+mod list;
 mod minutes;
 mod restore;
 mod server;

@@ -56,7 +56,8 @@ contract! {
     keys_of_one_limit_spend_no_more_than_it_together
     a_refund_reverses_a_charge_with_its_spending_and_its_answer
     a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credits
-    an_export_has_the_entries_of_all_wallets_oldest_first;
+    an_export_has_the_entries_of_all_wallets_oldest_first
+    accounts_are_found_by_a_part_of_their_addresses_and_in_the_order_of_their_balances;
 
     an_account_is_created_once_and_an_unknown_wallet_is_not_a_zero_balance
     a_repeated_request_with_one_key_takes_effect_once_and_is_replayed
@@ -64,6 +65,8 @@ contract! {
     a_key_has_its_limits_wherever_it_is_read_and_so_has_the_one_that_replaces_it
     a_retired_or_revoked_key_is_inactive
     duplicate_samples_and_earnings_count_once
+    each_worker_has_its_newest_sample_and_the_wallets_are_those_of_the_newest
+    an_account_has_the_newest_use_of_its_keys
     observers_are_notified_of_a_change_before_its_method_returns
     an_observer_that_panics_does_not_affect_the_others
     a_closed_store_fails_instead_of_reporting_not_found
@@ -230,6 +233,9 @@ async fn holds_promise_no_more_than_the_balance_and_move_nothing(store: Store) {
     assert!(promised.iter().all(Result::is_ok));
     let gauges = store.gauges();
     assert_eq!((gauges.holds, gauges.held), (2, FIVE));
+    assert_eq!(store.available(wallet(W1)).await, Ok(Credits::ZERO));
+    let unknown = store.available(wallet(W2)).await;
+    assert_eq!(unknown, Err(StoreError::UserNotFound));
     let (needed, balance) = (Credits::from_micro(1), Credits::ZERO);
     let short = StoreError::Insufficient { needed, balance };
     assert_eq!(hold(&store, needed).await.unwrap_err(), short);
@@ -242,7 +248,9 @@ async fn holds_promise_no_more_than_the_balance_and_move_nothing(store: Store) {
     let two = hold(&store, credits(2)).await.unwrap_err();
     let (needed, balance) = (credits(2), ONE);
     assert_eq!(two, StoreError::Insufficient { needed, balance });
+    assert_eq!(store.available(wallet(W1)).await, Ok(ONE));
     drop(promised);
+    assert_eq!(store.available(wallet(W1)).await, Ok(credits(6)));
     adds_up(&store).await;
 }
 
@@ -502,6 +510,101 @@ async fn an_export_has_the_entries_of_all_wallets_oldest_first(store: Store) {
         assert_eq!(export(Some(wallet(W2)), limit).await, own);
     }
     adds_up(&store).await;
+}
+
+async fn accounts_are_found_by_a_part_of_their_addresses_and_in_the_order_of_their_balances(
+    store: Store,
+) {
+    for (text, amount) in [(W1, ONE), (W2, FIVE), (W3, ONE)] {
+        grant(&store, text, amount).await.unwrap();
+    }
+    let mut alike = [W1, W3].map(wallet);
+    alike.sort_by_key(Wallet::to_string);
+    let list = async |search: &str, limit: usize| {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let (search, sort) = (search.to_owned(), UserSort::Balance);
+            let query = UserQuery {
+                search,
+                sort,
+                after,
+                limit,
+            };
+            let page = store.users(query).await.unwrap();
+            found.extend(page.iter().map(|listed| listed.user.wallet_address));
+            let Some(last) = page.last() else {
+                return found;
+            };
+            assert!(page.len() <= limit);
+            after = Some((sort.value(last), last.user.wallet_address));
+        }
+    };
+    for limit in 1..5 {
+        assert_eq!(list("", limit).await, [wallet(W2), alike[0], alike[1]]);
+        assert_eq!(list(&W3[10..20], limit).await, [wallet(W3)]);
+        assert_eq!(list("REMES", limit).await, []);
+    }
+}
+
+async fn each_worker_has_its_newest_sample_and_the_wallets_are_those_of_the_newest(store: Store) {
+    let day = Duration::from_secs(86_400);
+    let named = |worker: &str, second| Sample {
+        worker: worker.to_owned(),
+        ..sample(second, second as f64)
+    };
+    let other = Sample {
+        wallet: wallet(W2),
+        ..sample(5, 5.0)
+    };
+    let samples = vec![
+        named("b", 2),
+        named("a", 4),
+        named("b", 3),
+        named("a", 1),
+        other,
+    ];
+    store.record_samples(samples, 9, NOW).await.unwrap();
+    let found = async |now, limit| {
+        let workers = store.workers(wallet(W1), now, limit).await.unwrap();
+        let found = workers
+            .into_iter()
+            .map(|worker| (worker.worker, worker.hashrate));
+        found.collect::<Vec<_>>()
+    };
+    let expected = [("a".to_owned(), 4.0), ("b".to_owned(), 3.0)];
+    assert_eq!(found(NOW, 9).await, expected);
+    assert_eq!(found(NOW, 1).await, expected[..1]);
+    assert_eq!(found(NOW.plus(day * 2), 9).await, []);
+    let unknown = store.workers(wallet(W3), NOW, 9).await;
+    assert_eq!(unknown, Err(StoreError::UserNotFound));
+    let wallets = [W2, W1].map(wallet);
+    assert_eq!(store.recent_miners(NOW, 9).await.unwrap(), wallets);
+    assert_eq!(store.recent_miners(NOW, 1).await.unwrap(), wallets[..1]);
+}
+
+async fn an_account_has_the_newest_use_of_its_keys(store: Store) {
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let issued = issue_key(&*store, key_of(W1), 9, Actor::local(NOW), None).await;
+        ids.push(issued.unwrap().record.id);
+    }
+    let used = async || {
+        let query = UserQuery {
+            limit: 1,
+            ..UserQuery::default()
+        };
+        store.users(query).await.unwrap()[0].last_used_at
+    };
+    assert_eq!(used().await, None);
+    let at = |minutes: u64| NOW.plus(Duration::from_secs(60 * minutes));
+    let both = vec![(ids[0].clone(), at(2)), (ids[1].clone(), at(1))];
+    store.touch_keys(both).await.unwrap();
+    assert_eq!(used().await, Some(at(2)));
+    store
+        .touch_keys(vec![(ids[1].clone(), at(3))])
+        .await
+        .unwrap();
+    assert_eq!(used().await, Some(at(3)));
 }
 
 async fn a_debit_by_an_admin_leaves_what_is_held_and_repeated_it_needs_no_credits(store: Store) {

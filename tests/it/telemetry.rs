@@ -2,6 +2,7 @@ mod collector;
 mod earnings;
 mod history;
 mod rollup;
+mod workers;
 mod year;
 
 use std::time::Duration;
