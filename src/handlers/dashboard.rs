@@ -21,6 +21,10 @@ const SCRIPT: &str = concat!(
     include_str!("../dashboard/chat_box.js"),
     include_str!("../dashboard/sign_in.js"),
     include_str!("../dashboard/account.js"),
+    include_str!("../dashboard/admin.js"),
+    include_str!("../dashboard/admin-keys.js"),
+    include_str!("../dashboard/admin-accounts.js"),
+    include_str!("../dashboard/admin-node.js"),
 );
 
 /// Only its own script and style, and requests to this server; nothing inline or from elsewhere, so that injected text cannot

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The page at / in a real browser: what it weighs and how soon it is there, that its figures are the API's, that a breaker
 # and an alert show within 5 s, what it says when something is amiss or nothing is connected, signing in by a key or a wallet,
-# a paid chat, a path prefix, axe's rules in light, dark and on a phone, and that a key is left nowhere. Installs Debian's
-# chromium, and puppeteer-core and axe-core from npm.
+# a paid chat, every action of an admin, a path prefix, axe's rules in light, dark and on a phone, and that a key is left
+# nowhere. Installs Debian's chromium, and puppeteer-core and axe-core from npm.
 #
 # SCREENSHOTS: a folder for pictures of each state; without one they go with the scratch folder.
 . "$(dirname "$0")/common.bash"
@@ -69,4 +69,9 @@ node "$scratch/closed.mjs"
 why='the end of the server, which was shown while the page was open'
 wait "$server"
 over "$server"
+
+# It starts servers of its own, as it ends one in the middle of an action.
+why="a check of the page with an admin's key"
+mkdir "$scratch/admin"
+BINARY=$built/r3mes-edge FOLDER=$scratch/admin PROFILE=$scratch/admin/profile node "$scratch/admin.mjs"
 passed

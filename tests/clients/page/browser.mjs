@@ -117,3 +117,9 @@ export async function giveKey(page, key) {
   await page.type("#key-field", key);
   await page.keyboard.press("Enter");
 }
+
+/** Presses a button by the keyboard: panels above it may grow between finding a place and a click on it. */
+export async function press(page, selector) {
+  await page.focus(selector);
+  await page.keyboard.press("Enter");
+}
