@@ -117,7 +117,6 @@ function showAll() {
 }
 
 /** Feeds that may need a key are polled when it is known whether they do. */
-let started = false;
 const openFeeds = [health, ready, leaders];
 function startClosed() {
   started = true;

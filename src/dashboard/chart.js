@@ -117,8 +117,10 @@ class Chart {
 
   /** Labels of the time axis, at whole hours or days in the browser's time zone, or in UTC. */
   times(svg, width, height) {
-    const { from, to, tick, utc } = this.shown;
-    const step = STEPS.find((step) => width * step / (to - from) >= 56) ?? STEPS.at(-1);
+    const { points, from, to, tick, utc } = this.shown;
+    // No bar has two labels.
+    const least = this.bars ? points[0].until - points[0].at : 0;
+    const step = STEPS.find((step) => step >= least && width * step / (to - from) >= 56) ?? STEPS.at(-1);
     const zone = utc ? 0 : new Date(to).getTimezoneOffset() * MINUTE;
     for (let at = Math.ceil((from - zone) / step) * step + zone; at <= to; at += step) {
       const x = this.x(at + (this.bars && step >= DAY ? DAY / 2 : 0));

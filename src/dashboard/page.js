@@ -34,6 +34,8 @@ function whyOpen(breaker) {
 }
 
 function showStatus() {
+  // After the start or another key, the line waits for the alerts.
+  if (health.data && !health.trouble && started && !alerts.data && !alerts.trouble) return;
   const [state, line, more] = nodeStatus();
   document.body.dataset.status = state;
   by("start").hidden = state !== "idle";
@@ -67,7 +69,7 @@ const NOTHING = {
   miner: ({ recorded_at }) => recorded_at ? "" : "No sample yet.",
   earnings: ({ earnings: rows }) => rows.some((row) => row.earnings > 0) || miner.data?.total_earnings > 0 ? "" : "Nothing earned yet.",
   metrics: ({ last }) => sum(last.ended) ? "" : "No chats yet.",
-  health: ({ breakers, chain }) => breakers.length || chain ? "" : "None is configured, and discovery found none; it runs again every minute.",
+  health: ({ breakers, chain }) => breakers.length || chain ? "" : "None yet; discovery runs every minute.",
   alerts: ({ firing = [], recent = [] }) => firing.length || recent.length ? "" : "No alert fires.",
   usage: ({ days }) => days.length ? "" : "No paid requests in the last 30 days.",
 };

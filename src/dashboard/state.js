@@ -28,6 +28,9 @@ const mayReadLedger = () => wallet() !== "" && hasScope("read");
 /** The wallet that the key belongs to; an admin's key belongs to none. */
 const own = () => holder?.wallet_address ?? "";
 
+/** Whether the feeds that may need a key are polled. */
+let started = false;
+
 // The feeds. Those of a wallet are polled only when a wallet is known.
 
 const ofWallet = (path) => async () => wallet() ? ask(path(wallet())) : undefined;

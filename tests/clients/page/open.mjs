@@ -313,8 +313,9 @@ async function looks() {
     const page = await opened(look);
     if (name !== "phone") await giveKey(page, KEY);
     await until(`figures, ${name}`, async () => {
-      const there = { hashrate: await text(page, "#hashrate"), bars: (await page.$$("#earnings-chart .bar")).length, balance: await shown(page, "#balance-box") };
-      return (there.hashrate !== "–" && there.bars > 0 && there.balance === (name !== "phone")) || there;
+      const there = { hashrate: await text(page, "#hashrate"), bars: (await page.$$("#earnings-chart .bar")).length, entries: (await page.$$("#entries tbody tr")).length, price: await text(page, "#chat-price"), models: (await page.$$("#usage-models tbody tr")).length };
+      const hasKey = name !== "phone";
+      return (there.hashrate !== "–" && there.bars > 0 && there.entries > 0 === hasKey && there.models > 0 === hasKey && there.price !== "" === hasKey) || there;
     }, 30_000);
     assert(await tooWide(page) <= 0, `${name} is too wide`);
     await picture(page, name);

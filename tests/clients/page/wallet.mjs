@@ -35,6 +35,8 @@ async function paidChat() {
     return JSON.stringify(rows) === JSON.stringify(usage.map((row) => [row.model, written(row.requests), written(row.credits)])) || rows;
   });
   assert.equal(await text(page, "#spent"), written(usage.reduce((all, row) => all + row.credits, 0)));
+  const days = await page.$$eval("#usage-chart svg text", (labels) => labels.map((label) => label.textContent).filter((label) => / /.test(label)));
+  assert(days.length > 0 && new Set(days).size === days.length, `a day has one label: ${days}`);
   await picture(page, "chat");
   await accessible(page, "a chat");
 
