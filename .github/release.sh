@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Makes the static binary with its SHA-256, and says how large it is and how soon it answers.
 #
+# For publishing it is packed with all that goes with it, by .github/package.sh, where this machine runs it.
+#
 #   .github/release.sh [--target TRIPLE] [--to FOLDER]    x86_64-unknown-linux-musl into target/dist
 #   .github/release.sh --twice                            builds it in another folder as well: one hash, or it fails
 #
@@ -22,7 +24,7 @@ while [ $# != 0 ]; do
     --target) target=$2; shift 2 ;;
     --to) to=$2; shift 2 ;;
     --twice) twice=1; shift ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
 done
 scratch=$(mktemp -d)
@@ -118,6 +120,9 @@ if "$binary" --version > /dev/null 2>&1; then
   answers_after "$port" > /dev/null
   times=$(for _ in 1 2 3 4 5; do answers_after "$port"; done | sort -n | xargs)
   echo "start    first answer after $(cut -d' ' -f3 <<< "$times") ms (of five: $times)"
+  rm -f "$to"/r3mes-edge-*-"$target".tar.gz* "$to"/r3mes-edge_*.deb*
+  packed=$(.github/package.sh "$binary" "$target" "$to")
+  sed 's/^/packed   /' <<< "$packed"
 else
   echo 'start    not measured: this machine does not run it'
 fi
@@ -128,4 +133,10 @@ if [ -n "$twice" ]; then
   other=$(make "$scratch/another/folder" "$scratch/build")
   cmp "$other" "$binary" || { echo 'built in another folder it is another file' >&2; exit 1; }
   echo 'twice    built in another folder: the same bytes'
+  if [ -n "${packed:-}" ]; then
+    mkdir "$scratch/packed"
+    .github/package.sh "$binary" "$target" "$scratch/packed" > /dev/null
+    for file in "$scratch"/packed/*; do cmp "$file" "$to/${file##*/}"; done
+    echo 'twice    packed again: the same bytes'
+  fi
 fi

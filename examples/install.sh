@@ -7,12 +7,13 @@
 #   examples/install.sh --undo --purge    the configuration and the database too: accounts, credits and keys are gone then
 #   --root DIR                            works below DIR and starts nothing, to inspect the result
 #
-# BINARY is target/dist/r3mes-edge-*, as .github/release.sh makes it for this machine, or any other build.
+# BINARY is the one beside this script, as in an archive, else target/dist/r3mes-edge-*, as .github/release.sh makes it for this
+# machine, or any other build.
 set -eu
 here=$(cd -- "$(dirname -- "$0")" && pwd)
 
 usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  sed -n '2,11s/^# \{0,1\}//p' "$0"
   exit "$1"
 }
 # stop CODE TEXT: before anything was done.
@@ -56,8 +57,8 @@ if [ -n "$undo" ]; then
   [ -z "$binary" ] || stop 2 '--undo takes no binary'
 else
   if [ -z "$binary" ]; then
-    for libc in musl gnu; do
-      binary=$here/../target/dist/r3mes-edge-$(uname -m)-unknown-linux-$libc
+    for place in "$here/r3mes-edge" "$here/../target/dist/r3mes-edge-$(uname -m)-unknown-linux"-musl "$here/../target/dist/r3mes-edge-$(uname -m)-unknown-linux"-gnu; do
+      binary=$place
       [ ! -f "$binary" ] || break
     done
     [ -f "$binary" ] || stop 2 'no binary: name one, or make it with .github/release.sh'

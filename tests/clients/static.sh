@@ -2,7 +2,8 @@
 # The static binary on a place with nothing else: a folder that holds it alone is its whole file system. It starts, serves,
 # and speaks to an inference server over TLS by name, with the name from /etc/hosts, from a name server, and from nowhere.
 # Builds it in two folders with less optimising than a release (which RELEASE=1 makes), and compares the bytes. With
-# TARGET=x86_64-unknown-linux-gnu it is the binary for where musl cannot be had. Installs curl, openssl, file and what
+# TARGET=x86_64-unknown-linux-gnu it is the binary for where musl cannot be had. Then the archive and the Debian package that
+# hold it: contents, checksums, and what dpkg does with it below a root of its own. Installs curl, openssl, file and what
 # .github/release.sh needs.
 . "$(dirname "$0")/common.bash"
 need curl file ip=iproute2 openssl
@@ -19,6 +20,9 @@ if [ -z "${BINARY:-}" ]; then
   grep -qE '^ldd +(statically linked|not a dynamic executable)' "$scratch/made" || fail 'ldd does not call it static'
   grep -qE '^file .*static' "$scratch/made" || fail 'file does not call it static'
   BINARY=$(head -n 1 "$scratch/made")
+  for what in 'built in another folder' 'packed again'; do
+    grep -q "^twice .*$what" "$scratch/made" || fail "not $what"
+  done
 fi
 # To change the root and to be a name server is for root: who is not is it in namespaces.
 if [ "$(id -u)" != 0 ]; then
@@ -28,6 +32,9 @@ if [ "$(id -u)" != 0 ]; then
   exit
 fi
 why='a command failed'
+
+dist=${BINARY%/*}
+. tests/clients/static/packages.bash
 
 place=$scratch/place
 # The environment is emptied too, and with it the way to this.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod admin_key;
+mod demo;
 mod environment;
 mod export;
 mod outputs;

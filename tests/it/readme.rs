@@ -10,7 +10,7 @@ use r3mes_edge::Config;
 use crate::support::{edge, edge_output};
 
 /// Commands that are in the README before they are in the program.
-const PLANNED: [&str; 4] = ["status", "alerts", "chat", "backup restore"];
+const PLANNED: [&str; 5] = ["status", "alerts", "chat", "backup list", "backup restore"];
 
 struct Page {
     /// From the top of the repository.
