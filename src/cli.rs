@@ -83,7 +83,7 @@ struct GlobalArgs {
     /// Certificates (PEM) of the authorities that --url trusts [default: those of browsers]
     #[arg(long, global = true, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Send the key to an http address of another machine, whose network nobody else can read
+    /// Send the key to an http address of another machine, over a private network only
     #[arg(long, global = true)]
     plain_http: bool,
 }

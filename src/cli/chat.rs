@@ -102,7 +102,9 @@ pub(super) async fn run(chat: &Chat, mut client: Client) -> Result {
     let paid = paid(&client, wallet, &request_id).await;
     let paid = paid.inspect_err(|failure| note(format_args!("the charge is not known: {failure}")));
     if let Some(error) = broken {
-        let paid = paid.map_or(String::new(), |paid| format!("; {}", told(paid.as_ref())));
+        let paid = paid.map_or(String::new(), |paid| {
+            format!("; {}", cost_line(paid.as_ref()))
+        });
         let what = format!("the answer broke off ({error}), request {request_id}{paid}");
         return Err(Failure::Failed(what));
     }
@@ -118,7 +120,7 @@ pub(super) async fn run(chat: &Chat, mut client: Client) -> Result {
         return answer(true, serde_json::to_string(&answered)?, "");
     }
     if let Some(paid) = paid {
-        note(told(paid.as_ref()));
+        note(cost_line(paid.as_ref()));
     }
     Ok(())
 }
@@ -204,7 +206,7 @@ async fn paid(client: &Client, wallet: Option<Wallet>, request_id: &str) -> Resu
 }
 
 /// The last line.
-fn told(paid: Option<&Paid>) -> String {
+fn cost_line(paid: Option<&Paid>) -> String {
     let Some(paid) = paid else {
         return "nothing was charged".to_owned();
     };

@@ -159,7 +159,7 @@ const COLUMNS: [Column; 8] = [
     ("scopes", "SCOPES", 17),
     ("wallet_address", "WALLET", 44),
     ("name", "NAME", 16),
-    ("limits", "LIMITS (CREDITS)", 0),
+    ("limits", "LIMITS", 0),
     ("spent", "SPENT (CREDITS)", 0),
 ];
 

@@ -29,7 +29,7 @@ pub(super) struct Remote {
 impl Remote {
     /// What the arguments name, if they name one.
     ///
-    /// Every request has a key, so `http` to another machine is refused unless it is asked for: whoever reads the network
+    /// Every request has a key, so `http` to another machine is refused unless it is asked for: anyone who reads the network
     /// would have the key.
     pub(super) fn new(global: &GlobalArgs) -> Result<Option<Self>> {
         let Some(address) = global.url.clone() else {
@@ -44,7 +44,7 @@ impl Remote {
             && !global.plain_http
         {
             return Err(Failure::Usage(format!(
-                "--url: the key would cross the network to {host} unencrypted: use https, or add --plain-http if nobody else can read that network (a VPN, say)"
+                "--url: the key would cross the network to {host} unencrypted: use https, or add --plain-http if that network is private (a VPN, say)"
             )));
         }
         let ca_file = global.ca_file.clone();

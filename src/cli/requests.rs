@@ -171,7 +171,11 @@ pub(super) async fn verify_ledger(client: &Client, full: bool) -> Result {
     let path = format!("/admin/ledger/verify?full={full}");
     let verified = client.get(&path).await?;
     let report: LedgerReport = serde_json::from_str(&verified)?;
-    answer(client.json, &verified, verdict(&report))?;
+    let mut text = verdict(&report);
+    if !full {
+        text += " since the last check; --full checks all of them";
+    }
+    answer(client.json, &verified, text)?;
     checked("the ledger", report.mistakes.len())
 }
 

@@ -69,6 +69,7 @@ done
 sed -n 's/^  //p' "$scratch/printed" > "$scratch/lines"
 [ "$(wc -l < "$scratch/lines")" -ge 9 ] || fail 'the first start printed fewer lines than there should be'
 [[ $EDGE =~ ^http://127\.0\.0\.1:[1-9][0-9]*$ ]] || fail "the address is $EDGE"
+[ "$(head -n 1 "$scratch/printed")" = "Open $EDGE/" ] || fail 'the first line does not say where the page is'
 holds "$scratch/lines" "EDGE=$EDGE( |\$)" 'the printed EDGE= has another address than the one it serves on'
 ok "--listen with port 0: the printed EDGE= is $EDGE, and answers"
 
@@ -163,6 +164,7 @@ at_a_terminal() {
   ok "at a terminal: $*"
 }
 at_a_terminal 'checking every wallet' ledger verify
+holds "$scratch/out" '^the ledger adds up: ' 'ledger verify ends without a verdict'
 at_a_terminal 'reading the ledger' ledger export
 at_a_terminal 'copying and checking the database' backup create --to "$scratch/copy.db"
 at_a_terminal 'copying the database' restore --database "$scratch/other.db" "$scratch/copy.db"

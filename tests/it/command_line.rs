@@ -109,7 +109,10 @@ async fn ledger_verify_detects_a_tampered_backup() {
     let (code, output) = edge(&backup, &["ledger", "verify"]);
     assert_eq!(
         (code, output.as_str()),
-        (0, "the ledger adds up: 1 wallet, 1 entry\n")
+        (
+            0,
+            "the ledger adds up: 1 wallet, 1 entry since the last check; --full checks all of them\n"
+        )
     );
     let tampered = rusqlite::Connection::open(&backup).unwrap();
     let changed = tampered.execute("UPDATE users SET credits = credits + 1", []);

@@ -87,7 +87,10 @@ async fn a_read_only_file_is_listed_and_no_file_is_left_beside_it() {
         (3, 2)
     );
     assert!(outputs[4].contains(key));
-    assert_eq!(outputs[5], "the ledger adds up: 1 wallet, 1 entry\n");
+    assert_eq!(
+        outputs[5],
+        "the ledger adds up: 1 wallet, 1 entry since the last check; --full checks all of them\n"
+    );
     let nothing = ["users", "show", W2];
     assert_eq!(edge(&sealed.database(), &nothing).0, 3);
 }

@@ -54,7 +54,7 @@ async fn a_server_elsewhere_is_asked_by_its_address_and_nothing_is_written_here_
     let key = here.done(&["keys", "create", "--wallet", W1]);
     assert!(key.starts_with("r3mes_"));
     assert_eq!(here.done(&["keys", "list"]).lines().count(), 3);
-    let verdict = here.done(&["ledger", "verify"]);
+    let verdict = here.done(&["ledger", "verify", "--full"]);
     assert_eq!(verdict, "the ledger adds up: 1 wallet, 1 entry\n");
     here.done(&["audit", "list"]);
     here.done(&["usage", "--by", "key"]);
@@ -129,7 +129,7 @@ fn what_works_on_files_or_would_give_the_key_away_is_refused_before_anything_is_
             "{arguments:?}: {stderr}"
         );
     }
-    // 192.0.2.0/24 is nobody's.
+    // 192.0.2.0/24 is reserved for documentation.
     for (url, part) in [
         (
             "http://192.0.2.1:8000",
