@@ -28,7 +28,7 @@ const WALLET: &str = "remes1jrtxwayldq3l3wu4frt8eg9syzcdkzw7vmmshm";
 
 #[derive(Args)]
 pub(super) struct DemoArgs {
-    /// Write the shell assignments (EDGE, ADMIN, WALLET, KEY) to a file when it serves, for scripts
+    /// Write the shell assignments (EDGE, ADMIN, WALLET, KEY) to a file when it serves, for scripts [default: no file]
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
     /// Without rates, and without pauses between the words of a chat, for programs that ask faster than people

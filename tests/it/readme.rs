@@ -9,8 +9,6 @@ use r3mes_edge::Config;
 
 use crate::support::{edge, edge_output};
 
-/// Commands that are in the README before they are in the program.
-const PLANNED: [&str; 5] = ["status", "alerts", "chat", "backup list", "backup restore"];
 
 struct Page {
     /// From the top of the repository.
@@ -262,9 +260,9 @@ fn listed(words: &[&str]) -> Vec<String> {
     own.map(str::to_owned).collect()
 }
 
-/// Every command of the program, and those that are to come.
+/// Every command of the program.
 fn commands() -> BTreeSet<String> {
-    let mut commands = BTreeSet::from(PLANNED.map(str::to_owned));
+    let mut commands = BTreeSet::new();
     for group in listed(&[]) {
         let under = listed(&[&group]);
         if under.is_empty() {
