@@ -343,8 +343,7 @@ pub trait Repository: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<WorkerStats>>;
     /// The wallets with the newest samples, newest first. Samples of a time after [`latest_sample`]`(now)` do not count.
-    async fn recent_miners(&self, now: Timestamp, limit: usize) -> Result<Vec<Wallet>> {
-        let _ = (now, limit);
+    async fn recent_miners(&self, _now: Timestamp, _limit: usize) -> Result<Vec<Wallet>> {
         Ok(Vec::new())
     }
     /// The days with earnings in a period, oldest first.

@@ -9,7 +9,6 @@ use r3mes_edge::Config;
 
 use crate::support::{edge, edge_output};
 
-
 struct Page {
     /// From the top of the repository.
     name: String,
