@@ -129,7 +129,7 @@ pub(super) async fn list(client: &Client) -> Result {
     let now = Clock::default().now();
     let named = found.backups.iter().map(|copy| copy.name.len());
     let width = named.max().unwrap_or_default();
-    let mut lines = format!("{:width$}  {:>12}  {:>7}", "name", "size", "age");
+    let mut lines = format!("{:width$}  {:>12}  {:>7}", "NAME", "SIZE", "AGE");
     for BackupFile {
         name,
         bytes,

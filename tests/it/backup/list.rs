@@ -232,7 +232,7 @@ fn the_command_lists_backups_beside_a_server_and_without() {
             .lines()
             .map(|line| line.split_whitespace().collect())
             .collect();
-        assert_eq!(lines[0], ["name", "size", "age"]);
+        assert_eq!(lines[0], ["NAME", "SIZE", "AGE"]);
         assert_eq!(lines.len(), 3);
         for (line, file) in lines[1..].iter().zip(made.iter().rev()) {
             assert_eq!(Some(line[0]), file.file_name().unwrap().to_str());
