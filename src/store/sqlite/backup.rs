@@ -21,7 +21,7 @@ use crate::store::{Actor, Backup, InstanceLock, LedgerReport, folder_of, real_pa
 
 /// Copies a snapshot of `database` to the new file `to`, and verifies it before it gets that name. Others may read and
 /// write the database meanwhile without waiting; what they commit after the start is not in the copy. Blocks until it is
-/// done; a server uses [`Backups::back_up`].
+/// done; a server uses [`Backups::back_up`](crate::store::Backups::back_up).
 ///
 /// # Errors
 /// If `database` cannot be read or is inconsistent, if `to` exists, or on an I/O error.
