@@ -32,10 +32,17 @@ pub(super) enum Users {
     ///
     /// Example: r3mes-edge users unblock remes1…
     Unblock(Account),
-    /// List all accounts, in the order of their addresses
+    /// List all accounts, or those with a part of an address
     ///
-    /// Example: r3mes-edge users list
-    List,
+    /// Example: r3mes-edge users list --sort balance
+    List {
+        /// The order: by the address; or the newest account, the largest balance or the latest use first
+        #[arg(long, default_value = "address", value_parser = ["address", "created", "balance", "last_used"])]
+        sort: String,
+        /// A part of the wallet address [default: all accounts]
+        #[arg(long, value_name = "TEXT", value_parser = path_segment)]
+        search: Option<String>,
+    },
 }
 
 #[derive(Args, Serialize)]
@@ -55,15 +62,20 @@ pub(super) async fn users(command: Users, client: &Client) -> Result {
         Users::Unblock(Account { wallet_address: of }) => {
             client.post(&format!("/users/{of}/unblock"), &()).await?
         }
-        Users::List => return client.list("users", "/users?", &USER).await,
+        Users::List { sort, search } => {
+            let search = search.map_or_else(String::new, |part| format!("&search={part}"));
+            let query = format!("/users?sort={sort}{search}&");
+            return client.list("users", &query, &LISTED_USER).await;
+        }
     };
     answer(client.json, &user, members(&user)?)
 }
 
-const USER: [Column; 5] = [
+const LISTED_USER: [Column; 6] = [
     ("wallet_address", "WALLET", 44),
     ("credits", "CREDITS", 18),
     ("created_at", "CREATED (UTC)", 24),
+    ("last_used_at", "LAST USED (UTC)", 24),
     ("last_mining_at", "LAST MINED (UTC)", 24),
     ("blocked", "BLOCKED", 0),
 ];

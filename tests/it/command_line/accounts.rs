@@ -76,12 +76,17 @@ fn the_story_of_an_account(database: &Path) {
         run(&["credits", "grant", "remes1x", "1", "--reason", "r"]).0,
         2
     );
-    let listed: Value = serde_json::from_str(&json(&["users", "list"])).unwrap();
-    let users = listed["users"].as_array().unwrap().iter();
-    let wallets: Vec<_> = users
-        .map(|user| user["wallet_address"].as_str().unwrap())
-        .collect();
-    assert_eq!(wallets, [W2, W1], "in the order of the addresses");
+    let listed = |options: &[&str]| -> Vec<String> {
+        let text = json(&[&["users", "list"], options].concat());
+        let listed: Value = serde_json::from_str(&text).unwrap();
+        let users = listed["users"].as_array().unwrap().iter();
+        let wallets = users.map(|user| user["wallet_address"].as_str().unwrap().to_owned());
+        wallets.collect()
+    };
+    assert_eq!(listed(&[]), [W2, W1], "in the order of the addresses");
+    assert_eq!(listed(&["--sort", "balance"]), [W1, W2]);
+    assert_eq!(listed(&["--search", &W1[10..16]]), [W1]);
+    assert_eq!(run(&["users", "list", "--sort", "name"]).0, 2);
     let (_, lines) = run(&["users", "list"]);
     let lines: Vec<Vec<_>> = lines
         .lines()

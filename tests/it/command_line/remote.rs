@@ -176,7 +176,9 @@ async fn https_is_spoken_with_the_named_authority_below_the_path_of_a_proxy() {
         "/edge/admin/ledger/verify?full=true" => {
             Scripted::whole(200, r#"{"wallets":2,"entries":3,"mistakes":[]}"#)
         }
-        "/edge/users?limit=500" => Scripted::redirect("https://elsewhere.example/".to_owned()),
+        "/edge/users?sort=address&limit=500" => {
+            Scripted::redirect("https://elsewhere.example/".to_owned())
+        }
         _ => Scripted::whole(404, "not found"),
     })
     .await;
@@ -209,7 +211,7 @@ async fn https_is_spoken_with_the_named_authority_below_the_path_of_a_proxy() {
         code == 3 && stderr.contains("is it an r3mes-edge?"),
         "{stderr}"
     );
-    let before = proxy.seen("/edge/users?limit=500").len();
+    let before = proxy.seen("/edge/users?sort=address&limit=500").len();
     for arguments in [
         ["--ca-file", other.to_str().unwrap(), "users", "list"],
         ["--ca-file", "/nowhere.pem", "users", "list"],
@@ -219,5 +221,8 @@ async fn https_is_spoken_with_the_named_authority_below_the_path_of_a_proxy() {
     }
     // Browsers do not know it either.
     assert_eq!(here.run(&["users", "list"]).0, 5);
-    assert_eq!(proxy.seen("/edge/users?limit=500").len(), before);
+    assert_eq!(
+        proxy.seen("/edge/users?sort=address&limit=500").len(),
+        before
+    );
 }
