@@ -15,7 +15,7 @@ function showWorkers() {
     { title: "Hashrate", of: rate, number: true },
     { title: "Temperature", of: ({ gpu_temperature: c }) => c == null ? none : `${tenths.format(c)} °C`, number: true },
     { title: "Power", of: ({ power_watts: watts }) => watts == null ? none : `${whole.format(watts)} W`, number: true },
-    { title: "Shares", of: ({ accepted_shares: good, rejected_shares: bad }) => good == null ? none : `${whole.format(good)}${bad ? `, ${whole.format(bad)} rejected` : ""}`, number: true },
+    { title: "Shares", of: ({ accepted: good, rejected: bad }) => good == null ? none : `${whole.format(good)}${bad ? `, ${whole.format(bad)} rejected` : ""}`, number: true },
     { title: "Last sample", of: ({ recorded_at }) => recorded_at ? ago(since(recorded_at)) : none, number: true },
   ], rows.map((worker) => ({ ...worker, id: worker.worker })));
 }

@@ -6,6 +6,8 @@ const DAY = 86_400_000;
 /** The leaderboard is kept for a minute, so a wallet without earnings is on none; the address names it. */
 const NAMED = `/#${WALLET}`;
 
+/** A wallet with several workers. */
+const RIGS = "remes19asaj7tyd9p698uqq74dwx5m2k6882cvq3c9lx";
 /** A wallet without a miner. */
 const OTHER = "remes150rtrmj2f8vl9tem8qpfw36ylw5jg9j2vu34rm";
 
@@ -49,20 +51,27 @@ async function chartsFit() {
 
 /** Workers are listed where there are several. */
 async function perWorker() {
-  const worker = (name, more) => ({
-    worker: name, hashrate: 40.5, hashrate_unit: "gradients/h", gpu_temperature: 61, power_watts: 215.4, accepted_shares: 360, rejected_shares: 2,
-    is_active: true, recorded_at: new Date().toISOString(), ...more,
-  });
-  const silent = { is_active: false, gpu_temperature: null, power_watts: null, accepted_shares: null, rejected_shares: null };
-  const three = [worker("rig-1"), worker("<img src=/evil onerror=alert(1)>"), worker("r".repeat(64), silent)];
-  const path = `/miner/workers/${WALLET}`;
+  const markup = "<img src=/evil onerror=alert(1)>", long = "r".repeat(64), now = Math.round(Date.now() / 1000);
+  const sample = (worker, at, more) => ({ wallet_address: RIGS, worker, hashrate: 40.5, recorded_at: at, ...more });
+  const mining = { gpu_temperature: 61, power_watts: 215.4, accepted: 360, rejected: 2 };
+  const send = (body) => api("/miner/stats", { key: ADMIN, method: "POST", body });
+  const path = `/#${RIGS}`;
+  await send([sample("rig-1", now, mining)]);
+  const alone = await opened({ path });
+  await until("figures", async () => (await text(alone, "#hashrate")) !== "–");
+  assert(!(await shown(alone, "#workers")), "one worker is no list");
+  await closed(alone);
+  await send([sample("rig-2", now - 1, mining), sample(long, now - 3600)]);
+  // The server allows no markup in a name; the page does not rely on that.
+  const renamed = ({ workers, ...more }) => ({ ...more, workers: workers.map((one) => one.worker === "rig-2" ? { ...one, worker: markup } : one) });
+  const answers = { [`/miner/workers/${RIGS}`]: renamed };
   for (const look of [{}, { width: 390, height: 844 }]) {
-    const page = await opened({ path: NAMED, answers: { [path]: { workers: three } }, ...look });
+    const page = await opened({ path, answers, ...look });
     await until("three workers", async () => (await page.$$("#workers-table tbody tr")).length === 3);
     const rows = await page.$$eval("#workers-table tbody tr", (rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
     assert.deepEqual(rows.map((row) => row.slice(0, 6)), [
-      ["rig-1", "mining", "40.5 gradients/h", "61 °C", "215 W", "360, 2 rejected"], [three[1].worker, "mining", "40.5 gradients/h", "61 °C", "215 W", "360, 2 rejected"],
-      ["r".repeat(64), "silent", "40.5 gradients/h", "–", "–", "–"],
+      ["rig-1", "mining", "40.5 gradients/h", "61 °C", "215 W", "360, 2 rejected"], [markup, "mining", "40.5 gradients/h", "61 °C", "215 W", "360, 2 rejected"],
+      [long, "silent", "40.5 gradients/h", "–", "–", "–"],
     ]);
     assert.equal(await page.$("img, [onerror]"), null);
     assert(await tooWide(page) <= 0 && await tooWide(page, "#workers") <= 0, "the workers are too wide");
@@ -71,10 +80,6 @@ async function perWorker() {
     await picture(page, look.width ? "workers-phone" : "workers");
     await closed(page);
   }
-  const page = await opened({ path: NAMED, answers: { [path]: { workers: three.slice(0, 1) } } });
-  await until("figures", async () => (await text(page, "#hashrate")) !== "–");
-  assert(!(await shown(page, "#workers")), "one worker is no list");
-  await closed(page);
 }
 
 /** Chats were counted: their times are known, or it is said that none was answered. */
@@ -120,7 +125,25 @@ async function fill() {
     const earnings = Math.round(1e4 * (80 + 20 * Math.sin(day / 3) + 12 * Math.random())) / 1e4;
     await api("/miner/earnings", { key: ADMIN, method: "POST", body: { wallet_address: WALLET, earnings, source_id: `day-${day}`, recorded_at: Math.round((now - day * DAY) / 1000) } });
   }
-  // What a text can do in a page that does not take it as text.
+}
+
+/** The picture of the README: a wallet's holder looks at the node, and chats. */
+async function forTheReadme() {
+  const page = await opened({ path: NAMED });
+  await giveKey(page, KEY);
+  await until("the models", async () => (await text(page, "#chat-price")) !== "");
+  await page.type("#chat-text", "Which words come back to me?");
+  await page.keyboard.press("Enter");
+  await until("a paid answer", async () => /^Charged 1 credit; /.test(await text(page, "#chat-state")), 10_000);
+  await until("its usage and entry", async () => (await page.$$("#usage-models tbody tr")).length === 1 && (await text(page, "#entries tbody tr")).startsWith("chat"), 10_000);
+  await until("figures", async () => (await text(page, "#hashrate")) !== "–" && (await page.$$("#earnings-chart .bar")).length > 0);
+  await page.evaluate(() => { document.activeElement.blur(); scrollTo(0, 0); });
+  await picture(page, "readme");
+  await closed(page);
+}
+
+/** What a text can do in a page that does not take it as text. */
+async function markup() {
   await api(`/users/${WALLET}/credits`, { key: ADMIN, method: "POST", body: { amount: 0.000001, reason: "<img src=/evil onerror=alert(1)>" } });
 }
 
@@ -356,6 +379,8 @@ await perWorker();
 await latencies();
 await largeAmounts();
 await fill();
+await forTheReadme();
+await markup();
 await weightAndTime();
 const page = await opened({ path: NAMED });
 await figuresAreTheApis(page);
