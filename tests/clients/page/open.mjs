@@ -1,6 +1,6 @@
 // The figures of a node that shows them to strangers: the demo, at its usual rates.
 import assert from "node:assert/strict";
-import { ADMIN, EDGE, KEY, WALLET, accessible, api, browser, closed, giveKey, opened, picture, shown, text, tooWide, until, written } from "./browser.mjs";
+import { ADMIN, EDGE, KEY, SCREENSHOTS, WALLET, accessible, api, browser, closed, giveKey, opened, picture, shown, text, tooWide, until, written } from "./browser.mjs";
 
 const DAY = 86_400_000;
 /** The leaderboard is kept for a minute, so a wallet without earnings is on none; the address names it. */
@@ -129,7 +129,7 @@ async function fill() {
 
 /** The picture of the README: a wallet's holder looks at the node, and chats. */
 async function forTheReadme() {
-  const page = await opened({ path: NAMED });
+  const page = await opened({ path: NAMED, height: 1310 });
   await giveKey(page, KEY);
   await until("the models", async () => (await text(page, "#chat-price")) !== "");
   await page.type("#chat-text", "Which words come back to me?");
@@ -138,7 +138,7 @@ async function forTheReadme() {
   await until("its usage and entry", async () => (await page.$$("#usage-models tbody tr")).length === 1 && (await text(page, "#entries tbody tr")).startsWith("chat"), 10_000);
   await until("figures", async () => (await text(page, "#hashrate")) !== "–" && (await page.$$("#earnings-chart .bar")).length > 0);
   await page.evaluate(() => { document.activeElement.blur(); scrollTo(0, 0); });
-  await picture(page, "readme");
+  await page.screenshot({ path: `${SCREENSHOTS}/readme.png` });
   await closed(page);
 }
 
