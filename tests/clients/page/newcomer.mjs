@@ -12,7 +12,8 @@ await giveKey(page, KEY);
 for (const { id } of chats) {
   await until(`the entry ${id}`, () => page.evaluate((id) => {
     const row = document.querySelector(`[data-id="${id}"]`);
-    const amount = (cell) => /^[-−]1\b/.test(cell.textContent.trim());
+    // The balance after it is in the same cell.
+    const amount = (cell) => cell.firstChild.textContent === "−1";
     return Boolean(row?.checkVisibility() && /chat/i.test(row.textContent) && [...row.cells].some(amount));
   }, id), 15_000);
 }
