@@ -74,11 +74,12 @@ impl Timestamp {
             let parsed: jiff::Timestamp = text.parse().map_err(|_| FORM)?;
             return Ok(Self(parsed.as_millisecond()));
         }
+        /// That of 9999-12-31, the last day that RFC 3339 can write. A float holds all milliseconds until then.
+        const LAST_SECOND: f64 = 253_402_300_799.0;
         let seconds: f64 = text.parse().map_err(|_| FORM)?;
-        // 9999-12-31 is the last day RFC 3339 can write. A float holds all milliseconds until then.
-        match (seconds * 1000.0).round() as i64 {
-            millis @ 0..=253_402_300_799_999 => Ok(Self(millis)),
-            _ => Err("lies after the year 9999".into()),
+        match seconds > LAST_SECOND {
+            true => Err("lies after the year 9999".into()),
+            false => Ok(Self((seconds * 1000.0).round() as i64)),
         }
     }
 
@@ -174,6 +175,7 @@ mod tests {
             "1.2.3",
             "2026-11-24",
             "99999999999999",
+            "253402300799.001",
             "2026-13-01T00:00:00Z",
         ] {
             assert!(Timestamp::parse(text).is_err(), "{text:?} was accepted");
