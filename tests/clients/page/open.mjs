@@ -127,7 +127,7 @@ async function fill() {
   }
 }
 
-/** The picture of the README: a wallet's holder looks at the node, and chats. */
+/** The picture of the README: the figures for a wallet's key, and a chat. */
 async function forTheReadme() {
   const page = await opened({ path: NAMED, height: 1310 });
   await giveKey(page, KEY);
