@@ -90,19 +90,14 @@ const accountChart = new Chart(by("admin-usage-chart"), { name: "Credits used", 
 
 function showAccountUsage({ from, to, usage }) {
   const [start, end] = [from, to].map((time) => Date.parse(time));
-  const used = new Map(usage.map((row) => [Date.parse(row.day), row.credits]));
-  const points = [];
-  for (let at = start; at < end; at += DAY) {
-    const value = used.get(at) ?? 0;
-    points.push({ at, until: at + DAY, value, min: value, max: value });
-  }
-  const total = Math.round(1e6 * usage.reduce((all, row) => all + row.credits, 0)) / 1e6;
+  const number = Math.ceil((end - start) / DAY), points = bars(DAY, number, start + number * DAY, usage.map((row) => [Date.parse(row.day), row.credits]));
+  const total = exact(usage.reduce((all, row) => all + row.credits, 0));
   const summary = `${credits(total)} ${total === 1 ? "credit" : "credits"} in ${count(points.length, "day")}`;
   // The chart writes it where there is anything to read.
   set("admin-usage-reading", "");
   accountChart.show({
     points: total > 0 ? points : [], from: start, to: end, utc: true, summary, note: `${summary} (UTC)`, empty: "Nothing used in 30 days.",
-    value: (number, bare) => credits(Math.round(1e6 * number) / 1e6) + (bare ? "" : " credits"),
+    value: (number, bare) => credits(exact(number)) + (bare ? "" : " credits"),
     tick: (at) => utcDay.format(at), time: (point) => utcDay.format(point.at),
   });
 }

@@ -11,7 +11,10 @@ const utcDay = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short"
 const SECOND = 1000, MINUTE = 60 * SECOND, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 const none = "–";
 
-/** Credits have at most six decimals; all are shown. */
+/** A sum of credits without the error of floats: they have at most six decimals. */
+const exact = (number) => Math.round(number * 1e6) / 1e6;
+
+/** All decimals of credits are shown. */
 const credits = (number) => number == null ? none : micro.format(number);
 
 /** H/s get an SI prefix; other units are shown as reported. */

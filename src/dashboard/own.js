@@ -27,7 +27,7 @@ function showOwnUsage() {
   const now = ownUsage.data;
   if (!now) return;
   const days = bars(DAY, 30, Math.floor(Date.now() / DAY + 1) * DAY, now.days.map((row) => [Date.parse(row.day), row.credits]));
-  const spent = Math.round(now.days.reduce((all, row) => all + row.credits, 0) * 1e6) / 1e6;
+  const spent = exact(now.days.reduce((all, row) => all + row.credits, 0));
   const requests = now.days.reduce((all, row) => all + row.requests, 0);
   set("spent", credits(spent));
   const points = fit(days);

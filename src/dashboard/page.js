@@ -153,7 +153,7 @@ function bars(length, number, end, amounts) {
     const bar = made[Math.floor((at - from) / length)];
     if (bar) bar.value += amount;
   }
-  return made.map((bar) => ({ ...bar, value: Math.round(bar.value * 1e6) / 1e6 })).map((bar) => ({ ...bar, min: bar.value, max: bar.value }));
+  return made.map((bar) => ({ ...bar, value: exact(bar.value) })).map((bar) => ({ ...bar, min: bar.value, max: bar.value }));
 }
 
 /** Bars without the empty ones before the first, by the rule of `startOf` but a fifth of them at least; none if all are empty. */
@@ -166,7 +166,6 @@ function fit(bars) {
 
 function showEarnings() {
   const total = (days) => days.reduce((all, day) => all + day.value, 0);
-  const exact = (number) => Math.round(number * 1e6) / 1e6;
   if (!earnings.data) return;
   const rows = earnings.data.earnings.map((row) => [Date.parse(row.date), row.earnings]);
   const tomorrow = Math.floor(Date.now() / DAY + 1) * DAY, days = bars(DAY, 30, tomorrow, rows);
@@ -214,7 +213,7 @@ function showMetrics() {
   set("first-slow", latency(first, 0.95));
   set("whole-median", latency(answers, 0.5));
   const free = now.released + now.refunded;
-  set("chat-free", free > 0 ? `${credits(Math.round(free * 1e6) / 1e6)} credits (${share(free, now.charged + now.released)})` : "nothing");
+  set("chat-free", free > 0 ? `${credits(exact(free))} credits (${share(free, now.charged + now.released)})` : "nothing");
   const served = success + cut + failed + left + refused;
   set("chat-failed", cut + failed > 0 ? `${whole.format(cut + failed)} (${share(cut + failed, served)})` : "none");
   by("chat-failed").dataset.mark = cut + failed > 0 ? "warn" : "";
