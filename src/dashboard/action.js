@@ -29,10 +29,21 @@ async function send(method, path, body, { idempotent = false } = {}) {
   }
 }
 
-/** Fetches a file with the key and saves it under a name. */
+/** Pages of a table that are fetched at most, within the rate of reads. */
+const MOST_PAGES = 200;
+
+/** Fetches all pages of a table as CSV with the key, and saves them as one file; a table that is too long is not saved in part. */
 async function download(name, path) {
-  const accept = name.endsWith(".csv") ? "text/csv" : "*/*";
-  const blob = await request(path, (response) => response.blob(), { headers: { Accept: accept }, timeout: ACTION_TIMEOUT });
+  const parts = [], withKey = key;
+  for (let next = path; next;) {
+    if (parts.length === MOST_PAGES) throw new Trouble("refused", `more than ${MOST_PAGES} pages: r3mes-edge ledger export --format csv writes all`);
+    const read = async (response) => [await response.text(), response.headers.get("Link") ?? ""];
+    const [text, link] = await request(next, read, { withKey, headers: { Accept: "text/csv" }, timeout: ACTION_TIMEOUT });
+    // Every page begins with the headings.
+    parts.push(parts.length ? text.slice(text.indexOf("\n") + 1) : text);
+    next = /^<([^>]+)>; rel="next"$/.exec(link)?.[1];
+  }
+  const blob = new Blob(parts, { type: "text/csv" });
   const link = make("a", { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), MINUTE);

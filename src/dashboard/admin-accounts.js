@@ -159,5 +159,5 @@ by("admin-account-block").addEventListener("click", ({ target }) => {
     return `${sentence(verb)}ed ${wallet}.`;
   });
 });
-by("admin-ledger-csv").addEventListener("click", ({ target }) => attempt(target, () => download(`ledger-${shownWallet}.csv`, `/users/${shownWallet}/ledger?format=csv`)));
-by("admin-usage-csv").addEventListener("click", ({ target }) => attempt(target, () => download(`usage-${shownWallet}.csv`, `/usage?by=day&wallet=${shownWallet}`)));
+by("admin-ledger-csv").addEventListener("click", ({ target }) => attempt(target, () => download(`ledger-${shownWallet}.csv`, `/users/${shownWallet}/ledger?format=csv&limit=500`)));
+by("admin-usage-csv").addEventListener("click", ({ target }) => attempt(target, () => download(`usage-${shownWallet}.csv`, `/usage?by=day&format=csv&wallet=${shownWallet}`)));

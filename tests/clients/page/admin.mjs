@@ -216,6 +216,23 @@ async function usage(page) {
   await picture(page, "admin-account");
 }
 
+/** A ledger of more than one page is saved whole. */
+async function longLedger() {
+  const wallet = walletOf(200), number = 501;
+  for (let made = 0; made < number; made++) await asAdmin(`/users/${wallet}/credits`, { amount: 0.000001, reason: `number ${made}` });
+  const page = await entered();
+  await account(page, wallet);
+  const downloads = mkdtempSync(`${folder}/downloads-`);
+  const session = await browser.target().createCDPSession();
+  await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: downloads, eventsEnabled: false });
+  await press(page, "#admin-ledger-csv");
+  await until("the file of the whole ledger", () => existsSync(`${downloads}/ledger-${wallet}.csv`), 20_000);
+  const [head, ...lines] = readFileSync(`${downloads}/ledger-${wallet}.csv`, "utf8").trimEnd().split("\r\n");
+  assert.match(head, /^id,wallet_address,/);
+  assert.deepEqual(lines.map((line) => line.split(",")[4]), Array.from({ length: number }, (_, i) => `number ${number - 1 - i}`));
+  await closed(page);
+}
+
 async function keys(page) {
   await account(page, SECOND);
   await press(page, "#admin-account-key");
@@ -592,6 +609,7 @@ await clock();
 await ownKey();
 await byKeyboard();
 await looks();
+await longLedger();
 assert(!server.log.includes(ADMIN), "a key is in the log");
 await browser.close();
 relay.stop();
